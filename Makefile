@@ -1,0 +1,32 @@
+# Four verbs. Each makes the virtual environment first, from the hash-locked requirements.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test slow check bench lock
+
+demo: $(READY)            ## the main job on real images, in about three minutes
+	$(BIN)/qmu-edge demo
+
+test: $(READY)            ## all tests but the slow ones
+	$(BIN)/python -m pytest
+
+slow: $(READY)            ## the slow tests
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)           ## style, types, import rules
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: $(READY)           ## speed and size ratios, written to bench/results
+	$(BIN)/python bench/step.py && $(BIN)/python bench/files.py
+
+lock: $(READY)            ## renew requirements.lock from pyproject.toml
+	$(BIN)/pip-compile --quiet --extra dev --allow-unsafe --strip-extras --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@

@@ -1,0 +1,75 @@
+"""Every deliberate error of qmu-edge: one class per exit code, caught in one place (the command line).
+
+A message names the subject, the value found, the value allowed and, where there is one, the file.
+
+    QmuEdgeError                 1  never raised itself: a bug has no class of its own
+      ConfigError                2  usage, configuration or environment (a full disk, no GPU)
+      RequestError               3  the request cannot be honoured as written
+        NoMatchError             3  nothing in the sample index answers to it
+      IntegrityError             4  something stored is missing or altered
+      UnlearnError               5  a method diverged, or cannot serve this model or scenario
+      ExportError                6  the exported graph is wrong (parity, latent weights, checker)
+      VerificationFailed         7  everything ran and a threshold is not met
+      LedgerError                8  the ledger or a receipt does not hold
+      BusyError                  9  another process holds the store
+"""
+
+from typing import ClassVar
+
+
+class QmuEdgeError(Exception):
+    """Base of all deliberate errors; `exit_code` is what the command ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(QmuEdgeError):
+    """Usage, configuration or environment: a bad recipe, no dataset, no GPU, a full disk."""
+
+    exit_code = 2
+
+
+class RequestError(QmuEdgeError):
+    """The deletion request cannot be honoured as written."""
+
+    exit_code = 3
+
+
+class NoMatchError(RequestError):
+    """Nothing in the sample index answers to the request."""
+
+
+class IntegrityError(QmuEdgeError):
+    """Something stored (checkpoint, dataset, model file) is missing or altered."""
+
+    exit_code = 4
+
+
+class UnlearnError(QmuEdgeError):
+    """A method diverged, or cannot serve this model or scenario."""
+
+    exit_code = 5
+
+
+class ExportError(QmuEdgeError):
+    """The exported graph is wrong: parity, latent weights, checker, foreign operators."""
+
+    exit_code = 6
+
+
+class VerificationFailed(QmuEdgeError):
+    """Everything ran, and a threshold of the policy is not met."""
+
+    exit_code = 7
+
+
+class LedgerError(QmuEdgeError):
+    """The ledger or a receipt does not hold."""
+
+    exit_code = 8
+
+
+class BusyError(QmuEdgeError):
+    """Another process holds the store."""
+
+    exit_code = 9
