@@ -1,0 +1,306 @@
+"""Files that are written once and found again by their SHA-256, and the lock of the store.
+
+Contract. A file is complete under its name or it is not there: bytes go to a temporary file in
+the same folder, are forced to the disk and then renamed. The name of an object is the digest of
+its content, so nothing is ever overwritten with something else, and whoever opens an object
+through this module learns at once that it was altered. Nothing here deletes an object.
+
+Trap: the lock belongs to a process *and to what it forks*; a forked worker that outlives its
+parent keeps the store busy. It is an flock, so keep the store off network file systems.
+"""
+
+import hashlib
+import os
+import platform
+import re
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from qmu_edge.errors import BusyError, ConfigError, IntegrityError
+
+BLOCK_BYTES: Final = 1 << 20
+TEMPORARY: Final = ".tmp-"  # how every unfinished file begins
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Put `data` at `path` so that a crash at any instant leaves the old file or the new one.
+
+    Args:
+        path: Target; its folder must exist. A link at `path` is replaced, not followed.
+        data: The whole content.
+        mode: Permissions of the new file, whatever the umask.
+
+    Raises:
+        ConfigError: The disk is full, read-only or failing; the old file is untouched.
+    """
+    _write_blocks(path, [data], mode)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content as 64 lower-case hex digits, read in blocks.
+
+    Raises:
+        IntegrityError: The file is missing or cannot be read.
+    """
+    sha = hashlib.sha256()
+    for block in _read_blocks(path):
+        sha.update(block)
+    return sha.hexdigest()
+
+
+@contextmanager
+def hold(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Be the only process that writes to the store in `folder`.
+
+    The lock is the kernel's, so it is free the moment its holder dies, however it dies. The
+    file "holder" beside it only tells people whom they wait for; no decision is read from it.
+
+    Args:
+        folder: The store; it must exist.
+        wait_s: Seconds to wait for another holder before giving up.
+
+    Raises:
+        BusyError: Somebody holds it, also when that is this process.
+        ConfigError: The folder is missing or cannot be written to.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"no store at {folder}: the folder does not exist")
+    holder = folder / "holder"
+    lock = FileLock(folder / "lock", timeout=max(wait_s, 0.0))
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BusyError(f"store {folder} is held by {_held_by(holder)}") from error
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot lock {folder / 'lock'}: {reason}") from error
+    try:
+        write_atomic(holder, _who().encode())
+        yield
+    finally:
+        with suppress(OSError):
+            holder.unlink()
+        lock.release()
+
+
+class ObjectStore:
+    """The folder of objects: content `x` lies at `root/ab/cdef...`, where abcdef... = SHA-256(x).
+
+    Attributes:
+        root: The folder; made with the first object.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Name the folder; nothing is read or written yet."""
+        self.root = root
+
+    def path(self, digest: str) -> Path:
+        """Where the object of this digest lies, whether it exists or not.
+
+        >>> ObjectStore(Path("objects")).path("ab" + 62 * "0").as_posix()[:16]
+        'objects/ab/00000'
+
+        Raises:
+            IntegrityError: Not 64 lower-case hex digits; no path is made of such a name.
+        """
+        if not _DIGEST.fullmatch(digest):
+            raise IntegrityError(f"digest {digest!r} is not 64 lower-case hex digits ({self.root})")
+        return self.root / digest[:2] / digest[2:]
+
+    def put_bytes(self, data: bytes) -> str:
+        """Store `data` and return its digest; storing it again changes nothing.
+
+        Raises:
+            ConfigError: It cannot be written; nothing was changed.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        self._put(digest, [data], len(data))
+        return digest
+
+    def put_file(self, path: Path) -> str:
+        """Store a copy of the file at `path` and return its digest.
+
+        Raises:
+            IntegrityError: The file cannot be read, or changed while it was copied.
+            ConfigError: The object cannot be written; nothing was changed.
+        """
+        digest = file_digest(path)
+        self._put(digest, _unchanged(path, digest), path.stat().st_size)
+        return digest
+
+    def open_verified(self, digest: str) -> Path:
+        """Path of an object whose content has just been hashed and found right.
+
+        Raises:
+            IntegrityError: The object is missing, not a plain file, or altered.
+        """
+        path = self._present(digest)
+        _same(digest, file_digest(path), path)
+        return path
+
+    def get_bytes(self, digest: str, limit: int = 64 << 20) -> bytes:
+        """Content of an object of at most `limit` bytes, verified.
+
+        Raises:
+            IntegrityError: The object is missing, larger than `limit`, or altered.
+        """
+        path = self._present(digest)
+        try:
+            with path.open("rb") as file:
+                data = file.read(limit + 1)
+        except OSError as error:
+            raise IntegrityError(f"cannot read {path}: {error.strerror}") from error
+        if len(data) > limit:
+            raise IntegrityError(f"object {digest}: more than the {limit} bytes allowed ({path})")
+        _same(digest, hashlib.sha256(data).hexdigest(), path)
+        return data
+
+    def __iter__(self) -> Iterator[str]:
+        """Digests of the objects by name, sorted, unverified; other files are passed over."""
+        return (name for path, name in self._files() if self._is_object(path, name))
+
+    def check(self) -> list[str]:
+        """Hash every object and say what is wrong, one sentence each; an empty list is health.
+
+        A temporary file is a problem only while nobody writes: call this under `hold`.
+        """
+        problems = []
+        for path, name in self._files():
+            if path.name.startswith(TEMPORARY):
+                problems.append(f"left over from an interrupted write: {path}")
+            elif not self._is_object(path, name):
+                problems.append(f"no object of this store: {path}")
+            else:
+                try:
+                    self.open_verified(name)
+                except IntegrityError as error:
+                    problems.append(str(error))
+        return problems
+
+    def _present(self, digest: str) -> Path:
+        path = self.path(digest)
+        if not _is_plain(path):
+            found = "something that is no plain file" if os.path.lexists(path) else "no file"
+            raise IntegrityError(f"object {digest}: expected a file, found {found} at {path}")
+        return path
+
+    def _put(self, digest: str, blocks: Iterable[bytes], size: int) -> None:
+        target = self.path(digest)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(target, error) from error
+        if not _is_plain(target) or target.stat().st_size != size:
+            _write_blocks(target, blocks, 0o444)
+        # Also when the object was there: its writer may have died before it got this far, and
+        # a ledger row must not point at a name that a power cut can still take away.
+        for folder in (target.parent, self.root, self.root.parent):
+            _sync_folder(folder)
+
+    def _files(self) -> Iterator[tuple[Path, str]]:
+        """Everything below root that is not a folder, with its would-be digest; sorted."""
+        for path in sorted(self.root.rglob("*")):
+            if path.is_symlink() or not path.is_dir():
+                yield path, path.parent.name + path.name
+
+    def _is_object(self, path: Path, name: str) -> bool:
+        return _DIGEST.fullmatch(name) is not None and path == self.path(name)
+
+
+def _read_blocks(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb", buffering=0) as file:
+            yield from iter(lambda: file.read(BLOCK_BYTES), b"")
+    except OSError as error:
+        raise IntegrityError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _unchanged(path: Path, digest: str) -> Iterator[bytes]:
+    """The file's blocks; an error in place of the end when they are not those of `digest`."""
+    sha = hashlib.sha256()
+    for block in _read_blocks(path):
+        sha.update(block)
+        yield block
+    if sha.hexdigest() != digest:
+        raise IntegrityError(
+            f"{path} changed while it was copied: SHA-256 {digest} before, {sha.hexdigest()} after"
+        )
+
+
+def _write_blocks(path: Path, blocks: Iterable[bytes], mode: int) -> None:
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+        with open(handle, "wb") as file:
+            file.writelines(blocks)
+            file.flush()
+            os.fchmod(handle, mode)
+            os.fsync(handle)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        # After a rename nothing has this name any more, and that is no error.
+        with suppress(OSError):
+            os.unlink(temporary)
+    _sync_folder(path.parent)
+
+
+def _cannot_write(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot write {path}: {error.strerror}; nothing was changed")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        # The rename has happened, so "nothing was changed" would be a lie here.
+        raise ConfigError(
+            f"cannot force {folder} to the disk: {error.strerror}; "
+            "its files are whole, but a power cut may bring back older ones"
+        ) from error
+
+
+def _is_plain(path: Path) -> bool:
+    """A regular file itself, not a link to one: a link could lead out of the store."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _same(expected: str, found: str, path: Path) -> None:
+    if found != expected:
+        raise IntegrityError(
+            f"object {expected} is altered: expected SHA-256 {expected}, found {found} ({path})"
+        )
+
+
+def _who() -> str:
+    # The program's name alone: its arguments may name a person.
+    return (
+        f"pid {os.getpid()}\nhost {platform.node()}\ncommand {Path(sys.argv[0]).name}\n"
+        f"since {datetime.now(UTC).isoformat(timespec='seconds')}\n"
+    )
+
+
+def _held_by(holder: Path) -> str:
+    try:
+        with holder.open(encoding="utf-8", errors="replace") as file:
+            return ", ".join(file.read(1000).splitlines())
+    except OSError:  # between the lock and the file, or just released
+        return "another process that has not written its name yet"

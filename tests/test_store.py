@@ -1,0 +1,288 @@
+"""The store keeps what it was given, says when it cannot, and has one writer."""
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmu_edge import store
+from qmu_edge.errors import BusyError, ConfigError, IntegrityError
+from qmu_edge.store import ObjectStore, file_digest, hold, write_atomic
+
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, "abc"
+HOLD = """
+import sys, time
+from pathlib import Path
+from qmu_edge.store import hold
+with hold(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> ObjectStore:
+    return ObjectStore(tmp_path / "objects")
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A real second process that holds the store in `tmp_path`."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def alter(path: Path, data: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+# Writing
+
+
+def test_write_atomic_replaces_and_sets_the_mode(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    write_atomic(path, b"old")
+    write_atomic(path, b"new", mode=0o600)
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["key"]
+
+
+@pytest.mark.parametrize("call", ["mkstemp", "fchmod", "fsync", "replace"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+def test_a_failing_disk_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    path = tmp_path / "ledger"
+    write_atomic(path, b"old")
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile if call == "mkstemp" else os, call, fail)
+        with pytest.raises(ConfigError, match="nothing was changed") as caught:
+            write_atomic(path, b"new")
+    assert str(path) in str(caught.value)
+    assert os.strerror(code) in str(caught.value)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["ledger"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_in_the_middle_of_the_data(
+    objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tempfile.mkstemp
+
+    def full(prefix: str, dir: Path) -> tuple[int, str]:
+        handle, name = real(prefix=prefix, dir=dir)
+        os.close(handle)
+        return os.open("/dev/full", os.O_WRONLY), name
+
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        objects.put_bytes(bytes(3 * store.BLOCK_BYTES))
+    assert list(objects) == []
+    assert objects.check() == []
+
+
+def test_the_folder_that_cannot_be_synced_is_told_honestly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+    calls: list[int] = []
+
+    def second_fails(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", second_fails)
+    with pytest.raises(ConfigError, match="power cut"):
+        write_atomic(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == b"new"
+
+
+# Objects
+
+
+def test_the_name_is_the_digest(objects: ObjectStore) -> None:
+    assert objects.put_bytes(b"abc") == ABC
+    path = objects.open_verified(ABC)
+    assert path == objects.root / ABC[:2] / ABC[2:]
+    assert path.read_bytes() == objects.get_bytes(ABC) == b"abc"
+    assert path.stat().st_mode & 0o777 == 0o444
+    assert list(objects) == [ABC]
+
+
+def test_an_object_is_written_once(objects: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"abc")
+    objects.put_bytes(b"abc")
+    before = objects.path(ABC).stat()
+    assert objects.put_file(source) == objects.put_bytes(b"abc") == ABC
+    assert objects.path(ABC).stat().st_ino == before.st_ino
+    assert objects.path(ABC).stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_put_file_copies_many_blocks(objects: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(2 * store.BLOCK_BYTES + 17))
+    digest = objects.put_file(source)
+    assert digest == file_digest(source)
+    source.unlink()
+    assert file_digest(objects.open_verified(digest)) == digest
+
+
+def test_a_file_that_changes_under_the_copy_is_refused(
+    objects: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"not abc")
+    monkeypatch.setattr(store, "file_digest", lambda _path: ABC)
+    with pytest.raises(IntegrityError, match="changed while it was copied"):
+        objects.put_file(source)
+    assert objects.check() == []
+    assert list(objects) == []
+
+
+def test_an_object_of_the_wrong_size_is_put_right(objects: ObjectStore) -> None:
+    objects.put_bytes(b"abc")
+    alter(objects.path(ABC), b"ab")
+    objects.put_bytes(b"abc")
+    assert objects.get_bytes(ABC) == b"abc"
+
+
+@given(data=st.binary(min_size=1, max_size=50), bit=st.integers(0))
+def test_every_flipped_bit_is_noticed(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, bit: int
+) -> None:
+    objects = ObjectStore(tmp_path_factory.mktemp("objects"))
+    digest = objects.put_bytes(data)
+    flipped = bytearray(data)
+    flipped[bit % (8 * len(data)) // 8] ^= 1 << bit % 8
+    alter(objects.path(digest), bytes(flipped))
+    for read in (objects.open_verified, objects.get_bytes):
+        with pytest.raises(IntegrityError, match=f"expected SHA-256 {digest}, found"):
+            read(digest)
+    (problem,) = objects.check()
+    assert digest in problem
+
+
+def test_missing_linked_and_too_large_objects(objects: ObjectStore, tmp_path: Path) -> None:
+    for read in (objects.open_verified, objects.get_bytes):
+        with pytest.raises(IntegrityError, match=f"{ABC}.*no file"):
+            read(ABC)
+    (tmp_path / "abc").write_bytes(b"abc")
+    objects.path(ABC).parent.mkdir(parents=True)
+    objects.path(ABC).symlink_to(tmp_path / "abc")
+    for read in (objects.open_verified, objects.get_bytes):
+        with pytest.raises(IntegrityError, match="no plain file"):
+            read(ABC)
+    objects.put_bytes(b"abc")
+    assert not objects.path(ABC).is_symlink()
+    assert objects.get_bytes(ABC, limit=3) == b"abc"
+    with pytest.raises(IntegrityError, match="2 bytes allowed"):
+        objects.get_bytes(ABC, limit=2)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "../../etc/passwd", ABC.upper(), ABC[:-1], ABC + "\n", "g" * 64, "٣" * 64]
+)
+def test_only_a_digest_becomes_a_path(objects: ObjectStore, name: str) -> None:
+    with pytest.raises(IntegrityError, match="64 lower-case hex digits"):
+        objects.path(name)
+
+
+def test_check_names_leftovers_and_foreign_files(objects: ObjectStore) -> None:
+    objects.put_bytes(b"abc")
+    (objects.root / ABC[:2] / ".tmp-dead").write_bytes(b"a")
+    (objects.root / "notes.txt").write_bytes(b"")
+    (objects.root / ABC).write_bytes(b"abc")  # right name, wrong place
+    left, *foreign = sorted(objects.check())
+    assert "interrupted write" in left
+    assert len(foreign) == 2
+    assert list(objects) == [ABC]
+
+
+def test_a_store_without_objects(objects: ObjectStore) -> None:
+    assert list(objects) == []
+    assert objects.check() == []
+
+
+def test_file_digest_of_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match="No such file"):
+        file_digest(tmp_path / "absent")
+
+
+# The lock
+
+
+def test_hold_writes_and_removes_the_holder(tmp_path: Path) -> None:
+    with hold(tmp_path):
+        assert f"pid {os.getpid()}\n" in (tmp_path / "holder").read_text()
+    assert not (tmp_path / "holder").exists()
+    with hold(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 0.2, -1.0])
+def test_the_same_process_cannot_hold_twice(tmp_path: Path, wait_s: float) -> None:
+    with hold(tmp_path):
+        with pytest.raises(BusyError, match=f"pid {os.getpid()}"):
+            with hold(tmp_path, wait_s=wait_s):
+                pass
+        assert (tmp_path / "holder").exists()
+
+
+def test_a_second_process_is_told_who_holds(tmp_path: Path, other: subprocess.Popen[str]) -> None:
+    with pytest.raises(BusyError, match=f"pid {other.pid}, host .*, command -c"):
+        with hold(tmp_path):
+            pass
+
+
+def test_a_killed_process_leaves_the_store_free(
+    tmp_path: Path, other: subprocess.Popen[str]
+) -> None:
+    other.kill()
+    other.wait()
+    assert str(other.pid) in (tmp_path / "holder").read_text()
+    with hold(tmp_path):
+        assert str(os.getpid()) in (tmp_path / "holder").read_text()
+
+
+def test_an_error_inside_frees_the_store(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), hold(tmp_path):
+        raise KeyError
+    with hold(tmp_path):
+        pass
+
+
+def test_a_store_that_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="does not exist"), hold(tmp_path / "absent"):
+        pass
+    real = os.open
+
+    def read_only(path: str, flags: int, *args: int, **named: int) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        return real(path, flags, *args, **named)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(ConfigError, match="Read-only file system"), hold(tmp_path):
+        pass
