@@ -1,0 +1,42 @@
+"""Low-bit networks from Brevitas layers: `build` makes one, the rest looks after its quantizers.
+
+    layers.py      the pieces both networks share: convolution, activation, normalisation of the input
+    resnet.py      ResNet18
+    mobilenet.py   MobileNetV2
+    quantizers.py  the presets: which Brevitas quantizer each place gets
+    scales.py      calibrate, freeze and check the quantizers of a network, and name parameter groups
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+
+from qmu_edge.models.layers import Classifier, Shape
+from qmu_edge.models.mobilenet import MobileNetV2
+from qmu_edge.models.resnet import ResNet18
+from qmu_edge.models.scales import initialise_weight_steps
+from qmu_edge.recipe import ModelRecipe
+
+ARCHITECTURES: Final[dict[str, Callable[[ModelRecipe, Shape], Classifier]]] = {
+    "resnet18": ResNet18,
+    "mobilenet_v2": MobileNetV2,
+}
+
+
+def build(recipe: ModelRecipe, shape: Shape, seed: int) -> Classifier:
+    """A freshly initialised network: weights drawn, weight steps set, activation steps not calibrated.
+
+    Args:
+        recipe: Architecture, bits and quantizer.
+        shape: What enters and leaves it.
+        seed: Of the initial weights; the caller's random state is untouched.
+
+    Returns:
+        A module from float images 0..1 (n, c, h, w) to logits (n, k), on the CPU.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ARCHITECTURES[recipe.architecture](recipe, shape)
+    initialise_weight_steps(model)
+    return model

@@ -1,0 +1,133 @@
+"""The pieces that the networks share: quantized convolution and linear layers, activations, input.
+
+Everything that enters a convolution is quantized, also what leaves a residual addition: a float tensor
+between two integer layers would keep a device from running either with integers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import brevitas.nn as qnn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qmu_edge.models.quantizers import PRESETS
+from qmu_edge.recipe import ModelRecipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What enters and leaves a network.
+
+    Attributes:
+        channels: Image channels c.
+        classes: Outputs k.
+        mean, std: Per channel (or one for all), in units of 0..1.
+    """
+
+    channels: int
+    classes: int
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.25,)
+
+
+class Classifier(nn.Module):
+    """A network from float images 0..1 (n, c, h, w) to logits (n, k) that knows how it was made."""
+
+    def __init__(self, recipe: ModelRecipe, shape: Shape) -> None:
+        """Remember `recipe` and `shape`, from which `qmu_edge.models.build` makes another one."""
+        super().__init__()
+        self.recipe = recipe
+        self.shape = shape
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std inside the network, so that a device feeds plain pixels in 0..1."""
+
+    def __init__(self, shape: Shape) -> None:
+        """Store mean and 1/std of `shape` as constants of the network."""
+        super().__init__()
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (shape.mean, shape.std))
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("inverse_std", 1.0 / std, persistent=False)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Normalise pixels in 0..1."""
+        return (x - self.mean) * self.inverse_std
+
+
+class Layers:
+    """Makes the layers of one network according to its recipe."""
+
+    def __init__(self, recipe: ModelRecipe) -> None:
+        """Look up the quantizer preset of `recipe`."""
+        self.recipe = recipe
+        self.preset = PRESETS[recipe.quantizer]
+
+    def _weight(self, bits: int | Literal["float"]) -> dict[str, Any]:
+        if bits == "float":
+            return {"weight_quant": None}
+        quantizer = self.preset.weight2 if bits == 2 else self.preset.weight
+        return {"weight_quant": quantizer, "weight_bit_width": bits}
+
+    def conv(
+        self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1, edge: bool = False
+    ) -> nn.Module:
+        """Convolution without bias (batch-norm follows); `edge` marks the first layer."""
+        bits = self.recipe.edge_bits if edge else self.recipe.weight_bits
+        return qnn.QuantConv2d(  # type: ignore[no-any-return]
+            inputs,
+            outputs,
+            kernel,
+            stride=stride,
+            padding=kernel // 2,
+            groups=groups,
+            bias=False,
+            **self._weight(bits),
+        )
+
+    def conv_bn(self, *args: int, **kwargs: Any) -> nn.Sequential:
+        """Convolution and batch-norm."""
+        return nn.Sequential(self.conv(*args, **kwargs), nn.BatchNorm2d(args[1]))
+
+    def linear(self, inputs: int, outputs: int) -> nn.Module:
+        """The classifier, with a float bias."""
+        return qnn.QuantLinear(  # type: ignore[no-any-return]
+            inputs, outputs, bias=True, **self._weight(self.recipe.edge_bits)
+        )
+
+    def relu(self, *, ceiling: float | None = None) -> nn.Module:
+        """Rectifier onto an unsigned grid; `ceiling` 6 makes the float version a ReLU6."""
+        bits = self.recipe.activation_bits
+        if bits == "float":
+            return nn.ReLU() if ceiling is None else nn.Hardtanh(0.0, ceiling)
+        return qnn.QuantReLU(act_quant=self.preset.unsigned, bit_width=bits)  # type: ignore[no-any-return]
+
+    def signed(self) -> nn.Module:
+        """Signed grid for what meets in an addition."""
+        if self.recipe.activation_bits == "float":
+            return nn.Identity()
+        return qnn.QuantIdentity(  # type: ignore[no-any-return]
+            act_quant=self.preset.signed, bit_width=self.recipe.residual_bits
+        )
+
+    def edge(self, *, signed: bool) -> nn.Module:
+        """Grid of what enters the first (signed) or last layer (unsigned after a rectifier)."""
+        if self.recipe.activation_bits == "float" or self.recipe.edge_bits == "float":
+            return nn.Identity()
+        quantizer = self.preset.signed if signed else self.preset.unsigned
+        return qnn.QuantIdentity(  # type: ignore[no-any-return]
+            act_quant=quantizer, bit_width=self.recipe.edge_bits
+        )
+
+
+def initialise(modules: Sequence[nn.Module]) -> None:
+    """He initialisation of convolutions, small normal weights for linear layers."""
+    for module in modules:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)

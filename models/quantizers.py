@@ -1,0 +1,200 @@
+"""Quantizer presets: which Brevitas quantizer each place of a network gets.
+
+A place is a weight, an unsigned activation (after a rectifier) or a signed activation (network
+input, residual branch). A preset is a triple of Brevitas quantizer classes for the three places:
+
+    learned_step   LSQ: the step is a stored, learned parameter that can be frozen; initialised from
+                   data once, explicitly. The default.
+    statistics     Brevitas' own: weight scale = max|w| of each channel at every forward pass,
+                   activation scale learned after 30 training steps of percentile statistics.
+
+The trap that decides the default: with a statistics scale the whole grid of a channel moves when its
+largest weight moves, so an update of one weight re-quantizes all others.
+
+Source: LSQ, Esser et al., "Learned Step Size Quantization", ICLR 2020, arXiv:1902.08153.
+Differs: one step per output channel for weights, not per layer; symmetric narrow codes from 3 bits on
+    (negation stays exact), the full four codes {-2..1} at 2 bits, where narrow would mean ternary.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import torch
+from brevitas.inject import value
+from brevitas.quant import (
+    Int8ActPerTensorFloat,
+    Int8WeightPerChannelFloat,
+    Uint8ActPerTensorFloat,
+)
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+SMALLEST_STEP: Final = 1e-8  # a step may shrink while it is learned, never reach zero
+
+
+def initial_step(mean_magnitude: Float[Tensor, "*s"], largest_code: int) -> Float[Tensor, "*s"]:
+    """LSQ's initial step: 2 * mean|x| / sqrt(largest code).
+
+    >>> initial_step(torch.tensor(1.0), 4)
+    tensor(1.)
+    """
+    return (2.0 * mean_magnitude / largest_code**0.5).clamp_min(SMALLEST_STEP)
+
+
+def step_gradient_scale(elements: int, largest_code: int) -> float:
+    """LSQ's gradient scale 1 / sqrt(elements of the layer * largest code).
+
+    >>> step_gradient_scale(25, 4)
+    0.1
+    """
+    return float((elements * largest_code) ** -0.5)
+
+
+class LearnedStep(nn.Module):
+    """Brevitas scaling implementation whose scale is a stored, learned step.
+
+    The step is NaN until `observe` has seen data: a network that was never calibrated computes NaN
+    instead of plausible nonsense, and `uncalibrated` names the place.
+
+    Attributes:
+        step: Float parameter, shape `scaling_shape`: () per tensor, (out, 1, ...) per channel.
+        observing: While true, `forward` sets the step from its input instead of using it.
+    """
+
+    def __init__(self, scaling_shape: tuple[int, ...], largest_code: int) -> None:
+        """Start without a step.
+
+        Args:
+            scaling_shape: Shape of the step, broadcastable against the quantized tensor.
+            largest_code: Largest integer code of the grid.
+        """
+        super().__init__()
+        self.step = nn.Parameter(torch.full(tuple(scaling_shape), float("nan")))
+        self.largest_code = largest_code
+        self.observing = False
+        self._batches_seen = 0
+
+    def forward(self, x: Tensor, threshold: Tensor | None = None) -> Tensor:
+        """Scale for `x`; `threshold` is Brevitas' integer range, which a step does not need."""
+        if self.observing:
+            self.observe(x.detach())
+        step = self.step.abs().clamp_min(SMALLEST_STEP)  # abs: a step pushed below zero comes back
+        if not (self.training and step.requires_grad):
+            return step
+        # Activations count features, not images: the loss is a mean over the batch already.
+        elements = x[0].numel() if self.step.dim() == 0 else x.numel()
+        factor = step_gradient_scale(elements, self.largest_code)
+        return step * factor + (step * (1.0 - factor)).detach()
+
+    def observe(self, x: Tensor) -> None:
+        """Set the step from the mean magnitude of `x`, averaged over the batches seen so far."""
+        dims = [d for d in range(x.dim()) if self.step.dim() == 0 or self.step.shape[d] == 1]
+        mean = x.abs().float().mean(dim=dims, keepdim=self.step.dim() > 0)
+        estimate = initial_step(mean, self.largest_code)
+        self._batches_seen += 1
+        with torch.no_grad():
+            if self._batches_seen == 1:
+                self.step.copy_(estimate)
+            else:
+                self.step.lerp_(estimate, 1.0 / self._batches_seen)
+
+    def restart(self) -> None:
+        """Forget what was observed: the next observed batch sets the step anew."""
+        self._batches_seen = 0
+
+
+def largest_code(bits: int, *, signed: bool) -> int:
+    """Largest integer code of a grid of `bits` bits.
+
+    >>> largest_code(4, signed=True), largest_code(4, signed=False)
+    (7, 15)
+    """
+    return 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+
+
+class LearnedStepWeight(Int8WeightPerChannelFloat):  # type: ignore[misc]
+    """Weight quantizer with one learned step per output channel, narrow symmetric codes."""
+
+    scaling_impl = LearnedStep
+    restrict_scaling_type = "fp"
+
+    @value
+    def scaling_shape(scaling_per_output_channel_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """One step per output channel."""
+        return scaling_per_output_channel_shape
+
+    @value
+    def largest_code(bit_width: int) -> int:
+        """Codes reach 2^(b-1) - 1."""
+        return largest_code(bit_width, signed=True)
+
+
+class LearnedStepWeight2(LearnedStepWeight):
+    """The same at 2 bits, with all four codes {-2, -1, 0, 1}."""
+
+    narrow_range = False
+
+
+class LearnedStepUnsigned(Uint8ActPerTensorFloat):  # type: ignore[misc]
+    """Unsigned activation quantizer with one learned step per tensor."""
+
+    scaling_impl = LearnedStep
+    scaling_shape = ()
+
+    @value
+    def largest_code(bit_width: int) -> int:
+        """Codes reach 2^b - 1."""
+        return largest_code(bit_width, signed=False)
+
+
+class LearnedStepSigned(Int8ActPerTensorFloat):  # type: ignore[misc]
+    """Signed activation quantizer with one learned step per tensor."""
+
+    scaling_impl = LearnedStep
+    scaling_shape = ()
+
+    @value
+    def largest_code(bit_width: int) -> int:
+        """Codes reach 2^(b-1) - 1."""
+        return largest_code(bit_width, signed=True)
+
+
+class StatisticsWeight(Int8WeightPerChannelFloat):  # type: ignore[misc]
+    """Brevitas' own weight quantizer: scale = max|w| of each channel, at every forward pass."""
+
+
+class StatisticsWeight2(StatisticsWeight):
+    """The same at 2 bits, with all four codes {-2, -1, 0, 1}."""
+
+    narrow_range = False
+
+
+class StatisticsUnsigned(Uint8ActPerTensorFloat):  # type: ignore[misc]
+    """Brevitas' own unsigned activation quantizer, 30 steps of percentile statistics."""
+
+    collect_stats_steps = 30
+
+
+class StatisticsSigned(Int8ActPerTensorFloat):  # type: ignore[misc]
+    """Brevitas' own signed activation quantizer, 30 steps of percentile statistics."""
+
+    collect_stats_steps = 30
+
+
+class Preset(NamedTuple):
+    """Brevitas quantizer classes for the places of a network."""
+
+    weight: Any
+    weight2: Any
+    unsigned: Any
+    signed: Any
+
+
+PRESETS: Final[dict[str, Preset]] = {
+    "learned_step": Preset(
+        LearnedStepWeight, LearnedStepWeight2, LearnedStepUnsigned, LearnedStepSigned
+    ),
+    "statistics": Preset(
+        StatisticsWeight, StatisticsWeight2, StatisticsUnsigned, StatisticsSigned
+    ),
+}

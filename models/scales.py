@@ -1,0 +1,117 @@
+"""Calibrate, freeze and check the quantizers of a network, and name its parameter groups.
+
+The contract: activation grids are set by `calibrate` on images that the caller chose, never silently by
+some forward pass; `require_calibrated` refuses a network whose grids are incomplete.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal
+
+import torch
+from brevitas.core.scaling import ParameterFromRuntimeStatsScaling
+from brevitas.nn.mixin import QuantWeightMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qmu_edge.errors import UnlearnError
+from qmu_edge.models.quantizers import LearnedStep
+
+Group = Literal["weights", "bias", "bn_affine", "weight_scale", "activation_scale", "head"]
+
+GROUPS: Final[tuple[Group, ...]] = (
+    "weights",
+    "bias",
+    "bn_affine",
+    "weight_scale",
+    "activation_scale",
+    "head",
+)
+
+
+def weight_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Name and module of every layer with a quantizable weight, in forward order."""
+    for name, module in model.named_modules():
+        if isinstance(module, QuantWeightMixin):
+            yield name, module
+
+
+def _steps(model: nn.Module, part: str) -> Iterator[tuple[str, LearnedStep]]:
+    for name, module in model.named_modules():
+        if isinstance(module, LearnedStep) and part in name:
+            yield name, module
+
+
+def initialise_weight_steps(model: nn.Module) -> None:
+    """Set every learned weight step from the weights as they are."""
+    for _, layer in weight_layers(model):
+        for _, step in _steps(layer, "weight_quant"):
+            step.restart()
+            step.observe(layer.weight.detach())
+
+
+def calibrate(model: nn.Module, batches: Iterable[Float[Tensor, "n c h w"]]) -> None:
+    """Set every activation grid from images, with batch statistics; weights stay.
+
+    Learned steps average over the batches given. Brevitas' own statistics count training forwards and
+    need `collect_stats_steps` of them: give enough batches.
+
+    Args:
+        model: On the device of the batches; its mode is restored, its batch-norm statistics move.
+        batches: Float images 0..1.
+    """
+    was_training = model.training
+    steps = [step for _, step in _steps(model, "act_quant")]
+    for step in steps:
+        step.restart()
+        step.observing = True
+    model.train()
+    try:
+        with torch.no_grad():
+            for images in batches:
+                model(images)
+    finally:
+        for step in steps:
+            step.observing = False
+        model.train(was_training)
+
+
+def calibration_batches(model: nn.Module) -> int:
+    """Batches that `calibrate` needs for the quantizers of this network."""
+    waits = [m.collect_stats_steps for m in model.modules() if isinstance(m, ParameterFromRuntimeStatsScaling)]
+    return max(waits, default=4)
+
+
+def uncalibrated(model: nn.Module) -> list[str]:
+    """Names of quantizers whose step was never set, or whose statistics are incomplete."""
+    names = [n for n, m in model.named_modules() if isinstance(m, LearnedStep) and not m.step.isfinite().all()]
+    for name, module in model.named_modules():
+        if isinstance(module, ParameterFromRuntimeStatsScaling):
+            if module.counter < module.collect_stats_steps:
+                names.append(name)
+    return names
+
+
+def require_calibrated(model: nn.Module) -> None:
+    """Refuse a network whose activation grids are incomplete.
+
+    Raises:
+        UnlearnError: Names the first such quantizer and how many there are.
+    """
+    names = uncalibrated(model)
+    if names:
+        raise UnlearnError(
+            f"activation statistics are incomplete: {len(names)} quantizers, the first {names[0]}; "
+            "calibrate or train the network first"
+        )
+
+
+def parameter_group(name: str, model: nn.Module) -> Group:
+    """Which group of a quantized network a parameter belongs to."""
+    if "scaling_impl" in name:
+        return "weight_scale" if "weight_quant" in name else "activation_scale"
+    if name.startswith("head."):
+        return "head"
+    owner = model.get_submodule(name.rpartition(".")[0])
+    if isinstance(owner, nn.BatchNorm2d):
+        return "bn_affine"
+    return "bias" if name.endswith("bias") else "weights"

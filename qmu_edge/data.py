@@ -1,0 +1,180 @@
+"""Images as tensors on the device: subsets by index, batches, augmentation, streaming.
+
+All images of a dataset are one uint8 tensor, on the device that computes when it fits, else on the host,
+from where batches are fetched one ahead by a thread. A subset is a row of indices, so retain and forget
+sets cost nothing. Augmentation happens in batch on the device; there are no worker processes.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from qmu_edge.errors import UnlearnError
+from qmu_edge.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Augment:
+    """Random crop after zero padding of `pad` pixels, and horizontal flip with probability 1/2."""
+
+    pad: int = 0
+    flip: bool = False
+
+    def __call__(
+        self, images: UInt8[Tensor, "n c h w"], generator: torch.Generator
+    ) -> UInt8[Tensor, "n c h w"]:
+        """Draw one crop and flip for each image, with a generator on the CPU."""
+        n, _, h, w = images.shape
+        rows = torch.arange(h).expand(n, h)
+        columns = torch.arange(w).expand(n, w)
+        if self.flip:
+            flipped = torch.rand(n, 1, generator=generator) < 0.5
+            columns = torch.where(flipped, w - 1 - columns, columns)
+        if self.pad:
+            offsets = torch.randint(2 * self.pad + 1, (2, n, 1), generator=generator)
+            rows, columns = rows + offsets[0], columns + offsets[1]
+            images = F.pad(images, (self.pad,) * 4)
+        each = torch.arange(n)[:, None, None].to(images.device)
+        rows, columns = rows.to(images.device), columns.to(images.device)
+        return images[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+class Batch(NamedTuple):
+    """Float images 0..1 (n, c, h, w) and labels (n,) on the computing device.
+
+    `positions` (n,), on the CPU, say where in their `Samples` the images stand.
+    """
+
+    images: Float[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"]
+    positions: Int64[Tensor, " n"]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """A subset of the images of a dataset.
+
+    Attributes:
+        pool: All images (N, c, h, w), shared between subsets; on `device`, or on the host to be streamed.
+        index: Which of them, (n,), on the device of `pool`.
+        labels: Their labels (n,), on `device`.
+        device: Where batches go.
+    """
+
+    pool: UInt8[Tensor, "N c h w"]
+    index: Int64[Tensor, " n"]
+    labels: Int64[Tensor, " n"]
+    device: torch.device
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return self.index.shape[0]
+
+    def require_some(self, what: str) -> None:
+        """Refuse an empty set, naming it.
+
+        Raises:
+            UnlearnError: The set is empty.
+        """
+        if len(self) == 0:
+            raise UnlearnError(f"the {what} set is empty: at least one image is needed")
+
+    def relabelled(self, labels: Int64[Tensor, " n"]) -> "Samples":
+        """The same images under other labels."""
+        return replace(self, labels=labels.to(self.device))
+
+    def take(self, positions: Int64[Tensor, " m"]) -> "Samples":
+        """The images at these positions."""
+        index = self.index[positions.to(self.index.device)]
+        return replace(self, index=index, labels=self.labels[positions.to(self.device)])
+
+    def __add__(self, other: "Samples") -> "Samples":
+        """Both sets, this one first."""
+        index = torch.cat([self.index, other.index])
+        return replace(self, index=index, labels=torch.cat([self.labels, other.labels]))
+
+    def images(self) -> UInt8[Tensor, "n c h w"]:
+        """All images, on the host."""
+        return self.pool[self.index].cpu()
+
+    def batches(
+        self, size: int, generator: torch.Generator | None = None, augment: Augment | None = None
+    ) -> Iterator[Batch]:
+        """Batches of `size` (the last may be smaller), shuffled when there is a generator.
+
+        Args:
+            size: Images per batch.
+            generator: On the CPU; draws the order and the augmentation.
+            augment: Applied when given; needs the generator.
+        """
+        n = len(self)
+        order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
+        parts = order.split(size) if n else ()
+        for positions, images in zip(parts, self._fetch(parts), strict=True):
+            if augment is not None and generator is not None:
+                images = augment(images, generator)
+            scaled = images.to(torch.float32, memory_format=torch.channels_last) / 255.0
+            yield Batch(scaled, self.labels[positions.to(self.device)], positions)
+
+    def _fetch(self, parts: tuple[Tensor, ...]) -> Iterator[Tensor]:
+        if self.pool.device == self.device:
+            for positions in parts:
+                yield self.pool[self.index[positions.to(self.device)]]
+            return
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            ahead = [reader.submit(self._read, p) for p in parts[:1]]
+            for number in range(len(parts)):
+                current = ahead.pop()
+                if number + 1 < len(parts):
+                    ahead.append(reader.submit(self._read, parts[number + 1]))
+                yield current.result().to(self.device, non_blocking=True)
+
+    def _read(self, positions: Tensor) -> Tensor:
+        images = self.pool[self.index[positions]]
+        return images.pin_memory() if self.device.type == "cuda" else images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetRetain:
+    """The sets of one deletion: what must be forgotten, what is kept, what tells them apart.
+
+    Attributes:
+        forget, retain: Training images, split by the request.
+        validation: Images never trained on; methods may stop by them, never train on them.
+        augment: Augmentation of training images.
+        progress: Where methods count their images.
+        state: File in which a long method may keep its state, to continue after a kill.
+    """
+
+    forget: Samples
+    retain: Samples
+    validation: Samples
+    augment: Augment = Augment()
+    progress: Progress = field(default_factory=Progress)
+    state: Path | None = None
+
+
+def on_device(
+    images: np.ndarray, labels: np.ndarray, device: torch.device, *, limit_bytes: float
+) -> Samples:
+    """All images of a dataset as one set.
+
+    Args:
+        images: uint8 (n, c, h, w), possibly a memory map.
+        labels: int64 (n,).
+        device: Where batches go.
+        limit_bytes: Images larger than this stay on the host and are streamed.
+    """
+    pool = torch.from_numpy(images)
+    if images.nbytes <= limit_bytes:
+        pool = pool.to(device).contiguous()
+    index = torch.arange(len(images), device=pool.device)
+    return Samples(pool, index, torch.from_numpy(labels).to(device), device)

@@ -1,0 +1,181 @@
+"""Every number of a run, from one TOML file: data, model, training, unlearning, policy.
+
+A project keeps its recipe in `qmu.toml`; the shipped ones are in `qmu_edge/recipes`. Unknown keys are
+errors, because a misspelt threshold that silently falls back to its default is how a wrong verdict is made.
+The method's own parameters (`[unlearn.<method>]`) are checked by that method's `Params`, which needs torch.
+"""
+
+import hashlib
+import json
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qmu_edge.errors import ConfigError
+
+Bits = Annotated[int, Field(ge=2, le=8)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    """A table of the recipe: immutable, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DataRecipe(_Section):
+    """Where the images come from and how the network sees them.
+
+    Attributes:
+        source: "digits", "cifar10", "cifar100", "svhn", "fashion_mnist", or "folder".
+        path: Folder that holds `train/<class>/*` and `test/<class>/*`, or where torchvision downloads to.
+        size: Side in pixels to which images are resized; 0 keeps the size of the first image.
+        mean, std: Normalisation per channel in units of 0..1, written into the exported file. They are
+            constants, not statistics of the data: what was computed from a deleted image would stay.
+        pad: Pixels of padding for the random crop of the training images; 0 for none.
+        flip: Random horizontal flips of the training images.
+        memory_gb: Image sets larger than this stay on disk and are streamed.
+    """
+
+    source: Literal["digits", "cifar10", "cifar100", "svhn", "fashion_mnist", "folder"] = "digits"
+    path: str | None = None
+    size: Annotated[int, Field(ge=0, le=1024)] = 0
+    mean: tuple[float, ...] = Field(default=(0.5,), strict=False)
+    std: tuple[Positive, ...] = Field(default=(0.25,), strict=False)
+    pad: Annotated[int, Field(ge=0, le=64)] = 0
+    flip: bool = False
+    memory_gb: Positive = 4.0
+
+
+class ModelRecipe(_Section):
+    """The network and its quantizers.
+
+    Attributes:
+        architecture: "resnet18" or "mobilenet_v2".
+        stem: "cifar" (3x3 stride 1, for 32x32 images) or "imagenet".
+        width: Multiplies all channel counts.
+        weight_bits: Bits of the weights of inner layers.
+        activation_bits: Bits of the activations, or "float".
+        edge_bits: Bits of the first and last layer and of what enters them, or "float".
+        residual_bits: Bits of the signed tensors that meet in an addition, where activations are quantized.
+        quantizer: A preset of `qmu_edge.models.quantizers`.
+    """
+
+    architecture: Literal["resnet18", "mobilenet_v2"] = "resnet18"
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    width: Positive = 1.0
+    weight_bits: Bits = 4
+    activation_bits: Bits | Literal["float"] = 4
+    edge_bits: Bits | Literal["float"] = 8
+    residual_bits: Bits = 8
+    quantizer: Literal["learned_step", "statistics"] = "learned_step"
+
+
+class TrainRecipe(_Section):
+    """Quantization-aware training: SGD with a cosine schedule.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch: Images per step.
+        lr: Highest learning rate, reached after `warmup` epochs.
+        warmup: Epochs of linear warm-up.
+        momentum, weight_decay: Of SGD; decay acts on weights only, never on steps or batch-norm.
+        step_lr: Learning rate of quantizer steps, relative to `lr`.
+        seed: Of initialisation, order and augmentation.
+        precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where the hardware has units for it.
+    """
+
+    epochs: Count = 30
+    batch: Count = 128
+    lr: Positive = 0.1
+    warmup: Annotated[float, Field(ge=0.0)] = 1.0
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0.0)] = 5e-4
+    step_lr: Annotated[float, Field(ge=0.0)] = 0.1
+    seed: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class PolicyRecipe(_Section):
+    """What the exported file must reach, and against what.
+
+    Gaps and drops are fractions (0.05 is five points). `reference` "retrained" trains the same recipe
+    without the forget set and compares with its exported file; "held-out" compares with data never
+    trained on.
+    """
+
+    reference: Literal["retrained", "held-out"] = "held-out"
+    max_fa_gap: Fraction | None = 0.05
+    max_ta_drop: Fraction | None = 0.02
+    max_ra_drop: Fraction | None = 0.05
+    max_mia_auc_gap: Fraction | None = 0.05
+    min_agreement: Fraction = 0.999
+    parity_inputs: Count = 1000
+
+
+class Recipe(_Section):
+    """One run, whole."""
+
+    data: DataRecipe = DataRecipe()
+    model: ModelRecipe = ModelRecipe()
+    train: TrainRecipe = TrainRecipe()
+    method: str = "qmul"
+    unlearn: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    policy: PolicyRecipe = PolicyRecipe()
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON form: the name of the recipe in receipts."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_recipe(text: str, source: str) -> Recipe:
+    """Read a recipe from TOML.
+
+    Args:
+        text: The TOML document.
+        source: What to call it in an error.
+
+    Raises:
+        ConfigError: Not TOML, an unknown key, or a value out of range.
+    """
+    try:
+        return Recipe.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{source}: {where}: {first['msg']}, found {first['input']!r}") from None
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Names of the recipes that come with the package, each with the comment on its first line."""
+    folder = resources.files("qmu_edge") / "recipes"
+    names = sorted(f.name for f in folder.iterdir() if f.name.endswith(".toml"))
+    return {n[:-5]: _first_comment((folder / n).read_text("utf-8")) for n in names}
+
+
+def _first_comment(text: str) -> str:
+    return text.partition("\n")[0].lstrip("# ").strip()
+
+
+def recipe_text(name_or_path: str) -> str:
+    """TOML text of a shipped recipe, or of a file.
+
+    Raises:
+        ConfigError: Neither exists.
+    """
+    if name_or_path in shipped_recipes():
+        file = resources.files("qmu_edge") / "recipes" / f"{name_or_path}.toml"
+        return file.read_text("utf-8")
+    path = Path(name_or_path)
+    if path.is_file():
+        return path.read_text("utf-8")
+    known = ", ".join(shipped_recipes())
+    raise ConfigError(f"recipe {name_or_path!r}: no such file, and not one of {known}")

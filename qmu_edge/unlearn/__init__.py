@@ -1,0 +1,101 @@
+"""Unlearning methods: one file each, registered in a plain dictionary.
+
+A method is `run(model, data, params, generator) -> model`. It takes a calibrated network on the device of
+the data, and returns a network that has forgotten `data.forget`; it never chooses a device, reads a
+command line, or knows the name of a dataset. Quantizer scales stay frozen unless a method says otherwise.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from qmu_edge.data import ForgetRetain
+from qmu_edge.errors import ConfigError
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import TrainRecipe
+from qmu_edge.unlearn import finetune, grad_ascent, qmul, random_label, retrain
+
+Run = Callable[[Classifier, ForgetRetain, Any, torch.Generator], Classifier]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One unlearning method.
+
+    Attributes:
+        run: See the module.
+        params: Frozen dataclass of its hyperparameters, with defaults.
+        category: "exact" when the result never saw the forget set, else "approximate".
+        summary: One line for `qmu-edge methods`.
+    """
+
+    run: Run
+    params: type[Any]
+    category: Literal["exact", "approximate"]
+    summary: str
+
+
+METHODS: Final[Mapping[str, Method]] = {
+    "qmul": Method(
+        qmul.run, qmul.Params, "approximate",
+        "similar labels for the forget set, adaptively reweighted against the retain set (Q-MUL)",
+    ),
+    "random_label": Method(
+        random_label.run, random_label.Params, "approximate",
+        "random labels for the forget set, true labels for the retain set",
+    ),
+    "grad_ascent": Method(
+        grad_ascent.run, grad_ascent.Params, "approximate",
+        "up the loss of the forget set; needs no retain data",
+    ),
+    "finetune": Method(
+        finetune.run, finetune.Params, "approximate",
+        "keep training on the retain set only",
+    ),
+    "retrain": Method(
+        retrain.run, retrain.Params, "exact",
+        "train from scratch without the forget set",
+    ),
+}  # fmt: skip
+
+
+def method(name: str) -> Method:
+    """Look a method up.
+
+    Raises:
+        ConfigError: No such method; names those there are.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"method {name!r} is not one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:
+    """Hyperparameters of a method: its defaults, overridden by `given`.
+
+    Args:
+        name: Of the method.
+        given: What the recipe's `[unlearn.<name>]` says.
+        train: The recipe's training section; what `retrain` repeats, and the batch size of all.
+
+    Raises:
+        ConfigError: An unknown parameter, or a value of the wrong type.
+    """
+    params = method(name).params
+    allowed = [f.name for f in dataclasses.fields(params)]
+    unknown = [key for key in given if key not in allowed]
+    if unknown:
+        raise ConfigError(f"unlearn.{name}.{unknown[0]}: unknown; allowed are {', '.join(allowed)}")
+    defaults = {"train": train} if "train" in allowed else {}
+    try:
+        return TypeAdapter(params).validate_python({**defaults, **given}, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"unlearn.{name}.{where}: {first['msg']}, found {first['input']!r}"
+        ) from None

@@ -1,0 +1,55 @@
+"""Fine-tuning: keep training on the retain set only, and let the forget set fade.
+
+Source: Warnecke et al., "Machine Unlearning of Features and Labels", NDSS 2023, arXiv:2108.11577, in
+    the form that the SalUn family of papers compares with.
+Differs: scales are frozen unless `scale_lr` is given.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from qmu_edge.data import ForgetRetain
+from qmu_edge.models.layers import Classifier
+from qmu_edge.train import Descent, Sgd, steps_per_epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of fine-tuning.
+
+    Attributes:
+        epochs: Passes over the retain set.
+        lr: Highest learning rate of the cosine schedule; the papers search 1e-3..1e-1.
+        batch: Images per step.
+        scale_lr: Learning rate of quantizer scales relative to `lr`; 0 freezes them.
+    """
+
+    epochs: int = 10
+    lr: float = 0.01
+    batch: int = 128
+    scale_lr: float = 0.0
+
+
+def run(
+    model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator
+) -> Classifier:
+    """Train `model` on `data.retain`, in place.
+
+    Raises:
+        UnlearnError: A set is empty, or the loss is not finite.
+    """
+    data.forget.require_some("forget")
+    data.retain.require_some("retain")
+    sgd = Sgd(epochs=params.epochs, batch=params.batch, lr=params.lr, scale_lr=params.scale_lr)
+    steps = params.epochs * steps_per_epoch(len(data.retain), params.batch)
+    descent = Descent(model, sgd, steps, data.progress)
+    data.progress.start("finetune", params.epochs * len(data.retain))
+    for _ in range(params.epochs):
+        model.train()
+        for b in data.retain.batches(params.batch, generator, data.augment):
+            descent.step(lambda b=b: F.cross_entropy(model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
+        descent.require_finite()
+    data.progress.finish()
+    return model

@@ -1,0 +1,152 @@
+"""Q-MUL: similar labels for the forget set, and a balance of the two gradients, anew each epoch.
+
+A forget image is trained towards the class that the network itself finds nearest to the true one, not
+towards a random one: the smallest lie that makes the network wrong. The losses of the two sets are
+weighted so that their mean gradient norms are equal.
+
+Source: Tong, Wang, Yuan and Hu, "Robust Machine Unlearning for Quantized Neural Networks via Adaptive
+    Gradient Reweighting with Similar Labels", ICCV 2025, arXiv:2503.13917.
+Differs: this is the algorithm of the paper, not of the released code, which compares a logit with a
+    probability, loses one index after removing the true class, and permutes the labels between images.
+    Labels and norms are measured in evaluation mode without moving batch-norm statistics; norms over at
+    most max(10, forget batches) batches of each set, quantizer scales not counted; scales are frozen
+    unless `scale_lr` is given.
+Shapes: n forget images, k classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from qmu_edge.data import ForgetRetain, Samples
+from qmu_edge.models.layers import Classifier
+from qmu_edge.train import Descent, Sgd, predict, steps_per_epoch
+from qmu_edge.unlearn.random_label import random_labels
+from qmu_edge.unlearn.relabelling import Loop, epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of Q-MUL.
+
+    Attributes:
+        epochs: Passes over forget and retain set.
+        lr: Highest learning rate of the cosine schedule; the paper searches 1e-3..1e-1. The two weights
+            add up to 1, so a rate is about half of what the same rate is for `random_label`.
+        batch: Images per step.
+        loop: "mixed" or "sequential", see `relabelling.epoch`.
+        similar_labels: Off: random labels (the paper's ablation).
+        reweighting: Off: both losses have weight 1 (the paper's ablation).
+        norm: "tensors": sum of the norms of all parameter tensors, as in the paper's code; "global":
+            the norm of the whole gradient.
+        scale_lr: Learning rate of quantizer scales relative to `lr`; 0 freezes them.
+    """
+
+    epochs: int = 10
+    lr: float = 0.01
+    batch: int = 128
+    loop: Loop = "mixed"
+    similar_labels: bool = True
+    reweighting: bool = True
+    norm: str = "tensors"
+    scale_lr: float = 0.0
+
+
+def similar_labels(
+    logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]
+) -> Int64[Tensor, " n"]:
+    """The class other than the label whose probability is nearest to the label's.
+
+    For an image that is classified correctly this is the runner-up, which is decided by logits: at high
+    confidence all other probabilities are too small to be told apart by a difference from 1.
+
+    >>> logits = torch.log(torch.tensor([[0.7, 0.1, 0.2], [0.5, 0.3, 0.2]]))
+    >>> similar_labels(logits, torch.tensor([0, 1]))  # runner-up; |.2 - .3| < |.5 - .3|
+    tensor([2, 2])
+    """
+    true = F.one_hot(labels, logits.shape[1]).bool()
+    runner_up = logits.masked_fill(true, -torch.inf).argmax(1)
+    p = logits.double().softmax(1)
+    distance = (p - p.gather(1, labels[:, None])).abs().masked_fill(true, torch.inf)
+    return torch.where(logits.argmax(1) == labels, runner_up, distance.argmin(1))
+
+
+def balance(forget_norm: float, retain_norm: float) -> tuple[float, float]:
+    """Weights (forget, retain), adding up to 1, under which both gradients have the same norm.
+
+    >>> balance(3.0, 1.0)
+    (0.25, 0.75)
+    """
+    total = forget_norm + retain_norm
+    if total == 0.0:
+        return 0.5, 0.5
+    return retain_norm / total, forget_norm / total
+
+
+def mean_gradient_norm(
+    model: Classifier, samples: Samples, descent: Descent, params: Params, generator: torch.Generator, *, batches: int
+) -> float:
+    """Mean over mini-batches of the norm of the gradient of the cross-entropy.
+
+    Batch-norm statistics stay (evaluation mode). Parameters that are frozen do not count.
+    """
+    model.eval()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    norms: list[Tensor] = []
+    for number, b in enumerate(samples.batches(params.batch, generator)):
+        if number == batches:
+            break
+        with descent.autocast():
+            loss = F.cross_entropy(model(b.images), b.labels)
+        grads = torch.autograd.grad(loss, parameters)
+        each = torch.stack(torch._foreach_norm(grads))
+        norms.append(each.norm() if params.norm == "global" else each.sum())
+    return float(torch.stack(norms).mean())
+
+
+def run(
+    model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator
+) -> Classifier:
+    """Unlearn `data.forget` from `model`, in place.
+
+    Raises:
+        UnlearnError: A set is empty, or the loss is not finite.
+    """
+    data.forget.require_some("forget")
+    data.retain.require_some("retain")
+    images = len(data.forget) + len(data.retain)
+    cap = max(10, steps_per_epoch(len(data.forget), params.batch))
+    sgd = Sgd(epochs=params.epochs, batch=params.batch, lr=params.lr, scale_lr=params.scale_lr)
+    steps = params.epochs * (steps_per_epoch(images, params.batch) + 1)
+    descent = Descent(model, sgd, steps, data.progress)
+    data.progress.start("qmul", params.epochs * images)
+    for number in range(params.epochs):
+        forget = data.forget.relabelled(_labels(model, data.forget, params, generator))
+        weights = (1.0, 1.0)
+        if params.reweighting:
+            f, r = (
+                mean_gradient_norm(model, s, descent, params, generator, batches=cap)
+                for s in (forget, data.retain)
+            )
+            weights = balance(f, r)
+            data.progress.note(
+                f"qmul: epoch {number + 1}, gradient norms forget {f:.3g} retain {r:.3g}, "
+                f"weights {weights[0]:.3f} {weights[1]:.3f}"
+            )
+        epoch(
+            descent, data, forget, weights,
+            loop=params.loop, batch=params.batch, generator=generator,
+        )  # fmt: skip
+    data.progress.finish()
+    return model
+
+
+def _labels(
+    model: Classifier, forget: Samples, params: Params, generator: torch.Generator
+) -> Int64[Tensor, " n"]:
+    if not params.similar_labels:
+        return random_labels(len(forget), model.shape.classes, generator)
+    return similar_labels(predict(model, forget), forget.labels.cpu())
