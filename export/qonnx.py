@@ -1,0 +1,66 @@
+"""QONNX: `Quant` nodes with code x scale in front of them, for FINN, hls4ml and other compilers.
+
+Brevitas stores the latent weights there; here each is replaced by the value the quantizer makes of it, so
+quantizing again changes nothing and the file carries no more than the integer codes do.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from qmu_edge.export.trace import (
+    QONNX_DOMAIN,
+    attributes,
+    code_range,
+    drop_unused,
+    initializers,
+    integer_codes,
+    set_initializer,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizer:
+    """One `Quant` node.
+
+    Attributes:
+        node: The node.
+        weight: Name of the weight it quantizes, "" for an activation.
+        scale: float32, () or per channel.
+        bits: 2 to 8.
+        signed: Whether codes are signed.
+        low, high: Range of codes.
+    """
+
+    node: onnx.NodeProto
+    weight: str
+    scale: np.ndarray
+    bits: int
+    signed: bool
+    low: int
+    high: int
+
+
+def quantizers(graph: onnx.ModelProto) -> Iterator[Quantizer]:
+    """All `Quant` nodes, in graph order."""
+    values = initializers(graph)
+    for node in graph.graph.node:
+        if node.op_type != "Quant" or node.domain != QONNX_DOMAIN:
+            continue
+        x, scale, _, bit_width = node.input
+        flags = attributes(node)
+        bits, signed = int(values[bit_width]), bool(flags["signed"])
+        low, high = code_range(bits, signed=signed, narrow=bool(flags["narrow"]))
+        yield Quantizer(node, x if x in values else "", values[scale], bits, signed, low, high)
+
+
+def integer_weights(graph: onnx.ModelProto) -> None:
+    """Replace every latent weight by code x scale, in place."""
+    values = initializers(graph)
+    for q in quantizers(graph):
+        if q.weight:
+            codes = integer_codes(values[q.weight], q.scale, q.low, q.high)
+            set_initializer(graph, q.weight, codes.astype(np.float32) * q.scale)
+    drop_unused(graph)
