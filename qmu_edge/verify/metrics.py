@@ -1,0 +1,113 @@
+"""Numbers from logits: probability, accuracy, predictions, and how sure a share can be.
+
+Shapes: n samples, k classes. Logits are float (n, k), labels integers (n,) from 0 to k - 1.
+Accuracies are fractions, never percent.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmu_edge.errors import ConfigError
+
+Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Turn logits (n, k) into probabilities float64 (n, k).
+
+    >>> softmax(np.log([[1.0, 3.0]])).round(6).tolist()
+    [[0.25, 0.75]]
+    """
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    powers = np.exp(shifted)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def check_labels(logits: NDArray[Any], labels: NDArray[Any]) -> None:
+    """Refuse logits and labels that do not belong together.
+
+    Args:
+        logits: Float (n, k).
+        labels: Integers (n,).
+
+    Raises:
+        ConfigError: Empty, other shapes, not integers, or a label outside 0..k-1.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
+        raise ConfigError(
+            f"labels {labels.dtype} {labels.shape} for logits {logits.shape}; "
+            "allowed integers (n,) for (n, k)"
+        )
+    if labels.size == 0:
+        raise ConfigError("an empty set has no accuracy; allowed at least one sample")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ConfigError(
+            f"labels from {labels.min()} to {labels.max()}; allowed 0 to {logits.shape[1] - 1}"
+        )
+
+
+def confidence(logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
+    """Give the softmax probability of the true class, float64 (n,).
+
+    Raises:
+        ConfigError: See `check_labels`.
+
+    >>> confidence(np.log([[1.0, 3.0], [1.0, 1.0]]), np.array([1, 0])).round(6).tolist()
+    [0.75, 0.5]
+    """
+    check_labels(logits, labels)
+    return np.asarray(softmax(logits)[np.arange(labels.size), labels], dtype=np.float64)
+
+
+def accuracy(logits: NDArray[Any], labels: NDArray[Any]) -> float:
+    """Give the fraction of samples whose largest logit is the true class.
+
+    Raises:
+        ConfigError: See `check_labels`.
+
+    >>> accuracy(np.array([[0.0, 1.0], [2.0, 1.0]]), np.array([1, 1]))
+    0.5
+    """
+    check_labels(logits, labels)
+    return float((logits.argmax(axis=1) == labels).mean())
+
+
+def prediction_histogram(logits: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    """Count how often each class is predicted, int64 (classes,).
+
+    Raises:
+        ConfigError: The logits are not (n, classes).
+
+    >>> prediction_histogram(np.array([[0.0, 1.0], [3.0, 1.0], [0.0, 2.0]]), 2).tolist()
+    [1, 2]
+    """
+    if logits.ndim != 2 or logits.shape[1] != classes:
+        raise ConfigError(f"logits {logits.shape}; allowed (n, {classes})")
+    return np.bincount(logits.argmax(axis=1), minlength=classes).astype(np.int64)
+
+
+def binomial_interval(k: int, n: int) -> tuple[float, float]:
+    """Give the 95 % Wilson score interval of a share of k in n, as fractions.
+
+    Args:
+        k: Hits, 0 to n.
+        n: Trials, at least 1.
+
+    Raises:
+        ConfigError: Other values.
+
+    Source: Wilson, "Probable Inference", JASA 22 (1927).
+
+    >>> low, high = binomial_interval(5, 10)  # z**2 = 3.8415: (5 + 1.92) / 13.84 -+ 0.2634
+    >>> round(low, 4), round(high, 4)
+    (0.2366, 0.7634)
+    """
+    if not 0 <= k <= n or n == 0:
+        raise ConfigError(f"{k} of {n} is no share; allowed 0 <= k <= n and n >= 1")
+    share, z2 = k / n, Z_95 * Z_95
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)

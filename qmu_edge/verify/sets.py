@@ -1,0 +1,103 @@
+"""Images, labels and golden logits from `.npz` files, which are hostile input as well.
+
+No pickles, and no array is read before its header was compared with the bytes that follow it.
+"""
+
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.verify.report import SETS
+
+MAX_BYTES = 16 * 2**30
+
+
+def read_arrays(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[Any]]:
+    """Read all arrays of an `.npz` file.
+
+    Args:
+        path: The file.
+        max_bytes: Largest sum of the unpacked arrays.
+
+    Returns:
+        Arrays by name.
+
+    Raises:
+        ConfigError: There is no such file.
+        IntegrityError: No `.npz` file, too large, damaged, or an array of Python objects.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            total = sum(member.file_size for member in members)
+            if total > max_bytes:
+                raise IntegrityError(f"{path}: {total} bytes unpacked, allowed {max_bytes}")
+            for member in members:
+                with archive.open(member) as file:
+                    _check_header(file, member.file_size)
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (
+        ValueError,
+        TypeError,
+        SyntaxError,
+        KeyError,
+        OSError,
+        EOFError,
+        MemoryError,
+        RuntimeError,  # an encrypted member
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise IntegrityError(f"{path}: not a readable .npz file: {error}") from error
+
+
+def read_sets(path: Path) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    """Read `forget_images`, `forget_labels`, `retain_...`, `test_...` and `validation_...`.
+
+    Returns:
+        Set name -> images uint8 (n, c, h, w), labels (n,), as `evaluate` takes them.
+
+    Raises:
+        ConfigError: Images without labels, other arrays, no set at all.
+        IntegrityError: See `read_arrays`.
+    """
+    arrays = read_arrays(path)
+    allowed = {f"{name}_{what}" for name in SETS for what in ("images", "labels")}
+    names = [name for name in SETS if f"{name}_images" in arrays and f"{name}_labels" in arrays]
+    if not names or len(arrays) != 2 * len(names):
+        raise ConfigError(f"{path}: holds {sorted(arrays)}; allowed pairs of {sorted(allowed)}")
+    return {name: (arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in names}
+
+
+def read_golden(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Read `images` uint8 (n, c, h, w) and `logits` float (n, k).
+
+    Raises:
+        ConfigError: Other arrays.
+        IntegrityError: See `read_arrays`.
+    """
+    arrays: Mapping[str, NDArray[Any]] = read_arrays(path)
+    if set(arrays) != {"images", "logits"} or arrays["logits"].dtype.kind != "f":
+        raise ConfigError(f"{path}: holds {sorted(arrays)}; allowed images and float logits")
+    return arrays["images"], arrays["logits"]
+
+
+def _check_header(file: IO[bytes], size: int) -> None:
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"format version {version}")
+    first = version == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject or dtype.kind not in "uif" or math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"an array {dtype} {shape} in {size} bytes")
