@@ -1,0 +1,154 @@
+"""JSON from strangers: bounded before it is parsed, and nothing that two readers may differ on.
+
+At most 1 MiB of UTF-8, nested at most 16 levels, no key twice, no number that
+a double cannot hold, no control characters, all text in Unicode normal form NFC. What is left has
+one RFC 8785 form, so a digest of it means something. Standard library only.
+"""
+
+import json
+import math
+import re
+import stat
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from qmu_edge.errors import RequestError
+
+MAX_BYTES: Final = 1 << 20
+MAX_DEPTH: Final = 16
+MAX_INTEGER: Final = 2**53 - 1  # the largest that RFC 8785 can carry
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Possessive, and with an optional closing quote: every character is visited once, whatever comes.
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+
+
+def read_bounded(path: Path) -> bytes:
+    """The first 1 MiB + 1 byte of a regular file, so that `parse_object` sees what is too large.
+
+    Raises:
+        RequestError: The file is absent, not regular (a pipe would block), or cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise RequestError(f"{path}: not a regular file")
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"{path}: cannot be read: {reason}") from error
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """The JSON object that `data` is; integers, floats, text, lists and dicts below it.
+
+    Raises:
+        RequestError: It is none, or breaks a rule above; the message has the path of the field.
+
+    >>> parse_object(b'{"a": [1, 2]}')
+    {'a': [1, 2]}
+    >>> parse_object(b'{"a": {"b": 1, "b": 2}}')
+    Traceback (most recent call last):
+    qmu_edge.errors.RequestError: a: key 'b' appears twice
+    """
+    if len(data) > MAX_BYTES:
+        raise RequestError(f"larger than the allowed {MAX_BYTES} bytes")
+    try:
+        text = data.decode("utf-8")
+        _check_depth(text)
+        document = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_float,
+            parse_constant=lambda name: _Refused(f"{name} is not a JSON number"),
+        )
+    except UnicodeDecodeError as error:
+        raise RequestError(f"not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise RequestError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise RequestError(f"nested deeper than the allowed {MAX_DEPTH} levels") from None
+    if problem := _flaw(document, ""):
+        raise RequestError(problem)
+    if not isinstance(document, dict):
+        raise RequestError("must be a JSON object, like {...}")
+    return document
+
+
+def join(path: str, part: str | int) -> str:
+    """Extend a path by a key or a position.
+
+    >>> join(join("", "scope"), 3)
+    'scope[3]'
+    """
+    if isinstance(part, int):
+        return f"{path}[{part}]"
+    name = part if re.fullmatch(r"[\w-]{1,40}", part) else shown(part)
+    return f"{path}.{name}" if path else name
+
+
+def shown(value: object) -> str:
+    """A value from outside, fit for a line of a log: escaped and short."""
+    text = repr(value)
+    return text if len(text) <= 44 else text[:40] + "..."
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Stands where the JSON reader met something that is refused, so that it gets a path."""
+
+    reason: str
+
+
+def _check_depth(text: str) -> None:
+    """Raise RequestError when brackets outside strings nest too deep; the text need not be JSON."""
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(text):
+        first = text[token.start()]
+        depth += (first in "[{") - (first in "]}")
+        if depth > MAX_DEPTH:
+            raise RequestError(f"nested deeper than the allowed {MAX_DEPTH} levels")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Refused:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            return _Refused(f"key {shown(key)} appears twice")
+        seen[key] = value
+    return seen
+
+
+def _integer(text: str) -> int | _Refused:
+    if len(text) > 17 or abs(int(text)) > MAX_INTEGER:  # int() of long text is slow, or raises
+        return _Refused(f"integer beyond the allowed {MAX_INTEGER}")
+    return int(text)
+
+
+def _float(text: str) -> float | _Refused:
+    value = float(text)
+    return value if math.isfinite(value) else _Refused("number beyond the range of a double")
+
+
+def _flaw(value: object, path: str) -> str | None:
+    """The first refused value or text below `value`, with its path; None when there is none."""
+    if isinstance(value, _Refused):
+        return f"{path or 'the document'}: {value.reason}"
+    if isinstance(value, str):
+        if _CONTROL.search(value):
+            return f"{path}: control characters are not allowed"
+        if not unicodedata.is_normalized("NFC", value):
+            return f"{path}: text must be in Unicode normal form NFC"
+    if isinstance(value, dict):
+        named = [(f"a key of {path or 'the document'}", key) for key in value]
+        below = [(join(path, key), item) for key, item in value.items()]
+        return next(filter(None, (_flaw(item, at) for at, item in named + below)), None)
+    if isinstance(value, list):
+        items = ((join(path, i), item) for i, item in enumerate(value))
+        return next(filter(None, (_flaw(item, at) for at, item in items)), None)
+    return None

@@ -1,0 +1,250 @@
+"""Requests resolved: who goes, who stays, and what is refused rather than half done."""
+
+import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from qmu_edge.errors import NoMatchError, RequestError
+from qmu_edge.index import SAMPLE_SPLITS, SampleIndex, pseudonym
+from qmu_edge.request import DeletionRequest
+from qmu_edge.split import Split, resolve
+
+KEY = b"key"
+# id, pixels, class, split, subject
+ROWS = [
+    ("t0", "p0", 0, "train", "ana"),
+    ("t1", "p1", 0, "train", ""),
+    ("t2", "p0", 1, "train", ""),  # the pixels of t0
+    ("t3", "p3", 1, "train", "bo"),
+    ("v0", "p4", 0, "validation", "ana"),
+    ("v1", "p5", 1, "validation", ""),
+    ("e0", "p6", 0, "test", ""),
+    ("e1", "p7", 1, "test", "ana"),
+    ("e2", "p8", 1, "test", "eve"),
+]
+
+
+def make_index(rows: list[tuple[str, str, int, str, str]]) -> SampleIndex:
+    ids, pixels, labels, splits, subjects = zip(*rows, strict=True)
+    return SampleIndex(
+        ids=ids,
+        digests=tuple(hashlib.sha256(p.encode()).hexdigest() for p in pixels),
+        labels=np.array(labels),
+        splits=np.array([SAMPLE_SPLITS.index(s) for s in splits], np.int8),
+        subjects=tuple(pseudonym(KEY, s) if s else "" for s in subjects),
+        class_names=("cat", "dog", "unused"),
+    )
+
+
+INDEX = make_index(ROWS)
+
+
+def ask(form: Literal["opendsr", "research"] = "research", **fields: Any) -> DeletionRequest:
+    lists: dict[str, Any] = {name: tuple(value) for name, value in fields.items()}
+    now = datetime(2026, 11, 3, tzinfo=UTC)
+    return DeletionRequest(request_id="r-1", form=form, received_time=now, body=b"{}", **lists)
+
+
+def names(split: Split) -> dict[str, str]:
+    """Every part of a split as the ids in it."""
+    parts = ("forget", "retain", "validation", "test", "also_erased")
+    return {part: " ".join(INDEX.ids[i] for i in getattr(split, part)) for part in parts}
+
+
+def test_samples() -> None:
+    split = resolve(INDEX, ask(sample_ids=["t3", "t0"]), key=KEY)
+    assert names(split) == {
+        "forget": "t0 t3",
+        "retain": "t1 t2",
+        "validation": "v0 v1",
+        "test": "e0 e1 e2",
+        "also_erased": "",
+    }
+    assert split.scope == "samples"
+    assert split.duplicates_retained == 1
+
+
+@pytest.mark.parametrize("class_id", ["cat", 0])
+def test_class_leaves_validation_and_test_too(class_id: str | int) -> None:
+    split = resolve(INDEX, ask(class_ids=[class_id]), key=KEY)
+    assert names(split) == {
+        "forget": "t0 t1",
+        "retain": "t2 t3",
+        "validation": "v1",
+        "test": "e1 e2",
+        "also_erased": "v0 e0",
+    }
+    assert split.scope == "classes"
+
+
+@pytest.mark.parametrize("form", ["research", "opendsr"])
+def test_subject_leaves_validation_and_test_too(form: Literal["opendsr", "research"]) -> None:
+    split = resolve(INDEX, ask(form, subject_ids=["ana"]), key=KEY)
+    assert names(split) == {
+        "forget": "t0",
+        "retain": "t1 t2 t3",
+        "validation": "v1",
+        "test": "e0 e2",
+        "also_erased": "v0 e1",
+    }
+    assert (split.scope, split.unmatched_subjects) == ("subjects", 0)
+
+
+def test_mixed() -> None:
+    split = resolve(INDEX, ask(sample_ids=["t3"], subject_ids=["ana"]), key=KEY)
+    assert (names(split)["forget"], split.scope) == ("t0 t3", "mixed")
+
+
+def test_one_name_of_a_person_suffices_in_opendsr_only() -> None:
+    split = resolve(INDEX, ask("opendsr", subject_ids=["ana@x.org", "ana"]), key=KEY)
+    assert names(split)["forget"] == "t0"
+    assert split.counts()["unmatched_subjects"] == 1
+    with pytest.raises(RequestError, match="1 of 2 not in the index, first at position 0"):
+        resolve(INDEX, ask(subject_ids=["ana@x.org", "ana"]), key=KEY)
+
+
+def test_tombstoned_samples_are_nowhere() -> None:
+    split = resolve(INDEX, ask(subject_ids=["ana"]), key=KEY, tombstoned=["t1", "v0", "e2", "old"])
+    assert names(split) == {
+        "forget": "t0",
+        "retain": "t2 t3",
+        "validation": "v1",
+        "test": "e0",
+        "also_erased": "e1",
+    }
+
+
+def test_digest_and_counts() -> None:
+    split = resolve(INDEX, ask(sample_ids=["t0"]), key=KEY)
+    assert split.digest() == resolve(INDEX, ask(sample_ids=["t0"]), key=KEY).digest()
+    empty = np.array([], np.int64)
+    for part in ("forget", "retain", "validation", "test"):
+        assert replace(split, **{part: empty}).digest() != split.digest()  # type: ignore[arg-type]
+    assert replace(split, index_digest="0" * 64).digest() != split.digest()
+    moved = replace(split, forget=split.retain, retain=split.forget)
+    assert moved.digest() != split.digest()
+    assert split.index_digest == INDEX.digest()
+    assert split.counts() == {
+        "forget": 1,
+        "retain": 3,
+        "validation": 2,
+        "test": 3,
+        "also_erased": 0,
+        "duplicates_retained": 1,
+        "unmatched_subjects": 0,
+    }
+
+
+ALL_TRAIN = ["t0", "t1", "t2", "t3"]
+REFUSED: list[tuple[dict[str, Any], list[str], type[RequestError], str]] = [
+    ({"sample_ids": ["x", "y"]}, [], NoMatchError, "2 of 2 not in the index, first 'x'"),
+    ({"sample_ids": ["t0", "x", "y"]}, [], RequestError, "2 of 3 not in the index, first 'x'"),
+    ({"sample_ids": ["t0", "e0"]}, [], RequestError, r"never trained on 1 of 2, first 'e0' \(test"),
+    ({"sample_ids": ["v1"]}, [], RequestError, r"first 'v1' \(validation\)"),
+    ({"class_ids": ["cow"]}, [], NoMatchError, "unknown, first 'cow'; allowed 0 to 2 or cat, dog"),
+    ({"class_ids": [3]}, [], NoMatchError, "1 of 1 unknown, first 3"),
+    ({"class_ids": ["0"]}, [], NoMatchError, "first '0'"),
+    ({"class_ids": ["unused"]}, [], NoMatchError, "have no samples"),
+    ({"class_ids": [0, "cow"]}, [], RequestError, "1 of 2 unknown, first 'cow'"),
+    ({"subject_ids": ["secret"]}, [], NoMatchError, "1 of 1 not in the index, first at position 0"),
+    ({"subject_ids": ["ana", "secret"]}, [], RequestError, "1 of 2 .* position 1"),
+    ({"subject_ids": ["secret"], "class_ids": [0]}, [], RequestError, "subject_ids: 1 of 1"),
+    (
+        {"subject_ids": ["secret"], "sample_ids": ["x"]},
+        [],
+        NoMatchError,
+        "sample_ids.*; subject_id",
+    ),
+    ({"sample_ids": ["t0"]}, ["t0"], RequestError, "already deleted: all 1"),
+    ({"subject_ids": ["ana"]}, ["t0", "v0", "e1"], RequestError, "already deleted: all 3"),
+    ({"subject_ids": ["eve"]}, [], RequestError, "1 are validation or test samples"),
+    ({"subject_ids": ["ana"]}, ["t0"], RequestError, "1 are already deleted and 2 are validation"),
+    ({"sample_ids": [*ALL_TRAIN]}, [], RequestError, "names every training sample"),
+    ({"class_ids": [0, 1]}, [], RequestError, "names every training sample"),
+    ({"sample_ids": ["t0"]}, ALL_TRAIN[1:], RequestError, "names every training sample"),
+]
+
+
+@pytest.mark.parametrize(("fields", "tombstoned", "error", "message"), REFUSED)
+def test_resolve_refuses(
+    fields: dict[str, Any],
+    tombstoned: list[str],
+    error: type[RequestError],
+    message: str,
+) -> None:
+    with pytest.raises(RequestError, match=message) as caught:
+        resolve(INDEX, ask(**fields), key=KEY, tombstoned=tombstoned)
+    assert type(caught.value) is error
+    assert str(caught.value).startswith("request r-1: ")
+    assert "secret" not in str(caught.value)
+
+
+def test_another_key_matches_nobody() -> None:
+    with pytest.raises(NoMatchError):
+        resolve(INDEX, ask(subject_ids=["ana"]), key=b"other")
+
+
+def test_only_the_first_classes_are_listed() -> None:
+    index = replace(INDEX, class_names=tuple(f"class{i}" for i in range(1000)))
+    with pytest.raises(NoMatchError, match=r"allowed 0 to 999 or class0, .*, class19, \.\.\.$"):
+        resolve(index, ask(class_ids=["cow"]), key=KEY)
+
+
+ROW = st.tuples(
+    st.sampled_from(["p", "q", "r", "s"]),
+    st.integers(0, 1),
+    st.sampled_from(SAMPLE_SPLITS),
+    st.sampled_from(["", "ana", "bo"]),
+)
+
+
+def slow_parts(
+    rows: list[tuple[str, str, int, str, str]],
+    classes: list[int],
+    subjects: list[str],
+    tombstoned: set[str],
+) -> dict[str, list[int]]:
+    """The rules of `resolve`, one sample at a time."""
+    parts: dict[str, list[int]] = {
+        name: [] for name in ("forget", "retain", "validation", "test", "also_erased")
+    }
+    for i, (name, _, label, split, subject) in enumerate(rows):
+        if name in tombstoned:
+            continue
+        if label in classes or subject in subjects:
+            parts["forget" if split == "train" else "also_erased"].append(i)
+        else:
+            parts["retain" if split == "train" else split].append(i)
+    return parts
+
+
+@given(
+    st.lists(ROW, min_size=1, max_size=20),
+    st.sets(st.sampled_from([0, 1])),
+    st.sets(st.sampled_from(["ana", "bo"])),
+    st.sets(st.integers(0, 19)),
+)
+def test_resolve_agrees_with_the_slow_rule(
+    drawn: list[tuple[str, int, str, str]], classes: set[int], subjects: set[str], dead: set[int]
+) -> None:
+    rows = [(str(i), *row) for i, row in enumerate(drawn)]
+    assume(all(any(row[4] == subject for row in rows) for subject in subjects))
+    tombstoned = {str(i) for i in dead}
+    expected = slow_parts(rows, list(classes), list(subjects), tombstoned)
+    request = ask(class_ids=sorted(classes), subject_ids=sorted(subjects))
+    if not expected["forget"] or not expected["retain"]:
+        with pytest.raises(RequestError):
+            resolve(make_index(rows), request, key=KEY, tombstoned=tombstoned)
+        return
+    split = resolve(make_index(rows), request, key=KEY, tombstoned=tombstoned)
+    for part, positions in expected.items():
+        assert getattr(split, part).dtype == np.int64
+        assert getattr(split, part).tolist() == positions
+    forgotten = {rows[i][1] for i in expected["forget"]}
+    assert split.duplicates_retained == sum(rows[i][1] in forgotten for i in expected["retain"])
