@@ -66,8 +66,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         QmuEdgeError: Any deliberate error.
     """
-    file = read(options.model)
-    result = _describe(file)
+    result = describe(read(options.model))
     if options.golden or options.data:
         runner = OrtRunner(
             options.model, threads=options.threads, optimization=options.optimization
@@ -84,7 +83,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _describe(file: OnnxFile) -> dict[str, Any]:
+def describe(file: OnnxFile) -> dict[str, Any]:
+    """Check the file alone: the latent-weight gate behind the model-file policy of `read`.
+
+    Args:
+        file: From `read`.
+
+    Returns:
+        What `--json` prints; `parity`, `evaluation` and `verdict` are None, `passed` is true.
+
+    Raises:
+        ExportError: See `check_latent_weights`.
+    """
     return {
         "file": str(file.path),
         "sha256": file.sha256,

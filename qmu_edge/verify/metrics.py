@@ -110,4 +110,5 @@ def binomial_interval(k: int, n: int) -> tuple[float, float]:
     share, z2 = k / n, Z_95 * Z_95
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # none and all are exact ends; rounding would miss them by a hair
+    return (centre - half if k else 0.0), (centre + half if k < n else 1.0)

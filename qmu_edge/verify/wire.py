@@ -28,6 +28,7 @@ _WIRE_TYPES: Mapping[str, tuple[int, ...]] = {
     "float": (_FIXED32,),
     "float*": (_FIXED32, _BYTES),
 }
+MAX_FIELDS = 250_000  # a thousand operators have about 40,000
 _CHUNK_BYTES = 1 << 20
 _LIST_BYTES = 1 << 19
 
@@ -36,13 +37,13 @@ _LIST_BYTES = 1 << 19
 class Budget:
     """How many more fields one file may have; keeps tiny messages from filling the memory."""
 
-    fields: int = 1_000_000
+    fields: int = MAX_FIELDS
 
     def spend(self) -> None:
         """Count one field; IntegrityError when there were too many."""
         self.fields -= 1
         if self.fields < 0:
-            raise IntegrityError("protobuf: more than 1,000,000 fields in one file")
+            raise IntegrityError(f"protobuf: more than {MAX_FIELDS} fields in one file")
 
 
 @dataclass(frozen=True, slots=True)

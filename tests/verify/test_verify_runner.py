@@ -1,0 +1,96 @@
+"""The runner against onnxruntime used plainly, and against files that it must refuse."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from qmu_edge.errors import ConfigError, ExportError, IntegrityError, QmuEdgeError
+from qmu_edge.verify.runner import OrtRunner
+
+
+def _images(n: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(n).integers(0, 256, (n, 3, 8, 8)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("optimization", ["disabled", "basic", "all"])
+def test_equals_onnxruntime(make: Any, save: Any, optimization: str) -> None:
+    path, images = save(make.qcdq()), _images(23)
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"x": images.astype(np.float32) / 255})
+    runner = OrtRunner(path, optimization=optimization)
+    assert runner.input_shape == (None, 3, 8, 8)
+    found = runner.logits(images, batch=7)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_fixed_batch_is_filled_up(make: Any, save: Any) -> None:
+    images = _images(10)
+    expected = OrtRunner(save(make.qcdq())).logits(images)
+    runner = OrtRunner(save(make.qcdq(batch=4)), threads=2)
+    assert runner.input_shape == (4, 3, 8, 8)
+    np.testing.assert_allclose(runner.logits(images), expected, atol=1e-5)
+
+
+def test_images_that_do_not_fit(make: Any, save: Any) -> None:
+    runner, images = OrtRunner(save(make.qcdq())), _images(2)
+    for bad in (images.astype(np.float32), images[0], images[:, :2], images[:0]):
+        with pytest.raises(ConfigError):
+            runner.logits(bad)
+    with pytest.raises(ConfigError):
+        runner.logits(images, batch=0)
+    with pytest.raises(ConfigError):
+        OrtRunner(runner.path, threads=0)
+    with pytest.raises(ConfigError):
+        OrtRunner(runner.path, optimization="extended")
+
+
+def test_qonnx_is_explained(make: Any, save: Any) -> None:
+    with pytest.raises(ExportError, match="QONNX file, which onnxruntime cannot run"):
+        OrtRunner(save(make.qonnx()))
+
+
+def test_other_signatures(make: Any, save: Any) -> None:
+    two = make.qcdq()
+    two.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
+    wide = make.qcdq(batch=2**40)
+    open_size = make.qcdq()
+    open_size.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "h"
+    for model in (two, wide, open_size):
+        with pytest.raises((ExportError, IntegrityError)):
+            OrtRunner(save(model))
+
+
+def test_what_onnxruntime_refuses(make: Any, save: Any) -> None:
+    model = make.qcdq()
+    model.graph.node[2].op_type = "NoSuchOperator"
+    with pytest.raises(IntegrityError, match="onnxruntime cannot load it"):
+        OrtRunner(save(model))
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        OrtRunner(Path("absent.onnx"))
+
+
+def test_logits_that_are_no_numbers(make: Any, save: Any) -> None:
+    model = make.qcdq()
+    make.replace(model, "bias", np.full(5, np.nan, np.float32))
+    with pytest.raises(ExportError, match="not finite"):
+        OrtRunner(save(model)).logits(_images(2))
+
+
+def test_flipped_bytes_only_raise_our_errors(make: Any, tmp_path: Path) -> None:
+    chance, path = random.Random(0), tmp_path / "flipped.onnx"
+    honest = make.qcdq().SerializeToString()
+    for _ in range(100):
+        data = bytearray(honest)
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        path.write_bytes(data)
+        try:
+            OrtRunner(path).logits(_images(2))
+        except QmuEdgeError:
+            pass
