@@ -196,7 +196,7 @@ class ChainedFile:
         return problems
 
     def _check_pages(self) -> Iterator[str]:
-        # Not quick_check: it passes over indices, and a wrong index hides a request.
+        # Not quick_check: it passes over indices, and a wrong index hides a step.
         yield from (line for (line,) in self.rows("PRAGMA integrity_check") if line != "ok")
         yield from (
             f"a row of {r[0]} points nowhere" for r in self.rows("PRAGMA foreign_key_check")

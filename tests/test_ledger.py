@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from qmu_edge import chain
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError, LedgerError, RequestError
 from qmu_edge.index import SampleIndex
 from qmu_edge.ledger import Ledger
@@ -375,7 +376,16 @@ def test_events_cannot_be_changed_by_accident(ledger: Ledger) -> None:
             ledger.rows(statement)
 
 
+ZERO = "0" * 64
 UNLOCK = ("DROP TRIGGER events_stay", "DROP TRIGGER events_remain")
+
+
+def lock_again(path: Path) -> None:
+    """Put back what UNLOCK dropped, so that nothing but the chain can give the change away."""
+    with closing(sqlite3.connect(path)) as db:
+        there = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    triggers = {"events_stay": chain._EVENTS[1], "events_remain": chain._EVENTS[2]}
+    outside(path, *(sql for name, sql in triggers.items() if name not in there))
 
 
 @pytest.mark.parametrize(
@@ -397,6 +407,7 @@ UNLOCK = ("DROP TRIGGER events_stay", "DROP TRIGGER events_remain")
         ("UPDATE classes SET name = 'dog' WHERE code = 0",),
         ("PRAGMA foreign_keys = OFF", "DELETE FROM requests"),
         ("DROP TABLE receipts",),
+        ("INSERT INTO meta VALUES ('unheard of', '1')",),
         UNLOCK,
         (*UNLOCK, "UPDATE events SET body = replace(body, '\"count\":2', '\"count\":1')"),
         (*UNLOCK, "UPDATE events SET body = body || ' '  WHERE seq = 3"),
@@ -414,26 +425,57 @@ def test_tampering_is_noticed(ledger: Ledger, tampering: tuple[str, ...]) -> Non
     fill(ledger)
     assert ledger.check() == []
     outside(ledger.path, *tampering)
+    if tampering != UNLOCK:
+        lock_again(ledger.path)
     problems = ledger.check()
     assert problems
     assert all(str(ledger.path) in problem for problem in problems)
+
+
+def test_an_event_with_a_fitting_hash_must_still_follow_the_one_before(ledger: Ledger) -> None:
+    fill(ledger)
+    ((seq, at, what, body),) = ledger.rows(
+        "SELECT seq, at, what, body FROM events ORDER BY seq DESC LIMIT 1"
+    )
+    forged = sha(f'{{"at":"{at}","body":{body},"previous":"{ZERO}","seq":{seq},"what":"{what}"}}')
+    outside(
+        ledger.path,
+        *UNLOCK,
+        f"UPDATE events SET previous = '{ZERO}', hash = '{forged}' WHERE seq = {seq}",
+    )
+    lock_again(ledger.path)
+    (problem,) = ledger.check()
+    assert f"event {seq} is missing or does not follow" in problem
 
 
 def test_a_cut_chain_with_fitting_rows_needs_the_head_kept_elsewhere(ledger: Ledger) -> None:
     fill(ledger)
     head = ledger.head()
     ledger.set_meta("late", 1)
-    last = "(SELECT max(seq) FROM events)"
-    triggers = [sql for (sql,) in ledger.rows("SELECT sql FROM sqlite_master WHERE type='trigger'")]
     outside(
         ledger.path,
         *UNLOCK,
-        f"DELETE FROM events WHERE seq = {last}",
+        "DELETE FROM events WHERE seq = (SELECT max(seq) FROM events)",
         "DELETE FROM meta WHERE key = 'late'",
-        *triggers,
     )
+    lock_again(ledger.path)
     assert ledger.check() == []  # as the module says: this is the chain's limit
     assert ledger.head() == head
+
+
+def test_a_damaged_index_that_hides_a_step_is_noticed(ledger: Ledger) -> None:
+    fill(ledger)
+    index = "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_steps_1'"
+    ((page,),), ((size,),) = ledger.rows(index), ledger.rows("PRAGMA page_size")
+    ledger.close()
+    data = bytearray(ledger.path.read_bytes())
+    place = data.index(b"resolved", (page - 1) * size, page * size)
+    data[place : place + 8] = b"resolver"
+    ledger.path.write_bytes(data)
+    with Ledger.open(ledger.path) as damaged:
+        assert damaged.step("req-1", "", "resolved") is None
+        assert len(damaged.rows("SELECT step FROM steps NOT INDEXED")) == 2
+        assert damaged.check()
 
 
 def test_flipped_bytes_are_noticed_unless_nothing_was_lost(ledger: Ledger) -> None:
