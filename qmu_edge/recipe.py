@@ -19,6 +19,7 @@ from qmu_edge.errors import ConfigError
 Bits = Annotated[int, Field(ge=2, le=8)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Limit = Fraction | Literal["off"]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -68,7 +69,7 @@ class ModelRecipe(_Section):
 
     architecture: Literal["resnet18", "mobilenet_v2"] = "resnet18"
     stem: Literal["cifar", "imagenet"] = "cifar"
-    width: Positive = 1.0
+    width: Annotated[float, Field(gt=0.0, le=8.0)] = 1.0
     weight_bits: Bits = 4
     activation_bits: Bits | Literal["float"] = 4
     edge_bits: Bits | Literal["float"] = 8
@@ -107,15 +108,24 @@ class PolicyRecipe(_Section):
     Gaps and drops are fractions (0.05 is five points). `reference` "retrained" trains the same recipe
     without the forget set and compares with its exported file; "held-out" compares with data never
     trained on.
+
+    Attributes:
+        reference: What the exported file is compared with.
+        max_fa_gap, max_mia_auc_gap: Largest distance from the reference, in either direction.
+        max_ta_drop, max_ra_drop: Largest loss against the file before unlearning. "off" for no limit.
+        min_agreement: Share of the parity inputs on which file and network must name the same class.
+        parity_inputs: How many images the parity gate uses, at least 1,000.
+        evaluation_images: At most so many retain images are evaluated.
     """
 
     reference: Literal["retrained", "held-out"] = "held-out"
-    max_fa_gap: Fraction | None = 0.05
-    max_ta_drop: Fraction | None = 0.02
-    max_ra_drop: Fraction | None = 0.05
-    max_mia_auc_gap: Fraction | None = 0.05
+    max_fa_gap: Limit = 0.05
+    max_ta_drop: Limit = 0.02
+    max_ra_drop: Limit = 0.05
+    max_mia_auc_gap: Limit = 0.05
     min_agreement: Fraction = 0.999
-    parity_inputs: Count = 1000
+    parity_inputs: Annotated[int, Field(ge=1000)] = 1000
+    evaluation_images: Count = 10_000
 
 
 class Recipe(_Section):
@@ -179,3 +189,34 @@ def recipe_text(name_or_path: str) -> str:
         return path.read_text("utf-8")
     known = ", ".join(shipped_recipes())
     raise ConfigError(f"recipe {name_or_path!r}: no such file, and not one of {known}")
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML, every value written out, so that `qmu.toml` hides no default.
+
+    >>> parse_recipe(to_toml(Recipe()), "text") == Recipe()
+    True
+    """
+    document = recipe.model_dump(mode="json", exclude_none=False)
+    tables = {key: value for key, value in document.items() if isinstance(value, dict)}
+    lines = [f"{key} = {_toml(v)}" for key, v in document.items() if key not in tables]
+    for name, table in tables.items():
+        if name == "unlearn":
+            continue
+        lines += ["", f"[{name}]", *_pairs(table)]
+    for name, table in recipe.unlearn.items():
+        lines += ["", f"[unlearn.{name}]", *_pairs(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _pairs(table: dict[str, Any]) -> list[str]:
+    # TOML has no null; the only fields that may be None have None as their default.
+    return [f"{key} = {_toml(value)}" for key, value in table.items() if value is not None]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml(v) for v in value)}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value, ensure_ascii=False)

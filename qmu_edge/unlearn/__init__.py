@@ -8,7 +8,7 @@ command line, or knows the name of a dataset. Quantizer scales stay frozen unles
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -90,12 +90,12 @@ def parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:
     unknown = [key for key in given if key not in allowed]
     if unknown:
         raise ConfigError(f"unlearn.{name}.{unknown[0]}: unknown; allowed are {', '.join(allowed)}")
-    defaults = {"train": train} if "train" in allowed else {}
-    try:
-        return TypeAdapter(params).validate_python({**defaults, **given}, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"unlearn.{name}.{where}: {first['msg']}, found {first['input']!r}"
-        ) from None
+    hints = get_type_hints(params)
+    values = {"train": train} if "train" in allowed else {}
+    for key, value in given.items():
+        try:
+            values[key] = TypeAdapter(hints[key]).validate_python(value, strict=True)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            raise ConfigError(f"unlearn.{name}.{key}: {problem}, found {value!r}") from None
+    return params(**values)

@@ -1,0 +1,1 @@
+"""The command line: typer commands over `qmu_edge.api`, one result on stdout, progress on stderr."""

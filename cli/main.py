@@ -1,0 +1,248 @@
+"""`qmu-edge`: arguments in, one call, one result out.
+
+Imports of the project stand inside the commands, so that `--help` answers without torch or pydantic.
+The one place that turns errors into exit codes is `main`.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+try:
+    import typer
+except ModuleNotFoundError:  # a device has the verifier only
+    sys.exit('the command line needs: pip install "qmu-edge[cli]"; a device runs python -m qmu_edge.verify')
+
+app = typer.Typer(
+    name="qmu-edge", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Remove a person's data from a quantized image classifier, and show it on the exported file.",
+)  # fmt: skip
+request_app = typer.Typer(no_args_is_help=True, help="Deletion requests.", rich_markup_mode=None)
+receipt_app = typer.Typer(no_args_is_help=True, help="Erasure receipts.", rich_markup_mode=None)
+app.add_typer(request_app, name="request")
+app.add_typer(receipt_app, name="receipt")
+
+ProjectOption = Annotated[
+    Path | None, typer.Option("--project", help="Folder of the project; found upwards from here.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+
+
+def _progress(quiet: bool) -> Any:
+    from qmu_edge.progress import Progress
+
+    return Progress() if quiet else Progress.stderr()
+
+
+def _show(result: Any, as_json: bool, text: Callable[[Any], str] | None = None) -> None:
+    from qmu_edge.cli import render
+
+    typer.echo(render.as_json(result) if as_json else (text or render.plain)(result))
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the project.")] = Path("."),
+    dataset: Annotated[
+        str, typer.Option(help="digits, cifar10, cifar100, svhn, fashion_mnist, or an image folder.")
+    ] = "digits",
+    recipe: Annotated[str, typer.Option(help="Name of a shipped recipe, or a TOML file.")] = "digits-resnet18-w4a4",
+    data_path: Annotated[Path | None, typer.Option(help="Where torchvision keeps downloads.")] = None,
+    subjects: Annotated[Path | None, typer.Option(help="CSV file: sample,subject.")] = None,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Register a dataset and make a project."""
+    from qmu_edge import api
+
+    _show(
+        api.init(
+            folder, dataset=dataset, recipe=recipe, data_path=data_path, subjects=subjects,
+            progress=_progress(quiet),
+        ),
+        json,
+    )  # fmt: skip
+
+
+@app.command()
+def train(
+    project: ProjectOption = None, device: DeviceOption = "auto", quiet: QuietOption = False, json: JsonOption = False
+) -> None:
+    """Train the recipe's network; continues after a kill."""
+    from qmu_edge import api
+
+    _show(api.train(project, device=device, progress=_progress(quiet)), json)
+
+
+@request_app.command("new")
+def request_new(
+    subject: Annotated[list[str] | None, typer.Option(help="Whose data; repeatable.")] = None,
+    sample: Annotated[list[str] | None, typer.Option(help="A sample id; repeatable.")] = None,
+    class_: Annotated[list[str] | None, typer.Option("--class", help="A class name; repeatable.")] = None,
+    regulation: Annotated[str, typer.Option(help="gdpr or ccpa.")] = "gdpr",
+    requested_by: Annotated[str | None, typer.Option(help="Reference of who asks.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write it there instead of stdout.")] = None,
+) -> None:
+    """Write a valid erasure request (JSON)."""
+    from qmu_edge import api
+
+    document = api.request_new(
+        subject_ids=subject or (), sample_ids=sample or (), class_ids=class_ or (),
+        regulation=regulation, requested_by=requested_by, out=out,
+    )  # fmt: skip
+    if out is None:
+        _show(document, True)
+    else:
+        typer.echo(str(out))
+
+
+@app.command()
+def unlearn(
+    request: Annotated[Path, typer.Option(help="The deletion request (JSON).")],
+    method: Annotated[str | None, typer.Option(help="Instead of the recipe's; see qmu-edge methods.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    project: ProjectOption = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Serve a deletion request: unlearn, re-quantize, export, verify, receipt."""
+    from qmu_edge import api
+    from qmu_edge.cli import render
+
+    result = api.unlearn(
+        request, project, method=method, dry_run=dry_run, device=device, progress=_progress(quiet)
+    )
+    _show(result, json, render.plain if dry_run else render.served)
+
+
+@app.command()
+def export(
+    format: Annotated[str, typer.Option(help="Comma-separated: qcdq, qonnx.")] = "qcdq,qonnx",
+    out: Annotated[Path | None, typer.Option(help="Folder; without it the files become `release`.")] = None,
+    project: ProjectOption = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Export the current checkpoint through all gates."""
+    from qmu_edge import api
+
+    formats = [name.strip() for name in format.split(",")]
+    _show(api.export(project, formats=formats, out=out, device=device, progress=_progress(quiet)), json)
+
+
+@app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(help="The exported file.")],
+    project: ProjectOption = None,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Check an exported file under onnxruntime; exit code 7 when a threshold is missed."""
+    from qmu_edge import api
+    from qmu_edge.cli import render
+    from qmu_edge.errors import VerificationFailed
+
+    result = api.verify(model, project, progress=_progress(quiet))
+    _show(result, json, render.verified)
+    if not result["passed"]:
+        raise VerificationFailed(f"{model}: a threshold is not met")
+
+
+@app.command()
+def status(project: ProjectOption = None, json: JsonOption = False) -> None:
+    """Where the project stands, and which requests are open."""
+    from qmu_edge import api
+
+    _show(api.status(project), json)
+
+
+@receipt_app.command("show")
+def receipt_show(
+    path: Annotated[Path | None, typer.Argument(help="The receipt; the current one when absent.")] = None,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show a receipt."""
+    from qmu_edge import api
+    from qmu_edge.cli import render
+
+    _show(api.receipt_show(path, project), json, render.receipt)
+
+
+@receipt_app.command("verify")
+def receipt_verify(
+    path: Annotated[Path | None, typer.Argument(help="The receipt; the current one when absent.")] = None,
+    file: Annotated[list[Path] | None, typer.Option(help="A model file; repeatable.")] = None,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Hold a receipt against the files that it speaks of."""
+    from qmu_edge import api
+
+    _show(api.receipt_verify(path, project, files=file or ()), json)
+
+
+@app.command()
+def methods(json: JsonOption = False) -> None:
+    """The unlearning methods."""
+    from qmu_edge import api
+
+    _show(api.methods(), json)
+
+
+@app.command()
+def recipes(json: JsonOption = False) -> None:
+    """The recipes that come with the package."""
+    from qmu_edge import api
+
+    _show(api.recipes(), json)
+
+
+@app.command()
+def doctor(project: ProjectOption = None, json: JsonOption = False) -> None:
+    """Versions, GPU, and the integrity of everything stored; exit code 4 when something is wrong."""
+    from qmu_edge import api
+    from qmu_edge.errors import IntegrityError
+
+    result = api.doctor(project)
+    _show(result, json)
+    if result["problems"]:
+        raise IntegrityError(f"{len(result['problems'])} problems, the first: {result['problems'][0]}")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where; made when missing.")] = Path("demo"),
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train on digits, delete one person, verify beside a retrained reference."""
+    from qmu_edge.cli import render
+    from qmu_edge.demo import demo as run
+
+    _show(run(folder, progress=_progress(quiet)), json, render.demo)
+
+
+def main() -> None:
+    """Run the command line; deliberate errors become one line and their exit code."""
+    from qmu_edge.errors import ConfigError, QmuEdgeError
+
+    try:
+        app()
+    except QmuEdgeError as error:
+        _fail(error)
+    except OSError as error:  # a full disk or a read-only folder, outside the store's own writes
+        _fail(ConfigError(f"{error.filename or 'the system'}: {error.strerror or error}"))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(error: Any) -> None:
+    print(f"qmu-edge: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)

@@ -1,0 +1,124 @@
+"""Results as text for people; every command also prints them whole with `--json`."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def as_json(result: Any) -> str:
+    """The whole result, indented."""
+    return json.dumps(result, indent=2, sort_keys=False, ensure_ascii=False)
+
+
+def plain(result: Any) -> str:
+    """Nested dictionaries and lists, indented."""
+    return "\n".join(_lines(result, ""))
+
+
+def _lines(value: Any, indent: str) -> Iterator[str]:
+    items: Any = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for key, item in items:
+        label = f"{indent}{key}" if isinstance(value, Mapping) else f"{indent}-"
+        if isinstance(item, Mapping | list | tuple) and item:
+            yield label
+            yield from _lines(item, indent + "  ")
+        else:
+            yield f"{label}  {_value(item)}"
+
+
+def _value(item: Any) -> str:
+    if item is None:
+        return "-"
+    if isinstance(item, float):
+        return f"{item:.4g}"
+    return "none" if item in ([], (), {}) else str(item)
+
+
+def table(rows: list[list[str]]) -> str:
+    """Rows of cells, the first column left-aligned, the others right-aligned."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent, two decimals."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _accuracies(report: Mapping[str, Any]) -> str:
+    rows = [["", "FA %", "RA %", "TA %", "MIA %", "MIA AUC"]]
+    for name in ("original", "unlearned", "retrained"):
+        part = report.get(name)
+        if part is None:
+            continue
+        found = part["evaluation"]
+        cells = [percent((found[k] or {}).get("value")) for k in ("fa", "ra", "ta")]
+        efficacy = part["mia_efficacy"]
+        auc = found["mia_auc"]
+        rows.append(
+            [name, *cells, percent(efficacy and efficacy["mean"]), f"{auc['value']:.3f}" if auc else "-"]
+        )
+    return table(rows)
+
+
+def _verdict(verdict: Mapping[str, Any] | None) -> str:
+    if verdict is None:
+        return "no verdict: nothing was deleted yet"
+    rows = [["check", "value", "allowed", ""]]
+    for c in verdict["checks"]:
+        value = "not measured" if c["value"] is None else f"{c['value']:.4f}"
+        rows.append([c["name"], value, f"{c['allowed']:.4f}", "met" if c["passed"] else "MISSED"])
+    return table(rows)
+
+
+def served(result: Mapping[str, Any]) -> str:
+    """A request that was served."""
+    report = result["report"]
+    reference = report["reference"]["kind"]
+    steps = table([["step", "seconds", "peak MB"], *_costs(result["steps"])])
+    files = "\n".join(f"{path}" for path in (*result["files"].values(), result["receipt"]))
+    head = f"request {result['request']}: {result['outcome']}, {result['counts']['forget']} images forgotten"
+    parts = [head, _accuracies(report), f"against {reference}:\n{_verdict(report['verdict'])}", steps, files]
+    return "\n\n".join(parts)
+
+
+def _costs(steps: Mapping[str, Any]) -> list[list[str]]:
+    return [[name, f"{c['seconds']:.1f}", f"{c['peak_mb']:.0f}"] for name, c in steps.items()]
+
+
+def verified(result: Mapping[str, Any]) -> str:
+    """What `verify` found."""
+    weights = result["latent_weights"]
+    lines = [f"{result['file']}  {result['bytes']:,} bytes  sha256 {result['sha256']}"]
+    lines.append(f"latent-weight gate passed: {len(weights['weights'])} weights on their grids")
+    if result.get("note"):
+        lines.append(result["note"])
+    if result["evaluation"]:
+        lines += ["", _accuracies({"unlearned": result}).replace("unlearned", "this file")]
+        lines += ["", _verdict(result["verdict"])]
+    return "\n".join(lines)
+
+
+def receipt(result: Mapping[str, Any]) -> str:
+    """A receipt as text."""
+    from qmu_edge.receipt import render
+
+    return f"sha256 {result['sha256']}\n{render(result['receipt'])}"
+
+
+def demo(result: Mapping[str, Any]) -> str:
+    """The table of the demonstration."""
+    rows = [["", "FA %", "RA %", "TA %", "MIA %", "MIA AUC", "file KiB", "seconds"]]
+    for name, row in result["rows"].items():
+        shares = [percent(row[k]) for k in ("FA", "RA", "TA", "MIA")]
+        rows.append(
+            [name, *shares, f"{row['MIA AUC']:.3f}", f"{row['file_bytes'] / 1024:.0f}", f"{row['seconds']:.1f}"]
+        )
+    steps = table([["step", "seconds", "peak MB"], *_costs(result["steps"])])
+    paths = "\n".join(result["paths"].values())
+    parts = [table(rows), _verdict(result["verdict"]), steps, paths]
+    return "\n\n".join(parts)

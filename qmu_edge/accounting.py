@@ -1,0 +1,35 @@
+"""What a piece of work cost: wall-clock seconds and peak memory of this process."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+def accounted(work: Callable[[], Result]) -> tuple[Result, dict[str, float]]:
+    """Run `work` and say what it took.
+
+    Returns:
+        Its result, and `seconds` and `peak_mb` (MiB of resident memory at the highest point; since the
+        start of the process where the system cannot reset its mark).
+    """
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: restart the high-water mark
+    start = time.perf_counter()
+    result = work()
+    seconds = time.perf_counter() - start
+    return result, {"seconds": round(seconds, 3), "peak_mb": round(_peak_bytes() / 2**20, 1)}
+
+
+def _peak_bytes() -> float:
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return float(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak) if sys.platform == "darwin" else peak * 1024.0

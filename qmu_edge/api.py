@@ -1,0 +1,309 @@
+"""The commands as Python functions, under the same names; the command line is a thin layer over them.
+
+Each takes plain values, returns a dictionary that is ready for JSON, and raises the errors of
+`qmu_edge.errors`. Imports of torch stand inside the functions that need it, so that `status` and
+`receipt_verify` answer at once.
+"""
+
+import hashlib
+import json
+import platform
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from qmu_edge import __version__, receipt
+from qmu_edge.errors import ConfigError, LedgerError, QmuEdgeError
+from qmu_edge.progress import Progress
+from qmu_edge.project import Project, create, find, opened
+from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes
+from qmu_edge.request import load_request, new_request
+from qmu_edge.store import hold, write_atomic
+
+SOURCES = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist")
+
+
+def init(
+    folder: Path,
+    *,
+    dataset: str = "digits",
+    recipe: str = "digits-resnet18-w4a4",
+    data_path: Path | None = None,
+    subjects: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Register a dataset and make a project of `folder`.
+
+    Args:
+        folder: The user's folder.
+        dataset: One of `SOURCES`, or a folder with `train/<class>/*` and `test/<class>/*`.
+        recipe: Name of a shipped recipe, or a TOML file.
+        data_path: Where torchvision keeps its downloads.
+        subjects: CSV file `sample,subject`.
+        progress: Silent when None.
+    """
+    found = parse_recipe(recipe_text(recipe), recipe)
+    values = found.data.model_dump()
+    if dataset in SOURCES:
+        values.update(source=dataset, path=str(data_path.resolve()) if data_path else None)
+    elif Path(dataset).is_dir():
+        values.update(source="folder", path=str(Path(dataset).resolve()))
+    else:
+        raise ConfigError(f"dataset {dataset!r}: no such folder, and not one of {', '.join(SOURCES)}")
+    chosen = Recipe.model_validate({**found.model_dump(), "data": values})
+    return {"project": str(folder), **create(folder, chosen, subjects, progress or Progress())}
+
+
+def train(
+    project: Path | None = None, *, device: str = "auto", progress: Progress | None = None
+) -> dict[str, Any]:
+    """Train the recipe's network on all samples that no request has deleted; continues after a kill."""
+    from qmu_edge.training import train_project
+
+    with _project(project, progress) as opened_project:
+        return train_project(opened_project, device)
+
+
+def request_new(
+    *,
+    subject_ids: Sequence[str] = (),
+    sample_ids: Sequence[str] = (),
+    class_ids: Sequence[str | int] = (),
+    regulation: str = "gdpr",
+    requested_by: str | None = None,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """A valid erasure request; written to `out` when given, which must not exist."""
+    document = new_request(
+        subject_ids=subject_ids, sample_ids=sample_ids, class_ids=class_ids,
+        regulation=regulation, requested_by=requested_by,
+    )  # fmt: skip
+    if out is not None:
+        if out.exists():
+            raise ConfigError(f"{out}: exists already")
+        write_atomic(out, json.dumps(document, indent=2).encode() + b"\n", mode=0o600)
+    return document
+
+
+def unlearn(
+    request: Path,
+    project: Path | None = None,
+    *,
+    method: str | None = None,
+    dry_run: bool = False,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Serve a deletion request: unlearn, re-quantize, export, verify, receipt.
+
+    Args:
+        request: The file.
+        project: Its folder; found upwards from here when None.
+        method: Instead of the recipe's.
+        dry_run: Only say what would be deleted.
+        device: "auto", "cpu" or "cuda".
+        progress: Silent when None.
+    """
+    with _project(project, progress) as found:
+        parsed = load_request(request, key=found.key)
+        from qmu_edge.pipeline import plan, serve
+        from qmu_edge.release import device_named
+
+        chosen = device_named(device)
+        name = method or found.recipe.method
+        if not dry_run:
+            return serve(found, parsed, name, chosen)
+        split = plan(found, parsed)
+        return {
+            "request": parsed.request_id, "method": name, "scope": split.scope,
+            "counts": split.counts(), "split": split.digest(), "dry_run": True,
+        }  # fmt: skip
+
+
+def export(
+    project: Path | None = None,
+    *,
+    formats: Sequence[str] = ("qcdq", "qonnx"),
+    out: Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Export the current checkpoint through all gates.
+
+    The files go to `out`; without it they become the project's `release`.
+    """
+    from qmu_edge.release import copy_files, device_named, make_release, publish
+
+    with _project(project, progress) as found:
+        chosen = device_named(device)
+        with hold(found.folder):
+            digest, release = make_release(found, found.current("checkpoint"), chosen, tuple(formats))
+            if out is not None:
+                paths = copy_files(found, release, out)
+            else:
+                found.ledger.set_current("release", digest)
+                link = publish(found, digest, None, None)
+                paths = [link / name for name in release["files"]]
+        return {
+            "checkpoint": release["checkpoint"], "files": {p.name: str(p) for p in paths},
+            "sha256": release["files"], "bytes": release["bytes"], "parity": release["parity"],
+        }  # fmt: skip
+
+
+def verify(
+    model: Path, project: Path | None = None, *, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Check an exported file: structure, latent weights, and its accuracies on the project's data.
+
+    Without a project only the file itself is checked. `passed` is false when a threshold is missed.
+    """
+    if project is None:
+        try:
+            project = find(Path.cwd())
+        except ConfigError:
+            from qmu_edge.verify.__main__ import describe
+            from qmu_edge.verify.onnx_file import read
+
+            return describe(read(model))
+    from qmu_edge.checking import check_against_project
+
+    with _project(project, progress) as found:
+        return check_against_project(found, model)
+
+
+def status(project: Path | None = None) -> dict[str, Any]:
+    """Where the project stands: current objects, requests with their deadlines, what comes next."""
+    with _project(project, None) as found:
+        ledger = found.ledger
+        now = datetime.now(UTC).isoformat()
+        requests = [
+            {
+                "request": r.request_id, "received": r.received, "due": r.due, "state": r.state,
+                "outcome": r.outcome, "next": None if r.state == "completed" else _next(found, r.request_id),
+                "overdue": r.state != "completed" and r.due is not None and r.due < now,
+            }
+            for r in ledger.requests()
+        ]  # fmt: skip
+        return {
+            "project": str(found.root),
+            "dataset": found.recipe.data.source,
+            "samples": len(found.index.ids),
+            "deleted": len(ledger.tombstones()),
+            **{name: ledger.current(name) for name in ("checkpoint", "release", "receipt")},
+            "requests": requests,
+        }
+
+
+def _next(project: Project, request_id: str) -> str:
+    open_steps = [s for s in project.ledger.steps(request_id) if s.status != "done"]
+    at = f" from step {open_steps[-1].step}" if open_steps else ""
+    return f"run qmu-edge unlearn with the same request again: it goes on{at}"
+
+
+def receipt_show(path: Path | None = None, project: Path | None = None) -> dict[str, Any]:
+    """A receipt: the file at `path`, or the project's current one."""
+    data = _receipt_bytes(path, project)
+    return {"sha256": hashlib.sha256(data).hexdigest(), "receipt": receipt.loads(data, path or "receipt")}
+
+
+def receipt_verify(
+    path: Path | None = None, project: Path | None = None, *, files: Sequence[Path] = ()
+) -> dict[str, Any]:
+    """Check a receipt: its form, and the digests of the files at hand. Works offline and without torch.
+
+    Args:
+        path: The receipt; the project's current one when None.
+        project: Whose store holds the receipt and the one before it.
+        files: Model files; those that lie beside the receipt are found by name.
+    """
+    data = _receipt_bytes(path, project)
+    names = [s["name"] for s in receipt.loads(data, path or "receipt")["subject"]]
+    beside = (path or find(project or Path.cwd()) / "release" / "receipt.json").parent
+    given = {f.name: f for f in [*(beside / n for n in names if (beside / n).is_file()), *files]}
+    return {"sha256": hashlib.sha256(data).hexdigest(), "checks": receipt.verify(data, files=given)}
+
+
+def _receipt_bytes(path: Path | None, project: Path | None) -> bytes:
+    if path is not None:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise LedgerError(f"{path}: cannot be read: {error.strerror}") from None
+    with _project(project, None) as found:
+        digest = found.ledger.current("receipt")
+        if digest is None:
+            raise ConfigError(f"{found.root}: no receipt yet")
+        return found.store.get_bytes(digest)
+
+
+def methods() -> dict[str, Any]:
+    """The unlearning methods with their category, summary and default parameters."""
+    from qmu_edge.unlearn import METHODS, parameters
+
+    return {
+        name: {
+            "category": m.category, "summary": m.summary,
+            "parameters": _defaults(parameters(name, {}, Recipe().train)),
+        }
+        for name, m in METHODS.items()
+    }  # fmt: skip
+
+
+def _defaults(params: Any) -> dict[str, Any]:
+    names = params.__dataclass_fields__
+    return {n: "the recipe's [train]" if n == "train" else getattr(params, n) for n in names}
+
+
+def recipes() -> dict[str, str]:
+    """The recipes that come with the package."""
+    return shipped_recipes()
+
+
+def doctor(project: Path | None = None) -> dict[str, Any]:
+    """Versions, GPU, and the integrity of everything that a project stores.
+
+    Returns:
+        `problems` is empty when all is well.
+    """
+    found: dict[str, Any] = {"versions": _versions(), "gpu": _gpu(), "problems": []}
+    try:
+        root = find(project or Path.cwd())
+    except ConfigError:
+        return found
+    with opened(root, Progress()) as p:
+        problems = [*p.store.check(), *p.ledger.check()]
+        for check in (lambda: p.key, lambda: p.images):
+            try:
+                check()
+            except QmuEdgeError as error:
+                problems.append(str(error))
+        mode = (p.folder / "keys").stat().st_mode & 0o077
+        if mode:
+            problems.append(f"{p.folder / 'keys'}: readable by others; allowed is mode 0700")
+    return {**found, "project": str(root), "problems": problems}
+
+
+def _versions() -> dict[str, str | None]:
+    names = ("torch", "torchvision", "brevitas", "onnx", "onnxruntime", "qonnx", "numpy", "scikit-learn")
+    found: dict[str, str | None] = {"qmu-edge": __version__, "python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _gpu() -> str | None:
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def _project(folder: Path | None, progress: Progress | None) -> Any:
+    return opened(find(folder or Path.cwd()), progress or Progress())

@@ -1,0 +1,75 @@
+"""Verify any exported file against a project's data.
+
+A file that a receipt speaks of is measured again on that request's sets and judged against the same
+reference. Any other file is measured on all data: "forget" is then everything that was ever deleted, and
+the reference is data never trained on.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qmu_edge.index import SAMPLE_SPLITS
+from qmu_edge.pipeline import split_from, thresholds_of
+from qmu_edge.project import TRAIN, Project
+from qmu_edge.release import evaluate_file, evaluation_in
+from qmu_edge.split import Split
+from qmu_edge.verify.__main__ import describe
+from qmu_edge.verify.onnx_file import read
+from qmu_edge.verify.report import Reference, Verdict, held_out, judge, to_json
+
+
+def check_against_project(project: Project, path: Path) -> dict[str, Any]:
+    """Structure, latent-weight gate, accuracies and verdict of one file.
+
+    Returns:
+        What `python -m qmu_edge.verify` returns, with `mia_efficacy`, `request` (whose receipt names the
+        file, or None) and `passed`.
+    """
+    file = read(path)
+    result = describe(file)
+    if file.is_qonnx:
+        result["note"] = "a QONNX file has no operators in onnxruntime: structure and weights were checked"
+        return result
+    request, split, report = _request_of(project, file.sha256)
+    found = evaluate_file(project, path, split)
+    verdict = _verdict(project, found, report)
+    passed = verdict is None or verdict.passed
+    return {**result, **found, "request": request, "verdict": to_json(verdict), "passed": passed}
+
+
+def _request_of(project: Project, sha256: str) -> tuple[str | None, Split, dict[str, Any] | None]:
+    """The request whose release holds the file, its split and its report."""
+    for row in reversed(project.ledger.requests()):
+        if row.state != "completed":
+            continue
+        steps = {s.step: s.detail for s in project.ledger.steps(row.request_id) if s.status == "done"}
+        release = json.loads(project.store.get_bytes(steps["exported"]["release"]))
+        if sha256 in release["files"].values():
+            split = split_from(project.store.get_bytes(steps["resolved"]["split"]))
+            return row.request_id, split, json.loads(project.store.get_bytes(steps["verified"]["report"]))
+    return None, _everything(project), None
+
+
+def _everything(project: Project) -> Split:
+    """All data: what was deleted as forget, what is trainable as retain."""
+    index, dead = project.index, project.ledger.tombstones()
+    gone = np.fromiter((i in dead for i in index.ids), bool, len(index.ids))
+    parts = [np.flatnonzero((index.splits == code) & ~gone) for code in range(len(SAMPLE_SPLITS))]
+    return Split(
+        forget=np.flatnonzero((index.splits == TRAIN) & gone), retain=parts[0], validation=parts[1],
+        test=parts[2], also_erased=np.flatnonzero((index.splits != TRAIN) & gone), scope="mixed",
+        index_digest=index.digest(),
+    )  # fmt: skip
+
+
+def _verdict(project: Project, found: dict[str, Any], report: dict[str, Any] | None) -> Verdict | None:
+    evaluation = evaluation_in(found)
+    if report is not None:
+        reference = Reference(**report["reference"])
+        return judge(evaluation, reference, thresholds_of(project), evaluation_in(report["original"]))
+    if evaluation.fa is None:
+        return None  # nothing was deleted yet, so there is nothing to have forgotten
+    return judge(evaluation, held_out(evaluation), thresholds_of(project))

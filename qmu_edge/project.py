@@ -1,0 +1,221 @@
+"""A user's folder: `qmu.toml`, the store `.qmu` and what is in it, `release` with what is current.
+
+    qmu.toml            the recipe
+    .qmu/ledger.db      samples, requests, steps, receipts, tombstones
+    .qmu/objects/       checkpoints, model files, reports, receipts: name = SHA-256, written once
+    .qmu/keys/          the key of pseudonyms, mode 0600
+    .qmu/cache/         decoded images, checked against the sample index whenever they are opened
+    .qmu/work/          state of unfinished training
+    .qmu/releases/      folders of released files
+    release             link to the current one
+
+A project is made in a hidden folder beside its place and renamed when it is whole.
+"""
+
+import io
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.index import SAMPLE_SPLITS, SampleIndex, assign_splits, content_digests, pseudonym, read_subjects
+from qmu_edge.ledger import Ledger
+from qmu_edge.progress import Progress
+from qmu_edge.recipe import Recipe, parse_recipe, to_toml
+from qmu_edge.store import ObjectStore, write_atomic
+
+RECIPE: Final = "qmu.toml"
+STORE: Final = ".qmu"
+KEY: Final = "keys/pseudonym.key"
+IMAGES: Final = "cache/images.npy"
+TRAIN: Final = SAMPLE_SPLITS.index("train")
+
+
+@dataclass
+class Project:
+    """An open project.
+
+    Attributes:
+        root: The user's folder.
+        recipe: As `qmu.toml` says now.
+        ledger: Open; closed with the project.
+        progress: Where long work shows itself.
+    """
+
+    root: Path
+    recipe: Recipe
+    ledger: Ledger
+    progress: Progress
+
+    @property
+    def folder(self) -> Path:
+        """The store's folder."""
+        return self.root / STORE
+
+    @property
+    def store(self) -> ObjectStore:
+        """The objects."""
+        return ObjectStore(self.folder / "objects")
+
+    @cached_property
+    def index(self) -> SampleIndex:
+        """All samples, as registered."""
+        return self.ledger.read_samples()
+
+    @cached_property
+    def key(self) -> bytes:
+        """The HMAC key of pseudonyms and request digests.
+
+        Raises:
+            IntegrityError: It is missing or not 32 bytes.
+        """
+        path = self.folder / KEY
+        try:
+            key = path.read_bytes()
+        except OSError as error:
+            raise IntegrityError(f"{path}: cannot be read: {error.strerror}") from None
+        if len(key) != 32:
+            raise IntegrityError(f"{path}: {len(key)} bytes, allowed are 32")
+        return key
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """All decoded images, uint8 (n, c, h, w), as a private memory map.
+
+        Raises:
+            IntegrityError: The cache is missing, or an image is not the one that was registered.
+        """
+        path = self.folder / IMAGES
+        try:
+            images: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise IntegrityError(f"{path}: decoded images cannot be opened: {error}") from None
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(self.index.ids):
+            raise IntegrityError(f"{path}: {images.dtype} {images.shape} is not the registered dataset")
+        found = content_digests(images)
+        altered = [i for i, (a, b) in enumerate(zip(found, self.index.digests, strict=True)) if a != b]
+        if altered:
+            raise IntegrityError(
+                f"{path}: {len(altered)} images are not the registered ones, the first is "
+                f"{self.index.ids[altered[0]]}"
+            )
+        return images
+
+    def trainable(self) -> np.ndarray:
+        """Positions (n,) of all training samples that no request has deleted."""
+        dead = self.ledger.tombstones()
+        alive = np.fromiter((i not in dead for i in self.index.ids), bool, len(self.index.ids))
+        return np.flatnonzero((self.index.splits == TRAIN) & alive)
+
+    def current(self, what: str) -> str:
+        """Digest of the current checkpoint or release.
+
+        Raises:
+            ConfigError: There is none yet.
+        """
+        digest = self.ledger.current(what)  # type: ignore[arg-type]
+        if digest is None:
+            first = "qmu-edge train" if what == "checkpoint" else "qmu-edge export"
+            raise ConfigError(f"{self.root}: no {what} yet; run {first} first")
+        return digest
+
+
+def find(start: Path) -> Path:
+    """The project folder at or above `start`.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    here = start.resolve()
+    for folder in (here, *here.parents):
+        if (folder / RECIPE).is_file() and (folder / STORE).is_dir():
+            return folder
+    raise ConfigError(f"no project at {start} or above; run qmu-edge init first")
+
+
+@contextmanager
+def opened(root: Path, progress: Progress) -> Iterator[Project]:
+    """Open the project in `root`.
+
+    Raises:
+        ConfigError: The recipe is wrong.
+        IntegrityError: The ledger is missing.
+        LedgerError: The ledger does not hold.
+    """
+    text = (root / RECIPE).read_text("utf-8")
+    recipe = parse_recipe(text, str(root / RECIPE))
+    with Ledger.open(root / STORE / "ledger.db") as ledger:
+        yield Project(root, recipe, ledger, progress)
+
+
+def create(root: Path, recipe: Recipe, subjects: Path | None, progress: Progress) -> dict[str, Any]:
+    """Register the recipe's dataset and make a project of `root`.
+
+    Args:
+        root: The folder; made when missing. It must not hold a project.
+        recipe: What `qmu.toml` will say.
+        subjects: CSV file `sample,subject`.
+        progress: Decoding is shown there.
+
+    Returns:
+        Counts of samples by split, of classes and of subjects.
+
+    Raises:
+        ConfigError: There is a project already, no dataset, or the disk refuses.
+    """
+    if (root / STORE).exists() or (root / RECIPE).exists():
+        raise ConfigError(f"{root}: there is a project already")
+    from qmu_edge.datasets import load
+
+    source = load(recipe.data, progress)
+    staging = root / f"{STORE}.new-{os.getpid()}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for folder in ("objects", "keys", "cache", "work", "releases"):
+            (staging / folder).mkdir(parents=True, mode=0o700 if folder == "keys" else 0o755)
+        key = secrets.token_bytes(32)
+        write_atomic(staging / KEY, key, mode=0o600)
+        given = read_subjects(subjects, source.ids) if subjects else source.subjects
+        index = _index(source, given, key)
+        write_atomic(staging / IMAGES, _npy(source.images), mode=0o600)
+        with Ledger.create(staging / "ledger.db") as ledger:
+            ledger.write_samples(index)
+        write_atomic(root / RECIPE, to_toml(recipe).encode())
+        staging.rename(root / STORE)
+    except OSError as error:
+        raise ConfigError(f"cannot write {root}: {error.strerror}; nothing was changed") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return _summary(index)
+
+
+def _index(source: Any, subjects: Sequence[str], key: bytes) -> SampleIndex:
+    digests = content_digests(source.images)
+    names = tuple(pseudonym(key, s) if s else "" for s in subjects) or ("",) * len(source.ids)
+    splits = assign_splits(source.labels, digests, source.given)
+    return SampleIndex(
+        source.ids, tuple(digests), source.labels, splits, names, source.class_names
+    )
+
+
+def _summary(index: SampleIndex) -> dict[str, Any]:
+    counts = {name: int((index.splits == code).sum()) for code, name in enumerate(SAMPLE_SPLITS)}
+    subjects = len({s for s in index.subjects if s})
+    return {
+        "samples": len(index.ids), **counts,
+        "classes": len(index.class_names), "subjects": subjects, "split": index.digest(),
+    }  # fmt: skip
+
+
+def _npy(images: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, images, allow_pickle=False)
+    return buffer.getvalue()

@@ -1,0 +1,209 @@
+"""From a checkpoint to files that ship, and what those files do under onnxruntime.
+
+A release is a small JSON object: the digest of its checkpoint and of each exported file, parity and gate
+reports. It is made once for a checkpoint. `evaluate_release` runs the exported file, never the network.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from qmu_edge import checkpoint
+from qmu_edge.audit.svm import mia_efficacy
+from qmu_edge.data import Augment, ForgetRetain, Samples, on_device
+from qmu_edge.errors import ConfigError
+from qmu_edge.export import FILES, export
+from qmu_edge.models.layers import Classifier
+from qmu_edge.project import Project
+from qmu_edge.split import Split
+from qmu_edge.store import write_atomic
+from qmu_edge.train import predict
+from qmu_edge.verify.report import Evaluation, evaluate, evaluation_from_json, to_json
+from qmu_edge.verify.runner import OrtRunner
+
+FORMATS: Final = ("qcdq", "qonnx")
+THREADS: Final = max(1, min(8, os.cpu_count() or 1))
+
+
+def device_named(name: str) -> torch.device:
+    """The device to compute on: "auto" takes the GPU when there is one.
+
+    Raises:
+        ConfigError: Another name, or "cuda" without a GPU.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is not one of auto, cpu, cuda")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError("device cuda: this machine has no usable NVIDIA GPU; use --device cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def samples_of(project: Project, device: torch.device) -> Samples:
+    """All images of the dataset as one set."""
+    limit = project.recipe.data.memory_gb * 2**30
+    return on_device(project.images, project.index.labels, device, limit_bytes=limit)
+
+
+def forget_retain(project: Project, split: Split, everything: Samples, state: Path) -> ForgetRetain:
+    """The sets of a split on the device."""
+    forget, retain, validation = (
+        everything.take(torch.from_numpy(part)) for part in (split.forget, split.retain, split.validation)
+    )
+    recipe = project.recipe.data
+    return ForgetRetain(
+        forget=forget, retain=retain, validation=validation,
+        augment=Augment(recipe.pad, recipe.flip), progress=project.progress, state=state,
+    )  # fmt: skip
+
+
+def load_checkpoint(project: Project, digest: str) -> tuple[Classifier, checkpoint.Origin]:
+    """A checkpoint of the project's model.
+
+    Raises:
+        IntegrityError: Missing, altered, or of another model.
+    """
+    data = project.store.get_bytes(digest, limit=4 << 30)
+    return checkpoint.loads(data, f"checkpoint {digest[:12]}", project.recipe.model)
+
+
+def origin_of(project: Project, method: str, parent: str = "") -> checkpoint.Origin:
+    """What a new checkpoint of the project says about itself."""
+    index = project.index
+    return checkpoint.Origin(
+        class_names=index.class_names, size=project.images.shape[-1], split=index.digest(),
+        method=method, parent=parent,
+    )  # fmt: skip
+
+
+def make_release(
+    project: Project, digest: str, device: torch.device, formats: tuple[str, ...] = FORMATS
+) -> tuple[str, dict[str, Any]]:
+    """Export a checkpoint, or find the release that was made of it before.
+
+    Returns:
+        Digest and content of the release object.
+
+    Raises:
+        ExportError: A gate does not pass; no release is made.
+    """
+    known = project.ledger.meta(f"release:{digest}:{','.join(formats)}")
+    if known:
+        return known, json.loads(project.store.get_bytes(known))
+    model, origin = load_checkpoint(project, digest)
+    model.to(device)
+    images = parity_images(project)
+    policy = project.recipe.policy
+    project.progress.start("export", 0)
+    logits = predict(model, on_device(images, np.zeros(len(images), np.int64), device, limit_bytes=0))
+    files = export(
+        model, formats=formats, class_names=origin.class_names, images=images,
+        logits=logits.numpy(), min_agreement=policy.min_agreement, min_inputs=policy.parity_inputs,
+    )  # fmt: skip
+    project.progress.finish(f"{len(files)} files")
+    release = {
+        "checkpoint": digest,
+        "files": {FILES[f.format]: project.store.put_bytes(f.data) for f in files},
+        "bytes": {FILES[f.format]: len(f.data) for f in files},
+        "parity": {f.format: to_json(f.parity) for f in files},
+        "gate": {f.format: to_json(f.gate) for f in files},
+    }
+    found = project.store.put_bytes(_canonical(release))
+    project.ledger.set_meta(f"release:{digest}:{','.join(formats)}", found)
+    return found, release
+
+
+def parity_images(project: Project) -> np.ndarray:
+    """Images of the parity gate: never deleted ones; shifted copies where the dataset is small."""
+    dead = project.ledger.tombstones()
+    index, wanted = project.index, project.recipe.policy.parity_inputs
+    order = np.argsort(-index.splits, kind="stable")  # test images first
+    alive = [i for i in order if index.ids[i] not in dead][:wanted]
+    images = project.images[alive]
+    shifts = [np.roll(images, s, axis=(2, 3)) for s in range(1, -(-wanted // max(1, len(alive))))]
+    return np.concatenate([images, *shifts])[: max(wanted, len(alive))]
+
+
+def evaluate_release(project: Project, release: Mapping[str, Any], split: Split) -> dict[str, Any]:
+    """What the exported file does on the sets of a split.
+
+    Returns:
+        `evaluation` (see `qmu_edge.verify.report`) and `mia_efficacy` (mean and deviation over draws).
+    """
+    return evaluate_file(project, project.store.open_verified(release["files"][FILES["qcdq"]]), split)
+
+
+def evaluate_file(project: Project, path: Path, split: Split) -> dict[str, Any]:
+    """The same for any standard ONNX file."""
+    chosen = np.random.default_rng(0).permutation(split.retain)
+    parts = {
+        "forget": split.forget,
+        "retain": np.sort(chosen[: project.recipe.policy.evaluation_images]),
+        "test": split.test,
+        "validation": split.validation,
+    }
+    sets = {
+        name: (project.images[part], project.index.labels[part]) for name, part in parts.items() if len(part)
+    }
+    images = sum(len(labels) for _, labels in sets.values())
+    project.progress.start("evaluating the exported file", images)
+    evaluation, logits = evaluate(OrtRunner(path, threads=THREADS), sets)
+    project.progress.advance(images)
+    project.progress.finish()
+    efficacy = None
+    if {"test", "retain", "forget"} <= sets.keys():
+        efficacy = to_json(
+            mia_efficacy(*(a for s in ("retain", "test", "forget") for a in (logits[s], sets[s][1])))
+        )
+    return {"evaluation": to_json(evaluation), "mia_efficacy": efficacy}
+
+
+def evaluation_in(report: Mapping[str, Any]) -> Evaluation:
+    """The evaluation of a stored report."""
+    return evaluation_from_json(report["evaluation"])
+
+
+def publish(project: Project, digest: str, receipt: bytes | None, report: bytes | None) -> Path:
+    """Make a release the current one: a folder of its files, and the link `release` to it.
+
+    The link is replaced in one step, so a reader sees the old folder or the new one.
+    """
+    release = json.loads(project.store.get_bytes(digest))
+    folder = project.folder / "releases" / digest[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, sha in release["files"].items():
+        write_atomic(folder / name, project.store.get_bytes(sha, limit=4 << 30))
+    for name, data in (("receipt.json", receipt), ("report.json", report)):
+        if data is not None:
+            write_atomic(folder / name, data)
+    link = project.root / "release"
+    if link.exists() and not link.is_symlink():
+        raise ConfigError(f"{link} is not a link of qmu-edge; move it away")
+    fresh = project.root / f".release-{os.getpid()}"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(os.path.relpath(folder, project.root), target_is_directory=True)
+    os.replace(fresh, link)
+    return link
+
+
+def copy_files(project: Project, release: Mapping[str, Any], out: Path) -> list[Path]:
+    """Copy the files of a release into a folder of the user's."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror}") from None
+    paths = []
+    for name, sha in release["files"].items():
+        write_atomic(out / name, project.store.get_bytes(sha, limit=4 << 30))
+        paths.append(out / name)
+    return paths
+
+
+def _canonical(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+

@@ -1,0 +1,56 @@
+"""Train the project's network and make it the current checkpoint."""
+
+import hashlib
+from typing import Any
+
+import torch
+
+from qmu_edge import checkpoint
+from qmu_edge.data import Augment
+from qmu_edge.models import build
+from qmu_edge.models.layers import Shape
+from qmu_edge.project import Project
+from qmu_edge.release import device_named, origin_of, samples_of
+from qmu_edge.store import hold
+from qmu_edge.train import accuracy, fit
+
+
+def train_project(project: Project, device_name: str) -> dict[str, Any]:
+    """Train on all samples that no request has deleted.
+
+    The same training twice is done once. A training that was killed goes on from its last saved epoch.
+
+    Returns:
+        Digest of the checkpoint and the network's accuracies in torch (validation and test).
+    """
+    device = device_named(device_name)
+    with hold(project.folder):
+        return _train(project, device)
+
+
+def _train(project: Project, device: torch.device) -> dict[str, Any]:
+    recipe, index, positions = project.recipe, project.index, project.trainable()
+    identity = f"{recipe.model}{recipe.train}{recipe.data}{index.digest()}".encode()
+    run = hashlib.sha256(identity + positions.tobytes()).hexdigest()
+    everything = samples_of(project, device)
+    known = project.ledger.meta(f"trained:{run}")
+    if known is None:
+        shape = Shape(
+            channels=everything.pool.shape[1], classes=len(index.class_names),
+            mean=recipe.data.mean, std=recipe.data.std,
+        )  # fmt: skip
+        torch.manual_seed(recipe.train.seed)
+        model = build(recipe.model, shape, recipe.train.seed).to(device)
+        chosen = everything.take(torch.from_numpy(positions))
+        state = project.folder / "work" / f"train-{run[:16]}.safetensors"
+        augment = Augment(recipe.data.pad, recipe.data.flip)
+        fit(model, chosen, recipe.train, augment, progress=project.progress, resume=state)
+        digest = project.store.put_bytes(checkpoint.dumps(model, origin_of(project, "train")))
+        scores = {
+            name: accuracy(model, everything.take(torch.from_numpy(index.splits == code).nonzero()[:, 0]))
+            for code, name in ((1, "validation"), (2, "test"))
+        }
+        known = {"checkpoint": digest, "images": len(positions), "accuracy": scores}
+        project.ledger.set_meta(f"trained:{run}", known)
+    project.ledger.set_current("checkpoint", known["checkpoint"])
+    return dict(known)
