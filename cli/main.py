@@ -4,7 +4,9 @@ Imports of the project stand inside the commands, so that `--help` answers witho
 The one place that turns errors into exit codes is `main`.
 """
 
+import logging
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,9 +49,12 @@ def _show(result: Any, as_json: bool, text: Callable[[Any], str] | None = None) 
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder of the project.")] = Path("."),
     dataset: Annotated[
-        str, typer.Option(help="digits, cifar10, cifar100, svhn, fashion_mnist, or an image folder.")
+        str,
+        typer.Option(help="digits, cifar10, cifar100, svhn, fashion_mnist, or an image folder."),
     ] = "digits",
-    recipe: Annotated[str, typer.Option(help="Name of a shipped recipe, or a TOML file.")] = "digits-resnet18-w4a4",
+    recipe: Annotated[
+        str, typer.Option(help="Name of a shipped recipe, or a TOML file.")
+    ] = "digits-resnet18-w4a4",
     data_path: Annotated[Path | None, typer.Option(help="Where torchvision keeps downloads.")] = None,
     subjects: Annotated[Path | None, typer.Option(help="CSV file: sample,subject.")] = None,
     quiet: QuietOption = False,
@@ -69,7 +74,10 @@ def init(
 
 @app.command()
 def train(
-    project: ProjectOption = None, device: DeviceOption = "auto", quiet: QuietOption = False, json: JsonOption = False
+    project: ProjectOption = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Train the recipe's network; continues after a kill."""
     from qmu_edge import api
@@ -132,7 +140,10 @@ def export(
     from qmu_edge import api
 
     formats = [name.strip() for name in format.split(",")]
-    _show(api.export(project, formats=formats, out=out, device=device, progress=_progress(quiet)), json)
+    _show(
+        api.export(project, formats=formats, out=out, device=device, progress=_progress(quiet)),
+        json,
+    )
 
 
 @app.command()
@@ -232,6 +243,9 @@ def main() -> None:
     """Run the command line; deliberate errors become one line and their exit code."""
     from qmu_edge.errors import ConfigError, QmuEdgeError
 
+    if not sys.warnoptions:  # warnings of libraries are for developers, who pass -W
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
         app()
     except QmuEdgeError as error:

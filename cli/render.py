@@ -38,7 +38,9 @@ def table(rows: list[list[str]]) -> str:
     """Rows of cells, the first column left-aligned, the others right-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines)
@@ -60,7 +62,12 @@ def _accuracies(report: Mapping[str, Any]) -> str:
         efficacy = part["mia_efficacy"]
         auc = found["mia_auc"]
         rows.append(
-            [name, *cells, percent(efficacy and efficacy["mean"]), f"{auc['value']:.3f}" if auc else "-"]
+            [
+                name,
+                *cells,
+                percent(efficacy and efficacy["mean"]),
+                f"{auc['value']:.3f}" if auc else "-",
+            ]
         )
     return table(rows)
 
@@ -82,7 +89,13 @@ def served(result: Mapping[str, Any]) -> str:
     steps = table([["step", "seconds", "peak MB"], *_costs(result["steps"])])
     files = "\n".join(f"{path}" for path in (*result["files"].values(), result["receipt"]))
     head = f"request {result['request']}: {result['outcome']}, {result['counts']['forget']} images forgotten"
-    parts = [head, _accuracies(report), f"against {reference}:\n{_verdict(report['verdict'])}", steps, files]
+    parts = [
+        head,
+        _accuracies(report),
+        f"against {reference}:\n{_verdict(report['verdict'])}",
+        steps,
+        files,
+    ]
     return "\n\n".join(parts)
 
 
@@ -116,7 +129,13 @@ def demo(result: Mapping[str, Any]) -> str:
     for name, row in result["rows"].items():
         shares = [percent(row[k]) for k in ("FA", "RA", "TA", "MIA")]
         rows.append(
-            [name, *shares, f"{row['MIA AUC']:.3f}", f"{row['file_bytes'] / 1024:.0f}", f"{row['seconds']:.1f}"]
+            [
+                name,
+                *shares,
+                f"{row['MIA AUC']:.3f}",
+                f"{row['file_bytes'] / 1024:.0f}",
+                f"{row['seconds']:.1f}",
+            ]
         )
     steps = table([["step", "seconds", "peak MB"], *_costs(result["steps"])])
     paths = "\n".join(result["paths"].values())

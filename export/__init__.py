@@ -22,7 +22,7 @@ from qmu_edge import __version__
 from qmu_edge.errors import ExportError
 from qmu_edge.export.qcdq import to_qcdq
 from qmu_edge.export.qonnx import integer_weights, quantizers
-from qmu_edge.export.trace import trace
+from qmu_edge.export.trace import initializers, trace
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.scales import weight_layers
 from qmu_edge.verify import gates, onnx_file
@@ -94,9 +94,12 @@ def export(
 def _describe(graph: onnx.ModelProto, model: Classifier, class_names: tuple[str, ...]) -> None:
     """Say in the file what a device or an auditor needs; no paths, nothing of the training."""
     bits = {q.weight: q.bits for q in quantizers(graph) if q.weight}
-    float_weights = [
-        f"{name}.weight" for name, _ in weight_layers(model) if f"{name}.weight" not in bits
-    ]
+    float_weights = _float_weights(graph)
+    allowed = sum(not layer.weight_quant.is_quant_enabled for _, layer in weight_layers(model))
+    if len(float_weights) > allowed:
+        raise ExportError(
+            f"float weights in the graph: {', '.join(float_weights)}; the recipe allows {allowed}"
+        )
     about = {
         "tool": f"qmu-edge {__version__}",
         "architecture": model.recipe.architecture,
@@ -109,6 +112,13 @@ def _describe(graph: onnx.ModelProto, model: Classifier, class_names: tuple[str,
     entry = graph.metadata_props.add()
     entry.key = "qmu_edge"
     entry.value = json.dumps(about, sort_keys=True, separators=(",", ":"))
+
+
+def _float_weights(graph: onnx.ModelProto) -> list[str]:
+    """Weights that no quantizer stands before; the tracer folds batch-norm into these."""
+    stored = initializers(graph)
+    layers = [n for n in graph.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
+    return [node.input[1] for node in layers if node.input[1] in stored]
 
 
 def check_file(data: bytes) -> dict[str, Any]:
@@ -127,9 +137,7 @@ def check_file(data: bytes) -> dict[str, Any]:
         return asdict(gates.check_latent_weights(onnx_file.read(path)))
 
 
-def run_file(
-    data: bytes, format_name: str, images: UInt8[np.ndarray, "n c h w"]
-) -> Float[np.ndarray, "n k"]:
+def run_file(data: bytes, format_name: str, images: UInt8[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n k"]:
     """Logits of the file under onnxruntime.
 
     QONNX has no operators there; qonnx's own converter, which shares no code with ours, turns it into

@@ -58,15 +58,11 @@ def _activation(graph: onnx.ModelProto, q: Quantizer) -> list[onnx.NodeProto]:
     codes = f"{name}.codes"
     nodes = [helper.make_node("QuantizeLinear", [q.node.input[0], scale, zero], [codes], f"{name}_q")]
     if (q.low, q.high) != (np.iinfo(dtype).min, np.iinfo(dtype).max):
-        low, high = (
-            _constant(graph, f"{v}_{dtype.__name__}", np.array(v, dtype)) for v in (q.low, q.high)
-        )
+        low, high = (_constant(graph, f"{v}_{dtype.__name__}", np.array(v, dtype)) for v in (q.low, q.high))
         clipped = f"{name}.clipped"
         nodes.append(helper.make_node("Clip", [codes, low, high], [clipped], f"{name}_clip"))
         codes = clipped
-    nodes.append(
-        helper.make_node("DequantizeLinear", [codes, scale, zero], q.node.output, f"{name}_dq")
-    )
+    nodes.append(helper.make_node("DequantizeLinear", [codes, scale, zero], q.node.output, f"{name}_dq"))
     return nodes
 
 

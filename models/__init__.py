@@ -1,10 +1,10 @@
 """Low-bit networks from Brevitas layers: `build` makes one, the rest looks after its quantizers.
 
-    layers.py      the pieces both networks share: convolution, activation, normalisation of the input
-    resnet.py      ResNet18
-    mobilenet.py   MobileNetV2
-    quantizers.py  the presets: which Brevitas quantizer each place gets
-    scales.py      calibrate, freeze and check the quantizers of a network, and name parameter groups
+layers.py      the pieces both networks share: convolution, activation, normalisation of the input
+resnet.py      ResNet18
+mobilenet.py   MobileNetV2
+quantizers.py  the presets: which Brevitas quantizer each place gets
+scales.py      calibrate, freeze and check the quantizers of a network, and name parameter groups
 """
 
 from collections.abc import Callable

@@ -73,7 +73,14 @@ class Layers:
         return {"weight_quant": quantizer, "weight_bit_width": bits}
 
     def conv(
-        self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1, edge: bool = False
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        edge: bool = False,
     ) -> nn.Module:
         """Convolution without bias (batch-norm follows); `edge` marks the first layer."""
         bits = self.recipe.edge_bits if edge else self.recipe.weight_bits

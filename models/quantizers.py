@@ -28,6 +28,7 @@ from brevitas.quant import (
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qmu_edge.models.fused import FusedIntQuant
 
 SMALLEST_STEP: Final = 1e-8  # a step may shrink while it is learned, never reach zero
 
@@ -115,6 +116,7 @@ def largest_code(bits: int, *, signed: bool) -> int:
 class LearnedStepWeight(Int8WeightPerChannelFloat):  # type: ignore[misc]
     """Weight quantizer with one learned step per output channel, narrow symmetric codes."""
 
+    int_quant = FusedIntQuant
     scaling_impl = LearnedStep
     restrict_scaling_type = "fp"
 
@@ -138,6 +140,7 @@ class LearnedStepWeight2(LearnedStepWeight):
 class LearnedStepUnsigned(Uint8ActPerTensorFloat):  # type: ignore[misc]
     """Unsigned activation quantizer with one learned step per tensor."""
 
+    int_quant = FusedIntQuant
     scaling_impl = LearnedStep
     scaling_shape = ()
 
@@ -150,6 +153,7 @@ class LearnedStepUnsigned(Uint8ActPerTensorFloat):  # type: ignore[misc]
 class LearnedStepSigned(Int8ActPerTensorFloat):  # type: ignore[misc]
     """Signed activation quantizer with one learned step per tensor."""
 
+    int_quant = FusedIntQuant
     scaling_impl = LearnedStep
     scaling_shape = ()
 
@@ -162,6 +166,8 @@ class LearnedStepSigned(Int8ActPerTensorFloat):  # type: ignore[misc]
 class StatisticsWeight(Int8WeightPerChannelFloat):  # type: ignore[misc]
     """Brevitas' own weight quantizer: scale = max|w| of each channel, at every forward pass."""
 
+    int_quant = FusedIntQuant
+
 
 class StatisticsWeight2(StatisticsWeight):
     """The same at 2 bits, with all four codes {-2, -1, 0, 1}."""
@@ -172,12 +178,14 @@ class StatisticsWeight2(StatisticsWeight):
 class StatisticsUnsigned(Uint8ActPerTensorFloat):  # type: ignore[misc]
     """Brevitas' own unsigned activation quantizer, 30 steps of percentile statistics."""
 
+    int_quant = FusedIntQuant
     collect_stats_steps = 30
 
 
 class StatisticsSigned(Int8ActPerTensorFloat):  # type: ignore[misc]
     """Brevitas' own signed activation quantizer, 30 steps of percentile statistics."""
 
+    int_quant = FusedIntQuant
     collect_stats_steps = 30
 
 
@@ -191,10 +199,6 @@ class Preset(NamedTuple):
 
 
 PRESETS: Final[dict[str, Preset]] = {
-    "learned_step": Preset(
-        LearnedStepWeight, LearnedStepWeight2, LearnedStepUnsigned, LearnedStepSigned
-    ),
-    "statistics": Preset(
-        StatisticsWeight, StatisticsWeight2, StatisticsUnsigned, StatisticsSigned
-    ),
+    "learned_step": Preset(LearnedStepWeight, LearnedStepWeight2, LearnedStepUnsigned, LearnedStepSigned),
+    "statistics": Preset(StatisticsWeight, StatisticsWeight2, StatisticsUnsigned, StatisticsSigned),
 }

@@ -77,13 +77,17 @@ def calibrate(model: nn.Module, batches: Iterable[Float[Tensor, "n c h w"]]) -> 
 
 def calibration_batches(model: nn.Module) -> int:
     """Batches that `calibrate` needs for the quantizers of this network."""
-    waits = [m.collect_stats_steps for m in model.modules() if isinstance(m, ParameterFromRuntimeStatsScaling)]
+    waits = [
+        m.collect_stats_steps for m in model.modules() if isinstance(m, ParameterFromRuntimeStatsScaling)
+    ]
     return max(waits, default=4)
 
 
 def uncalibrated(model: nn.Module) -> list[str]:
     """Names of quantizers whose step was never set, or whose statistics are incomplete."""
-    names = [n for n, m in model.named_modules() if isinstance(m, LearnedStep) and not m.step.isfinite().all()]
+    names = [
+        n for n, m in model.named_modules() if isinstance(m, LearnedStep) and not m.step.isfinite().all()
+    ]
     for name, module in model.named_modules():
         if isinstance(module, ParameterFromRuntimeStatsScaling):
             if module.counter < module.collect_stats_steps:

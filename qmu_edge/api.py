@@ -8,7 +8,6 @@ Each takes plain values, returns a dictionary that is ready for JSON, and raises
 import hashlib
 import json
 import platform
-
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -153,9 +152,7 @@ def export(
         }  # fmt: skip
 
 
-def verify(
-    model: Path, project: Path | None = None, *, progress: Progress | None = None
-) -> dict[str, Any]:
+def verify(model: Path, project: Path | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
     """Check an exported file: structure, latent weights, and its accuracies on the project's data.
 
     Without a project only the file itself is checked. `passed` is false when a threshold is missed.
@@ -206,7 +203,10 @@ def _next(project: Project, request_id: str) -> str:
 def receipt_show(path: Path | None = None, project: Path | None = None) -> dict[str, Any]:
     """A receipt: the file at `path`, or the project's current one."""
     data = _receipt_bytes(path, project)
-    return {"sha256": hashlib.sha256(data).hexdigest(), "receipt": receipt.loads(data, path or "receipt")}
+    return {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "receipt": receipt.loads(data, path or "receipt"),
+    }
 
 
 def receipt_verify(
@@ -287,7 +287,16 @@ def doctor(project: Path | None = None) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str | None]:
-    names = ("torch", "torchvision", "brevitas", "onnx", "onnxruntime", "qonnx", "numpy", "scikit-learn")
+    names = (
+        "torch",
+        "torchvision",
+        "brevitas",
+        "onnx",
+        "onnxruntime",
+        "qonnx",
+        "numpy",
+        "scikit-learn",
+    )
     found: dict[str, str | None] = {"qmu-edge": __version__, "python": platform.python_version()}
     for name in names:
         try:

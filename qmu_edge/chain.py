@@ -73,9 +73,7 @@ class ChainedFile:
         self.path = path
         with self._plainly():
             # mode=rw: opening never makes a file. isolation_level: transactions are ours.
-            self._db = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None
-            )
+            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
         with self._closed_on_error():
             # trusted_schema: a crafted file must not call functions through its triggers.
             for pragma in ("synchronous = FULL", "foreign_keys = ON", "trusted_schema = OFF"):
@@ -198,9 +196,7 @@ class ChainedFile:
     def _check_pages(self) -> Iterator[str]:
         # Not quick_check: it passes over indices, and a wrong index hides a step.
         yield from (line for (line,) in self.rows("PRAGMA integrity_check") if line != "ok")
-        yield from (
-            f"a row of {r[0]} points nowhere" for r in self.rows("PRAGMA foreign_key_check")
-        )
+        yield from (f"a row of {r[0]} points nowhere" for r in self.rows("PRAGMA foreign_key_check"))
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
             self._lay_out(model)
             shapes = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"

@@ -49,7 +49,11 @@ def _request_of(project: Project, sha256: str) -> tuple[str | None, Split, dict[
         release = json.loads(project.store.get_bytes(steps["exported"]["release"]))
         if sha256 in release["files"].values():
             split = split_from(project.store.get_bytes(steps["resolved"]["split"]))
-            return row.request_id, split, json.loads(project.store.get_bytes(steps["verified"]["report"]))
+            return (
+                row.request_id,
+                split,
+                json.loads(project.store.get_bytes(steps["verified"]["report"])),
+            )
     return None, _everything(project), None
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from unicodedata import normalize
 
 import numpy as np
 from PIL import Image
@@ -23,7 +24,9 @@ from qmu_edge.progress import Progress
 from qmu_edge.recipe import DataRecipe
 
 MAX_PIXELS: Final = 64_000_000
-SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".tif", ".tiff"})
+SUFFIXES: Final = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
+)
 WRITERS: Final = 10
 
 
@@ -137,8 +140,8 @@ def _folder(root: Path, size: int, progress: Progress) -> Source:
     files = list(_files(root))
     if not files:
         raise ConfigError(f"{root}: no images in train/<class>/ and test/<class>/")
-    class_names = tuple(sorted({name for _, name, _ in files}))
-    number = {name: i for i, name in enumerate(class_names)}
+    folders = sorted({name for _, name, _ in files})
+    number = {name: i for i, name in enumerate(folders)}
     first = _open(files[0][2], None, size)
     images = np.empty((len(files), *first.shape), np.uint8)
     progress.start("decoding", len(files))
@@ -153,9 +156,9 @@ def _folder(root: Path, size: int, progress: Progress) -> Source:
     return Source(
         images,
         np.array([number[name] for _, name, _ in files], np.int64),
-        tuple(path.relative_to(root).as_posix() for _, _, path in files),
+        tuple(normalize("NFC", path.relative_to(root).as_posix()) for _, _, path in files),
         np.array([split for split, _, _ in files]),
-        class_names,
+        tuple(normalize("NFC", name) for name in folders),
     )
 
 

@@ -44,8 +44,18 @@ def demo(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
         "retrained": report["retrained"]["seconds"],
     }
     rows = {name: _row(name, report, seconds[name]) for name in seconds}
-    paths = {**served["files"], "receipt.json": served["receipt"], "request": str(folder / "req.json")}
-    return {"rows": rows, "steps": costs, "paths": paths, "verdict": report["verdict"], "counts": served["counts"]}
+    paths = {
+        **served["files"],
+        "receipt.json": served["receipt"],
+        "request": str(folder / "req.json"),
+    }
+    return {
+        "rows": rows,
+        "steps": costs,
+        "paths": paths,
+        "verdict": report["verdict"],
+        "counts": served["counts"],
+    }
 
 
 def _row(name: str, report: dict[str, Any], seconds: float) -> dict[str, Any]:

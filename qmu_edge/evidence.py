@@ -20,9 +20,15 @@ LIBRARIES: Final = ("torch", "brevitas", "onnx", "onnxruntime", "numpy", "scikit
 STILL_HELD: Final = (
     ("latent checkpoints before this one", "kept in the store until purged"),
     ("state of unfinished training", "removed when training ends"),
-    ("decoded images of the deleted samples", "kept in the cache until purged; never read for training"),
+    (
+        "decoded images of the deleted samples",
+        "kept in the cache until purged; never read for training",
+    ),
     ("source images of the deleted samples", "outside this tool: delete them where they lie"),
-    ("model files on devices and in backups", "outside this tool: replace them with the files above"),
+    (
+        "model files on devices and in backups",
+        "outside this tool: replace them with the files above",
+    ),
 )
 
 

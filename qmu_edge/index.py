@@ -51,12 +51,8 @@ def content_digests(images: NDArray[np.uint8]) -> list[str]:
         ConfigError: It is not a uint8 array of four axes.
     """
     if images.dtype != np.uint8 or images.ndim != 4:
-        raise ConfigError(
-            f"images: found {images.dtype} of shape {images.shape}, allowed uint8 (n, c, h, w)"
-        )
-    head = hashlib.sha256(
-        b"qmu-edge image v1\0uint8\0" + np.array(images.shape[1:], "<i8").tobytes()
-    )
+        raise ConfigError(f"images: found {images.dtype} of shape {images.shape}, allowed uint8 (n, c, h, w)")
+    head = hashlib.sha256(b"qmu-edge image v1\0uint8\0" + np.array(images.shape[1:], "<i8").tobytes())
     digests = []
     for image in images:
         digest = head.copy()
@@ -170,9 +166,7 @@ def assign_splits(
         if not 0 <= share < 1:
             raise ConfigError(f"{name} share: found {share}, allowed 0 <= share < 1")
     if not len(labels) == len(digests) == len(given):
-        raise ConfigError(
-            f"splits: {len(labels)} labels, {len(digests)} digests, {len(given)} given splits"
-        )
+        raise ConfigError(f"splits: {len(labels)} labels, {len(digests)} digests, {len(given)} given splits")
     unknown = np.setdiff1d(given, ["train", "test", ""])
     if unknown.size:
         raise ConfigError(f"given split: found {str(unknown[0])!r}, allowed 'train', 'test' or ''")
@@ -272,9 +266,7 @@ def _check_codes(
     name: str, codes: NDArray[np.generic], dtype: np.dtype[np.generic], n: int, limit: int
 ) -> None:
     if codes.dtype != dtype or codes.shape != (n,):
-        raise ConfigError(
-            f"sample index: {name} are {codes.dtype} {codes.shape}, allowed {dtype} ({n},)"
-        )
+        raise ConfigError(f"sample index: {name} are {codes.dtype} {codes.shape}, allowed {dtype} ({n},)")
     low, high = int(codes.min()), int(codes.max())
     if low < 0 or high >= limit:
         raise ConfigError(f"sample index: {name} {low} to {high}, allowed 0 to {limit - 1}")
@@ -285,11 +277,7 @@ def _check_names(what: str, names: Collection[str]) -> None:
     text = "".join(names)
     lengths = set(map(len, names))
     if _CONTROL.search(text) or min(lengths) < 1 or max(lengths) > _MAX_NAME or not _is_nfc(names):
-        bad = next(
-            n
-            for n in names
-            if _CONTROL.search(n) or not 1 <= len(n) <= _MAX_NAME or not _is_nfc([n])
-        )
+        bad = next(n for n in names if _CONTROL.search(n) or not 1 <= len(n) <= _MAX_NAME or not _is_nfc([n]))
         raise ConfigError(
             f"sample index: {what}: found {bad[:80]!r}, allowed 1 to {_MAX_NAME} characters in "
             "Unicode normal form NFC without control characters"

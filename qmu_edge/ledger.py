@@ -137,9 +137,7 @@ class Ledger(ChainedFile):
                 labels=np.fromiter(self._column("label"), dtype=np.int64),
                 splits=np.fromiter(self._column("split"), dtype=np.int8),
                 subjects=tuple(map(sys.intern, self._column("subject"))),
-                class_names=tuple(
-                    n for (n,) in self.rows("SELECT name FROM classes ORDER BY code")
-                ),
+                class_names=tuple(n for (n,) in self.rows("SELECT name FROM classes ORDER BY code")),
             )
         except (ConfigError, ValueError, TypeError, OverflowError) as error:
             raise LedgerError(f"ledger {self.path}: a damaged sample index: {error}") from error
@@ -246,9 +244,7 @@ class Ledger(ChainedFile):
         """All steps of a request, in the order in which they were first started."""
         return self._steps("WHERE request_id = ? ORDER BY seq", request_id)
 
-    def add_tombstones(
-        self, request_id: str, sample_ids: Sequence[str], digests: Sequence[str]
-    ) -> int:
+    def add_tombstones(self, request_id: str, sample_ids: Sequence[str], digests: Sequence[str]) -> int:
         """Bar samples, by id and by content digest, for good; the ones barred already stay.
 
         Returns:

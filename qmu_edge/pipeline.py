@@ -27,8 +27,8 @@ from pydantic import BaseModel
 
 from qmu_edge import checkpoint
 from qmu_edge.accounting import accounted
-from qmu_edge.evidence import write_receipt
 from qmu_edge.errors import QmuEdgeError, RequestError, VerificationFailed
+from qmu_edge.evidence import write_receipt
 from qmu_edge.project import Project
 from qmu_edge.release import (
     evaluate_release,
@@ -40,11 +40,11 @@ from qmu_edge.release import (
     publish,
     samples_of,
 )
-from qmu_edge.request import DeletionRequest, due_time
 from qmu_edge.requantize import requantize
+from qmu_edge.request import DeletionRequest, due_time
 from qmu_edge.split import Split, resolve
 from qmu_edge.store import hold
-from qmu_edge.unlearn import METHODS, method, parameters
+from qmu_edge.unlearn import METHODS, apply, parameters
 from qmu_edge.verify.report import (
     Reference,
     Thresholds,
@@ -151,9 +151,7 @@ def serve(
         VerificationFailed: A threshold is not met; nothing was released.
         QmuEdgeError: Any step's own error.
     """
-    params = parameters(
-        method_name, project.recipe.unlearn.get(method_name, {}), project.recipe.train
-    )
+    params = parameters(method_name, project.recipe.unlearn.get(method_name, {}), project.recipe.train)
     with hold(project.folder):
         split = plan(project, request)
         row = project.ledger.request(request.request_id)
@@ -229,7 +227,7 @@ def _unlearned(run: Run, method_name: str, seed: int) -> dict[str, Any]:
     data = forget_retain(project, run.split, samples_of(project, run.device), state)
     params = run.params if method_name == run.method else _reference_params(project)
     generator = torch.Generator().manual_seed(seed)
-    changed = method(method_name).run(model, data, params, generator)
+    changed = apply(method_name, model, data, params, generator)
     origin = origin_of(project, method_name, run.before)
     return {"checkpoint": project.store.put_bytes(checkpoint.dumps(changed, origin))}
 
@@ -257,7 +255,7 @@ def _verified(run: Run, release_digest: str) -> dict[str, Any]:
     project = run.project
     release = json.loads(project.store.get_bytes(release_digest))
     found = evaluate_release(project, release, run.split)
-    _, original = make_release(project, run.before, run.device)
+    _, original = make_release(project, run.before, run.device, ("qcdq",))
     before = evaluate_release(project, original, run.split)
     reference, retrained = _reference(run, found, before)
     thresholds = thresholds_of(project)
@@ -313,8 +311,12 @@ def _retrained(run: Run) -> dict[str, Any]:
         work = lambda: _unlearned(run, "retrain", run.seed + REFERENCE_SEED)  # noqa: E731
         trained, cost = accounted(work)
         after = _requantized(run, trained["checkpoint"])
-        _, release = make_release(project, after["checkpoint"], run.device)
-        report = {**evaluate_release(project, release, run.split), **cost, "bytes": release["bytes"]}
+        _, release = make_release(project, after["checkpoint"], run.device, ("qcdq",))
+        report = {
+            **evaluate_release(project, release, run.split),
+            **cost,
+            "bytes": release["bytes"],
+        }
         known = project.store.put_bytes(json.dumps(report, sort_keys=True).encode())
         project.ledger.set_meta(key, known)
     found: dict[str, Any] = json.loads(project.store.get_bytes(known))
@@ -359,7 +361,9 @@ def _result(project: Project, request: DeletionRequest) -> dict[str, Any]:
 
 def _split_bytes(split: Split) -> bytes:
     document = {p: getattr(split, p).tolist() for p in PARTS}
-    rest = {k: getattr(split, k) for k in ("scope", "index_digest", "duplicates_retained", "unmatched_subjects")}
+    rest = {
+        k: getattr(split, k) for k in ("scope", "index_digest", "duplicates_retained", "unmatched_subjects")
+    }
     return json.dumps({**document, **rest}, sort_keys=True, separators=(",", ":")).encode()
 
 

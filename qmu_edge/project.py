@@ -26,7 +26,14 @@ from typing import Any, Final
 import numpy as np
 
 from qmu_edge.errors import ConfigError, IntegrityError
-from qmu_edge.index import SAMPLE_SPLITS, SampleIndex, assign_splits, content_digests, pseudonym, read_subjects
+from qmu_edge.index import (
+    SAMPLE_SPLITS,
+    SampleIndex,
+    assign_splits,
+    content_digests,
+    pseudonym,
+    read_subjects,
+)
 from qmu_edge.ledger import Ledger
 from qmu_edge.progress import Progress
 from qmu_edge.recipe import Recipe, parse_recipe, to_toml
@@ -201,9 +208,7 @@ def _index(source: Any, subjects: Sequence[str], key: bytes) -> SampleIndex:
     digests = content_digests(source.images)
     names = tuple(pseudonym(key, s) if s else "" for s in subjects) or ("",) * len(source.ids)
     splits = assign_splits(source.labels, digests, source.given)
-    return SampleIndex(
-        source.ids, tuple(digests), source.labels, splits, names, source.class_names
-    )
+    return SampleIndex(source.ids, tuple(digests), source.labels, splits, names, source.class_names)
 
 
 def _summary(index: SampleIndex) -> dict[str, Any]:

@@ -283,9 +283,7 @@ def personal_data(statement: Statement, *, forbidden: Iterable[str]) -> list[str
         if any(_mentions(text.casefold(), suspect) for suspect in suspects):
             finds.append(f"{where}: a forbidden text")
         plain = _URL.sub("", text)
-        finds += [
-            f"{where}: {what}" for what, pattern in _PERSONAL.items() if pattern.search(plain)
-        ]
+        finds += [f"{where}: {what}" for what, pattern in _PERSONAL.items() if pattern.search(plain)]
     return finds
 
 

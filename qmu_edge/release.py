@@ -206,4 +206,3 @@ def copy_files(project: Project, release: Mapping[str, Any], out: Path) -> list[
 
 def _canonical(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
-

@@ -177,8 +177,7 @@ def _find_subjects(index: SampleIndex, request: DeletionRequest, key: bytes) -> 
     problem = ""
     if unknown and (known == 0 or request.form == "research"):
         problem = (
-            f"subject_ids: {len(unknown)} of {len(wanted)} not in the index, "
-            f"first at position {unknown[0]}"
+            f"subject_ids: {len(unknown)} of {len(wanted)} not in the index, first at position {unknown[0]}"
         )
     return _Found(_members(index.subjects, wanted), known, len(unknown), problem)
 

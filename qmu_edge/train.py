@@ -238,9 +238,7 @@ def _restore(descent: Descent, generator: torch.Generator, path: Path | None) ->
         tensors = load_tensors(path.read_bytes())
         epoch, step = tensors["epoch"].tolist()
         generator.set_state(tensors["generator"])
-        descent.model.load_state_dict(
-            {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
-        )
+        descent.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     except (SafetensorError, KeyError, RuntimeError, ValueError):
         descent.model.load_state_dict(fresh)
         return 0  # a damaged or foreign state is worth nothing: begin again

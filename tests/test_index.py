@@ -152,9 +152,7 @@ def slow_splits(
 
 
 ROWS = st.lists(
-    st.tuples(
-        st.integers(0, 3), st.sampled_from("abcdefgh"), st.sampled_from(["", "train", "test"])
-    )
+    st.tuples(st.integers(0, 3), st.sampled_from("abcdefgh"), st.sampled_from(["", "train", "test"]))
 )
 SHARES = st.sampled_from([0.0, 0.1, 0.25, 0.3, 0.5, 0.9])
 

@@ -301,9 +301,7 @@ def test_tombstones_stay_and_do_not_double(ledger: Ledger) -> None:
         ledger.add_tombstones("x", ["d"], [sha("d")])
 
 
-def test_a_release_is_switched_whole_or_not_at_all(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_release_is_switched_whole_or_not_at_all(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(ledger)
     new = {"checkpoint": sha("c2"), "release": sha("r2"), "receipt": sha("receipt2")}
     real = Ledger._point
@@ -434,9 +432,7 @@ def test_tampering_is_noticed(ledger: Ledger, tampering: tuple[str, ...]) -> Non
 
 def test_an_event_with_a_fitting_hash_must_still_follow_the_one_before(ledger: Ledger) -> None:
     fill(ledger)
-    ((seq, at, what, body),) = ledger.rows(
-        "SELECT seq, at, what, body FROM events ORDER BY seq DESC LIMIT 1"
-    )
+    ((seq, at, what, body),) = ledger.rows("SELECT seq, at, what, body FROM events ORDER BY seq DESC LIMIT 1")
     forged = sha(f'{{"at":"{at}","body":{body},"previous":"{ZERO}","seq":{seq},"what":"{what}"}}')
     outside(
         ledger.path,

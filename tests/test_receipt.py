@@ -280,9 +280,7 @@ def test_personal_data_is_found_with_its_place(text: str, what: str) -> None:
         (make(verdict={"passed": False, "reasons": ["FA 0.7", text]}), "verdict.reasons[1]"),
         (make(metrics={text: 1}), "metrics"),
     ):
-        assert receipt.personal_data(statement, forbidden=forbidden) == [
-            f"$.predicate.{where}: {what}"
-        ]
+        assert receipt.personal_data(statement, forbidden=forbidden) == [f"$.predicate.{where}: {what}"]
 
 
 @pytest.mark.parametrize("text", ["images/s", "n/a", "1 / 2", "https://in-toto.io/x", "FA < 0.5"])

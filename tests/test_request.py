@@ -183,9 +183,7 @@ def test_new_request_round_trips() -> None:
     assert parse(new_request(sample_ids=["a"], now=NOW)).subject_ids == ()
 
 
-@pytest.mark.parametrize(
-    "arguments", [{}, {"sample_ids": [""]}, {"sample_ids": ["a"], "regulation": "lgpd"}]
-)
+@pytest.mark.parametrize("arguments", [{}, {"sample_ids": [""]}, {"sample_ids": ["a"], "regulation": "lgpd"}])
 def test_new_request_refuses_what_would_not_parse(arguments: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match="new request: "):
         new_request(**arguments)
@@ -310,9 +308,7 @@ def test_limits_are_reached_not_missed() -> None:
     assert parse(b'{"sample_ids": ["a"]}'.ljust(MAX_BYTES))
     assert len(parse(b'{"class_ids":[' + ids(MAX_IDS).encode() + b"]}").class_ids) == MAX_IDS
     assert parse(changed(OPENDSR, "submitted_time", to="2026-11-03T12:05:00Z"))
-    with pytest.raises(
-        RequestError, match="sample_ids"
-    ):  # depth 16 is read, then refused as a list
+    with pytest.raises(RequestError, match="sample_ids"):  # depth 16 is read, then refused as a list
         parse(DEEP.replace(b"[]", b""))
     assert parse({"sample_ids": ["[" * 500 + '\\"[[']}).sample_ids  # brackets in text do not nest
 
@@ -370,17 +366,13 @@ def places(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | 
 
 
 @given(st.sampled_from([OPENDSR, RESEARCH]), st.data())
-def test_valid_request_with_one_value_replaced(
-    document: dict[str, Any], data: st.DataObject
-) -> None:
+def test_valid_request_with_one_value_replaced(document: dict[str, Any], data: st.DataObject) -> None:
     place = data.draw(st.sampled_from(places(document)[1:]))
     outcome(json.dumps(changed(document, *place, to=data.draw(JSON | st.just(...)))).encode())
 
 
 @given(st.sampled_from([OPENDSR, RESEARCH]), st.data())
-def test_valid_request_with_one_byte_replaced(
-    document: dict[str, Any], data: st.DataObject
-) -> None:
+def test_valid_request_with_one_byte_replaced(document: dict[str, Any], data: st.DataObject) -> None:
     text = bytearray(json.dumps(document).encode())
     text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
     outcome(bytes(text))

@@ -83,9 +83,7 @@ def test_a_failing_disk_changes_nothing(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_in_the_middle_of_the_data(
-    objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_in_the_middle_of_the_data(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     real = tempfile.mkstemp
 
     def full(prefix: str, dir: Path) -> tuple[int, str]:
@@ -256,9 +254,7 @@ def test_a_second_process_is_told_who_holds(tmp_path: Path, other: subprocess.Po
             pass
 
 
-def test_a_killed_process_leaves_the_store_free(
-    tmp_path: Path, other: subprocess.Popen[str]
-) -> None:
+def test_a_killed_process_leaves_the_store_free(tmp_path: Path, other: subprocess.Popen[str]) -> None:
     other.kill()
     other.wait()
     assert str(other.pid) in (tmp_path / "holder").read_text()

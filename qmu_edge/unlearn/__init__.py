@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from qmu_edge.data import ForgetRetain
 from qmu_edge.errors import ConfigError
 from qmu_edge.models.layers import Classifier
+from qmu_edge.models.scales import require_calibrated
 from qmu_edge.recipe import TrainRecipe
 from qmu_edge.unlearn import finetune, grad_ascent, qmul, random_label, retrain
 
@@ -72,6 +73,22 @@ def method(name: str) -> Method:
     if name not in METHODS:
         raise ConfigError(f"method {name!r} is not one of {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def apply(
+    name: str, model: Classifier, data: ForgetRetain, params: Any, generator: torch.Generator
+) -> Classifier:
+    """Run a method after the checks that all of them need.
+
+    Raises:
+        UnlearnError: The network is not calibrated, a set is empty, or the method diverged.
+    """
+    require_calibrated(model)
+    data.forget.require_some("forget")
+    changed = method(name).run(model, data, params, generator)
+    for parameter in changed.parameters():
+        parameter.requires_grad_(True)  # a method may have frozen some
+    return changed.eval()
 
 
 def parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:

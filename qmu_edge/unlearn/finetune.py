@@ -32,15 +32,12 @@ class Params:
     scale_lr: float = 0.0
 
 
-def run(
-    model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator
-) -> Classifier:
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
     """Train `model` on `data.retain`, in place.
 
     Raises:
         UnlearnError: A set is empty, or the loss is not finite.
     """
-    data.forget.require_some("forget")
     data.retain.require_some("retain")
     sgd = Sgd(epochs=params.epochs, batch=params.batch, lr=params.lr, scale_lr=params.scale_lr)
     steps = params.epochs * steps_per_epoch(len(data.retain), params.batch)

@@ -34,15 +34,12 @@ class Params:
     batch: int = 128
 
 
-def run(
-    model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator
-) -> Classifier:
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
     """Unlearn `data.forget` from `model`, in place.
 
     Raises:
         UnlearnError: The forget set is empty, or the loss is not finite.
     """
-    data.forget.require_some("forget")
     sgd = Sgd(epochs=params.epochs, batch=params.batch, lr=params.lr, weight_decay=0.0)
     steps = params.epochs * steps_per_epoch(len(data.forget), params.batch)
     descent = Descent(model, sgd, steps, data.progress)

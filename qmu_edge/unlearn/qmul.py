@@ -55,9 +55,7 @@ class Params:
     scale_lr: float = 0.0
 
 
-def similar_labels(
-    logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]
-) -> Int64[Tensor, " n"]:
+def similar_labels(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
     """The class other than the label whose probability is nearest to the label's.
 
     For an image that is classified correctly this is the runner-up, which is decided by logits: at high
@@ -87,7 +85,13 @@ def balance(forget_norm: float, retain_norm: float) -> tuple[float, float]:
 
 
 def mean_gradient_norm(
-    model: Classifier, samples: Samples, descent: Descent, params: Params, generator: torch.Generator, *, batches: int
+    model: Classifier,
+    samples: Samples,
+    descent: Descent,
+    params: Params,
+    generator: torch.Generator,
+    *,
+    batches: int,
 ) -> float:
     """Mean over mini-batches of the norm of the gradient of the cross-entropy.
 
@@ -107,15 +111,12 @@ def mean_gradient_norm(
     return float(torch.stack(norms).mean())
 
 
-def run(
-    model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator
-) -> Classifier:
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
     """Unlearn `data.forget` from `model`, in place.
 
     Raises:
         UnlearnError: A set is empty, or the loss is not finite.
     """
-    data.forget.require_some("forget")
     data.retain.require_some("retain")
     images = len(data.forget) + len(data.retain)
     cap = max(10, steps_per_epoch(len(data.forget), params.batch))

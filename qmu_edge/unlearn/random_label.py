@@ -46,15 +46,12 @@ def random_labels(n: int, classes: int, generator: torch.Generator) -> Int64[Ten
     return torch.randint(classes, (n,), generator=generator)
 
 
-def run(
-    model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator
-) -> Classifier:
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
     """Unlearn `data.forget` from `model`, in place.
 
     Raises:
         UnlearnError: A set is empty, or the loss is not finite.
     """
-    data.forget.require_some("forget")
     data.retain.require_some("retain")
     images = len(data.forget) + len(data.retain)
     sgd = Sgd(epochs=params.epochs, batch=params.batch, lr=params.lr, scale_lr=params.scale_lr)

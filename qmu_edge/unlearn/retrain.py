@@ -28,15 +28,12 @@ class Params:
     train: TrainRecipe
 
 
-def run(
-    model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator
-) -> Classifier:
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
     """A new network trained on `data.retain`; `model` only says what to build.
 
     Raises:
         UnlearnError: The retain set is empty, or the loss is not finite.
     """
-    data.forget.require_some("forget")
     data.retain.require_some("retain")
     seed = int(torch.randint(2**31, (1,), generator=generator))
     fresh = build(model.recipe, model.shape, seed).to(data.retain.device)

@@ -68,9 +68,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     result = describe(read(options.model))
     if options.golden or options.data:
-        runner = OrtRunner(
-            options.model, threads=options.threads, optimization=options.optimization
-        )
+        runner = OrtRunner(options.model, threads=options.threads, optimization=options.optimization)
         if options.golden:
             images, logits = read_golden(options.golden)
             parity = compare(logits, runner.logits(images))

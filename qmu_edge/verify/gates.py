@@ -283,9 +283,7 @@ def _check_codes(
     return replace(check, problem=problem)
 
 
-def _check_grid(
-    check: WeightCheck, x: NDArray[np.float32], quant: Node, names: Names
-) -> WeightCheck:
+def _check_grid(check: WeightCheck, x: NDArray[np.float32], quant: Node, names: Names) -> WeightCheck:
     """Floats before Quant: they must be code times scale already, so that Quant changes nothing."""
     check = replace(check, form="grid")
     scale, zero, width = (names.constant(name) for name in quant.inputs[1:4])
@@ -323,9 +321,7 @@ def _on_grid(
     check = replace(check, distinct=distinct)
     seen = f"{distinct} distinct values, allowed {check.allowed}"
     if not off < GRID_TOLERANCE or distinct > check.allowed:
-        return replace(
-            check, form="latent", problem=f"float weights before Quant, off grid: {seen}"
-        )
+        return replace(check, form="latent", problem=f"float weights before Quant, off grid: {seen}")
     low, high = (float(np.round(codes).min(initial=0)), float(np.round(codes).max(initial=0)))
     if low < limits[0] or high > limits[1]:
         return replace(check, problem=f"codes {low:g} to {high:g}, allowed {limits}; {seen}")
@@ -354,9 +350,7 @@ def _declared(model: OnnxFile) -> _Declared:
         bits = dict(document.get("weight_bits", {}))
         floats = frozenset(document.get("float_weights", []))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ExportError(
-            f"{model.path}: metadata {METADATA_KEY!r} is malformed: {error}"
-        ) from error
+        raise ExportError(f"{model.path}: metadata {METADATA_KEY!r} is malformed: {error}") from error
     if not all(type(b) is int and 2 <= b <= 8 for b in bits.values()):
         raise ExportError(f"{model.path}: metadata weight_bits {bits}; allowed 2 to 8")
     if not all(isinstance(name, str) for name in floats):

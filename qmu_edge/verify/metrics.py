@@ -44,9 +44,7 @@ def check_labels(logits: NDArray[Any], labels: NDArray[Any]) -> None:
     if labels.size == 0:
         raise ConfigError("an empty set has no accuracy; allowed at least one sample")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise ConfigError(
-            f"labels from {labels.min()} to {labels.max()}; allowed 0 to {logits.shape[1] - 1}"
-        )
+        raise ConfigError(f"labels from {labels.min()} to {labels.max()}; allowed 0 to {logits.shape[1] - 1}")
 
 
 def confidence(logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:

@@ -186,9 +186,7 @@ def _model(path: Path, data: bytes) -> OnnxFile:
     for name, reason in (("functions", "custom functions"), ("training_info", "a training graph")):
         if name in model:
             raise ExportError(f"the model holds {reason}; allowed: none")
-    imports = [
-        parse(b, _OPSET, "opset_import", budget) for b in model.blobs.get("opset_import", [])
-    ]
+    imports = [parse(b, _OPSET, "opset_import", budget) for b in model.blobs.get("opset_import", [])]
     graph = _graph(model.blob("graph"), budget, 0)
     _check_names(graph)
     _check_used(graph)
@@ -239,9 +237,7 @@ def _node(view: memoryview, budget: Budget, depth: int) -> Node:
     by_name = {attribute.name: attribute for attribute in attributes}
     if len(by_name) != len(attributes):
         raise ExportError(f"operator {op_type!r} has two attributes of one name")
-    return Node(
-        op_type, domain, node.text("name"), node.texts("input"), node.texts("output"), by_name
-    )
+    return Node(op_type, domain, node.text("name"), node.texts("input"), node.texts("output"), by_name)
 
 
 def _attribute(view: memoryview, budget: Budget, depth: int) -> Attribute:
@@ -257,9 +253,7 @@ def _attribute(view: memoryview, budget: Budget, depth: int) -> Attribute:
         ints=attribute.integers(kind) if kind in ("i", "ints") else (),
         strings=tuple(bytes(b) for b in blobs) if kind in ("s", "strings") else (),
         tensors=tuple(_tensor(b, budget) for b in blobs) if kind in ("t", "tensors") else (),
-        graphs=tuple(_graph(b, budget, depth + 1) for b in blobs)
-        if kind in ("g", "graphs")
-        else (),
+        graphs=tuple(_graph(b, budget, depth + 1) for b in blobs) if kind in ("g", "graphs") else (),
     )
 
 
@@ -284,9 +278,7 @@ def _check_size(tensor: Tensor) -> None:
     """The bytes must be exactly what the shape says: no more to hide in, no fewer to read past."""
     name, dims, element = tensor.name, tensor.dims, tensor.element
     if len(dims) > MAX_RANK or min(dims, default=0) < 0:
-        raise ExportError(
-            f"tensor {name!r}: rank {len(dims)} or a negative size; allowed {MAX_RANK}"
-        )
+        raise ExportError(f"tensor {name!r}: rank {len(dims)} or a negative size; allowed {MAX_RANK}")
     if math.prod(max(size, 1) for size in dims) > MAX_ELEMENTS:
         raise ExportError(f"tensor {name!r}: shape {dims}; allowed {MAX_ELEMENTS} elements")
     needed, unit = (tensor.elements * element.bits + 7) // 8, "bytes"
@@ -339,9 +331,7 @@ def _check_used(graph: Graph) -> None:
 
 def _ancestors(graph: Graph) -> set[str]:
     """Names that the outputs of the graph depend on, themselves included."""
-    producers = {
-        name: node for part in graph.walk() for node in part.nodes for name in node.outputs
-    }
+    producers = {name: node for part in graph.walk() for node in part.nodes for name in node.outputs}
     todo = [value.name for value in graph.outputs]
     found: set[str] = set()
     while todo:

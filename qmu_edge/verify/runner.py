@@ -54,8 +54,7 @@ class OrtRunner:
         file = read(Path(path))
         if file.is_qonnx:
             raise ExportError(
-                f"{path}: a QONNX file, which onnxruntime cannot run; run the QCDQ file of the "
-                "same release"
+                f"{path}: a QONNX file, which onnxruntime cannot run; run the QCDQ file of the same release"
             )
         self.path, self.sha256, self.size_bytes = file.path, file.sha256, len(file.data)
         self.threads, self.optimization = threads, optimization
@@ -120,9 +119,7 @@ def _session(file: OnnxFile, threads: int, optimization: str) -> ort.InferenceSe
     try:
         return ort.InferenceSession(file.data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes share no base but this
-        raise IntegrityError(
-            f"{file.path}: onnxruntime cannot load it: {_reason(error)}"
-        ) from error
+        raise IntegrityError(f"{file.path}: onnxruntime cannot load it: {_reason(error)}") from error
 
 
 def _only(arguments: list[Any], rank: int, what: str) -> Any:
@@ -133,9 +130,7 @@ def _only(arguments: list[Any], rank: int, what: str) -> Any:
     batch, *sizes = found[0][2]
     known = all(isinstance(size, int) and size > 0 for size in sizes)
     fixed = batch if isinstance(batch, int) else 1
-    if rank == 4 and (
-        not known or fixed < 1 or 4 * fixed * np.prod(sizes, dtype=float) > MAX_BATCH_BYTES
-    ):
+    if rank == 4 and (not known or fixed < 1 or 4 * fixed * np.prod(sizes, dtype=float) > MAX_BATCH_BYTES):
         raise ExportError(f"{what}: shape {found[0][2]}; allowed (n, c, h, w), 1 GiB at most")
     return arguments[0]
 

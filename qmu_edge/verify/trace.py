@@ -118,7 +118,5 @@ def names_of(graph: Graph) -> Names:
 
 def _reads(node: Node) -> set[str]:
     """Names a node reads, those of its subgraphs included."""
-    inner = (
-        name for g in node.graphs() for part in g.walk() for n in part.nodes for name in n.inputs
-    )
+    inner = (name for g in node.graphs() for part in g.walk() for n in part.nodes for name in n.inputs)
     return {*node.inputs, *inner}

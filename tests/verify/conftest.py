@@ -143,7 +143,5 @@ def brevitas_exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
         kept = {"keep_initializers_as_inputs": False, "opset_version": 18}
         export_onnx_qcdq(net, args=x, export_path=str(paths["qcdq"]), dynamo=False, **kept)
         export_onnx_qcdq(net, args=x, export_path=str(paths["qcdq_dynamo"]), dynamo=True, **kept)
-        export_qonnx(
-            net, args=x, export_path=str(paths["qonnx"]), dynamo=True, optimize=True, **kept
-        )
+        export_qonnx(net, args=x, export_path=str(paths["qonnx"]), dynamo=True, optimize=True, **kept)
     return paths

@@ -26,9 +26,7 @@ def test_equals_the_onnx_package(brevitas_exports: dict[str, Path], name: str) -
     found = read(brevitas_exports[name])
     assert found.ir_version == expected.ir_version
     assert found.opset_imports == {o.domain: o.version for o in expected.opset_import}
-    nodes = [
-        (n.op_type, n.domain, n.name, tuple(n.input), tuple(n.output)) for n in expected.graph.node
-    ]
+    nodes = [(n.op_type, n.domain, n.name, tuple(n.input), tuple(n.output)) for n in expected.graph.node]
     assert [(n.op_type, n.domain, n.name, n.inputs, n.outputs) for n in found.graph.nodes] == nodes
     assert [*found.graph.initializers] == [t.name for t in expected.graph.initializer]
     for tensor in expected.graph.initializer:
@@ -55,9 +53,7 @@ def test_every_element_type_in_both_forms(make: Any, save: Any, data_type: int, 
     low, high = (-(1 << (element.bits - 1)), (1 << (element.bits - 1)) - 1)
     if not element.is_signed:
         low, high = 0, 1 if element.name == "BOOL" else (1 << element.bits) - 1
-    array = np.array(values or [low, high, 1]).astype(
-        helper.tensor_dtype_to_np_dtype(data_type), copy=False
-    )
+    array = np.array(values or [low, high, 1]).astype(helper.tensor_dtype_to_np_dtype(data_type), copy=False)
     tensor = (
         numpy_helper.from_array(array, "t")
         if raw
@@ -196,9 +192,7 @@ def test_bytes_behind_unknown_or_second_fields(make: Any, save: Any, tmp_path: P
         read(path)
 
 
-def test_many_tiny_messages_do_not_fill_the_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_tiny_messages_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file, "Budget", lambda: Budget(5000))  # the real one takes seconds
     graph = b"\x0a\x00" * 1_200_000  # 2.4 MB of empty nodes
     path = tmp_path / "bomb.onnx"
@@ -232,9 +226,7 @@ def test_every_truncation(make: Any, tmp_path: Path, form: str) -> None:
 
 
 @given(form=st.sampled_from(["qcdq", "qonnx"]), seed=st.integers(0, 2**32))
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_flipped_bytes(make: Any, tmp_path: Path, form: str, seed: int) -> None:
     chance = random.Random(seed)
     data = bytearray(getattr(make, form)().SerializeToString())
@@ -244,8 +236,6 @@ def test_flipped_bytes(make: Any, tmp_path: Path, form: str, seed: int) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes(tmp_path: Path, data: bytes) -> None:
     _gate(tmp_path / "noise.onnx", data)

@@ -111,9 +111,7 @@ def test_drops_are_measured_against_the_original() -> None:
 
 def test_references() -> None:
     retrained = _evaluation(0.8, 0.9, auc=0.55)
-    assert from_retrained(retrained) == Reference(
-        kind="retrained", fa=0.8, ta=0.9, ra=0.95, mia_auc=0.55
-    )
+    assert from_retrained(retrained) == Reference(kind="retrained", fa=0.8, ta=0.9, ra=0.95, mia_auc=0.55)
     assert judge(retrained, from_retrained(retrained), Thresholds()).passed
     gone = judge(_evaluation(0.0, 0.9, auc=0.0), forgotten_class(), Thresholds())
     assert gone.passed and [c.name for c in gone.checks] == ["fa_gap"]
@@ -241,9 +239,6 @@ def test_the_block_can_fail() -> None:
 
 
 def test_nothing_heavy_is_imported() -> None:
-    code = (
-        "import sys, qmu_edge.verify.__main__\n"
-        f"print([name for name in {_HEAVY} if name in sys.modules])"
-    )
+    code = f"import sys, qmu_edge.verify.__main__\nprint([name for name in {_HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
