@@ -46,6 +46,9 @@ class Classifier(nn.Module):
 class Normalize(nn.Module):
     """(x - mean) / std inside the network, so that a device feeds plain pixels in 0..1."""
 
+    mean: Tensor
+    inverse_std: Tensor
+
     def __init__(self, shape: Shape) -> None:
         """Store mean and 1/std of `shape` as constants of the network."""
         super().__init__()

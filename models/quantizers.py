@@ -16,6 +16,7 @@ Differs: one step per output channel for weights, not per layer; symmetric narro
     (negation stays exact), the full four codes {-2..1} at 2 bits, where narrow would mean ternary.
 """
 
+import math
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -39,7 +40,8 @@ def initial_step(mean_magnitude: Float[Tensor, "*s"], largest_code: int) -> Floa
     >>> initial_step(torch.tensor(1.0), 4)
     tensor(1.)
     """
-    return (2.0 * mean_magnitude / largest_code**0.5).clamp_min(SMALLEST_STEP)
+    step: Tensor = 2.0 * mean_magnitude / math.sqrt(largest_code)
+    return step.clamp_min(SMALLEST_STEP)
 
 
 def step_gradient_scale(elements: int, largest_code: int) -> float:
@@ -110,7 +112,7 @@ def largest_code(bits: int, *, signed: bool) -> int:
     >>> largest_code(4, signed=True), largest_code(4, signed=False)
     (7, 15)
     """
-    return 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    return (1 << bits - 1) - 1 if signed else (1 << bits) - 1
 
 
 class LearnedStepWeight(Int8WeightPerChannelFloat):  # type: ignore[misc]
@@ -120,12 +122,12 @@ class LearnedStepWeight(Int8WeightPerChannelFloat):  # type: ignore[misc]
     scaling_impl = LearnedStep
     restrict_scaling_type = "fp"
 
-    @value
+    @value  # type: ignore[untyped-decorator]
     def scaling_shape(scaling_per_output_channel_shape: tuple[int, ...]) -> tuple[int, ...]:
         """One step per output channel."""
         return scaling_per_output_channel_shape
 
-    @value
+    @value  # type: ignore[untyped-decorator]
     def largest_code(bit_width: int) -> int:
         """Codes reach 2^(b-1) - 1."""
         return largest_code(bit_width, signed=True)
@@ -144,7 +146,7 @@ class LearnedStepUnsigned(Uint8ActPerTensorFloat):  # type: ignore[misc]
     scaling_impl = LearnedStep
     scaling_shape = ()
 
-    @value
+    @value  # type: ignore[untyped-decorator]
     def largest_code(bit_width: int) -> int:
         """Codes reach 2^b - 1."""
         return largest_code(bit_width, signed=False)
@@ -157,7 +159,7 @@ class LearnedStepSigned(Int8ActPerTensorFloat):  # type: ignore[misc]
     scaling_impl = LearnedStep
     scaling_shape = ()
 
-    @value
+    @value  # type: ignore[untyped-decorator]
     def largest_code(bit_width: int) -> int:
         """Codes reach 2^(b-1) - 1."""
         return largest_code(bit_width, signed=True)

@@ -5,7 +5,7 @@ some forward pass; `require_calibrated` refuses a network whose grids are incomp
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from brevitas.core.scaling import ParameterFromRuntimeStatsScaling
@@ -28,7 +28,7 @@ GROUPS: Final[tuple[Group, ...]] = (
 )
 
 
-def weight_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def weight_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Name and module of every layer with a quantizable weight, in forward order."""
     for name, module in model.named_modules():
         if isinstance(module, QuantWeightMixin):

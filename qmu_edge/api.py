@@ -9,6 +9,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -314,5 +315,5 @@ def _gpu() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
-def _project(folder: Path | None, progress: Progress | None) -> Any:
+def _project(folder: Path | None, progress: Progress | None) -> AbstractContextManager[Project]:
     return opened(find(folder or Path.cwd()), progress or Progress())

@@ -6,11 +6,11 @@ the network came from (its parent's digest and the method).
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -74,10 +74,9 @@ def loads(data: bytes, source: str, expected: ModelRecipe | None = None) -> tupl
     header = _header(data, source)
     try:
         recipe = ModelRecipe.model_validate(header["model"])
-        shape = Shape(**{k: tuple(v) if isinstance(v, list) else v for k, v in header["shape"].items()})
-        origin = Origin(**header["origin"])
-        origin = replace(origin, class_names=tuple(origin.class_names))
-    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        shape = TypeAdapter(Shape).validate_python(header["shape"])
+        origin = TypeAdapter(Origin).validate_python(header["origin"])
+    except (KeyError, TypeError, ValidationError) as error:
         raise IntegrityError(f"{source}: its header does not describe a network: {error}") from None
     if expected is not None and recipe != expected:
         raise IntegrityError(f"{source}: a checkpoint of another model: {_difference(recipe, expected)}")

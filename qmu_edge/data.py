@@ -117,7 +117,7 @@ class Samples:
         """
         n = len(self)
         order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
-        parts = order.split(size) if n else ()
+        parts = torch.split(order, size) if n else ()
         for positions, images in zip(parts, self._fetch(parts), strict=True):
             if augment is not None and generator is not None:
                 images = augment(images, generator)

@@ -369,9 +369,9 @@ def _split_bytes(split: Split) -> bytes:
 
 def split_from(data: bytes) -> Split:
     """The split that the resolved step stored."""
-    document = json.loads(data)
-    arrays = {p: np.array(document.pop(p), np.int64) for p in PARTS}
-    return Split(**arrays, **document)
+    document: dict[str, Any] = json.loads(data)
+    values: dict[str, Any] = {k: np.array(v, np.int64) if k in PARTS else v for k, v in document.items()}
+    return Split(**values)
 
 
 def _plain(params: Any) -> dict[str, Any]:

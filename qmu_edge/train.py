@@ -191,7 +191,7 @@ def fit(
     for epoch in range(first, recipe.epochs):
         model.train()
         for batch in samples.batches(recipe.batch, generator, augment):
-            descent.step(lambda b=batch: F.cross_entropy(model(b.images), b.labels), len(batch.labels))
+            descent.step(lambda b=batch: F.cross_entropy(model(b.images), b.labels), len(batch.labels))  # type: ignore[misc]
         descent.require_finite()
         if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
             _save(descent, generator, epoch + 1, resume)
