@@ -25,6 +25,8 @@ receipt_app = typer.Typer(no_args_is_help=True, help="Erasure receipts.", rich_m
 app.add_typer(request_app, name="request")
 app.add_typer(receipt_app, name="receipt")
 
+INTERRUPTED = 130
+
 ProjectOption = Annotated[
     Path | None, typer.Option("--project", help="Folder of the project; found upwards from here.")
 ]
@@ -93,6 +95,7 @@ def request_new(
     regulation: Annotated[str, typer.Option(help="gdpr or ccpa.")] = "gdpr",
     requested_by: Annotated[str | None, typer.Option(help="Reference of who asks.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write it there instead of stdout.")] = None,
+    json: JsonOption = False,
 ) -> None:
     """Write a valid erasure request (JSON)."""
     from qmu_edge import api
@@ -101,7 +104,7 @@ def request_new(
         subject_ids=subject or (), sample_ids=sample or (), class_ids=class_ or (),
         regulation=regulation, requested_by=requested_by, out=out,
     )  # fmt: skip
-    if out is None:
+    if out is None or json:
         _show(document, True)
     else:
         typer.echo(str(out))
@@ -252,9 +255,10 @@ def main() -> None:
         _fail(error)
     except OSError as error:  # a full disk or a read-only folder, outside the store's own writes
         _fail(ConfigError(f"{error.filename or 'the system'}: {error.strerror or error}"))
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer has turned Ctrl-C into this
+            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        raise
 
 
 def _fail(error: Any) -> None:

@@ -115,80 +115,51 @@ def largest_code(bits: int, *, signed: bool) -> int:
     return (1 << bits - 1) - 1 if signed else (1 << bits) - 1
 
 
-class LearnedStepWeight(Int8WeightPerChannelFloat):  # type: ignore[misc]
-    """Weight quantizer with one learned step per output channel, narrow symmetric codes."""
-
-    int_quant = FusedIntQuant
-    scaling_impl = LearnedStep
-    restrict_scaling_type = "fp"
-
-    @value  # type: ignore[untyped-decorator]
-    def scaling_shape(scaling_per_output_channel_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """One step per output channel."""
-        return scaling_per_output_channel_shape
-
-    @value  # type: ignore[untyped-decorator]
-    def largest_code(bit_width: int) -> int:
-        """Codes reach 2^(b-1) - 1."""
-        return largest_code(bit_width, signed=True)
+# `let` and not `class`: a Brevitas quantizer answers every attribute that it lacks with an error of its
+# own, which class decorators (jaxtyping's, in the tests) do not survive.
 
 
-class LearnedStepWeight2(LearnedStepWeight):
-    """The same at 2 bits, with all four codes {-2, -1, 0, 1}."""
-
-    narrow_range = False
+def _per_output_channel(scaling_per_output_channel_shape: tuple[int, ...]) -> tuple[int, ...]:
+    return scaling_per_output_channel_shape
 
 
-class LearnedStepUnsigned(Uint8ActPerTensorFloat):  # type: ignore[misc]
-    """Unsigned activation quantizer with one learned step per tensor."""
-
-    int_quant = FusedIntQuant
-    scaling_impl = LearnedStep
-    scaling_shape = ()
-
-    @value  # type: ignore[untyped-decorator]
-    def largest_code(bit_width: int) -> int:
-        """Codes reach 2^b - 1."""
-        return largest_code(bit_width, signed=False)
+def _largest_signed(bit_width: int) -> int:
+    return largest_code(bit_width, signed=True)
 
 
-class LearnedStepSigned(Int8ActPerTensorFloat):  # type: ignore[misc]
-    """Signed activation quantizer with one learned step per tensor."""
-
-    int_quant = FusedIntQuant
-    scaling_impl = LearnedStep
-    scaling_shape = ()
-
-    @value  # type: ignore[untyped-decorator]
-    def largest_code(bit_width: int) -> int:
-        """Codes reach 2^(b-1) - 1."""
-        return largest_code(bit_width, signed=True)
+def _largest_unsigned(bit_width: int) -> int:
+    return largest_code(bit_width, signed=False)
 
 
-class StatisticsWeight(Int8WeightPerChannelFloat):  # type: ignore[misc]
-    """Brevitas' own weight quantizer: scale = max|w| of each channel, at every forward pass."""
+# One learned step per output channel, narrow symmetric codes; at 2 bits all four codes {-2, -1, 0, 1}.
+LearnedStepWeight: Any = Int8WeightPerChannelFloat.let(
+    int_quant=FusedIntQuant,
+    scaling_impl=LearnedStep,
+    restrict_scaling_type="fp",
+    scaling_shape=value(_per_output_channel),
+    largest_code=value(_largest_signed),
+)
+LearnedStepWeight2: Any = LearnedStepWeight.let(narrow_range=False)
 
-    int_quant = FusedIntQuant
+# One learned step per tensor.
+LearnedStepUnsigned: Any = Uint8ActPerTensorFloat.let(
+    int_quant=FusedIntQuant,
+    scaling_impl=LearnedStep,
+    scaling_shape=(),
+    largest_code=value(_largest_unsigned),
+)
+LearnedStepSigned: Any = Int8ActPerTensorFloat.let(
+    int_quant=FusedIntQuant,
+    scaling_impl=LearnedStep,
+    scaling_shape=(),
+    largest_code=value(_largest_signed),
+)
 
-
-class StatisticsWeight2(StatisticsWeight):
-    """The same at 2 bits, with all four codes {-2, -1, 0, 1}."""
-
-    narrow_range = False
-
-
-class StatisticsUnsigned(Uint8ActPerTensorFloat):  # type: ignore[misc]
-    """Brevitas' own unsigned activation quantizer, 30 steps of percentile statistics."""
-
-    int_quant = FusedIntQuant
-    collect_stats_steps = 30
-
-
-class StatisticsSigned(Int8ActPerTensorFloat):  # type: ignore[misc]
-    """Brevitas' own signed activation quantizer, 30 steps of percentile statistics."""
-
-    int_quant = FusedIntQuant
-    collect_stats_steps = 30
+# Brevitas' own: max|w| of each channel at every forward pass; 30 steps of percentile statistics.
+StatisticsWeight: Any = Int8WeightPerChannelFloat.let(int_quant=FusedIntQuant)
+StatisticsWeight2: Any = StatisticsWeight.let(narrow_range=False)
+StatisticsUnsigned: Any = Uint8ActPerTensorFloat.let(int_quant=FusedIntQuant, collect_stats_steps=30)
+StatisticsSigned: Any = Int8ActPerTensorFloat.let(int_quant=FusedIntQuant, collect_stats_steps=30)
 
 
 class Preset(NamedTuple):

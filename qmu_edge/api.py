@@ -135,8 +135,10 @@ def export(
 
     The files go to `out`; without it they become the project's `release`.
     """
-    from qmu_edge.release import copy_files, device_named, make_release, publish
+    from qmu_edge.release import FORMATS, copy_files, device_named, make_release, publish
 
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise ConfigError(f"format {unknown[0]!r} is not one of {', '.join(FORMATS)}")
     with _project(project, progress) as found:
         chosen = device_named(device)
         with hold(found.folder):
@@ -217,14 +219,23 @@ def receipt_verify(
 
     Args:
         path: The receipt; the project's current one when None.
-        project: Whose store holds the receipt and the one before it.
+        project: Whose ledger must have issued the receipt, and whose store holds the one before it; with
+            a path and no project the receipt is checked on its own.
         files: Model files; those that lie beside the receipt are found by name.
     """
     data = _receipt_bytes(path, project)
-    names = [s["name"] for s in receipt.loads(data, path or "receipt")["subject"]]
+    statement = receipt.loads(data, path or "receipt")
+    names = [s["name"] for s in statement["subject"]]
     beside = (path or find(project or Path.cwd()) / "release" / "receipt.json").parent
     given = {f.name: f for f in [*(beside / n for n in names if (beside / n).is_file()), *files]}
-    return {"sha256": hashlib.sha256(data).hexdigest(), "checks": receipt.verify(data, files=given)}
+    digest, before = hashlib.sha256(data).hexdigest(), None
+    if path is None or project is not None:
+        with _project(project, None) as found:
+            if not found.ledger.rows("SELECT 1 FROM receipts WHERE receipt_digest = ?", digest):
+                raise LedgerError(f"{path}: SHA-256 {digest} is no receipt that {found.root} has issued")
+            stated = statement["predicate"]["previous"]
+            before = found.store.get_bytes(stated) if stated else None
+    return {"sha256": digest, "checks": receipt.verify(data, files=given, previous=before)}
 
 
 def _receipt_bytes(path: Path | None, project: Path | None) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from qmu_edge.index import SAMPLE_SPLITS
-from qmu_edge.pipeline import split_from, thresholds_of
+from qmu_edge.pipeline import served_steps, split_from, thresholds_of
 from qmu_edge.project import TRAIN, Project
 from qmu_edge.release import evaluate_file, evaluation_in
 from qmu_edge.split import Split
@@ -45,7 +45,7 @@ def _request_of(project: Project, sha256: str) -> tuple[str | None, Split, dict[
     for row in reversed(project.ledger.requests()):
         if row.state != "completed":
             continue
-        steps = {s.step: s.detail for s in project.ledger.steps(row.request_id) if s.status == "done"}
+        steps = served_steps(project, row.request_id)
         release = json.loads(project.store.get_bytes(steps["exported"]["release"]))
         if sha256 in release["files"].values():
             split = split_from(project.store.get_bytes(steps["resolved"]["split"]))

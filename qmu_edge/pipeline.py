@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-from qmu_edge import checkpoint
+from qmu_edge import checkpoint, receipt
 from qmu_edge.accounting import accounted
 from qmu_edge.errors import QmuEdgeError, RequestError, VerificationFailed
 from qmu_edge.evidence import write_receipt
@@ -154,13 +154,36 @@ def serve(
     params = parameters(method_name, project.recipe.unlearn.get(method_name, {}), project.recipe.train)
     with hold(project.folder):
         split = plan(project, request)
-        row = project.ledger.request(request.request_id)
-        if row is None or row.outcome not in ("unlearned", "retrained"):
+        if not _is_served(project, request.request_id):
             before = _starting_point(project, request)
             _receive(project, request, split)
             run = _run(project, request, split, method_name, params, before, device)
             _unlearn_to_receipt(run)
         return _result(project, request)
+
+
+def _is_served(project: Project, request_id: str) -> bool:
+    """Whether the request has its receipt; ends the step that a kill cut off right after issuing it.
+
+    From that moment the current checkpoint is the new one: to start again would unlearn it twice.
+    """
+    ledger = project.ledger
+    steps = [s for s in ledger.steps(request_id) if s.step == "receipted"]
+    issued = ledger.rows("SELECT receipt_digest FROM receipts WHERE request_id = ?", request_id)
+    if issued and all(s.status != "done" for s in steps):
+        digest = issued[0][0]
+        statement = receipt.loads(project.store.get_bytes(digest), f"receipt {digest[:12]}")
+        ledger.set_outcome(request_id, "completed", statement["predicate"]["outcome"])
+        last = max((s for s in steps if s.status == "started"), key=lambda s: s.started)
+        ledger.finish_step(request_id, last.run, "receipted", {"receipt": digest, "seconds": 0, "peak_mb": 0})
+    return bool(issued)
+
+
+def served_steps(project: Project, request_id: str) -> dict[str, dict[str, Any]]:
+    """What each step of the attempt that ended in a receipt has found."""
+    done = [s for s in project.ledger.steps(request_id) if s.status == "done"]
+    served = [s.run for s in done if s.step == "receipted"][-1]
+    return {s.step: s.detail for s in done if s.run in ("", served)}
 
 
 def _starting_point(project: Project, request: DeletionRequest) -> str:
@@ -247,7 +270,7 @@ def _requantized(run: Run, digest: str) -> dict[str, Any]:
 
 
 def _exported(run: Run, digest: str) -> dict[str, Any]:
-    release, _ = make_release(run.project, digest, run.device)
+    release, _ = make_release(run.project, digest)
     return {"release": release}
 
 
@@ -255,7 +278,7 @@ def _verified(run: Run, release_digest: str) -> dict[str, Any]:
     project = run.project
     release = json.loads(project.store.get_bytes(release_digest))
     found = evaluate_release(project, release, run.split)
-    _, original = make_release(project, run.before, run.device, ("qcdq",))
+    _, original = make_release(project, run.before, ("qcdq",))
     before = evaluate_release(project, original, run.split)
     reference, retrained = _reference(run, found, before)
     thresholds = thresholds_of(project)
@@ -311,7 +334,7 @@ def _retrained(run: Run) -> dict[str, Any]:
         work = lambda: _unlearned(run, "retrain", run.seed + REFERENCE_SEED)  # noqa: E731
         trained, cost = accounted(work)
         after = _requantized(run, trained["checkpoint"])
-        _, release = make_release(project, after["checkpoint"], run.device, ("qcdq",))
+        _, release = make_release(project, after["checkpoint"], ("qcdq",))
         report = {
             **evaluate_release(project, release, run.split),
             **cost,
@@ -329,7 +352,7 @@ def _failure(run: Run, verdict: dict[str, Any]) -> str:
         f"allowed {c['allowed']}"
         for c in verdict["checks"]
         if not c["passed"]
-    ]
+    ] or ["the policy sets no threshold"]
     hint = "" if METHODS[run.method].category == "exact" else "; --method retrain is the exact answer"
     return f"request {run.request.request_id}: {run.method}: {'; '.join(missed)}; nothing was released{hint}"
 
@@ -337,13 +360,11 @@ def _failure(run: Run, verdict: dict[str, Any]) -> str:
 def _result(project: Project, request: DeletionRequest) -> dict[str, Any]:
     """What became of a request that is done; also puts its files in place when a kill prevented it."""
     ledger, store = project.ledger, project.store
-    done = [s for s in ledger.steps(request.request_id) if s.status == "done"]
-    served = [s.run for s in done if s.step == "receipted"][-1]
-    steps = {s.step: s.detail for s in done if s.run in ("", served)}
-    receipt = store.get_bytes(steps["receipted"]["receipt"])
+    steps = served_steps(project, request.request_id)
+    issued = store.get_bytes(steps["receipted"]["receipt"])
     report = store.get_bytes(steps["verified"]["report"])
     if ledger.current("receipt") == steps["receipted"]["receipt"]:
-        publish(project, steps["exported"]["release"], receipt, report)
+        publish(project, steps["exported"]["release"], issued, report)
     row = ledger.request(request.request_id)
     release = json.loads(store.get_bytes(steps["exported"]["release"]))
     return {

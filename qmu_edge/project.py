@@ -157,7 +157,10 @@ def opened(root: Path, progress: Progress) -> Iterator[Project]:
         IntegrityError: The ledger is missing.
         LedgerError: The ledger does not hold.
     """
-    text = (root / RECIPE).read_text("utf-8")
+    try:
+        text = (root / RECIPE).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{root / RECIPE}: not UTF-8 at byte {error.start}") from None
     recipe = parse_recipe(text, str(root / RECIPE))
     with Ledger.open(root / STORE / "ledger.db") as ledger:
         yield Project(root, recipe, ledger, progress)

@@ -82,9 +82,12 @@ def origin_of(project: Project, method: str, parent: str = "") -> checkpoint.Ori
 
 
 def make_release(
-    project: Project, digest: str, device: torch.device, formats: tuple[str, ...] = FORMATS
+    project: Project, digest: str, formats: tuple[str, ...] = FORMATS
 ) -> tuple[str, dict[str, Any]]:
     """Export a checkpoint, or find the release that was made of it before.
+
+    Everything here runs on the CPU: that is where the file is compared with the network, and a GPU's
+    shortened float32 products would be taken for a difference of the file.
 
     Returns:
         Digest and content of the release object.
@@ -96,11 +99,12 @@ def make_release(
     if known:
         return known, json.loads(project.store.get_bytes(known))
     model, origin = load_checkpoint(project, digest)
-    model.to(device)
     images = parity_images(project)
     policy = project.recipe.policy
     project.progress.start("export", 0)
-    logits = predict(model, on_device(images, np.zeros(len(images), np.int64), device, limit_bytes=0))
+    logits = predict(
+        model, on_device(images, np.zeros(len(images), np.int64), torch.device("cpu"), limit_bytes=0)
+    )
     files = export(
         model, formats=formats, class_names=origin.class_names, images=images,
         logits=logits.numpy(), min_agreement=policy.min_agreement, min_inputs=policy.parity_inputs,
