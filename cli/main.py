@@ -135,7 +135,6 @@ def export(
     format: Annotated[str, typer.Option(help="Comma-separated: qcdq, qonnx.")] = "qcdq,qonnx",
     out: Annotated[Path | None, typer.Option(help="Folder; without it the files become `release`.")] = None,
     project: ProjectOption = None,
-    device: DeviceOption = "auto",
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -144,7 +143,7 @@ def export(
 
     formats = [name.strip() for name in format.split(",")]
     _show(
-        api.export(project, formats=formats, out=out, device=device, progress=_progress(quiet)),
+        api.export(project, formats=formats, out=out, progress=_progress(quiet)),
         json,
     )
 

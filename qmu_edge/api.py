@@ -128,21 +128,19 @@ def export(
     *,
     formats: Sequence[str] = ("qcdq", "qonnx"),
     out: Path | None = None,
-    device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Export the current checkpoint through all gates.
 
     The files go to `out`; without it they become the project's `release`.
     """
-    from qmu_edge.release import FORMATS, copy_files, device_named, make_release, publish
+    from qmu_edge.release import FORMATS, copy_files, make_release, publish
 
     if unknown := [name for name in formats if name not in FORMATS]:
         raise ConfigError(f"format {unknown[0]!r} is not one of {', '.join(FORMATS)}")
     with _project(project, progress) as found:
-        chosen = device_named(device)
         with hold(found.folder):
-            digest, release = make_release(found, found.current("checkpoint"), chosen, tuple(formats))
+            digest, release = make_release(found, found.current("checkpoint"), tuple(formats))
             if out is not None:
                 paths = copy_files(found, release, out)
             else:
