@@ -51,7 +51,14 @@ def files() -> str:
     return "\n".join([*lines, "", where(document)])
 
 
-TABLES: dict[str, Callable[[], str]] = {"step": step, "files": files}
+def demo() -> str:
+    """What `make demo` printed, made of `qmu-edge demo --json`."""
+    from qmu_edge.cli import render
+
+    return f"```\n{render.demo(load('demo'))}\n```"
+
+
+TABLES: dict[str, Callable[[], str]] = {"demo": demo, "step": step, "files": files}
 
 
 def rewritten(text: str) -> str:

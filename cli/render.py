@@ -65,11 +65,16 @@ def _accuracies(report: Mapping[str, Any]) -> str:
             [
                 name,
                 *cells,
-                percent(efficacy and efficacy["mean"]),
+                _spread(efficacy),
                 f"{auc['value']:.3f}" if auc else "-",
             ]
         )
     return table(rows)
+
+
+def _spread(efficacy: Mapping[str, Any] | None) -> str:
+    """Mean and deviation over draws, in percent."""
+    return "-" if efficacy is None else f"{percent(efficacy['mean'])} ±{100 * efficacy['std']:.2f}"
 
 
 def _verdict(verdict: Mapping[str, Any] | None) -> str:

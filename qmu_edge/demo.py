@@ -14,7 +14,7 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.progress import Progress
 from qmu_edge.project import RECIPE
 
-SUBJECT = "writer-3"
+SUBJECT = "writer-7"
 MARK = ".qmu-demo"
 
 
