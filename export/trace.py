@@ -150,7 +150,7 @@ def integer_codes(
 ) -> np.ndarray:
     """Integer codes of a weight, int8 (2 to 8 bits fit), as the quantizer computes them.
 
-    >>> integer_codes(np.float32([0.24, -0.26, 9.0]), np.float32(0.1), -7, 7).tolist()
+    >>> integer_codes(np.float32([0.24, -0.26, 9.0]), np.array(0.1, np.float32), -7, 7).tolist()
     [2, -3, 7]
     """
     rounded = np.rint(latent.astype(np.float32) / scale.astype(np.float32))
