@@ -114,8 +114,11 @@ def _bits(project: Project) -> dict[str, Any]:
 
 
 def _metrics(found: Mapping[str, Any], release: Mapping[str, Any]) -> dict[str, Any]:
+    # For one forgotten image the histogram of its predictions would be the prediction itself.
+    evaluation = {k: v for k, v in found["evaluation"].items() if k != "forget_predictions"}
     return {
         **found,
+        "evaluation": evaluation,
         "parity": release["parity"],
         "bytes": release["bytes"],
         "latent_weights": {name: _gate(gate) for name, gate in release["gate"].items()},
