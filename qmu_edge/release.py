@@ -103,7 +103,7 @@ def make_release(
     policy = project.recipe.policy
     project.progress.start("export", 0)
     logits = predict(
-        model, on_device(images, np.zeros(len(images), np.int64), torch.device("cpu"), limit_bytes=0)
+        model, on_device(images, np.zeros(len(images), np.int64), torch.device("cpu"), limit_bytes=0.0)
     )
     files = export(
         model, formats=formats, class_names=origin.class_names, images=images,
