@@ -27,6 +27,6 @@ lock: $(READY)            ## renew requirements.lock from pyproject.toml
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/pip install -qq --require-hashes --requirement requirements.lock
+	$(BIN)/pip install -qq --no-deps --no-build-isolation --editable .
 	touch $@
