@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from qmu_edge.index import SAMPLE_SPLITS
-from qmu_edge.pipeline import served_steps, split_from, thresholds_of
+from qmu_edge.pipeline import served_steps, thresholds_of
 from qmu_edge.project import TRAIN, Project
 from qmu_edge.release import evaluate_file, evaluation_in
-from qmu_edge.split import Split
+from qmu_edge.split import Split, split_from_json
 from qmu_edge.verify.__main__ import describe
 from qmu_edge.verify.onnx_file import read
 from qmu_edge.verify.report import Reference, Verdict, held_out, judge, to_json
@@ -48,7 +48,7 @@ def _request_of(project: Project, sha256: str) -> tuple[str | None, Split, dict[
         steps = served_steps(project, row.request_id)
         release = json.loads(project.store.get_bytes(steps["exported"]["release"]))
         if sha256 in release["files"].values():
-            split = split_from(project.store.get_bytes(steps["resolved"]["split"]))
+            split = split_from_json(project.store.get_bytes(steps["resolved"]["split"]))
             return (
                 row.request_id,
                 split,

@@ -42,7 +42,7 @@ from qmu_edge.release import (
 )
 from qmu_edge.requantize import requantize
 from qmu_edge.request import DeletionRequest, due_time
-from qmu_edge.split import Split, resolve
+from qmu_edge.split import Split, resolve, split_from_json, split_to_json
 from qmu_edge.store import hold
 from qmu_edge.unlearn import METHODS, apply, parameters
 from qmu_edge.verify.report import (
@@ -56,7 +56,6 @@ from qmu_edge.verify.report import (
 )
 
 REFERENCE_SEED: Final = 1
-PARTS: Final = ("forget", "retain", "validation", "test", "also_erased")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +119,7 @@ def plan(project: Project, request: DeletionRequest) -> Split:
         )
     known = project.ledger.step(request.request_id, "", "resolved") if row is not None else None
     if known is not None and known.status == "done":
-        return split_from(project.store.get_bytes(known.detail["split"]))
+        return split_from_json(project.store.get_bytes(known.detail["split"]))
     if request.model_sha256 is not None:
         _require_model(project, request.model_sha256)
     return resolve(project.index, request, tombstoned=project.ledger.tombstones(), key=project.key)
@@ -202,7 +201,7 @@ def _receive(project: Project, request: DeletionRequest, split: Split) -> None:
     )  # fmt: skip
 
     def resolved() -> dict[str, Any]:
-        return {"split": project.store.put_bytes(_split_bytes(split)), "counts": split.counts()}
+        return {"split": project.store.put_bytes(split_to_json(split)), "counts": split.counts()}
 
     def tombstoned() -> dict[str, Any]:
         both = np.concatenate([split.forget, split.also_erased])
@@ -378,21 +377,6 @@ def _result(project: Project, request: DeletionRequest) -> dict[str, Any]:
         "report": json.loads(report),
         "steps": {k: {c: v[c] for c in ("seconds", "peak_mb")} for k, v in steps.items()},
     }
-
-
-def _split_bytes(split: Split) -> bytes:
-    document = {p: getattr(split, p).tolist() for p in PARTS}
-    rest = {
-        k: getattr(split, k) for k in ("scope", "index_digest", "duplicates_retained", "unmatched_subjects")
-    }
-    return json.dumps({**document, **rest}, sort_keys=True, separators=(",", ":")).encode()
-
-
-def split_from(data: bytes) -> Split:
-    """The split that the resolved step stored."""
-    document: dict[str, Any] = json.loads(data)
-    values: dict[str, Any] = {k: np.array(v, np.int64) if k in PARTS else v for k, v in document.items()}
-    return Split(**values)
 
 
 def _plain(params: Any) -> dict[str, Any]:

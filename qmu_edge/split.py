@@ -7,8 +7,9 @@ Shapes: n samples in the index; all index arrays are sorted int64 positions into
 """
 
 import hashlib
+import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final, Literal
 
 import numpy as np
@@ -70,6 +71,19 @@ class Split:
             "duplicates_retained": self.duplicates_retained,
             "unmatched_subjects": self.unmatched_subjects,
         }
+
+
+def split_to_json(split: Split) -> bytes:
+    """The split as JSON, the same bytes for the same split."""
+    values = ((f.name, getattr(split, f.name)) for f in fields(split))
+    document = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values}
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def split_from_json(data: bytes) -> Split:
+    """The split that `split_to_json` wrote; the store has checked that the bytes are the same."""
+    document = json.loads(data)
+    return Split(**{k: np.array(v, np.int64) if isinstance(v, list) else v for k, v in document.items()})
 
 
 @dataclass(frozen=True, slots=True)
