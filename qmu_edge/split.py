@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +82,10 @@ def split_to_json(split: Split) -> bytes:
 
 def split_from_json(data: bytes) -> Split:
     """The split that `split_to_json` wrote; the store has checked that the bytes are the same."""
-    document = json.loads(data)
-    return Split(**{k: np.array(v, np.int64) if isinstance(v, list) else v for k, v in document.items()})
+    document: dict[str, Any] = json.loads(data)
+    for name, value in document.items():
+        document[name] = np.array(value, np.int64) if isinstance(value, list) else value
+    return Split(**document)
 
 
 @dataclass(frozen=True, slots=True)
