@@ -186,9 +186,10 @@ def served_steps(project: Project, request_id: str) -> dict[str, dict[str, Any]]
 
 
 def _starting_point(project: Project, request: DeletionRequest) -> str:
-    """The checkpoint to start from: checked before the request is recorded."""
+    """The checkpoint to start from: it and the images are checked before the request is recorded."""
     before = project.current("checkpoint")
     load_checkpoint(project, before)
+    _ = project.images
     return before
 
 

@@ -1,0 +1,270 @@
+"""The whole path by the commands, from `init` to a receipt, and what each leaves behind."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmu_edge.ledger import Ledger
+from qmu_edge.progress import Progress
+from qmu_edge.project import Project, opened
+from qmu_edge.store import ObjectStore
+
+SUBJECT = "writer-3"
+FILES = ("model.onnx", "model.qonnx.onnx", "receipt.json", "report.json")
+
+
+def sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def forgotten(project: Path) -> list[str]:
+    with Ledger.open(project / ".qmu/ledger.db") as ledger:
+        return sorted(ledger.tombstones())
+
+
+def receipts(project: Path) -> list[tuple[str, str | None]]:
+    with Ledger.open(project / ".qmu/ledger.db") as ledger:
+        query = "SELECT receipt_digest, previous_digest FROM receipts ORDER BY seq"
+        return [(new, old) for new, old in ledger.rows(query)]
+
+
+def split_of(project: Path, request_id: str) -> dict[str, Any]:
+    with Ledger.open(project / ".qmu/ledger.db") as ledger:
+        row = ledger.step(request_id, "", "resolved")
+        assert row is not None
+        found: dict[str, Any] = json.loads(
+            ObjectStore(project / ".qmu/objects").get_bytes(row.detail["split"])
+        )
+        return found
+
+
+def test_every_step_ends_well_and_says_so_as_json(made: Any) -> None:
+    init, train, unlearn = (made.commands[name].json for name in ("init", "train", "unlearn"))
+    assert init["train"] + init["validation"] + init["test"] == init["samples"] == 1797
+    assert init["subjects"] == init["classes"] == 10
+    assert train["images"] == init["train"]
+    assert unlearn["outcome"] == "unlearned"
+    assert unlearn["counts"]["forget"] + unlearn["counts"]["retain"] == init["train"]
+    assert set(unlearn["steps"]) == {
+        "resolved", "tombstoned", "unlearned", "requantized", "exported", "verified", "receipted",
+    }  # fmt: skip
+
+
+def test_progress_goes_to_stderr_and_quiet_silences_it(made: Any, run: Any, served: Path) -> None:
+    assert "training" in made.commands["train"].err and "training" not in made.commands["train"].out
+    assert "qmul" in made.commands["unlearn"].err
+    again = run("verify", served / "release/model.onnx", "--project", served, "--json", "--quiet")
+    assert again.code == 0 and again.err == "" and again.json["passed"]
+
+
+def test_a_dry_run_changes_nothing_and_says_what_would_be_deleted(
+    made: Any, run: Any, trained: Path, digest: Any
+) -> None:
+    before = digest(trained)
+    planned = run("unlearn", "--request", made.request, "--project", trained, "--dry-run", "--json").json
+    assert digest(trained) == before
+    assert planned["dry_run"] and planned["counts"] == made.commands["unlearn"].json["counts"]
+
+
+def test_release_is_a_relative_link_to_the_files_that_the_receipt_names(made: Any) -> None:
+    link = made.served / "release"
+    assert link.is_symlink() and not link.readlink().is_absolute()
+    assert sorted(p.name for p in link.iterdir()) == sorted(FILES)
+    receipt = json.loads((link / "receipt.json").read_bytes())
+    assert {s["name"]: s["digest"]["sha256"] for s in receipt["subject"]} == {
+        name: sha(link / name) for name in ("model.onnx", "model.qonnx.onnx")
+    }
+    stated = receipt["predicate"]["metrics"]["evaluation"]
+    assert stated["sha256"] == sha(link / "model.onnx")
+    assert stated.items() <= _report(link)["unlearned"]["evaluation"].items()
+
+
+def _report(link: Path) -> Any:
+    return json.loads((link / "report.json").read_bytes())
+
+
+def test_the_result_names_what_lies_in_the_release(made: Any) -> None:
+    result = made.commands["unlearn"].json
+    assert {Path(p).name: sha(Path(p)) for p in result["files"].values()} == {
+        name: sha(made.served / "release" / name) for name in ("model.onnx", "model.qonnx.onnx")
+    }
+    assert sha(Path(result["receipt"])) == result["receipt_sha256"] == receipts(made.served)[-1][0]
+
+
+def test_status_tells_where_a_request_stands(made: Any, run: Any) -> None:
+    before = run("status", "--project", made.trained, "--json").json
+    after = run("status", "--project", made.served, "--json").json
+    assert before["requests"] == [] and before["deleted"] == 0 and before["receipt"] is None
+    (request,) = after["requests"]
+    assert (request["state"], request["outcome"], request["next"]) == ("completed", "unlearned", None)
+    assert not request["overdue"] and request["due"] > request["received"]
+    assert after["deleted"] == len(forgotten(made.served)) and after["checkpoint"] != before["checkpoint"]
+
+
+def test_verify_measures_the_file_on_the_sets_of_its_request(made: Any, run: Any, served: Path) -> None:
+    found = run("verify", served / "release/model.onnx", "--project", served, "--json").json
+    assert found["request"] == made.commands["unlearn"].json["request"]
+    reported = _report(served / "release")["unlearned"]["evaluation"]
+    assert {**found["evaluation"], "seconds": 0} == {**reported, "seconds": 0}
+    assert found["evaluation"]["fa"]["n"] == made.commands["unlearn"].json["counts"]["forget"]
+
+
+def test_verify_checks_the_structure_of_a_qonnx_file(run: Any, served: Path) -> None:
+    found = run("verify", served / "release/model.qonnx.onnx", "--project", served, "--json").json
+    assert found["format"] == "qonnx" and "structure and weights" in found["note"]
+
+
+def test_verify_outside_of_a_project_checks_the_file_alone(
+    run: Any, made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = run("verify", made.served / "release/model.onnx", "--json")
+    assert found.code == 0 and found.json["evaluation"] is None and found.json["latent_weights"]["weights"]
+
+
+def test_the_project_is_found_upwards_from_here(
+    run: Any, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (served / "deep/er").mkdir(parents=True)
+    monkeypatch.chdir(served / "deep/er")
+    assert run("status", "--json").json["project"] == str(served)
+
+
+def test_receipt_show_prints_the_stored_receipt(run: Any, served: Path) -> None:
+    shown = run("receipt", "show", "--project", served, "--json").json
+    assert shown["receipt"] == json.loads((served / "release/receipt.json").read_bytes())
+    assert shown["sha256"] == sha(served / "release/receipt.json")
+    text = run("receipt", "show", served / "release/receipt.json").out
+    assert "What this does not prove" in text
+
+
+def test_receipt_verify_hashes_the_files_beside_it(run: Any, served: Path) -> None:
+    checks = run("receipt", "verify", "--project", served, "--json").json["checks"]
+    assert sum("as stated" in line for line in checks) == 2
+    alone = run("receipt", "verify", served / "release/receipt.json", "--json").json["checks"]
+    assert sum("as stated" in line for line in alone) == 2
+
+
+def test_export_writes_the_current_files_elsewhere(run: Any, served: Path, tmp_path: Path) -> None:
+    done = run("export", "--project", served, "--out", tmp_path / "device", "--json").json
+    assert sorted(p.name for p in (tmp_path / "device").iterdir()) == ["model.onnx", "model.qonnx.onnx"]
+    for name, path in done["files"].items():
+        assert sha(Path(path)) == done["sha256"][name] == sha(served / "release" / name)
+    assert all(p["agreement"] >= 0.999 and p["n"] >= 1000 for p in done["parity"].values())
+
+
+def test_export_of_one_format_writes_one_file(run: Any, served: Path, tmp_path: Path) -> None:
+    assert run("export", "--project", served, "--format", "qcdq", "--out", tmp_path / "one").code == 0
+    assert [p.name for p in (tmp_path / "one").iterdir()] == ["model.onnx"]
+
+
+def test_export_before_any_request_makes_a_release(run: Any, trained: Path) -> None:
+    assert run("export", "--project", trained).code == 0
+    assert sorted(p.name for p in (trained / "release").iterdir()) == ["model.onnx", "model.qonnx.onnx"]
+    assert run("verify", trained / "release/model.onnx", "--project", trained, "--json").json["passed"]
+
+
+def test_doctor_finds_nothing_wrong(run: Any, served: Path) -> None:
+    found = run("doctor", "--project", served, "--json")
+    assert found.code == 0 and found.json["problems"] == [] and found.json["versions"]["torch"]
+
+
+def test_the_same_request_again_is_the_same_receipt(made: Any, run: Any, served: Path, digest: Any) -> None:
+    before = digest(served)
+    again = run("unlearn", "--request", made.request, "--project", served, "--json").json
+    assert again["receipt_sha256"] == made.commands["unlearn"].json["receipt_sha256"]
+    assert len(receipts(served)) == 1
+    assert digest(served) == before
+
+
+def test_training_twice_is_training_once(made: Any, run: Any, trained: Path) -> None:
+    again = run("train", "--project", trained, "--json", "--quiet")
+    assert again.json == made.commands["train"].json
+
+
+def test_deleted_samples_are_never_trained_on_again(made: Any, run: Any, served: Path) -> None:
+    counts = made.commands["unlearn"].json["counts"]
+    again = run("train", "--project", served, "--json").json
+    assert again["images"] == counts["retain"] == made.commands["train"].json["images"] - counts["forget"]
+    with opened(served, Progress()) as project:
+        ids = {project.index.ids[i] for i in project.trainable()}
+    assert ids and not ids & set(forgotten(served))
+
+
+def test_a_second_request_follows_the_first(made: Any, run: Any, served: Path, tmp_path: Path) -> None:
+    first = made.commands["unlearn"].json
+    request = tmp_path / "second.json"
+    run("request", "new", "--subject", "writer-5", "--out", request)
+    result = run("unlearn", "--request", request, "--project", served, "--json").json
+    receipt = json.loads((served / "release/receipt.json").read_bytes())
+    assert receipt["predicate"]["previous"] == first["receipt_sha256"]
+    assert receipts(served) == [
+        (first["receipt_sha256"], None), (result["receipt_sha256"], first["receipt_sha256"]),
+    ]  # fmt: skip
+    assert receipt["predicate"]["checkpoints"]["before"] == first["checkpoint"]
+    one, two = split_of(served, first["request"]), split_of(served, result["request"])
+    gone = {*one["forget"], *one["also_erased"]}
+    assert one["forget"] and not gone & {*two["retain"], *two["forget"], *two["test"], *two["validation"]}
+    verified = run("receipt", "verify", "--project", served, "--json").json["checks"]
+    assert any("previous receipt" in line and "as stated" in line for line in verified)
+
+
+def personal_texts(project: Project, subject: str) -> list[str]:
+    index, key = project.index, project.key
+    gone = [i for i, name in enumerate(index.ids) if name in project.ledger.tombstones()]
+    pseudonyms = {index.subjects[i] for i in gone}
+    assert len(pseudonyms) == 1 and len(gone) > 100
+    ids = [index.ids[i] for i in gone]
+    digests = [index.digests[i] for i in gone]
+    return [subject, *pseudonyms, *ids, *digests, key.hex(), str(project.root), str(Path.cwd()), "/tmp/"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_released_file_names_a_person_a_sample_or_a_path(made: Any, name: str) -> None:
+    data = (made.served / "release" / name).read_bytes()
+    with opened(made.served, Progress()) as project:
+        texts = personal_texts(project, SUBJECT)
+    assert [t for t in texts if t.encode() in data] == []
+
+
+def test_no_event_or_step_of_the_ledger_names_a_person_or_a_sample(made: Any) -> None:
+    with opened(made.served, Progress()) as project:
+        rows = project.ledger.rows("SELECT body FROM events")
+        rows += project.ledger.rows("SELECT detail FROM steps")
+        rows += project.ledger.rows("SELECT value FROM meta")
+        text = "\n".join(row for (row,) in rows)
+        assert [t for t in personal_texts(project, SUBJECT) if t in text] == []
+
+
+COMMANDS: list[list[str]] = [
+    ["methods"],
+    ["recipes"],
+    ["status", "--project", "{project}"],
+    ["doctor", "--project", "{project}"],
+    ["train", "--project", "{project}", "--quiet"],
+    ["request", "new", "--sample", "digits/0001"],
+    ["request", "new", "--class", "3", "--out", "{project}/other.json"],
+    ["unlearn", "--request", "{request}", "--project", "{project}", "--quiet"],
+    ["unlearn", "--request", "{request}", "--project", "{project}", "--dry-run", "--quiet"],
+    ["export", "--project", "{project}", "--quiet"],
+    ["verify", "{project}/release/model.onnx", "--project", "{project}", "--quiet"],
+    ["receipt", "show", "--project", "{project}"],
+    ["receipt", "verify", "--project", "{project}"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_prints_json_alone_or_text_for_people(
+    made: Any, run: Any, served: Path, command: list[str]
+) -> None:
+    words = [word.format(project=served, request=made.request) for word in command]
+    if command[0] == "train":
+        words = [word.format(project=made.trained, request=made.request) for word in command]
+    text = run(*words)
+    (served / "other.json").unlink(missing_ok=True)
+    machine = run(*words, "--json")
+    assert (text.code, machine.code, text.err, machine.err) == (0, 0, "", "")
+    assert text.out.strip() and isinstance(machine.json, dict)
