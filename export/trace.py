@@ -76,6 +76,7 @@ def _strip(graph: onnx.ModelProto) -> None:
     del graph.metadata_props[:]
     del graph.functions[:]
     del graph.graph.value_info[:]
+    del graph.graph.metadata_props[:]  # the signature of the traced program, longer than a small network
     graph.graph.doc_string = graph.doc_string = ""
     graph.graph.name = "classifier"
     for number, node in enumerate(graph.graph.node):

@@ -6,15 +6,17 @@ between two integer layers would keep a device from running either with integers
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import brevitas.nn as qnn
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
+from qmu_edge.errors import ConfigError
 from qmu_edge.models.quantizers import PRESETS
-from qmu_edge.recipe import ModelRecipe
+from qmu_edge.recipe import Count, ModelRecipe, Positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +29,22 @@ class Shape:
         mean, std: Per channel (or one for all), in units of 0..1.
     """
 
-    channels: int
-    classes: int
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.25,)
+    channels: Count
+    classes: Count
+    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = (0.5,)
+    std: tuple[Positive, ...] = (0.25,)
+
+    def __post_init__(self) -> None:
+        """Refuse a normalisation of other images.
+
+        Raises:
+            ConfigError: There is neither one value nor one for each channel.
+        """
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                raise ConfigError(
+                    f"data.{name}: {len(values)} values, allowed 1 or {self.channels}, one for each channel"
+                )
 
 
 class Classifier(nn.Module):

@@ -49,7 +49,7 @@ def initialise_weight_steps(model: nn.Module) -> None:
             step.observe(layer.weight.detach())
 
 
-def calibrate(model: nn.Module, batches: Iterable[Float[Tensor, "n c h w"]]) -> None:
+def calibrate(model: nn.Module, batches: Iterable[Float[Tensor, "_ c h w"]]) -> None:
     """Set every activation grid from images, with batch statistics; weights stay.
 
     Learned steps average over the batches given. Brevitas' own statistics count training forwards and
@@ -73,6 +73,10 @@ def calibrate(model: nn.Module, batches: Iterable[Float[Tensor, "n c h w"]]) -> 
         for step in steps:
             step.observing = False
         model.train(was_training)
+    for module in model.modules():
+        if isinstance(module, ParameterFromRuntimeStatsScaling):
+            if module.counter == module.collect_stats_steps:
+                module.init_scale()  # else only the next training step would make them a parameter
 
 
 def calibration_batches(model: nn.Module) -> int:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from qmu_edge.errors import IntegrityError, UnlearnError
+from qmu_edge.errors import ConfigError, IntegrityError, UnlearnError
 from qmu_edge.models import build
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.recipe import ModelRecipe
@@ -74,9 +74,9 @@ def loads(data: bytes, source: str, expected: ModelRecipe | None = None) -> tupl
     header = _header(data, source)
     try:
         recipe = ModelRecipe.model_validate(header["model"])
-        shape = TypeAdapter(Shape).validate_python(header["shape"])
-        origin = TypeAdapter(Origin).validate_python(header["origin"])
-    except (KeyError, TypeError, ValidationError) as error:
+        shape = TypeAdapter(Shape).validate_json(json.dumps(header["shape"]), strict=True, extra="forbid")
+        origin = TypeAdapter(Origin).validate_json(json.dumps(header["origin"]), strict=True, extra="forbid")
+    except (KeyError, ValidationError, ConfigError) as error:
         raise IntegrityError(f"{source}: its header does not describe a network: {error}") from None
     if expected is not None and recipe != expected:
         raise IntegrityError(f"{source}: a checkpoint of another model: {_difference(recipe, expected)}")

@@ -158,7 +158,7 @@ def _folder(root: Path, size: int, progress: Progress) -> Source:
         np.array([number[name] for _, name, _ in files], np.int64),
         tuple(normalize("NFC", path.relative_to(root).as_posix()) for _, _, path in files),
         np.array([split for split, _, _ in files]),
-        tuple(normalize("NFC", name) for name in folders),
+        tuple(folders),
     )
 
 
@@ -166,9 +166,10 @@ def _files(root: Path) -> Iterator[tuple[str, str, Path]]:
     for split in ("train", "test"):
         for folder in sorted((root / split).glob("*")):
             if folder.is_dir():
+                name = normalize("NFC", folder.name)  # file systems differ in how they store one name
                 for path in sorted(folder.iterdir()):
                     if path.suffix.lower() in SUFFIXES:
-                        yield split, folder.name, path
+                        yield split, name, path
 
 
 def _open(path: Path, shape: tuple[int, ...] | None, size: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from qmu_edge.errors import ConfigError
 Bits = Annotated[int, Field(ge=2, le=8)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Limit = Fraction | Literal["off"]
 Count = Annotated[int, Field(ge=1)]
 
@@ -26,7 +27,7 @@ Count = Annotated[int, Field(ge=1)]
 class _Section(BaseModel):
     """A table of the recipe: immutable, no unknown keys, no silent conversions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DataRecipe(_Section):

@@ -4,6 +4,8 @@
 finite. `fit` trains a network with it and can continue after a kill; `predict` computes logits.
 """
 
+import copy
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -182,19 +184,22 @@ def fit(
         precision=recipe.precision,
     )  # fmt: skip
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = _identity(samples, recipe, augment)
+    state = _restore(model, generator, run, resume)
     descent = Descent(model, sgd, recipe.epochs * per_epoch, progress)
     progress.start(label, recipe.epochs * len(samples))
-    first = _restore(descent, generator, resume)
+    first = _continue(descent, state) if state else 0
     if first == 0:
         _calibrate_on(model, samples, recipe.batch, generator, augment)
     saved = time.monotonic()
     for epoch in range(first, recipe.epochs):
         model.train()
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
         for batch in samples.batches(recipe.batch, generator, augment):
             descent.step(lambda b=batch: F.cross_entropy(model(b.images), b.labels), len(batch.labels))  # type: ignore[misc]
         descent.require_finite()
         if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
-            _save(descent, generator, epoch + 1, resume)
+            _save(descent, generator, run, epoch + 1, resume)
             saved = time.monotonic()
     progress.finish()
     if resume is not None:
@@ -219,7 +224,14 @@ def _calibrate_on(
     calibrate(model, images())
 
 
-def _save(descent: Descent, generator: torch.Generator, epoch: int, path: Path) -> None:
+def _identity(samples: Samples, recipe: TrainRecipe, augment: Augment) -> Tensor:
+    """SHA-256 of what a run is made from, beside its network, as a tensor."""
+    rows = (samples.index.cpu().numpy().tobytes(), samples.labels.cpu().numpy().tobytes())
+    digest = hashlib.sha256(b"".join([f"{recipe!r}{augment!r}".encode(), *rows])).digest()
+    return torch.tensor(list(digest), dtype=torch.uint8)
+
+
+def _save(descent: Descent, generator: torch.Generator, run: Tensor, epoch: int, path: Path) -> None:
     tensors = {f"model.{k}": v.contiguous() for k, v in descent.model.state_dict().items()}
     for number, parameter in enumerate(_optimized(descent)):
         momentum = descent.optimizer.state[parameter].get("momentum_buffer")
@@ -227,24 +239,41 @@ def _save(descent: Descent, generator: torch.Generator, epoch: int, path: Path) 
             tensors[f"momentum.{number}"] = momentum.contiguous()
     tensors["generator"] = generator.get_state()
     tensors["epoch"] = torch.tensor([epoch, descent.schedule.last_epoch])
+    tensors["run"] = run
     write_atomic(path, save_tensors(tensors))
 
 
-def _restore(descent: Descent, generator: torch.Generator, path: Path | None) -> int:
+def _restore(
+    model: nn.Module, generator: torch.Generator, run: Tensor, path: Path | None
+) -> dict[str, Tensor]:
+    """Put a saved state of the same run into `model` and `generator`; all of it, empty without one.
+
+    Before there is an optimizer: Brevitas makes new scale parameters when it loads a state.
+    """
     if path is None or not path.is_file():
-        return 0
-    fresh = {k: v.clone() for k, v in descent.model.state_dict().items()}
+        return {}
     try:
         tensors = load_tensors(path.read_bytes())
-        epoch, step = tensors["epoch"].tolist()
+        weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
+        # Loading marks Brevitas' statistics as collected, so a copy has to show that it works.
+        copy.deepcopy(model).load_state_dict(weights)
+        if not torch.equal(tensors["run"], run) or tensors["epoch"].shape != (2,):
+            return {}
         generator.set_state(tensors["generator"])
-        descent.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    except (SafetensorError, KeyError, RuntimeError, ValueError):
-        descent.model.load_state_dict(fresh)
-        return 0  # a damaged or foreign state is worth nothing: begin again
+    except (SafetensorError, KeyError, RuntimeError, ValueError, TypeError):
+        return {}  # a damaged or foreign state is worth nothing: begin again
+    device = next(model.parameters()).device
+    model.load_state_dict(weights)
+    model.to(device)  # the new parameters are on the CPU
+    return tensors
+
+
+def _continue(descent: Descent, state: dict[str, Tensor]) -> int:
+    """Put the rest of a saved state into `descent`; the epoch to go on with."""
+    epoch, step = state["epoch"].tolist()
     for number, parameter in enumerate(_optimized(descent)):
-        if f"momentum.{number}" in tensors:
-            momentum = tensors[f"momentum.{number}"].to(parameter.device)
+        if f"momentum.{number}" in state:
+            momentum = state[f"momentum.{number}"].to(parameter.device)
             descent.optimizer.state[parameter]["momentum_buffer"] = momentum
     descent.schedule.last_epoch = step
     for group, base in zip(descent.optimizer.param_groups, descent.schedule.base_lrs, strict=True):

@@ -85,6 +85,7 @@ def apply(
     """
     require_calibrated(model)
     data.forget.require_some("forget")
+    torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
     changed = method(name).run(model, data, params, generator)
     for parameter in changed.parameters():
         parameter.requires_grad_(True)  # a method may have frozen some
@@ -100,14 +101,14 @@ def parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:
         train: The recipe's training section; what `retrain` repeats, and the batch size of all.
 
     Raises:
-        ConfigError: An unknown parameter, or a value of the wrong type.
+        ConfigError: An unknown parameter, or a value of the wrong type or out of range.
     """
     params = method(name).params
     allowed = [f.name for f in dataclasses.fields(params)]
     unknown = [key for key in given if key not in allowed]
     if unknown:
         raise ConfigError(f"unlearn.{name}.{unknown[0]}: unknown; allowed are {', '.join(allowed)}")
-    hints = get_type_hints(params)
+    hints = get_type_hints(params, include_extras=True)
     values = {"train": train} if "train" in allowed else {}
     for key, value in given.items():
         try:

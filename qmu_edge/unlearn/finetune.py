@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from qmu_edge.data import ForgetRetain
 from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train import Descent, Sgd, steps_per_epoch
 
 
@@ -26,10 +27,10 @@ class Params:
         scale_lr: Learning rate of quantizer scales relative to `lr`; 0 freezes them.
     """
 
-    epochs: int = 10
-    lr: float = 0.01
-    batch: int = 128
-    scale_lr: float = 0.0
+    epochs: Count = 10
+    lr: Positive = 0.01
+    batch: Count = 128
+    scale_lr: NotNegative = 0.0
 
 
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from qmu_edge.data import ForgetRetain
 from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, Positive
 from qmu_edge.train import Descent, Sgd, steps_per_epoch
 
 
@@ -29,9 +30,9 @@ class Params:
         batch: Images per step.
     """
 
-    epochs: int = 5
-    lr: float = 1e-4
-    batch: int = 128
+    epochs: Count = 5
+    lr: Positive = 1e-4
+    batch: Count = 128
 
 
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:

@@ -15,6 +15,7 @@ Shapes: n forget images, k classes.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from qmu_edge.data import ForgetRetain, Samples
 from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train import Descent, Sgd, predict, steps_per_epoch
 from qmu_edge.unlearn.random_label import random_labels
 from qmu_edge.unlearn.relabelling import Loop, epoch
@@ -45,14 +47,14 @@ class Params:
         scale_lr: Learning rate of quantizer scales relative to `lr`; 0 freezes them.
     """
 
-    epochs: int = 10
-    lr: float = 0.01
-    batch: int = 128
+    epochs: Count = 10
+    lr: Positive = 0.01
+    batch: Count = 128
     loop: Loop = "mixed"
     similar_labels: bool = True
     reweighting: bool = True
-    norm: str = "tensors"
-    scale_lr: float = 0.0
+    norm: Literal["tensors", "global"] = "tensors"
+    scale_lr: NotNegative = 0.0
 
 
 def similar_labels(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:

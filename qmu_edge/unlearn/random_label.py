@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qmu_edge.data import ForgetRetain
 from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train import Descent, Sgd, steps_per_epoch
 from qmu_edge.unlearn.relabelling import Loop, epoch
 
@@ -30,11 +31,11 @@ class Params:
         scale_lr: Learning rate of quantizer scales relative to `lr`; 0 freezes them.
     """
 
-    epochs: int = 10
-    lr: float = 0.01
-    batch: int = 128
+    epochs: Count = 10
+    lr: Positive = 0.01
+    batch: Count = 128
     loop: Loop = "mixed"
-    scale_lr: float = 0.0
+    scale_lr: NotNegative = 0.0
 
 
 def random_labels(n: int, classes: int, generator: torch.Generator) -> Int64[Tensor, " n"]:
