@@ -167,9 +167,10 @@ def test_another_request_may_come_before_a_killed_one_is_finished(
 def test_sigkill_of_the_real_process_is_survived(made: Any, run: Any, trained: Path) -> None:
     words = [sys.executable, "-W", "ignore", "-c", "from qmu_edge.cli.main import main; main()"]
     words += ["unlearn", "--request", str(made.request), "--project", str(trained), "--quiet"]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # sums in the order of this process
     killed = []
     for step in ("unlearned", "exported", "verified"):
-        process = subprocess.Popen(words, start_new_session=True)
+        process = subprocess.Popen(words, start_new_session=True, env=one_thread)
         for found in _watched(trained, process):
             if found == step:
                 os.kill(process.pid, signal.SIGKILL)
