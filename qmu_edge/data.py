@@ -162,7 +162,9 @@ class ForgetRetain:
     state: Path | None = None
 
 
-def on_device(images: np.ndarray, labels: np.ndarray, device: torch.device, *, limit_bytes: int | float) -> Samples:
+def on_device(
+    images: np.ndarray, labels: np.ndarray, device: torch.device, *, limit_bytes: int | float
+) -> Samples:
     """All images of a dataset as one set.
 
     Args:

@@ -1,0 +1,62 @@
+"""Tiny images and networks for the tests that need torch; the others never import it from here."""
+
+import copy
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from qmu_edge.data import Samples
+    from qmu_edge.models.layers import Classifier
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Keep torch on one thread, where a test has imported it."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def toy() -> "Callable[..., Samples]":
+    """Greyscale images of three classes, told apart by where the bright bar lies."""
+    import torch
+
+    from qmu_edge.data import Samples
+
+    def make(n: int, seed: int = 0) -> Samples:
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.arange(n) % 3
+        images = torch.randint(60, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
+        for image, label in zip(images, labels.tolist(), strict=True):
+            image[0, 3 * label : 3 * label + 2] += 180
+        return Samples(images, torch.arange(n), labels, torch.device("cpu"))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def network() -> "Callable[..., Classifier]":
+    """Calibrated networks of width 0.125 for the toy images; each recipe is made once and copied."""
+    import torch
+
+    from qmu_edge.models import build
+    from qmu_edge.models.layers import Classifier, Shape
+    from qmu_edge.models.scales import calibrate, calibration_batches
+    from qmu_edge.recipe import ModelRecipe
+
+    made: dict[ModelRecipe, Classifier] = {}
+
+    def make(**changes: Any) -> Classifier:
+        recipe = ModelRecipe(**{"width": 0.125, **changes})
+        if recipe not in made:
+            model = build(recipe, Shape(channels=1, classes=3), seed=0)
+            generator = torch.Generator().manual_seed(0)
+            wanted = calibration_batches(model)
+            calibrate(model, [torch.rand(4, 1, 8, 8, generator=generator) for _ in range(wanted)])
+            made[recipe] = model.eval()
+        return copy.deepcopy(made[recipe])
+
+    return make

@@ -1,0 +1,97 @@
+"""The one-pass quantizer against Brevitas' own, and both against the formula written out."""
+
+import pytest
+import torch
+from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp
+from brevitas.core.quant import IntQuant
+from torch import Tensor
+
+from qmu_edge.models import fused
+from qmu_edge.models.fused import FusedIntQuant
+
+GRIDS = [(True, True, 4), (True, False, 2), (False, False, 4), (True, True, 8), (False, False, 8)]
+SCALES = [(), (3, 1, 1)]
+
+
+def _run(quant: type[IntQuant], x: Tensor, scale: Tensor, grid: tuple[bool, bool, int]) -> list[Tensor]:
+    """Value, gradient of the value, gradient of the scale, under a gradient that is not constant."""
+    signed, narrow, bits = grid
+    module = quant(
+        signed=signed,
+        narrow_range=narrow,
+        input_view_impl=Identity(),
+        float_to_int_impl=RoundSte(),
+        tensor_clamp_impl=TensorClamp(),
+    )
+    x, scale = x.clone().requires_grad_(), scale.clone().requires_grad_()
+    y = module(scale, torch.zeros(()), torch.tensor(float(bits)), x)
+    y.backward(torch.linspace(-1, 2, x.numel(), dtype=x.dtype).view_as(x))
+    assert x.grad is not None
+    assert scale.grad is not None
+    return [y.detach(), x.grad, scale.grad]
+
+
+def _example(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Values in range, saturated on both sides, on ties and on the edges of the range."""
+    generator = torch.Generator().manual_seed(0)
+    scale = 0.05 + torch.rand(shape, generator=generator, dtype=dtype)
+    codes = 6 * torch.randn(3, 40, 5, generator=generator, dtype=dtype)
+    codes[:, :20] = (2 * codes[:, :20]).round() / 2
+    codes[:, 20] *= 40
+    return codes * scale, scale
+
+
+@pytest.mark.parametrize("shape", SCALES)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_fused_computes_what_brevitas_does(shape: tuple[int, ...], grid: tuple[bool, bool, int]) -> None:
+    for dtype in (torch.float32, torch.float64):
+        x, scale = _example(shape, dtype)
+        ours, stock = _run(FusedIntQuant, x, scale, grid), _run(IntQuant, x, scale, grid)
+        assert torch.equal(ours[0], stock[0])
+        if dtype == torch.float64:  # theirs multiplies by the step and divides again
+            torch.testing.assert_close(ours[1:], stock[1:], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SCALES)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_fused_computes_the_formula(shape: tuple[int, ...], grid: tuple[bool, bool, int]) -> None:
+    signed, narrow, bits = grid
+    low = -(2 ** (bits - 1)) + narrow if signed else 0
+    high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    x, scale = _example(shape, torch.float64)
+    y, x_grad, scale_grad = (t.flatten().tolist() for t in _run(FusedIntQuant, x, scale, grid))
+    incoming = torch.linspace(-1, 2, x.numel(), dtype=torch.float64).tolist()
+    steps = scale.expand_as(x).flatten().tolist()
+    totals = [0.0] * scale.numel()
+    for i, (value, step) in enumerate(zip(x.flatten().tolist(), steps, strict=True)):
+        rounded = round(value / step)  # Python rounds half to even as well
+        code = min(max(rounded, low), high)
+        inside = code == rounded
+        assert y[i] == code * step
+        assert x_grad[i] == (incoming[i] if inside else 0.0)
+        channel = i * scale.numel() // x.numel()
+        totals[channel] += incoming[i] * (code - value / step if inside else code)
+    assert scale_grad == pytest.approx(totals, rel=1e-12, abs=1e-12)
+
+
+def test_evaluation_takes_the_stock_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(fused.FakeQuantize, "forward")
+    module = FusedIntQuant(
+        signed=True,
+        narrow_range=True,
+        input_view_impl=Identity(),
+        float_to_int_impl=RoundSte(),
+        tensor_clamp_impl=TensorClamp(),
+    )
+    module.eval()
+    y = module(torch.tensor(0.5), torch.zeros(()), torch.tensor(4.0), torch.tensor([0.7, 9.0]))
+    assert y.tolist() == [0.5, 3.5]
+
+
+def test_half_precision_sums_the_step_gradient_in_the_precision_of_the_step() -> None:
+    x = torch.full((4096,), 0.3, dtype=torch.bfloat16, requires_grad=True)
+    step = torch.tensor(1.0, requires_grad=True)
+    fused.FakeQuantize.apply(x, step, -7.0, 7.0).sum().backward()  # type: ignore[no-untyped-call]
+    assert step.grad is not None
+    assert step.grad.dtype == torch.float32
+    assert step.grad.item() == pytest.approx(-4096 * x[0].item(), rel=1e-3)

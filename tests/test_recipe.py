@@ -1,0 +1,112 @@
+"""Recipes: the shipped ones parse, and whatever is wrong is an error that names the key."""
+
+from pathlib import Path
+
+import pytest
+
+from qmu_edge.errors import ConfigError
+from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
+from qmu_edge.unlearn import METHODS, parameters
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipe_parses_and_survives_being_written_out(name: str) -> None:
+    recipe = parse_recipe(recipe_text(name), name)
+    again = parse_recipe(to_toml(recipe), "written")
+    assert again == recipe
+    assert again.digest() == recipe.digest()
+    assert shipped_recipes()[name]
+    assert recipe.method in METHODS
+    for method, given in recipe.unlearn.items():
+        parameters(method, given, recipe.train)
+
+
+def test_written_recipe_hides_no_default() -> None:
+    text = to_toml(Recipe())
+    for section in ("data", "model", "train", "policy"):
+        assert f"[{section}]" in text
+        for key, value in getattr(Recipe(), section):
+            assert (f"\n{key} = " in text) == (value is not None)
+
+
+def test_every_kind_of_value_survives_being_written_out() -> None:
+    text = """
+        method = "finetune"
+        [data]
+        source = "folder"
+        path = "C:\\\\images \\"of\\" Zoë\\n\\t☃"
+        mean = [0.1, 0.25, 1e-7]
+        std = [1, 2.5, 3]
+        flip = true
+        [model]
+        activation_bits = "float"
+        [policy]
+        max_fa_gap = "off"
+        max_ta_drop = 0.0
+        [unlearn.finetune]
+        lr = 1e-05
+        epochs = 3
+    """
+    recipe = parse_recipe(text, "text")
+    assert parse_recipe(to_toml(recipe), "written") == recipe
+
+
+def test_digest_depends_on_every_number() -> None:
+    texts = ["", "[train]\nlr = 0.2", '[policy]\nmax_fa_gap = "off"', "[unlearn.qmul]\nlr = 0.1"]
+    assert len({parse_recipe(text, "text").digest() for text in texts}) == len(texts)
+
+
+def test_limits_may_be_off_and_everything_else_may_not() -> None:
+    limits = ("max_fa_gap", "max_ta_drop", "max_ra_drop", "max_mia_auc_gap")
+    text = "[policy]\n" + "\n".join(f'{name} = "off"' for name in limits)
+    policy = parse_recipe(text, "text").policy
+    assert [getattr(policy, name) for name in limits] == ["off"] * 4
+    with pytest.raises(ConfigError, match=r"policy\.min_agreement"):
+        parse_recipe('[policy]\nmin_agreement = "off"', "text")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[policy]\nmax_fa_gapp = 0.1", "policy.max_fa_gapp"),
+        ("[training]\nlr = 0.1", "training"),
+        ("[policy]\nmax_fa_gap = 1.5", "policy.max_fa_gap"),
+        ("[policy]\nmax_fa_gap = -0.1", "policy.max_fa_gap"),
+        ("[policy]\nmax_fa_gap = nan", "policy.max_fa_gap"),
+        ('[policy]\nmax_fa_gap = "none"', "policy.max_fa_gap"),
+        ("[policy]\nparity_inputs = 999", "policy.parity_inputs"),
+        ('[train]\nepochs = "3"', "train.epochs"),
+        ("[train]\nepochs = 3.0", "train.epochs"),
+        ("[train]\nepochs = true", "train.epochs"),
+        ("[train]\nlr = 0.0", "train.lr"),
+        ("[train]\nlr = inf", "train.lr"),
+        ("[train]\nwarmup = inf", "train.warmup"),
+        ("[train]\nweight_decay = inf", "train.weight_decay"),
+        ("[model]\nweight_bits = 1", "model.weight_bits"),
+        ("[model]\nweight_bits = 9", "model.weight_bits"),
+        ('[model]\nweight_bits = "float"', "model.weight_bits"),
+        ('[model]\narchitecture = "vgg"', "model.architecture"),
+        ("[model]\nwidth = 0", "model.width"),
+        ("[data]\nstd = [0.0]", "data.std"),
+        ("[data]\nmean = [nan]", "data.mean"),
+        ("[data]\nflip = 1", "data.flip"),
+        ("unlearn = 3", "unlearn"),
+    ],
+)
+def test_wrong_value_is_refused_by_its_key(text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=f"^mine: {named}".replace(".", r"\.")):
+        parse_recipe(text, "mine")
+
+
+@pytest.mark.parametrize("text", ["[data", "a = ", "a = 1\na = 2", "\x00"])
+def test_text_that_is_not_toml_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^mine: not valid TOML"):
+        parse_recipe(text, "mine")
+
+
+def test_recipe_comes_from_a_file_or_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "qmu.toml"
+    path.write_text('method = "retrain"\n', "utf-8")
+    assert parse_recipe(recipe_text(str(path)), "file").method == "retrain"
+    with pytest.raises(ConfigError, match="digits-resnet18-w4a4"):
+        recipe_text("no-such-recipe")

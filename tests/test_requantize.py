@@ -1,0 +1,130 @@
+"""Re-quantization: retain images only, the obvious averages, the step of least rounding error."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from brevitas.core.quant import RescalingIntQuant
+from torch import Tensor, nn
+
+from qmu_edge.data import Samples
+from qmu_edge.errors import UnlearnError
+from qmu_edge.models import build
+from qmu_edge.models.layers import Classifier, Shape
+from qmu_edge.models.scales import parameter_group
+from qmu_edge.progress import Progress
+from qmu_edge.recipe import ModelRecipe
+from qmu_edge.requantize import FACTORS, average_statistics, fit_activation_steps, requantize
+
+Network = Callable[..., Classifier]
+Toy = Callable[..., Samples]
+
+
+def _scale(quantizer: RescalingIntQuant, x: Tensor) -> float:
+    bits = quantizer.msb_clamp_bit_width_impl()
+    scale: Tensor = quantizer.scaling_impl(x, quantizer.int_scaling_impl(bits))
+    return scale.item()
+
+
+@pytest.mark.parametrize("preset", ["learned_step", "statistics"])
+@pytest.mark.parametrize("factor", [1.3, 0.75])
+def test_each_activation_step_becomes_the_candidate_of_least_error(
+    network: Network, toy: Toy, preset: str, factor: float
+) -> None:
+    model, samples = network(quantizer=preset), toy(12)
+    quantizers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, RescalingIntQuant) and "act_quant" in name
+    }
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter_group(name, model) == "activation_scale":
+                parameter.mul_(factor)
+    inputs: dict[str, Tensor] = {}
+    handles = [
+        q.register_forward_pre_hook(lambda _, x, name=name: inputs.update({name: x[0].detach().clone()}))
+        for name, q in quantizers.items()
+    ]
+    model(samples.images() / 255.0)
+    for handle in handles:
+        handle.remove()
+    before = {name: _scale(q, inputs[name]) for name, q in quantizers.items()}
+
+    fit_activation_steps(model, samples, 5, torch.Generator().manual_seed(0))
+
+    chosen = set()
+    for name, quantizer in quantizers.items():
+        bits = quantizer.msb_clamp_bit_width_impl()
+        low, high = (float(f(bits)) for f in (quantizer.int_quant.min_int, quantizer.int_quant.max_int))
+        x = inputs[name].double()
+        errors = {}
+        for f in FACTORS:
+            step = before[name] * f
+            errors[f] = float(((x / step).round().clamp(low, high) * step - x).square().sum())
+        found = _scale(quantizer, inputs[name]) / before[name]
+        nearest = min(FACTORS, key=lambda f: abs(f - found))
+        assert found == pytest.approx(nearest, rel=1e-5)
+        assert errors[nearest] <= min(errors.values()) * (1 + 1e-4) + 1e-12
+        chosen.add(nearest)
+    assert len(chosen) > 1
+
+
+def test_batch_norm_statistics_are_the_plain_average(network: Network, toy: Toy) -> None:
+    model, samples = network(), toy(23)
+    average_statistics(model, samples, 8, torch.Generator().manual_seed(3), Progress())
+    assert not any(m.training for m in model.modules())
+
+    norms = {name: m for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    found = {name: (m.running_mean.clone(), m.running_var.clone()) for name, m in norms.items()}  # type: ignore[union-attr]
+    means: dict[str, list[Tensor]] = {name: [] for name in norms}
+    variances: dict[str, list[Tensor]] = {name: [] for name in norms}
+
+    def record(name: str, x: Tensor) -> None:
+        means[name].append(x.mean(dim=(0, 2, 3)))
+        variances[name].append(x.var(dim=(0, 2, 3)))
+
+    for name, norm in norms.items():
+        norm.register_forward_pre_hook(lambda _, x, name=name: record(name, x[0].detach()))
+        norm.train()
+    order = torch.randperm(23, generator=torch.Generator().manual_seed(3))[:16]  # no small last batch
+    for part in (order[:8], order[8:]):
+        model(samples.images()[part] / 255.0)
+    for name in norms:
+        torch.testing.assert_close(found[name][0], torch.stack(means[name]).mean(0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found[name][1], torch.stack(variances[name]).mean(0), rtol=1e-4, atol=1e-5)
+        assert norms[name].momentum == 0.1
+
+
+@pytest.mark.parametrize("preset", ["learned_step", "statistics"])
+def test_only_retain_images_are_read_and_weights_stay(network: Network, toy: Toy, preset: str) -> None:
+    everything = toy(30)
+    retain = everything.take(torch.arange(0, 30, 2))
+    before = network(quantizer=preset)
+    first = requantize(network(quantizer=preset), retain, batch=5, seed=0, progress=Progress())
+    everything.pool[1::2] = 255
+    everything.labels[1::2] = 99
+    again = requantize(network(quantizer=preset), retain, batch=5, seed=0, progress=Progress())
+
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in first.state_dict().items())
+    changed = {n for n, v in first.state_dict().items() if not torch.equal(v, before.state_dict()[n])}
+    assert {n.rpartition(".")[2] for n in changed} <= {
+        "running_mean", "running_var", "num_batches_tracked", "step", "value",
+    }  # fmt: skip
+    assert not any("weight_quant" in n for n in changed)
+    assert any("act_quant" in n for n in changed)
+    everything.pool[0::2] = 255
+    poisoned = requantize(network(quantizer=preset), retain, batch=5, seed=0, progress=Progress())
+    mean = "stem.0.1.running_mean"
+    assert not torch.equal(poisoned.get_buffer(mean), first.get_buffer(mean))
+
+
+def test_network_that_was_never_calibrated_is_refused(toy: Toy) -> None:
+    model = build(ModelRecipe(width=0.125), Shape(channels=1, classes=3), seed=0)
+    with pytest.raises(UnlearnError, match="calibrate or train the network first"):
+        requantize(model, toy(4), batch=4, seed=0, progress=Progress())
+
+
+def test_no_retain_image_is_refused(network: Network, toy: Toy) -> None:
+    with pytest.raises(UnlearnError, match="the retain set is empty"):
+        requantize(network(), toy(0), batch=4, seed=0, progress=Progress())
