@@ -17,6 +17,7 @@ from typing import Any
 
 from qmu_edge import __version__, receipt
 from qmu_edge.errors import ConfigError, LedgerError, QmuEdgeError
+from qmu_edge.ledger import RequestRow
 from qmu_edge.progress import Progress
 from qmu_edge.project import Project, create, find, opened
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes
@@ -145,12 +146,22 @@ def export(
                 paths = copy_files(found, release, out)
             else:
                 found.ledger.set_current("release", digest)
-                link = publish(found, digest, None, None)
+                link = publish(found, digest, _receipt_of(found, release), None)
                 paths = [link / name for name in release["files"]]
         return {
             "checkpoint": release["checkpoint"], "files": {p.name: str(p) for p in paths},
             "sha256": release["files"], "bytes": release["bytes"], "parity": release["parity"],
         }  # fmt: skip
+
+
+def _receipt_of(project: Project, release: dict[str, Any]) -> bytes | None:
+    """The current receipt, when it speaks of every file of the release."""
+    digest = project.ledger.current("receipt")
+    if digest is None:
+        return None
+    data = project.store.get_bytes(digest)
+    subjects = {s["digest"]["sha256"] for s in receipt.loads(data, "receipt")["subject"]}
+    return data if subjects >= set(release["files"].values()) else None
 
 
 def verify(model: Path, project: Path | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -180,7 +191,7 @@ def status(project: Path | None = None) -> dict[str, Any]:
         requests = [
             {
                 "request": r.request_id, "received": r.received, "due": r.due, "state": r.state,
-                "outcome": r.outcome, "next": None if r.state == "completed" else _next(found, r.request_id),
+                "outcome": r.outcome, "next": _next(found, r),
                 "overdue": r.state != "completed" and r.due is not None and r.due < now,
             }
             for r in ledger.requests()
@@ -195,8 +206,12 @@ def status(project: Path | None = None) -> dict[str, Any]:
         }
 
 
-def _next(project: Project, request_id: str) -> str:
-    open_steps = [s for s in project.ledger.steps(request_id) if s.status != "done"]
+def _next(project: Project, request: RequestRow) -> str | None:
+    if request.state == "completed":
+        return None
+    if request.outcome == "failed":
+        return "a threshold was missed: run qmu-edge unlearn with another --method, or with retrain"
+    open_steps = [s for s in project.ledger.steps(request.request_id) if s.status != "done"]
     at = f" from step {open_steps[-1].step}" if open_steps else ""
     return f"run qmu-edge unlearn with the same request again: it goes on{at}"
 

@@ -180,14 +180,17 @@ def recipe_text(name_or_path: str) -> str:
     """TOML text of a shipped recipe, or of a file.
 
     Raises:
-        ConfigError: Neither exists.
+        ConfigError: Neither exists, or the file cannot be read as UTF-8.
     """
     if name_or_path in shipped_recipes():
         file = resources.files("qmu_edge") / "recipes" / f"{name_or_path}.toml"
         return file.read_text("utf-8")
     path = Path(name_or_path)
     if path.is_file():
-        return path.read_text("utf-8")
+        try:
+            return path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from None
     known = ", ".join(shipped_recipes())
     raise ConfigError(f"recipe {name_or_path!r}: no such file, and not one of {known}")
 
