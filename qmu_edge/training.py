@@ -11,6 +11,7 @@ from qmu_edge.models import build
 from qmu_edge.models.layers import Shape
 from qmu_edge.project import Project
 from qmu_edge.release import device_named, origin_of, samples_of
+from qmu_edge.requantize import requantize
 from qmu_edge.store import hold
 from qmu_edge.train import accuracy, fit
 
@@ -45,6 +46,8 @@ def _train(project: Project, device: torch.device) -> dict[str, Any]:
         state = project.folder / "work" / f"train-{run[:16]}.safetensors"
         augment = Augment(recipe.data.pad, recipe.data.flip)
         fit(model, chosen, recipe.train, augment, progress=project.progress, resume=state)
+        batch = recipe.train.batch
+        requantize(model, chosen, batch=batch, seed=recipe.train.seed, progress=project.progress)
         digest = project.store.put_bytes(checkpoint.dumps(model, origin_of(project, "train")))
         scores = {
             name: accuracy(model, everything.take(torch.from_numpy(index.splits == code).nonzero()[:, 0]))

@@ -106,8 +106,9 @@ def test_only_retain_images_are_read_and_weights_stay(network: Network, toy: Toy
     everything.labels[1::2] = 99
     again = requantize(network(quantizer=preset), retain, batch=5, seed=0, progress=Progress())
 
-    assert all(torch.equal(v, again.state_dict()[k]) for k, v in first.state_dict().items())
-    changed = {n for n, v in first.state_dict().items() if not torch.equal(v, before.state_dict()[n])}
+    state, old, new = (m.state_dict() for m in (again, before, first))
+    assert all(torch.equal(v, state[k]) for k, v in new.items())
+    changed = {n for n, v in new.items() if not torch.equal(v, old[n])}
     assert {n.rpartition(".")[2] for n in changed} <= {
         "running_mean", "running_var", "num_batches_tracked", "step", "value",
     }  # fmt: skip

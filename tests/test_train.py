@@ -34,7 +34,8 @@ def _fit(
 
 
 def _same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+    other = b.state_dict()
+    return all(torch.equal(v, other[k]) for k, v in a.state_dict().items())
 
 
 def test_toy_problem_is_learned(toy: Toy) -> None:

@@ -163,11 +163,10 @@ def test_file_says_what_it_is(case: Case) -> None:
         assert len(about["weight_bits"]) + len(about["float_weights"]) == len([*weight_layers(case.model)])
 
 
-@pytest.mark.parametrize("batch", [1, 7])
-def test_any_batch_gives_the_same_logits(case: Case, batch: int) -> None:
-    for name, file in case.files.items():
-        found = run_file(file.data, name, case.images[:batch])
-        np.testing.assert_allclose(found, case.logits[:batch], atol=1e-3 * np.abs(case.logits).max())
+@pytest.mark.parametrize(("name", "batch"), [("qcdq", 1), ("qcdq", 7), ("qonnx", 7)])
+def test_any_batch_gives_the_same_logits(case: Case, name: str, batch: int) -> None:
+    found = run_file(case.files[name].data, name, case.images[:batch])
+    np.testing.assert_allclose(found, case.logits[:batch], atol=1e-3 * np.abs(case.logits).max())
 
 
 def test_same_network_gives_the_same_bytes(one: Case) -> None:

@@ -86,7 +86,8 @@ def test_network_calibrates_and_computes_integer_codes(
     other = build(recipe, SHAPE, seed=1).eval()
     other.load_state_dict(model.state_dict(), strict=True)
     assert uncalibrated(other) == []
-    assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
+    state = other.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert torch.equal(other(images), logits)
 
 

@@ -47,7 +47,8 @@ def _run(name: str, model: Classifier, data: ForgetRetain, seed: int = 0, **chan
 
 
 def _same(a: Classifier, b: Classifier) -> bool:
-    return all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+    other = b.state_dict()
+    return all(torch.equal(v, other[k]) for k, v in a.state_dict().items())
 
 
 def test_every_method_has_a_row() -> None:
@@ -55,10 +56,13 @@ def test_every_method_has_a_row() -> None:
 
 
 def _rows() -> list[Any]:
-    """All combinations; thirty batches of statistics in MobileNetV2 take their time."""
+    """All combinations; MobileNetV2 under statistics takes its time, and runs always in one method."""
     rows = product(TABLE, ARCHITECTURES, PRESETS)
-    slow = ("retrain", "mobilenet_v2", "statistics")
-    return [pytest.param(*row, marks=pytest.mark.slow if row == slow else []) for row in rows]
+    slow = ("mobilenet_v2", "statistics")
+    return [
+        pytest.param(*row, marks=pytest.mark.slow if row[1:] == slow and row[0] != "qmul" else [])
+        for row in rows
+    ]
 
 
 @pytest.mark.parametrize(("name", "architecture", "preset"), _rows())
@@ -153,7 +157,7 @@ def test_gradient_ascent_leaves_batch_norm_statistics(network: Network, toy: Toy
 )
 def test_result_is_exported_through_all_gates(name: str, network: Network, toy: Toy) -> None:
     data = _sets(toy)
-    model = _run(name, network(), data)
+    model = _run(name, network(activation_bits="float"), data)  # a smaller graph to trace
     requantize(model, data.retain, batch=6, seed=0, progress=Progress())
     images = toy(64, seed=2)
     (file,) = export(
