@@ -100,6 +100,13 @@ def test_hostile_header_size_is_refused(good: bytes, size: int) -> None:
         loads(size.to_bytes(8, "little") + good[8:], "mine")
 
 
+def test_header_of_more_than_16_mib_is_refused_even_when_it_is_there(good: bytes) -> None:
+    length = int.from_bytes(good[:8], "little")
+    header = good[8 : 8 + length].ljust(2**24 + 8)
+    with pytest.raises(IntegrityError, match=r"^mine: not a checkpoint of qmu-edge"):
+        loads(len(header).to_bytes(8, "little") + header + good[8 + length :], "mine")
+
+
 @settings(max_examples=40, deadline=None)
 @given(where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255), inner=st.booleans())
 def test_flipped_header_byte_is_refused_or_harmless(

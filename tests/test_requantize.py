@@ -1,5 +1,6 @@
 """Re-quantization: retain images only, the obvious averages, the step of least rounding error."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from qmu_edge.data import Samples
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models import build
 from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.models.scales import parameter_group
+from qmu_edge.models.scales import parameter_group, weight_layers
 from qmu_edge.progress import Progress
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.requantize import FACTORS, average_statistics, fit_activation_steps, requantize
@@ -27,7 +28,7 @@ def _scale(quantizer: RescalingIntQuant, x: Tensor) -> float:
 
 
 @pytest.mark.parametrize("preset", ["learned_step", "statistics"])
-@pytest.mark.parametrize("factor", [1.3, 0.75])
+@pytest.mark.parametrize("factor", [0.5, 0.75])
 def test_each_activation_step_becomes_the_candidate_of_least_error(
     network: Network, toy: Toy, preset: str, factor: float
 ) -> None:
@@ -60,13 +61,13 @@ def test_each_activation_step_becomes_the_candidate_of_least_error(
         x = inputs[name].double()
         errors = {}
         for f in FACTORS:
-            step = before[name] * f
-            errors[f] = float(((x / step).round().clamp(low, high) * step - x).square().sum())
-        found = _scale(quantizer, inputs[name]) / before[name]
-        nearest = min(FACTORS, key=lambda f: abs(f - found))
+            step = 2.0 ** math.floor(math.log2(before[name] * f / 0.75))  # the nearest power of two
+            errors[step] = float(((x / step).round().clamp(low, high) * step - x).square().sum())
+        found = _scale(quantizer, inputs[name])
+        nearest = min(errors, key=lambda step: abs(step - found))
         assert found == pytest.approx(nearest, rel=1e-5)
         assert errors[nearest] <= min(errors.values()) * (1 + 1e-4) + 1e-12
-        chosen.add(nearest)
+        chosen.add(sorted(errors).index(nearest))
     assert len(chosen) > 1
 
 
@@ -97,7 +98,9 @@ def test_batch_norm_statistics_are_the_plain_average(network: Network, toy: Toy)
 
 
 @pytest.mark.parametrize("preset", ["learned_step", "statistics"])
-def test_only_retain_images_are_read_and_weights_stay(network: Network, toy: Toy, preset: str) -> None:
+def test_only_retain_images_are_read_and_weights_stay_but_for_their_scale(
+    network: Network, toy: Toy, preset: str
+) -> None:
     everything = toy(30)
     retain = everything.take(torch.arange(0, 30, 2))
     before = network(quantizer=preset)
@@ -110,14 +113,24 @@ def test_only_retain_images_are_read_and_weights_stay(network: Network, toy: Toy
     assert all(torch.equal(v, state[k]) for k, v in new.items())
     changed = {n for n, v in new.items() if not torch.equal(v, old[n])}
     assert {n.rpartition(".")[2] for n in changed} <= {
-        "running_mean", "running_var", "num_batches_tracked", "step", "value",
+        "running_mean", "running_var", "num_batches_tracked", "step", "value", "weight",
     }  # fmt: skip
-    assert not any("weight_quant" in n for n in changed)
+    for (name, a), (_, b) in zip(weight_layers(before), weight_layers(first), strict=True):
+        assert torch.equal(a.quant_weight().int(), b.quant_weight().int()), name
+    if preset == "statistics":
+        assert not any("weight" in n for n in changed)
     assert any("act_quant" in n for n in changed)
     everything.pool[0::2] = 255
     poisoned = requantize(network(quantizer=preset), retain, batch=5, seed=0, progress=Progress())
     mean = "stem.0.1.running_mean"
     assert not torch.equal(poisoned.get_buffer(mean), first.get_buffer(mean))
+
+
+def test_learned_steps_become_powers_of_two_but_for_the_head(network: Network, toy: Toy) -> None:
+    model = requantize(network(), toy(12), batch=4, seed=0, progress=Progress())
+    for name, value in model.state_dict().items():
+        if name.endswith(".step") and not name.startswith("head."):
+            assert torch.equal(torch.frexp(value)[0], torch.full_like(value, 0.5)), name
 
 
 def test_network_that_was_never_calibrated_is_refused(toy: Toy) -> None:

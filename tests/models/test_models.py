@@ -73,6 +73,7 @@ def test_network_calibrates_and_computes_integer_codes(
     integer = [layer for layer in layers if layer.weight_quant.is_quant_enabled]
     assert len(layers) == LAYERS[architecture]
     assert len(layers) - len(integer) == (2 if edge == "float" else 0)
+    smallest: dict[int, int] = {}
     for number, layer in enumerate(integer):
         width = recipe.edge_bits if layer in (layers[0], layers[-1]) else recipe.weight_bits
         assert isinstance(width, int), number
@@ -80,8 +81,12 @@ def test_network_calibrates_and_computes_integer_codes(
         codes = quant.int()
         low, high = (-2, 1) if width == 2 else (1 - 2 ** (width - 1), 2 ** (width - 1) - 1)
         assert low <= codes.min() <= codes.max() <= high
+        smallest[width] = min(smallest.get(width, 0), int(codes.min()))
         assert all(len(channel.unique()) <= 2**width for channel in codes)
         assert torch.equal(codes * quant.scale, quant.value)
+
+    if recipe.weight_bits == 2:
+        assert smallest[2] == -2  # all four codes, not three
 
     other = build(recipe, SHAPE, seed=1).eval()
     other.load_state_dict(model.state_dict(), strict=True)
