@@ -12,7 +12,8 @@ The trap that decides the default: with a statistics scale the whole grid of a c
 largest weight moves, so an update of one weight re-quantizes all others.
 
 Source: LSQ, Esser et al., "Learned Step Size Quantization", ICLR 2020, arXiv:1902.08153.
-Differs: one step per output channel for weights, not per layer; symmetric narrow codes from 3 bits on
+Differs: one step per output channel for weights, not per layer; the first step is never wider than the
+    data needs; symmetric narrow codes from 3 bits on
     (negation stays exact), the full four codes {-2..1} at 2 bits, where narrow would mean ternary.
 """
 
@@ -34,13 +35,18 @@ from qmu_edge.models.fused import FusedIntQuant
 SMALLEST_STEP: Final = 1e-8  # a step may shrink while it is learned, never reach zero
 
 
-def initial_step(mean_magnitude: Float[Tensor, "*s"], largest_code: int) -> Float[Tensor, "*s"]:
-    """LSQ's initial step: 2 * mean|x| / sqrt(largest code).
+def initial_step(
+    mean_magnitude: Float[Tensor, "*s"], largest_magnitude: Float[Tensor, "*s"], largest_code: int
+) -> Float[Tensor, "*s"]:
+    """LSQ's initial step, 2 * mean|x| / sqrt(largest code), but no more than max|x| / largest code.
 
-    >>> initial_step(torch.tensor(1.0), 4)
-    tensor(1.)
+    At 8 bits LSQ's value alone would leave most codes unused.
+
+    >>> mean, largest = torch.tensor(1.0), torch.tensor([3.0, 8.0])
+    >>> initial_step(mean, largest, 4)
+    tensor([0.7500, 1.0000])
     """
-    step: Tensor = 2.0 * mean_magnitude / math.sqrt(largest_code)
+    step = torch.minimum(2.0 * mean_magnitude / math.sqrt(largest_code), largest_magnitude / largest_code)
     return step.clamp_min(SMALLEST_STEP)
 
 
@@ -90,10 +96,11 @@ class LearnedStep(nn.Module):
         return step * factor + (step * (1.0 - factor)).detach()
 
     def observe(self, x: Tensor) -> None:
-        """Set the step from the mean magnitude of `x`, averaged over the batches seen so far."""
+        """Set the step from the magnitudes of `x`, averaged over the batches seen so far."""
         dims = [d for d in range(x.dim()) if self.step.dim() == 0 or self.step.shape[d] == 1]
-        mean = x.abs().float().mean(dim=dims, keepdim=self.step.dim() > 0)
-        estimate = initial_step(mean, self.largest_code)
+        magnitude, keep = x.abs().float(), self.step.dim() > 0
+        mean, largest = magnitude.mean(dim=dims, keepdim=keep), magnitude.amax(dim=dims, keepdim=keep)
+        estimate = initial_step(mean, largest, self.largest_code)
         self._batches_seen += 1
         with torch.no_grad():
             if self._batches_seen == 1:

@@ -4,7 +4,7 @@ Changed weights make old measurements (on the deleted images too) wrong. Activat
 least squared rounding error on retain images, around the learned step; batch-norm statistics are the plain
 average over retain images.
 
-All learned steps become powers of two on the way, because of the file. A convolution adds thousands of
+All steps become powers of two on the way, because of the file. A convolution adds thousands of
 products code x step x code x step; with such steps the sums are exact in float32 whatever the order of
 additions, and so are the integer additions that onnxruntime makes of residual sums. The file and PyTorch then
 agree to the bit. With free steps a value near the middle between two codes falls either way, and the classes
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from qmu_edge.data import Samples
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.quantizers import SMALLEST_STEP, LearnedStep
+from qmu_edge.models.quantizers import LearnedStep
 from qmu_edge.models.scales import require_calibrated, weight_layers
 from qmu_edge.progress import Progress
 
@@ -75,12 +75,12 @@ def _set_step(quantizer: RescalingIntQuant, step: Tensor) -> None:
     scaling = quantizer.scaling_impl
     if isinstance(scaling, LearnedStep):
         scaling.step.copy_(step)
-    else:
-        scaling.value.mul_(step / _step(quantizer))
+    else:  # Brevitas keeps the largest value, step x largest code, which is as exact as the step
+        scaling.value.copy_(step * quantizer.int_scaling_impl(quantizer.msb_clamp_bit_width_impl()))
 
 
 def round_weight_steps(model: nn.Module) -> None:
-    """Make the learned weight steps of convolutions powers of two; integer codes stay as they are.
+    """Make the weight steps of convolutions powers of two; integer codes stay as they are.
 
     A batch-norm follows every convolution that has no bias; its statistics must be measured again.
     """
@@ -88,12 +88,22 @@ def round_weight_steps(model: nn.Module) -> None:
         for _, layer in weight_layers(model):
             if not isinstance(layer, nn.Conv2d) or layer.bias is not None:
                 continue
-            for scaling in layer.modules():
-                if isinstance(scaling, LearnedStep):
-                    old = scaling.step.abs().clamp_min(SMALLEST_STEP)
-                    new = power_of_two(old)
-                    layer.weight.mul_(new / old)
-                    scaling.step.copy_(new)
+            if layer.weight_quant.is_quant_enabled:
+                _round_steps(layer.weight, layer.weight_quant.tensor_quant)
+
+
+def _round_steps(weight: Float[Tensor, "o ..."], quantizer: RescalingIntQuant) -> None:
+    threshold = quantizer.int_scaling_impl(quantizer.msb_clamp_bit_width_impl())
+    old = quantizer.scaling_impl(weight, threshold)
+    new = power_of_two(old)
+    if isinstance(quantizer.scaling_impl, LearnedStep):
+        weight.mul_(new / old)
+        quantizer.scaling_impl.step.copy_(new)
+    else:  # the step is the largest magnitude / largest code: put that weight where it gives `new` exactly
+        magnitude = weight.abs()
+        largest = magnitude == magnitude.amax(dim=tuple(range(1, weight.dim())), keepdim=True)
+        bound = new * threshold
+        weight.copy_(torch.where(largest, weight.sign() * bound, (weight * (new / old)).clamp(-bound, bound)))
 
 
 def fit_activation_steps(model: Classifier, retain: Samples, batch: int, generator: torch.Generator) -> None:

@@ -8,23 +8,29 @@ from qmu_edge.models.quantizers import SMALLEST_STEP, LearnedStep
 
 def test_first_step_of_a_tensor_is_twice_the_mean_magnitude_over_the_root_of_the_largest_code() -> None:
     step = LearnedStep((), largest_code=4)
-    step.observe(torch.tensor([[1.0, -1.0], [2.0, -4.0]]))
+    step.observe(torch.tensor([[0.0, -1.0, 1.0, 0.0], [0.0, 0.0, 0.0, -14.0]]))
     assert step.step.item() == 2 * 2.0 / 2
+
+
+def test_first_step_is_never_wider_than_the_data_needs() -> None:
+    step = LearnedStep((), largest_code=100)
+    step.observe(torch.tensor([[1.0, -1.0], [2.0, -4.0]]))
+    assert step.step.item() == pytest.approx(4.0 / 100)
 
 
 def test_first_step_of_a_weight_is_per_channel() -> None:
     step = LearnedStep((2, 1), largest_code=4)
-    step.observe(torch.tensor([[1.0, -1.0, 1.0], [3.0, 0.0, -6.0]]))
-    assert step.step.flatten().tolist() == [1.0, 3.0]
+    step.observe(torch.tensor([[0.0, -0.0, 0.0, 8.0], [3.0, 1.0, -8.0, 0.0]]))
+    assert step.step.flatten().tolist() == [2.0, 2.0]
 
 
 def test_observed_batches_are_averaged_until_restarted() -> None:
     step = LearnedStep((), largest_code=4)
-    for value in (1.0, 2.0, 6.0):
+    for value in (4.0, 8.0, 24.0):
         step.observe(torch.tensor([value]))
     assert step.step.item() == pytest.approx(3.0)
     step.restart()
-    step.observe(torch.tensor([5.0]))
+    step.observe(torch.tensor([20.0]))
     assert step.step.item() == 5.0
 
 
@@ -32,7 +38,7 @@ def test_forward_observes_only_while_observing() -> None:
     step = LearnedStep((), largest_code=4)
     assert step(torch.ones(1)).isnan()
     step.observing = True
-    assert step(torch.ones(1)).item() == 1.0
+    assert step(torch.full((1,), 4.0)).item() == 1.0
     step.observing = False
     assert step(torch.full((1,), 9.0)).item() == 1.0
 
