@@ -9,7 +9,6 @@ Differs: bottleneck tensors are on a signed grid of `residual_bits`, so that eve
 
 from typing import Final
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -86,6 +85,7 @@ class MobileNetV2(Classifier):
         self.last = nn.Sequential(make.conv_bn(inputs, features, 1), make.relu(ceiling=6.0))
         self.pooled = make.edge(signed=False)
         self.dropout = nn.Dropout(0.2)
+        self.flatten = nn.Flatten()
         self.head = make.linear(features, shape.classes)
         initialise(list(self.modules()))
 
@@ -93,5 +93,5 @@ class MobileNetV2(Classifier):
         """Logits of float images 0..1."""
         features = self.last(self.blocks(self.stem(self.input(self.normalize(x)))))
         pooled = self.pooled(F.adaptive_avg_pool2d(features, 1))
-        logits: Tensor = self.head(self.dropout(torch.flatten(pooled, 1)))
+        logits: Tensor = self.head(self.dropout(self.flatten(pooled)))
         return logits

@@ -50,6 +50,16 @@ def initial_step(
     return step.clamp_min(SMALLEST_STEP)
 
 
+def power_of_two(step: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """The nearest power of two, as a distance.
+
+    >>> power_of_two(torch.tensor([0.3, 0.7, 0.8, 1.1]))
+    tensor([0.2500, 0.5000, 1.0000, 1.0000])
+    """
+    mantissa, exponent = torch.frexp(step)
+    return torch.ldexp((mantissa * 2.0).round() / 2.0, exponent)
+
+
 def step_gradient_scale(elements: int, largest_code: int) -> float:
     """LSQ's gradient scale 1 / sqrt(elements of the layer * largest code).
 

@@ -6,7 +6,6 @@ Differs: signed 8-bit grids on both branches of every addition; plain rectifiers
     so that the graph exports to standard operators.
 """
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -57,6 +56,7 @@ class ResNet18(Classifier):
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         self.pooled = make.edge(signed=False)
+        self.flatten = nn.Flatten()
         self.head = make.linear(inputs, shape.classes)
         initialise(list(self.modules()))
 
@@ -64,7 +64,7 @@ class ResNet18(Classifier):
         """Logits of float images 0..1."""
         features = self.blocks(self.stem(self.input(self.normalize(x))))
         pooled = self.pooled(F.adaptive_avg_pool2d(features, 1))
-        logits: Tensor = self.head(torch.flatten(pooled, 1))
+        logits: Tensor = self.head(self.flatten(pooled))
         return logits
 
 

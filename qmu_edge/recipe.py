@@ -66,6 +66,8 @@ class ModelRecipe(_Section):
         edge_bits: Bits of the first and last layer and of what enters them, or "float".
         residual_bits: Bits of the signed tensors that meet in an addition, where activations are quantized.
         quantizer: A preset of `qmu_edge.models.quantizers`.
+        activation_steps: "power_of_two" makes the steps of activations powers of two at re-quantization, and
+            the exported file agree with the network to the bit; "free" leaves them as they were learned.
     """
 
     architecture: Literal["resnet18", "mobilenet_v2"] = "resnet18"
@@ -76,6 +78,7 @@ class ModelRecipe(_Section):
     edge_bits: Bits | Literal["float"] = 8
     residual_bits: Bits = 8
     quantizer: Literal["learned_step", "statistics"] = "learned_step"
+    activation_steps: Literal["power_of_two", "free"] = "power_of_two"
 
 
 class TrainRecipe(_Section):

@@ -4,12 +4,9 @@ Changed weights make old measurements (on the deleted images too) wrong. Activat
 least squared rounding error on retain images, around the learned step; batch-norm statistics are the plain
 average over retain images.
 
-All steps become powers of two on the way, because of the file. A convolution adds thousands of
-products code x step x code x step; with such steps the sums are exact in float32 whatever the order of
-additions, and so are the integer additions that onnxruntime makes of residual sums. The file and PyTorch then
-agree to the bit. With free steps a value near the middle between two codes falls either way, and the classes
-of some images in a thousand with it. For weights this is free: codes stay, and the batch-norm that follows
-takes back the factor.
+Activation steps become powers of two on the way, unless the recipe says otherwise, and biases take the values
+that integer kernels can add: that makes the exported file and PyTorch agree to the bit (see
+`qmu_edge.models.deploy`).
 """
 
 from collections.abc import Iterator
@@ -21,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qmu_edge.data import Samples
+from qmu_edge.models.deploy import settle_biases
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.quantizers import LearnedStep
-from qmu_edge.models.scales import require_calibrated, weight_layers
+from qmu_edge.models.quantizers import LearnedStep, power_of_two
+from qmu_edge.models.scales import require_calibrated
 from qmu_edge.progress import Progress
 
 FACTORS: Final = tuple(float(f) for f in torch.logspace(-1.0, 1.0, 5, base=2.0))
@@ -31,32 +29,22 @@ STEP_IMAGES: Final = 1024
 STATISTICS_IMAGES: Final = 10_000
 
 
-def power_of_two(step: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """The nearest power of two, as a distance.
-
-    >>> power_of_two(torch.tensor([0.3, 0.7, 0.8, 1.1]))
-    tensor([0.2500, 0.5000, 1.0000, 1.0000])
-    """
-    mantissa, exponent = torch.frexp(step)
-    return torch.ldexp((mantissa * 2.0).round() / 2.0, exponent)
-
-
-def candidates(step: Float[Tensor, ""]) -> list[Float[Tensor, ""]]:
-    """Powers of two around `step`, one for each of `FACTORS`."""
-    return [power_of_two(step * f) for f in FACTORS]
+def candidates(step: Float[Tensor, ""], rule: str) -> list[Float[Tensor, ""]]:
+    """Steps around `step`, one for each of `FACTORS`; the nearest powers of two where that is the rule."""
+    around = [step * f for f in FACTORS]
+    return [power_of_two(s) for s in around] if rule == "power_of_two" else around
 
 
 def rounding_errors(
-    x: Float[Tensor, "..."], step: Float[Tensor, ""], low: float, high: float
-) -> Float[Tensor, " f"]:
-    """Sum of squared rounding errors of `x` on the grid of each of the `candidates` for `step`.
+    x: Float[Tensor, "..."], steps: list[Float[Tensor, ""]], low: float, high: float
+) -> Float[Tensor, " s"]:
+    """Sum of squared rounding errors of `x` on the grid of each of `steps`.
 
-    >>> errors = rounding_errors(torch.tensor([1.0, 2.0]), torch.tensor(1.0), 0.0, 3.0)
-    >>> FACTORS[int(errors.argmin())]
-    1.0
+    >>> steps = [torch.tensor(0.5), torch.tensor(1.0)]
+    >>> rounding_errors(torch.tensor([1.0, 2.0]), steps, 0.0, 3.0)
+    tensor([0.2500, 0.0000])
     """
-    errors = [((x / s).round().clamp(low, high) * s - x).square().sum() for s in candidates(step)]
-    return torch.stack(errors)
+    return torch.stack([((x / s).round().clamp(low, high) * s - x).square().sum() for s in steps])
 
 
 def _activation_quantizers(model: nn.Module) -> Iterator[RescalingIntQuant]:
@@ -79,39 +67,14 @@ def _set_step(quantizer: RescalingIntQuant, step: Tensor) -> None:
         scaling.value.copy_(step * quantizer.int_scaling_impl(quantizer.msb_clamp_bit_width_impl()))
 
 
-def round_weight_steps(model: nn.Module) -> None:
-    """Make the weight steps of convolutions powers of two; integer codes stay as they are.
-
-    A batch-norm follows every convolution that has no bias; its statistics must be measured again.
-    """
-    with torch.no_grad():
-        for _, layer in weight_layers(model):
-            if not isinstance(layer, nn.Conv2d) or layer.bias is not None:
-                continue
-            if layer.weight_quant.is_quant_enabled:
-                _round_steps(layer.weight, layer.weight_quant.tensor_quant)
-
-
-def _round_steps(weight: Float[Tensor, "o ..."], quantizer: RescalingIntQuant) -> None:
-    threshold = quantizer.int_scaling_impl(quantizer.msb_clamp_bit_width_impl())
-    old = quantizer.scaling_impl(weight, threshold)
-    new = power_of_two(old)
-    if isinstance(quantizer.scaling_impl, LearnedStep):
-        weight.mul_(new / old)
-        quantizer.scaling_impl.step.copy_(new)
-    else:  # the step is the largest magnitude / largest code: put that weight where it gives `new` exactly
-        magnitude = weight.abs()
-        largest = magnitude == magnitude.amax(dim=tuple(range(1, weight.dim())), keepdim=True)
-        bound = new * threshold
-        weight.copy_(torch.where(largest, weight.sign() * bound, (weight * (new / old)).clamp(-bound, bound)))
-
-
 def fit_activation_steps(model: Classifier, retain: Samples, batch: int, generator: torch.Generator) -> None:
     """Set each activation step to the candidate with the least rounding error on retain images."""
     quantizers = list(_activation_quantizers(model))
     errors = [torch.zeros(len(FACTORS), device=retain.device) for _ in quantizers]
+    rule = model.recipe.activation_steps
     handles = [
-        q.register_forward_pre_hook(_accumulate(error)) for q, error in zip(quantizers, errors, strict=True)
+        q.register_forward_pre_hook(_accumulate(error, rule))
+        for q, error in zip(quantizers, errors, strict=True)
     ]
     some = torch.randperm(len(retain), generator=generator)[:STEP_IMAGES]
     model.eval()
@@ -124,14 +87,14 @@ def fit_activation_steps(model: Classifier, retain: Samples, batch: int, generat
             handle.remove()
     with torch.no_grad():
         for quantizer, error in zip(quantizers, errors, strict=True):
-            _set_step(quantizer, candidates(_step(quantizer))[int(error.argmin())])
+            _set_step(quantizer, candidates(_step(quantizer), rule)[int(error.argmin())])
 
 
-def _accumulate(error: Tensor) -> Any:
+def _accumulate(error: Tensor, rule: str) -> Any:
     def hook(quantizer: RescalingIntQuant, inputs: tuple[Tensor, ...]) -> None:
         bits = quantizer.msb_clamp_bit_width_impl()
         low, high = quantizer.int_quant.min_int(bits), quantizer.int_quant.max_int(bits)
-        error.add_(rounding_errors(inputs[0], _step(quantizer), float(low), float(high)))
+        error.add_(rounding_errors(inputs[0], candidates(_step(quantizer), rule), float(low), float(high)))
 
     return hook
 
@@ -169,7 +132,7 @@ def average_statistics(
 def requantize(
     model: Classifier, retain: Samples, *, batch: int, seed: int, progress: Progress
 ) -> Classifier:
-    """Make weight steps powers of two, then re-estimate activation steps and batch-norm statistics, in place.
+    """Re-estimate activation steps and batch-norm statistics, then settle the biases, in place.
 
     Args:
         model: Calibrated; integer codes of the weights stay as they are.
@@ -184,8 +147,8 @@ def requantize(
     retain.require_some("retain")
     require_calibrated(model)
     generator = torch.Generator().manual_seed(seed)
-    round_weight_steps(model)
     average_statistics(model, retain, batch, generator, progress, STEP_IMAGES)
     fit_activation_steps(model, retain, batch, generator)
     average_statistics(model, retain, batch, generator, progress)
+    settle_biases(model, retain.pool.shape[-1])
     return model

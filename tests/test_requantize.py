@@ -12,7 +12,7 @@ from qmu_edge.data import Samples
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models import build
 from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.models.scales import parameter_group, weight_layers
+from qmu_edge.models.scales import parameter_group
 from qmu_edge.progress import Progress
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.requantize import FACTORS, average_statistics, fit_activation_steps, requantize
@@ -98,9 +98,7 @@ def test_batch_norm_statistics_are_the_plain_average(network: Network, toy: Toy)
 
 
 @pytest.mark.parametrize("preset", ["learned_step", "statistics"])
-def test_only_retain_images_are_read_and_weights_stay_but_for_their_scale(
-    network: Network, toy: Toy, preset: str
-) -> None:
+def test_only_retain_images_are_read_and_weights_stay(network: Network, toy: Toy, preset: str) -> None:
     everything = toy(30)
     retain = everything.take(torch.arange(0, 30, 2))
     before = network(quantizer=preset)
@@ -113,10 +111,9 @@ def test_only_retain_images_are_read_and_weights_stay_but_for_their_scale(
     assert all(torch.equal(v, state[k]) for k, v in new.items())
     changed = {n for n, v in new.items() if not torch.equal(v, old[n])}
     assert {n.rpartition(".")[2] for n in changed} <= {
-        "running_mean", "running_var", "num_batches_tracked", "step", "value", "weight",
+        "running_mean", "running_var", "num_batches_tracked", "step", "value", "bias",
     }  # fmt: skip
-    for (name, a), (_, b) in zip(weight_layers(before), weight_layers(first), strict=True):
-        assert torch.equal(a.quant_weight().int(), b.quant_weight().int()), name
+    assert not any("weight" in n for n in changed)
     assert any("act_quant" in n for n in changed)
     everything.pool[0::2] = 255
     poisoned = requantize(network(quantizer=preset), retain, batch=5, seed=0, progress=Progress())
@@ -125,20 +122,19 @@ def test_only_retain_images_are_read_and_weights_stay_but_for_their_scale(
 
 
 @pytest.mark.parametrize("preset", ["learned_step", "statistics"])
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_steps_become_powers_of_two_but_for_the_head(
-    network: Network, toy: Toy, preset: str, bits: int
+@pytest.mark.parametrize("steps", ["power_of_two", "free"])
+def test_activation_steps_become_powers_of_two_unless_free(
+    network: Network, toy: Toy, preset: str, steps: str
 ) -> None:
-    model = requantize(
-        network(quantizer=preset, weight_bits=bits), toy(12), batch=4, seed=0, progress=Progress()
-    )
-    steps = {n: m.quant_weight().scale for n, m in weight_layers(model) if n != "head"}
-    for name, module in model.named_modules():
-        if isinstance(module, RescalingIntQuant) and "act_quant" in name:
-            steps[name] = torch.tensor(_scale(module, torch.zeros(1)))
-    assert len(steps) > 30
-    for name, step in steps.items():
-        assert torch.equal(torch.frexp(step)[0], torch.full_like(step, 0.5)), name
+    model = network(quantizer=preset, activation_steps=steps)
+    requantize(model, toy(12), batch=4, seed=0, progress=Progress())
+    found = [
+        torch.frexp(torch.tensor(_scale(m, torch.zeros(1))))[0].item()
+        for n, m in model.named_modules()
+        if isinstance(m, RescalingIntQuant) and "act_quant" in n
+    ]
+    assert len(found) > 15
+    assert (set(found) == {0.5}) == (steps == "power_of_two")
 
 
 def test_network_that_was_never_calibrated_is_refused(toy: Toy) -> None:

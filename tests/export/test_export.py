@@ -117,9 +117,9 @@ def test_files_pass_their_gates_and_agree_with_torch(case: Case) -> None:
         assert file.parity.agreement == 1.0
         assert file.parity.mean_abs_difference < 1e-3 * np.abs(case.logits).max()
         if "float" not in (case.model.recipe.edge_bits, case.model.recipe.activation_bits):
-            # Integers all the way: no sum is rounded before the head. After a float first layer a value
-            # near the middle between two codes may fall either way.
-            assert file.parity.max_abs_difference < 1e-6 * np.abs(case.logits).max()
+            # No sum is rounded before batch-norm. After a float first layer sums are, and a value near the
+            # middle between two codes may fall either way.
+            assert file.parity.max_abs_difference < 1e-3 * np.abs(case.logits).max()
         assert file.gate["problems"] == ()
         assert check_file(file.data) == file.gate
 

@@ -1,0 +1,100 @@
+"""The deploy form against the network it was made of, and against itself in another order of additions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from qmu_edge.data import Samples
+from qmu_edge.errors import ExportError
+from qmu_edge.models.deploy import Affine, deploy, input_steps
+from qmu_edge.models.layers import Classifier
+from qmu_edge.models.scales import weight_layers
+from qmu_edge.progress import Progress
+from qmu_edge.requantize import requantize
+from qmu_edge.train import predict
+
+Network = Callable[..., Classifier]
+Toy = Callable[..., Samples]
+
+
+@pytest.fixture
+def settled(network: Network, toy: Toy) -> Callable[..., Classifier]:
+    """A re-quantized network with batch-norms that have lived."""
+
+    def make(**recipe: Any) -> Classifier:
+        model = network(**recipe)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+                norm.weight.copy_(torch.rand(norm.weight.shape, generator=generator) * 2 - 0.3)
+                norm.bias.copy_(torch.rand(norm.bias.shape, generator=generator) - 0.5)
+        return requantize(model, toy(24), batch=8, seed=0, progress=Progress())
+
+    return make
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("bits", [(8, 8), (4, 4), (2, 4), (2, "float")])
+def test_deploy_form_answers_as_the_network_and_exactly_in_any_order(
+    settled: Callable[..., Classifier], toy: Toy, architecture: str, bits: tuple[int, Any]
+) -> None:
+    model = settled(architecture=architecture, weight_bits=bits[0], activation_bits=bits[1])
+    samples = toy(48, seed=4)
+    deployed = deploy(model, 8)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in deployed.modules())
+    found, expected = predict(deployed, samples), predict(model, samples)
+    scale = float(expected.abs().max())
+    # A value at the middle between two codes may fall either way: rare, and seen in few images.
+    assert ((found - expected).abs().amax(1) < 1e-4 * scale).float().mean() > 0.9
+    if bits[1] != "float":
+        other_order = predict(deployed.double(), samples)
+        assert torch.equal(found, other_order)
+
+
+def test_codes_stay_but_for_mirrored_channels(settled: Callable[..., Classifier]) -> None:
+    model = settled()
+    deployed = deploy(model, 8)
+    mirrored = 0
+    before, after = weight_layers(model), weight_layers(deployed)
+    for (name, a), (_, b) in zip(before, after, strict=True):
+        old, new = a.quant_weight().int().flatten(1), b.quant_weight().int().flatten(1)
+        same, turned = (old == new).all(1), (old == -new).all(1)
+        assert bool((same | turned).all()), name
+        mirrored += int((~same).sum())
+        step = b.quant_weight().scale
+        assert torch.equal(torch.frexp(step)[0], torch.full_like(step, 0.5)), name
+    assert mirrored > 10
+    assert all(bool((m.scale > 0).all()) for m in deployed.modules() if isinstance(m, Affine))
+
+
+def test_a_channel_that_is_off_gives_its_bias(settled: Callable[..., Classifier], toy: Toy) -> None:
+    model = settled()
+    with torch.no_grad():
+        model.get_parameter("stem.0.1.weight")[2] = 0.0
+        model.get_parameter("stem.0.1.bias")[2] = 0.3
+        model.get_parameter("blocks.0.first.1.weight")[1] = 0.0
+        model.get_parameter("blocks.0.first.1.bias")[1] = 0.0
+    deployed = deploy(model, 8)
+    seen: list[torch.Tensor] = []
+    deployed.get_submodule("stem.0.1").register_forward_hook(lambda _, __, y: seen.append(y[:, 2]))
+    deployed.get_submodule("blocks.0.first.1").register_forward_hook(lambda _, __, y: seen.append(y[:, 1]))
+    predict(deployed, toy(3))
+    torch.testing.assert_close(seen[0], torch.full_like(seen[0], 0.3), atol=1e-6, rtol=0)
+    assert not seen[1].any()
+
+
+def test_every_layer_behind_a_quantizer_knows_its_input_step(settled: Callable[..., Classifier]) -> None:
+    model = settled(architecture="mobilenet_v2")
+    assert set(input_steps(model, 8)) == {name for name, _ in weight_layers(model)}
+    assert input_steps(settled(activation_bits="float"), 8) == {}
+
+
+def test_a_value_that_is_not_finite_is_refused(settled: Callable[..., Classifier]) -> None:
+    model = settled()
+    with torch.no_grad():
+        model.get_buffer("blocks.1.second.1.running_var")[0] = float("nan")
+    with pytest.raises(ExportError, match=r"blocks\.1\.second\.0: .*not finite"):
+        deploy(model, 8)
