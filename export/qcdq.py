@@ -53,12 +53,12 @@ def _weight(graph: onnx.ModelProto, q: Quantizer, dequantized: np.ndarray) -> li
 def _activation(graph: onnx.ModelProto, q: Quantizer) -> list[onnx.NodeProto]:
     name, dtype = q.node.name, np.int8 if q.signed else np.uint8
 
-    zero = _constant(graph, f"zero_{dtype.__name__}", np.array(0, dtype))
-    scale = _constant(graph, f"{name}.scale", q.scale.reshape(()).astype(np.float32))
+    zero = constant(graph, f"zero_{dtype.__name__}", np.array(0, dtype))
+    scale = constant(graph, f"{name}.scale", q.scale.reshape(()).astype(np.float32))
     codes = f"{name}.codes"
     nodes = [helper.make_node("QuantizeLinear", [q.node.input[0], scale, zero], [codes], f"{name}_q")]
     if (q.low, q.high) != (np.iinfo(dtype).min, np.iinfo(dtype).max):
-        low, high = (_constant(graph, f"{v}_{dtype.__name__}", np.array(v, dtype)) for v in (q.low, q.high))
+        low, high = (constant(graph, f"{v}_{dtype.__name__}", np.array(v, dtype)) for v in (q.low, q.high))
         clipped = f"{name}.clipped"
         nodes.append(helper.make_node("Clip", [codes, low, high], [clipped], f"{name}_clip"))
         codes = clipped
@@ -66,7 +66,8 @@ def _activation(graph: onnx.ModelProto, q: Quantizer) -> list[onnx.NodeProto]:
     return nodes
 
 
-def _constant(graph: onnx.ModelProto, name: str, array: np.ndarray) -> str:
+def constant(graph: onnx.ModelProto, name: str, array: np.ndarray) -> str:
+    """Name of an initialiser with this value, added where it is missing."""
     if all(t.name != name for t in graph.graph.initializer):
         graph.graph.initializer.append(numpy_helper.from_array(array, name))
     return name

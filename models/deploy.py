@@ -8,9 +8,12 @@ the whole image. The deploy form computes it exactly, in float32 and with ordina
     conv       weights on a power-of-two step, inputs on a power-of-two step: every product and every sum
                is a multiple of step x step, exact in float32 in whatever order it is added up
     + bias     on the grid step x step, so exact as well
-    x scale    the free weight scale and batch-norm's, one per channel: the only rounding, the same one that
+    x gain     the weight's own scale and batch-norm's, one per channel: the only rounding, the same one that
                an integer kernel makes
     quantize   divides by a power of two: exact
+
+Gains have short mantissas, 8 bits or 6 of them: then a runtime that multiplies them into the weights first,
+and adds up floats, still adds exactly.
 
 Source: the requantization of Jacob et al., "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference", CVPR 2018, arXiv:1712.05877.
@@ -19,7 +22,7 @@ Differs: the bias is added before the scale and not after it, and weights keep t
 """
 
 import copy
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from brevitas.core.quant import RescalingIntQuant
@@ -28,37 +31,44 @@ from torch import Tensor, nn
 
 from qmu_edge.errors import ExportError
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.quantizers import LearnedStep, power_of_two
+from qmu_edge.models.quantizers import LearnedStep, short_mantissa
 from qmu_edge.models.scales import weight_layers
 
 LARGEST_BIAS: Final = 2.0**22  # in units of the grid: sums stay below 2**24, where float32 is exact
 KEEPS_GRID: Final = (nn.MaxPool2d, nn.Flatten, nn.Dropout)
-_STEP: Final = "_qmu_edge_step"  # noted on the tensor object while `input_steps` looks on
+_GRID: Final = "_qmu_edge_grid"  # noted on the tensor object while `input_grids` looks on
+
+
+class Grid(NamedTuple):
+    """Step and bits of a quantized tensor."""
+
+    step: float
+    bits: int
 
 
 class Affine(nn.Module):
-    """(x + bias) * scale, per channel."""
+    """(x + bias) * gain, per channel."""
 
     bias: Tensor
-    scale: Tensor
+    gain: Tensor
 
-    def __init__(self, bias: Float[Tensor, " c"], scale: Float[Tensor, " c"], rank: int) -> None:
+    def __init__(self, bias: Float[Tensor, " c"], gain: Float[Tensor, " c"], rank: int) -> None:
         """Keep both in float32, for inputs of `rank` dimensions."""
         super().__init__()
         shape = (1, -1, *(1,) * (rank - 2))
         self.register_buffer("bias", bias.float().view(shape))
-        self.register_buffer("scale", scale.float().view(shape))
+        self.register_buffer("gain", gain.float().view(shape))
 
     def forward(self, x: Float[Tensor, "n c ..."]) -> Float[Tensor, "n c ..."]:
         """One sum, one product."""
-        return (x + self.bias) * self.scale
+        return (x + self.bias) * self.gain
 
 
 def deploy(model: Classifier, size: int) -> Classifier:
     """The deploy form of a network; the network itself is left as it is.
 
     Integer codes stay, but for two kinds of channels: where batch-norm's scale is negative, the codes change
-    sign (not the four codes of 2 bits, which have no mirror image: there the scale stays negative), and where
+    sign (not the four codes of 2 bits, which have no mirror image: there the gain stays negative), and where
     batch-norm turned the channel off, the codes are zero.
 
     Args:
@@ -69,16 +79,16 @@ def deploy(model: Classifier, size: int) -> Classifier:
         ExportError: A weight, a scale or a batch-norm value is not finite.
     """
     deployed = copy.deepcopy(model).eval()
-    steps = input_steps(deployed, size)
+    grids = input_grids(deployed, size)
     with torch.no_grad():
         for name, layer in list(weight_layers(deployed)):
             if layer.weight_quant.is_quant_enabled:
-                _replace(deployed, name, layer, steps.get(name))
+                _replace(deployed, name, layer, grids.get(name))
     return deployed
 
 
-def settle_biases(model: Classifier, size: int) -> None:
-    """Move the biases of batch-norms and of the head to where the deploy form puts them, in place.
+def settle(model: Classifier, size: int) -> None:
+    """Give batch-norms and the head's bias the values that their deploy form has, in place.
 
     Then the network that was trained and the one that ships answer the same.
     """
@@ -88,28 +98,43 @@ def settle_biases(model: Classifier, size: int) -> None:
             if not layer.weight_quant.is_quant_enabled:
                 continue
             affine, norm = _behind(deployed, name), _behind(model, name)
-            shift = (affine.bias.double() * affine.scale).reshape(-1)
+            gain = affine.gain.double().reshape(-1)
+            shift = affine.bias.double().reshape(-1) * gain
             if isinstance(norm, nn.BatchNorm2d):
-                norm.bias.copy_(shift + norm.running_mean.double() * _gain(norm))
+                old = weight_scale(layer).double()
+                gain = gain * weight_scale(deployed.get_submodule(name)).double() / old
+                sign = torch.where(norm.weight < 0, -1.0, 1.0) * torch.where(gain < 0, -1.0, 1.0)
+                gain = gain * sign  # where codes changed sign, the gain did
+                norm.weight.copy_(gain * _deviation(norm))
+                norm.bias.copy_(shift + norm.running_mean.double() * gain)
             elif layer.bias is not None:
                 layer.bias.copy_(shift)
 
 
-def input_steps(model: Classifier, size: int) -> dict[str, float]:
-    """Step of the grid on which the input of each weight layer lies; without those with a float input."""
-    found: dict[str, float] = {}
+def gain_bits(weight_bits: int, input_bits: int) -> int:
+    """Bits of a gain's mantissa that leave room in float32's 24 for the sums of code x code.
+
+    >>> gain_bits(4, 4), gain_bits(8, 8)
+    (8, 6)
+    """
+    return 8 if weight_bits + input_bits <= 12 else 6
+
+
+def input_grids(model: Classifier, size: int) -> dict[str, Grid]:
+    """The grid on which the input of each weight layer lies; without those with a float input."""
+    found: dict[str, Grid] = {}
     names = {layer: name for name, layer in weight_layers(model)}
 
     def quantized(layer: Any, _: Any, y: Tensor) -> None:
-        setattr(y, _STEP, float(layer.act_quant.scale()))
+        setattr(y, _GRID, Grid(float(layer.act_quant.scale()), int(layer.act_quant.bit_width())))
 
     def passed_on(_: Any, x: tuple[Tensor], y: Tensor) -> None:
-        if hasattr(x[0], _STEP):
-            setattr(y, _STEP, getattr(x[0], _STEP))
+        if hasattr(x[0], _GRID):
+            setattr(y, _GRID, getattr(x[0], _GRID))
 
     def read(layer: nn.Module, x: tuple[Tensor]) -> None:
-        if hasattr(x[0], _STEP):
-            found[names[layer]] = getattr(x[0], _STEP)
+        if hasattr(x[0], _GRID):
+            found[names[layer]] = getattr(x[0], _GRID)
 
     handles = []
     for module in model.modules():
@@ -131,15 +156,11 @@ def input_steps(model: Classifier, size: int) -> dict[str, float]:
     return found
 
 
-def round_steps(weight: Float[Tensor, "o ..."], quantizer: RescalingIntQuant) -> Float[Tensor, " o"]:
-    """Put the steps of a weight on powers of two, in place; integer codes stay as they are.
-
-    Returns:
-        The steps, one per output channel.
-    """
+def round_steps(weight: Float[Tensor, "o ..."], quantizer: RescalingIntQuant) -> None:
+    """Put the steps of a weight on powers of two, in place; integer codes stay as they are."""
     threshold = _threshold(quantizer)
     old = quantizer.scaling_impl(weight, threshold)
-    new = power_of_two(old)
+    new = short_mantissa(old, 1)
     if isinstance(quantizer.scaling_impl, LearnedStep):
         weight.mul_(new / old)
         quantizer.scaling_impl.step.copy_(new)
@@ -148,32 +169,41 @@ def round_steps(weight: Float[Tensor, "o ..."], quantizer: RescalingIntQuant) ->
         largest = magnitude == magnitude.amax(dim=tuple(range(1, weight.dim())), keepdim=True)
         bound = new * threshold
         weight.copy_(torch.where(largest, weight.sign() * bound, (weight * (new / old)).clamp(-bound, bound)))
-    return _per_channel(new, weight)
 
 
-def _replace(model: Classifier, name: str, layer: Any, input_step: float | None) -> None:
+def weight_scale(layer: Any) -> Float[Tensor, " o"]:
+    """Scale of a layer's weight, one per output channel."""
+    quantizer, weight = layer.weight_quant.tensor_quant, layer.weight
+    scale: Tensor = quantizer.scaling_impl(weight, _threshold(quantizer))
+    return scale.expand(weight.shape[0], *(1,) * (weight.dim() - 1)).reshape(-1)
+
+
+def _replace(model: Classifier, name: str, layer: Any, grid: Grid | None) -> None:
     """Put a layer on a power-of-two step, and what this and its batch-norm amount to behind it."""
-    quantizer: RescalingIntQuant = layer.weight_quant.tensor_quant
     weight, norm = layer.weight, _behind(model, name)
-    scale = _per_channel(quantizer.scaling_impl(weight, _threshold(quantizer)), weight).double()
+    scale = weight_scale(layer).double()
     shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.double()
     gain = torch.ones_like(scale)
     if isinstance(norm, nn.BatchNorm2d):
-        gain = _gain(norm)
+        gain = norm.weight.double() / _deviation(norm)
         shift = (shift - norm.running_mean) * gain + norm.bias
     if not all(bool(t.isfinite().all()) for t in (weight, scale, gain, shift)):
         raise ExportError(f"{name}: a weight, a scale or a batch-norm value is not finite")
-    step = round_steps(weight, quantizer).double()
+    round_steps(weight, layer.weight_quant.tensor_quant)
+    step = weight_scale(layer).double()
     gain = gain * scale / step
     if layer.weight_quant.is_narrow_range:
         weight.mul_(_over(torch.where(gain < 0, -1.0, 1.0), weight))
         gain = gain.abs()
-    grid = step * (input_step or 1.0)
-    off = shift.abs() >= LARGEST_BIAS * grid * gain.abs()
+    unit = step * (grid.step if grid else 1.0)
+    off = shift.abs() >= LARGEST_BIAS * unit * gain.abs()
     weight.masked_fill_(_over(off, weight), 0.0)
-    gain = torch.where(off, shift.abs() / (LARGEST_BIAS * grid), gain).float().double()
+    gain = torch.where(off, shift.abs() / (LARGEST_BIAS * unit), gain)
     gain = torch.where(gain == 0, 1.0, gain)
-    bias = shift / gain if input_step is None else (shift / gain / grid).round() * grid
+    if grid and isinstance(norm, nn.BatchNorm2d) and model.recipe.activation_steps == "power_of_two":
+        gain = short_mantissa(gain, gain_bits(int(layer.weight_quant.bit_width()), grid.bits))
+    gain = gain.float().double()
+    bias = (shift / gain / unit).round() * unit if grid else shift / gain
     layer.bias = None
     _put_behind(model, name, Affine(bias, gain, max(2, weight.dim())))
 
@@ -197,18 +227,14 @@ def _put_behind(model: nn.Module, name: str, affine: Affine) -> None:
         parent._modules[place] = nn.Sequential(parent._modules[place], affine)  # type: ignore[arg-type]
 
 
-def _gain(norm: nn.BatchNorm2d) -> Float[Tensor, " c"]:
+def _deviation(norm: nn.BatchNorm2d) -> Float[Tensor, " c"]:
     variance: Tensor = norm.running_var.double()  # type: ignore[union-attr]
-    return norm.weight.double() / (variance + norm.eps).sqrt()
+    return (variance + norm.eps).sqrt()
 
 
 def _threshold(quantizer: RescalingIntQuant) -> Tensor:
     threshold: Tensor = quantizer.int_scaling_impl(quantizer.msb_clamp_bit_width_impl())
     return threshold
-
-
-def _per_channel(scale: Tensor, weight: Tensor) -> Tensor:
-    return scale.expand(weight.shape[0], *(1,) * (weight.dim() - 1)).reshape(-1)
 
 
 def _over(channels: Shaped[Tensor, " o"], weight: Float[Tensor, "o ..."]) -> Tensor:

@@ -82,6 +82,7 @@ class Layers:
         """Look up the quantizer preset of `recipe`."""
         self.recipe = recipe
         self.preset = PRESETS[recipe.quantizer]
+        self._steps = {"power_of_two": recipe.activation_steps == "power_of_two"}
 
     def _weight(self, bits: int | Literal["float"]) -> dict[str, Any]:
         if bits == "float":
@@ -127,14 +128,16 @@ class Layers:
         bits = self.recipe.activation_bits
         if bits == "float":
             return nn.ReLU() if ceiling is None else nn.Hardtanh(0.0, ceiling)
-        return qnn.QuantReLU(act_quant=self.preset.unsigned, bit_width=bits)  # type: ignore[no-any-return]
+        return qnn.QuantReLU(  # type: ignore[no-any-return]
+            act_quant=self.preset.unsigned, bit_width=bits, **self._steps
+        )
 
     def signed(self) -> nn.Module:
         """Signed grid for what meets in an addition."""
         if self.recipe.activation_bits == "float":
             return nn.Identity()
         return qnn.QuantIdentity(  # type: ignore[no-any-return]
-            act_quant=self.preset.signed, bit_width=self.recipe.residual_bits
+            act_quant=self.preset.signed, bit_width=self.recipe.residual_bits, **self._steps
         )
 
     def edge(self, *, signed: bool) -> nn.Module:
@@ -143,7 +146,7 @@ class Layers:
             return nn.Identity()
         quantizer = self.preset.signed if signed else self.preset.unsigned
         return qnn.QuantIdentity(  # type: ignore[no-any-return]
-            act_quant=quantizer, bit_width=self.recipe.edge_bits
+            act_quant=quantizer, bit_width=self.recipe.edge_bits, **self._steps
         )
 
 

@@ -27,7 +27,7 @@ from brevitas.quant import (
     Int8WeightPerChannelFloat,
     Uint8ActPerTensorFloat,
 )
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from qmu_edge.models.fused import FusedIntQuant
@@ -50,14 +50,14 @@ def initial_step(
     return step.clamp_min(SMALLEST_STEP)
 
 
-def power_of_two(step: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """The nearest power of two, as a distance.
+def short_mantissa(x: Shaped[Tensor, "*s"], bits: int) -> Shaped[Tensor, "*s"]:
+    """The nearest number whose mantissa has `bits` bits; with one bit, the nearest power of two.
 
-    >>> power_of_two(torch.tensor([0.3, 0.7, 0.8, 1.1]))
-    tensor([0.2500, 0.5000, 1.0000, 1.0000])
+    >>> short_mantissa(torch.tensor([0.3, -0.7, 0.8, 1.1]), 1)
+    tensor([ 0.2500, -0.5000,  1.0000,  1.0000])
     """
-    mantissa, exponent = torch.frexp(step)
-    return torch.ldexp((mantissa * 2.0).round() / 2.0, exponent)
+    mantissa, exponent = torch.frexp(x)
+    return torch.ldexp((mantissa * 2.0**bits).round() / 2.0**bits, exponent)
 
 
 def step_gradient_scale(elements: int, largest_code: int) -> float:
@@ -78,16 +78,22 @@ class LearnedStep(nn.Module):
     Attributes:
         step: Float parameter, shape `scaling_shape`: () per tensor, (out, 1, ...) per channel.
         observing: While true, `forward` sets the step from its input instead of using it.
+        power_of_two: Whether the nearest power of two is used in its place; the gradient passes straight
+            through, so the stored step moves as ever.
     """
 
-    def __init__(self, scaling_shape: tuple[int, ...], largest_code: int) -> None:
+    def __init__(
+        self, scaling_shape: tuple[int, ...], largest_code: int, power_of_two: bool = False
+    ) -> None:
         """Start without a step.
 
         Args:
             scaling_shape: Shape of the step, broadcastable against the quantized tensor.
             largest_code: Largest integer code of the grid.
+            power_of_two: See the attribute.
         """
         super().__init__()
+        self.power_of_two = power_of_two
         self.step = nn.Parameter(torch.full(tuple(scaling_shape), float("nan")))
         self.largest_code = largest_code
         self.observing = False
@@ -98,6 +104,8 @@ class LearnedStep(nn.Module):
         if self.observing:
             self.observe(x.detach())
         step = self.step.abs().clamp_min(SMALLEST_STEP)  # abs: a step pushed below zero comes back
+        if self.power_of_two:
+            step = step + (short_mantissa(step.detach(), 1) - step.detach())
         if not (self.training and step.requires_grad):
             return step
         # Activations count features, not images: the loss is a mean over the batch already.

@@ -66,8 +66,8 @@ class ModelRecipe(_Section):
         edge_bits: Bits of the first and last layer and of what enters them, or "float".
         residual_bits: Bits of the signed tensors that meet in an addition, where activations are quantized.
         quantizer: A preset of `qmu_edge.models.quantizers`.
-        activation_steps: "power_of_two" makes the steps of activations powers of two at re-quantization, and
-            the exported file agree with the network to the bit; "free" leaves them as they were learned.
+        activation_steps: "power_of_two" keeps the steps of activations on powers of two, which makes
+            the exported file agree with the network to the bit; "free" leaves them as they are learned.
     """
 
     architecture: Literal["resnet18", "mobilenet_v2"] = "resnet18"

@@ -4,8 +4,8 @@ Changed weights make old measurements (on the deleted images too) wrong. Activat
 least squared rounding error on retain images, around the learned step; batch-norm statistics are the plain
 average over retain images.
 
-Activation steps become powers of two on the way, unless the recipe says otherwise, and biases take the values
-that integer kernels can add: that makes the exported file and PyTorch agree to the bit (see
+Activation steps become powers of two on the way, unless the recipe says otherwise, and batch-norms take the
+values that integer kernels can compute: that makes the exported file and PyTorch agree to the bit (see
 `qmu_edge.models.deploy`).
 """
 
@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qmu_edge.data import Samples
-from qmu_edge.models.deploy import settle_biases
+from qmu_edge.models.deploy import settle
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.quantizers import LearnedStep, power_of_two
+from qmu_edge.models.quantizers import LearnedStep, short_mantissa
 from qmu_edge.models.scales import require_calibrated
 from qmu_edge.progress import Progress
 
@@ -32,7 +32,7 @@ STATISTICS_IMAGES: Final = 10_000
 def candidates(step: Float[Tensor, ""], rule: str) -> list[Float[Tensor, ""]]:
     """Steps around `step`, one for each of `FACTORS`; the nearest powers of two where that is the rule."""
     around = [step * f for f in FACTORS]
-    return [power_of_two(s) for s in around] if rule == "power_of_two" else around
+    return [short_mantissa(s, 1) for s in around] if rule == "power_of_two" else around
 
 
 def rounding_errors(
@@ -132,7 +132,7 @@ def average_statistics(
 def requantize(
     model: Classifier, retain: Samples, *, batch: int, seed: int, progress: Progress
 ) -> Classifier:
-    """Re-estimate activation steps and batch-norm statistics, then settle the biases, in place.
+    """Re-estimate activation steps and batch-norm statistics, then settle the network, in place.
 
     Args:
         model: Calibrated; integer codes of the weights stay as they are.
@@ -150,5 +150,5 @@ def requantize(
     average_statistics(model, retain, batch, generator, progress, STEP_IMAGES)
     fit_activation_steps(model, retain, batch, generator)
     average_statistics(model, retain, batch, generator, progress)
-    settle_biases(model, retain.pool.shape[-1])
+    settle(model, retain.pool.shape[-1])
     return model

@@ -9,7 +9,7 @@ from torch import nn
 
 from qmu_edge.data import Samples
 from qmu_edge.errors import ExportError
-from qmu_edge.models.deploy import Affine, deploy, input_steps
+from qmu_edge.models.deploy import Affine, deploy, input_grids
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.scales import weight_layers
 from qmu_edge.progress import Progress
@@ -67,7 +67,7 @@ def test_codes_stay_but_for_mirrored_channels(settled: Callable[..., Classifier]
         step = b.quant_weight().scale
         assert torch.equal(torch.frexp(step)[0], torch.full_like(step, 0.5)), name
     assert mirrored > 10
-    assert all(bool((m.scale > 0).all()) for m in deployed.modules() if isinstance(m, Affine))
+    assert all(bool((m.gain > 0).all()) for m in deployed.modules() if isinstance(m, Affine))
 
 
 def test_a_channel_that_is_off_gives_its_bias(settled: Callable[..., Classifier], toy: Toy) -> None:
@@ -86,10 +86,12 @@ def test_a_channel_that_is_off_gives_its_bias(settled: Callable[..., Classifier]
     assert not seen[1].any()
 
 
-def test_every_layer_behind_a_quantizer_knows_its_input_step(settled: Callable[..., Classifier]) -> None:
+def test_every_layer_behind_a_quantizer_knows_its_input_grid(settled: Callable[..., Classifier]) -> None:
     model = settled(architecture="mobilenet_v2")
-    assert set(input_steps(model, 8)) == {name for name, _ in weight_layers(model)}
-    assert input_steps(settled(activation_bits="float"), 8) == {}
+    grids = input_grids(model, 8)
+    assert set(grids) == {name for name, _ in weight_layers(model)}
+    assert (grids["stem.0.0"].bits, grids["blocks.3.branch.1.0"].bits) == (8, 4)
+    assert input_grids(settled(activation_bits="float"), 8) == {}
 
 
 def test_a_value_that_is_not_finite_is_refused(settled: Callable[..., Classifier]) -> None:
