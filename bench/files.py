@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from record import float_twin, interleaved, summary, write
 
-from qmu_edge.export import export
+from qmu_edge.export import FORMATS, ExportPlan, export
 from qmu_edge.models import build
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.models.scales import calibrate
@@ -68,12 +68,8 @@ def measure(architecture: str, options: argparse.Namespace, folder: Path) -> dic
     files = {"float": float_onnx(models["W4A4"], folder / "twin.onnx")}
     images = np.random.default_rng(0).integers(0, 256, (64, 3, 32, 32), np.uint8)
     for bits, model in models.items():
-        with torch.inference_mode():
-            logits = model(torch.from_numpy(images).float() / 255).numpy()
-        made = export(
-            model, formats=("qcdq", "qonnx"), class_names=tuple("0123456789"), images=images, logits=logits,
-            min_agreement=0.0, min_inputs=1,
-        )  # fmt: skip
+        plan = ExportPlan(formats=FORMATS, class_names=tuple("0123456789"))
+        made = export(model, plan, images=images, min_agreement=0.0, min_inputs=1)
         files |= {f"{bits} {f.format}": f.data for f in made}
     sizes = {
         name: {"bytes": len(data), "ratio": len(data) / len(files["float"])} for name, data in files.items()

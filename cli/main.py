@@ -132,7 +132,15 @@ def unlearn(
 
 @app.command()
 def export(
-    format: Annotated[str, typer.Option(help="Comma-separated: qcdq, qonnx.")] = "qcdq,qonnx",
+    format: Annotated[
+        str, typer.Option(help="Comma-separated: integer, packed, qcdq, qonnx; else what the target reads.")
+    ] = "",
+    target: Annotated[
+        str, typer.Option(help="onnxruntime, openvino, tensorrt, finn, hls4ml.")
+    ] = "onnxruntime",
+    input: Annotated[str, typer.Option(help="float32 (0..1) or uint8.")] = "float32",
+    layout: Annotated[str, typer.Option(help="NCHW or NHWC.")] = "NCHW",
+    batch: Annotated[int | None, typer.Option(min=1, help="A fixed batch size.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; without it the files become `release`.")] = None,
     project: ProjectOption = None,
     quiet: QuietOption = False,
@@ -141,11 +149,14 @@ def export(
     """Export the current checkpoint through all gates."""
     from qmu_edge import api
 
-    formats = [name.strip() for name in format.split(",")]
+    formats = [name.strip() for name in format.split(",") if format]
     _show(
-        api.export(project, formats=formats, out=out, progress=_progress(quiet)),
+        api.export(
+            project, formats=formats, target=target, dtype=input, layout=layout, batch=batch, out=out,
+            progress=_progress(quiet),
+        ),
         json,
-    )
+    )  # fmt: skip
 
 
 @app.command()

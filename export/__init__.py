@@ -1,35 +1,72 @@
-"""Device-ready files from one network: trace, replace latent weights, write, pass the gates.
+"""Device-ready files from one network: deploy form, one trace, one graph for each format, the gates.
 
-    trace.py   one QONNX trace of the network, cleaned
-    qonnx.py   code x scale in front of Quant nodes
-    qcdq.py    standard ONNX with integer codes
-
-A file exists only after its gates: `onnx.checker`, the latent-weight gate, and parity with the network on
-at least a thousand images under onnxruntime.
+trace.py     one QONNX trace of the deploy form, cleaned
+qonnx.py     code x scale in front of Quant nodes, for FINN and hls4ml
+qcdq.py      standard ONNX as literally as it goes: runs anywhere, fast nowhere
+integer.py   standard ONNX that runtimes turn into integer kernels
+packed.py    the integer file with 4-bit and 2-bit weights on disk
+camera.py    what the input looks like
+targets.py   what each consumer takes
+gates.py     what a file must pass before it exists
 """
 
 import json
-import tempfile
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import onnx
-from jaxtyping import Float, UInt8
+import torch
+from jaxtyping import UInt8
 
 from qmu_edge import __version__
-from qmu_edge.errors import ExportError
+from qmu_edge.errors import ConfigError, ExportError
+from qmu_edge.export.camera import Camera, fix_batch, put_camera
+from qmu_edge.export.gates import Levels, check_file, levels, run_file
+from qmu_edge.export.integer import to_integer
+from qmu_edge.export.packed import pack
 from qmu_edge.export.qcdq import to_qcdq
-from qmu_edge.export.qonnx import integer_weights, quantizers
+from qmu_edge.export.qonnx import clean, integer_weights, quantizers
+from qmu_edge.export.targets import TARGETS, Target, target_named
 from qmu_edge.export.trace import initializers, trace
+from qmu_edge.models.deploy import deploy, require_equivalent
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.scales import weight_layers
-from qmu_edge.verify import gates, onnx_file
+from qmu_edge.models.scales import require_calibrated, weight_layers
 from qmu_edge.verify.parity import Parity, check_parity, compare
-from qmu_edge.verify.runner import OrtRunner
 
-FILES: Final = {"qcdq": "model.onnx", "qonnx": "model.qonnx.onnx"}
+__all__ = ["FILES", "FORMATS", "TARGETS", "Camera", "ExportPlan", "Exported", "export"]
+
+FILES: Final[Mapping[str, str]] = {
+    "integer": "model.onnx",
+    "packed": "model.packed.onnx",
+    "qcdq": "model.qcdq.onnx",
+    "qonnx": "model.qonnx.onnx",
+}
+FORMATS: Final = tuple(FILES)
+LOGITS_AT_ONCE: Final = 250
+EQUIVALENCE_IMAGES: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportPlan:
+    """What to export, for whom.
+
+    Attributes:
+        formats: Among `FORMATS`.
+        target: Among `TARGETS`.
+        camera: What the file takes.
+        batch: Fixed batch size; None for any.
+        class_names: Written into the file.
+        recipe: Digest of the recipe, written into the file.
+    """
+
+    formats: tuple[str, ...] = ("integer", "packed", "qonnx")
+    target: str = "onnxruntime"
+    camera: Camera = field(default_factory=Camera)
+    batch: int | None = None
+    class_names: tuple[str, ...]
+    recipe: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,61 +74,94 @@ class Exported:
     """One exported file and what its gates found.
 
     Attributes:
-        format: "qcdq" or "qonnx".
+        format: Among `FORMATS`.
         data: The file.
-        parity: Agreement with the network.
+        parity: Agreement with the deploy form in torch.
+        levels: The same on fewer images, for each optimization level and thread count.
         gate: The latent-weight gate's report, as plain values.
     """
 
     format: str
     data: bytes
     parity: Parity
+    levels: Levels
     gate: dict[str, Any]
 
 
 def export(
     model: Classifier,
+    plan: ExportPlan,
     *,
-    formats: tuple[str, ...],
-    class_names: tuple[str, ...],
     images: UInt8[np.ndarray, "n c h w"],
-    logits: Float[np.ndarray, "n k"],
     min_agreement: float,
     min_inputs: int,
 ) -> list[Exported]:
     """Export a network and pass every file through its gates.
 
     Args:
-        model: Calibrated and re-quantized.
-        formats: Among `FILES`.
-        class_names: Written into the file.
+        model: Calibrated and re-quantized, on the CPU.
+        plan: What to export.
         images: Inputs of the parity gate; square.
-        logits: What the network answers to them in torch.
-        min_agreement: Share of inputs with the same largest logit.
+        min_agreement: Share of inputs on which file and network must name the same class.
         min_inputs: Fewest inputs that the parity gate accepts.
 
     Raises:
-        ExportError: A gate does not pass; nothing is returned.
+        ConfigError: The target does not take a format.
+        ExportError: The target does not take a bit width, or a gate does not pass; nothing is returned.
     """
-    unknown = [f for f in formats if f not in FILES]
-    if unknown:
-        raise ExportError(f"format {unknown[0]!r} is not one of {', '.join(FILES)}")
-    qonnx = trace(model, images.shape[-1])
+    if unknown := [f for f in plan.formats if f not in FORMATS]:
+        raise ConfigError(f"format {unknown[0]!r} is not one of {', '.join(FORMATS)}")
+    target = target_named(plan.target, plan.formats)
+    require_calibrated(model)
+    deployed = deploy(model, images.shape[-1])
+    some = torch.from_numpy(images[:EQUIVALENCE_IMAGES]) / 255.0
+    require_equivalent(model, deployed, some)
+    logits = _logits(deployed, images)
+    qonnx = trace(deployed, images.shape[-1])
     integer_weights(qonnx)
-    _describe(qonnx, model, class_names)
-    graphs = {"qonnx": qonnx, "qcdq": to_qcdq(qonnx)}
+    _describe(qonnx, deployed, plan)
     found = []
-    for name in formats:
-        data = graphs[name].SerializeToString(deterministic=True)
+    for name in plan.formats:
+        data = _graph(name, qonnx, target, plan).SerializeToString(deterministic=True)
         gate = check_file(data)
-        answers = run_file(data, name, images)
-        parity = compare(logits, answers)
+        parity = compare(logits, run_file(data, images))
         check_parity(parity, min_agreement=min_agreement, min_inputs=min_inputs)
-        found.append(Exported(name, data, parity, gate))
+        found.append(Exported(name, data, parity, levels(data, images, logits), gate))
     return found
 
 
-def _describe(graph: onnx.ModelProto, model: Classifier, class_names: tuple[str, ...]) -> None:
+def _logits(deployed: Classifier, images: UInt8[np.ndarray, "n c h w"]) -> np.ndarray:
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(images), LOGITS_AT_ONCE):
+            some = torch.from_numpy(images[start : start + LOGITS_AT_ONCE])
+            parts.append(deployed(some.to(memory_format=torch.channels_last) / 255.0).numpy())
+    return np.concatenate(parts)
+
+
+def _graph(name: str, qonnx: onnx.ModelProto, target: Target, plan: ExportPlan) -> onnx.ModelProto:
+    """The graph of one format, as the target and the camera want it."""
+    if name == "qonnx":
+        graph = clean(qonnx, batch=plan.batch or target.batch, matmul=plan.target == "hls4ml")
+        put_camera(graph, plan.camera)
+        return graph
+    graph = to_qcdq(qonnx) if name == "qcdq" else to_integer(qonnx, zero_points=target.zero_points)
+    if name != "qcdq":  # which keeps the older opset of the trace, so that it runs anywhere
+        graph.ir_version = target.ir_version
+        for entry in graph.opset_import:
+            entry.version = target.opset
+    if name == "packed":
+        bits = {q.weight: q.bits for q in quantizers(qonnx) if q.weight}
+        if not target.int2 and 2 in bits.values():
+            raise ExportError(f"target {plan.target} has no 2-bit tensors; export --format integer for it")
+        graph = pack(graph, bits, _float_weights(qonnx))
+    if plan.batch or target.batch:
+        fix_batch(graph, plan.batch or target.batch or 1)
+    put_camera(graph, plan.camera)
+    return graph
+
+
+def _describe(graph: onnx.ModelProto, model: Classifier, plan: ExportPlan) -> None:
     """Say in the file what a device or an auditor needs; no paths, nothing of the training."""
     bits = {q.weight: q.bits for q in quantizers(graph) if q.weight}
     float_weights = _float_weights(graph)
@@ -103,11 +173,17 @@ def _describe(graph: onnx.ModelProto, model: Classifier, class_names: tuple[str,
     about = {
         "tool": f"qmu-edge {__version__}",
         "architecture": model.recipe.architecture,
+        "recipe": plan.recipe,
         "weight_bits": bits,
         "float_weights": float_weights,
         "activation_bits": model.recipe.activation_bits,
-        "input": {"layout": "NCHW", "range": [0.0, 1.0], "channels": model.shape.channels},
-        "classes": list(class_names),
+        "input": {
+            "layout": plan.camera.layout,
+            "dtype": plan.camera.dtype,
+            "range": [0, 255] if plan.camera.dtype == "uint8" else [0.0, 1.0],
+            "channels": model.shape.channels,
+        },
+        "classes": list(plan.class_names),
     }
     entry = graph.metadata_props.add()
     entry.key = "qmu_edge"
@@ -119,40 +195,3 @@ def _float_weights(graph: onnx.ModelProto) -> list[str]:
     stored = initializers(graph)
     layers = [n for n in graph.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
     return [node.input[1] for node in layers if node.input[1] in stored]
-
-
-def check_file(data: bytes) -> dict[str, Any]:
-    """`onnx.checker` and the latent-weight gate on the bytes that would ship.
-
-    Raises:
-        ExportError: Either finds something.
-    """
-    try:
-        onnx.checker.check_model(data, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"onnx.checker: {str(error).strip().partition(chr(10))[0]}") from None
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(data)
-        return asdict(gates.check_latent_weights(onnx_file.read(path)))
-
-
-def run_file(data: bytes, format_name: str, images: UInt8[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n k"]:
-    """Logits of the file under onnxruntime.
-
-    QONNX has no operators there; qonnx's own converter, which shares no code with ours, turns it into
-    standard ONNX first.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(data if format_name == "qcdq" else _converted(data))
-        return OrtRunner(path, threads=2).logits(images)
-
-
-def _converted(data: bytes) -> bytes:
-    from qonnx.core.modelwrapper import ModelWrapper
-    from qonnx.transformation.qonnx_to_qcdq import QuantToQCDQ
-
-    wrapped = ModelWrapper(onnx.load_from_string(data)).transform(QuantToQCDQ())
-    converted: bytes = wrapped.model.SerializeToString()
-    return converted

@@ -49,8 +49,9 @@ class _Layer:
 class _Graph:
     """A graph and who makes and who reads each of its tensors."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, *, zero_points: bool) -> None:
         self.model = model
+        self.zero_points = zero_points
         self.values = initializers(model)
         self.made = {out: node for node in model.graph.node for out in node.output}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
@@ -89,18 +90,21 @@ class _Graph:
         return found
 
 
-def to_integer(qonnx_graph: onnx.ModelProto) -> onnx.ModelProto:
+def to_integer(qonnx_graph: onnx.ModelProto, *, zero_points: bool = True) -> onnx.ModelProto:
     """A standard graph of integer layers that computes what the QONNX graph does.
 
     Args:
         qonnx_graph: Of the deploy form, from `trace` and `integer_weights`; left as it is.
+        zero_points: Activations are uint8 with zero point 128 for the signed ones. Else they are int8
+            without a zero point, and biases stay float, which is what TensorRT reads.
 
     Raises:
-        ExportError: A layer is not as the deploy form has it, or a bias does not fit int32.
+        ExportError: A layer is not as the deploy form has it, a bias does not fit int32, or unsigned
+            activations of 8 bits should become int8.
     """
     model = onnx.ModelProto()
     model.CopyFrom(qonnx_graph)
-    graph = _Graph(model)
+    graph = _Graph(model, zero_points=zero_points)
     replaced: dict[str, list[onnx.NodeProto]] = {}
     for layer in graph.layers():
         replaced[layer.weight.node.name] = []
@@ -144,19 +148,29 @@ def _integer_layer(graph: _Graph, layer: _Layer, replaced: dict[str, list[onnx.N
     if layer.node.op_type == "Gemm":  # onnxruntime's integer kernel wants it spelled out
         inputs.append(constant(graph.model, f"{name}.zero", np.zeros(len(codes), np.int8)))
     made = [helper.make_node("DequantizeLinear", inputs, weight.node.output, axis=0)]
-    made += _bias(graph, f"{name.removesuffix('.weight')}.bias", bias, scale, grid)
-    inputs = [layer.node.input[0], weight.node.output[0], made[-1].output[0]]
+    if grid is None:
+        made = _float_weight(graph, name, scale.reshape(-1, *(1,) * (codes.ndim - 1)), weight.node.output[0])
+    bias_name = f"{name.removesuffix('.weight')}.bias"
+    made += _bias(graph, bias_name, bias, scale, grid)
+    inputs = [layer.node.input[0], weight.node.output[0], f"{bias_name}.value"]
     flags = attributes(layer.node)
     made.append(helper.make_node(layer.node.op_type, inputs, output, layer.node.name, **flags))
     replaced[layer.node.name] = made
 
 
+def _float_weight(graph: _Graph, name: str, scale: np.ndarray, output: str) -> list[onnx.NodeProto]:
+    """Cast and Mul, which a runtime computes once at load; DequantizeLinear it would repeat at every run."""
+    set_initializer(graph.model, f"{name}.scale", scale)
+    cast = helper.make_node("Cast", [name], [f"{name}.float"], to=onnx.TensorProto.FLOAT)
+    return [cast, helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [output])]
+
+
 def _bias(
     graph: _Graph, name: str, bias: np.ndarray, scale: np.ndarray, grid: Quantizer | None
 ) -> list[onnx.NodeProto]:
-    if grid is None:
-        set_initializer(graph.model, name, bias.astype(np.float32))
-        return [helper.make_node("Identity", [name], [f"{name}.value"])]
+    if grid is None or not graph.zero_points:
+        set_initializer(graph.model, f"{name}.value", bias.astype(np.float32))
+        return []
     unit = grid.scale.reshape(()) * scale
     set_initializer(graph.model, name, _int32(np.rint(bias / unit.astype(np.float64)), name))
     set_initializer(graph.model, f"{name}.scale", unit)
@@ -172,14 +186,17 @@ def _int32(biases: np.ndarray, name: str) -> np.ndarray:
 
 def _activation(graph: _Graph, q: Quantizer, replaced: dict[str, list[onnx.NodeProto]]) -> None:
     """QuantizeLinear, Clip, what computes on codes, DequantizeLinear."""
-    name, offset = q.node.name, SIGNED_ZERO if q.signed else 0
-    zero = constant(graph.model, f"zero_{offset}", np.array(offset, np.uint8))
+    name, offset = q.node.name, SIGNED_ZERO if q.signed and graph.zero_points else 0
+    dtype = np.uint8 if graph.zero_points else np.int8
+    low, high = q.low + offset, q.high + offset
+    if high > np.iinfo(dtype).max:
+        raise ExportError(f"{name}: unsigned activations of {q.bits} bits; int8 without zero point holds 7")
+    zero = constant(graph.model, f"zero_{offset}", np.array(offset, dtype))
     scale = constant(graph.model, f"{name}.scale", q.scale.reshape(()).astype(np.float32))
     codes = f"{name}.codes"
     made = [helper.make_node("QuantizeLinear", [q.node.input[0], scale, zero], [codes], f"{name}_q")]
-    low, high = q.low + offset, q.high + offset
-    if (low, high) != (0, 255):
-        bounds = [constant(graph.model, f"code_{v}", np.array(v, np.uint8)) for v in (low, high)]
+    if (low, high) != (np.iinfo(dtype).min, np.iinfo(dtype).max):
+        bounds = [constant(graph.model, f"code_{v}", np.array(v, dtype)) for v in (low, high)]
         made.append(helper.make_node("Clip", [codes, *bounds], [f"{name}.clipped"], f"{name}_clip"))
         codes = f"{name}.clipped"
     value = q.node.output[0]

@@ -64,3 +64,49 @@ def integer_weights(graph: onnx.ModelProto) -> None:
             codes = integer_codes(values[q.weight], q.scale, q.low, q.high)
             set_initializer(graph, q.weight, codes.astype(np.float32) * q.scale)
     drop_unused(graph)
+
+
+def clean(graph: onnx.ModelProto, *, batch: int | None, matmul: bool) -> onnx.ModelProto:
+    """A copy as FINN and hls4ml want it where the batch is fixed: every shape known, by qonnx's own passes.
+
+    Not by its `cleanup_model`, which also renames all tensors, so that metadata would name others.
+
+    Args:
+        graph: With `integer_weights` applied; left as it is.
+        batch: Fixed batch size; None leaves the graph dynamic and as it is.
+        matmul: Whether Gemm becomes MatMul.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    if batch is None:
+        return copy
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.transformation.change_batchsize import ChangeBatchSize
+    from qonnx.transformation.general import RemoveStaticGraphInputs, RemoveUnusedTensors, SortGraph
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    if matmul:
+        _gemm_to_matmul(copy)
+    wrapped = ModelWrapper(copy)
+    for each in (
+        ChangeBatchSize(batch), InferShapes(), RemoveUnusedTensors(), RemoveStaticGraphInputs(), SortGraph(),
+    ):  # fmt: skip
+        wrapped = wrapped.transform(each)
+    cleaned: onnx.ModelProto = wrapped.model
+    return cleaned
+
+
+def _gemm_to_matmul(graph: onnx.ModelProto) -> None:
+    """Store W transposed and multiply by it, in place; qonnx's own pass wants a bias, which ours has not."""
+    values = initializers(graph)
+    by_output = {q.node.output[0]: q for q in quantizers(graph)}
+    for node in graph.graph.node:
+        if node.op_type == "Gemm" and len(node.input) == 2 and node.input[1] in by_output:
+            q = by_output[node.input[1]]
+            scale = f"{q.weight}.scale"
+            set_initializer(graph, q.weight, np.ascontiguousarray(values[q.weight].T))
+            set_initializer(graph, scale, np.ascontiguousarray(q.scale.T) if q.scale.ndim > 1 else q.scale)
+            q.node.input[1] = scale
+            node.op_type = "MatMul"
+            del node.attribute[:]
+    drop_unused(graph)

@@ -34,7 +34,9 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.models.quantizers import LearnedStep, short_mantissa
 from qmu_edge.models.scales import weight_layers
 
-LARGEST_BIAS: Final = 2.0**22  # in units of the grid: sums stay below 2**24, where float32 is exact
+LARGEST_BIAS: Final = 2.0**30  # in units of the grid: sums fit int32
+LARGEST_HALF: Final = 65504.0  # of float16
+EQUIVALENT: Final = 1e-3
 KEEPS_GRID: Final = (nn.MaxPool2d, nn.Flatten, nn.Dropout)
 _GRID: Final = "_qmu_edge_grid"  # noted on the tensor object while `input_grids` looks on
 
@@ -87,6 +89,33 @@ def deploy(model: Classifier, size: int) -> Classifier:
     return deployed
 
 
+def require_equivalent(model: Classifier, deployed: Classifier, images: Float[Tensor, "n c h w"]) -> None:
+    """Check a deploy form against the network without activation quantizers, in float64.
+
+    With them two correct forms may fall on different sides of a tie, and tell little about each other.
+
+    Args:
+        model: Settled.
+        deployed: Its deploy form.
+        images: Float images 0..1.
+
+    Raises:
+        ExportError: Logits differ by more than a thousandth of the largest.
+    """
+    logits = []
+    for network in (model, deployed):
+        smooth = copy.deepcopy(network).double().eval()
+        for module in smooth.modules():
+            proxy: Any = getattr(module, "act_quant", None)
+            if proxy is not None:
+                proxy.disable_quant = True
+        with torch.no_grad():
+            logits.append(smooth(images.double()))
+    difference = float((logits[0] - logits[1]).abs().max() / logits[0].abs().max())
+    if not difference < EQUIVALENT:
+        raise ExportError(f"the deploy form computes something else: logits differ by {difference:.2%}")
+
+
 def settle(model: Classifier, size: int) -> None:
     """Give batch-norms and the head's bias the values that their deploy form has, in place.
 
@@ -97,8 +126,9 @@ def settle(model: Classifier, size: int) -> None:
         for name, layer in weight_layers(model):
             if not layer.weight_quant.is_quant_enabled:
                 continue
-            affine, norm = _behind(deployed, name), _behind(model, name)
-            gain = affine.gain.double().reshape(-1)
+            affine: Any = _behind(deployed, name)
+            norm: Any = _behind(model, name)
+            gain: Tensor = affine.gain.double().reshape(-1)
             shift = affine.bias.double().reshape(-1) * gain
             if isinstance(norm, nn.BatchNorm2d):
                 old = weight_scale(layer).double()
@@ -106,7 +136,7 @@ def settle(model: Classifier, size: int) -> None:
                 sign = torch.where(norm.weight < 0, -1.0, 1.0) * torch.where(gain < 0, -1.0, 1.0)
                 gain = gain * sign  # where codes changed sign, the gain did
                 norm.weight.copy_(gain * _deviation(norm))
-                norm.bias.copy_(shift + norm.running_mean.double() * gain)
+                norm.bias.copy_(shift + _mean(norm) * gain)
             elif layer.bias is not None:
                 layer.bias.copy_(shift)
 
@@ -180,13 +210,14 @@ def weight_scale(layer: Any) -> Float[Tensor, " o"]:
 
 def _replace(model: Classifier, name: str, layer: Any, grid: Grid | None) -> None:
     """Put a layer on a power-of-two step, and what this and its batch-norm amount to behind it."""
-    weight, norm = layer.weight, _behind(model, name)
+    weight = layer.weight
+    norm: Any = _behind(model, name)
     scale = weight_scale(layer).double()
     shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.double()
     gain = torch.ones_like(scale)
     if isinstance(norm, nn.BatchNorm2d):
         gain = norm.weight.double() / _deviation(norm)
-        shift = (shift - norm.running_mean) * gain + norm.bias
+        shift = (shift - _mean(norm)) * gain + norm.bias
     if not all(bool(t.isfinite().all()) for t in (weight, scale, gain, shift)):
         raise ExportError(f"{name}: a weight, a scale or a batch-norm value is not finite")
     round_steps(weight, layer.weight_quant.tensor_quant)
@@ -200,10 +231,14 @@ def _replace(model: Classifier, name: str, layer: Any, grid: Grid | None) -> Non
     weight.masked_fill_(_over(off, weight), 0.0)
     gain = torch.where(off, shift.abs() / (LARGEST_BIAS * unit), gain)
     gain = torch.where(gain == 0, 1.0, gain)
-    if grid and isinstance(norm, nn.BatchNorm2d) and model.recipe.activation_steps == "power_of_two":
-        gain = short_mantissa(gain, gain_bits(int(layer.weight_quant.bit_width()), grid.bits))
+    if isinstance(norm, nn.BatchNorm2d) and model.recipe.activation_steps == "power_of_two":
+        gain = short_mantissa(gain, gain_bits(int(layer.weight_quant.bit_width()), grid.bits if grid else 0))
+        if grid is None and bool((shift.abs() < LARGEST_HALF).all()):
+            shift = shift.half().double()  # two bytes in a packed file; no integer grid asks for more
     gain = gain.float().double()
-    bias = (shift / gain / unit).round() * unit if grid else shift / gain
+    bias = shift / gain
+    if grid:
+        bias = ((bias / unit).round() * unit).float()  # so that the integer below it is the same everywhere
     layer.bias = None
     _put_behind(model, name, Affine(bias, gain, max(2, weight.dim())))
 
@@ -211,8 +246,9 @@ def _replace(model: Classifier, name: str, layer: Any, grid: Grid | None) -> Non
 def _behind(model: nn.Module, name: str) -> Any:
     """What follows a layer in the Sequential that holds it; None at its end or without one."""
     parent, place = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
-    if isinstance(model.get_submodule(name), nn.Sequential):  # a deployed layer: _put_behind made this
-        return model.get_submodule(name)[1]
+    layer = model.get_submodule(name)
+    if isinstance(layer, nn.Sequential):  # a deployed layer: _put_behind made this
+        return layer[1]
     if not isinstance(parent, nn.Sequential) or int(place) + 1 >= len(parent):
         return None
     return parent[int(place) + 1]
@@ -227,9 +263,16 @@ def _put_behind(model: nn.Module, name: str, affine: Affine) -> None:
         parent._modules[place] = nn.Sequential(parent._modules[place], affine)  # type: ignore[arg-type]
 
 
+def _mean(norm: nn.BatchNorm2d) -> Float[Tensor, " c"]:
+    mean: Any = norm.running_mean
+    double: Tensor = mean.double()
+    return double
+
+
 def _deviation(norm: nn.BatchNorm2d) -> Float[Tensor, " c"]:
-    variance: Tensor = norm.running_var.double()  # type: ignore[union-attr]
-    return (variance + norm.eps).sqrt()
+    variance: Any = norm.running_var
+    deviation: Tensor = (variance.double() + norm.eps).sqrt()
+    return deviation
 
 
 def _threshold(quantizer: RescalingIntQuant) -> Tensor:

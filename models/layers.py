@@ -140,13 +140,16 @@ class Layers:
             act_quant=self.preset.signed, bit_width=self.recipe.residual_bits, **self._steps
         )
 
-    def edge(self, *, signed: bool) -> nn.Module:
-        """Grid of what enters the first (signed) or last layer (unsigned after a rectifier)."""
+    def edge(self) -> nn.Module:
+        """Signed grid of what enters the first and the last layer.
+
+        Signed for the last one too, whose inputs are not negative: one bit less, but every consumer has
+        signed 8-bit integers, and not every one unsigned ones.
+        """
         if self.recipe.activation_bits == "float" or self.recipe.edge_bits == "float":
             return nn.Identity()
-        quantizer = self.preset.signed if signed else self.preset.unsigned
         return qnn.QuantIdentity(  # type: ignore[no-any-return]
-            act_quant=quantizer, bit_width=self.recipe.edge_bits, **self._steps
+            act_quant=self.preset.signed, bit_width=self.recipe.edge_bits, **self._steps
         )
 
 

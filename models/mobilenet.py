@@ -70,7 +70,7 @@ class MobileNetV2(Classifier):
         small = recipe.stem == "cifar"
         inputs = channels(32, recipe.width)
         self.normalize = Normalize(shape)
-        self.input = make.edge(signed=True)
+        self.input = make.edge()
         first = make.conv_bn(shape.channels, inputs, 3, stride=1 if small else 2, edge=True)
         self.stem = nn.Sequential(first, make.relu(ceiling=6.0))
         blocks: list[nn.Module] = []
@@ -83,7 +83,7 @@ class MobileNetV2(Classifier):
         self.blocks = nn.Sequential(*blocks)
         features = channels(1280, max(1.0, recipe.width))
         self.last = nn.Sequential(make.conv_bn(inputs, features, 1), make.relu(ceiling=6.0))
-        self.pooled = make.edge(signed=False)
+        self.pooled = make.edge()
         self.dropout = nn.Dropout(0.2)
         self.flatten = nn.Flatten()
         self.head = make.linear(features, shape.classes)

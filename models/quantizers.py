@@ -82,9 +82,7 @@ class LearnedStep(nn.Module):
             through, so the stored step moves as ever.
     """
 
-    def __init__(
-        self, scaling_shape: tuple[int, ...], largest_code: int, power_of_two: bool = False
-    ) -> None:
+    def __init__(self, scaling_shape: tuple[int, ...], largest_code: int, power_of_two: bool = False) -> None:
         """Start without a step.
 
         Args:

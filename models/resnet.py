@@ -46,7 +46,7 @@ class ResNet18(Classifier):
         make = Layers(recipe)
         widths = [max(8, round(64 * 2**stage * recipe.width)) for stage in range(4)]
         self.normalize = Normalize(shape)
-        self.input = make.edge(signed=True)
+        self.input = make.edge()
         self.stem = _stem(make, shape.channels, widths[0], recipe.stem)
         blocks: list[nn.Module] = []
         inputs = widths[0]
@@ -55,7 +55,7 @@ class ResNet18(Classifier):
                 blocks.append(BasicBlock(make, inputs, outputs, stride))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
-        self.pooled = make.edge(signed=False)
+        self.pooled = make.edge()
         self.flatten = nn.Flatten()
         self.head = make.linear(inputs, shape.classes)
         initialise(list(self.modules()))

@@ -127,21 +127,38 @@ def unlearn(
 def export(
     project: Path | None = None,
     *,
-    formats: Sequence[str] = ("qcdq", "qonnx"),
+    formats: Sequence[str] = (),
+    target: str = "onnxruntime",
+    dtype: str = "float32",
+    layout: str = "NCHW",
+    batch: int | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Export the current checkpoint through all gates.
 
     The files go to `out`; without it they become the project's `release`.
-    """
-    from qmu_edge.release import FORMATS, copy_files, make_release, publish
 
-    if unknown := [name for name in formats if name not in FORMATS]:
-        raise ConfigError(f"format {unknown[0]!r} is not one of {', '.join(FORMATS)}")
+    Args:
+        project: Folder of the project.
+        formats: integer, packed, qcdq, qonnx; what the target reads when empty.
+        target: onnxruntime, openvino, tensorrt, finn or hls4ml.
+        dtype: Of the file's input: float32 (0..1) or uint8.
+        layout: Of the file's input: NCHW or NHWC.
+        batch: A fixed batch size; any when None.
+        out: Folder for the files.
+        progress: Where to count.
+    """
+    from qmu_edge.export import Camera
+    from qmu_edge.export.targets import target_named
+    from qmu_edge.release import RELEASED, copy_files, make_release, publish
+
+    taken = target_named(target, tuple(formats)).formats
+    chosen = tuple(formats) or tuple(f for f in RELEASED if f in taken)
+    options = {"target": target, "camera": Camera.of(dtype, layout), "batch": batch}
     with _project(project, progress) as found:
         with hold(found.folder):
-            digest, release = make_release(found, found.current("checkpoint"), tuple(formats))
+            digest, release = make_release(found, found.current("checkpoint"), chosen, **options)
             if out is not None:
                 paths = copy_files(found, release, out)
             else:
@@ -151,6 +168,7 @@ def export(
         return {
             "checkpoint": release["checkpoint"], "files": {p.name: str(p) for p in paths},
             "sha256": release["files"], "bytes": release["bytes"], "parity": release["parity"],
+            "levels": release["levels"],
         }  # fmt: skip
 
 

@@ -278,7 +278,7 @@ def _verified(run: Run, release_digest: str) -> dict[str, Any]:
     project = run.project
     release = json.loads(project.store.get_bytes(release_digest))
     found = evaluate_release(project, release, run.split)
-    _, original = make_release(project, run.before, ("qcdq",))
+    _, original = make_release(project, run.before, ("integer",))
     before = evaluate_release(project, original, run.split)
     reference, retrained = _reference(run, found, before)
     thresholds = thresholds_of(project)
@@ -334,7 +334,7 @@ def _retrained(run: Run) -> dict[str, Any]:
         work = lambda: _unlearned(run, "retrain", run.seed + REFERENCE_SEED)  # noqa: E731
         trained, cost = accounted(work)
         after = _requantized(run, trained["checkpoint"])
-        _, release = make_release(project, after["checkpoint"], ("qcdq",))
+        _, release = make_release(project, after["checkpoint"], ("integer",))
         report = {
             **evaluate_release(project, release, run.split),
             **cost,

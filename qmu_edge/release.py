@@ -4,6 +4,7 @@ A release is a small JSON object: the digest of its checkpoint and of each expor
 reports. It is made once for a checkpoint. `evaluate_release` runs the exported file, never the network.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,16 +18,15 @@ from qmu_edge import checkpoint
 from qmu_edge.audit.svm import mia_efficacy
 from qmu_edge.data import Augment, ForgetRetain, Samples, on_device
 from qmu_edge.errors import ConfigError
-from qmu_edge.export import FILES, export
+from qmu_edge.export import FILES, ExportPlan, export
 from qmu_edge.models.layers import Classifier
 from qmu_edge.project import Project
 from qmu_edge.split import Split
 from qmu_edge.store import write_atomic
-from qmu_edge.train import predict
 from qmu_edge.verify.report import Evaluation, evaluate, evaluation_from_json, to_json
 from qmu_edge.verify.runner import OrtRunner
 
-FORMATS: Final = ("qcdq", "qonnx")
+RELEASED: Final = ("integer", "packed", "qonnx")  # what a release holds where nothing else is asked for
 THREADS: Final = max(1, min(8, os.cpu_count() or 1))
 
 
@@ -82,32 +82,39 @@ def origin_of(project: Project, method: str, parent: str = "") -> checkpoint.Ori
 
 
 def make_release(
-    project: Project, digest: str, formats: tuple[str, ...] = FORMATS
+    project: Project, digest: str, formats: tuple[str, ...] = RELEASED, **options: Any
 ) -> tuple[str, dict[str, Any]]:
     """Export a checkpoint, or find the release that was made of it before.
 
     Everything here runs on the CPU: that is where the file is compared with the network, and a GPU's
     shortened float32 products would be taken for a difference of the file.
 
+    Args:
+        project: Held by the caller.
+        digest: Of the checkpoint.
+        formats: Of the files.
+        options: Other fields of `qmu_edge.export.ExportPlan`.
+
     Returns:
         Digest and content of the release object.
 
     Raises:
+        ConfigError: The target does not take a format.
         ExportError: A gate does not pass; no release is made.
     """
-    known = project.ledger.meta(f"release:{digest}:{','.join(formats)}")
+    model, origin = load_checkpoint(project, digest)
+    plan = ExportPlan(
+        formats=formats, class_names=origin.class_names, recipe=project.recipe.digest(), **options
+    )
+    key = f"release:{digest}:{hashlib.sha256(repr(plan).encode()).hexdigest()}"
+    known = project.ledger.meta(key)
     if known:
         return known, json.loads(project.store.get_bytes(known))
-    model, origin = load_checkpoint(project, digest)
-    images = parity_images(project)
     policy = project.recipe.policy
     project.progress.start("export", 0)
-    logits = predict(
-        model, on_device(images, np.zeros(len(images), np.int64), torch.device("cpu"), limit_bytes=0.0)
-    )
     files = export(
-        model, formats=formats, class_names=origin.class_names, images=images,
-        logits=logits.numpy(), min_agreement=policy.min_agreement, min_inputs=policy.parity_inputs,
+        model, plan, images=parity_images(project), min_agreement=policy.min_agreement,
+        min_inputs=policy.parity_inputs,
     )  # fmt: skip
     project.progress.finish(f"{len(files)} files")
     release = {
@@ -115,10 +122,11 @@ def make_release(
         "files": {FILES[f.format]: project.store.put_bytes(f.data) for f in files},
         "bytes": {FILES[f.format]: len(f.data) for f in files},
         "parity": {f.format: to_json(f.parity) for f in files},
+        "levels": {f.format: to_json(f.levels) for f in files},
         "gate": {f.format: to_json(f.gate) for f in files},
     }
     found = project.store.put_bytes(_canonical(release))
-    project.ledger.set_meta(f"release:{digest}:{','.join(formats)}", found)
+    project.ledger.set_meta(key, found)
     return found, release
 
 
@@ -139,7 +147,12 @@ def evaluate_release(project: Project, release: Mapping[str, Any], split: Split)
     Returns:
         `evaluation` (see `qmu_edge.verify.report`) and `mia_efficacy` (mean and deviation over draws).
     """
-    return evaluate_file(project, project.store.open_verified(release["files"][FILES["qcdq"]]), split)
+    runnable = [sha for name, sha in release["files"].items() if name != FILES["qonnx"]]
+    if not runnable:
+        raise ConfigError(
+            "a release of QONNX files alone cannot be evaluated; onnxruntime has no Quant operator"
+        )
+    return evaluate_file(project, project.store.open_verified(runnable[0]), split)
 
 
 def evaluate_file(project: Project, path: Path, split: Split) -> dict[str, Any]:

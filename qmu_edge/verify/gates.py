@@ -12,7 +12,8 @@ ConvTranspose, Gemm or MatMul, the gate walks back to the stored tensor and look
 
 The metadata property `qmu_edge` is JSON: {"weight_bits": {initializer name: bits},
 "float_weights": [initializer name]}. Without an entry the storage type's width counts. A scale must
-be positive, finite and shared along all axes but one: a scale per weight could hold the weights.
+be finite, not zero (positive before Quant) and shared along all axes but one: a scale per weight
+could hold the weights.
 
 Source: QONNX IntQuant (github.com/fastmachinelearning/qonnx, docs/qonnx-custom-ops/intquant_v1.md).
 Differs: only the rounding mode ROUND; one zero point; 2 to 8 bits; a zero code is written +0.0,
@@ -153,8 +154,12 @@ def most_distinct(values: NDArray[Any], axis: int | None) -> int:
     return int(1 + (rows[:, 1:] != rows[:, :-1]).sum(axis=1).max())
 
 
-def scale_problem(scale: NDArray[Any] | None) -> str:
+def scale_problem(scale: NDArray[Any] | None, *, signed: bool = False) -> str:
     """Say what is wrong with a scale; empty when it is fine.
+
+    Args:
+        scale: None when it is not stored.
+        signed: Whether it may be negative, as where batch-norm's sign went into it.
 
     >>> scale_problem(np.float32([[0.5], [0.25]])), scale_problem(np.float32([0.5, 0]))
     ('', 'a scale of 0.0; allowed: positive and finite')
@@ -163,8 +168,9 @@ def scale_problem(scale: NDArray[Any] | None) -> str:
         return "a scale that is not stored; allowed: a constant"
     if sum(size > 1 for size in scale.shape) > 1:
         return f"a scale of shape {scale.shape}; allowed: one per channel of one axis"
-    bad = scale[~(np.isfinite(scale) & (scale > 0))]
-    return f"a scale of {bad[0]}; allowed: positive and finite" if bad.size else ""
+    bad = scale[~(np.isfinite(scale) & ((scale != 0) if signed else (scale > 0)))]
+    allowed = "finite and not zero" if signed else "positive and finite"
+    return f"a scale of {bad.flat[0]}; allowed: {allowed}" if bad.size else ""
 
 
 def latent_weight_gate(model: OnnxFile) -> LatentReport:
@@ -274,7 +280,7 @@ def _check_codes(
     if not 2 <= check.bits <= 8:
         return replace(check, problem=f"codes of {check.bits} bits; allowed 2 to 8")
     low, high = code_range(check.bits, signed=signed)
-    problem = next(filter(None, map(scale_problem, scales)), "")
+    problem = next(filter(None, (scale_problem(s, signed=True) for s in scales)), "")
     if codes.size and not low <= codes.min() <= codes.max() <= high:
         problem = (
             f"codes from {codes.min()} to {codes.max()}, {check.distinct} distinct values; "

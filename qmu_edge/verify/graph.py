@@ -53,6 +53,7 @@ ELEMENT_TYPES: Final[Mapping[int, ElementType]] = {
     1: ElementType("FLOAT", 32, "<f4", "float_data"),
     2: ElementType("UINT8", 8, "|u1"),
     3: ElementType("INT8", 8, "|i1"),
+    5: ElementType("INT16", 16, "<i2"),
     6: ElementType("INT32", 32, "<i4"),
     7: ElementType("INT64", 64, "<i8", "int64_data"),
     9: ElementType("BOOL", 8, "|u1"),

@@ -1,9 +1,11 @@
 """One onnxruntime session on the CPU: uint8 images in, logits out.
 
 The session is made from exactly the bytes that passed the model-file policy. Memory stays bounded:
-images are scaled batch by batch.
+images are scaled batch by batch. A file takes float 0..1 or uint8, channels first or last: the element type
+says one, the metadata the other.
 """
 
+import json
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError, ExportError, IntegrityError
+from qmu_edge.verify.gates import METADATA_KEY
 from qmu_edge.verify.onnx_file import OnnxFile, read
 
 OPTIMIZATION: Final = {
@@ -37,7 +40,8 @@ class OrtRunner:
         """Check the file, then load it.
 
         Args:
-            path: A model with one float32 input (n, c, h, w), values 0..1, and one output (n, k).
+            path: A model with one input (n, c, h, w) or (n, h, w, c), uint8 or float32 of 0..1, and one
+                output (n, k).
             threads: At least 1; speed only, results stay the same.
             optimization: "disabled", "basic" or "all".
 
@@ -60,12 +64,14 @@ class OrtRunner:
         self.threads, self.optimization = threads, optimization
         self._session = _session(file, threads, optimization)
         self._input = _only(self._session.get_inputs(), 4, f"{path}: input")
+        self._last = _layout(file) == "NHWC"
         self._output = _only(self._session.get_outputs(), 2, f"{path}: output")
 
     @property
     def input_shape(self) -> tuple[int | None, int, int, int]:
-        """The input's shape (n, c, h, w); n is None when any batch is taken."""
-        n, c, h, w = self._input.shape
+        """The input's shape as (n, c, h, w); n is None when any batch is taken."""
+        n, *sizes = self._input.shape
+        c, h, w = (sizes[2], sizes[0], sizes[1]) if self._last else sizes
         return (n if isinstance(n, int) else None), c, h, w
 
     def logits(self, images: NDArray[Any], *, batch: int = 256) -> NDArray[np.float32]:
@@ -96,17 +102,30 @@ class OrtRunner:
     def _run(self, images: NDArray[np.uint8], fixed: int | None) -> NDArray[np.float32]:
         """Run one batch; a short one is filled up with black images where the batch is fixed."""
         n = len(images)
-        scaled = np.zeros((fixed or n, *images.shape[1:]), np.float32)
-        np.divide(images, np.float32(255), out=scaled[:n])
+        images = images.transpose(0, 2, 3, 1) if self._last else images
+        is_float = self._input.type == "tensor(float)"
+        fed = np.zeros((fixed or n, *images.shape[1:]), np.float32 if is_float else np.uint8)
+        fed[:n] = images / np.float32(255) if is_float else images
         try:
-            (found,) = self._session.run([self._output.name], {self._input.name: scaled})
+            (found,) = self._session.run([self._output.name], {self._input.name: fed})
         except Exception as error:  # onnxruntime's classes share no base but this
             raise ExportError(f"{self.path}: running failed: {_reason(error)}") from error
-        if found.ndim != 2 or len(found) != len(scaled):
-            raise ExportError(f"{self.path}: output {found.shape}, allowed ({len(scaled)}, k)")
+        if found.ndim != 2 or len(found) != len(fed):
+            raise ExportError(f"{self.path}: output {found.shape}, allowed ({len(fed)}, k)")
         if not np.isfinite(found[:n]).all():
             raise ExportError(f"{self.path}: a logit is not finite")
         return np.asarray(found[:n], dtype=np.float32)
+
+
+def _layout(file: OnnxFile) -> str:
+    """Order of the input's axes, as the metadata has it; NCHW where it says nothing."""
+    try:
+        layout = json.loads(file.metadata.get(METADATA_KEY, "{}")).get("input", {}).get("layout", "NCHW")
+    except (ValueError, AttributeError, RecursionError):
+        layout = None
+    if layout not in ("NCHW", "NHWC"):
+        raise ExportError(f"{file.path}: metadata: input layout {layout!r}; allowed NCHW, NHWC")
+    return str(layout)
 
 
 def _session(file: OnnxFile, threads: int, optimization: str) -> ort.InferenceSession:
@@ -125,8 +144,9 @@ def _session(file: OnnxFile, threads: int, optimization: str) -> ort.InferenceSe
 def _only(arguments: list[Any], rank: int, what: str) -> Any:
     """Take the one input or output; its sizes must be known, but for the batch and the classes."""
     found = [(a.name, a.type, a.shape) for a in arguments]
-    if len(found) != 1 or found[0][1] != "tensor(float)" or len(found[0][2]) != rank:
-        raise ExportError(f"{what}: {found}; allowed one of tensor(float) with {rank} axes")
+    types = ("tensor(float)", "tensor(uint8)") if rank == 4 else ("tensor(float)",)
+    if len(found) != 1 or found[0][1] not in types or len(found[0][2]) != rank:
+        raise ExportError(f"{what}: {found}; allowed one of {' or '.join(types)} with {rank} axes")
     batch, *sizes = found[0][2]
     known = all(isinstance(size, int) and size > 0 for size in sizes)
     fixed = batch if isinstance(batch, int) else 1

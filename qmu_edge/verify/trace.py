@@ -67,18 +67,30 @@ class Names:
         return Trace(self.tensors[name], name, tuple(steps))
 
     def weight_side(self, node: Node) -> str:
-        """Name the input that carries the weight; for Mul what is computed, else the larger one."""
+        """Name the input that carries the weight; for Mul what is computed, integers, the larger one."""
         if node.op_type != "Mul":
             return node.inputs[0]
-        sizes = {name: self.tensors[name].elements for name in node.inputs if name in self.tensors}
-        return max(node.inputs, key=lambda name: sizes.get(name, np.inf))
+
+        def weight_like(name: str) -> tuple[bool, float]:
+            tensor = self._stored(name)
+            if tensor is None:
+                return True, np.inf
+            return not tensor.element.is_float, float(tensor.elements)
+
+        return max(node.inputs, key=weight_like)
 
     def constant(self, name: str) -> NDArray[Any] | None:
-        """Read a stored tensor, behind Identity if need be; None when there is none."""
-        found = self.trace(name)
-        if found.root is None or any(step.op_type != "Identity" for step in found.steps):
-            return None
-        return found.root.array()
+        """Read a stored tensor, behind Identity or Cast if need be; None when there is none."""
+        tensor = self._stored(name)
+        return None if tensor is None else tensor.array()
+
+    def _stored(self, name: str) -> Tensor | None:
+        for _ in range(_MAX_STEPS):
+            node = self.producers.get(name)
+            if name in self.tensors or node is None or node.op_type not in ("Identity", "Cast"):
+                break
+            name = node.inputs[0] if node.inputs else ""
+        return self.tensors.get(name)
 
     def scale(self, node: Node) -> NDArray[Any] | None:
         """Read the scale of a Mul, Quant or DequantizeLinear; None when it is not stored."""

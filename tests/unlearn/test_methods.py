@@ -11,7 +11,7 @@ import torch
 
 from qmu_edge.data import Augment, ForgetRetain, Samples
 from qmu_edge.errors import ConfigError, UnlearnError
-from qmu_edge.export import export
+from qmu_edge.export import ExportPlan, export
 from qmu_edge.models import ARCHITECTURES, build
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.models.quantizers import PRESETS
@@ -161,8 +161,8 @@ def test_result_is_exported_through_all_gates(name: str, network: Network, toy: 
     requantize(model, data.retain, batch=6, seed=0, progress=Progress())
     images = toy(64, seed=2)
     (file,) = export(
-        model, formats=("qcdq",), class_names=("a", "b", "c"), images=images.images().numpy(),
-        logits=predict(model, images).numpy(), min_agreement=0.99, min_inputs=64,
+        model, ExportPlan(formats=("integer",), class_names=("a", "b", "c")),
+        images=images.images().numpy(), min_agreement=0.99, min_inputs=64,
     )  # fmt: skip
     assert file.parity.n == 64
 
