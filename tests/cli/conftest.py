@@ -133,9 +133,9 @@ def _trace_key(model: Any, size: int) -> str:
     return _sha(_weights(model), str(model.recipe), str(size))
 
 
-def _export_key(model: Any, **kwargs: Any) -> str:
+def _export_key(model: Any, plan: Any, **kwargs: Any) -> str:
     rest = sorted((k, v.tobytes() if hasattr(v, "tobytes") else v) for k, v in kwargs.items())
-    return _sha(_weights(model), str(model.recipe), repr(rest))
+    return _sha(_weights(model), str(model.recipe), repr(plan), repr(rest))
 
 
 def _apply_key(name: str, model: Any, data: Any, params: Any, generator: Any) -> str:

@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from qmu_edge.ledger import Ledger
 from qmu_edge.progress import Progress
 from qmu_edge.project import Project, opened
+from qmu_edge.release import make_release
 from qmu_edge.store import ObjectStore
 from qmu_edge.unlearn import apply
 
@@ -629,7 +630,7 @@ def _original(project: Project) -> Path:
     assert current is not None
     receipt = json.loads(project.store.get_bytes(current))
     before = receipt["predicate"]["checkpoints"]["before"]
-    release = json.loads(project.store.get_bytes(project.ledger.meta(f"release:{before}:qcdq")))
+    _, release = make_release(project, before, ("integer",))
     return project.store.open_verified(release["files"]["model.onnx"])
 
 

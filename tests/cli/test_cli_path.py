@@ -13,7 +13,8 @@ from qmu_edge.project import Project, opened
 from qmu_edge.store import ObjectStore
 
 SUBJECT = "writer-3"
-FILES = ("model.onnx", "model.qonnx.onnx", "receipt.json", "report.json")
+MODELS = ("model.onnx", "model.packed.onnx", "model.qonnx.onnx")
+FILES = (*MODELS, "receipt.json", "report.json")
 
 
 def sha(path: Path) -> str:
@@ -75,7 +76,7 @@ def test_release_is_a_relative_link_to_the_files_that_the_receipt_names(made: An
     assert sorted(p.name for p in link.iterdir()) == sorted(FILES)
     receipt = json.loads((link / "receipt.json").read_bytes())
     assert {s["name"]: s["digest"]["sha256"] for s in receipt["subject"]} == {
-        name: sha(link / name) for name in ("model.onnx", "model.qonnx.onnx")
+        name: sha(link / name) for name in MODELS
     }
     stated = receipt["predicate"]["metrics"]["evaluation"]
     assert stated["sha256"] == sha(link / "model.onnx")
@@ -89,7 +90,7 @@ def _report(link: Path) -> Any:
 def test_the_result_names_what_lies_in_the_release(made: Any) -> None:
     result = made.commands["unlearn"].json
     assert {Path(p).name: sha(Path(p)) for p in result["files"].values()} == {
-        name: sha(made.served / "release" / name) for name in ("model.onnx", "model.qonnx.onnx")
+        name: sha(made.served / "release" / name) for name in MODELS
     }
     assert sha(Path(result["receipt"])) == result["receipt_sha256"] == receipts(made.served)[-1][0]
 
@@ -143,14 +144,14 @@ def test_receipt_show_prints_the_stored_receipt(run: Any, served: Path) -> None:
 
 def test_receipt_verify_hashes_the_files_beside_it(run: Any, served: Path) -> None:
     checks = run("receipt", "verify", "--project", served, "--json").json["checks"]
-    assert sum("as stated" in line for line in checks) == 2
+    assert sum("as stated" in line for line in checks) == 3
     alone = run("receipt", "verify", served / "release/receipt.json", "--json").json["checks"]
-    assert sum("as stated" in line for line in alone) == 2
+    assert sum("as stated" in line for line in alone) == 3
 
 
 def test_export_writes_the_current_files_elsewhere(run: Any, served: Path, tmp_path: Path) -> None:
     done = run("export", "--project", served, "--out", tmp_path / "device", "--json").json
-    assert sorted(p.name for p in (tmp_path / "device").iterdir()) == ["model.onnx", "model.qonnx.onnx"]
+    assert sorted(p.name for p in (tmp_path / "device").iterdir()) == [*MODELS]
     for name, path in done["files"].items():
         assert sha(Path(path)) == done["sha256"][name] == sha(served / "release" / name)
     assert all(p["agreement"] >= 0.999 and p["n"] >= 1000 for p in done["parity"].values())
@@ -158,12 +159,12 @@ def test_export_writes_the_current_files_elsewhere(run: Any, served: Path, tmp_p
 
 def test_export_of_one_format_writes_one_file(run: Any, served: Path, tmp_path: Path) -> None:
     assert run("export", "--project", served, "--format", "qcdq", "--out", tmp_path / "one").code == 0
-    assert [p.name for p in (tmp_path / "one").iterdir()] == ["model.onnx"]
+    assert [p.name for p in (tmp_path / "one").iterdir()] == ["model.qcdq.onnx"]
 
 
 def test_export_before_any_request_makes_a_release(run: Any, trained: Path) -> None:
     assert run("export", "--project", trained).code == 0
-    assert sorted(p.name for p in (trained / "release").iterdir()) == ["model.onnx", "model.qonnx.onnx"]
+    assert sorted(p.name for p in (trained / "release").iterdir()) == [*MODELS]
     assert run("verify", trained / "release/model.onnx", "--project", trained, "--json").json["passed"]
 
 

@@ -124,7 +124,7 @@ def test_every_command_is_a_function_of_the_same_name() -> None:
 NOT_ARGUMENTS = {"json", "quiet"}  # of the command line only: how the result is printed
 RENAMED = {
     "class_": "class_ids", "sample": "sample_ids", "subject": "subject_ids", "format": "formats",
-    "file": "files",
+    "file": "files", "input": "dtype",
 }  # fmt: skip
 
 

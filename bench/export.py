@@ -1,0 +1,197 @@
+"""What do the exported files cost? Size, time and exactness of every format, in one run.
+
+All sessions take turns in one process. The float file is the same network with plain PyTorch layers and
+batch-norm folded by onnxruntime; `static int8` is onnxruntime's own post-training quantization of it; OpenVINO
+runs where it is installed, its own post-training int8 (NNCF) only where that is installed too.
+
+    python bench/export.py [--width 1.0] [--repeats 30]
+"""
+
+import argparse
+import copy
+import resource
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from record import float_twin, interleaved, summary, write
+
+from qmu_edge.data import Samples
+from qmu_edge.export import FORMATS, ExportPlan, export
+from qmu_edge.models import build
+from qmu_edge.models.layers import Classifier, Shape
+from qmu_edge.models.scales import calibrate, weight_layers
+from qmu_edge.progress import Progress
+from qmu_edge.recipe import ModelRecipe
+from qmu_edge.requantize import requantize
+
+Bits = tuple[int, int | str]
+NETWORKS: dict[str, tuple[Bits, ...]] = {
+    "resnet18": ((8, 8), (4, 4), (2, 4), (2, "float")),
+    "mobilenet_v2": ((8, 8), (4, 4), (2, 4), (2, "float")),
+}
+CALIBRATION = 128
+
+
+def natural_images(n: int, seed: int) -> np.ndarray:
+    """Smooth random images, uint8 (n, 3, 32, 32): noise alone would leave most activations at zero."""
+    coarse = torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.interpolate(coarse, size=32, mode="bicubic").clamp(0, 1)
+    return (smooth * 255).round().to(torch.uint8).numpy()
+
+
+def network(architecture: str, bits: Bits, width: float, images: np.ndarray) -> Classifier:
+    """An untrained network, calibrated and re-quantized; times do not depend on the weights' values."""
+    recipe = ModelRecipe.model_validate(
+        {"architecture": architecture, "width": width, "weight_bits": bits[0], "activation_bits": bits[1]}
+    )
+    model = build(recipe, Shape(channels=3, classes=10), 0)
+    with torch.no_grad():
+        model.get_parameter("head.weight").mul_(20)  # untrained logits differ too little to rank
+    calibrate(model, [torch.from_numpy(images[:64]) / 255.0] * 4)
+    pool = torch.from_numpy(images)
+    retain = Samples(pool, torch.arange(len(pool)), torch.arange(len(pool)) % 10, torch.device("cpu"))
+    return requantize(model.eval(), retain, batch=64, seed=0, progress=Progress())
+
+
+def float_file(model: Classifier, path: Path) -> None:
+    """The float twin of a network as ONNX."""
+    twin = float_twin(copy.deepcopy(model)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            twin, (torch.zeros(2, 3, 32, 32),), path, dynamo=True, verbose=False, external_data=False,
+            input_names=["image"], output_names=["logits"], opset_version=18,
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+        )  # fmt: skip
+
+
+class Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Calibration images for onnxruntime's own quantizer."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        """Batches of 16."""
+        self._batches: Iterator[np.ndarray] = iter(np.split(images, len(images) // 16))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next batch, None at the end."""
+        batch = next(self._batches, None)
+        return None if batch is None else {"image": batch}
+
+
+def static_int8(source: Path, path: Path, images: np.ndarray) -> None:
+    """Onnxruntime's own post-training quantization of the float file, in its fastest setting."""
+    quantize_static(
+        source, path, Reader(images), quant_format=QuantFormat.QDQ, per_channel=True,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+    )  # fmt: skip
+
+
+def onnxruntime_run(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Logits of a file under onnxruntime."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda x: np.asarray(session.run(None, {"image": x})[0])
+
+
+def openvino_run(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Logits of a file under OpenVINO, with float32 for what is not integer."""
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    return lambda x: np.asarray(compiled([x])[0])
+
+
+def limit_bytes(model: Classifier) -> float:
+    """Bytes of the weights alone at their width."""
+    return sum(m.weight.numel() * float(m.weight_quant.bit_width()) / 8 for _, m in weight_layers(model))
+
+
+def measure(
+    architecture: str, bits: Bits, options: argparse.Namespace, folder: Path, images: np.ndarray
+) -> dict[str, Any]:
+    """Size, exactness and time of every format of one network."""
+    model = network(architecture, bits, options.width, images[:CALIBRATION])
+    paths = {"float": folder / "float.onnx"}
+    float_file(model, paths["float"])
+    floats = images.astype(np.float32) / np.float32(255)
+    if bits[1] != "float":
+        paths["static int8"] = folder / "static.onnx"
+        static_int8(paths["float"], paths["static int8"], floats[:CALIBRATION])
+    start = time.perf_counter()
+    plan = ExportPlan(formats=FORMATS, class_names=tuple("0123456789"))
+    made = export(model, plan, images=images, min_agreement=0.999, min_inputs=len(images))
+    seconds = time.perf_counter() - start
+    for file in made:
+        paths[file.format] = folder / f"{file.format}.onnx"
+        paths[file.format].write_bytes(file.data)
+    runs = {n: onnxruntime_run(p, 1) for n, p in paths.items() if n != "qonnx"}
+    two = {n: onnxruntime_run(p, 2) for n, p in paths.items() if n in ("float", "integer", "static int8")}
+    result: dict[str, Any] = {
+        "export_seconds": seconds,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "limit_bytes": limit_bytes(model),
+        "bytes": {name: path.stat().st_size for name, path in paths.items()},
+        "agreement": {f.format: f.parity.agreement for f in made},
+        "largest_difference": {
+            f.format: max(p.max_abs_difference for p in (f.parity, *f.levels.values())) for f in made
+        },
+        "largest_logit": float(np.abs(runs["integer"](floats[:64])).max()),
+    }
+    for batch in (1, 64):
+        repeats = options.repeats * (4 if batch == 1 else 1)
+        for threads, sessions in ((1, runs), (2, two)):
+            work = {n: lambda r=r, b=batch: r(floats[:b]) for n, r in sessions.items()}
+            seconds_of = interleaved(work, repeats=repeats)
+            result[f"{threads} threads, batch {batch}"] = summary(seconds_of, "float")
+    if find_spec("openvino") and bits[1] != "float":
+        result["openvino"] = under_openvino(paths, floats, runs["integer"], options.repeats)
+    return result
+
+
+def under_openvino(
+    paths: dict[str, Path], floats: np.ndarray, reference: Callable[[np.ndarray], np.ndarray], repeats: int
+) -> dict[str, Any]:
+    """The second, independent runtime: time relative to its own float, and agreement with the first."""
+    runs = {name: openvino_run(paths[name], 1) for name in ("float", "static int8", "integer")}
+    found: dict[str, Any] = {}
+    for batch in (1, 64):
+        work = {n: lambda r=r, b=batch: r(floats[:b]) for n, r in runs.items()}
+        found[f"1 threads, batch {batch}"] = summary(interleaved(work, repeats=repeats), "float")
+    ours = np.concatenate([runs["integer"](part) for part in np.split(floats, len(floats) // 50)])
+    theirs = np.concatenate([reference(part) for part in np.split(floats, len(floats) // 50)])
+    found["agreement"] = float((ours.argmax(1) == theirs.argmax(1)).mean())
+    return found
+
+
+def main() -> None:
+    """Measure and write bench/results/export.json, after each network."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--images", type=int, default=1000)
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    images = natural_images(options.images, 0)
+    results: dict[str, Any] = {}
+    for architecture, widths in NETWORKS.items():
+        for bits in widths:
+            name = f"{architecture} W{bits[0]}A{'F' if bits[1] == 'float' else bits[1]}"
+            with tempfile.TemporaryDirectory() as folder:
+                results[name] = measure(architecture, bits, options, Path(folder), images)
+            print(write("export", {**vars(options), "threads": "1 and 2"}, results), name, flush=True)
+
+
+if __name__ == "__main__":
+    main()
