@@ -1,8 +1,8 @@
 """What do the exported files cost? Size, time and exactness of every format, in one run.
 
 All sessions take turns in one process. The float file is the same network in plain PyTorch layers, its
-batch-norm folded by onnxruntime; `static int8` is onnxruntime's own post-training quantization of it. OpenVINO
-runs them too where it is installed.
+batch-norm folded by onnxruntime; `static int8` is onnxruntime's own post-training quantization of it.
+OpenVINO runs them too where it is installed.
 
     python bench/export.py [--width 1.0] [--repeats 30]
 """

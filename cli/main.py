@@ -142,6 +142,7 @@ def export(
     layout: Annotated[str, typer.Option(help="NCHW or NHWC.")] = "NCHW",
     batch: Annotated[int | None, typer.Option(min=1, help="A fixed batch size.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; without it the files become `release`.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Folder for a bundle, and .tar beside it.")] = None,
     project: ProjectOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -153,7 +154,7 @@ def export(
     _show(
         api.export(
             project, formats=formats, target=target, dtype=input, layout=layout, batch=batch, out=out,
-            progress=_progress(quiet),
+            bundle=bundle, progress=_progress(quiet),
         ),
         json,
     )  # fmt: skip

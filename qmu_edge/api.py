@@ -133,11 +133,12 @@ def export(
     layout: str = "NCHW",
     batch: int | None = None,
     out: Path | None = None,
+    bundle: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Export the current checkpoint through all gates.
 
-    The files go to `out`; without it they become the project's `release`.
+    The files go to `out` or into a bundle; without either they become the project's `release`.
 
     Args:
         project: Folder of the project.
@@ -147,11 +148,12 @@ def export(
         layout: Of the file's input: NCHW or NHWC.
         batch: A fixed batch size; any when None.
         out: Folder for the files.
+        bundle: Folder for a bundle, which must not exist; its archive goes beside it.
         progress: Where to count.
     """
     from qmu_edge.export import Camera
     from qmu_edge.export.targets import target_named
-    from qmu_edge.release import RELEASED, copy_files, make_release, publish
+    from qmu_edge.release import RELEASED, bundle_files, copy_files, make_release, publish
 
     taken = target_named(target, tuple(formats)).formats
     chosen = tuple(formats) or tuple(f for f in RELEASED if f in taken)
@@ -159,7 +161,9 @@ def export(
     with _project(project, progress) as found:
         with hold(found.folder):
             digest, release = make_release(found, found.current("checkpoint"), chosen, **options)
-            if out is not None:
+            if bundle is not None:
+                paths = bundle_files(found, release, bundle, _receipt_of(found, release))
+            elif out is not None:
                 paths = copy_files(found, release, out)
             else:
                 found.ledger.set_current("release", digest)

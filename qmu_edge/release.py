@@ -16,9 +16,11 @@ import torch
 
 from qmu_edge import checkpoint
 from qmu_edge.audit.svm import mia_efficacy
+from qmu_edge.bundle import write_bundle
 from qmu_edge.data import Augment, ForgetRetain, Samples, on_device
 from qmu_edge.errors import ConfigError
 from qmu_edge.export import FILES, ExportPlan, export
+from qmu_edge.keys import signing_key
 from qmu_edge.models.layers import Classifier
 from qmu_edge.project import Project
 from qmu_edge.split import Split
@@ -219,6 +221,29 @@ def copy_files(project: Project, release: Mapping[str, Any], out: Path) -> list[
         write_atomic(out / name, project.store.get_bytes(sha, limit=4 << 30))
         paths.append(out / name)
     return paths
+
+
+def bundle_files(
+    project: Project, release: Mapping[str, Any], out: Path, receipt: bytes | None
+) -> list[Path]:
+    """Write the files of a release as a bundle, with the receipt when there is one.
+
+    Raises:
+        ConfigError: No file of the release runs under onnxruntime, or `out` exists already.
+    """
+    model = next((name for name in release["files"] if name != FILES["qonnx"]), None)
+    if model is None:
+        raise ConfigError("a bundle needs a file that onnxruntime can run; add --format integer")
+    files = {n: project.store.get_bytes(sha, limit=4 << 30) for n, sha in release["files"].items()}
+    if receipt is not None:
+        files["receipt.json"] = receipt
+    policy = project.recipe.policy
+    limits = {n: getattr(policy, n) for n in ("max_fa_gap", "max_ta_drop", "max_ra_drop", "max_mia_auc_gap")}
+    manifest = write_bundle(
+        out, files, model=model, key=signing_key(project.folder), min_agreement=policy.min_agreement,
+        thresholds={name: None if v == "off" else v for name, v in limits.items()},
+    )  # fmt: skip
+    return [out / name for name in manifest["files"]]
 
 
 def _canonical(document: Mapping[str, Any]) -> bytes:

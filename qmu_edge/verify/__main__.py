@@ -1,7 +1,8 @@
-"""The verifier as a command: `python -m qmu_edge.verify MODEL.onnx [--data SETS.npz] ...`.
+"""The verifier as a command: `python -m qmu_edge.verify MODEL.onnx|BUNDLE [--data SETS.npz] ...`.
 
-Structural checks and the latent-weight gate always run. With `--golden` the logits are compared
-with recorded ones; with `--data` the file is evaluated and judged. The result goes to stdout,
+Structural checks and the latent-weight gate always run. A bundle brings golden inputs and thresholds; its
+digests and signature are checked first, latency and memory reported. For a single file `--golden`
+compares with recorded logits. With `--data` the file is evaluated and judged. The result goes to stdout,
 messages go to stderr, and the exit status is that of `qmu_edge.errors`: 7 for a missed threshold.
 """
 
@@ -12,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from qmu_edge.errors import QmuEdgeError, VerificationFailed
+from qmu_edge.verify import bundle
 from qmu_edge.verify.gates import check_latent_weights
 from qmu_edge.verify.onnx_file import OnnxFile, read
 from qmu_edge.verify.parity import check_parity, compare
@@ -43,10 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(argv)
     try:
-        result = run(options)
+        result = run_bundle(options) if bundle.is_bundle(options.model) else run(options)
     except QmuEdgeError as error:
         print(f"qmu_edge.verify: {error}", file=sys.stderr)
+        if options.junit:
+            options.junit.write_text(junit({}, str(error)), "utf-8")
         return error.exit_code
+    if options.junit:
+        options.junit.write_text(junit(result), "utf-8")
     print(json.dumps(result, indent=2, sort_keys=True) if options.json else _table(result))
     if result["passed"]:
         return 0
@@ -79,6 +86,61 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             result["evaluation"], result["verdict"] = to_json(evaluation), to_json(verdict)
             result["passed"] = verdict.passed
     return result
+
+
+def run_bundle(options: argparse.Namespace) -> dict[str, Any]:
+    """The same for a bundle, after its digests and its signature.
+
+    Args:
+        options: As parsed by the command; the bundle's thresholds take the place of the defaults.
+
+    Returns:
+        As `run`, and `bundle`: files, signature, latency in milliseconds, memory in megabytes.
+
+    Raises:
+        QmuEdgeError: Any deliberate error.
+    """
+    with bundle.opened(options.model, options.key) as found:
+        limits = {k: v for k, v in found.thresholds.items() if hasattr(options, k)}
+        inner = argparse.Namespace(**{**vars(options), **limits, "model": found.model})
+        result = run(inner)
+        runner = OrtRunner(found.model, threads=options.threads, optimization=options.optimization)
+        images, logits = bundle.golden(found)
+        parity = compare(logits, runner.logits(images))
+        check_parity(parity, min_agreement=found.min_agreement, min_inputs=len(images))
+        result["file"] = found.model.name
+        result["parity"] = to_json(parity)
+        result["bundle"] = {
+            "path": str(options.model),
+            "files": found.files,
+            "signature": found.signature,
+            "latency_ms": {f"batch {n}": bundle.latency(runner, images, batch=n) for n in (1, 64)},
+            "peak_mb": bundle.peak_megabytes(),
+        }
+    return result
+
+
+def junit(result: dict[str, Any], error: str = "") -> str:
+    """The result as JUnit XML, one case for each check."""
+    cases = [("verify", error)] if error else [("model file policy", ""), ("latent weights", "")]
+    if result.get("bundle"):
+        cases += [("digests", ""), ("signature", "")]
+    if result.get("parity"):
+        cases.append(("parity", ""))
+    for check in (result.get("verdict") or {}).get("checks", ()):
+        missed = f"{check['value']}, allowed {check['allowed']}"
+        cases.append((check["name"], "" if check["passed"] else missed))
+    suite = ElementTree.Element(
+        "testsuite",
+        name="qmu_edge.verify",
+        tests=str(len(cases)),
+        failures=str(sum(bool(m) for _, m in cases)),
+    )
+    for name, message in cases:
+        case = ElementTree.SubElement(suite, "testcase", classname="qmu_edge.verify", name=name)
+        if message:
+            ElementTree.SubElement(case, "failure", message=message)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
 
 
 def describe(file: OnnxFile) -> dict[str, Any]:
@@ -133,7 +195,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m qmu_edge.verify", description="Verify an exported model file."
     )
-    parser.add_argument("model", type=Path, help="the ONNX file")
+    parser.add_argument("model", type=Path, help="the ONNX file; or a bundle, folder or .tar")
+    parser.add_argument("--key", type=Path, help="the public key that must have signed the bundle")
+    parser.add_argument("--junit", type=Path, help="write the checks there as JUnit XML")
     parser.add_argument("--data", type=Path, help=".npz: forget_images, forget_labels, test_...")
     parser.add_argument("--golden", type=Path, help=".npz: images and the logits to expect")
     parser.add_argument("--min-golden", type=int, default=1000, help="fewest golden inputs")
@@ -176,6 +240,13 @@ def _table(result: dict[str, Any]) -> str:
     if found := (result["evaluation"] or {}).get("mia_auc"):
         interval = f"{found['low']:.4f} to {found['high']:.4f}"
         lines.append(f"MIA AUC         {found['value']:.4f} ({interval})")
+    if about := result.get("bundle"):
+        lines.append(f"bundle          {about['files']} files as the manifest says")
+        lines.append(f"signature       {about['signature']}")
+        for batch, ms in about["latency_ms"].items():
+            lines.append(f"{batch:15} " + ", ".join(f"{p} {t:.2f} ms" for p, t in ms.items()))
+        if about["peak_mb"] is not None:
+            lines.append(f"peak memory     {about['peak_mb']:.0f} MB")
     for check in (result["verdict"] or {}).get("checks", ()):
         value = "not measured" if check["value"] is None else f"{check['value']:.4f}"
         word = "ok" if check["passed"] else "FAILED"

@@ -1,0 +1,232 @@
+"""A bundle as it arrives on a device: digests, signature, golden inputs, latency, memory.
+
+A bundle is hostile until its digests are checked, and its manifest until the signature is: names without
+folders, regular files only, nothing that the manifest does not list, sizes bounded, an archive read member by
+member and never extracted by name. The signature needs the `cryptography` package; where that is missing the
+result says so. A key that came in the bundle shows that nothing changed since it was signed, not who signed.
+"""
+
+import hashlib
+import os
+import re
+import stat
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmu_edge.errors import ConfigError, IntegrityError, RequestError
+from qmu_edge.strict_json import parse_object
+from qmu_edge.verify.runner import OrtRunner
+
+TYPE: Final = "urn:qmu-edge:bundle:v1"
+MANIFEST: Final = "manifest.json"
+SIGNATURE: Final = "manifest.sig"
+PUBLIC_KEY: Final = "signing.pub"
+GOLDEN: Final = ("golden_images.npy", "golden_logits.npy")
+MAX_FILES: Final = 64
+MAX_BYTES: Final = 2**31 - 1
+MAX_MANIFEST: Final = 2**20
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_FIELDS: Final = {"type", "tool", "model", "files", "min_agreement", "thresholds", "key"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle whose files are what its manifest says.
+
+    Attributes:
+        folder: Where they are.
+        model: The file that the golden inputs belong to.
+        min_agreement: Share of golden inputs on which it must name the same class.
+        thresholds: Fractions; None where there is no limit.
+        files: How many files were checked.
+        signature: What is known about it, for people.
+    """
+
+    folder: Path
+    model: Path
+    min_agreement: float
+    thresholds: Mapping[str, float | None]
+    files: int
+    signature: str
+
+
+@contextmanager
+def opened(path: Path, key: Path | None = None) -> Iterator[Bundle]:
+    """Check a folder or an archive.
+
+    Args:
+        path: Of the bundle.
+        key: A public key that is trusted; without it the bundle's own is used.
+
+    Raises:
+        ConfigError: Nothing is there.
+        IntegrityError: It is not what its manifest says, or is not signed by the key.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path}: no such bundle")
+    if path.is_dir():
+        yield _check(path, path, key)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _unpack(path, Path(folder))
+        yield _check(Path(folder), path, key)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path is meant as a bundle: a folder, or an archive."""
+    return path.is_dir() or path.suffix == ".tar"
+
+
+def golden(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Golden inputs and the logits to expect.
+
+    Raises:
+        IntegrityError: They are no arrays.
+    """
+    try:
+        images, logits = (np.load(bundle.folder / name, allow_pickle=False) for name in GOLDEN)
+    except (OSError, ValueError, EOFError) as error:
+        raise IntegrityError(f"golden inputs: {error}") from None
+    return images, logits
+
+
+def latency(
+    runner: OrtRunner, images: NDArray[np.uint8], *, batch: int, repeats: int = 30
+) -> dict[str, float]:
+    """Milliseconds of a run of `batch` images: percentiles 50, 95 and 99."""
+    some = np.resize(images, (batch, *images.shape[1:]))
+    for _ in range(3):
+        runner.logits(some, batch=batch)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        runner.logits(some, batch=batch)
+        seconds.append(time.perf_counter() - start)
+    return {f"p{p}": float(1e3 * np.percentile(seconds, p)) for p in (50, 95, 99)}
+
+
+def peak_megabytes() -> float | None:
+    """Largest resident memory of this process so far; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _check(folder: Path, path: Path, key: Path | None) -> Bundle:
+    present = {entry.name: entry for entry in os.scandir(folder)}
+    for name, entry in present.items():
+        if not entry.is_file(follow_symlinks=False):
+            raise IntegrityError(f"{path}: {name}: not a regular file")
+    if MANIFEST not in present:
+        raise IntegrityError(f"{path}: no {MANIFEST}; this is not a bundle")
+    if present[MANIFEST].stat().st_size > MAX_MANIFEST:
+        raise IntegrityError(f"{path}: {MANIFEST} is larger than {MAX_MANIFEST} bytes")
+    data = (folder / MANIFEST).read_bytes()
+    manifest = _manifest(data, path)
+    expected = {*manifest["files"], MANIFEST} | ({SIGNATURE} & present.keys())
+    for name in sorted(expected ^ present.keys()):
+        word = "missing" if name in expected else "not in the manifest"
+        raise IntegrityError(f"{path}: {name}: {word}")
+    for name, entry in manifest["files"].items():
+        _check_file(folder / name, entry, f"{path}: {name}")
+    return Bundle(
+        folder=folder,
+        model=folder / manifest["model"],
+        min_agreement=manifest["min_agreement"],
+        thresholds=manifest["thresholds"],
+        files=len(manifest["files"]),
+        signature=_signature(folder, data, path, key),
+    )
+
+
+def _manifest(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        manifest = parse_object(data)
+    except RequestError as error:
+        raise IntegrityError(f"{path}: {MANIFEST}: {error}") from None
+    if set(manifest) != _FIELDS or manifest["type"] != TYPE:
+        raise IntegrityError(
+            f"{path}: {MANIFEST}: not of type {TYPE} with fields {', '.join(sorted(_FIELDS))}"
+        )
+    files, limits = manifest["files"], manifest["thresholds"]
+    if not isinstance(files, dict) or not isinstance(limits, dict) or len(files) > MAX_FILES:
+        raise IntegrityError(f"{path}: {MANIFEST}: files or thresholds are no objects of at most {MAX_FILES}")
+    for name, entry in files.items():
+        good = isinstance(entry, dict) and set(entry) == {"sha256", "bytes"}
+        good = good and isinstance(entry["sha256"], str) and bool(_DIGEST.fullmatch(entry["sha256"]))
+        good = good and type(entry["bytes"]) is int and 0 < entry["bytes"] <= MAX_BYTES
+        if not good or not _NAME.fullmatch(name) or name in (MANIFEST, SIGNATURE):
+            raise IntegrityError(f"{path}: {MANIFEST}: entry {name[:100]!r} is malformed")
+    for name in (manifest["model"], *GOLDEN):
+        if name not in files:
+            raise IntegrityError(f"{path}: {MANIFEST}: {name!r} is not among its files")
+    shares = [manifest["min_agreement"], *(v for v in limits.values() if v is not None)]
+    if not all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in shares):
+        raise IntegrityError(f"{path}: {MANIFEST}: a threshold is no fraction")
+    return manifest
+
+
+def _check_file(path: Path, entry: Mapping[str, Any], what: str) -> None:
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size != entry["bytes"]:
+        raise IntegrityError(f"{what}: {status.st_size} bytes, the manifest says {entry['bytes']}")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != entry["sha256"]:
+        raise IntegrityError(f"{what}: SHA-256 {digest[:16]}..., the manifest says {entry['sha256'][:16]}...")
+
+
+def _signature(folder: Path, data: bytes, path: Path, key: Path | None) -> str:
+    """What is known about the signature; a wrong one is an error, also where none is asked for."""
+    if not (folder / SIGNATURE).exists():
+        if key is not None:
+            raise IntegrityError(f"{path}: not signed")
+        return "not signed"
+    try:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    except ModuleNotFoundError:
+        if key is not None:
+            raise ConfigError('--key needs: pip install "qmu-edge[signature]"') from None
+        return 'not checked, for want of: pip install "qmu-edge[signature]"'
+    try:
+        public = bytes.fromhex((key or folder / PUBLIC_KEY).read_text("ascii"))
+        signature = bytes.fromhex((folder / SIGNATURE).read_text("ascii"))
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, data)
+    except (OSError, ValueError, InvalidSignature):
+        raise IntegrityError(f"{path}: {MANIFEST} is not signed by {key or PUBLIC_KEY}") from None
+    name = hashlib.sha256(public).hexdigest()[:16]
+    return f"valid, key {name}" + ("" if key else " (which came with the bundle)")
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """Write the members of an archive by hand: plain files with plain names, each once."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            seen: set[str] = set()
+            for member in archive:
+                if not member.isreg() or not _NAME.fullmatch(member.name) or member.name in seen:
+                    raise IntegrityError(f"{path}: member {member.name[:100]!r} is not allowed")
+                if member.size > MAX_BYTES or len(seen) >= MAX_FILES + 2:
+                    raise IntegrityError(f"{path}: too many or too large members")
+                seen.add(member.name)
+                source = archive.extractfile(member)
+                with (folder / member.name).open("wb") as file:
+                    while source and (chunk := source.read(2**20)):
+                        file.write(chunk)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise IntegrityError(f"{path}: not an archive of a bundle: {error}") from None

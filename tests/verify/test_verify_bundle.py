@@ -1,0 +1,223 @@
+"""Bundles: written once, checked on a device, refused when anything in them is not as it was."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from qmu_edge.bundle import golden_images, write_bundle
+from qmu_edge.errors import ConfigError, QmuEdgeError
+from qmu_edge.verify.__main__ import main
+from qmu_edge.verify.bundle import MANIFEST, SIGNATURE, opened
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+LIMITS = {"max_fa_gap": 0.05, "max_ta_drop": 0.02, "max_ra_drop": None, "max_mia_auc_gap": None}
+
+
+@pytest.fixture
+def model_path(make: Any, save: Any) -> Path:
+    """A small model file."""
+    path: Path = save(make.qcdq())
+    return path
+
+
+@pytest.fixture
+def bundle(model_path: Path, tmp_path: Path) -> Path:
+    """A bundle of the small test model."""
+    out = tmp_path / "bundle"
+    _write(out, model_path)
+    return out
+
+
+def _write(out: Path, model: Path) -> dict[str, Any]:
+    files = {"model.onnx": model.read_bytes(), "receipt.json": b"{}"}
+    return write_bundle(out, files, model="model.onnx", thresholds=LIMITS, min_agreement=0.999, key=KEY)
+
+
+def test_folder_and_archive_pass_and_say_what_they_found(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (bundle, bundle.with_name("bundle.tar")):
+        assert main([str(path), "--json", "--junit", str(tmp_path / "junit.xml")]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["passed"] and found["parity"]["max_abs_difference"] == 0.0
+        about = found["bundle"]
+        assert about["files"] == 5 and about["peak_mb"] > 1
+        assert about["signature"].startswith("valid, key ") and "came with the bundle" in about["signature"]
+        assert {"p50", "p95", "p99"} == set(about["latency_ms"]["batch 1"])
+        suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
+        assert [c.get("name") for c in suite][:4] == [
+            "model file policy",
+            "latent weights",
+            "digests",
+            "signature",
+        ]
+        assert suite.get("failures") == "0"
+    assert main([str(bundle)]) == 0
+    assert "5 files as the manifest says" in capsys.readouterr().out
+
+
+def test_same_content_gives_the_same_archive(bundle: Path, model_path: Path, tmp_path: Path) -> None:
+    _write(tmp_path / "again", model_path)
+    assert (tmp_path / "again.tar").read_bytes() == bundle.with_name("bundle.tar").read_bytes()
+    with pytest.raises(ConfigError, match="exists already"):
+        _write(bundle, model_path)
+
+
+def test_golden_images_are_synthetic_and_always_the_same() -> None:
+    images = golden_images(8, 3, 10)
+    assert images.shape == (8, 3, 10, 10) and np.array_equal(images, golden_images(8, 3, 10))
+    assert len({len(np.unique(image)) for image in images}) > 2
+
+
+def test_a_trusted_key_tells_who_signed(bundle: Path, tmp_path: Path) -> None:
+    public = tmp_path / "key.pub"
+    public.write_text(KEY.public_key().public_bytes_raw().hex())
+    with opened(bundle, public) as found:
+        assert found.signature.startswith("valid, key ") and "came with" not in found.signature
+    other = Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key().public_bytes_raw().hex()
+    public.write_text(other)
+    assert main([str(bundle), "--key", str(public)]) == 4
+    (bundle / SIGNATURE).unlink()
+    assert main([str(bundle), "--key", str(public)]) == 4
+    assert main([str(bundle)]) == 0
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _link(bundle: Path) -> None:
+    target = bundle.parent / "elsewhere.json"
+    shutil.move(bundle / "receipt.json", target)
+    (bundle / "receipt.json").symlink_to(target)
+
+
+def _manifest(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    document = json.loads((bundle / MANIFEST).read_text())
+    change(document)
+    data = json.dumps(document).encode()
+    (bundle / MANIFEST).write_bytes(data)
+    (bundle / SIGNATURE).write_text(KEY.sign(data).hex())
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "model changed": (lambda b: _flip(b / "model.onnx"), "model.onnx: SHA-256"),
+    "receipt changed": (lambda b: _flip(b / "receipt.json"), "receipt.json: SHA-256"),
+    "manifest changed": (lambda b: _flip(b / MANIFEST), MANIFEST),
+    "signature changed": (lambda b: (b / SIGNATURE).write_text("00" * 64), "not signed by"),
+    "signature is text": (lambda b: (b / SIGNATURE).write_text("yes"), "not signed by"),
+    "truncated": (lambda b: os.truncate(b / "model.onnx", 100), "100 bytes, the manifest says"),
+    "missing file": (lambda b: (b / "golden_logits.npy").unlink(), "golden_logits.npy: missing"),
+    "no manifest": (lambda b: (b / MANIFEST).unlink(), "no manifest.json"),
+    "stowaway": (lambda b: (b / "more.py").write_text(""), "more.py: not in the manifest"),
+    "folder inside": (lambda b: (b / "more").mkdir(), "more: not a regular file"),
+    "link": (_link, "receipt.json: not a regular file"),
+    "swapped models": (
+        lambda b: _manifest(b, lambda m: m.update(model="receipt.json")), "receipt.json: ",
+    ),
+    "name with a folder": (
+        lambda b: _manifest(b, lambda m: m["files"].update({"../x": m["files"]["model.onnx"]})), "malformed",
+    ),
+    "unknown field": (lambda b: _manifest(b, lambda m: m.update(run="sh")), "not of type"),
+    "threshold of 2": (lambda b: _manifest(b, lambda m: m["thresholds"].update(max_fa_gap=2)), "no fraction"),
+    "huge manifest": (lambda b: (b / MANIFEST).write_bytes(b" " * 2**21), "larger than"),
+    "manifest is a list": (lambda b: (b / MANIFEST).write_text("[]"), MANIFEST),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_bundle_is_refused(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    damage, message = DAMAGE[name]
+    damage(bundle)
+    assert main([str(bundle), "--junit", str(tmp_path / "junit.xml")]) == 4
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+    assert ElementTree.parse(tmp_path / "junit.xml").getroot().get("failures") == "1"
+
+
+def _member(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"x") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "/etc/hostname"
+        member.size = len(data) if kind == tarfile.REGTYPE else 0
+        for _ in range(2 if name == "twice" else 1):
+            archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not a tar" * 100,
+        _member("../outside"),
+        _member("/tmp/outside"),
+        _member("link", tarfile.SYMTYPE),
+        _member("hard", tarfile.LNKTYPE),
+        _member("device", tarfile.CHRTYPE),
+        _member("twice"),
+        _member("a.txt"),
+    ],
+)
+def test_a_hostile_archive_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "bundle.tar"
+    path.write_bytes(data)
+    assert main([str(path)]) == 4
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle.tar"]
+    assert main([str(tmp_path / "none.tar")]) == ConfigError.exit_code
+
+
+def test_a_wrong_answer_is_found(bundle: Path) -> None:
+    logits = np.load(bundle / "golden_logits.npy")
+    np.save(bundle / "golden_logits.npy", -logits)
+
+    data = (bundle / "golden_logits.npy").read_bytes()
+    entry = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+    def renew(manifest: dict[str, Any]) -> None:
+        manifest["files"]["golden_logits.npy"] = entry
+
+    _manifest(bundle, renew)
+    assert main([str(bundle)]) == 6
+
+
+def test_without_cryptography_the_signature_is_not_checked(bundle: Path) -> None:
+    code = (
+        "import sys; sys.modules['cryptography'] = None\n"
+        "from qmu_edge.verify.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, bundle], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "not checked, for want of" in done.stdout
+
+
+def test_a_full_disk_leaves_no_half_bundle(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes, **_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("qmu_edge.bundle.write_atomic", full)
+    with pytest.raises(QmuEdgeError, match="No space left"):
+        _write(tmp_path / "bundle", model_path)
+    assert not (tmp_path / "bundle").exists() and not list(tmp_path.glob(".bundle*"))
