@@ -115,7 +115,8 @@ def openvino_run(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]
 
 def limit_bytes(model: Classifier) -> float:
     """Bytes of the weights alone at their width."""
-    return sum(m.weight.numel() * float(m.weight_quant.bit_width()) / 8 for _, m in weight_layers(model))
+    each = [m.weight.numel() * float(m.weight_quant.bit_width()) / 8 for _, m in weight_layers(model)]
+    return float(sum(each))
 
 
 def measure(

@@ -108,9 +108,9 @@ def bundled(tmp_path: Path) -> Path:
         helper.make_node("DequantizeLinear", ["w", "scale"], ["weight"]),
         helper.make_node("Gemm", ["flat", "weight"], ["logits"], transB=1),
     ]
-    shapes = {"image": ["n", 3, 2, 2], "logits": ["n", 3]}
-    image, logits = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items())
-    stored = {"w": weights, "scale": np.array(0.1, np.float32)}
+    shapes: dict[str, list[str | int]] = {"image": ["n", 3, 2, 2], "logits": ["n", 3]}
+    image, logits = (helper.make_tensor_value_info(n, TensorProto.FLOAT, d) for n, d in shapes.items())
+    stored: dict[str, Any] = {"w": weights, "scale": np.array(0.1, np.float32)}
     tensors = [numpy_helper.from_array(a, n) for n, a in stored.items()]
     graph = helper.make_graph(nodes, "net", [image], [logits], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

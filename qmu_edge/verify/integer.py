@@ -99,7 +99,8 @@ def _quantize(node: Node, inputs: list[Any]) -> NDArray[Any]:
     point = int(zero)
     places = x.on_grid(scale, point) if isinstance(x, Sum) else np.rint(_floats(x) / scale) + point
     codes = np.rint(places).astype(np.int64)
-    return np.clip(codes, limits.min, limits.max).astype(zero.dtype)
+    clipped: NDArray[Any] = np.clip(codes, limits.min, limits.max).astype(zero.dtype)
+    return clipped
 
 
 def _dequantize(node: Node, inputs: list[Any]) -> Quantized:
@@ -180,7 +181,7 @@ def _add(node: Node, inputs: list[Any]) -> Any:
         fixed = np.float32(zero) - (ra * np.float32(a.zero) + rb * np.float32(b.zero))
         # float64 holds product and sum exactly, so the one rounding is that of a fused instruction
         inner = (b.codes * np.float64(rb) + np.float64(fixed)).astype(np.float32)
-        return (a.codes * np.float64(ra) + inner.astype(np.float64)).astype(np.float32)
+        return np.asarray(a.codes * np.float64(ra) + inner.astype(np.float64), np.float32)
 
     if not (isinstance(a, Quantized) and isinstance(b, Quantized)):
         raise ExportError(f"{node.label}: a float addition; only integer ones can be checked exactly")

@@ -138,7 +138,10 @@ def _session(file: OnnxFile, threads: int, optimization: str) -> ort.InferenceSe
     try:
         return ort.InferenceSession(file.data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes share no base but this
-        raise IntegrityError(f"{file.path}: onnxruntime cannot load it: {_reason(error)}") from error
+        needs = f"opset {file.opset_imports.get('', '?')}, IR {file.ir_version}"
+        raise IntegrityError(
+            f"{file.path}: onnxruntime {ort.__version__} cannot load it ({needs}): {_reason(error)}"
+        ) from error
 
 
 def _only(arguments: list[Any], rank: int, what: str) -> Any:

@@ -22,9 +22,9 @@ from qmu_edge.verify.integer import convolve, run_integers
 from qmu_edge.verify.onnx_file import read
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch, brevitas and onnx warn while they trace
-W4A4 = {"weight_bits": 4, "activation_bits": 4}
-W8A8 = {"weight_bits": 8, "activation_bits": 8}
-ROWS = [
+W4A4: dict[str, Any] = {"weight_bits": 4, "activation_bits": 4}
+W8A8: dict[str, Any] = {"weight_bits": 8, "activation_bits": 8}
+ROWS: list[Any] = [
     ({**W4A4, "activation_steps": "free"}, 8, "packed"),
     pytest.param({**W8A8, "activation_steps": "free"}, 8, "integer", marks=pytest.mark.slow),
     pytest.param(
