@@ -143,6 +143,7 @@ def export(
     batch: Annotated[int | None, typer.Option(min=1, help="A fixed batch size.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; without it the files become `release`.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder for a bundle, and .tar beside it.")] = None,
+    cost: Annotated[bool, typer.Option("--cost", help="Bit operations and memory of one image.")] = False,
     project: ProjectOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -154,7 +155,7 @@ def export(
     _show(
         api.export(
             project, formats=formats, target=target, dtype=input, layout=layout, batch=batch, out=out,
-            bundle=bundle, progress=_progress(quiet),
+            bundle=bundle, cost=cost, progress=_progress(quiet),
         ),
         json,
     )  # fmt: skip

@@ -21,7 +21,7 @@ from qmu_edge.verify.parity import Parity, compare
 from qmu_edge.verify.runner import OPTIMIZATION, OrtRunner
 
 Levels = dict[str, Parity]
-LEVEL_IMAGES: Final = 32
+LEVEL_IMAGES: Final = 16
 BATCH: Final = 64
 
 

@@ -5,6 +5,7 @@
     scales     float16 where that loses nothing (the deploy form's gains have short mantissas)
     biases     int16 where they fit; of float layers, float16 where that loses nothing
     names      short ones: a small network has more bytes of names than of biases
+    attributes of a convolution that say what is so anyway are left out
 
 Everything is widened exactly, so the file computes what the integer file does.
 """
@@ -47,6 +48,7 @@ def pack(integer: onnx.ModelProto, bits: Mapping[str, int], floats: Collection[s
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copies)
+    _drop_default_attributes(model)
     _shorten_names(model, keep={*bits, *floats})
     return model
 
@@ -95,6 +97,27 @@ def _narrow_biases(model: onnx.ModelProto) -> list[onnx.NodeProto]:
         _read_from(model, name, f"{name}.wide")
         widened.append(helper.make_node("Cast", [name], [f"{name}.wide"], to=TensorProto.INT32))
     return widened
+
+
+def _drop_default_attributes(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            kept = [a for a in node.attribute if not _is_default(a)]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+
+
+def _is_default(attribute: onnx.AttributeProto) -> bool:
+    """Whether a convolution without this attribute is the same; a kernel's shape is its weight's."""
+    ints = list(attribute.ints)
+    return {
+        "auto_pad": attribute.s == b"NOTSET",
+        "group": attribute.i == 1,
+        "kernel_shape": True,
+        "pads": not any(ints),
+        "strides": set(ints) == {1},
+        "dilations": set(ints) == {1},
+    }.get(attribute.name, False)
 
 
 def _shorten_names(model: onnx.ModelProto, keep: set[str]) -> None:

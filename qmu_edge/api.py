@@ -134,6 +134,7 @@ def export(
     batch: int | None = None,
     out: Path | None = None,
     bundle: Path | None = None,
+    cost: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Export the current checkpoint through all gates.
@@ -149,9 +150,11 @@ def export(
         batch: A fixed batch size; any when None.
         out: Folder for the files.
         bundle: Folder for a bundle, which must not exist; its archive goes beside it.
+        cost: Analyse the QONNX file: bit operations and memory of one image.
         progress: Where to count.
     """
     from qmu_edge.export import Camera
+    from qmu_edge.export.qonnx import inference_cost
     from qmu_edge.export.targets import target_named
     from qmu_edge.release import RELEASED, bundle_files, copy_files, make_release, publish
 
@@ -169,11 +172,20 @@ def export(
                 found.ledger.set_current("release", digest)
                 link = publish(found, digest, _receipt_of(found, release), None)
                 paths = [link / name for name in release["files"]]
+        analysed = inference_cost(_qonnx_of(found, release)) if cost else None
         return {
             "checkpoint": release["checkpoint"], "files": {p.name: str(p) for p in paths},
             "sha256": release["files"], "bytes": release["bytes"], "parity": release["parity"],
-            "levels": release["levels"],
+            "levels": release["levels"], "cost": analysed,
         }  # fmt: skip
+
+
+def _qonnx_of(project: Project, release: dict[str, Any]) -> bytes:
+    from qmu_edge.export import FILES
+
+    if FILES["qonnx"] not in release["files"]:
+        raise ConfigError("--cost is measured on the QONNX file; add --format qonnx")
+    return project.store.get_bytes(release["files"][FILES["qonnx"]], limit=4 << 30)
 
 
 def _receipt_of(project: Project, release: dict[str, Any]) -> bytes | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from qmu_edge.ledger import Ledger
 from qmu_edge.progress import Progress
 from qmu_edge.project import Project, opened
 from qmu_edge.store import ObjectStore
+from qmu_edge.verify import __main__ as device
 
 SUBJECT = "writer-3"
 MODELS = ("model.onnx", "model.packed.onnx", "model.qonnx.onnx")
@@ -160,6 +162,37 @@ def test_export_writes_the_current_files_elsewhere(run: Any, served: Path, tmp_p
 def test_export_of_one_format_writes_one_file(run: Any, served: Path, tmp_path: Path) -> None:
     assert run("export", "--project", served, "--format", "qcdq", "--out", tmp_path / "one").code == 0
     assert [p.name for p in (tmp_path / "one").iterdir()] == ["model.qcdq.onnx"]
+
+
+def test_export_writes_a_bundle_that_a_device_checks(
+    run: Any, served: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = os.readlink(served / "release")
+    done = run("export", "--project", served, "--bundle", tmp_path / "device", "--json", "--quiet")
+    assert done.code == 0, done.err
+    assert {*MODELS, "receipt.json", "signing.pub"} < set(done.json["files"])
+    assert os.readlink(served / "release") == before
+    assert sha(tmp_path / "device/receipt.json") == sha(served / "release/receipt.json")
+    assert device.main([str(tmp_path / "device.tar"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parity"]["max_abs_difference"] == 0.0
+    again = run("export", "--project", served, "--bundle", tmp_path / "device", "--quiet")
+    assert (again.code, "exists already" in again.err) == (2, True)
+    assert (served / ".qmu/signing.key").stat().st_mode & 0o777 == 0o600
+    assert run("doctor", "--project", served).code == 0
+
+
+def test_export_for_another_target_and_camera(run: Any, served: Path, tmp_path: Path) -> None:
+    words = ("export", "--project", served, "--quiet", "--json")
+    camera = ("--input", "uint8", "--layout", "NHWC", "--batch", "1")
+    done = run(*words, "--target", "tensorrt", *camera, "--out", tmp_path / "trt")
+    assert done.code == 0, done.err
+    assert list(done.json["files"]) == ["model.onnx"]
+    assert run("verify", tmp_path / "trt/model.onnx", "--project", served, "--quiet").code in (0, 7)
+    for refused in (
+        ("--target", "finn", "--format", "integer"), ("--target", "toaster"), ("--input", "int8"),
+        ("--layout", "HWC"), ("--format", "integer", "--cost"),
+    ):  # fmt: skip
+        assert run(*words, *refused, "--out", tmp_path / "none").code == 2, refused
 
 
 def test_export_before_any_request_makes_a_release(run: Any, trained: Path) -> None:

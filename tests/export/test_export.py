@@ -22,7 +22,7 @@ from qmu_edge.export import FORMATS, Camera, Exported, ExportPlan, export
 from qmu_edge.export.gates import check_file, run_file
 from qmu_edge.export.integer import to_integer
 from qmu_edge.export.qcdq import to_qcdq
-from qmu_edge.export.qonnx import integer_weights, quantizers
+from qmu_edge.export.qonnx import inference_cost, integer_weights, quantizers
 from qmu_edge.export.trace import initializers, rename, set_initializer, trace
 from qmu_edge.models.deploy import deploy
 from qmu_edge.models.layers import Classifier
@@ -284,6 +284,14 @@ def test_qonnx_executes_the_file_as_torch_does(one: Case) -> None:
     images = one.images[:2].astype(np.float32) / np.float32(255)
     found = execute_onnx(wrapped, {"image": images})["logits"]
     assert np.array_equal(found, one.logits[:2])
+
+
+def test_cost_counts_bits(one: Case) -> None:
+    cost = inference_cost(one.files["qonnx"].data)
+    layers = [m for _, m in weight_layers(one.model)]
+    bits = sum(m.weight.numel() * int(m.weight_quant.bit_width()) for m in layers)
+    assert cost["weight_bits"] == bits
+    assert cost["bit_operations"] > 16 * sum(m.weight.numel() for m in layers)
 
 
 Change = Callable[[onnx.ModelProto], None]
