@@ -42,7 +42,7 @@ def initial_step(
 
     At 8 bits LSQ's value alone would leave most codes unused.
 
-    >>> mean, largest = torch.tensor(1.0), torch.tensor([3.0, 8.0])
+    >>> mean, largest = torch.tensor([1.0, 1.0]), torch.tensor([3.0, 8.0])
     >>> initial_step(mean, largest, 4)
     tensor([0.7500, 1.0000])
     """

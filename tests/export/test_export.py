@@ -42,7 +42,7 @@ BITS: dict[str, dict[str, Any]] = {
     "W2A4": {"weight_bits": 2, "activation_bits": 4},
     "W2AF": {"weight_bits": 2, "activation_bits": "float"},
 }
-ALWAYS = {("resnet18", "W4A4", "learned_step", 8), ("mobilenet_v2", "W2AF", "statistics", "float")}
+ALWAYS = {("resnet18", "W4A4", "learned_step", 8)}
 ROWS = [
     pytest.param(row, id="-".join(map(str, row)), marks=[] if row in ALWAYS else pytest.mark.slow)
     for row in (
@@ -219,8 +219,14 @@ def test_any_batch_gives_the_same_logits(one: Case, name: str, batch: int) -> No
     assert np.array_equal(run_file(one.files[name].data, one.images[:batch]), one.logits[:batch])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "uint8"])
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    ("dtype", "layout"),
+    [
+        ("uint8", "NHWC"),
+        pytest.param("uint8", "NCHW", marks=pytest.mark.slow),
+        pytest.param("float32", "NHWC", marks=pytest.mark.slow),
+    ],
+)
 def test_any_camera_gives_the_same_logits(
     one: Case, monkeypatch: pytest.MonkeyPatch, dtype: str, layout: str
 ) -> None:
@@ -234,7 +240,10 @@ def test_any_camera_gives_the_same_logits(
         Camera.of("int8", layout)
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt", "finn", "hls4ml"])
+@pytest.mark.parametrize(
+    "target",
+    ["tensorrt", "hls4ml", *(pytest.param(t, marks=pytest.mark.slow) for t in ("openvino", "finn"))],
+)
 def test_targets(one: Case, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     monkeypatch.setattr(qmu_edge.export, "trace", lambda *_: one.graph())
     formats = qmu_edge.export.TARGETS[target].formats
@@ -268,8 +277,8 @@ def test_what_a_target_cannot_hold_is_refused(one: Case) -> None:
 
 
 def test_same_network_gives_the_same_bytes(one: Case) -> None:
-    again = _export(one.model, one.images)  # traces anew
-    assert {f.format: f.data for f in again} == {name: f.data for name, f in one.files.items()}
+    again = _export(one.model, one.images, formats=("integer", "qonnx"))  # traces anew
+    assert {f.format: f.data for f in again} == {f.format: one.files[f.format].data for f in again}
 
 
 def test_qonnx_executes_the_file_as_torch_does(one: Case) -> None:

@@ -108,6 +108,7 @@ def test_convolution_is_the_convolution(stride: int, groups: int, kernel: int) -
     assert np.array_equal(found, expected.numpy())
 
 
+@pytest.mark.slow
 def test_a_file_with_float_layers_is_refused(file: Callable[..., bytes], tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(file({"weight_bits": 4, "activation_bits": "float"}, 8, "integer"))
