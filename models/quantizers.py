@@ -4,7 +4,7 @@ A place is a weight, an unsigned activation (after a rectifier) or a signed acti
 input, residual branch). A preset is a triple of Brevitas quantizer classes for the three places:
 
     learned_step   LSQ: the step is a stored, learned parameter that can be frozen; initialised from
-                   data once, explicitly. The default.
+                   data once, explicitly. Activations use the nearest power of two of it. The default.
     statistics     Brevitas' own: weight scale = max|w| of each channel at every forward pass,
                    activation scale learned after 30 training steps of percentile statistics.
 

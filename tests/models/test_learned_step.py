@@ -85,3 +85,16 @@ def test_zero_step_stays_usable() -> None:
     with torch.no_grad():
         step.step.fill_(0.0)
     assert step(torch.ones(1)).item() == pytest.approx(SMALLEST_STEP)
+
+
+def test_power_of_two_step_is_rounded_and_its_gradient_passes_straight_through() -> None:
+    x = torch.linspace(-1, 1, 12)
+    steps = [LearnedStep((), largest_code=4, power_of_two=p) for p in (False, True)]
+    for step in steps:
+        with torch.no_grad():
+            step.step.fill_(0.3)
+        step(x).square().backward()
+    assert steps[1](x).item() == 0.25 and steps[1].step.item() == pytest.approx(0.3)
+    free, rounded = (step.step.grad for step in steps)
+    assert free is not None and rounded is not None
+    assert rounded.item() == pytest.approx(free.item() * 0.25 / 0.3)  # of the square, at the rounded step
