@@ -26,6 +26,7 @@ from qmu_edge.export.qonnx import inference_cost, integer_weights, quantizers
 from qmu_edge.export.trace import initializers, rename, set_initializer, trace
 from qmu_edge.models.deploy import deploy
 from qmu_edge.models.layers import Classifier
+from qmu_edge.models.resnet import BasicBlock
 from qmu_edge.models.scales import weight_layers
 from qmu_edge.progress import Progress
 from qmu_edge.recipe import ModelRecipe
@@ -163,9 +164,8 @@ def test_integer_layers_become_integer_kernels(case: Case, tmp_path: Path) -> No
         else:
             floats = 0 if recipe.edge_bits == 8 else 1
             assert ran["QLinearConv"] == layers - floats
-            assert ran["QLinearAdd"] == (8 if recipe.architecture == "resnet18" else 12) - 2 * (
-                recipe.architecture == "mobilenet_v2"
-            )
+            added = [m for m in case.model.modules() if getattr(m, "adds", isinstance(m, BasicBlock))]
+            assert ran["QLinearAdd"] == len(added) >= 8
             assert ran["QGemm"] == 1 - floats
 
 
