@@ -22,8 +22,7 @@ bench: $(READY)           ## speed and size ratios, written to bench/results
 	$(BIN)/python bench/step.py && $(BIN)/python bench/export.py
 
 lock: $(READY)            ## renew requirements.lock from pyproject.toml
-	$(BIN)/pip-compile --quiet --extra dev --unsafe-package qmu-edge --strip-extras --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
+	$(BIN)/pip-compile --quiet --output-file requirements.lock pyproject.toml
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
