@@ -21,6 +21,7 @@ import torch
 from jaxtyping import UInt8
 
 from qmu_edge import __version__
+from qmu_edge.data import on_device
 from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.export.camera import Camera, fix_batch, put_camera
 from qmu_edge.export.gates import Levels, check_file, levels, run_file
@@ -33,6 +34,7 @@ from qmu_edge.export.trace import initializers, trace
 from qmu_edge.models.deploy import deploy, require_equivalent
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.scales import require_calibrated, weight_layers
+from qmu_edge.train import predict
 from qmu_edge.verify.parity import Parity, check_parity, compare
 
 __all__ = ["FILES", "FORMATS", "TARGETS", "Camera", "ExportPlan", "Exported", "export"]
@@ -44,7 +46,6 @@ FILES: Final[Mapping[str, str]] = {
     "qonnx": "model.qonnx.onnx",
 }
 FORMATS: Final = tuple(FILES)
-LOGITS_AT_ONCE: Final = 250
 EQUIVALENCE_IMAGES: Final = 8
 
 
@@ -116,7 +117,9 @@ def export(
     deployed = deploy(model, images.shape[-1])
     some = torch.from_numpy(images[:EQUIVALENCE_IMAGES]) / 255.0
     require_equivalent(model, deployed, some)
-    logits = _logits(deployed, images)
+    unlabelled = np.zeros(len(images), np.int64)
+    samples = on_device(images, unlabelled, torch.device("cpu"), limit_bytes=0)
+    logits = predict(deployed, samples).numpy()
     qonnx = trace(deployed, images.shape[-1])
     integer_weights(qonnx)
     _describe(qonnx, deployed, plan)
@@ -128,15 +131,6 @@ def export(
         check_parity(parity, min_agreement=min_agreement, min_inputs=min_inputs)
         found.append(Exported(name, data, parity, levels(data, images, logits), gate))
     return found
-
-
-def _logits(deployed: Classifier, images: UInt8[np.ndarray, "n c h w"]) -> np.ndarray:
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(images), LOGITS_AT_ONCE):
-            some = torch.from_numpy(images[start : start + LOGITS_AT_ONCE])
-            parts.append(deployed(some.to(memory_format=torch.channels_last) / 255.0).numpy())
-    return np.concatenate(parts)
 
 
 def _graph(name: str, qonnx: onnx.ModelProto, target: Target, plan: ExportPlan) -> onnx.ModelProto:

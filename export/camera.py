@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.export.trace import INPUT, set_initializer
+from qmu_edge.export.trace import INPUT, read_from, set_initializer, set_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,8 @@ def put_camera(graph: onnx.ModelProto, camera: Camera) -> None:
             helper.make_node("Transpose", [name], ["channels_first"], "input_turn", perm=[0, 3, 1, 2])
         )
         name = "channels_first"
-    for node in graph.graph.node:
-        node.input[:] = [name if read == INPUT else read for read in node.input]
-    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in (*made, *graph.graph.node)]
-    del graph.graph.node[:]
-    graph.graph.node.extend(nodes)
+    read_from(graph, INPUT, name)
+    set_nodes(graph, [*made, *graph.graph.node])
 
 
 def fix_batch(graph: onnx.ModelProto, batch: int) -> None:

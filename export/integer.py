@@ -20,14 +20,13 @@ import onnx
 from onnx import helper
 
 from qmu_edge.errors import ExportError
-from qmu_edge.export.qcdq import constant
 from qmu_edge.export.qonnx import Quantizer, quantizers
 from qmu_edge.export.trace import (
-    QONNX_DOMAIN,
     attributes,
-    drop_unused,
+    constant,
     initializers,
     integer_codes,
+    make_standard,
     set_initializer,
 )
 
@@ -117,14 +116,7 @@ def to_integer(qonnx_graph: onnx.ModelProto, *, zero_points: bool = True) -> onn
         if node.op_type == "ReduceMean" and _over_space(node, graph.values):
             pool = helper.make_node("GlobalAveragePool", node.input[:1], node.output, node.name)
             replaced[node.name] = [pool]
-    nodes = [new for node in model.graph.node for new in replaced.get(node.name, [node])]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    kept = [o for o in model.opset_import if o.domain != QONNX_DOMAIN]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
-    drop_unused(model)
+    make_standard(model, replaced)
     return model
 
 

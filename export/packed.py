@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from qmu_edge.export.trace import initializers, set_initializer
+from qmu_edge.export.trace import initializers, read_from, set_initializer, set_nodes
 
 # ONNX has INT4 from opset 21 on, INT2 from 25 on; IR versions to match.
 NARROW: Final[Mapping[int, tuple[Any, int, int]]] = {
@@ -44,20 +44,17 @@ def pack(integer: onnx.ModelProto, bits: Mapping[str, int], floats: Collection[s
             widened += _narrow_weight(model, name, bits[name])
     widened += _narrow_scales(model, floats)
     widened += _narrow_biases(model)
-    nodes = [*widened, *model.graph.node]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
+    set_nodes(model, [*widened, *model.graph.node])
     _drop_default_attributes(model)
     _shorten_names(model, keep={*bits, *floats})
     return model
 
 
-def _read_from(model: onnx.ModelProto, old: str, new: str) -> None:
-    for node in model.graph.node:
-        for place, name in enumerate(node.input):
-            if name == old:
-                node.input[place] = new
+def _widened(model: onnx.ModelProto, name: str, narrow: np.ndarray, to: int) -> onnx.NodeProto:
+    """Store a tensor narrow; the Cast gives back what its readers read before."""
+    set_initializer(model, name, narrow)
+    read_from(model, name, f"{name}.wide")
+    return helper.make_node("Cast", [name], [f"{name}.wide"], to=to)
 
 
 def _narrow_weight(model: onnx.ModelProto, name: str, bits: int) -> list[onnx.NodeProto]:
@@ -65,13 +62,11 @@ def _narrow_weight(model: onnx.ModelProto, name: str, bits: int) -> list[onnx.No
     model.ir_version = max(model.ir_version, ir_version)
     for entry in model.opset_import:
         entry.version = max(entry.version, opset)
-    codes = initializers(model)[name]
-    set_initializer(model, name, codes.astype(dtype))
-    casts = [node for node in model.graph.node if node.op_type == "Cast" and node.input[0] == name]
-    if casts:  # a float layer widens its codes already
+    codes = initializers(model)[name].astype(dtype)
+    if any(node.op_type == "Cast" and node.input[0] == name for node in model.graph.node):
+        set_initializer(model, name, codes)  # a float layer widens its codes already
         return []
-    _read_from(model, name, f"{name}.wide")
-    return [helper.make_node("Cast", [name], [f"{name}.wide"], to=TensorProto.INT8)]
+    return [_widened(model, name, codes, TensorProto.INT8)]
 
 
 def _narrow_scales(model: onnx.ModelProto, floats: Collection[str]) -> list[onnx.NodeProto]:
@@ -81,9 +76,7 @@ def _narrow_scales(model: onnx.ModelProto, floats: Collection[str]) -> list[onnx
         narrow = values.astype(np.float16) if values.dtype == np.float32 else values
         if values.dtype != np.float32 or name in floats or values.size < 8 or (narrow != values).any():
             continue
-        set_initializer(model, name, narrow)
-        _read_from(model, name, f"{name}.wide")
-        widened.append(helper.make_node("Cast", [name], [f"{name}.wide"], to=TensorProto.FLOAT))
+        widened.append(_widened(model, name, narrow, TensorProto.FLOAT))
     return widened
 
 
@@ -93,9 +86,7 @@ def _narrow_biases(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     for name, values in initializers(model).items():
         if values.dtype != np.int32 or values.size < 8 or np.abs(values.astype(np.int64)).max() >= 2**15:
             continue
-        set_initializer(model, name, values.astype(np.int16))
-        _read_from(model, name, f"{name}.wide")
-        widened.append(helper.make_node("Cast", [name], [f"{name}.wide"], to=TensorProto.INT32))
+        widened.append(_widened(model, name, values.astype(np.int16), TensorProto.INT32))
     return widened
 
 

@@ -6,16 +6,10 @@ says 4 bits is that their codes stay within -7..7. Activations below 8 bits get 
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from qmu_edge.export.qonnx import Quantizer, quantizers
-from qmu_edge.export.trace import (
-    QONNX_DOMAIN,
-    drop_unused,
-    initializers,
-    integer_codes,
-    set_initializer,
-)
+from qmu_edge.export.trace import constant, initializers, integer_codes, make_standard, set_initializer
 
 
 def to_qcdq(qonnx_graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -31,14 +25,7 @@ def to_qcdq(qonnx_graph: onnx.ModelProto) -> onnx.ModelProto:
         q.node.name: _weight(graph, q, values[q.weight]) if q.weight else _activation(graph, q)
         for q in list(quantizers(graph))
     }
-    nodes = [new for node in graph.graph.node for new in replaced.get(node.name, [node])]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.graph.node[:]
-    graph.graph.node.extend(copies)
-    kept = [o for o in graph.opset_import if o.domain != QONNX_DOMAIN]
-    del graph.opset_import[:]
-    graph.opset_import.extend(kept)
-    drop_unused(graph)
+    make_standard(graph, replaced)
     return graph
 
 
@@ -64,10 +51,3 @@ def _activation(graph: onnx.ModelProto, q: Quantizer) -> list[onnx.NodeProto]:
         codes = clipped
     nodes.append(helper.make_node("DequantizeLinear", [codes, scale, zero], q.node.output, f"{name}_dq"))
     return nodes
-
-
-def constant(graph: onnx.ModelProto, name: str, array: np.ndarray) -> str:
-    """Name of an initialiser with this value, added where it is missing."""
-    if all(t.name != name for t in graph.graph.initializer):
-        graph.graph.initializer.append(numpy_helper.from_array(array, name))
-    return name

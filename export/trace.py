@@ -7,6 +7,7 @@ node; `integer_weights` replaces them, and until it has run the graph must not b
 import contextlib
 import io
 import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -104,10 +105,36 @@ def rename(graph: onnx.ModelProto, old: str, new: str) -> None:
     for tensor in graph.graph.initializer:
         if tensor.name == old:
             tensor.name = new
+    read_from(graph, old, new)
+
+
+def read_from(graph: onnx.ModelProto, old: str, new: str) -> None:
+    """Make every node that reads `old` read `new`."""
     for node in graph.graph.node:
-        for position, name in enumerate(node.input):
-            if name == old:
-                node.input[position] = new
+        node.input[:] = [new if name == old else name for name in node.input]
+
+
+def set_nodes(graph: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Make these the nodes of the graph; they may be its own."""
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.graph.node[:]
+    graph.graph.node.extend(copies)
+
+
+def make_standard(graph: onnx.ModelProto, replaced: Mapping[str, list[onnx.NodeProto]]) -> None:
+    """Put nodes in the place of others, by name, and leave QONNX and what is unused behind."""
+    set_nodes(graph, [new for node in graph.graph.node for new in replaced.get(node.name, [node])])
+    kept = [entry for entry in graph.opset_import if entry.domain != QONNX_DOMAIN]
+    del graph.opset_import[:]
+    graph.opset_import.extend(kept)
+    drop_unused(graph)
+
+
+def constant(graph: onnx.ModelProto, name: str, array: np.ndarray) -> str:
+    """Name of an initialiser with this value, added where it is missing."""
+    if all(t.name != name for t in graph.graph.initializer):
+        graph.graph.initializer.append(numpy_helper.from_array(array, name))
+    return name
 
 
 def initializers(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
