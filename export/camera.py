@@ -11,7 +11,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.export.trace import INPUT, read_from, set_initializer, set_nodes
+from qmu_edge.export.graph import read_from, set_initializer, set_nodes
+from qmu_edge.export.trace import INPUT
 
 
 @dataclass(frozen=True, slots=True)

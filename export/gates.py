@@ -7,7 +7,7 @@ does to the graph, so it is measured at every optimization level, with one threa
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,11 +17,30 @@ from jaxtyping import Float, UInt8
 
 from qmu_edge.errors import ExportError
 from qmu_edge.verify import gates, onnx_file
+from qmu_edge.verify.integer import run_integers
 from qmu_edge.verify.parity import Parity, compare
 from qmu_edge.verify.runner import OPTIMIZATION, OrtRunner
 
 Levels = dict[str, Parity]
-LEVEL_IMAGES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Images on which file and network name different classes, and whom the integer reference sides with.
+
+    Attributes:
+        disagreements: How many there are.
+        asked: On how many of them the reference was run; 0 for a file that is not all integers.
+        as_file: On how many of those it names the file's class: the network rounded a sum at a tie.
+    """
+
+    disagreements: int
+    asked: int
+    as_file: int
+
+
+LEVEL_IMAGES: Final = 8
+EXPLAINED_IMAGES: Final = 16
 BATCH: Final = 64
 
 
@@ -39,39 +58,12 @@ def check_file(data: bytes) -> dict[str, Any]:
         return asdict(gates.check_latent_weights(onnx_file.read(path)))
 
 
-def run_file(
-    data: bytes, images: UInt8[np.ndarray, "n c h w"], *, optimization: str = "all", threads: int = 2
-) -> Float[np.ndarray, "n k"]:
-    """Logits of the file under onnxruntime.
+def runnable(data: bytes) -> bytes:
+    """The file as onnxruntime can run it.
 
     QONNX has no operators there; qonnx's own converter, which shares no code with ours, turns it into
     standard ONNX first.
     """
-    with _on_disk(_standard(data)) as path:
-        return OrtRunner(path, threads=threads, optimization=optimization).logits(images, batch=BATCH)
-
-
-def levels(data: bytes, images: UInt8[np.ndarray, "n c h w"], logits: Float[np.ndarray, "n k"]) -> Levels:
-    """Parity on a few images, for each optimization level and for one thread and two."""
-    images, logits = images[:LEVEL_IMAGES], logits[:LEVEL_IMAGES]
-    found: Levels = {}
-    with _on_disk(_standard(data)) as path:
-        for optimization in OPTIMIZATION:
-            for threads in (1, 2):
-                runner = OrtRunner(path, threads=threads, optimization=optimization)
-                found[f"{optimization}, {threads} threads"] = compare(logits, runner.logits(images))
-    return found
-
-
-@contextmanager
-def _on_disk(data: bytes) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(data)
-        yield path
-
-
-def _standard(data: bytes) -> bytes:
     model = onnx.load_from_string(data)
     if all(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
         return data
@@ -80,3 +72,60 @@ def _standard(data: bytes) -> bytes:
 
     converted: bytes = ModelWrapper(model).transform(QuantToQCDQ()).model.SerializeToString()
     return converted
+
+
+def run_file(
+    data: bytes, images: UInt8[np.ndarray, "n c h w"], *, optimization: str = "all", threads: int = 2
+) -> Float[np.ndarray, "n k"]:
+    """Logits of a runnable file under onnxruntime."""
+    with _on_disk(data) as path:
+        return OrtRunner(path, threads=threads, optimization=optimization).logits(images, batch=BATCH)
+
+
+def levels(data: bytes, images: UInt8[np.ndarray, "n c h w"], logits: Float[np.ndarray, "n k"]) -> Levels:
+    """Parity of a runnable file on a few images, for each optimization level and for one thread and two."""
+    images, logits = images[:LEVEL_IMAGES], logits[:LEVEL_IMAGES]
+    return {
+        f"{optimization}, {threads} threads": compare(
+            logits, run_file(data, images, optimization=optimization, threads=threads)
+        )
+        for optimization in OPTIMIZATION
+        for threads in (1, 2)
+    }
+
+
+def explained(
+    data: bytes,
+    images: UInt8[np.ndarray, "n c h w"],
+    logits: Float[np.ndarray, "n k"],
+    found: Float[np.ndarray, "n k"],
+) -> Explained:
+    """Who is right where file and network name different classes: integers in numpy, which round no sum.
+
+    Args:
+        data: The file.
+        images: That both ran on.
+        logits: Of the network.
+        found: Of the file.
+    """
+    differing = np.flatnonzero(logits.argmax(1) != found.argmax(1))
+    some = differing[:EXPLAINED_IMAGES]
+    if not len(some):
+        return Explained(len(differing), 0, 0)
+    with _on_disk(data) as path:
+        file = onnx_file.read(path)
+        try:
+            fed = OrtRunner(path).fed(images[some])
+            reference = run_integers(file, fed)[file.graph.outputs[0].name]
+        except ExportError:  # a float layer, or a format without integer layers
+            return Explained(len(differing), 0, 0)
+    as_file = int((reference.argmax(1) == found[some].argmax(1)).sum())
+    return Explained(len(differing), len(some), as_file)
+
+
+@contextmanager
+def _on_disk(data: bytes) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(data)
+        yield path

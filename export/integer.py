@@ -20,8 +20,7 @@ import onnx
 from onnx import helper
 
 from qmu_edge.errors import ExportError
-from qmu_edge.export.qonnx import Quantizer, quantizers
-from qmu_edge.export.trace import (
+from qmu_edge.export.graph import (
     attributes,
     constant,
     initializers,
@@ -29,6 +28,7 @@ from qmu_edge.export.trace import (
     make_standard,
     set_initializer,
 )
+from qmu_edge.export.qonnx import Quantizer, quantizers
 
 LAYERS = ("Conv", "Gemm")
 ON_CODES = ("Reshape", "MaxPool")  # compute the same on codes as on values
@@ -93,7 +93,7 @@ def to_integer(qonnx_graph: onnx.ModelProto, *, zero_points: bool = True) -> onn
     """A standard graph of integer layers that computes what the QONNX graph does.
 
     Args:
-        qonnx_graph: Of the deploy form, from `trace` and `integer_weights`; left as it is.
+        qonnx_graph: Of the deploy form, from `trace`; left as it is.
         zero_points: Activations are uint8 with zero point 128 for the signed ones. Else they are int8
             without a zero point, and biases stay float, which is what TensorRT reads.
 

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from qmu_edge.export.trace import initializers, read_from, set_initializer, set_nodes
+from qmu_edge.export.graph import initializers, read_from, set_initializer, set_nodes
 
 # ONNX has INT4 from opset 21 on, INT2 from 25 on; IR versions to match.
 NARROW: Final[Mapping[int, tuple[Any, int, int]]] = {

@@ -8,15 +8,15 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from qmu_edge.export.graph import constant, initializers, integer_codes, make_standard, set_initializer
 from qmu_edge.export.qonnx import Quantizer, quantizers
-from qmu_edge.export.trace import constant, initializers, integer_codes, make_standard, set_initializer
 
 
 def to_qcdq(qonnx_graph: onnx.ModelProto) -> onnx.ModelProto:
     """A standard ONNX graph that computes what the QONNX graph does.
 
     Args:
-        qonnx_graph: From `trace` and `integer_weights`; left as it is.
+        qonnx_graph: From `trace`; left as it is.
     """
     graph = onnx.ModelProto()
     graph.CopyFrom(qonnx_graph)

@@ -1,8 +1,4 @@
-"""QONNX: `Quant` nodes with code x scale in front of them, for FINN, hls4ml and other compilers.
-
-Brevitas stores the latent weights there; here each is replaced by the value the quantizer makes of it, so
-quantizing again changes nothing and the file carries no more than the integer codes do.
-"""
+"""QONNX: `Quant` nodes with code x scale in front of them, for FINN, hls4ml and other compilers."""
 
 import contextlib
 import io
@@ -12,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from qmu_edge.export.trace import (
+from qmu_edge.export.graph import (
     QONNX_DOMAIN,
     attributes,
     code_range,
     drop_unused,
     initializers,
-    integer_codes,
     set_initializer,
 )
 
@@ -58,23 +53,13 @@ def quantizers(graph: onnx.ModelProto) -> Iterator[Quantizer]:
         yield Quantizer(node, x if x in values else "", values[scale], bits, signed, low, high)
 
 
-def integer_weights(graph: onnx.ModelProto) -> None:
-    """Replace every latent weight by code x scale, in place."""
-    values = initializers(graph)
-    for q in quantizers(graph):
-        if q.weight:
-            codes = integer_codes(values[q.weight], q.scale, q.low, q.high)
-            set_initializer(graph, q.weight, codes.astype(np.float32) * q.scale)
-    drop_unused(graph)
-
-
 def clean(graph: onnx.ModelProto, *, batch: int | None, matmul: bool) -> onnx.ModelProto:
     """A copy as FINN and hls4ml want it where the batch is fixed: every shape known, by qonnx's own passes.
 
     Not by its `cleanup_model`, which also renames all tensors, so that metadata would name others.
 
     Args:
-        graph: With `integer_weights` applied; left as it is.
+        graph: From `trace`; left as it is.
         batch: Fixed batch size; None leaves the graph dynamic and as it is.
         matmul: Whether Gemm becomes MatMul.
     """

@@ -1,185 +1,227 @@
-"""One trace of the network as a QONNX graph, cleaned of everything that does not belong in a file.
+"""The network as a QONNX graph: standard operators, and `Quant` nodes where Brevitas quantizes.
 
-Both formats start here. What Brevitas exports carries the latent float weights in front of each `Quant`
-node; `integer_weights` replaces them, and until it has run the graph must not be written anywhere.
+Every format starts here. torch.fx follows the network's `forward`, and each layer writes its own nodes, so
+the graph holds what it needs and nothing of the machine or the training: weights enter it as code x scale,
+never as the latent floats. A network of other layers than the ones below is refused by name.
 """
 
-import contextlib
-import io
-import warnings
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import brevitas.nn as qnn
+import jaxtyping
 import numpy as np
 import onnx
-import torch
-from jaxtyping import Float
-from onnx import numpy_helper
+import torch.nn.functional as F
+from onnx import TensorProto, helper
+from torch import Tensor, fx, nn
 
 from qmu_edge.errors import ExportError
-from qmu_edge.models.layers import Classifier
+from qmu_edge.export.graph import QONNX_DOMAIN, code_range, constant, integer_codes
+from qmu_edge.models.deploy import Affine
+from qmu_edge.models.layers import Classifier, Normalize
 
 OPSET: Final = 18
+QONNX_OPSET: Final = 2
 IR_VERSION: Final = 10
 INPUT: Final = "image"
 OUTPUT: Final = "logits"
-QONNX_DOMAIN: Final = "qonnx.custom_op.general"
 
 
 def trace(model: Classifier, size: int) -> onnx.ModelProto:
-    """Trace `model` for square images of `size` pixels, with a dynamic batch.
+    """Write `model` as a graph for square images of `size` pixels, with a dynamic batch.
 
     Args:
-        model: Calibrated, on any device; put into evaluation mode.
+        model: In deploy form, in evaluation mode, on the CPU.
         size: Image side in pixels.
 
     Returns:
-        QONNX graph from float32 images 0..1 (N, c, size, size) to float32 logits (N, k). It still holds
-        the latent weights.
+        QONNX graph from float32 images 0..1 (N, c, size, size) to float32 logits (N, k).
 
     Raises:
-        ExportError: The network has a layer that the exporter cannot express.
+        ExportError: The network has a layer or a quantizer that no format can express; it is named.
     """
-    example = torch.zeros(2, model.shape.channels, size, size, device=next(model.parameters()).device)
-    model.eval()
-    buffer = io.BytesIO()
+    shapes = (("N", model.shape.channels, size, size), ("N", model.shape.classes))
+    image, logits = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in zip((INPUT, OUTPUT), shapes, strict=True)
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(QONNX_DOMAIN, QONNX_OPSET)]
+    graph = helper.make_model(
+        helper.make_graph([], "classifier", [image], [logits]),
+        opset_imports=opsets, ir_version=IR_VERSION, producer_name="qmu-edge",
+    )  # fmt: skip
+    checked = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)  # shapes of what fx sends through cannot be checked
     try:
-        _export_quietly(model, example, buffer)
-    except Exception as error:  # the exporter raises a dozen unrelated types
-        raise ExportError(f"the network cannot be exported: {_first_line(error)}") from error
-    graph = onnx.load_from_string(buffer.getvalue())
-    _strip(graph)
-    _name_after_layers(graph, model)
+        traced = _Tracer().trace(model)
+    except (fx.proxy.TraceError, TypeError) as error:  # the latter from functions that take no proxy
+        raise ExportError(f"the network's forward cannot be followed: {error}") from error
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", checked)
+    _Writer(graph, model).write(traced)
     return graph
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+class _Tracer(fx.Tracer):
+    """Stops at the layers that have a writer, and at those of torch and Brevitas that have none."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether `m` is one node."""
+        return type(m) in MODULES or super().is_leaf_module(m, module_qualified_name)
 
 
-def _export_quietly(model: Classifier, example: torch.Tensor, buffer: io.BytesIO) -> None:
-    from brevitas.export import export_qonnx
+class _Writer:
+    """Writes the nodes of one network, in order."""
 
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        export_qonnx(
-            model, args=(example,), export_path=buffer, dynamo=True, optimize=True, verbose=False,
-            opset_version=OPSET, external_data=False, input_names=[INPUT], output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("N")},),
-        )  # fmt: skip
+    def __init__(self, graph: onnx.ModelProto, model: nn.Module) -> None:
+        self.graph = graph
+        self.model = model
+        self.tensors: dict[fx.Node, str] = {}
 
+    def write(self, traced: fx.Graph) -> None:
+        """Every call, then the output's name on the last tensor."""
+        for node in traced.nodes:
+            if node.op == "placeholder":
+                self.tensors[node] = INPUT
+            elif node.op == "output":
+                self.graph.graph.node[-1].output[0] = OUTPUT
+            else:
+                self.tensors[node] = self._called(node)
 
-def _strip(graph: onnx.ModelProto) -> None:
-    """Remove traces of the machine and of the training: stack traces, paths, shapes of inner tensors."""
-    graph.ir_version = IR_VERSION
-    graph.producer_name = "qmu-edge"
-    graph.producer_version = ""
-    del graph.metadata_props[:]
-    del graph.functions[:]
-    del graph.graph.value_info[:]
-    del graph.graph.metadata_props[:]  # the signature of the traced program, longer than a small network
-    graph.graph.doc_string = graph.doc_string = ""
-    graph.graph.name = "classifier"
-    for number, node in enumerate(graph.graph.node):
-        del node.metadata_props[:]
-        node.doc_string = ""
-        node.name = f"{node.op_type}_{number}"
-    for value in (*graph.graph.input, *graph.graph.output, *graph.graph.initializer):
-        value.doc_string = ""
-        del value.metadata_props[:]
+    def _called(self, node: fx.Node) -> str:
+        inputs = [self.tensors[n] for n in node.all_input_nodes]
+        if node.op == "call_function" and node.target in FUNCTIONS:
+            return FUNCTIONS[node.target](self, node.name, inputs, node.args)
+        if node.op != "call_module":
+            raise ExportError(f"{node.name}: the exporter has no {node.target}; see qmu_edge.export.trace")
+        name = str(node.target)
+        module = self.model.get_submodule(name)
+        if type(module) not in MODULES:
+            raise ExportError(
+                f"{name}: a layer {type(module).__name__} cannot be exported; "
+                f"allowed are {', '.join(sorted(m.__name__ for m in MODULES))}"
+            )
+        return MODULES[type(module)](self, name, inputs[0], module)
 
+    def node(self, op_type: str, name: str, inputs: list[str], **attributes: Any) -> str:
+        """Append a node; its output bears its name."""
+        self.graph.graph.node.append(helper.make_node(op_type, inputs, [name], name, **attributes))
+        return name
 
-def _name_after_layers(graph: onnx.ModelProto, model: Classifier) -> None:
-    """Give each weight the name of its layer; the tracer calls them slice_1, slice_2 and so on."""
-    owners = {p.detach().cpu().numpy().tobytes(): name for name, p in model.named_parameters()}
-    taken: set[str] = set()
-    for tensor in graph.graph.initializer:
-        name = owners.get(numpy_helper.to_array(tensor).tobytes(), tensor.name)
-        if len(tensor.dims) > 1 and name not in taken:
-            rename(graph, tensor.name, name)
-        taken.add(name)
+    def constant(self, name: str, value: Any) -> str:
+        """Name of an initialiser with this value, float32 unless the value says otherwise."""
+        array = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        return constant(self.graph, name, array.astype(np.float32) if array.dtype.kind == "f" else array)
 
+    def quant(self, name: str, x: str, proxy: Any, scale: np.ndarray) -> str:
+        """A `Quant` node; QONNX keeps scale, zero point and bit width as tensors."""
+        if proxy.rounding_mode != "ROUND" or float(proxy.zero_point().abs().max()):
+            raise ExportError(f"{name}: only rounding to the nearest even code with zero point 0 is exported")
+        bits = int(proxy.bit_width())
+        parameters = [
+            self.constant(f"{name}.scale", scale),
+            self.constant("zero_point", 0.0),
+            self.constant(f"bits_{bits}", float(bits)),
+        ]
+        flags = {"signed": int(proxy.is_signed), "narrow": int(proxy.is_narrow_range)}
+        return self.node("Quant", name, [x, *parameters], domain=QONNX_DOMAIN, rounding_mode="ROUND", **flags)
 
-def rename(graph: onnx.ModelProto, old: str, new: str) -> None:
-    """Rename an initialiser and all its uses."""
-    for tensor in graph.graph.initializer:
-        if tensor.name == old:
-            tensor.name = new
-    read_from(graph, old, new)
+    def activation(self, name: str, x: str, layer: Any) -> str:
+        """The activation quantizer of a layer, when it has one."""
+        if not layer.act_quant.is_quant_enabled:
+            return x
+        return self.quant(f"{name}.quant", x, layer.act_quant, layer.act_quant.scale().detach().numpy())
 
+    def weight(self, name: str, layer: Any) -> str:
+        """The weight of a layer, as code x scale behind its quantizer."""
+        value, proxy = layer.weight.detach().numpy(), layer.weight_quant
+        if not proxy.is_quant_enabled:
+            return self.constant(f"{name}.weight", value)
+        scale = proxy.scale().detach().numpy()
+        bits, signed = int(proxy.bit_width()), proxy.is_signed
+        low, high = code_range(bits, signed=signed, narrow=proxy.is_narrow_range)
+        codes = integer_codes(value, scale, low, high)
+        stored = self.constant(f"{name}.weight", codes.astype(np.float32) * scale)
+        return self.quant(f"{name}.weight.quant", stored, proxy, scale)
 
-def read_from(graph: onnx.ModelProto, old: str, new: str) -> None:
-    """Make every node that reads `old` read `new`."""
-    for node in graph.graph.node:
-        node.input[:] = [new if name == old else name for name in node.input]
-
-
-def set_nodes(graph: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    """Make these the nodes of the graph; they may be its own."""
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.graph.node[:]
-    graph.graph.node.extend(copies)
-
-
-def make_standard(graph: onnx.ModelProto, replaced: Mapping[str, list[onnx.NodeProto]]) -> None:
-    """Put nodes in the place of others, by name, and leave QONNX and what is unused behind."""
-    set_nodes(graph, [new for node in graph.graph.node for new in replaced.get(node.name, [node])])
-    kept = [entry for entry in graph.opset_import if entry.domain != QONNX_DOMAIN]
-    del graph.opset_import[:]
-    graph.opset_import.extend(kept)
-    drop_unused(graph)
-
-
-def constant(graph: onnx.ModelProto, name: str, array: np.ndarray) -> str:
-    """Name of an initialiser with this value, added where it is missing."""
-    if all(t.name != name for t in graph.graph.initializer):
-        graph.graph.initializer.append(numpy_helper.from_array(array, name))
-    return name
-
-
-def initializers(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """All initialisers as arrays."""
-    return {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
+    def layer_inputs(self, name: str, x: str, layer: Any) -> list[str]:
+        """Input, weight, and the bias of a float layer."""
+        bias = [] if layer.bias is None else [self.constant(f"{name}.bias", layer.bias)]
+        return [x, self.weight(name, layer), *bias]
 
 
-def set_initializer(graph: onnx.ModelProto, name: str, array: np.ndarray) -> None:
-    """Add or replace an initialiser."""
-    kept = [t for t in graph.graph.initializer if t.name != name]
-    del graph.graph.initializer[:]
-    graph.graph.initializer.extend([*kept, numpy_helper.from_array(array, name)])
+def _conv(w: _Writer, name: str, x: str, m: Any) -> str:
+    return w.node(
+        "Conv", f"{name}.sum", w.layer_inputs(name, x, m), kernel_shape=m.kernel_size, strides=m.stride,
+        pads=[*m.padding, *m.padding], dilations=m.dilation, group=m.groups,
+    )  # fmt: skip
 
 
-def drop_unused(graph: onnx.ModelProto) -> None:
-    """Remove initialisers that no node reads."""
-    used = {name for node in graph.graph.node for name in node.input}
-    kept = [t for t in graph.graph.initializer if t.name in used]
-    del graph.graph.initializer[:]
-    graph.graph.initializer.extend(kept)
+def _linear(w: _Writer, name: str, x: str, m: Any) -> str:
+    return w.node("Gemm", f"{name}.sum", w.layer_inputs(name, x, m), transB=1)
 
 
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Attributes of a node as Python values."""
-    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+def _affine(w: _Writer, name: str, x: str, m: Any) -> str:
+    shifted = w.node("Add", f"{name}.shifted", [x, w.constant(f"{name}.bias", m.bias)])
+    return w.node("Mul", f"{name}.scaled", [shifted, w.constant(f"{name}.gain", m.gain)])
 
 
-def code_range(bits: int, *, signed: bool, narrow: bool) -> tuple[int, int]:
-    """Smallest and largest integer code.
-
-    >>> code_range(4, signed=True, narrow=True), code_range(4, signed=False, narrow=False)
-    ((-7, 7), (0, 15))
-    """
-    if not signed:
-        return 0, 2**bits - 1 - int(narrow)
-    return -(2 ** (bits - 1)) + int(narrow), 2 ** (bits - 1) - 1
+def _normalize(w: _Writer, name: str, x: str, m: Any) -> str:
+    centred = w.node("Sub", f"{name}.centred", [x, w.constant(f"{name}.mean", m.mean)])
+    return w.node("Mul", f"{name}.scaled", [centred, w.constant(f"{name}.inverse_std", m.inverse_std)])
 
 
-def integer_codes(
-    latent: Float[np.ndarray, "*w"], scale: Float[np.ndarray, "*s"], low: int, high: int
-) -> np.ndarray:
-    """Integer codes of a weight, int8 (2 to 8 bits fit), as the quantizer computes them.
+def _relu(w: _Writer, name: str, x: str, m: Any) -> str:
+    return w.node("Relu", f"{name}.relu", [x])
 
-    >>> integer_codes(np.float32([0.24, -0.26, 9.0]), np.array(0.1, np.float32), -7, 7).tolist()
-    [2, -3, 7]
-    """
-    rounded = np.rint(latent.astype(np.float32) / scale.astype(np.float32))
-    return np.clip(rounded, low, high).astype(np.int8)
+
+def _quant_relu(w: _Writer, name: str, x: str, m: Any) -> str:
+    return w.activation(name, _relu(w, name, x, m), m)
+
+
+def _clip(w: _Writer, name: str, x: str, m: Any) -> str:
+    bounds = [w.constant(f"bound_{v:g}", float(v)) for v in (m.min_val, m.max_val)]
+    return w.node("Clip", f"{name}.clip", [x, *bounds])
+
+
+def _max_pool(w: _Writer, name: str, x: str, m: Any) -> str:
+    kernel, stride, padding = ([v, v] for v in (m.kernel_size, m.stride, m.padding))
+    return w.node(
+        "MaxPool", f"{name}.max", [x], kernel_shape=kernel, strides=stride, pads=[*padding, *padding]
+    )
+
+
+def _flatten(w: _Writer, name: str, x: str, m: Any) -> str:
+    return w.node("Reshape", f"{name}.flat", [x, w.constant("flat", np.array([0, -1]))])
+
+
+def _mean_over_space(w: _Writer, name: str, inputs: list[str], args: tuple[Any, ...]) -> str:
+    if args[1] != 1:
+        raise ExportError(f"{name}: pooling to {args[1]} pixels cannot be exported, only to 1")
+    return w.node("ReduceMean", name, [inputs[0], w.constant("space", np.array([-1, -2]))])
+
+
+def _add(w: _Writer, name: str, inputs: list[str], args: tuple[Any, ...]) -> str:
+    return w.node("Add", name, inputs)
+
+
+MODULES: Final[Mapping[type, Callable[[_Writer, str, str, Any], str]]] = {
+    qnn.QuantConv2d: _conv,
+    qnn.QuantLinear: _linear,
+    qnn.QuantReLU: _quant_relu,
+    qnn.QuantIdentity: lambda w, name, x, m: w.activation(name, x, m),
+    Affine: _affine,
+    Normalize: _normalize,
+    nn.ReLU: _relu,
+    nn.Hardtanh: _clip,
+    nn.MaxPool2d: _max_pool,
+    nn.Flatten: _flatten,
+    nn.Identity: lambda w, name, x, m: x,
+    nn.Dropout: lambda w, name, x, m: x,
+}
+FUNCTIONS: Final[Mapping[Any, Callable[[_Writer, str, list[str], tuple[Any, ...]], str]]] = {
+    operator.add: _add,
+    F.adaptive_avg_pool2d: _mean_over_space,
+}

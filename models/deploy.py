@@ -12,6 +12,8 @@ the whole image. The deploy form computes it exactly, in float32 and with ordina
                an integer kernel makes
     quantize   divides by a power of two: exact
 
+Float layers take their batch-norm into weights and bias.
+
 Gains have short mantissas, 8 bits or 6 of them: then a runtime that multiplies them into the weights first,
 and adds up floats, still adds exactly.
 
@@ -28,6 +30,7 @@ import torch
 from brevitas.core.quant import RescalingIntQuant
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from qmu_edge.errors import ExportError
 from qmu_edge.models.layers import Classifier
@@ -86,6 +89,8 @@ def deploy(model: Classifier, size: int) -> Classifier:
         for name, layer in list(weight_layers(deployed)):
             if layer.weight_quant.is_quant_enabled:
                 _replace(deployed, name, layer, grids.get(name))
+            else:
+                _fold(deployed, name, layer)
     return deployed
 
 
@@ -241,6 +246,18 @@ def _replace(model: Classifier, name: str, layer: Any, grid: Grid | None) -> Non
         bias = ((bias / unit).round() * unit).float()  # so that the integer below it is the same everywhere
     layer.bias = None
     _put_behind(model, name, Affine(bias, gain, max(2, weight.dim())))
+
+
+def _fold(model: Classifier, name: str, layer: Any) -> None:
+    """Multiply the batch-norm behind a float layer into it."""
+    norm: Any = _behind(model, name)
+    if isinstance(norm, nn.BatchNorm2d):
+        statistics: tuple[Any, Any] = norm.running_mean, norm.running_var
+        layer.weight, layer.bias = fuse_conv_bn_weights(
+            layer.weight, layer.bias, *statistics, norm.eps, norm.weight, norm.bias
+        )
+        parent, place = name.rpartition(".")[0], name.rpartition(".")[2]
+        model.get_submodule(parent)._modules[str(int(place) + 1)] = nn.Identity()
 
 
 def _behind(model: nn.Module, name: str) -> Any:

@@ -99,13 +99,17 @@ class OrtRunner:
         parts = [self._run(images[i : i + size], fixed) for i in range(0, len(images), size)]
         return np.concatenate(parts)
 
+    def fed(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """Images uint8 (n, c, h, w) as the file takes them."""
+        turned = images.transpose(0, 2, 3, 1) if self._last else images
+        return turned / np.float32(255) if self._input.type == "tensor(float)" else turned
+
     def _run(self, images: NDArray[np.uint8], fixed: int | None) -> NDArray[np.float32]:
         """Run one batch; a short one is filled up with black images where the batch is fixed."""
         n = len(images)
-        images = images.transpose(0, 2, 3, 1) if self._last else images
-        is_float = self._input.type == "tensor(float)"
-        fed = np.zeros((fixed or n, *images.shape[1:]), np.float32 if is_float else np.uint8)
-        fed[:n] = images / np.float32(255) if is_float else images
+        fed = self.fed(images)
+        if fixed and n < fixed:
+            fed = np.concatenate([fed, np.zeros((fixed - n, *fed.shape[1:]), fed.dtype)])
         try:
             (found,) = self._session.run([self._output.name], {self._input.name: fed})
         except Exception as error:  # onnxruntime's classes share no base but this

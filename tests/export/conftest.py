@@ -1,0 +1,42 @@
+"""Networks with their exported files, made once for each row of the table."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from qmu_edge.data import Samples
+from qmu_edge.models.deploy import deploy
+from qmu_edge.models.layers import Classifier
+from qmu_edge.models.scales import weight_layers
+from qmu_edge.progress import Progress
+from qmu_edge.requantize import requantize
+from qmu_edge.train import predict
+from tests.export.case import Case, export_small
+
+
+@pytest.fixture(scope="session")
+def make_case(network: Callable[..., Classifier], toy: Callable[..., Samples]) -> Callable[..., Case]:
+    """Make a case from the fields of a model recipe."""
+
+    def make(**recipe: Any) -> Case:
+        model, samples = network(**recipe), toy(64, seed=3)
+        with torch.no_grad():
+            model.get_parameter("head.weight").mul_(20)  # untrained logits differ too little to rank
+            for _, layer in weight_layers(model):
+                if layer.weight_quant.is_quant_enabled:
+                    layer.weight.view(-1)[0] = -1e-9  # rounds to minus zero, which must not be told from zero
+        requantize(model, samples, batch=32, seed=0, progress=Progress())
+        deployed = deploy(model, 8)
+        images, logits = samples.images().numpy(), predict(deployed, samples).numpy()
+        files = export_small(model, images, 64)
+        return Case(model, deployed, images, logits, {f.format: f for f in files})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def one(make_case: Callable[..., Case]) -> Case:
+    """ResNet18 W4A4, for what one network shows."""
+    return make_case()

@@ -1,0 +1,96 @@
+"""The QONNX graph against the one that Brevitas' own exporter makes, and networks that it refuses."""
+
+import copy
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from qmu_edge.errors import ExportError
+from qmu_edge.export.gates import run_file, runnable
+from qmu_edge.export.graph import initializers
+from qmu_edge.export.qonnx import quantizers
+from qmu_edge.export.trace import trace
+from tests.export.case import Case
+
+pytestmark = pytest.mark.filterwarnings("default")  # brevitas and onnx warn about themselves
+
+
+def brevitas_graph(model: nn.Module) -> onnx.ModelProto:
+    """The graph of Brevitas' exporter, which follows the network operation by operation."""
+    from brevitas.export import export_qonnx
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        export_qonnx(
+            model, args=(torch.zeros(2, 1, 8, 8),), export_path=buffer, dynamo=True, optimize=True,
+            verbose=False, opset_version=18, external_data=False, input_names=["image"],
+            output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("N")},),
+        )  # fmt: skip
+    return onnx.load_from_string(buffer.getvalue())
+
+
+@pytest.mark.slow
+def test_graph_is_the_one_of_brevitas_but_for_latent_weights(one: Case) -> None:
+    ours, theirs = one.graph(), brevitas_graph(one.deployed)
+    assert [n.op_type for n in ours.graph.node if n.op_type != "Quant"] == [
+        n.op_type for n in theirs.graph.node if n.op_type != "Quant"
+    ]
+    described = [
+        [(q.bits, q.signed, q.low, q.high, q.scale.tolist()) for q in quantizers(graph)]
+        for graph in (ours, theirs)
+    ]
+    assert sorted(map(str, described[0])) == sorted(map(str, described[1]))
+    for graph in (ours, theirs):
+        assert np.array_equal(run_file(runnable(graph.SerializeToString()), one.images), one.logits)
+
+
+def test_weights_enter_the_graph_as_codes_only(one: Case) -> None:
+    graph = one.graph()
+    stored = initializers(graph)
+    weights = [q for q in quantizers(graph) if q.weight]
+    assert len(weights) == 21
+    for q in weights:
+        codes = stored[q.weight] / q.scale
+        assert np.array_equal(codes, np.rint(codes))
+        assert q.low <= codes.min() <= codes.max() <= q.high
+
+
+class Odd(nn.Module):
+    """A layer that no format knows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Do something."""
+        return torch.sort(x).values
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.GELU(), r"^normalize: a layer GELU cannot be exported; allowed are Affine, Dropout, "),
+        (nn.BatchNorm2d(1), r"^normalize: a layer BatchNorm2d cannot be exported"),
+        (Odd(), r"^sort: the exporter has no .*sort"),
+    ],
+)
+def test_unsupported_layer_is_named(one: Case, layer: nn.Module, message: str) -> None:
+    odd: Any = copy.deepcopy(one.deployed)
+    odd.normalize = layer
+    with pytest.raises(ExportError, match=message):
+        trace(odd, 8)
+
+
+def test_data_dependent_control_flow_is_an_export_error(one: Case) -> None:
+    class Branches(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    odd: Any = copy.deepcopy(one.deployed)
+    odd.normalize = Branches()
+    with pytest.raises(ExportError, match="cannot be followed: "):
+        trace(odd, 8)
