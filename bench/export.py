@@ -2,43 +2,54 @@
 
 All sessions take turns in one process. The float file is the same network in plain PyTorch layers, its
 batch-norm folded by onnxruntime; `static int8` is onnxruntime's own post-training quantization of it.
-OpenVINO runs them too where it is installed.
+Export itself, from checkpoint to files through all gates, runs in a process of its own. OpenVINO runs the
+files too where it is installed, beside what its own quantizer (NNCF) makes of the float file.
 
     python bench/export.py [--width 1.0] [--repeats 30]
 """
 
 import argparse
-import copy
+import multiprocessing
 import resource
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from record import float_twin, interleaved, summary, write
+from record import interleaved, summary, write
+from sessions import (
+    CALIBRATION,
+    Run,
+    float_file,
+    nncf_int8,
+    onnxruntime_run,
+    openvino_run,
+    static_int8,
+)
 
+from qmu_edge.checkpoint import Origin, dumps, loads
 from qmu_edge.data import Samples
-from qmu_edge.export import FORMATS, ExportPlan, export
+from qmu_edge.export import FORMATS, Exported, ExportPlan, export
+from qmu_edge.export.gates import run_file, runnable
 from qmu_edge.models import build
+from qmu_edge.models.deploy import deploy
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.models.scales import calibrate, weight_layers
 from qmu_edge.progress import Progress
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.requantize import requantize
+from qmu_edge.train import predict
+from qmu_edge.verify.parity import compare
 
 Bits = tuple[int, int | str]
 NETWORKS: dict[str, tuple[Bits, ...]] = {
     "resnet18": ((8, 8), (4, 4), (2, 4), (2, "float")),
     "mobilenet_v2": ((8, 8), (4, 4), (2, 4), (2, "float")),
 }
-CALIBRATION = 128
 
 
 def natural_images(n: int, seed: int) -> np.ndarray:
@@ -62,61 +73,42 @@ def network(architecture: str, bits: Bits, width: float, images: np.ndarray) -> 
     return requantize(model.eval(), retain, batch=64, seed=0, progress=Progress())
 
 
-def float_file(model: Classifier, path: Path) -> None:
-    """The float twin of a network as ONNX."""
-    twin = float_twin(copy.deepcopy(model)).eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            twin, (torch.zeros(2, 3, 32, 32),), path, dynamo=True, verbose=False, external_data=False,
-            input_names=["image"], output_names=["logits"], opset_version=18,
-            dynamic_shapes=({0: torch.export.Dim("N")},),
-        )  # fmt: skip
-
-
-class Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Calibration images for onnxruntime's own quantizer."""
-
-    def __init__(self, images: np.ndarray) -> None:
-        """Batches of 16."""
-        self._batches: Iterator[np.ndarray] = iter(np.split(images, len(images) // 16))
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch, None at the end."""
-        batch = next(self._batches, None)
-        return None if batch is None else {"image": batch}
-
-
-def static_int8(source: Path, path: Path, images: np.ndarray) -> None:
-    """Onnxruntime's own post-training quantization of the float file, in its fastest setting."""
-    quantize_static(
-        source, path, Reader(images), quant_format=QuantFormat.QDQ, per_channel=True,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-    )  # fmt: skip
-
-
-def onnxruntime_run(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Logits of a file under onnxruntime."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda x: np.asarray(session.run(None, {"image": x})[0])
-
-
-def openvino_run(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Logits of a file under OpenVINO, with float32 for what is not integer."""
-    import openvino
-
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-    return lambda x: np.asarray(compiled([x])[0])
-
-
 def limit_bytes(model: Classifier) -> float:
     """Bytes of the weights alone at their width."""
     each = [m.weight.numel() * float(m.weight_quant.bit_width()) / 8 for _, m in weight_layers(model)]
     return float(sum(each))
+
+
+def exported(
+    checkpoint: bytes, recipe: ModelRecipe, images: np.ndarray
+) -> tuple[list[Exported], dict[str, float]]:
+    """All files of a checkpoint through all gates, with the seconds and megabytes that this process took."""
+    torch.set_num_threads(2)
+    start = time.perf_counter()
+    model, _ = loads(checkpoint, "bench", recipe)
+    plan = ExportPlan(formats=FORMATS, class_names=tuple("0123456789"))
+    made = export(model, plan, images=images, min_agreement=0.999, min_inputs=len(images))
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return made, {"export_seconds": seconds, "export_peak_mb": peak}
+
+
+def exactness(model: Classifier, made: list[Exported], images: np.ndarray) -> dict[str, dict[str, float]]:
+    """How far each file is from the deploy form on all images, and at every level on some."""
+    samples = Samples(
+        torch.from_numpy(images),
+        torch.arange(len(images)),
+        torch.zeros(len(images), dtype=torch.int64),
+        torch.device("cpu"),
+    )
+    logits = predict(deploy(model, images.shape[-1]), samples, 64).numpy()
+    found = {f.format: compare(logits, run_file(runnable(f.data), images)) for f in made}
+    return {
+        "agreement": {name: parity.agreement for name, parity in found.items()},
+        "largest_difference": {
+            f.format: max(p.max_abs_difference for p in (found[f.format], *f.levels.values())) for f in made
+        },
+    }
 
 
 def measure(
@@ -130,24 +122,19 @@ def measure(
     if bits[1] != "float":
         paths["static int8"] = folder / "static.onnx"
         static_int8(paths["float"], paths["static int8"], floats[:CALIBRATION])
-    start = time.perf_counter()
-    plan = ExportPlan(formats=FORMATS, class_names=tuple("0123456789"))
-    made = export(model, plan, images=images, min_agreement=0.999, min_inputs=len(images))
-    seconds = time.perf_counter() - start
+    origin = Origin(class_names=tuple("0123456789"), size=32, split="0" * 64, method="train", parent="")
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        made, cost = fresh.submit(exported, dumps(model, origin), model.recipe, images).result()
     for file in made:
         paths[file.format] = folder / f"{file.format}.onnx"
         paths[file.format].write_bytes(file.data)
     runs = {n: onnxruntime_run(p, 1) for n, p in paths.items() if n != "qonnx"}
     two = {n: onnxruntime_run(p, 2) for n, p in paths.items() if n in ("float", "integer", "static int8")}
     result: dict[str, Any] = {
-        "export_seconds": seconds,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        **cost,
         "limit_bytes": limit_bytes(model),
         "bytes": {name: path.stat().st_size for name, path in paths.items()},
-        "agreement": {f.format: f.parity.agreement for f in made},
-        "largest_difference": {
-            f.format: max(p.max_abs_difference for p in (f.parity, *f.levels.values())) for f in made
-        },
+        **exactness(model, made, images),
         "largest_logit": float(np.abs(runs["integer"](floats[:64])).max()),
     }
     for batch in (1, 64):
@@ -157,15 +144,18 @@ def measure(
             seconds_of = interleaved(work, repeats=repeats)
             result[f"{threads} threads, batch {batch}"] = summary(seconds_of, "float")
     if find_spec("openvino") and bits[1] != "float":
+        if find_spec("nncf"):
+            paths["nncf int8"] = nncf_int8(paths["float"], folder, floats[:CALIBRATION])
         result["openvino"] = under_openvino(paths, floats, runs["integer"], options.repeats)
     return result
 
 
 def under_openvino(
-    paths: dict[str, Path], floats: np.ndarray, reference: Callable[[np.ndarray], np.ndarray], repeats: int
+    paths: dict[str, Path], floats: np.ndarray, reference: Run, repeats: int
 ) -> dict[str, Any]:
     """The second, independent runtime: time relative to its own float, and agreement with the first."""
-    runs = {name: openvino_run(paths[name], 1) for name in ("float", "static int8", "integer")}
+    names = ["float", "static int8", "integer", *(["nncf int8"] if "nncf int8" in paths else [])]
+    runs = {name: openvino_run(paths[name], 1) for name in names}
     found: dict[str, Any] = {}
     for batch in (1, 64):
         work = {n: lambda r=r, b=batch: r(floats[:b]) for n, r in runs.items()}

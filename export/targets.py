@@ -4,7 +4,8 @@
     openvino      no INT2 tensors
     tensorrt      symmetric int8 activations without zero point, float biases; so unsigned activations have
                   at most 7 bits
-    finn, hls4ml  QONNX with a fixed batch, cleaned by qonnx's own passes; hls4ml wants MatMul for Gemm
+    finn, hls4ml  QONNX with a fixed batch, cleaned by qonnx's own passes; hls4ml wants MatMul for Gemm, and
+                  its own step qonnx-to-channels-last before it reads the file
 
 Source: the consumers' own documentation and import errors.
 """

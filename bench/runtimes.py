@@ -1,0 +1,108 @@
+"""A trained network's files on real test images: same accuracy in torch, onnxruntime and OpenVINO?
+
+Takes the current checkpoint of projects and answers for each file: accuracy, share of images on which it
+names the class that the deploy form in torch names, and for OpenVINO's own quantizer (NNCF) what it makes of
+the float network. OpenVINO is left out where it is not installed.
+
+    python bench/runtimes.py PROJECT [PROJECT ...]
+"""
+
+import argparse
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from record import write
+from sessions import CALIBRATION, Run, float_file, nncf_int8, onnxruntime_run, openvino_run
+
+from qmu_edge.data import Samples
+from qmu_edge.export import ExportPlan, export
+from qmu_edge.export.gates import runnable
+from qmu_edge.index import SAMPLE_SPLITS
+from qmu_edge.models.deploy import deploy
+from qmu_edge.progress import Progress
+from qmu_edge.project import Project, opened
+from qmu_edge.release import load_checkpoint, parity_images
+from qmu_edge.train import predict
+
+BATCH = 50
+THREADS = 2
+
+
+def all_logits(run: Run, images: np.ndarray) -> np.ndarray:
+    """Logits of all images, batch by batch."""
+    return np.concatenate([run(part) for part in np.split(images, len(images) // BATCH)])
+
+
+def sessions(project: Project, folder: Path, images: np.ndarray) -> dict[str, Run]:
+    """Every file under every runtime that can run it."""
+    model, origin = load_checkpoint(project, project.current("checkpoint"))
+    plan = ExportPlan(formats=("integer", "packed", "qcdq", "qonnx"), class_names=origin.class_names)
+    parity = parity_images(project)
+    made = export(model, plan, images=parity, min_agreement=0.999, min_inputs=len(parity))
+    paths = {f.format: folder / f"{f.format}.onnx" for f in made}
+    for file in made:
+        paths[file.format].write_bytes(runnable(file.data))
+    found = {f"{name}, onnxruntime": onnxruntime_run(path, THREADS) for name, path in paths.items()}
+    if find_spec("openvino"):
+        found |= {f"{n}, OpenVINO": openvino_run(paths[n], THREADS) for n in ("integer", "qcdq")}
+        float_file(model, folder / "float.onnx")
+        found["float, OpenVINO"] = openvino_run(folder / "float.onnx", THREADS)
+        if find_spec("nncf"):
+            own = nncf_int8(folder / "float.onnx", folder, images[:CALIBRATION])
+            found["NNCF int8, OpenVINO"] = openvino_run(own, THREADS)
+    return found
+
+
+def measure(project: Project) -> dict[str, Any]:
+    """Accuracy and agreement of every file on all test images."""
+    chosen = np.flatnonzero(project.index.splits == SAMPLE_SPLITS.index("test"))
+    chosen = chosen[: len(chosen) // BATCH * BATCH]
+    images, labels = project.images[chosen], project.index.labels[chosen]
+    floats = images.astype(np.float32) / np.float32(255)
+    model, _ = load_checkpoint(project, project.current("checkpoint"))
+    each, unlabelled = torch.arange(len(images)), torch.zeros(len(images), dtype=torch.int64)
+    samples = Samples(torch.from_numpy(images), each, unlabelled, torch.device("cpu"))
+    expected = predict(deploy(model, images.shape[-1]), samples, 64).numpy()
+    trained = predict(model, samples, 64).numpy()
+    rows = {"deploy form, torch": expected, "trained network, torch": trained}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, run in sessions(project, Path(folder), floats).items():
+            rows[name] = all_logits(run, floats)
+    return {
+        "model": project.recipe.model.model_dump(mode="json"),
+        "images": len(images),
+        "rows": {
+            name: {
+                "accuracy": float((logits.argmax(1) == labels).mean()),
+                "agreement": float((logits.argmax(1) == expected.argmax(1)).mean()),
+                "largest_difference": float(np.abs(logits - expected).max()),
+            }
+            for name, logits in rows.items()
+        },
+    }
+
+
+def main() -> None:
+    """Measure each project and write bench/results/runtimes.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("projects", type=Path, nargs="+")
+    options = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    results: dict[str, Any] = {}
+    for path in options.projects:
+        with opened(path, Progress()) as project:
+            model = project.recipe.model
+            name = f"{model.architecture} W{model.weight_bits}A{model.activation_bits}"
+            results[f"{name}, {model.activation_steps} steps"] = measure(project)
+        write("runtimes", {"threads": THREADS, "batch": BATCH}, results)
+    for name, found in results.items():
+        for row, values in found["rows"].items():
+            print(f"{name:42} {row:26} {values['accuracy']:.4f} {values['agreement']:.4f}")
+
+
+if __name__ == "__main__":
+    main()
