@@ -190,7 +190,10 @@ def _graph(name: str, qonnx: onnx.ModelProto, target: Target, plan: ExportPlan) 
         graph = clean(qonnx, batch=plan.batch or target.batch, matmul=plan.target == "hls4ml")
         put_camera(graph, plan.camera)
         return graph
-    graph = to_qcdq(qonnx) if name == "qcdq" else to_integer(qonnx, zero_points=target.zero_points)
+    if name == "qcdq":
+        graph = to_qcdq(qonnx)
+    else:
+        graph = to_integer(qonnx, zero_points=target.zero_points, clip_values=target.clip_values)
     if name != "qcdq":  # which keeps the older opset of the trace, so that it runs anywhere
         graph.ir_version = target.ir_version
         for entry in graph.opset_import:

@@ -8,7 +8,9 @@ input step x weight step, the scale is multiplied into the weight's scale. Both 
                   fast kernels for int8 activations, and mixing both stops fusion
     weights       int8, symmetric, one scale per output channel, zero point 0
     biases        int32, scale = input scale x weight scale, zero point 0
-    below 8 bits  the same containers; a Clip on the codes of activations keeps the narrower grid
+    below 8 bits  the same containers; a Clip keeps the narrower grid of activations: behind QuantizeLinear,
+                  on codes, where onnxruntime's integer kernels end, or before it, on values, which OpenVINO's
+                  kernels include
     float inputs  of a layer leave its bias float; the layer runs in float with dequantized weights
     float output  of a layer (the head's): the gain stays behind it, one multiplication of exact sums
 """
@@ -48,9 +50,10 @@ class _Layer:
 class _Graph:
     """A graph and who makes and who reads each of its tensors."""
 
-    def __init__(self, model: onnx.ModelProto, *, zero_points: bool) -> None:
+    def __init__(self, model: onnx.ModelProto, *, zero_points: bool, clip_values: bool) -> None:
         self.model = model
         self.zero_points = zero_points
+        self.clip_values = clip_values
         self.values = initializers(model)
         self.made = {out: node for node in model.graph.node for out in node.output}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
@@ -89,13 +92,16 @@ class _Graph:
         return found
 
 
-def to_integer(qonnx_graph: onnx.ModelProto, *, zero_points: bool = True) -> onnx.ModelProto:
+def to_integer(
+    qonnx_graph: onnx.ModelProto, *, zero_points: bool = True, clip_values: bool = False
+) -> onnx.ModelProto:
     """A standard graph of integer layers that computes what the QONNX graph does.
 
     Args:
         qonnx_graph: Of the deploy form, from `trace`; left as it is.
         zero_points: Activations are uint8 with zero point 128 for the signed ones. Else they are int8
             without a zero point, and biases stay float, which is what TensorRT reads.
+        clip_values: Activations below 8 bits are clipped before they are quantized, and not as codes.
 
     Raises:
         ExportError: A layer is not as the deploy form has it, a bias does not fit int32, or unsigned
@@ -103,7 +109,7 @@ def to_integer(qonnx_graph: onnx.ModelProto, *, zero_points: bool = True) -> onn
     """
     model = onnx.ModelProto()
     model.CopyFrom(qonnx_graph)
-    graph = _Graph(model, zero_points=zero_points)
+    graph = _Graph(model, zero_points=zero_points, clip_values=clip_values)
     replaced: dict[str, list[onnx.NodeProto]] = {}
     for layer in graph.layers():
         replaced[layer.weight.node.name] = []
@@ -185,12 +191,22 @@ def _activation(graph: _Graph, q: Quantizer, replaced: dict[str, list[onnx.NodeP
         raise ExportError(f"{name}: unsigned activations of {q.bits} bits; int8 without zero point holds 7")
     zero = constant(graph.model, f"zero_{offset}", np.array(offset, dtype))
     scale = constant(graph.model, f"{name}.scale", q.scale.reshape(()).astype(np.float32))
-    codes = f"{name}.codes"
-    made = [helper.make_node("QuantizeLinear", [q.node.input[0], scale, zero], [codes], f"{name}_q")]
-    if (low, high) != (np.iinfo(dtype).min, np.iinfo(dtype).max):
-        bounds = [constant(graph.model, f"code_{v}", np.array(v, dtype)) for v in (low, high)]
-        made.append(helper.make_node("Clip", [codes, *bounds], [f"{name}.clipped"], f"{name}_clip"))
-        codes = f"{name}.clipped"
+    made: list[onnx.NodeProto] = []
+
+    def step(op_type: str, inputs: list[str], output: str) -> str:
+        made.append(helper.make_node(op_type, inputs, [output], f"{name}_{op_type}"))
+        return output
+
+    def clipped(x: str, low: np.ndarray, high: np.ndarray) -> str:
+        bounds = [constant(graph.model, f"{v.dtype}_{v}", v) for v in (low, high)]
+        return step("Clip", [x, *bounds], f"{name}.clipped")
+
+    x, narrow = q.node.input[0], (low, high) != (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    if narrow and graph.clip_values:
+        x = clipped(x, *(np.asarray(q.scale * v, np.float32).reshape(()) for v in (q.low, q.high)))
+    codes = step("QuantizeLinear", [x, scale, zero], f"{name}.codes")
+    if narrow and not graph.clip_values:
+        codes = clipped(codes, np.array(low, dtype), np.array(high, dtype))
     value = q.node.output[0]
     while _only_reader_on_codes(graph, value):
         (reader,) = graph.readers[value]
@@ -199,7 +215,7 @@ def _activation(graph: _Graph, q: Quantizer, replaced: dict[str, list[onnx.NodeP
         made.append(moved)
         replaced[reader.name] = []
         codes, value = moved.output[0], reader.output[0]
-    made.append(helper.make_node("DequantizeLinear", [codes, scale, zero], [value], f"{name}_dq"))
+    step("DequantizeLinear", [codes, scale, zero], value)
     replaced[name] = made
 
 

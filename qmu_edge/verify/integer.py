@@ -173,6 +173,16 @@ def _rectify(node: Node, inputs: list[Any]) -> Any:
     return np.maximum(_floats(x), 0)
 
 
+def _clip(node: Node, inputs: list[Any]) -> Any:
+    x, low, high = inputs
+    if isinstance(x, Sum):
+        return Sum(
+            lambda scale, zero: np.clip(x.on_grid(scale, zero), low / scale + zero, high / scale + zero),
+            np.clip(x.values, low, high),
+        )
+    return np.clip(x, low, high)
+
+
 def _add(node: Node, inputs: list[Any]) -> Any:
     a, b = inputs
 
@@ -224,7 +234,7 @@ def _transpose(node: Node, inputs: list[Any]) -> NDArray[Any]:
 _STEPS: Final[Mapping[str, Callable[[Node, list[Any]], Any]]] = {
     "QuantizeLinear": _quantize,
     "DequantizeLinear": _dequantize,
-    "Clip": lambda node, inputs: np.clip(*inputs),
+    "Clip": _clip,
     "Conv": _convolve,
     "Gemm": _multiply,
     "Relu": _rectify,

@@ -52,6 +52,10 @@ def test_targets(one: Case, target: str) -> None:
         if target in ("finn", "hls4ml"):
             assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
             assert ("Gemm" in operators) == (target == "finn")
+        if target == "openvino":
+            values = initializers(graph)
+            kinds = {values[n.input[1]].dtype.kind for n in graph.graph.node if n.op_type == "Clip"}
+            assert kinds == ({"i", "u"} & kinds if file.format == "qcdq" else {"f"})
         if target == "tensorrt":
             assert not any(v.dtype in (np.uint8, np.int32) for v in initializers(graph).values())
     with pytest.raises(ConfigError, match="does not take format"):
