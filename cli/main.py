@@ -22,8 +22,10 @@ app = typer.Typer(
 )  # fmt: skip
 request_app = typer.Typer(no_args_is_help=True, help="Deletion requests.", rich_markup_mode=None)
 receipt_app = typer.Typer(no_args_is_help=True, help="Erasure receipts.", rich_markup_mode=None)
+keys_app = typer.Typer(no_args_is_help=True, help="Keys that sign receipts.", rich_markup_mode=None)
 app.add_typer(request_app, name="request")
 app.add_typer(receipt_app, name="receipt")
+app.add_typer(keys_app, name="keys")
 
 INTERRUPTED = 130
 
@@ -204,13 +206,78 @@ def receipt_show(
 def receipt_verify(
     path: Annotated[Path | None, typer.Argument(help="The receipt; the current one when absent.")] = None,
     file: Annotated[list[Path] | None, typer.Option(help="A model file; repeatable.")] = None,
+    sha256: Annotated[
+        list[str] | None, typer.Option(help="Digest of a file on a device; repeatable.")
+    ] = None,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Public key that must have signed; repeatable.")
+    ] = None,
+    previous: Annotated[list[Path] | None, typer.Option(help="Receipts before it, newest first.")] = None,
     project: ProjectOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Hold a receipt against the files that it speaks of."""
+    """Hold a receipt against its signature and the files that it speaks of."""
     from qmu_edge import api
 
-    _show(api.receipt_verify(path, project, files=file or ()), json)
+    result = api.receipt_verify(
+        path, project, files=file or (), digests=sha256 or (), previous=previous or (), trusted_keys=key or ()
+    )
+    _show(result, json)
+
+
+@receipt_app.command("schema")
+def receipt_schema(json: JsonOption = False) -> None:
+    """Print the JSON Schema of a receipt's statement, the payload of its envelope."""
+    from qmu_edge import api
+
+    _show(api.receipt_schema(), True)
+
+
+@keys_app.command("list")
+def keys_list(project: ProjectOption = None, json: JsonOption = False) -> None:
+    """The project's public keys and their time."""
+    from qmu_edge import api
+
+    _show(api.keys_list(project), json)
+
+
+@keys_app.command("rotate")
+def keys_rotate(
+    reason: Annotated[str, typer.Option(help="rotated, lost or compromised.")] = "rotated",
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Put a new key in use; the private half of the one before is deleted."""
+    from qmu_edge import api
+
+    _show(api.keys_rotate(project, reason=reason), json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    name: Annotated[str, typer.Argument(help="Its name; see qmu-edge keys list.")],
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Declare a key that is out of use compromised."""
+    from qmu_edge import api
+
+    _show(api.keys_revoke(name, project), json)
+
+
+@keys_app.command("export")
+def keys_export(
+    name: Annotated[str | None, typer.Argument(help="Its name; the one in use when absent.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Required: private keys never leave.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write it there instead of stdout.")] = None,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Print a public key (PEM), for those who check receipts and bundles."""
+    from qmu_edge import api
+
+    result = api.keys_export(name, project, public=public, out=out)
+    _show(result, json, lambda r: str(out) if out else r["pem"].rstrip())
 
 
 @app.command()

@@ -125,7 +125,7 @@ def receipt(result: Mapping[str, Any]) -> str:
     """A receipt as text."""
     from qmu_edge.receipt import render
 
-    return f"sha256 {result['sha256']}\n{render(result['receipt'])}"
+    return f"sha256 {result['sha256']}\nsigned by key {result['key']}\n{render(result['receipt'])}"
 
 
 def demo(result: Mapping[str, Any]) -> str:

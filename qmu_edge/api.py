@@ -10,19 +10,23 @@ import json
 import platform
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from qmu_edge import __version__, receipt
-from qmu_edge.errors import ConfigError, LedgerError, QmuEdgeError
+from qmu_edge import __version__, keys, receipt
+from qmu_edge.envelope import key_name, read_public_key
+from qmu_edge.errors import ConfigError, LedgerError, QmuEdgeError, RequestError
+from qmu_edge.evidence import check_issued
 from qmu_edge.ledger import RequestRow
 from qmu_edge.progress import Progress
-from qmu_edge.project import Project, create, find, opened
+from qmu_edge.project import KEYS, Project, create, find, opened
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes
 from qmu_edge.request import load_request, new_request
 from qmu_edge.store import hold, write_atomic
+from qmu_edge.strict_json import read_bounded
 
 SOURCES = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist")
 
@@ -255,42 +259,104 @@ def receipt_show(path: Path | None = None, project: Path | None = None) -> dict[
     data = _receipt_bytes(path, project)
     return {
         "sha256": hashlib.sha256(data).hexdigest(),
+        "key": key_name(receipt.signer(data)),
         "receipt": receipt.loads(data, path or "receipt"),
     }
 
 
 def receipt_verify(
-    path: Path | None = None, project: Path | None = None, *, files: Sequence[Path] = ()
+    path: Path | None = None,
+    project: Path | None = None,
+    *,
+    files: Sequence[Path] = (),
+    digests: Sequence[str] = (),
+    previous: Sequence[Path] = (),
+    trusted_keys: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Check a receipt: its form, and the digests of the files at hand. Works offline and without torch.
+    """Check a receipt: signature, form, and the digests of the files at hand. Offline and without torch.
 
     Args:
         path: The receipt; the project's current one when None.
         project: Whose ledger must have issued the receipt, and whose store holds the one before it; with
             a path and no project the receipt is checked on its own.
         files: Model files; those that lie beside the receipt are found by name.
+        digests: SHA-256 of model files that are elsewhere, as a device reports them.
+        previous: The receipts before this one, newest first.
+        trusted_keys: Public keys, one of which must have signed it; the project's when empty.
     """
     data = _receipt_bytes(path, project)
     statement = receipt.loads(data, path or "receipt")
     names = [s["name"] for s in statement["subject"]]
     beside = (path or find(project or Path.cwd()) / "release" / "receipt.json").parent
     given = {f.name: f for f in [*(beside / n for n in names if (beside / n).is_file()), *files]}
-    digest, before = hashlib.sha256(data).hexdigest(), None
+    trusted = [read_public_key(key) for key in trusted_keys]
+    before = [_receipt_bytes(other, None) for other in previous]
+    issued: list[str] = []
     if path is None or project is not None:
         with _project(project, None) as found:
-            if not found.ledger.rows("SELECT 1 FROM receipts WHERE receipt_digest = ?", digest):
-                raise LedgerError(f"{path}: SHA-256 {digest} is no receipt that {found.root} has issued")
-            stated = statement["predicate"]["previous"]
-            before = found.store.get_bytes(stated) if stated else None
-    return {"sha256": digest, "checks": receipt.verify(data, files=given, previous=before)}
+            issued = check_issued(found.ledger, data)
+            trusted = trusted or [k.raw for k in keys.known(found.ledger)]
+            if not before and (stated := statement["predicate"]["previous"]):
+                before = [found.store.get_bytes(stated)]
+    reported = [digest.lower() for digest in digests]
+    checks = receipt.verify(data, files=given, digests=reported, previous=before, keys=trusted)
+    return {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "key": key_name(receipt.signer(data)),
+        "checks": [*checks, *issued],
+    }
+
+
+def receipt_schema() -> dict[str, Any]:
+    """The JSON Schema of a receipt's statement, the payload of its envelope."""
+    from qmu_edge.statement import json_schema
+
+    return json_schema()
+
+
+def keys_list(project: Path | None = None) -> dict[str, Any]:
+    """The project's public keys: since when, until when and why, and which receipts they may have signed."""
+    with _project(project, None) as found:
+        return {key.name: asdict(key) for key in keys.known(found.ledger)}
+
+
+def keys_rotate(project: Path | None = None, *, reason: str = "rotated") -> dict[str, Any]:
+    """Put a new key in use and delete the private half of the one before; `reason`: see `qmu_edge.keys`."""
+    with _project(project, None) as found, hold(found.folder):
+        return keys.renew(found.folder / KEYS, found.ledger, reason).public()
+
+
+def keys_revoke(name: str, project: Path | None = None) -> dict[str, Any]:
+    """Declare a key that is out of use compromised."""
+    with _project(project, None) as found, hold(found.folder):
+        return keys.revoke(found.ledger, name).public()
+
+
+def keys_export(
+    name: str | None = None, project: Path | None = None, *, public: bool = False, out: Path | None = None
+) -> dict[str, Any]:
+    """A public key as PEM, the one in use when `name` is None; written to `out` when given.
+
+    Raises:
+        ConfigError: Not `public`: a private key never leaves the project. Or `out` exists.
+    """
+    if not public:
+        raise ConfigError("a private key is never exported; say --public for the public one")
+    with _project(project, None) as found:
+        result = keys.named(found.ledger, name).public()
+    if out is not None:
+        if out.exists():
+            raise ConfigError(f"{out}: exists already")
+        write_atomic(out, result["pem"].encode())
+    return result
 
 
 def _receipt_bytes(path: Path | None, project: Path | None) -> bytes:
     if path is not None:
         try:
-            return path.read_bytes()
-        except OSError as error:
-            raise LedgerError(f"{path}: cannot be read: {error.strerror}") from None
+            return read_bounded(path)
+        except RequestError as error:
+            raise LedgerError(str(error)) from None
     with _project(project, None) as found:
         digest = found.ledger.current("receipt")
         if digest is None:
@@ -339,9 +405,10 @@ def doctor(project: Path | None = None) -> dict[str, Any]:
                 check()
             except QmuEdgeError as error:
                 problems.append(str(error))
-        mode = (p.folder / "keys").stat().st_mode & 0o077
+        problems += keys.check(p.folder / KEYS, p.ledger)
+        mode = (p.folder / KEYS).stat().st_mode & 0o077
         if mode:
-            problems.append(f"{p.folder / 'keys'}: readable by others; allowed is mode 0700")
+            problems.append(f"{p.folder / KEYS}: readable by others; allowed is mode 0700")
     return {**found, "project": str(root), "problems": problems}
 
 

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jaxtyping import UInt8
 
 from qmu_edge import __version__
+from qmu_edge.envelope import key_name
 from qmu_edge.errors import ConfigError
-from qmu_edge.keys import key_name
 from qmu_edge.store import write_atomic
 from qmu_edge.verify.bundle import GOLDEN, MANIFEST, PUBLIC_KEY, SIGNATURE, TYPE
 from qmu_edge.verify.runner import OrtRunner

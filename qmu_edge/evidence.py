@@ -1,22 +1,30 @@
 """What goes into the receipt of a served request, and the one step that makes everything current.
 
-The receipt is built from what the ledger and the stored report say, so building it again after a kill
-gives the same bytes. Before it is stored a linter looks for personal data in it.
+The receipt is built from what the ledger and the stored report say and signed with the key in use,
+so building it again after a kill gives the same bytes. Before that a linter looks for personal data in it.
 """
 
+import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from importlib import metadata
 from typing import Any, Final
 
-from qmu_edge import __version__, receipt
+from qmu_edge import __version__, keys, personal_data, receipt
+from qmu_edge.envelope import key_name
 from qmu_edge.errors import LedgerError
+from qmu_edge.ledger import Ledger, RequestRow
 from qmu_edge.project import Project
 from qmu_edge.request import DeletionRequest
 from qmu_edge.split import Split
 
 LIBRARIES: Final = ("torch", "brevitas", "onnx", "onnxruntime", "numpy", "scikit-learn")
+REFERENCE_SEED: Final = 1  # added to the method's seed where a reference is trained
+MEASURED: Final = (
+    "sha256", "bytes", "seconds", "fa", "ra", "ta", "va", "mia_auc", "mean_confidence",
+)  # fmt: skip
 STILL_HELD: Final = (
     ("latent checkpoints before this one", "kept in the store until purged"),
     ("state of unfinished training", "removed when training ends"),
@@ -42,6 +50,7 @@ def write_receipt(
     release: str,
     report: Mapping[str, Any],
     completed: str,
+    batch: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Store the receipt of a request and make its checkpoint, release and receipt current, all at once.
 
@@ -54,6 +63,7 @@ def write_receipt(
         release: Digest of the release object.
         report: As the verified step stored it.
         completed: When the exported file was verified, RFC 3339.
+        batch: requests that this run serves, and their forget samples together; None for this one alone.
 
     Returns:
         The receipt's digest.
@@ -68,27 +78,26 @@ def write_receipt(
     outcome = "retrained" if method["category"] == "exact" else "unlearned"
     statement = receipt.build(
         subjects=made["files"],
-        request={
-            "digest": row.digest, "form": row.form, "regulation": row.regulation,
-            "received": row.received, "due": row.due,
-        },
+        request=_request(row, completed),
+        batch=batch or {"requests": 1, "forget": len(split.forget)},
         completed=completed,
         issued=completed,
         outcome=outcome,
         method=method,
+        recipe=project.recipe.digest(),
         checkpoints={"before": before, "after": made["checkpoint"]},
         split={"digest": split.digest(), "counts": split.counts()},
         model={"architecture": project.recipe.model.architecture, "bits": _bits(project)},
         metrics=_metrics(report["unlearned"], made),
-        reference=report["reference"],
+        reference=_reference(report["reference"], method["seed"]),
         thresholds=report["thresholds"],
-        verdict={"passed": report["verdict"]["passed"], "reasons": []},
+        verdict=report["verdict"],
         derived_artefacts=[{"what": what, "state": state} for what, state in STILL_HELD],
         tool={"name": "qmu-edge", "version": __version__, "dependencies": _versions()},
         previous=_previous(project, row.digest),
     )  # fmt: skip
-    _require_impersonal(project, request, split, statement)
-    digest = project.store.put_bytes(receipt.dumps(statement))
+    _require_impersonal(project, request, statement)
+    digest = project.store.put_bytes(receipt.seal(statement, project.signing_key))
     project.ledger.commit_release(
         request.request_id, checkpoint=made["checkpoint"], release=release, receipt=digest
     )
@@ -113,12 +122,23 @@ def _bits(project: Project) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _metrics(found: Mapping[str, Any], release: Mapping[str, Any]) -> dict[str, Any]:
-    # For one forgotten image the histogram of its predictions would be the prediction itself.
-    evaluation = {k: v for k, v in found["evaluation"].items() if k != "forget_predictions"}
+def _request(row: RequestRow, completed: str) -> dict[str, Any]:
+    met = datetime.fromisoformat(completed) <= datetime.fromisoformat(row.due) if row.due else None
     return {
-        **found,
-        "evaluation": evaluation,
+        "digest": row.digest, "form": row.form, "regulation": row.regulation,
+        "received": row.received, "due": row.due, "deadline_met": met,
+    }  # fmt: skip
+
+
+def _reference(found: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    return {**found, "seed": seed + REFERENCE_SEED if found["kind"] == "retrained" else None}
+
+
+def _metrics(found: Mapping[str, Any], release: Mapping[str, Any]) -> dict[str, Any]:
+    # Not the histogram of predictions: for one forgotten image it would be the prediction itself.
+    return {
+        "evaluation": {name: found["evaluation"][name] for name in MEASURED},
+        "mia_efficacy": found["mia_efficacy"],
         "parity": release["parity"],
         "bytes": release["bytes"],
         "latent_weights": {name: _gate(gate) for name, gate in release["gate"].items()},
@@ -135,15 +155,50 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def _require_impersonal(
-    project: Project, request: DeletionRequest, split: Split, statement: dict[str, Any]
-) -> None:
-    index = project.index
-    named = [*split.forget, *split.also_erased]
-    forbidden = {
-        *request.subject_ids, *request.sample_ids, request.requested_by or "", request.approved_by_ref or "",
-        *(index.ids[i] for i in named), *(index.subjects[i] for i in named),
-    }  # fmt: skip
-    finds = receipt.personal_data(statement, forbidden=forbidden - {""})
+def check_issued(ledger: Ledger, data: bytes) -> list[str]:
+    """Hold a receipt against the ledger of the project that is said to have issued it.
+
+    The ledger's own list of receipts tells when it was issued, so it stays good when its key is later
+    declared compromised.
+
+    Returns:
+        One line for each thing that was checked.
+
+    Raises:
+        LedgerError: The project has not issued it, or its key was not in use then.
+    """
+    digest, public = hashlib.sha256(data).hexdigest(), receipt.signer(data).hex()
+    rows = ledger.rows("SELECT seq, issued FROM receipts WHERE receipt_digest = ?", digest)
+    if not rows:
+        raise LedgerError(f"receipt: SHA-256 {digest} is no receipt of {ledger.path}")
+    ((number, issued),) = rows
+    key = next((k for k in keys.known(ledger) if k.public_key == public), None)
+    name = key_name(bytes.fromhex(public))
+    if key is None or not key.covers(number):
+        raise LedgerError(
+            f"receipt {number} of {ledger.path}: signed by key {name}, which was not in use then"
+        )
+    lines = [f"ledger: receipt {number} of this project, issued {issued}"]
+    if key.until is None:
+        return [*lines, f"key {name}: in use since {key.since}"]
+    note = "; the signature alone would prove nothing, the ledger does" if key.reason == "compromised" else ""
+    return [*lines, f"key {name}: in use from {key.since} to {key.until}, then {key.reason}{note}"]
+
+
+def _require_impersonal(project: Project, request: DeletionRequest, statement: dict[str, Any]) -> None:
+    sentences = {*receipt.LIMITS, *(text for pair in STILL_HELD for text in pair)}
+    finds = personal_data.find(statement, forbidden=_identifying(project, request), sentences=sentences)
     if finds:
         raise LedgerError(f"the receipt would hold personal data: {'; '.join(finds[:3])}")
+
+
+def _identifying(project: Project, request: DeletionRequest) -> Iterator[str]:
+    """Everything that names a person, a sample or a deleted class, of this request or any other."""
+    index = project.index
+    yield from (*request.subject_ids, *request.sample_ids, request.request_id)
+    yield from (request.requested_by or "", request.approved_by_ref or "", str(project.root))
+    for name in request.class_ids:
+        yield from (str(name), index.class_names[name] if isinstance(name, int) else "")
+    yield from index.ids
+    yield from index.digests
+    yield from set(index.subjects)

@@ -86,6 +86,9 @@ class Ledger(ChainedFile):
         """CREATE TABLE receipts (seq INTEGER PRIMARY KEY,
             request_id TEXT REFERENCES requests (request_id),
             receipt_digest TEXT NOT NULL UNIQUE, previous_digest TEXT, issued TEXT NOT NULL)""",
+        """CREATE TABLE keys (seq INTEGER PRIMARY KEY, public_key TEXT NOT NULL UNIQUE,
+            since TEXT NOT NULL, first_receipt INTEGER NOT NULL,
+            until TEXT, last_receipt INTEGER, reason TEXT)""",
         """CREATE TABLE current (
             name TEXT PRIMARY KEY CHECK (name IN ('checkpoint', 'release', 'receipt')),
             digest TEXT NOT NULL CHECK (length(digest) = 64))""",
@@ -100,6 +103,7 @@ class Ledger(ChainedFile):
         "tombstones": """SELECT r.seq AS key, t.sample_id, t.digest, t.since
             FROM requests r JOIN tombstones t ON t.request_id = r.request_id""",
         "receipt": "SELECT seq AS key, * FROM receipts",
+        "key": "SELECT seq AS key, * FROM keys",
         "current": "SELECT name AS key, digest, NULL FROM current",
     }
 

@@ -19,7 +19,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from qmu_edge import checkpoint, receipt
 from qmu_edge.accounting import accounted
 from qmu_edge.errors import QmuEdgeError, RequestError, VerificationFailed
-from qmu_edge.evidence import write_receipt
+from qmu_edge.evidence import REFERENCE_SEED, write_receipt
 from qmu_edge.project import Project
 from qmu_edge.release import (
     evaluate_release,
@@ -54,8 +54,6 @@ from qmu_edge.verify.report import (
     judge,
     to_json,
 )
-
-REFERENCE_SEED: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
     qmu.toml            the recipe
     .qmu/ledger.db      samples, requests, steps, receipts, tombstones
     .qmu/objects/       checkpoints, model files, reports, receipts: name = SHA-256, written once
-    .qmu/keys/          the key of pseudonyms, mode 0600
+    .qmu/keys/          the key of pseudonyms and the one that signs, mode 0600
     .qmu/cache/         decoded images, checked against the sample index whenever they are opened
     .qmu/work/          state of unfinished training
     .qmu/releases/      folders of released files
@@ -21,10 +21,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from qmu_edge import keys
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.index import (
     SAMPLE_SPLITS,
@@ -39,9 +40,13 @@ from qmu_edge.progress import Progress
 from qmu_edge.recipe import Recipe, parse_recipe, to_toml
 from qmu_edge.store import ObjectStore, write_atomic
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 RECIPE: Final = "qmu.toml"
 STORE: Final = ".qmu"
-KEY: Final = "keys/pseudonym.key"
+KEYS: Final = "keys"
+KEY: Final = f"{KEYS}/pseudonym.key"
 IMAGES: Final = "cache/images.npy"
 TRAIN: Final = SAMPLE_SPLITS.index("train")
 
@@ -92,6 +97,15 @@ class Project:
         if len(key) != 32:
             raise IntegrityError(f"{path}: {len(key)} bytes, allowed are 32")
         return key
+
+    @property
+    def signing_key(self) -> "Ed25519PrivateKey":
+        """What signs receipts and bundles.
+
+        Raises:
+            IntegrityError: Its file is missing, or holds another key than the ledger says.
+        """
+        return keys.signing_key(self.folder / KEYS, self.ledger)
 
     @cached_property
     def images(self) -> np.ndarray:
@@ -189,8 +203,8 @@ def create(root: Path, recipe: Recipe, subjects: Path | None, progress: Progress
     staging = root / f"{STORE}.new-{os.getpid()}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for folder in ("objects", "keys", "cache", "work", "releases"):
-            (staging / folder).mkdir(parents=True, mode=0o700 if folder == "keys" else 0o755)
+        for folder in ("objects", KEYS, "cache", "work", "releases"):
+            (staging / folder).mkdir(parents=True, mode=0o700 if folder == KEYS else 0o755)
         key = secrets.token_bytes(32)
         write_atomic(staging / KEY, key, mode=0o600)
         given = read_subjects(subjects, source.ids) if subjects else source.subjects
@@ -198,6 +212,7 @@ def create(root: Path, recipe: Recipe, subjects: Path | None, progress: Progress
         write_atomic(staging / IMAGES, _npy(source.images), mode=0o600)
         with Ledger.create(staging / "ledger.db") as ledger:
             ledger.write_samples(index)
+            keys.renew(staging / KEYS, ledger)
         write_atomic(root / RECIPE, to_toml(recipe).encode())
         staging.rename(root / STORE)
     except OSError as error:

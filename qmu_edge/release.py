@@ -20,7 +20,6 @@ from qmu_edge.bundle import write_bundle
 from qmu_edge.data import Augment, ForgetRetain, Samples, on_device
 from qmu_edge.errors import ConfigError
 from qmu_edge.export import FILES, ExportPlan, export
-from qmu_edge.keys import signing_key
 from qmu_edge.models.layers import Classifier
 from qmu_edge.project import Project
 from qmu_edge.split import Split
@@ -240,7 +239,7 @@ def bundle_files(
     policy = project.recipe.policy
     limits = {n: getattr(policy, n) for n in ("max_fa_gap", "max_ta_drop", "max_ra_drop", "max_mia_auc_gap")}
     manifest = write_bundle(
-        out, files, model=model, key=signing_key(project.folder), min_agreement=policy.min_agreement,
+        out, files, model=model, key=project.signing_key, min_agreement=policy.min_agreement,
         thresholds={name: None if v == "off" else v for name, v in limits.items()},
     )  # fmt: skip
     return [out / name for name in manifest["files"]]

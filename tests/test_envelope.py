@@ -104,9 +104,7 @@ def test_a_signature_over_the_payload_alone_is_none() -> None:
         opened(_with(signatures=[{**SIGNATURE, "sig": bare}]))
 
 
-@pytest.mark.parametrize(
-    "content", [PUBLIC, PUBLIC.hex().encode() + b"\n", envelope.to_pem(PUBLIC).encode()]
-)
+@pytest.mark.parametrize("content", [PUBLIC, PUBLIC.hex().encode() + b"\n", envelope.to_pem(PUBLIC).encode()])
 def test_a_public_key_is_read_in_three_forms(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "key").write_bytes(content)
     assert envelope.read_public_key(tmp_path / "key") == PUBLIC

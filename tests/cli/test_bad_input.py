@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from qmu_edge.ledger import Ledger
 from qmu_edge.progress import Progress
 from qmu_edge.project import Project, opened
+from qmu_edge.receipt import loads
 from qmu_edge.release import make_release
 from qmu_edge.store import ObjectStore
 from qmu_edge.unlearn import apply
@@ -628,7 +629,7 @@ def _original(project: Project) -> Path:
     """The exported file of the checkpoint before the request."""
     current = project.ledger.current("receipt")
     assert current is not None
-    receipt = json.loads(project.store.get_bytes(current))
+    receipt = loads(project.store.get_bytes(current), current)
     before = receipt["predicate"]["checkpoints"]["before"]
     _, release = make_release(project, before, ("integer",))
     return project.store.open_verified(release["files"]["model.onnx"])

@@ -16,7 +16,9 @@ FOREIGN = (*HEAVY, "pydantic", "typer", "safetensors", "jaxtyping", "filelock", 
 COMMANDS: dict[str, Any] = {
     "init": cli.init, "train": cli.train, "request new": cli.request_new, "unlearn": cli.unlearn,
     "export": cli.export, "verify": cli.verify, "status": cli.status, "receipt show": cli.receipt_show,
-    "receipt verify": cli.receipt_verify, "methods": cli.methods, "recipes": cli.recipes,
+    "receipt verify": cli.receipt_verify, "receipt schema": cli.receipt_schema, "keys list": cli.keys_list,
+    "keys rotate": cli.keys_rotate, "keys revoke": cli.keys_revoke, "keys export": cli.keys_export,
+    "methods": cli.methods, "recipes": cli.recipes,
     "doctor": cli.doctor, "demo": cli.demo,
 }  # fmt: skip
 
@@ -43,7 +45,7 @@ print("ok")
 
 
 def test_every_help_page_answers_without_torch_or_numpy() -> None:
-    done = without((*HEAVY, "numpy", "onnxruntime"), HELPS, "request", "receipt", *COMMANDS)
+    done = without((*HEAVY, "numpy", "onnxruntime"), HELPS, "request", "receipt", "keys", *COMMANDS)
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
 
 
@@ -63,13 +65,16 @@ def test_the_list_of_commands_here_is_whole() -> None:
         ["status", "--json"],
         ["receipt", "verify"],
         ["receipt", "show"],
+        ["receipt", "schema"],
+        ["keys", "list"],
+        ["keys", "export", "--public"],
         ["request", "new", "--subject", "ana"],
         ["recipes"],
     ],
     ids=" ".join,
 )
 def test_questions_about_requests_and_receipts_need_no_torch(made: Any, words: list[str]) -> None:
-    more = ["--project", made.served] if words[0] in ("status", "receipt") else []
+    more = ["--project", made.served] if {"status", "show", "verify", "keys"} & {*words} else []
     done = without(HEAVY, CLI, *words, *more)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() and done.stderr == ""
@@ -124,7 +129,7 @@ def test_every_command_is_a_function_of_the_same_name() -> None:
 NOT_ARGUMENTS = {"json", "quiet"}  # of the command line only: how the result is printed
 RENAMED = {
     "class_": "class_ids", "sample": "sample_ids", "subject": "subject_ids", "format": "formats",
-    "file": "files", "input": "dtype",
+    "file": "files", "input": "dtype", "sha256": "digests", "key": "trusted_keys",
 }  # fmt: skip
 
 

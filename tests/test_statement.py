@@ -1,0 +1,88 @@
+"""The published schema and the checker say the same of every document."""
+
+import copy
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+import qmu_edge.statement
+from qmu_edge import receipt
+from qmu_edge.statement import PREDICATE_TYPE, faults, json_schema
+
+SCHEMA_FILE = Path(qmu_edge.statement.__file__).parent / "schemas" / "erasure-receipt.v1.json"
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("receipt.*.json"))
+SCHEMA = jsonschema.Draft202012Validator(json_schema())
+
+
+def test_published_schema_is_current_and_versioned() -> None:
+    assert json.loads(SCHEMA_FILE.read_text()) == json_schema()
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+    assert json_schema()["$id"] == PREDICATE_TYPE == "urn:qmu-edge:erasure-receipt:v1"
+    assert SCHEMA_FILE.name == "erasure-receipt.v1.json"
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.stem)
+def test_both_accept_a_receipt(path: Path) -> None:
+    statement = receipt.loads(path.read_bytes(), path)
+    assert faults(statement) == [] and SCHEMA.is_valid(statement)
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _places(item, (*path, key))
+
+
+ODD: list[Any] = [
+    None, True, 0, -1, 1, 0.5, -0.5, 2, 2**53, 1e300, "", "word", "two words", "A sentence, like this.",
+    "0" * 64, "0" * 65, "2026-11-02T15:04:11Z", "2026-11-02 15:04:11Z", "2026-11-32T15:04:11Z", "/srv",
+    "m\u00fc", "exact", [], [1], [None] * 17, ["word"] * 65, {}, {"word": 1}, {"a b": 1},
+    {"a": {"b": 1}}, {"a": {"b": {"c": 1}}},
+    {f"k{i}": 1 for i in range(65)},
+]  # fmt: skip
+
+
+def _agreed(statement: Any, path: tuple[Any, ...], value: Any) -> bool:
+    """Put `value` at a place (... takes it out) and see that both say the same; whether they accept it."""
+    document = copy.deepcopy(statement)
+    part = document
+    for key in path[:-1]:
+        part = part[key]
+    if value is ...:
+        del part[path[-1]]
+    elif path:
+        part[path[-1]] = value
+    else:
+        document = value
+    good = not faults(document)
+    assert good == SCHEMA.is_valid(document), (path, value, faults(document))
+    return good
+
+
+def test_both_say_the_same_of_documents_with_one_thing_changed() -> None:
+    statement = receipt.loads(GOLDEN[0].read_bytes(), "golden")
+    places = [p for p in _places(statement) if p]
+    accepted = [_agreed(statement, path, ...) for path in places]
+    chosen = random.Random(0).sample([(p, v) for p in places for v in ODD], 400)
+    accepted += [_agreed(statement, path, value) for path, value in chosen]
+    assert 50 < sum(accepted) < len(accepted) - 300
+
+
+@pytest.mark.slow
+def test_both_say_the_same_at_every_place_with_every_odd_value() -> None:
+    statement = receipt.loads(GOLDEN[0].read_bytes(), "golden")
+    for path in _places(statement):
+        for value in ODD:
+            _agreed(statement, path, value)
+        parent: Any = statement
+        for key in path:
+            parent = parent[key]
+        if isinstance(parent, dict):
+            for name in ("more", "a b", "subject"):
+                _agreed({**statement}, path, {**parent, name: parent.get(name, 1)})
