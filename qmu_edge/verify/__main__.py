@@ -95,7 +95,7 @@ def run_bundle(options: argparse.Namespace) -> dict[str, Any]:
         options: As parsed by the command; the bundle's thresholds take the place of the defaults.
 
     Returns:
-        As `run`, and `bundle`: files, signature, latency in milliseconds, memory in megabytes.
+        As `run`, and `bundle`: files, signature, receipt, latency in milliseconds, memory in megabytes.
 
     Raises:
         QmuEdgeError: Any deliberate error.
@@ -114,6 +114,7 @@ def run_bundle(options: argparse.Namespace) -> dict[str, Any]:
             "path": str(options.model),
             "files": found.files,
             "signature": found.signature,
+            "receipt": found.receipt,
             "latency_ms": {f"batch {n}": bundle.latency(runner, images, batch=n) for n in (1, 64)},
             "peak_mb": bundle.peak_megabytes(),
         }
@@ -125,6 +126,7 @@ def junit(result: dict[str, Any], error: str = "") -> str:
     cases = [("verify", error)] if error else [("model file policy", ""), ("latent weights", "")]
     if result.get("bundle"):
         cases += [("digests", ""), ("signature", "")]
+        cases += [("receipt", "")] if result["bundle"]["receipt"] else []
     if result.get("parity"):
         cases.append(("parity", ""))
     for check in (result.get("verdict") or {}).get("checks", ()):
@@ -243,6 +245,7 @@ def _table(result: dict[str, Any]) -> str:
     if about := result.get("bundle"):
         lines.append(f"bundle          {about['files']} files as the manifest says")
         lines.append(f"signature       {about['signature']}")
+        lines.append(f"receipt         {about['receipt'] or 'none'}")
         for batch, ms in about["latency_ms"].items():
             lines.append(f"{batch:15} " + ", ".join(f"{p} {t:.2f} ms" for p, t in ms.items()))
         if about["peak_mb"] is not None:

@@ -2,8 +2,9 @@
 
 A bundle is hostile until its digests are checked, and its manifest until the signature is: names without
 folders, regular files only, nothing that the manifest does not list, sizes bounded, an archive read member by
-member and never extracted by name. The signature needs the `cryptography` package; where that is missing the
-result says so. A key that came in the bundle shows that nothing changed since it was signed, not who signed.
+member and never extracted by name. A receipt must be signed and speak of the model. Signatures need the
+`cryptography` package; where that is missing the result says so. A key that came in the bundle shows that
+nothing changed since it was signed, not who signed.
 """
 
 import hashlib
@@ -23,7 +24,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qmu_edge.errors import ConfigError, IntegrityError, RequestError
+from qmu_edge import envelope
+from qmu_edge.errors import ConfigError, IntegrityError, LedgerError, RequestError
 from qmu_edge.strict_json import parse_object
 from qmu_edge.verify.runner import OrtRunner
 
@@ -31,12 +33,14 @@ TYPE: Final = "urn:qmu-edge:bundle:v1"
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
 PUBLIC_KEY: Final = "signing.pub"
+RECEIPT: Final = "receipt.json"
 GOLDEN: Final = ("golden_images.npy", "golden_logits.npy")
 MAX_FILES: Final = 64
 MAX_BYTES: Final = 2**31 - 1
 MAX_MANIFEST: Final = 2**20
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+NOT_CHECKED: Final = 'not checked, for want of: pip install "qmu-edge[signature]"'
 _FIELDS: Final = {"type", "tool", "model", "files", "min_agreement", "thresholds", "key"}
 
 
@@ -51,6 +55,7 @@ class Bundle:
         thresholds: Fractions; None where there is no limit.
         files: How many files were checked.
         signature: What is known about it, for people.
+        receipt: What is known about the receipt, for people; None when there is none.
     """
 
     folder: Path
@@ -59,6 +64,7 @@ class Bundle:
     thresholds: Mapping[str, float | None]
     files: int
     signature: str
+    receipt: str | None
 
 
 @contextmanager
@@ -67,11 +73,12 @@ def opened(path: Path, key: Path | None = None) -> Iterator[Bundle]:
 
     Args:
         path: Of the bundle.
-        key: A public key that is trusted; without it the bundle's own is used.
+        key: A public key that is trusted (see `read_public_key`); without it the bundle's own is used.
 
     Raises:
         ConfigError: Nothing is there.
         IntegrityError: It is not what its manifest says, or is not signed by the key.
+        LedgerError: Its receipt does not hold, or is not about its model.
     """
     if not path.exists():
         raise ConfigError(f"{path}: no such bundle")
@@ -143,13 +150,15 @@ def _check(folder: Path, path: Path, key: Path | None) -> Bundle:
         raise IntegrityError(f"{path}: {name}: {word}")
     for name, entry in manifest["files"].items():
         _check_file(folder / name, entry, f"{path}: {name}")
+    signature = _signature(folder, data, path, key)
     return Bundle(
         folder=folder,
         model=folder / manifest["model"],
         min_agreement=manifest["min_agreement"],
         thresholds=manifest["thresholds"],
         files=len(manifest["files"]),
-        signature=_signature(folder, data, path, key),
+        signature=signature,
+        receipt=_receipt(folder, manifest, path) if RECEIPT in manifest["files"] else None,
     )
 
 
@@ -202,15 +211,38 @@ def _signature(folder: Path, data: bytes, path: Path, key: Path | None) -> str:
     except ModuleNotFoundError:
         if key is not None:
             raise ConfigError('--key needs: pip install "qmu-edge[signature]"') from None
-        return 'not checked, for want of: pip install "qmu-edge[signature]"'
+        return NOT_CHECKED
+    if key is not None:
+        public = envelope.read_public_key(key)
     try:
-        public = bytes.fromhex((key or folder / PUBLIC_KEY).read_text("ascii"))
+        if key is None:
+            public = bytes.fromhex((folder / PUBLIC_KEY).read_text("ascii"))
         signature = bytes.fromhex((folder / SIGNATURE).read_text("ascii"))
         Ed25519PublicKey.from_public_bytes(public).verify(signature, data)
     except (OSError, ValueError, InvalidSignature):
         raise IntegrityError(f"{path}: {MANIFEST} is not signed by {key or PUBLIC_KEY}") from None
-    name = hashlib.sha256(public).hexdigest()[:16]
-    return f"valid, key {name}" + ("" if key else " (which came with the bundle)")
+    return f"valid, key {envelope.key_name(public)}" + ("" if key else " (which came with the bundle)")
+
+
+def _receipt(folder: Path, manifest: Mapping[str, Any], path: Path) -> str:
+    """What is known about the receipt; one that does not hold or is about another model is an error."""
+    what = f"{path}: {RECEIPT}"
+    sealed = envelope.read((folder / RECEIPT).read_bytes(), what)
+    model = manifest["files"][manifest["model"]]["sha256"]
+    try:
+        subjects = parse_object(sealed.payload)["subject"]
+        named = {subject["digest"]["sha256"] for subject in subjects}
+    except (RequestError, KeyError, TypeError):
+        raise LedgerError(f"{what}: not a receipt") from None
+    if model not in named:
+        raise LedgerError(f"{what}: is not about {manifest['model']}, SHA-256 {model}")
+    name = envelope.key_name(sealed.public_key)
+    try:
+        envelope.check(sealed, what)
+    except ModuleNotFoundError:
+        return f"about {manifest['model']}; signature {NOT_CHECKED}"
+    same = "the bundle's" if name == manifest["key"] else "another than the bundle's, which vouches for it"
+    return f"about {manifest['model']}; signature valid, key {name} ({same})"
 
 
 def _unpack(path: Path, folder: Path) -> None:

@@ -19,7 +19,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmu_edge.bundle import golden_images, write_bundle
-from qmu_edge.errors import ConfigError, QmuEdgeError
+from qmu_edge.envelope import key_name, seal, to_pem
+from qmu_edge.errors import ConfigError, LedgerError, QmuEdgeError
 from qmu_edge.verify.__main__ import main
 from qmu_edge.verify.bundle import MANIFEST, SIGNATURE, opened
 
@@ -42,8 +43,15 @@ def bundle(model_path: Path, tmp_path: Path) -> Path:
     return out
 
 
-def _write(out: Path, model: Path) -> dict[str, Any]:
-    files = {"model.onnx": model.read_bytes(), "receipt.json": b"{}"}
+def receipt_about(model: bytes, key: Ed25519PrivateKey = KEY) -> bytes:
+    """As much of a receipt as a device reads."""
+    subject = {"name": "model.onnx", "digest": {"sha256": hashlib.sha256(model).hexdigest()}}
+    return seal(json.dumps({"subject": [subject]}).encode(), key)
+
+
+def _write(out: Path, model: Path, receipt: bytes | None = None) -> dict[str, Any]:
+    data = model.read_bytes()
+    files = {"model.onnx": data, "receipt.json": receipt_about(data) if receipt is None else receipt}
     return write_bundle(out, files, model="model.onnx", thresholds=LIMITS, min_agreement=0.999, key=KEY)
 
 
@@ -59,11 +67,12 @@ def test_folder_and_archive_pass_and_say_what_they_found(
         assert about["signature"].startswith("valid, key ") and "came with the bundle" in about["signature"]
         assert {"p50", "p95", "p99"} == set(about["latency_ms"]["batch 1"])
         suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
-        assert [c.get("name") for c in suite][:4] == [
+        assert [c.get("name") for c in suite][:5] == [
             "model file policy",
             "latent weights",
             "digests",
             "signature",
+            "receipt",
         ]
         assert suite.get("failures") == "0"
     assert main([str(bundle)]) == 0
@@ -86,14 +95,64 @@ def test_golden_images_are_synthetic_and_always_the_same() -> None:
 def test_a_trusted_key_tells_who_signed(bundle: Path, tmp_path: Path) -> None:
     public = tmp_path / "key.pub"
     public.write_text(KEY.public_key().public_bytes_raw().hex())
-    with opened(bundle, public) as found:
-        assert found.signature.startswith("valid, key ") and "came with" not in found.signature
+    for text in (public.read_text(), to_pem(KEY.public_key().public_bytes_raw())):
+        public.write_text(text)
+        with opened(bundle, public) as found:
+            assert found.signature.startswith("valid, key ") and "came with" not in found.signature
     other = Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key().public_bytes_raw().hex()
+    public.write_text("no key")
+    assert main([str(bundle), "--key", str(public)]) == ConfigError.exit_code
     public.write_text(other)
     assert main([str(bundle), "--key", str(public)]) == 4
     (bundle / SIGNATURE).unlink()
     assert main([str(bundle), "--key", str(public)]) == 4
     assert main([str(bundle)]) == 0
+
+
+def test_the_receipt_says_who_signed_it(bundle: Path, model_path: Path, tmp_path: Path) -> None:
+    mine = key_name(KEY.public_key().public_bytes_raw())
+    with opened(bundle) as found:
+        assert found.receipt == f"about model.onnx; signature valid, key {mine} (the bundle's)"
+    older = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    _write(tmp_path / "rotated", model_path, receipt_about(model_path.read_bytes(), older))
+    with opened(tmp_path / "rotated") as found:
+        assert found.receipt and "another than the bundle's, which vouches for it" in found.receipt
+
+
+def _of_another_key(receipt: bytes) -> bytes:
+    other = Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key()
+    mine, stranger = (k.public_bytes_raw().hex().encode() for k in (KEY.public_key(), other))
+    return receipt.replace(mine, stranger)
+
+
+BAD_RECEIPTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "no envelope": (lambda model: b"{}", "not a signed envelope"),
+    "another model": (lambda model: receipt_about(b"another"), "is not about model.onnx"),
+    "no subject": (lambda model: seal(b"{}", KEY), "not a receipt"),
+    "subject is text": (lambda model: seal(b'{"subject":["x"]}', KEY), "not a receipt"),
+    "payload is no JSON": (lambda model: seal(b"not JSON", KEY), "not a receipt"),
+    "another key": (lambda model: _of_another_key(receipt_about(model)), "signature does not hold for key"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RECEIPTS)
+def test_a_receipt_that_does_not_hold_is_refused_on_the_device(
+    model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    receipt, said = BAD_RECEIPTS[name]
+    _write(tmp_path / "bundle", model_path, receipt(model_path.read_bytes()))
+    assert main([str(tmp_path / "bundle")]) == LedgerError.exit_code
+    assert re.search(f"receipt.json: .*{said}", capsys.readouterr().err)
+
+
+def test_a_bundle_without_a_receipt_says_so(
+    model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"model.onnx": model_path.read_bytes()}
+    out = tmp_path / "bundle"
+    write_bundle(out, files, model="model.onnx", thresholds=LIMITS, min_agreement=0.999, key=KEY)
+    assert main([str(out)]) == 0
+    assert re.search(r"receipt +none", capsys.readouterr().out)
 
 
 def _flip(path: Path) -> None:
@@ -147,7 +206,7 @@ def test_a_damaged_bundle_is_refused(
 ) -> None:
     damage, message = DAMAGE[name]
     damage(bundle)
-    expected = 6 if name == "swapped models" else 4
+    expected = 8 if name == "swapped models" else 4
     assert main([str(bundle), "--junit", str(tmp_path / "junit.xml")]) == expected
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -209,7 +268,7 @@ def test_without_cryptography_the_signature_is_not_checked(bundle: Path) -> None
     )
     done = subprocess.run([sys.executable, "-c", code, bundle], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "not checked, for want of" in done.stdout
+    assert done.stdout.count("not checked, for want of") == 2  # the bundle's and the receipt's
 
 
 def test_a_full_disk_leaves_no_half_bundle(
