@@ -180,6 +180,16 @@ def test_the_same_json_in_another_form_is_refused_although_signed() -> None:
             receipt.loads(envelope.seal(other, KEY), "r")
 
 
+def test_a_receipt_under_another_name_is_refused() -> None:
+    renamed = made().replace(PUBLIC.hex().encode(), STRANGER.hex().encode())
+    for read in (
+        lambda: receipt.loads(renamed, "r"),
+        lambda: receipt.verify(renamed, files={}, keys=[STRANGER]),
+    ):
+        with pytest.raises(LedgerError, match="the signature does not hold"):
+            read()
+
+
 def test_a_bare_statement_is_not_a_receipt() -> None:
     with pytest.raises(LedgerError, match="not a signed envelope"):
         receipt.loads(envelope.read(made(), "r").payload, "r")
@@ -236,6 +246,7 @@ def test_verify_names_everything_that_does_not_hold(files: dict[str, Path]) -> N
         {"passed": True, "checks": [{**CHECK, "value": 0.06}]},
         {"passed": True, "checks": [{**CHECK, "value": None}]},
         {"passed": False, "checks": [CHECK]},
+        {"passed": True, "checks": [{**CHECK, "passed": False}]},
         {"passed": True, "checks": [CHECK, {**CHECK, "value": 0.06, "passed": False}]},
     ],
 )
