@@ -44,11 +44,13 @@ Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Integer = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+# The rest of what a pattern of names means to pydantic, said in the schema too.
+_OPEN: Final = Field(max_length=MAX_ITEMS, json_schema_extra={"additionalProperties": False})
 Scalar = bool | Integer | Number | Word | None
 Plain = Annotated[Scalar | Annotated[list[Scalar], Field(max_length=MAX_LIST)], WrapValidator(_plain)]
-Values = Annotated[dict[Word, Plain], Field(max_length=MAX_ITEMS)]
-Groups = Annotated[dict[Word, Annotated[Plain | Values, WrapValidator(_plain)]], Field(max_length=MAX_ITEMS)]
-Counts = Annotated[dict[Word, Count], Field(max_length=MAX_ITEMS)]
+Values = Annotated[dict[Word, Plain], _OPEN]
+Groups = Annotated[dict[Word, Annotated[Plain | Values, WrapValidator(_plain)]], _OPEN]
+Counts = Annotated[dict[Word, Count], _OPEN]
 
 
 class _Form(BaseModel):
@@ -200,7 +202,7 @@ class Tool(_Form):
 
     name: Word
     version: Word
-    dependencies: Annotated[dict[Word, Word], Field(max_length=MAX_ITEMS)]
+    dependencies: Annotated[dict[Word, Word], _OPEN]
 
 
 class Predicate(_Form):

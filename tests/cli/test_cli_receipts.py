@@ -177,3 +177,17 @@ def test_nothing_is_signed_that_the_linter_objects_to(
     ended = run("unlearn", "--request", made.request, "--project", trained, "--quiet")
     assert ended.code == 8 and "$.predicate.tool.dependencies.torch: a forbidden text" in ended.err
     assert not (trained / "release").exists() and somebody not in ended.err
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def test_a_chain_of_receipts_is_checked_from_its_newest_link(run: Any) -> None:
+    sparse, second, first = (GOLDEN / f"receipt.v1-{name}.json" for name in ("sparse", "second", "first"))
+    words = ("receipt", "verify", sparse, "--key", GOLDEN / "receipt.v1-sparse.pem")
+    found = run(*words, "--previous", second, "--previous", first, "--json")
+    assert (
+        found.code == 0 and sum(c.startswith("previous receipt: SHA-256") for c in found.json["checks"]) == 2
+    )
+    wrong = run(*words, "--previous", first)
+    assert wrong.code == 8 and "previous receipt: SHA-256 is" in wrong.err
