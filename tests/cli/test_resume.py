@@ -1,6 +1,5 @@
 """A kill at any instant of a request leaves the old state or the new one, and the same command finishes."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 
 from qmu_edge import pipeline
 from qmu_edge.ledger import Ledger
+from qmu_edge.receipt import loads
 
 STEPS = ("resolved", "tombstoned", "unlearned", "requantized", "exported", "verified", "receipted")
 
@@ -98,7 +98,7 @@ def finished(project: Path, run: Any, made: Any) -> None:
         assert (
             len(ledger.tombstones()) == result.json["counts"]["forget"] + result.json["counts"]["also_erased"]
         )
-    statement = json.loads((project / "release/receipt.json").read_bytes())
+    statement = loads((project / "release/receipt.json").read_bytes(), project)
     assert statement["predicate"]["previous"] is None
     assert run("receipt", "verify", "--project", project).code == 0
     doctor = run("doctor", "--project", project, "--json")
@@ -158,7 +158,7 @@ def test_another_request_may_come_before_a_killed_one_is_finished(
     follower = run("unlearn", "--request", second, "--project", trained, "--json", "--quiet").json
     first = run("unlearn", "--request", made.request, "--project", trained, "--json", "--quiet").json
     assert receipts(trained) == [first["receipt_sha256"], follower["receipt_sha256"]]
-    released = json.loads((trained / "release/receipt.json").read_bytes())
+    released = loads((trained / "release/receipt.json").read_bytes(), trained)
     assert released["predicate"]["previous"] == first["receipt_sha256"]
     assert released["predicate"]["checkpoints"]["before"] == first["checkpoint"]
 
