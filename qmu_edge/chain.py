@@ -37,6 +37,13 @@ _EVENTS: Final = (
     """CREATE TRIGGER events_remain BEFORE DELETE ON events
         BEGIN SELECT RAISE(ABORT, 'an event is never deleted'); END""",
 )
+_PRAGMAS: Final = (
+    "synchronous = FULL",  # a transaction that was reported as done survives a power cut
+    "foreign_keys = ON",
+    "trusted_schema = OFF",  # a crafted file must not call functions through its triggers
+    "secure_delete = ON",  # what was deleted does not stay in free pages
+    "cell_size_check = ON",
+)
 _ENVIRONMENT: Final = {  # SQLite's codes that say nothing against the file's content
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_READONLY,
@@ -75,8 +82,7 @@ class ChainedFile:
             # mode=rw: opening never makes a file. isolation_level: transactions are ours.
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
         with self._closed_on_error():
-            # trusted_schema: a crafted file must not call functions through its triggers.
-            for pragma in ("synchronous = FULL", "foreign_keys = ON", "trusted_schema = OFF"):
+            for pragma in _PRAGMAS:
                 self.rows(f"PRAGMA {pragma}")
 
     @classmethod
