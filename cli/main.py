@@ -198,7 +198,7 @@ def purge(
     from qmu_edge import api
     from qmu_edge.cli import render
 
-    _show(api.purge(project, at_once=now, dry_run=dry_run), json, None if dry_run else render.purged)
+    _show(api.purge(project, now=now, dry_run=dry_run), json, None if dry_run else render.purged)
 
 
 @receipt_app.command("show")

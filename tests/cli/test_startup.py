@@ -17,7 +17,7 @@ COMMANDS: dict[str, Any] = {
     "init": cli.init, "train": cli.train, "request new": cli.request_new, "unlearn": cli.unlearn,
     "export": cli.export, "verify": cli.verify, "status": cli.status, "receipt show": cli.receipt_show,
     "receipt verify": cli.receipt_verify, "methods": cli.methods, "recipes": cli.recipes,
-    "doctor": cli.doctor, "demo": cli.demo,
+    "doctor": cli.doctor, "purge": cli.purge, "demo": cli.demo,
 }  # fmt: skip
 
 
@@ -61,6 +61,7 @@ def test_the_list_of_commands_here_is_whole() -> None:
     "words",
     [
         ["status", "--json"],
+        ["purge", "--dry-run"],
         ["receipt", "verify"],
         ["receipt", "show"],
         ["request", "new", "--subject", "ana"],
@@ -69,7 +70,7 @@ def test_the_list_of_commands_here_is_whole() -> None:
     ids=" ".join,
 )
 def test_questions_about_requests_and_receipts_need_no_torch(made: Any, words: list[str]) -> None:
-    more = ["--project", made.served] if words[0] in ("status", "receipt") else []
+    more = ["--project", made.served] if words[0] in ("status", "receipt", "purge") else []
     done = without(HEAVY, CLI, *words, *more)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() and done.stderr == ""
