@@ -98,10 +98,22 @@ class History:
         issued = ledger.rows("SELECT request_id, receipt_digest FROM receipts WHERE request_id IS NOT NULL")
         switched = dict(self.pointers.get("receipt", []))
         self._served = {request_id: switched[digest] for request_id, digest in issued}
+        self._meet_in_runs(project)
         self.requests = ledger.requests()
         self.removals = ledger.removals()
         open_ones = [r for r in self.requests if not self.closed(r)]
         self.oldest_open = min((self._first[r.seq] for r in open_ones), default="~")
+
+    def _meet_in_runs(self, project: Project) -> None:
+        """Requests that were served together were served at one moment, the last of them."""
+        together: dict[str, list[str]] = defaultdict(list)
+        for run, request_id in project.ledger.rows(
+            "SELECT run, request_id FROM steps WHERE step = 'receipted'"
+        ):
+            if request_id in self._served:
+                together[run].append(request_id)
+        for ids in together.values():
+            self._served.update(dict.fromkeys(ids, max(self._served[i] for i in ids)))
 
     def served(self, request: RequestRow) -> str:
         """When the request's receipt was issued; "" while it has none."""
@@ -224,16 +236,18 @@ def _receipts(project: Project, history: History) -> Iterator[tuple[str, _Use]]:
 
 def _of_requests(project: Project, history: History) -> Iterator[tuple[str, _Use]]:
     """What the steps of each request name; the report that the current receipt rests on is current too."""
-    current = project.ledger.current("receipt")
+    released = {run for (run,) in project.ledger.rows(_RELEASED)}
     for request in history.requests:
         closed = history.closed(request)
         kept = "" if closed else f"request {request.seq} is open"
-        steps = [s for s in project.ledger.steps(request.request_id) if s.status == "done"]
-        released = [s.run for s in steps if current is not None and s.detail.get("receipt") == current]
-        for step in steps:
+        for step in project.ledger.steps(request.request_id):
             for name, digest in _digests(step.detail):
                 rests = name == "report" and step.run in released
                 yield digest, _Use(name, closed, _CURRENT if rests else kept)
+
+
+_RELEASED: Final = """SELECT s.run FROM current c JOIN receipts r ON r.receipt_digest = c.digest
+    JOIN steps s ON s.request_id = r.request_id WHERE c.name = 'receipt' AND s.step = 'receipted'"""
 
 
 def _digests(document: Any, name: str = "") -> Iterator[tuple[str, str]]:

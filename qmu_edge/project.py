@@ -38,6 +38,7 @@ from qmu_edge.index import (
 from qmu_edge.ledger import Ledger
 from qmu_edge.progress import Progress
 from qmu_edge.recipe import Recipe, parse_recipe, to_toml
+from qmu_edge.sealing import SealedStore
 from qmu_edge.store import ObjectStore, write_atomic
 
 RECIPE: Final = "qmu.toml"
@@ -71,7 +72,8 @@ class Project:
     @property
     def store(self) -> ObjectStore:
         """The objects."""
-        return ObjectStore(self.folder / "objects")
+        sealing = self.recipe.policy.encrypt_at_rest
+        return SealedStore(self.folder / "objects", self.folder / "keys/objects", sealing=sealing)
 
     @cached_property
     def index(self) -> SampleIndex:

@@ -52,7 +52,7 @@ def file_digest(path: Path) -> str:
         IntegrityError: The file is missing or cannot be read.
     """
     sha = hashlib.sha256()
-    for block in _read_blocks(path):
+    for block in read_blocks(path):
         sha.update(block)
     return sha.hexdigest()
 
@@ -146,6 +146,14 @@ class ObjectStore:
         self._put(digest, [data], len(data))
         return digest
 
+    def put_released(self, data: bytes) -> str:
+        """Store the bytes of a file that ships: a store that encrypts leaves it as it is.
+
+        Raises:
+            ConfigError: It cannot be written; nothing was changed.
+        """
+        return self.put_bytes(data)
+
     def put_file(self, path: Path) -> str:
         """Store a copy of the file at `path` and return its digest.
 
@@ -163,9 +171,17 @@ class ObjectStore:
         Raises:
             IntegrityError: The object is missing, not a plain file, or altered.
         """
+        self.verify(digest)
+        return self.path(digest)
+
+    def verify(self, digest: str) -> None:
+        """Hash the content of an object.
+
+        Raises:
+            IntegrityError: The object is missing, not a plain file, or altered.
+        """
         path = self._present(digest)
         _same(digest, file_digest(path), path)
-        return path
 
     def get_bytes(self, digest: str, limit: int = 64 << 20) -> bytes:
         """Content of an object of at most `limit` bytes, verified.
@@ -217,7 +233,7 @@ class ObjectStore:
                 problems.append(f"no object of this store: {path}")
             else:
                 try:
-                    self.open_verified(name)
+                    self.verify(name)
                 except IntegrityError as error:
                     problems.append(str(error))
         return problems
@@ -252,9 +268,15 @@ class ObjectStore:
         return _DIGEST.fullmatch(name) is not None and path == self.path(name)
 
 
-def _read_blocks(path: Path) -> Iterator[bytes]:
+def read_blocks(path: Path, *, skip: int = 0) -> Iterator[bytes]:
+    """The bytes of a file, block by block, but for the first `skip`.
+
+    Raises:
+        IntegrityError: It cannot be read.
+    """
     try:
         with path.open("rb", buffering=0) as file:
+            file.seek(skip)
             yield from iter(lambda: file.read(BLOCK_BYTES), b"")
     except OSError as error:
         raise IntegrityError(f"cannot read {path}: {error.strerror}") from error
@@ -263,7 +285,7 @@ def _read_blocks(path: Path) -> Iterator[bytes]:
 def _unchanged(path: Path, digest: str) -> Iterator[bytes]:
     """The file's blocks; an error in place of the end when they are not those of `digest`."""
     sha = hashlib.sha256()
-    for block in _read_blocks(path):
+    for block in read_blocks(path):
         sha.update(block)
         yield block
     if sha.hexdigest() != digest:

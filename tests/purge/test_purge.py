@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qmu_edge.artefacts import derived_artefacts
 from qmu_edge.errors import IntegrityError
 from qmu_edge.progress import Progress
 from qmu_edge.project import IMAGES, opened
@@ -193,6 +194,38 @@ def test_a_tampered_removal_is_noticed(life: Any, clock: Any) -> None:
     with life.ledger.change() as db:
         db.execute("UPDATE removals SET name = 'nothing' WHERE seq = 1")
     assert any("removal 1" in problem for problem in life.ledger.check())
+
+
+def test_keys_of_sealed_objects_are_shredded(life: Any, clock: Any) -> None:
+    policy = life.project.recipe.policy.model_copy(update={"encrypt_at_rest": True})
+    life.project.recipe = life.project.recipe.model_copy(update={"policy": policy})
+    base = life.train()
+    assert b"checkpoint" not in life.project.store.path(base).read_bytes()
+    served = life.serve(0)
+    keys = life.project.folder / "keys/objects"
+    assert {p.name for p in keys.iterdir()} == life.stored()
+    purge(life.project, clock.now, at_once=True)
+    assert {p.name for p in keys.iterdir()} == life.stored() and base not in life.stored()
+    assert served["requantized"] in life.stored() and life.project.store.check() == []
+
+
+def test_requests_served_together_are_purged_together(life: Any, clock: Any) -> None:
+    life.train()
+    requests = [life.ask(0), life.ask(1)]
+    made = life.attempt(requests[0])
+    for step, detail in (("unlearned", made["unlearned"]), ("requantized", made["requantized"])):
+        life.step(requests[1], made["run"], step, checkpoint=detail)
+    for request in requests:
+        clock.now += DAY
+        life.ledger.start_step(request, made["run"], "receipted")
+        life.ledger.commit_release(
+            request, checkpoint=made["requantized"], release=made["release"], receipt=life.put("receipt")
+        )
+        life.ledger.set_outcome(request, "completed", "unlearned")
+    for request in requests:
+        rows = {row["kind"]: row for row in derived_artefacts(life.project, request)}
+        assert (rows["checkpoint"]["count"], rows["split"]["count"]) == (2, 2)
+    assert purge(life.project, clock.now, at_once=True)["requests"] == requests
 
 
 # Images
