@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -152,7 +152,7 @@ def checklist(
     sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     states: list[tuple[Artefact | Removal, str]] = [
         (a, f"kept: {a.kept}" if a.kept and history.served(request) else "present")
-        for a in concerned(project, history, found, request)
+        for a in _concerned(project, history, found, request)
     ]
     until = history.served(request) or "~"
     removed = [r for r in history.removals if r.status == "done" and r.since <= until]
@@ -169,18 +169,31 @@ def checklist(
     return rows + [{"kind": kind, "count": None, "bytes": None, "state": "outside"} for kind in OUTSIDE]
 
 
-def concerned(
+def touching(found: list[Artefact]) -> Callable[[int, str], bool]:
+    """Tell whether anything of an inventory was made with the samples of the request of this number.
+
+    The second argument is when it was served, "" for never. Quick, for thousands of requests.
+    """
+    old = [a for a in found if _is_past(a)]
+    own = {a.name for a in old if a.kind in (IMAGES, PSEUDONYMS)}
+    first = min((a.since for a in old if a.kind not in (IMAGES, PSEUDONYMS)), default="~")
+    return lambda number, served: bool(served) and (first <= served or f"request-{number}" in own)
+
+
+def _is_past(thing: Artefact) -> bool:
+    """Whether a thing is of an earlier network or of a deleted person."""
+    return thing.kind != "receipt" and thing.kept != _CURRENT and thing.since != ""
+
+
+def _concerned(
     project: Project, history: History, found: list[Artefact], request: RequestRow
 ) -> list[Artefact]:
     """What of an inventory was made with the samples of a request."""
-    until, made = history.served(request), _made_by(project, request)
-
-    def was_there(thing: Artefact) -> bool:
-        if until:
-            return thing.kept != _CURRENT and "" < thing.since <= until
-        return thing.kind != UNNAMED and thing.name not in made
-
-    return [a for a in found if a.kind != "receipt" and _may_be_of(request, a) and was_there(a)]
+    if until := history.served(request):
+        return [a for a in found if _is_past(a) and a.since <= until and _may_be_of(request, a)]
+    made = _made_by(project, request)
+    others = [a for a in found if a.kind not in ("receipt", UNNAMED) and a.name not in made]
+    return [a for a in others if _may_be_of(request, a)]
 
 
 def _may_be_of(request: RequestRow, thing: Artefact | Removal) -> bool:

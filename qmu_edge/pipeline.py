@@ -126,11 +126,9 @@ def plan(project: Project, request: DeletionRequest) -> Split:
 
 def _require_same(project: Project, request: DeletionRequest) -> None:
     """Raise RequestError when this id was received before with another content."""
-    row = project.ledger.request(request.request_id)
+    row, who = project.ledger.request(request.request_id), f"request {request.request_id}"
     if row is not None and row.digest != request.digest(project.key):
-        raise RequestError(
-            f"request {request.request_id}: conflict: it was received before with another content"
-        )
+        raise RequestError(f"{who}: conflict: it was received before with another content")
 
 
 def _require_model(project: Project, sha256: str) -> None:

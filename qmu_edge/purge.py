@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 
 from qmu_edge.accounting import accounted
-from qmu_edge.artefacts import FOLDER, OUTSIDE, WORK, Artefact, History, checklist, concerned, inventory
+from qmu_edge.artefacts import FOLDER, OUTSIDE, WORK, Artefact, History, checklist, inventory, touching
 from qmu_edge.errors import ConfigError
 from qmu_edge.project import IMAGES as IMAGE_FILE
 from qmu_edge.project import Project
@@ -102,10 +102,10 @@ def _begin(
     ledger = project.ledger
     known = {(r.kind, r.name) for r in history.removals if r.status == "started"}
     fresh = [a for a in due if (a.kind, a.name) not in known]
-    names = {a.name for a in due}
+    touched = touching(due)
     for request in history.requests:
-        if history.served(request) and not _step_is(project, request.request_id, "started", "done"):
-            if names.intersection(a.name for a in concerned(project, history, found, request)):
+        if touched(request.seq, history.served(request)):
+            if not _step_is(project, request.request_id, "started", "done"):
                 ledger.start_step(request.request_id, "", PURGED)
     if fresh:
         ledger.start_removals(
@@ -183,16 +183,13 @@ _REMOVERS: Final[dict[str, Callable[[Project, str], None]]] = {
 def _whole(project: Project, cost: dict[str, float]) -> list[str]:
     """End the step of every served request of which nothing is left; returns their ids."""
     history = History(project)
-    found, ledger, whole = inventory(project, history), project.ledger, []
+    ledger, whole, left = project.ledger, [], touching(inventory(project, history))
     for request in history.requests:
-        if not history.served(request) or _step_is(project, request.request_id, "done"):
-            continue
-        if not concerned(project, history, found, request):
-            gone = [r for r in checklist(project, history, found, request) if r["state"] == "purged"]
-            detail = {"items": sum(r["count"] for r in gone), "bytes": sum(r["bytes"] for r in gone)}
+        served = history.served(request)
+        if served and not left(request.seq, served) and not _step_is(project, request.request_id, "done"):
             if not _step_is(project, request.request_id, "started"):
                 ledger.start_step(request.request_id, "", PURGED)
-            ledger.finish_step(request.request_id, "", PURGED, {**detail, **cost})
+            ledger.finish_step(request.request_id, "", PURGED, cost)
             whole.append(request.request_id)
     return whole
 

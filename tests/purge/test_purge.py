@@ -1,6 +1,7 @@
 """A purge removes what nothing needs, in its time, and nothing else."""
 
 import json
+import os
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -143,6 +144,17 @@ def test_only_the_current_release_folder_stays(life: Any, clock: Any) -> None:
     assert (life.project.root / "release/model.onnx").is_file()
 
 
+def test_the_folder_behind_the_link_stays_when_a_kill_left_the_link_behind(life: Any, clock: Any) -> None:
+    life.train()
+    life.serve(0)
+    link = os.readlink(life.project.root / "release")
+    life.serve(1)
+    (life.project.root / "release").unlink()
+    (life.project.root / "release").symlink_to(link)
+    purge(life.project, clock.now, at_once=True)
+    assert (life.project.root / "release/model.onnx").is_file()
+
+
 def test_earlier_results_that_are_gone_are_not_looked_for(life: Any, clock: Any) -> None:
     """Otherwise the next training would make a checkpoint current that does not exist."""
     base = life.train()
@@ -178,6 +190,8 @@ def test_pseudonyms_leave_no_trace_in_the_file(life: Any, clock: Any) -> None:
     life.train()
     life.serve(0)
     pseudonym = life.project.index.subjects[0].encode()
+
+    assert life.ledger.rows("PRAGMA secure_delete") == [(1,)]  # some builds of SQLite do it anyway
 
     def traces() -> int:
         return sum(path.read_bytes().count(pseudonym) for path in life.project.folder.glob("ledger.db*"))
