@@ -47,13 +47,13 @@ def purge(project: Project, now: datetime, *, at_once: bool = False) -> dict[str
         ConfigError: Something cannot be removed; the rest is, and the next purge tries again.
         IntegrityError: An object that has to be read is damaged.
     """
-    begun = _finish(project, inventory(project, History(project)))
+    begun = _finish(project, inventory(project, History(project))) if _unfinished(project) else ([], [])
     history = History(project)
     found = inventory(project, history)
-    due = [a for a in found if _is_due(project, a, now, at_once)]
+    due, left = _parted(project, found, now, at_once)
     _begin(project, history, found, due, "asked for" if at_once else "retention window over")
     (removed, refused), cost = accounted(lambda: _finish(project, found))
-    removed = begun[0] + removed
+    removed = [*begun[0], *removed]
     whole = _whole(project, cost)
     project.ledger.forget_deleted_pages()
     if refused:
@@ -61,7 +61,6 @@ def purge(project: Project, now: datetime, *, at_once: bool = False) -> dict[str
             f"{len(refused)} of {len(removed) + len(refused)} things could not be removed, the first is "
             f"{refused[0]}; run qmu-edge purge again"
         )
-    left = [a for a in found if a not in due]
     return {
         "removed": _sums((r.kind, r.reason, r.items, r.bytes) for r in removed),
         "kept": _kept(project, left, now),
@@ -73,22 +72,28 @@ def preview(project: Project, now: datetime, *, at_once: bool = False) -> dict[s
     """What `purge` would remove, thing by thing, what it would keep, and every open checklist."""
     history = History(project)
     found = inventory(project, history)
-    due = [a for a in found if _is_due(project, a, now, at_once)]
-    started = [r for r in history.removals if r.status == "started"]
+    due, left = _parted(project, found, now, at_once)
     open_ones = [r for r in history.requests if not _step_is(project, r.request_id, "done")]
     return {
         "dry_run": True,
         "retention_days": project.recipe.policy.retention_days,
-        "unfinished": len(started),
+        "unfinished": len(_unfinished(project)),
         "remove": [{"kind": a.kind, "name": a.name, "bytes": a.bytes, "since": a.since} for a in due],
-        "kept": _kept(project, [a for a in found if a not in due], now),
+        "kept": _kept(project, left, now),
         "requests": {r.request_id: checklist(project, history, found, r) for r in open_ones},
         "outside": list(OUTSIDE),
     }
 
 
-def _is_due(project: Project, thing: Artefact, now: datetime, at_once: bool) -> bool:
-    return not thing.kept and (at_once or _day_of_removal(project, thing) <= now)
+def _parted(
+    project: Project, found: list[Artefact], now: datetime, at_once: bool
+) -> tuple[list[Artefact], list[Artefact]]:
+    """What is due, and what stays for now."""
+    parts: tuple[list[Artefact], list[Artefact]] = ([], [])
+    for thing in found:
+        is_due = not thing.kept and (at_once or _day_of_removal(project, thing) <= now)
+        parts[0 if is_due else 1].append(thing)
+    return parts
 
 
 def _day_of_removal(project: Project, thing: Artefact) -> datetime:
@@ -117,7 +122,7 @@ def _begin(
 def _finish(project: Project, found: list[Artefact]) -> tuple[list[Removal], list[str]]:
     """Remove all that was begun, now or before a kill; what has come into use again is left alone."""
     needed = {a.name for a in found if a.kept}
-    started = [r for r in project.ledger.removals() if r.status == "started"]
+    started = _unfinished(project)
     void = [r for r in started if r.name in needed]
     removed, refused = [], []
     for removal in started:
@@ -125,12 +130,16 @@ def _finish(project: Project, found: list[Artefact]) -> tuple[list[Removal], lis
             try:
                 _remover(project, removal.kind)(project, removal.name)
                 removed.append(removal)
-            except (OSError, ConfigError) as error:
-                reason = error.strerror if isinstance(error, OSError) else error
+            except (OSError, ValueError, ConfigError) as error:
+                reason = getattr(error, "strerror", None) or error
                 refused.append(f"{removal.kind} {removal.name}: {reason}")
     project.ledger.end_removals(void, "void")
     project.ledger.end_removals(removed, "done")
     return removed, refused
+
+
+def _unfinished(project: Project) -> list[Removal]:
+    return [r for r in project.ledger.removals() if r.status == "started"]
 
 
 def _remover(project: Project, kind: str) -> Callable[[Project, str], None]:
@@ -152,14 +161,14 @@ def _remove_folder(project: Project, name: str) -> None:
 
 def _erase_images(project: Project, name: str) -> None:
     """Overwrite the images of a request with zeros, in place; whoever reads them now sees no third thing."""
-    rows = {f"request-{r.seq}": r.request_id for r in project.ledger.requests()}
-    positions = [position for position, _ in project.ledger.erasable().get(rows[name], [])]
     path = project.folder / IMAGE_FILE
+    if not path.exists():
+        return
     images = np.load(path, mmap_mode="r", allow_pickle=False)
     size, start = images[0].nbytes, images.offset
     handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
     try:
-        for position in positions:
+        for position in project.ledger.positions(name):
             _write_all(handle, bytes(size), start + position * size)
         os.fsync(handle)
     finally:

@@ -113,6 +113,10 @@ class RemovalRows(ChainedFile):
             found.setdefault(request_id, []).append((position, bool(named)))
         return found
 
+    def positions(self, name: str) -> list[int]:
+        """Positions of the deleted samples of "request-3"."""
+        return [position for (position,) in self.rows(_POSITIONS, int(name.removeprefix("request-")))]
+
     def forget_deleted_pages(self) -> None:
         """Bring the write-ahead log into the file and empty it, so that it keeps no older rows."""
         self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -133,5 +137,7 @@ _ERASED = """SELECT s.position, p.status FROM removals p
     WHERE p.kind = ? AND p.status <> 'void' ORDER BY p.seq"""
 _ERASABLE = """SELECT t.request_id, s.position, s.subject <> '' FROM tombstones t
     JOIN samples s ON s.id = t.sample_id ORDER BY s.position"""
+_POSITIONS = """SELECT s.position FROM requests r JOIN tombstones t ON t.request_id = r.request_id
+    JOIN samples s ON s.id = t.sample_id WHERE r.seq = ? ORDER BY s.position"""
 _NO_SUBJECT = """UPDATE samples SET subject = '' WHERE id IN (SELECT t.sample_id FROM tombstones t
     JOIN requests r ON r.request_id = t.request_id WHERE 'request-' || r.seq = ?)"""
