@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -138,11 +138,20 @@ def derived_artefacts(project: Project, request_id: str) -> list[dict[str, Any]]
     Raises:
         LedgerError: There is no such request.
     """
+    return derived_artefacts_of(project, [request_id])[request_id]
+
+
+def derived_artefacts_of(project: Project, request_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """The checklists of many requests from one look at the store.
+
+    Raises:
+        LedgerError: There is no such request.
+    """
     history = History(project)
-    for request in history.requests:
-        if request.request_id == request_id:
-            return checklist(project, history, inventory(project, history), request)
-    raise LedgerError(f"ledger {project.ledger.path}: no request {request_id!r}")
+    found, known = inventory(project, history), {r.request_id: r for r in history.requests}
+    if unknown := [i for i in request_ids if i not in known]:
+        raise LedgerError(f"ledger {project.ledger.path}: no request {unknown[0]!r}")
+    return {i: checklist(project, history, found, known[i]) for i in request_ids}
 
 
 def checklist(

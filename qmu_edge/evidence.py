@@ -11,25 +11,13 @@ from importlib import metadata
 from typing import Any, Final
 
 from qmu_edge import __version__, receipt
+from qmu_edge.artefacts import derived_artefacts
 from qmu_edge.errors import LedgerError
 from qmu_edge.project import Project
 from qmu_edge.request import DeletionRequest
 from qmu_edge.split import Split
 
 LIBRARIES: Final = ("torch", "brevitas", "onnx", "onnxruntime", "numpy", "scikit-learn")
-STILL_HELD: Final = (
-    ("latent checkpoints before this one", "kept in the store until purged"),
-    ("state of unfinished training", "removed when training ends"),
-    (
-        "decoded images of the deleted samples",
-        "kept in the cache until purged; never read for training",
-    ),
-    ("source images of the deleted samples", "outside this tool: delete them where they lie"),
-    (
-        "model files on devices and in backups",
-        "outside this tool: replace them with the files above",
-    ),
-)
 
 
 def write_receipt(
@@ -83,7 +71,7 @@ def write_receipt(
         reference=report["reference"],
         thresholds=report["thresholds"],
         verdict={"passed": report["verdict"]["passed"], "reasons": []},
-        derived_artefacts=[{"what": what, "state": state} for what, state in STILL_HELD],
+        derived_artefacts=derived_artefacts(project, request.request_id),
         tool={"name": "qmu-edge", "version": __version__, "dependencies": _versions()},
         previous=_previous(project, row.digest),
     )  # fmt: skip

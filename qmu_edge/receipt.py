@@ -107,7 +107,9 @@ _SHAPE: Final[Shape] = {
         "reference": _or_null(_OBJECT),
         "thresholds": _OBJECT,
         "verdict": {"passed": ("true or false", lambda v: isinstance(v, bool)), "reasons": [_TEXT]},
-        "derived_artefacts": [{"what": _TEXT, "state": _TEXT}],
+        "derived_artefacts": [
+            {"kind": _TEXT, "count": _or_null(_COUNT), "bytes": _or_null(_COUNT), "state": _TEXT}
+        ],
         "tool": {"name": _TEXT, "version": _TEXT, "dependencies": _OBJECT},
         "limits": [_TEXT],
         "previous": _or_null(_SHA),
@@ -130,7 +132,7 @@ def build(
     reference: Mapping[str, Any] | None,
     thresholds: Mapping[str, Any],
     verdict: Mapping[str, Any],
-    derived_artefacts: Sequence[Mapping[str, str]],
+    derived_artefacts: Sequence[Mapping[str, Any]],
     tool: Mapping[str, Any],
     previous: str | None,
     limits: Sequence[str] = LIMITS,
@@ -151,7 +153,7 @@ def build(
         reference: What the metrics are compared with, or None.
         thresholds: The policy's limits.
         verdict: passed (true or false), and reasons, a list of sentences, empty when passed.
-        derived_artefacts: What else was made of the data, each as what and state.
+        derived_artefacts: What else was made of the data, each as kind, count, bytes and state.
         tool: name, version, and dependencies by name.
         previous: Digest of the receipt before this one; None for the first.
         limits: What this receipt does not prove; never empty.

@@ -48,7 +48,7 @@ def make(**changes: Any) -> receipt.Statement:
         "reference": None,
         "thresholds": {"fa_max": 0.5},
         "verdict": {"passed": True, "reasons": []},
-        "derived_artefacts": [{"what": "calibration cache", "state": "removed"}],
+        "derived_artefacts": [{"kind": "split", "count": 1, "bytes": 9, "state": "present"}],
         "tool": {"name": "qmu-edge", "version": "0.1.0", "dependencies": {"torch": "2.11.0"}},
         "previous": None,
     }
@@ -299,7 +299,7 @@ def test_render_shows_every_value_and_steers_no_terminal() -> None:
         sha(MODEL),
         "resnet18",
         "0.41",
-        "calibration cache",
+        "kind: split",
         "forget: 12",
         "torch: 2.11.0",
     ):

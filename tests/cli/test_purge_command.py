@@ -60,6 +60,16 @@ def test_all_commands_work_after_a_purge(made: Any, run: Any, served: Path, tmp_
     assert run("export", "--project", served, "--out", tmp_path / "files").code == 0
 
 
+def test_the_receipt_holds_the_checklist_of_its_moment(made: Any, served: Path) -> None:
+    receipt = json.loads((served / "release/receipt.json").read_bytes())["predicate"]
+    rows = {row["kind"]: row for row in receipt["derived_artefacts"]}
+    counts = receipt["split"]["counts"]
+    assert rows["decoded images"]["count"] == counts["forget"] + counts["also_erased"]
+    assert rows["checkpoint"]["count"] == 2  # the one before, and the one before re-quantization
+    assert rows["checkpoint"]["state"] == rows["split"]["state"] == "present"
+    assert (rows["model files on devices"]["count"], rows["plots"]["count"]) == (None, 0)
+
+
 def test_a_purge_reports_for_people(run: Any, served: Path) -> None:
     ended = run("purge", "--project", served, "--now")
     assert ended.code == 0 and ended.err == ""
