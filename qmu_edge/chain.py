@@ -52,6 +52,7 @@ _ENVIRONMENT: Final = {  # SQLite's codes that say nothing against the file's co
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_NOMEM,
 }
+_NO_ROWS: Final = hashlib.sha256().hexdigest()  # what an event says of rows that it has seen go
 _encode = json.JSONEncoder(default=repr).encode  # repr: a planted blob must not stop `check`
 
 
@@ -237,7 +238,7 @@ class ChainedFile:
                 for key, group in groupby(rows, key=itemgetter(0)):
                     found[what, key] = rows_digest(group)
         for fact in sorted(said.keys() | found.keys(), key=str):
-            if said.get(fact) != found.get(fact):
+            if said.get(fact) != found.get(fact, _NO_ROWS):
                 yield f"{fact[0]} {fact[1]} is not as the last event left it"
 
     def _lay_out(self, db: sqlite3.Connection) -> None:

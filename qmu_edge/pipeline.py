@@ -348,7 +348,7 @@ def _retrained(run: Run) -> dict[str, Any]:
             "bytes": release["bytes"],
         }
         stored = project.store.put_bytes(json.dumps(report, sort_keys=True).encode())
-        known = {"report": stored, "checkpoints": [trained["checkpoint"], after["checkpoint"]]}
+        known = {"report": stored, "checkpoint": after["checkpoint"], "trained": trained["checkpoint"]}
         project.ledger.set_meta(key, known)
     found: dict[str, Any] = json.loads(project.store.get_bytes(known["report"]))
     return found

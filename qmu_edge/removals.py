@@ -63,7 +63,7 @@ class RemovalRows(ChainedFile):
         Args:
             things: kind, name, items, bytes and since of each.
             reason: Why they go.
-            stale_notes: Keys of `meta` that lead to one of them; their value becomes null.
+            stale_notes: Keys of `meta` that lead to one of them; they go at once.
         """
         with self.change() as db:
             for thing in things:
@@ -74,7 +74,7 @@ class RemovalRows(ChainedFile):
                 )
                 self._append_removal(cursor.lastrowid or 0)
             for key in stale_notes:
-                db.execute("UPDATE meta SET value = 'null' WHERE key = ?", (key,))
+                db.execute("DELETE FROM meta WHERE key = ?", (key,))
                 self.append("meta", key)
 
     def end_removals(self, removals: Collection[Removal], status: Literal["done", "void"]) -> None:

@@ -137,7 +137,7 @@ class Life:
     def reference(self) -> list[str]:
         """A retrained reference model."""
         made = [self.put("reference report"), self.put("reference model")]
-        note = {"report": made[0], "checkpoints": made[1:]}
+        note = {"report": made[0], "checkpoint": made[1]}
         self.ledger.set_meta(f"reference:{sha(made[0].encode())}", note)
         return [*made, self.release(made[1])]
 

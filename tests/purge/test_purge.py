@@ -162,7 +162,14 @@ def test_earlier_results_that_are_gone_are_not_looked_for(life: Any, clock: Any)
     note = f"trained:{sha256(base.encode()).hexdigest()}"
     assert life.ledger.meta(note) is not None
     purge(life.project, clock.now, at_once=True)
-    assert life.ledger.meta(note) is None
+    assert life.ledger.meta(note) is None and life.ledger.check() == []
+
+
+def test_a_note_that_is_deleted_behind_the_ledger_is_noticed(life: Any, clock: Any) -> None:
+    life.train()
+    with life.ledger.change() as db:
+        db.execute("DELETE FROM meta")
+    assert any("meta trained:" in problem for problem in life.ledger.check())
 
 
 # Records
