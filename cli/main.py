@@ -189,6 +189,20 @@ def status(project: ProjectOption = None, json: JsonOption = False) -> None:
     _show(api.status(project), json)
 
 
+@app.command()
+def purge(
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for the retention window.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Remove superseded checkpoints and what deleted people have left in the store."""
+    from qmu_edge import api
+    from qmu_edge.cli import render
+
+    _show(api.purge(project, now=now, dry_run=dry_run), json, None if dry_run else render.purged)
+
+
 @receipt_app.command("show")
 def receipt_show(
     path: Annotated[Path | None, typer.Argument(help="The receipt; the current one when absent.")] = None,

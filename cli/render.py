@@ -88,7 +88,9 @@ def _verdict(verdict: Mapping[str, Any] | None) -> str:
 
 
 def served(result: Mapping[str, Any]) -> str:
-    """A request that was served."""
+    """A request that was served; of one that is purged there is the receipt."""
+    if "report" not in result:
+        return plain(result)
     report = result["report"]
     reference = report["reference"]["kind"]
     steps = table([["step", "seconds", "peak MB"], *_costs(result["steps"])])
@@ -119,6 +121,19 @@ def verified(result: Mapping[str, Any]) -> str:
         lines += ["", _accuracies({"unlearned": result}).replace("unlearned", "this file")]
         lines += ["", _verdict(result["verdict"])]
     return "\n".join(lines)
+
+
+def purged(result: Mapping[str, Any]) -> str:
+    """What a purge has removed and kept."""
+    parts = []
+    for title in ("removed", "kept"):
+        rows = [[title, "count", "bytes"]]
+        rows += [
+            [f"{r['kind']} ({r['reason']})", f"{r['count']:,}", f"{r['bytes']:,}"] for r in result[title]
+        ]
+        parts.append(table(rows) if len(rows) > 1 else f"{title}: nothing")
+    parts.append(f"{len(result['requests'])} requests are purged whole now")
+    return "\n\n".join([*parts, "\n  ".join(["not reached from here:", *result["outside"]])])
 
 
 def receipt(result: Mapping[str, Any]) -> str:

@@ -254,6 +254,25 @@ def _next(project: Project, request: RequestRow) -> str | None:
     return f"run qmu-edge unlearn with the same request again: it goes on{at}"
 
 
+def purge(project: Path | None = None, *, now: bool = False, dry_run: bool = False) -> dict[str, Any]:
+    """Remove superseded checkpoints and everything else made of deleted data, after the retention window.
+
+    Args:
+        project: Folder of the project.
+        now: Do not wait for the window; what is current or needed by an open request stays.
+        dry_run: Only say what would be removed, and each request's checklist.
+    """
+    from qmu_edge.purge import preview
+    from qmu_edge.purge import purge as run
+
+    moment = datetime.now(UTC)
+    with _project(project, None) as found:
+        if dry_run:
+            return preview(found, moment, at_once=now)
+        with hold(found.folder):
+            return run(found, moment, at_once=now)
+
+
 def receipt_show(path: Path | None = None, project: Path | None = None) -> dict[str, Any]:
     """A receipt: the file at `path`, or the project's current one."""
     data = _receipt_bytes(path, project)

@@ -37,6 +37,13 @@ _EVENTS: Final = (
     """CREATE TRIGGER events_remain BEFORE DELETE ON events
         BEGIN SELECT RAISE(ABORT, 'an event is never deleted'); END""",
 )
+_PRAGMAS: Final = (
+    "synchronous = FULL",  # a transaction that was reported as done survives a power cut
+    "foreign_keys = ON",
+    "trusted_schema = OFF",  # a crafted file must not call functions through its triggers
+    "secure_delete = ON",  # what was deleted does not stay in free pages
+    "cell_size_check = ON",
+)
 _ENVIRONMENT: Final = {  # SQLite's codes that say nothing against the file's content
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_READONLY,
@@ -45,6 +52,7 @@ _ENVIRONMENT: Final = {  # SQLite's codes that say nothing against the file's co
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_NOMEM,
 }
+_NO_ROWS: Final = hashlib.sha256().hexdigest()  # what an event says of rows that it has seen go
 _encode = json.JSONEncoder(default=repr).encode  # repr: a planted blob must not stop `check`
 
 
@@ -75,8 +83,7 @@ class ChainedFile:
             # mode=rw: opening never makes a file. isolation_level: transactions are ours.
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
         with self._closed_on_error():
-            # trusted_schema: a crafted file must not call functions through its triggers.
-            for pragma in ("synchronous = FULL", "foreign_keys = ON", "trusted_schema = OFF"):
+            for pragma in _PRAGMAS:
                 self.rows(f"PRAGMA {pragma}")
 
     @classmethod
@@ -231,7 +238,7 @@ class ChainedFile:
                 for key, group in groupby(rows, key=itemgetter(0)):
                     found[what, key] = rows_digest(group)
         for fact in sorted(said.keys() | found.keys(), key=str):
-            if said.get(fact) != found.get(fact):
+            if said.get(fact) != found.get(fact, _NO_ROWS):
                 yield f"{fact[0]} {fact[1]} is not as the last event left it"
 
     def _lay_out(self, db: sqlite3.Connection) -> None:

@@ -34,6 +34,8 @@ def check_against_project(project: Project, path: Path) -> dict[str, Any]:
         result["note"] = "a QONNX file has no operators in onnxruntime: structure and weights were checked"
         return result
     request, split, report = _request_of(project, file.sha256)
+    if request is not None and report is None:
+        result["note"] = f"the images deleted by {request} are purged; the receipt says what was measured"
     found = evaluate_file(project, path, split)
     verdict = _verdict(project, found, report)
     passed = verdict is None or verdict.passed
@@ -46,8 +48,12 @@ def _request_of(project: Project, sha256: str) -> tuple[str | None, Split, dict[
         if row.state != "completed":
             continue
         steps = served_steps(project, row.request_id)
+        if project.purged(steps["exported"]["release"]):
+            continue
         release = json.loads(project.store.get_bytes(steps["exported"]["release"]))
         if sha256 in release["files"].values():
+            if project.purged(steps["resolved"]["split"]) or project.purged(steps["verified"]["report"]):
+                return row.request_id, _everything(project), None
             split = split_from_json(project.store.get_bytes(steps["resolved"]["split"]))
             return (
                 row.request_id,
@@ -58,10 +64,11 @@ def _request_of(project: Project, sha256: str) -> tuple[str | None, Split, dict[
 
 
 def _everything(project: Project) -> Split:
-    """All data: what was deleted as forget, what is trainable as retain."""
+    """All data: what was deleted and is not purged as forget, what is trainable as retain."""
     index, dead = project.index, project.ledger.tombstones()
     gone = np.fromiter((i in dead for i in index.ids), bool, len(index.ids))
     parts = [np.flatnonzero((index.splits == code) & ~gone) for code in range(len(SAMPLE_SPLITS))]
+    gone[list(project.ledger.erased_images())] = False  # zeros tell nothing about anybody
     return Split(
         forget=np.flatnonzero((index.splits == TRAIN) & gone), retain=parts[0], validation=parts[1],
         test=parts[2], also_erased=np.flatnonzero((index.splits != TRAIN) & gone), scope="mixed",

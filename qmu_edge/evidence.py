@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Any, Final
 
 from qmu_edge import __version__, keys, personal_data, receipt
+from qmu_edge.artefacts import SENTENCES, derived_artefacts
 from qmu_edge.envelope import key_name
 from qmu_edge.errors import LedgerError
 from qmu_edge.ledger import Ledger, RequestRow
@@ -25,19 +26,6 @@ REFERENCE_SEED: Final = 1  # added to the method's seed where a reference is tra
 MEASURED: Final = (
     "sha256", "bytes", "seconds", "fa", "ra", "ta", "va", "mia_auc", "mean_confidence",
 )  # fmt: skip
-STILL_HELD: Final = (
-    ("latent checkpoints before this one", "kept in the store until purged"),
-    ("state of unfinished training", "removed when training ends"),
-    (
-        "decoded images of the deleted samples",
-        "kept in the cache until purged; never read for training",
-    ),
-    ("source images of the deleted samples", "outside this tool: delete them where they lie"),
-    (
-        "model files on devices and in backups",
-        "outside this tool: replace them with the files above",
-    ),
-)
 
 
 def write_receipt(
@@ -92,7 +80,7 @@ def write_receipt(
         reference=_reference(report["reference"], method["seed"]),
         thresholds=report["thresholds"],
         verdict=report["verdict"],
-        derived_artefacts=[{"what": what, "state": state} for what, state in STILL_HELD],
+        derived_artefacts=derived_artefacts(project, request.request_id),
         tool={"name": "qmu-edge", "version": __version__, "dependencies": _versions()},
         previous=_previous(project, row.digest),
     )  # fmt: skip
@@ -186,7 +174,7 @@ def check_issued(ledger: Ledger, data: bytes) -> list[str]:
 
 
 def _require_impersonal(project: Project, request: DeletionRequest, statement: dict[str, Any]) -> None:
-    sentences = {*receipt.LIMITS, *(text for pair in STILL_HELD for text in pair)}
+    sentences = {*receipt.LIMITS, *SENTENCES}
     finds = personal_data.find(statement, forbidden=_identifying(project, request), sentences=sentences)
     if finds:
         raise LedgerError(f"the receipt would hold personal data: {'; '.join(finds[:3])}")

@@ -17,9 +17,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from qmu_edge.chain import ChainedFile, canonical, now, rows_digest
+from qmu_edge.chain import canonical, now, rows_digest
 from qmu_edge.errors import ConfigError, LedgerError, RequestError
 from qmu_edge.index import SampleIndex
+from qmu_edge.removals import REMOVAL, REMOVALS, RemovalRows
 
 Status = Literal["started", "done", "failed"]
 Name = Literal["checkpoint", "release", "receipt"]
@@ -55,7 +56,7 @@ class StepRow:
     detail: dict[str, Any]
 
 
-class Ledger(ChainedFile):
+class Ledger(RemovalRows):
     """An open ledger; `create`, `open`, `close`, `head` and `check` come from `ChainedFile`.
 
     Its errors do too, from every method. `run` is the digest that names one attempt at a
@@ -92,6 +93,7 @@ class Ledger(ChainedFile):
         """CREATE TABLE current (
             name TEXT PRIMARY KEY CHECK (name IN ('checkpoint', 'release', 'receipt')),
             digest TEXT NOT NULL CHECK (length(digest) = 64))""",
+        REMOVALS,
     )
     # Requests and steps go by number: an id that somebody chose may name a person.
     FACTS: ClassVar[Mapping[str, str]] = {
@@ -105,6 +107,7 @@ class Ledger(ChainedFile):
         "receipt": "SELECT seq AS key, * FROM receipts",
         "key": "SELECT seq AS key, * FROM keys",
         "current": "SELECT name AS key, digest, NULL FROM current",
+        "removal": REMOVAL,
     }
 
     def write_samples(self, index: SampleIndex) -> None:

@@ -8,6 +8,7 @@
     exported    files made, gates passed
     verified    the exported file measured and judged
     receipted   receipt written, everything switched at once
+    purged      what the request has superseded is removed, later and by `qmu_edge.purge`
 
 Each step stores its result under its digest before it is marked done, and a step that is done is not done
 again: the same command after a kill goes on where it stopped. Nothing is recorded for a request that
@@ -110,17 +111,22 @@ def plan(project: Project, request: DeletionRequest) -> Split:
     Raises:
         RequestError: It cannot be honoured; see `qmu_edge.split.resolve`.
     """
-    row = project.ledger.request(request.request_id)
-    if row is not None and row.digest != request.digest(project.key):
-        raise RequestError(
-            f"request {request.request_id}: conflict: it was received before with another content"
-        )
-    known = project.ledger.step(request.request_id, "", "resolved") if row is not None else None
+    _require_same(project, request)
+    known = project.ledger.step(request.request_id, "", "resolved")
     if known is not None and known.status == "done":
+        if project.purged(known.detail["split"]):
+            raise RequestError(f"request {request.request_id}: was served, and what it named is purged")
         return split_from_json(project.store.get_bytes(known.detail["split"]))
     if request.model_sha256 is not None:
         _require_model(project, request.model_sha256)
     return resolve(project.index, request, tombstoned=project.ledger.tombstones(), key=project.key)
+
+
+def _require_same(project: Project, request: DeletionRequest) -> None:
+    """Raise RequestError when this id was received before with another content."""
+    row, who = project.ledger.request(request.request_id), f"request {request.request_id}"
+    if row is not None and row.digest != request.digest(project.key):
+        raise RequestError(f"{who}: conflict: it was received before with another content")
 
 
 def _require_model(project: Project, sha256: str) -> None:
@@ -150,8 +156,9 @@ def serve(
     """
     params = parameters(method_name, project.recipe.unlearn.get(method_name, {}), project.recipe.train)
     with hold(project.folder):
-        split = plan(project, request)
+        _require_same(project, request)
         if not _is_served(project, request.request_id):
+            split = plan(project, request)
             before = _starting_point(project, request)
             _receive(project, request, split)
             run = _run(project, request, split, method_name, params, before, device)
@@ -338,9 +345,10 @@ def _retrained(run: Run) -> dict[str, Any]:
             **cost,
             "bytes": release["bytes"],
         }
-        known = project.store.put_bytes(json.dumps(report, sort_keys=True).encode())
+        stored = project.store.put_bytes(json.dumps(report, sort_keys=True).encode())
+        known = {"report": stored, "checkpoint": after["checkpoint"], "trained": trained["checkpoint"]}
         project.ledger.set_meta(key, known)
-    found: dict[str, Any] = json.loads(project.store.get_bytes(known))
+    found: dict[str, Any] = json.loads(project.store.get_bytes(known["report"]))
     return found
 
 
@@ -359,20 +367,23 @@ def _result(project: Project, request: DeletionRequest) -> dict[str, Any]:
     """What became of a request that is done; also puts its files in place when a kill prevented it."""
     ledger, store = project.ledger, project.store
     steps = served_steps(project, request.request_id)
+    row = ledger.request(request.request_id)
+    head = {
+        "request": request.request_id, "outcome": row.outcome if row else None,
+        "counts": steps["resolved"]["counts"], "receipt_sha256": steps["receipted"]["receipt"],
+    }  # fmt: skip
+    if project.purged(steps["verified"]["report"]) or project.purged(steps["exported"]["release"]):
+        return {**head, "purged": True}
     issued = store.get_bytes(steps["receipted"]["receipt"])
     report = store.get_bytes(steps["verified"]["report"])
     if ledger.current("receipt") == steps["receipted"]["receipt"]:
         publish(project, steps["exported"]["release"], issued, report)
-    row = ledger.request(request.request_id)
     release = json.loads(store.get_bytes(steps["exported"]["release"]))
     return {
-        "request": request.request_id,
-        "outcome": row.outcome if row else None,
-        "counts": steps["resolved"]["counts"],
+        **head,
         "checkpoint": release["checkpoint"],
         "files": {name: str(project.root / "release" / name) for name in release["files"]},
         "receipt": str(project.root / "release" / "receipt.json"),
-        "receipt_sha256": steps["receipted"]["receipt"],
         "report": json.loads(report),
         "steps": {k: {c: v[c] for c in ("seconds", "peak_mb")} for k, v in steps.items()},
     }

@@ -12,6 +12,7 @@
 A project is made in a hidden folder beside its place and renamed when it is whole.
 """
 
+import hashlib
 import io
 import os
 import secrets
@@ -38,6 +39,7 @@ from qmu_edge.index import (
 from qmu_edge.ledger import Ledger
 from qmu_edge.progress import Progress
 from qmu_edge.recipe import Recipe, parse_recipe, to_toml
+from qmu_edge.sealing import SealedStore
 from qmu_edge.store import ObjectStore, write_atomic
 
 if TYPE_CHECKING:
@@ -75,7 +77,8 @@ class Project:
     @property
     def store(self) -> ObjectStore:
         """The objects."""
-        return ObjectStore(self.folder / "objects")
+        sealing = self.recipe.policy.encrypt_at_rest
+        return SealedStore(self.folder / "objects", self.folder / "keys/objects", sealing=sealing)
 
     @cached_property
     def index(self) -> SampleIndex:
@@ -109,7 +112,7 @@ class Project:
 
     @cached_property
     def images(self) -> np.ndarray:
-        """All decoded images, uint8 (n, c, h, w), as a private memory map.
+        """All decoded images, uint8 (n, c, h, w), as a private memory map; purged ones are all zero.
 
         Raises:
             IntegrityError: The cache is missing, or an image is not the one that was registered.
@@ -122,11 +125,17 @@ class Project:
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(self.index.ids):
             raise IntegrityError(f"{path}: {images.dtype} {images.shape} is not the registered dataset")
         found = content_digests(images)
-        altered = [i for i, (a, b) in enumerate(zip(found, self.index.digests, strict=True)) if a != b]
-        if altered:
+        altered = {i for i, (a, b) in enumerate(zip(found, self.index.digests, strict=True)) if a != b}
+        # Asked after hashing: the intent to erase an image is written down before it is touched.
+        erased = self.ledger.erased_images()
+        back = {i for i, state in erased.items() if state == "done" and images[i].any()}
+        if wrong := sorted(altered - erased.keys() | back):
+            again = (
+                f"; {len(back)} of them were purged: qmu-edge purge --now erases them again" if back else ""
+            )
             raise IntegrityError(
-                f"{path}: {len(altered)} images are not the registered ones, the first is "
-                f"{self.index.ids[altered[0]]}"
+                f"{path}: {len(wrong)} images are not the registered ones, the first is "
+                f"{self.index.ids[wrong[0]]}{again}"
             )
         return images
 
@@ -135,6 +144,16 @@ class Project:
         dead = self.ledger.tombstones()
         alive = np.fromiter((i not in dead for i in self.index.ids), bool, len(self.index.ids))
         return np.flatnonzero((self.index.splits == TRAIN) & alive)
+
+    def purged(self, digest: str) -> bool:
+        """Whether an object is not there because a purge removed it, which is no damage."""
+        return not self.store.path(digest).exists() and self.ledger.removed(digest)
+
+    def training(self) -> str:
+        """Digest that names a training on all samples that no request has deleted."""
+        recipe = self.recipe
+        identity = f"{recipe.model}{recipe.train}{recipe.data}{self.index.digest()}".encode()
+        return hashlib.sha256(identity + self.trainable().tobytes()).hexdigest()
 
     def current(self, what: str) -> str:
         """Digest of the current checkpoint or release.

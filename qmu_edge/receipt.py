@@ -64,7 +64,7 @@ def build(
     reference: Mapping[str, Any] | None,
     thresholds: Mapping[str, Any],
     verdict: Mapping[str, Any],
-    derived_artefacts: Sequence[Mapping[str, str]],
+    derived_artefacts: Sequence[Mapping[str, Any]],
     tool: Mapping[str, Any],
     previous: str | None,
     limits: Sequence[str] = LIMITS,
@@ -87,7 +87,7 @@ def build(
         reference: What the metrics are compared with, or None.
         thresholds: The policy's limits.
         verdict: passed (true or false), and checks, one for each threshold.
-        derived_artefacts: What else was made of the data, each as what and state.
+        derived_artefacts: What else was made of the data, each as kind, count, bytes and state.
         tool: name, version, and dependencies by name.
         previous: Digest of the receipt before this one; None for the first.
         limits: What this receipt does not prove; never empty.

@@ -120,6 +120,8 @@ class PolicyRecipe(_Section):
         min_agreement: Share of the parity inputs on which file and network must name the same class.
         parity_inputs: How many images the parity gate uses, at least 1,000.
         evaluation_images: At most so many retain images are evaluated.
+        retention_days: How long `purge` leaves what a release or a served request has superseded.
+        encrypt_at_rest: Encrypt new objects (not the files that ship); `purge` then shreds their keys.
     """
 
     reference: Literal["retrained", "held-out"] = "held-out"
@@ -130,6 +132,8 @@ class PolicyRecipe(_Section):
     min_agreement: Fraction = 0.999
     parity_inputs: Annotated[int, Field(ge=1000)] = 1000
     evaluation_images: Count = 10_000
+    retention_days: Annotated[int, Field(ge=0, le=36_500)] = 30
+    encrypt_at_rest: bool = False
 
 
 class Recipe(_Section):

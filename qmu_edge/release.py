@@ -120,7 +120,7 @@ def make_release(
     project.progress.finish(f"{len(files)} files")
     release = {
         "checkpoint": digest,
-        "files": {FILES[f.format]: project.store.put_bytes(f.data) for f in files},
+        "files": {FILES[f.format]: project.store.put_released(f.data) for f in files},
         "bytes": {FILES[f.format]: len(f.data) for f in files},
         "parity": {f.format: to_json(f.parity) for f in files},
         "levels": {f.format: to_json(f.levels) for f in files},

@@ -193,7 +193,9 @@ class Verdict(_Form):
 class Artefact(_Form):
     """Something else that was made of the data, and where it stands."""
 
-    what: Sentence
+    kind: Sentence
+    count: Count | None
+    bytes: Count | None
     state: Sentence
 
 

@@ -3,7 +3,7 @@
 Contract. A file is complete under its name or it is not there: bytes go to a temporary file in
 the same folder, are forced to the disk and then renamed. The name of an object is the digest of
 its content, so nothing is ever overwritten with something else, and whoever opens an object
-through this module learns at once that it was altered. Nothing here deletes an object.
+through this module learns at once that it was altered. Only `remove` deletes an object.
 
 Trap: the lock belongs to a process *and to what it forks*; a forked worker that outlives its
 parent keeps the store busy. It is an flock, so keep the store off network file systems.
@@ -52,7 +52,7 @@ def file_digest(path: Path) -> str:
         IntegrityError: The file is missing or cannot be read.
     """
     sha = hashlib.sha256()
-    for block in _read_blocks(path):
+    for block in read_blocks(path):
         sha.update(block)
     return sha.hexdigest()
 
@@ -92,6 +92,26 @@ def hold(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         lock.release()
 
 
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut.
+
+    Raises:
+        ConfigError: The disk fails.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        # The rename has happened, so "nothing was changed" would be a lie here.
+        raise ConfigError(
+            f"cannot force {folder} to the disk: {error.strerror}; "
+            "its files are whole, but a power cut may bring back older ones"
+        ) from error
+
+
 class ObjectStore:
     """The folder of objects: content `x` lies at `root/ab/cdef...`, where abcdef... = SHA-256(x).
 
@@ -126,6 +146,14 @@ class ObjectStore:
         self._put(digest, [data], len(data))
         return digest
 
+    def put_released(self, data: bytes) -> str:
+        """Store the bytes of a file that ships: a store that encrypts leaves it as it is.
+
+        Raises:
+            ConfigError: It cannot be written; nothing was changed.
+        """
+        return self.put_bytes(data)
+
     def put_file(self, path: Path) -> str:
         """Store a copy of the file at `path` and return its digest.
 
@@ -143,9 +171,17 @@ class ObjectStore:
         Raises:
             IntegrityError: The object is missing, not a plain file, or altered.
         """
+        self.verify(digest)
+        return self.path(digest)
+
+    def verify(self, digest: str) -> None:
+        """Hash the content of an object.
+
+        Raises:
+            IntegrityError: The object is missing, not a plain file, or altered.
+        """
         path = self._present(digest)
         _same(digest, file_digest(path), path)
-        return path
 
     def get_bytes(self, digest: str, limit: int = 64 << 20) -> bytes:
         """Content of an object of at most `limit` bytes, verified.
@@ -164,6 +200,22 @@ class ObjectStore:
         _same(digest, hashlib.sha256(data).hexdigest(), path)
         return data
 
+    def remove(self, digest: str) -> None:
+        """Remove an object for good, whatever state it is in; one that is gone already is no error.
+
+        Nobody but `qmu_edge.purge` may call this: it knows what is still needed.
+
+        Raises:
+            ConfigError: It cannot be removed.
+        """
+        path = self.path(digest)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot remove {path}: {error.strerror}") from error
+        if path.parent.is_dir():
+            sync_folder(path.parent)
+
     def __iter__(self) -> Iterator[str]:
         """Digests of the objects by name, sorted, unverified; other files are passed over."""
         return (name for path, name in self._files() if self._is_object(path, name))
@@ -181,7 +233,7 @@ class ObjectStore:
                 problems.append(f"no object of this store: {path}")
             else:
                 try:
-                    self.open_verified(name)
+                    self.verify(name)
                 except IntegrityError as error:
                     problems.append(str(error))
         return problems
@@ -204,7 +256,7 @@ class ObjectStore:
         # Also when the object was there: its writer may have died before it got this far, and
         # a ledger row must not point at a name that a power cut can still take away.
         for folder in (target.parent, self.root, self.root.parent):
-            _sync_folder(folder)
+            sync_folder(folder)
 
     def _files(self) -> Iterator[tuple[Path, str]]:
         """Everything below root that is not a folder, with its would-be digest; sorted."""
@@ -216,9 +268,15 @@ class ObjectStore:
         return _DIGEST.fullmatch(name) is not None and path == self.path(name)
 
 
-def _read_blocks(path: Path) -> Iterator[bytes]:
+def read_blocks(path: Path, *, skip: int = 0) -> Iterator[bytes]:
+    """The bytes of a file, block by block, but for the first `skip`.
+
+    Raises:
+        IntegrityError: It cannot be read.
+    """
     try:
         with path.open("rb", buffering=0) as file:
+            file.seek(skip)
             yield from iter(lambda: file.read(BLOCK_BYTES), b"")
     except OSError as error:
         raise IntegrityError(f"cannot read {path}: {error.strerror}") from error
@@ -227,7 +285,7 @@ def _read_blocks(path: Path) -> Iterator[bytes]:
 def _unchanged(path: Path, digest: str) -> Iterator[bytes]:
     """The file's blocks; an error in place of the end when they are not those of `digest`."""
     sha = hashlib.sha256()
-    for block in _read_blocks(path):
+    for block in read_blocks(path):
         sha.update(block)
         yield block
     if sha.hexdigest() != digest:
@@ -252,27 +310,11 @@ def _write_blocks(path: Path, blocks: Iterable[bytes], mode: int) -> None:
         # After a rename nothing has this name any more, and that is no error.
         with suppress(OSError):
             os.unlink(temporary)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _cannot_write(path: Path, error: OSError) -> ConfigError:
     return ConfigError(f"cannot write {path}: {error.strerror}; nothing was changed")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut."""
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        # The rename has happened, so "nothing was changed" would be a lie here.
-        raise ConfigError(
-            f"cannot force {folder} to the disk: {error.strerror}; "
-            "its files are whole, but a power cut may bring back older ones"
-        ) from error
 
 
 def _is_plain(path: Path) -> bool:

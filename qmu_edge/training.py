@@ -1,6 +1,5 @@
 """Train the project's network and make it the current checkpoint."""
 
-import hashlib
 from typing import Any
 
 import torch
@@ -31,8 +30,7 @@ def train_project(project: Project, device_name: str) -> dict[str, Any]:
 
 def _train(project: Project, device: torch.device) -> dict[str, Any]:
     recipe, index, positions = project.recipe, project.index, project.trainable()
-    identity = f"{recipe.model}{recipe.train}{recipe.data}{index.digest()}".encode()
-    run = hashlib.sha256(identity + positions.tobytes()).hexdigest()
+    run = project.training()
     everything = samples_of(project, device)
     known = project.ledger.meta(f"trained:{run}")
     if known is None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from qmu_edge import receipt
-from qmu_edge.evidence import STILL_HELD
+from qmu_edge.artefacts import SENTENCES as ARTEFACTS
 from qmu_edge.personal_data import find
 
-SENTENCES = {*receipt.LIMITS, *(text for pair in STILL_HELD for text in pair)}
+SENTENCES = {*receipt.LIMITS, *ARTEFACTS}
 PSEUDONYM = hashlib.sha256(b"pseudonym").hexdigest()
 FORBIDDEN = ["img/0017.png", "7", PSEUDONYM, "c-10492"]
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("receipt.*.json"))

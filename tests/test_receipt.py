@@ -59,7 +59,7 @@ def make(**changes: Any) -> receipt.Statement:
         "reference": None,
         "thresholds": {"max_fa_gap": 0.05},
         "verdict": {"passed": True, "checks": [CHECK]},
-        "derived_artefacts": [{"what": "calibration cache", "state": "removed"}],
+        "derived_artefacts": [{"kind": "split", "count": 1, "bytes": 9, "state": "present"}],
         "tool": {"name": "qmu-edge", "version": "0.1.0", "dependencies": {"torch": "2.11.0+cpu"}},
         "previous": None,
     }  # fmt: skip
@@ -135,7 +135,7 @@ def test_one_statement_and_one_key_have_one_byte_string() -> None:
         ("predicate.metrics.parity", {"x": [1] * 17}, "x: allowed are numbers"),
         ("predicate.metrics.parity", {f"x{i}": 1 for i in range(65)}, "at most 64"),
         ("predicate.derived_artefacts", {}, "derived_artefacts: .*list"),
-        ("predicate.derived_artefacts.0.what", "photo 17", "what: .*pattern"),
+        ("predicate.derived_artefacts.0.kind", "photo 17", "kind: .*pattern"),
         ("predicate.request", [], "request: .*Request"),
         ("predicate.outcome", "asked by Ana", "outcome: .*'unlearned'"),
         ("predicate.batch.requests", 0, "requests: .*greater than or equal to 1"),
@@ -349,7 +349,7 @@ def test_render_shows_every_value_and_steers_no_terminal() -> None:
     statement = make()
     statement["predicate"]["outcome"] = "\x1b[2Jgone\u202e"
     text = receipt.render(statement)
-    for shown in (sha(MODEL), "resnet18", "0.502", "calibration cache", "forget: 12", "torch: 2.11.0"):
+    for shown in (sha(MODEL), "resnet18", "0.502", "kind: split", "forget: 12", "torch: 2.11.0"):
         assert shown in text
     assert r"\x1b[2Jgone\u202e" in text
     assert all(c.isprintable() or c == "\n" for c in text)

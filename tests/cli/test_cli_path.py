@@ -290,6 +290,8 @@ COMMANDS: list[list[str]] = [
     ["unlearn", "--request", "{request}", "--project", "{project}", "--dry-run", "--quiet"],
     ["export", "--project", "{project}", "--quiet"],
     ["verify", "{project}/release/model.onnx", "--project", "{project}", "--quiet"],
+    ["purge", "--project", "{project}"],
+    ["purge", "--project", "{project}", "--dry-run"],
     ["receipt", "show", "--project", "{project}"],
     ["receipt", "verify", "--project", "{project}"],
 ]

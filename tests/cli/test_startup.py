@@ -19,7 +19,7 @@ COMMANDS: dict[str, Any] = {
     "receipt verify": cli.receipt_verify, "receipt schema": cli.receipt_schema, "keys list": cli.keys_list,
     "keys rotate": cli.keys_rotate, "keys revoke": cli.keys_revoke, "keys export": cli.keys_export,
     "methods": cli.methods, "recipes": cli.recipes,
-    "doctor": cli.doctor, "demo": cli.demo,
+    "doctor": cli.doctor, "purge": cli.purge, "demo": cli.demo,
 }  # fmt: skip
 
 
@@ -63,6 +63,7 @@ def test_the_list_of_commands_here_is_whole() -> None:
     "words",
     [
         ["status", "--json"],
+        ["purge", "--dry-run"],
         ["receipt", "verify"],
         ["receipt", "show"],
         ["receipt", "schema"],
@@ -74,7 +75,7 @@ def test_the_list_of_commands_here_is_whole() -> None:
     ids=" ".join,
 )
 def test_questions_about_requests_and_receipts_need_no_torch(made: Any, words: list[str]) -> None:
-    more = ["--project", made.served] if {"status", "show", "verify", "keys"} & {*words} else []
+    more = ["--project", made.served] if {"status", "show", "verify", "keys", "purge"} & {*words} else []
     done = without(HEAVY, CLI, *words, *more)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() and done.stderr == ""
