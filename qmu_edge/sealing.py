@@ -151,12 +151,15 @@ class SealedStore(ObjectStore):
         self.keys.shred(digest)
         super().remove(digest)
 
-    def _put(self, digest: str, blocks: Iterable[bytes], size: int) -> None:
+    def _put(self, digest: str, blocks: Iterable[bytes]) -> None:
         if self.sealing:
             if not self.keys.has(digest):  # what a killed removal has left cannot be read any more
                 super().remove(digest)
-            blocks, size = seal(blocks, self.keys.make(digest), digest), _sealed_bytes(size)
-        super()._put(digest, blocks, size)
+            blocks = seal(blocks, self.keys.make(digest), digest)
+        super()._put(digest, blocks)
+
+    def _holds(self, digest: str) -> bool:
+        return _is_sealed(self.path(digest)) == self.sealing and super()._holds(digest)
 
     def _content(self, digest: str) -> Iterator[bytes]:
         sha, path = hashlib.sha256(), self.path(digest)

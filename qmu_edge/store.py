@@ -3,7 +3,8 @@
 Contract. A file is complete under its name or it is not there: bytes go to a temporary file in
 the same folder, are forced to the disk and then renamed. The name of an object is the digest of
 its content, so nothing is ever overwritten with something else, and whoever opens an object
-through this module learns at once that it was altered. Only `remove` deletes an object.
+through this module learns at once that it was altered. Only `remove` deletes an object; what a
+killed writer has left unfinished is removed by the next one, under the lock.
 
 Trap: the lock belongs to a process *and to what it forks*; a forked worker that outlives its
 parent keeps the store busy. It is an flock, so keep the store off network file systems.
@@ -63,6 +64,7 @@ def hold(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
 
     The lock is the kernel's, so it is free the moment its holder dies, however it dies. The
     file "holder" beside it only tells people whom they wait for; no decision is read from it.
+    Unfinished files in the folder, whose writers are dead, are removed first.
 
     Args:
         folder: The store; it must exist.
@@ -79,17 +81,43 @@ def hold(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise BusyError(f"store {folder} is held by {_held_by(holder)}") from error
+        who = holder_of(folder) or "a process that has not written its name"
+        raise BusyError(f"store {folder} is held by {who}") from error
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot lock {folder / 'lock'}: {reason}") from error
     try:
+        _sweep(folder)
         write_atomic(holder, _who().encode())
         yield
     finally:
         with suppress(OSError):
             holder.unlink()
         lock.release()
+
+
+def holder_of(folder: Path) -> str | None:
+    """Who holds the store in `folder`, for people: "pid 7, host h, ..."; None when nobody says so.
+
+    A holder that was killed leaves its name behind; on this machine that is recognised.
+    """
+    try:
+        with (folder / "holder").open(encoding="utf-8", errors="replace") as file:
+            lines = file.read(1000).splitlines()
+    except OSError:
+        return None
+    here = f"host {platform.node()}" in lines
+    return None if here and not _lives(lines[0]) else ", ".join(lines)
+
+
+def is_digest(text: str) -> bool:
+    """Whether this is how a digest is written: 64 lower-case hex digits."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Temporary files anywhere below `folder`: of a writer at work, or of one that was killed."""
+    return sorted(folder.rglob(f"{TEMPORARY}*"))
 
 
 def sync_folder(folder: Path) -> None:
@@ -132,7 +160,7 @@ class ObjectStore:
         Raises:
             IntegrityError: Not 64 lower-case hex digits; no path is made of such a name.
         """
-        if not _DIGEST.fullmatch(digest):
+        if not is_digest(digest):
             raise IntegrityError(f"digest {digest!r} is not 64 lower-case hex digits ({self.root})")
         return self.root / digest[:2] / digest[2:]
 
@@ -143,7 +171,7 @@ class ObjectStore:
             ConfigError: It cannot be written; nothing was changed.
         """
         digest = hashlib.sha256(data).hexdigest()
-        self._put(digest, [data], len(data))
+        self._put(digest, [data])
         return digest
 
     def put_released(self, data: bytes) -> str:
@@ -162,7 +190,7 @@ class ObjectStore:
             ConfigError: The object cannot be written; nothing was changed.
         """
         digest = file_digest(path)
-        self._put(digest, _unchanged(path, digest), path.stat().st_size)
+        self._put(digest, _unchanged(path, digest))
         return digest
 
     def open_verified(self, digest: str) -> Path:
@@ -223,13 +251,13 @@ class ObjectStore:
     def check(self) -> list[str]:
         """Hash every object and say what is wrong, one sentence each; an empty list is health.
 
-        A temporary file is a problem only while nobody writes: call this under `hold`.
+        Temporary files are passed over: see `unfinished`.
         """
         problems = []
         for path, name in self._files():
             if path.name.startswith(TEMPORARY):
-                problems.append(f"left over from an interrupted write: {path}")
-            elif not self._is_object(path, name):
+                continue
+            if not self._is_object(path, name):
                 problems.append(f"no object of this store: {path}")
             else:
                 try:
@@ -245,18 +273,26 @@ class ObjectStore:
             raise IntegrityError(f"object {digest}: expected a file, found {found} at {path}")
         return path
 
-    def _put(self, digest: str, blocks: Iterable[bytes], size: int) -> None:
+    def _put(self, digest: str, blocks: Iterable[bytes]) -> None:
         target = self.path(digest)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _cannot_write(target, error) from error
-        if not _is_plain(target) or target.stat().st_size != size:
+        if not self._holds(digest):
             _write_blocks(target, blocks, 0o444)
         # Also when the object was there: its writer may have died before it got this far, and
         # a ledger row must not point at a name that a power cut can still take away.
         for folder in (target.parent, self.root, self.root.parent):
             sync_folder(folder)
+
+    def _holds(self, digest: str) -> bool:
+        """Whether the object is there and right; an altered one is written again."""
+        try:
+            self.verify(digest)
+        except IntegrityError:
+            return False
+        return True
 
     def _files(self) -> Iterator[tuple[Path, str]]:
         """Everything below root that is not a folder, with its would-be digest; sorted."""
@@ -265,7 +301,7 @@ class ObjectStore:
                 yield path, path.parent.name + path.name
 
     def _is_object(self, path: Path, name: str) -> bool:
-        return _DIGEST.fullmatch(name) is not None and path == self.path(name)
+        return is_digest(name) and path == self.path(name)
 
 
 def read_blocks(path: Path, *, skip: int = 0) -> Iterator[bytes]:
@@ -340,9 +376,20 @@ def _who() -> str:
     )
 
 
-def _held_by(holder: Path) -> str:
+def _lives(line: str) -> bool:
+    """Whether the process of a line "pid 7" runs on this machine; True when in doubt."""
     try:
-        with holder.open(encoding="utf-8", errors="replace") as file:
-            return ", ".join(file.read(1000).splitlines())
-    except OSError:  # between the lock and the file, or just released
-        return "another process that has not written its name yet"
+        os.kill(int(line.removeprefix("pid ")), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, OverflowError):
+        return True
+    return True
+
+
+def _sweep(folder: Path) -> None:
+    for path in unfinished(folder):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot remove {path}: {error.strerror}") from error
