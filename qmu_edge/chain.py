@@ -163,6 +163,15 @@ class ChainedFile:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything that is read inside is of one instant, whoever writes meanwhile."""
+        self.rows("BEGIN")
+        try:
+            yield
+        finally:
+            self.rows("ROLLBACK")
+
     def append(self, what: str, key: int | str, **visible: Any) -> None:
         """Append the event that vouches for a fact as it now is; inside `change` only.
 
@@ -190,7 +199,10 @@ class ChainedFile:
         return str(last[0][0]) if last else GENESIS
 
     def check(self) -> list[str]:
-        """Say what is wrong with the file, one sentence each; an empty list is health."""
+        """Say what is wrong with the file, one sentence each; an empty list is health.
+
+        Inside `snapshot` when others may write: the events and the rows must be of one instant.
+        """
         problems = []
         for part in (self._check_pages, self._check_chain, self._check_facts):
             try:
