@@ -240,7 +240,8 @@ def _save(descent: Descent, generator: torch.Generator, run: Tensor, epoch: int,
     tensors["generator"] = generator.get_state()
     tensors["epoch"] = torch.tensor([epoch, descent.schedule.last_epoch])
     tensors["run"] = run
-    write_atomic(path, save_tensors(tensors))
+    data = save_tensors(tensors)
+    write_atomic(path, hashlib.sha256(data).digest() + data, mode=0o600)
 
 
 def _restore(
@@ -252,8 +253,11 @@ def _restore(
     """
     if path is None or not path.is_file():
         return {}
+    stored = path.read_bytes()
+    if hashlib.sha256(stored[32:]).digest() != stored[:32]:
+        return {}
     try:
-        tensors = load_tensors(path.read_bytes())
+        tensors = load_tensors(stored[32:])
         weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
         # Loading marks Brevitas' statistics as collected, so a copy has to show that it works.
         copy.deepcopy(model).load_state_dict(weights)

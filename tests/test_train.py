@@ -1,5 +1,6 @@
 """Training: it learns, repeats itself bitwise, survives a kill, and refuses what cannot work."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,7 @@ def fresh(toy: Toy) -> Classifier:
         ("other network", "statistics"),
         ("odd generator", "learned_step"),
         ("no epoch", "learned_step"),
+        ("one bit", "learned_step"),
     ],
 )
 def test_state_that_is_damaged_or_foreign_is_ignored(
@@ -133,14 +135,21 @@ def test_state_that_is_damaged_or_foreign_is_ignored(
         state.write_bytes(bytes(range(256)) * 64)
     if damage == "truncated":
         state.write_bytes(good[: len(good) // 2])
-    tensors = load(good)
+    if damage == "one bit":
+        state.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    tensors = load(good[32:])
     if damage == "no epoch":
-        state.write_bytes(save({k: v for k, v in tensors.items() if k != "epoch"}))
+        state.write_bytes(_sealed({k: v for k, v in tensors.items() if k != "epoch"}))
     if damage == "odd generator":
-        state.write_bytes(save({**tensors, "generator": torch.zeros(3)}))
+        state.write_bytes(_sealed({**tensors, "generator": torch.zeros(3)}))
     expected = fresh if quantizer == "learned_step" else _fit(samples, quantizer=quantizer)
     assert _same(expected, _fit(samples, resume=state, quantizer=quantizer))
     assert not state.exists()
+
+
+def _sealed(tensors: dict[str, torch.Tensor]) -> bytes:
+    """A state as it is stored: its SHA-256, then its tensors."""
+    return hashlib.sha256(save(tensors)).digest() + save(tensors)
 
 
 @pytest.mark.parametrize("change", [{"seed": 5}, {"lr": 0.01}, {"epochs": 4}])
