@@ -9,16 +9,18 @@
     .qmu/releases/      folders of released files
     release             link to the current one
 
-A project is made in a hidden folder beside its place and renamed when it is whole.
+A project is made in a hidden folder beside its place and renamed when it is whole. `qmu.toml` comes
+first: a kill between the two leaves it alone, and the same `init` again goes on.
 """
 
+import fcntl
 import hashlib
 import io
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from qmu_edge import keys
-from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.errors import BusyError, ConfigError, IntegrityError
 from qmu_edge.index import (
     SAMPLE_SPLITS,
     SampleIndex,
@@ -40,7 +42,7 @@ from qmu_edge.ledger import Ledger
 from qmu_edge.progress import Progress
 from qmu_edge.recipe import Recipe, parse_recipe, to_toml
 from qmu_edge.sealing import SealedStore
-from qmu_edge.store import ObjectStore, write_atomic
+from qmu_edge.store import ObjectStore, hold, sync_folder, write_atomic
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -50,6 +52,8 @@ STORE: Final = ".qmu"
 KEYS: Final = "keys"
 KEY: Final = f"{KEYS}/pseudonym.key"
 IMAGES: Final = "cache/images.npy"
+KEY_CHECK: Final = "pseudonym key"  # what the ledger knows about it, of no use to guess it
+STAGING: Final = f"{STORE}.new"
 TRAIN: Final = SAMPLE_SPLITS.index("train")
 
 
@@ -62,12 +66,14 @@ class Project:
         recipe: As `qmu.toml` says now.
         ledger: Open; closed with the project.
         progress: Where long work shows itself.
+        wait_s: How long `held` waits for another process.
     """
 
     root: Path
     recipe: Recipe
     ledger: Ledger
     progress: Progress
+    wait_s: float = 0.0
 
     @property
     def folder(self) -> Path:
@@ -99,6 +105,8 @@ class Project:
             raise IntegrityError(f"{path}: cannot be read: {error.strerror}") from None
         if len(key) != 32:
             raise IntegrityError(f"{path}: {len(key)} bytes, allowed are 32")
+        if self.ledger.meta(KEY_CHECK) != _key_check(key):
+            raise IntegrityError(f"{path}: not the key that this project was made with")
         return key
 
     @property
@@ -124,6 +132,11 @@ class Project:
             raise IntegrityError(f"{path}: decoded images cannot be opened: {error}") from None
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(self.index.ids):
             raise IntegrityError(f"{path}: {images.dtype} {images.shape} is not the registered dataset")
+        header = _header(images)
+        with path.open("rb") as file:
+            whole = file.read(len(header)) == header
+        if not whole or path.stat().st_size != len(header) + images.nbytes:
+            raise IntegrityError(f"{path}: its header is altered, or something follows the images")
         found = content_digests(images)
         altered = {i for i, (a, b) in enumerate(zip(found, self.index.digests, strict=True)) if a != b}
         # Asked after hashing: the intent to erase an image is written down before it is touched.
@@ -155,6 +168,23 @@ class Project:
         identity = f"{recipe.model}{recipe.train}{recipe.data}{self.index.digest()}".encode()
         return hashlib.sha256(identity + self.trainable().tobytes()).hexdigest()
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only process that writes to the project; waits `wait_s` for another one to end.
+
+        Raises:
+            BusyError: Another process still holds it.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(hold(self.folder))
+            except BusyError as error:
+                if self.wait_s <= 0:
+                    raise
+                self.progress.note(f"{error}; waiting up to {self.wait_s:g} s")
+                stack.enter_context(hold(self.folder, wait_s=self.wait_s))
+            yield
+
     def current(self, what: str) -> str:
         """Digest of the current checkpoint or release.
 
@@ -182,8 +212,8 @@ def find(start: Path) -> Path:
 
 
 @contextmanager
-def opened(root: Path, progress: Progress) -> Iterator[Project]:
-    """Open the project in `root`.
+def opened(root: Path, progress: Progress, wait_s: float = 0.0) -> Iterator[Project]:
+    """Open the project in `root`; `wait_s` is for `Project.held`.
 
     Raises:
         ConfigError: The recipe is wrong.
@@ -196,7 +226,7 @@ def opened(root: Path, progress: Progress) -> Iterator[Project]:
         raise ConfigError(f"{root / RECIPE}: not UTF-8 at byte {error.start}") from None
     recipe = parse_recipe(text, str(root / RECIPE))
     with Ledger.open(root / STORE / "ledger.db") as ledger:
-        yield Project(root, recipe, ledger, progress)
+        yield Project(root, recipe, ledger, progress, wait_s)
 
 
 def create(root: Path, recipe: Recipe, subjects: Path | None, progress: Progress) -> dict[str, Any]:
@@ -214,14 +244,43 @@ def create(root: Path, recipe: Recipe, subjects: Path | None, progress: Progress
     Raises:
         ConfigError: There is a project already, no dataset, or the disk refuses.
     """
-    if (root / STORE).exists() or (root / RECIPE).exists():
-        raise ConfigError(f"{root}: there is a project already")
+    _require_room(root, recipe)
     from qmu_edge.datasets import load
 
     source = load(recipe.data, progress)
-    staging = root / f"{STORE}.new-{os.getpid()}"
     try:
         root.mkdir(parents=True, exist_ok=True)
+        with _alone(root):
+            _require_room(root, recipe)
+            return _summary(_make(root, recipe, source, subjects))
+    except OSError as error:
+        raise ConfigError(f"cannot write {root}: {error.strerror}; nothing was changed") from None
+
+
+def _require_room(root: Path, recipe: Recipe) -> None:
+    """No project is here; `qmu.toml` of an `init` with this recipe that was killed may be."""
+    known = root / RECIPE
+    if (root / STORE).exists() or (known.exists() and known.read_bytes() != to_toml(recipe).encode()):
+        raise ConfigError(f"{root}: there is a project already, or a {RECIPE} of something else")
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Be the only process that makes a project of `root`; leaves no file behind."""
+    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise BusyError(f"{root}: another process is making a project here") from None
+    finally:
+        os.close(handle)
+
+
+def _make(root: Path, recipe: Recipe, source: Any, subjects: Path | None) -> SampleIndex:
+    staging = root / STAGING
+    try:
+        shutil.rmtree(staging, ignore_errors=True)  # of an `init` that was killed
         for folder in ("objects", KEYS, "cache", "work", "releases"):
             (staging / folder).mkdir(parents=True, mode=0o700 if folder == KEYS else 0o755)
         key = secrets.token_bytes(32)
@@ -232,13 +291,20 @@ def create(root: Path, recipe: Recipe, subjects: Path | None, progress: Progress
         with Ledger.create(staging / "ledger.db") as ledger:
             ledger.write_samples(index)
             keys.renew(staging / KEYS, ledger)
-        write_atomic(root / RECIPE, to_toml(recipe).encode())
+            ledger.set_meta(KEY_CHECK, _key_check(key))
+        write_atomic(staging / RECIPE, to_toml(recipe).encode())
+        os.replace(staging / RECIPE, root / RECIPE)
+        sync_folder(root)
         staging.rename(root / STORE)
-    except OSError as error:
-        raise ConfigError(f"cannot write {root}: {error.strerror}; nothing was changed") from None
+        sync_folder(root)
+        sync_folder(root.absolute().parent)
+        return index
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return _summary(index)
+
+
+def _key_check(key: bytes) -> str:
+    return hashlib.sha256(b"qmu-edge pseudonym key" + key).hexdigest()
 
 
 def _index(source: Any, subjects: Sequence[str], key: bytes) -> SampleIndex:
@@ -260,4 +326,11 @@ def _summary(index: SampleIndex) -> dict[str, Any]:
 def _npy(images: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, images, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _header(images: np.ndarray) -> bytes:
+    """What `_npy` writes before the images."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(images))
     return buffer.getvalue()

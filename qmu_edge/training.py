@@ -11,7 +11,6 @@ from qmu_edge.models.layers import Shape
 from qmu_edge.project import Project
 from qmu_edge.release import device_named, origin_of, samples_of
 from qmu_edge.requantize import requantize
-from qmu_edge.store import hold
 from qmu_edge.train import accuracy, fit
 
 
@@ -24,7 +23,7 @@ def train_project(project: Project, device_name: str) -> dict[str, Any]:
         Digest of the checkpoint and the network's accuracies in torch (validation and test).
     """
     device = device_named(device_name)
-    with hold(project.folder):
+    with project.held():
         return _train(project, device)
 
 
