@@ -34,6 +34,9 @@ ProjectOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+WaitOption = Annotated[
+    float, typer.Option("--wait", min=0, help="Seconds to wait for another process that holds the project.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 
 
@@ -80,13 +83,14 @@ def init(
 def train(
     project: ProjectOption = None,
     device: DeviceOption = "auto",
+    wait_s: WaitOption = 0,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train the recipe's network; continues after a kill."""
     from qmu_edge import api
 
-    _show(api.train(project, device=device, progress=_progress(quiet)), json)
+    _show(api.train(project, device=device, wait_s=wait_s, progress=_progress(quiet)), json)
 
 
 @request_app.command("new")
@@ -119,6 +123,7 @@ def unlearn(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     project: ProjectOption = None,
     device: DeviceOption = "auto",
+    wait_s: WaitOption = 0,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -127,7 +132,13 @@ def unlearn(
     from qmu_edge.cli import render
 
     result = api.unlearn(
-        request, project, method=method, dry_run=dry_run, device=device, progress=_progress(quiet)
+        request,
+        project,
+        method=method,
+        dry_run=dry_run,
+        device=device,
+        wait_s=wait_s,
+        progress=_progress(quiet),
     )
     _show(result, json, render.plain if dry_run else render.served)
 
@@ -147,6 +158,7 @@ def export(
     bundle: Annotated[Path | None, typer.Option(help="Folder for a bundle, and .tar beside it.")] = None,
     cost: Annotated[bool, typer.Option("--cost", help="Bit operations and memory of one image.")] = False,
     project: ProjectOption = None,
+    wait_s: WaitOption = 0,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -157,7 +169,7 @@ def export(
     _show(
         api.export(
             project, formats=formats, target=target, dtype=input, layout=layout, batch=batch, out=out,
-            bundle=bundle, cost=cost, progress=_progress(quiet),
+            bundle=bundle, cost=cost, wait_s=wait_s, progress=_progress(quiet),
         ),
         json,
     )  # fmt: skip
@@ -311,15 +323,20 @@ def recipes(json: JsonOption = False) -> None:
 
 
 @app.command()
-def doctor(project: ProjectOption = None, json: JsonOption = False) -> None:
-    """Versions, GPU, and the integrity of everything stored; exit code 4 when something is wrong."""
+def doctor(
+    project: ProjectOption = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Do what is safe to do.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Versions, GPU, and the integrity of everything stored; exit code 4 or 8 when something is wrong."""
     from qmu_edge import api
-    from qmu_edge.errors import IntegrityError
+    from qmu_edge.errors import IntegrityError, LedgerError
 
-    result = api.doctor(project)
+    result = api.doctor(project, repair=repair)
     _show(result, json)
-    if result["problems"]:
-        raise IntegrityError(f"{len(result['problems'])} problems, the first: {result['problems'][0]}")
+    if problems := result["problems"]:
+        wrong = IntegrityError if result["ledger_holds"] else LedgerError
+        raise wrong(f"{len(problems)} problems, the first: {problems[0]}")
 
 
 @app.command()

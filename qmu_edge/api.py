@@ -7,25 +7,24 @@ Each takes plain values, returns a dictionary that is ready for JSON, and raises
 
 import hashlib
 import json
-import platform
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from qmu_edge import __version__, keys, receipt
+from qmu_edge import keys, receipt
 from qmu_edge.envelope import key_name, read_public_key
-from qmu_edge.errors import ConfigError, LedgerError, QmuEdgeError, RequestError
+from qmu_edge.errors import ConfigError, LedgerError, RequestError
 from qmu_edge.evidence import check_issued
 from qmu_edge.ledger import RequestRow
 from qmu_edge.progress import Progress
 from qmu_edge.project import KEYS, Project, create, find, opened
+from qmu_edge.publication import papers, publish
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes
 from qmu_edge.request import load_request, new_request
-from qmu_edge.store import hold, write_atomic
+from qmu_edge.store import write_atomic
 from qmu_edge.strict_json import read_bounded
 
 SOURCES = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist")
@@ -63,12 +62,19 @@ def init(
 
 
 def train(
-    project: Path | None = None, *, device: str = "auto", progress: Progress | None = None
+    project: Path | None = None,
+    *,
+    device: str = "auto",
+    wait_s: float = 0.0,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train the recipe's network on all samples that no request has deleted; continues after a kill."""
+    """Train the recipe's network on all samples that no request has deleted; continues after a kill.
+
+    `wait_s` is how long to wait for another process that holds the project.
+    """
     from qmu_edge.training import train_project
 
-    with _project(project, progress) as opened_project:
+    with _project(project, progress, wait_s) as opened_project:
         return train_project(opened_project, device)
 
 
@@ -100,6 +106,7 @@ def unlearn(
     method: str | None = None,
     dry_run: bool = False,
     device: str = "auto",
+    wait_s: float = 0.0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Serve a deletion request: unlearn, re-quantize, export, verify, receipt.
@@ -110,9 +117,10 @@ def unlearn(
         method: Instead of the recipe's.
         dry_run: Only say what would be deleted.
         device: "auto", "cpu" or "cuda".
+        wait_s: How long to wait for another process that holds the project.
         progress: Silent when None.
     """
-    with _project(project, progress) as found:
+    with _project(project, progress, wait_s) as found:
         parsed = load_request(request, key=found.key)
         from qmu_edge.pipeline import plan, serve
         from qmu_edge.release import device_named
@@ -139,6 +147,7 @@ def export(
     out: Path | None = None,
     bundle: Path | None = None,
     cost: bool = False,
+    wait_s: float = 0.0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Export the current checkpoint through all gates.
@@ -155,26 +164,27 @@ def export(
         out: Folder for the files.
         bundle: Folder for a bundle, which must not exist; its archive goes beside it.
         cost: Analyse the QONNX file: bit operations and memory of one image.
+        wait_s: How long to wait for another process that holds the project.
         progress: Where to count.
     """
     from qmu_edge.export import Camera
     from qmu_edge.export.qonnx import inference_cost
     from qmu_edge.export.targets import target_named
-    from qmu_edge.release import RELEASED, bundle_files, copy_files, make_release, publish
+    from qmu_edge.release import RELEASED, bundle_files, copy_files, make_release
 
     taken = target_named(target, tuple(formats)).formats
     chosen = tuple(formats) or tuple(f for f in RELEASED if f in taken)
     options = {"target": target, "camera": Camera.of(dtype, layout), "batch": batch}
-    with _project(project, progress) as found:
-        with hold(found.folder):
+    with _project(project, progress, wait_s) as found:
+        with found.held():
             digest, release = make_release(found, found.current("checkpoint"), chosen, **options)
             if bundle is not None:
-                paths = bundle_files(found, release, bundle, _receipt_of(found, release))
+                paths = bundle_files(found, release, bundle, papers(found, release)[0])
             elif out is not None:
                 paths = copy_files(found, release, out)
             else:
                 found.ledger.set_current("release", digest)
-                link = publish(found, digest, _receipt_of(found, release), None)
+                link = publish(found, digest, *papers(found, release))
                 paths = [link / name for name in release["files"]]
         analysed = inference_cost(_qonnx_of(found, release)) if cost else None
         return {
@@ -190,16 +200,6 @@ def _qonnx_of(project: Project, release: dict[str, Any]) -> bytes:
     if FILES["qonnx"] not in release["files"]:
         raise ConfigError("--cost is measured on the QONNX file; add --format qonnx")
     return project.store.get_bytes(release["files"][FILES["qonnx"]], limit=4 << 30)
-
-
-def _receipt_of(project: Project, release: dict[str, Any]) -> bytes | None:
-    """The current receipt, when it speaks of every file of the release."""
-    digest = project.ledger.current("receipt")
-    if digest is None:
-        return None
-    data = project.store.get_bytes(digest)
-    subjects = {s["digest"]["sha256"] for s in receipt.loads(data, "receipt")["subject"]}
-    return data if subjects >= set(release["files"].values()) else None
 
 
 def verify(model: Path, project: Path | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -269,7 +269,7 @@ def purge(project: Path | None = None, *, now: bool = False, dry_run: bool = Fal
     with _project(project, None) as found:
         if dry_run:
             return preview(found, moment, at_once=now)
-        with hold(found.folder):
+        with found.held():
             return run(found, moment, at_once=now)
 
 
@@ -341,13 +341,13 @@ def keys_list(project: Path | None = None) -> dict[str, Any]:
 
 def keys_rotate(project: Path | None = None, *, reason: str = "rotated") -> dict[str, Any]:
     """Put a new key in use and delete the private half of the one before; `reason`: see `qmu_edge.keys`."""
-    with _project(project, None) as found, hold(found.folder):
+    with _project(project, None) as found, found.held():
         return keys.renew(found.folder / KEYS, found.ledger, reason).public()
 
 
 def keys_revoke(name: str, project: Path | None = None) -> dict[str, Any]:
     """Declare a key that is out of use compromised."""
-    with _project(project, None) as found, hold(found.folder):
+    with _project(project, None) as found, found.held():
         return keys.revoke(found.ledger, name).public()
 
 
@@ -406,58 +406,23 @@ def recipes() -> dict[str, str]:
     return shipped_recipes()
 
 
-def doctor(project: Path | None = None) -> dict[str, Any]:
-    """Versions, GPU, and the integrity of everything that a project stores.
+def doctor(project: Path | None = None, *, repair: bool = False) -> dict[str, Any]:
+    """Versions, GPU, and the integrity of everything that a project stores; see `qmu_edge.doctor`.
 
-    Returns:
-        `problems` is empty when all is well.
+    Args:
+        project: Its folder; found upwards from here when None, and without one only versions are told.
+        repair: Do what is safe to do about the problems.
     """
-    found: dict[str, Any] = {"versions": _versions(), "gpu": _gpu(), "problems": []}
+    from qmu_edge.doctor import examine, machine
+
     try:
         root = find(project or Path.cwd())
     except ConfigError:
-        return found
-    with opened(root, Progress()) as p:
-        problems = [*p.store.check(), *p.ledger.check()]
-        for check in (lambda: p.key, lambda: p.images):
-            try:
-                check()
-            except QmuEdgeError as error:
-                problems.append(str(error))
-        problems += keys.check(p.folder / KEYS, p.ledger)
-        mode = (p.folder / KEYS).stat().st_mode & 0o077
-        if mode:
-            problems.append(f"{p.folder / KEYS}: readable by others; allowed is mode 0700")
-    return {**found, "project": str(root), "problems": problems}
+        return {**machine(), "problems": []}
+    return {**machine(), "project": str(root), **examine(root, repair=repair)}
 
 
-def _versions() -> dict[str, str | None]:
-    names = (
-        "torch",
-        "torchvision",
-        "brevitas",
-        "onnx",
-        "onnxruntime",
-        "qonnx",
-        "numpy",
-        "scikit-learn",
-    )
-    found: dict[str, str | None] = {"qmu-edge": __version__, "python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def _gpu() -> str | None:
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
-
-
-def _project(folder: Path | None, progress: Progress | None) -> AbstractContextManager[Project]:
-    return opened(find(folder or Path.cwd()), progress or Progress())
+def _project(
+    folder: Path | None, progress: Progress | None, wait_s: float = 0.0
+) -> AbstractContextManager[Project]:
+    return opened(find(folder or Path.cwd()), progress or Progress(), wait_s)

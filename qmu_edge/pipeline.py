@@ -31,6 +31,7 @@ from qmu_edge.accounting import accounted
 from qmu_edge.errors import QmuEdgeError, RequestError, VerificationFailed
 from qmu_edge.evidence import REFERENCE_SEED, write_receipt
 from qmu_edge.project import Project
+from qmu_edge.publication import publish
 from qmu_edge.release import (
     evaluate_release,
     evaluation_in,
@@ -38,13 +39,11 @@ from qmu_edge.release import (
     load_checkpoint,
     make_release,
     origin_of,
-    publish,
     samples_of,
 )
 from qmu_edge.requantize import requantize
 from qmu_edge.request import DeletionRequest, due_time
 from qmu_edge.split import Split, resolve, split_from_json, split_to_json
-from qmu_edge.store import hold
 from qmu_edge.unlearn import METHODS, apply, parameters
 from qmu_edge.verify.report import (
     Reference,
@@ -155,7 +154,7 @@ def serve(
         QmuEdgeError: Any step's own error.
     """
     params = parameters(method_name, project.recipe.unlearn.get(method_name, {}), project.recipe.train)
-    with hold(project.folder):
+    with project.held():
         _require_same(project, request)
         if not _is_served(project, request.request_id):
             split = plan(project, request)

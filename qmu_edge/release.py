@@ -186,29 +186,6 @@ def evaluation_in(report: Mapping[str, Any]) -> Evaluation:
     return evaluation_from_json(report["evaluation"])
 
 
-def publish(project: Project, digest: str, receipt: bytes | None, report: bytes | None) -> Path:
-    """Make a release the current one: a folder of its files, and the link `release` to it.
-
-    The link is replaced in one step, so a reader sees the old folder or the new one.
-    """
-    release = json.loads(project.store.get_bytes(digest))
-    folder = project.folder / "releases" / digest[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, sha in release["files"].items():
-        write_atomic(folder / name, project.store.get_bytes(sha, limit=4 << 30))
-    for name, data in (("receipt.json", receipt), ("report.json", report)):
-        if data is not None:
-            write_atomic(folder / name, data)
-    link = project.root / "release"
-    if link.exists() and not link.is_symlink():
-        raise ConfigError(f"{link} is not a link of qmu-edge; move it away")
-    fresh = project.root / f".release-{os.getpid()}"
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(os.path.relpath(folder, project.root), target_is_directory=True)
-    os.replace(fresh, link)
-    return link
-
-
 def copy_files(project: Project, release: Mapping[str, Any], out: Path) -> list[Path]:
     """Copy the files of a release into a folder of the user's."""
     try:

@@ -213,7 +213,7 @@ def _object(project: Path) -> Path:
 def _flip(path: Path, at: int = -1) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1
-    path.chmod(0o644)
+    path.chmod(0o600)
     path.write_bytes(data)
 
 
