@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,19 @@ def test_a_writer_at_work_is_no_problem_and_is_not_repaired(root: Path) -> None:
         assert process.stdin is not None
     found = examine(root)
     assert found["held_by"] is None and "interrupted write" in found["problems"][0]
+
+
+def test_a_command_waits_for_a_writer_when_it_is_asked_to(root: Path) -> None:
+    words = [sys.executable, "-c", HOLDER, str(root / ".qmu")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with opened(root, Progress(), wait_s=0.1) as project:
+            with pytest.raises(BusyError, match=f"pid {process.pid}"), project.held():
+                pass
+        threading.Timer(0.5, process.stdin.close).start()
+        with opened(root, Progress(), wait_s=60.0) as project, project.held():
+            assert process.wait() == 0
 
 
 def test_looking_takes_no_lock_and_writes_nothing(root: Path) -> None:

@@ -94,7 +94,17 @@ def test_a_new_ledger_is_sound_private_and_durable(tmp_path: Path, ledger: Ledge
     assert ledger.rows("PRAGMA journal_mode") == [("wal",)]
     assert ledger.rows("PRAGMA synchronous") == [(2,)]
     assert ledger.rows("PRAGMA foreign_keys") == [(1,)]
+    assert ledger.rows("PRAGMA secure_delete") == [(1,)]
     assert ledger.rows("PRAGMA user_version") == [(1,)]
+
+
+def test_a_snapshot_is_of_one_instant_and_keeps_no_writer_waiting(ledger: Ledger) -> None:
+    with Ledger.open(ledger.path) as reader:
+        with reader.snapshot():
+            assert reader.meta("word") is None
+            ledger.set_meta("word", 1)
+            assert reader.meta("word") is None
+        assert reader.meta("word") == 1
 
 
 def test_everything_survives_reopening(ledger: Ledger) -> None:

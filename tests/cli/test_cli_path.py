@@ -77,7 +77,7 @@ def test_a_dry_run_changes_nothing_and_says_what_would_be_deleted(
 def test_release_is_a_relative_link_to_the_files_that_the_receipt_names(made: Any) -> None:
     link = made.served / "release"
     assert link.is_symlink() and not link.readlink().is_absolute()
-    assert sorted(p.name for p in link.iterdir()) == sorted(FILES)
+    assert sorted(p.name for p in link.iterdir()) == sorted([*FILES, "SHA256SUMS"])
     receipt = loads((link / "receipt.json").read_bytes(), link)
     assert {s["name"]: s["digest"]["sha256"] for s in receipt["subject"]} == {
         name: sha(link / name) for name in MODELS
@@ -201,13 +201,28 @@ def test_export_for_another_target_and_camera(run: Any, served: Path, tmp_path: 
 
 def test_export_before_any_request_makes_a_release(run: Any, trained: Path) -> None:
     assert run("export", "--project", trained).code == 0
-    assert sorted(p.name for p in (trained / "release").iterdir()) == [*MODELS]
+    assert sorted(p.name for p in (trained / "release").iterdir()) == ["SHA256SUMS", *MODELS]
     assert run("verify", trained / "release/model.onnx", "--project", trained, "--json").json["passed"]
 
 
 def test_doctor_finds_nothing_wrong(run: Any, served: Path) -> None:
     found = run("doctor", "--project", served, "--json")
     assert found.code == 0 and found.json["problems"] == [] and found.json["versions"]["torch"]
+
+
+def test_doctor_repairs_what_is_safe_and_says_by_its_code_what_is_left(run: Any, served: Path) -> None:
+    (served / "release").unlink()
+    (served / ".qmu/keys").chmod(0o755)
+    sick = run("doctor", "--project", served, "--json")
+    assert sick.code == 4 and len(sick.json["repairable"]) == 2
+    assert run("receipt", "verify", "--project", served).code != 0
+    cured = run("doctor", "--repair", "--project", served, "--json")
+    assert cured.code == 0 and cured.json["repaired"] == sick.json["repairable"]
+    assert {path.name for path in (served / "release").iterdir()} == {*FILES, "SHA256SUMS"}
+    assert run("receipt", "verify", "--project", served).code == 0
+    with Ledger.open(served / ".qmu/ledger.db") as ledger:
+        ledger.rows("UPDATE requests SET due = NULL")
+    assert run("doctor", "--repair", "--project", served).code == 8
 
 
 def test_the_same_request_again_is_the_same_receipt(made: Any, run: Any, served: Path, digest: Any) -> None:
