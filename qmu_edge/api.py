@@ -295,7 +295,7 @@ def receipt_verify(
     """Check a receipt: signature, form, and the digests of the files at hand. Offline and without torch.
 
     Args:
-        path: The receipt; the project's current one when None.
+        path: The receipt; the project's released one, or else its current one, when None.
         project: Whose ledger must have issued the receipt, and whose store holds the one before it; with
             a path and no project the receipt is checked on its own.
         files: Model files; those that lie beside the receipt are found by name.
@@ -303,11 +303,12 @@ def receipt_verify(
         previous: The receipts before this one, newest first.
         trusted_keys: Public keys, one of which must have signed it; the project's when empty.
     """
-    data = _receipt_bytes(path, project)
-    statement = receipt.loads(data, path or "receipt")
+    place = path or _published(project)
+    data = _receipt_bytes(place, project)
+    statement = receipt.loads(data, place or "receipt")
     names = [s["name"] for s in statement["subject"]]
-    beside = (path or find(project or Path.cwd()) / "release" / "receipt.json").parent
-    given = {f.name: f for f in [*(beside / n for n in names if (beside / n).is_file()), *files]}
+    beside = [place.parent / n for n in names if (place.parent / n).is_file()] if place else []
+    given = {f.name: f for f in [*beside, *files]}
     trusted = [read_public_key(key) for key in trusted_keys]
     before = [_receipt_bytes(other, None) for other in previous]
     issued: list[str] = []
@@ -368,6 +369,15 @@ def keys_export(
             raise ConfigError(f"{out}: exists already")
         write_atomic(out, result["pem"].encode())
     return result
+
+
+def _published(project: Path | None) -> Path | None:
+    """The released receipt, beside the files it speaks of; a writer may be about to release the next ones.
+
+    The link is followed once: what is found is of one release.
+    """
+    place = (find(project or Path.cwd()) / "release").resolve() / "receipt.json"
+    return place if place.is_file() else None
 
 
 def _receipt_bytes(path: Path | None, project: Path | None) -> bytes:

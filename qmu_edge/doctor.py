@@ -64,14 +64,14 @@ def examine(root: Path, *, repair: bool = False) -> dict[str, Any]:
         BusyError: Another process writes, and a repair was asked for.
     """
     if not repair:
-        return _told(root, *_look(root), repaired=[])
+        return _told(root, *_look(root, alone=holder_of(root / STORE) is None), repaired=[])
     before = [] if holder_of(root / STORE) else _leftovers(root / STORE)
     with hold(root / STORE):  # which removes them
-        before += _look(root)[0]
+        before += _look(root, alone=True)[0]
         for problem in before:
             with suppress(QmuEdgeError, OSError):  # what has not helped is told again
                 (problem.repair or _nothing)()
-        after, unnamed = _look(root)
+        after, unnamed = _look(root, alone=True)
     left = {p.text for p in after}
     repaired = [p.text for p in before if p.text not in left]
     return _told(root, after, unnamed, repaired=repaired)
@@ -89,8 +89,11 @@ def _told(root: Path, found: list[Problem], unnamed: int, *, repaired: list[str]
     }  # fmt: skip
 
 
-def _look(root: Path) -> tuple[list[Problem], int]:
-    """All problems, and the number of objects that nothing names."""
+def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
+    """All problems, and the number of objects that nothing names.
+
+    Unless alone, what a writer is just about is passed over: its files, and the release it switches to.
+    """
     folder = root / STORE
     store = ObjectStore(folder / "objects")
     found = [*map(Problem, store.check()), *_permissions(folder)]
@@ -101,12 +104,14 @@ def _look(root: Path) -> tuple[list[Problem], int]:
             stack.enter_context(project.ledger.snapshot())
             found += [Problem(text, of_ledger=True) for text in project.ledger.check()]
             named = named_objects(project)
-            found += [*_dangling(store, named), *_contents(project), *_release(project), *_states(project)]
+            found += [*_dangling(store, named), *_contents(project)]
+            if alone:
+                found += [*_release(project), *_states(project)]
         except QmuEdgeError as error:
             found.append(Problem(str(error), of_ledger=isinstance(error, LedgerError)))
-    if holder_of(folder) is None:  # otherwise somebody is just writing them
+    if alone:
         found += _leftovers(folder)
-    return found, len(set(store) - named.keys()) if named else 0
+    return found, len(set(store) - named.keys()) if named and alone else 0
 
 
 def _leftovers(folder: Path) -> list[Problem]:

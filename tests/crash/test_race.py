@@ -89,7 +89,7 @@ def test_readers_are_never_kept_waiting_and_a_second_writer_is_told(
         n for n, call in enumerate(run.calls) if call.path.endswith("ledger.db-wal") and call.op == "sync"
     )
     longest = 0.0
-    stops = range(5, last, max(1, last // 12))
+    stops = range(20, last, max(1, last // 12))
     for n in stops:
         project = begin(jobs["unlearn again"], tmp_path / "project")
         pid = driver.start(project, *unlearn(project, base.second), what=STOP, at=n)
