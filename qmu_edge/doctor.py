@@ -23,12 +23,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from qmu_edge import __version__
+from qmu_edge import __version__, keys
 from qmu_edge.errors import LedgerError, QmuEdgeError
 from qmu_edge.progress import Progress
-from qmu_edge.project import STORE, Project, opened
+from qmu_edge.project import KEYS, STORE, Project, opened
 from qmu_edge.publication import LINK, RELEASES, files_in, is_whole, publish_current
-from qmu_edge.store import ObjectStore, hold, holder_of, is_digest, unfinished
+from qmu_edge.sealing import SealedStore
+from qmu_edge.store import hold, holder_of, is_digest, unfinished
 
 LIBRARIES: Final = (
     "torch", "torchvision", "brevitas", "onnx", "onnxruntime", "qonnx", "numpy", "scikit-learn",
@@ -95,7 +96,7 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
     Unless alone, what a writer is just about is passed over: its files, and the release it switches to.
     """
     folder = root / STORE
-    store = ObjectStore(folder / "objects")
+    store = SealedStore(folder / "objects", folder / "keys/objects", sealing=False)  # reads both kinds
     found = [*map(Problem, store.check()), *_permissions(folder)]
     named: dict[str, str] = {}
     with ExitStack() as stack:
@@ -104,7 +105,7 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
             stack.enter_context(project.ledger.snapshot())
             found += [Problem(text, of_ledger=True) for text in project.ledger.check()]
             named = named_objects(project)
-            found += [*_dangling(store, named), *_contents(project)]
+            found += [*_dangling(project, named), *_contents(project)]
             if alone:
                 found += [*_release(project), *_states(project)]
         except QmuEdgeError as error:
@@ -155,10 +156,12 @@ def _files_of_releases(project: Project, named: dict[str, str]) -> dict[str, str
     return files
 
 
-def _dangling(store: ObjectStore, named: dict[str, str]) -> Iterator[Problem]:
-    for digest, why in named.items():
-        if not store.path(digest).exists():
-            yield Problem(f"object {digest}: {why} needs it, and it is gone ({store.path(digest)})")
+def _dangling(project: Project, named: dict[str, str]) -> Iterator[Problem]:
+    purged = project.ledger.removed_names()
+    for digest in named.keys() - purged:
+        path = project.store.path(digest)
+        if not path.exists():
+            yield Problem(f"object {digest}: {named[digest]} needs it, and it is gone ({path})")
 
 
 def _contents(project: Project) -> Iterator[Problem]:
@@ -167,6 +170,7 @@ def _contents(project: Project) -> Iterator[Problem]:
             part()
         except QmuEdgeError as error:
             yield Problem(str(error))
+    yield from map(Problem, keys.check(project.folder / KEYS, project.ledger))
 
 
 def _release(project: Project) -> Iterator[Problem]:

@@ -172,8 +172,6 @@ def check(folder: Path, ledger: ChainedFile) -> Iterator[str]:
     for path in sorted(folder.glob(_FILES)):
         if path not in in_use:
             yield f"{path}: the private half of no key in use; the next qmu-edge keys rotate deletes it"
-        elif path.stat().st_mode & 0o077:
-            yield f"{path}: readable by others; allowed is mode 0600"
 
 
 def _private_keys() -> "type[Ed25519PrivateKey]":
