@@ -237,7 +237,7 @@ def status(project: Path | None = None) -> dict[str, Any]:
         return {
             "project": str(found.root),
             "dataset": found.recipe.data.source,
-            "samples": len(found.index.ids),
+            "samples": ledger.sample_count(),
             "deleted": len(ledger.tombstones()),
             **{name: ledger.current(name) for name in ("checkpoint", "release", "receipt")},
             "requests": requests,

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from qmu_edge import keys
+from qmu_edge.columns import Digests, Names
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.index import (
     SAMPLE_SPLITS,
@@ -125,7 +126,7 @@ class Project:
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(self.index.ids):
             raise IntegrityError(f"{path}: {images.dtype} {images.shape} is not the registered dataset")
         found = content_digests(images)
-        altered = {i for i, (a, b) in enumerate(zip(found, self.index.digests, strict=True)) if a != b}
+        altered = set(np.flatnonzero((found.raw != self.index.digests.raw).any(axis=1)).tolist())
         # Asked after hashing: the intent to erase an image is written down before it is touched.
         erased = self.ledger.erased_images()
         back = {i for i, state in erased.items() if state == "done" and images[i].any()}
@@ -141,9 +142,8 @@ class Project:
 
     def trainable(self) -> np.ndarray:
         """Positions (n,) of all training samples that no request has deleted."""
-        dead = self.ledger.tombstones()
-        alive = np.fromiter((i not in dead for i in self.index.ids), bool, len(self.index.ids))
-        return np.flatnonzero((self.index.splits == TRAIN) & alive)
+        dead = self.index.ids.mask(self.ledger.tombstones())
+        return np.flatnonzero((self.index.splits == TRAIN) & ~dead)
 
     def purged(self, digest: str) -> bool:
         """Whether an object is not there because a purge removed it, which is no damage."""
@@ -243,14 +243,20 @@ def create(root: Path, recipe: Recipe, subjects: Path | None, progress: Progress
 
 def _index(source: Any, subjects: Sequence[str], key: bytes) -> SampleIndex:
     digests = content_digests(source.images)
-    names = tuple(pseudonym(key, s) if s else "" for s in subjects) or ("",) * len(source.ids)
-    splits = assign_splits(source.labels, digests, source.given)
-    return SampleIndex(source.ids, tuple(digests), source.labels, splits, names, source.class_names)
+    names = [pseudonym(key, s) if s else "" for s in subjects] or [""] * len(source.ids)
+    return SampleIndex(
+        ids=Names(source.ids, "sample ids"),
+        digests=digests,
+        labels=source.labels,
+        splits=assign_splits(source.labels, digests, source.given),
+        subjects=Digests.of(names, "subjects", blank=True),
+        class_names=source.class_names,
+    )
 
 
 def _summary(index: SampleIndex) -> dict[str, Any]:
     counts = {name: int((index.splits == code).sum()) for code, name in enumerate(SAMPLE_SPLITS)}
-    subjects = len({s for s in index.subjects if s})
+    subjects = len(set(index.subjects) - {""})
     return {
         "samples": len(index.ids), **counts,
         "classes": len(index.class_names), "subjects": subjects, "split": index.digest(),

@@ -33,7 +33,7 @@ from pydantic import (
 from pydantic.json_schema import models_json_schema
 
 from qmu_edge.errors import RequestError
-from qmu_edge.strict_json import MAX_INTEGER, join, parse_object, read_bounded, shown
+from qmu_edge.strict_json import INVISIBLE_RANGES, MAX_INTEGER, join, parse_object, read_bounded, shown
 
 EXTENSION: Final = "qmu-edge"
 SCHEMA_ID: Final = "urn:qmu-edge:deletion-request:v1"
@@ -72,7 +72,7 @@ Text = Annotated[
     Field(
         min_length=1,
         max_length=512,
-        json_schema_extra={"not": {"pattern": r"[\u0000-\u001f\u007f-\u009f\u2028\u2029]"}},
+        json_schema_extra={"not": {"pattern": f"[{INVISIBLE_RANGES}]"}},
     ),
 ]
 Time = Annotated[datetime, BeforeValidator(_time)]

@@ -1,7 +1,7 @@
 """JSON from strangers: bounded before it is parsed, and nothing that two readers may differ on.
 
-At most 1 MiB of UTF-8, nested at most 16 levels, no key twice, no number that
-a double cannot hold, no control characters, all text in Unicode normal form NFC. What is left has
+At most 1 MiB of UTF-8, nested at most 16 levels, no key twice, no number that a double cannot
+hold, no control or invisible characters, all text in Unicode normal form NFC. What is left has
 one RFC 8785 form, so a digest of it means something. Standard library only.
 """
 
@@ -20,7 +20,16 @@ MAX_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 16
 MAX_INTEGER: Final = 2**53 - 1  # the largest that RFC 8785 can carry
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Unicode's Cc, Cf, Cs, Zl, Zp and Default_Ignorable_Code_Point: what a reader does not see, or what turns
+# the text around it. Two ids that differ only in these would look the same to everybody.
+INVISIBLE_RANGES: Final = (
+    r"\x00-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160"
+    r"\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff"
+)
+INVISIBLE: Final = re.compile(f"[{INVISIBLE_RANGES}]")
 # Possessive, and with an optional closing quote: every character is visited once, whatever comes.
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
@@ -140,8 +149,8 @@ def _flaw(value: object, path: str) -> str | None:
     if isinstance(value, _Refused):
         return f"{path or 'the document'}: {value.reason}"
     if isinstance(value, str):
-        if _CONTROL.search(value):
-            return f"{path}: control characters are not allowed"
+        if INVISIBLE.search(value):
+            return f"{path}: control characters and invisible ones are not allowed"
         if not unicodedata.is_normalized("NFC", value):
             return f"{path}: text must be in Unicode normal form NFC"
     if isinstance(value, dict):
