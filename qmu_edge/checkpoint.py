@@ -19,6 +19,7 @@ from qmu_edge.errors import ConfigError, IntegrityError, UnlearnError
 from qmu_edge.models import build
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.recipe import ModelRecipe
+from qmu_edge.strict_json import shown
 
 FORMAT = 1
 
@@ -76,8 +77,16 @@ def loads(data: bytes, source: str, expected: ModelRecipe | None = None) -> tupl
         recipe = ModelRecipe.model_validate(header["model"])
         shape = TypeAdapter(Shape).validate_json(json.dumps(header["shape"]), strict=True, extra="forbid")
         origin = TypeAdapter(Origin).validate_json(json.dumps(header["origin"]), strict=True, extra="forbid")
-    except (KeyError, ValidationError, ConfigError) as error:
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = shown(".".join(map(str, problem["loc"])))
+        raise IntegrityError(
+            f"{source}: its header does not describe a network: {error.title} {where}: {problem['msg']}"
+        ) from None
+    except (KeyError, ConfigError) as error:
         raise IntegrityError(f"{source}: its header does not describe a network: {error}") from None
+    if shape.classes != len(origin.class_names):  # before a network of that size is built
+        raise IntegrityError(f"{source}: {shape.classes} classes with {len(origin.class_names)} names")
     if expected is not None and recipe != expected:
         raise IntegrityError(f"{source}: a checkpoint of another model: {_difference(recipe, expected)}")
     try:

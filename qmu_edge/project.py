@@ -29,6 +29,7 @@ import numpy as np
 from qmu_edge import keys
 from qmu_edge.columns import Digests, Names
 from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.files import read_regular
 from qmu_edge.index import (
     SAMPLE_SPLITS,
     SampleIndex,
@@ -39,7 +40,7 @@ from qmu_edge.index import (
 )
 from qmu_edge.ledger import Ledger
 from qmu_edge.progress import Progress
-from qmu_edge.recipe import Recipe, parse_recipe, to_toml
+from qmu_edge.recipe import Recipe, parse_recipe, recipe_file, to_toml
 from qmu_edge.sealing import SealedStore
 from qmu_edge.store import ObjectStore, write_atomic
 
@@ -94,10 +95,7 @@ class Project:
             IntegrityError: It is missing or not 32 bytes.
         """
         path = self.folder / KEY
-        try:
-            key = path.read_bytes()
-        except OSError as error:
-            raise IntegrityError(f"{path}: cannot be read: {error.strerror}") from None
+        key = read_regular(path, limit=1024, error=IntegrityError)
         if len(key) != 32:
             raise IntegrityError(f"{path}: {len(key)} bytes, allowed are 32")
         return key
@@ -190,11 +188,7 @@ def opened(root: Path, progress: Progress) -> Iterator[Project]:
         IntegrityError: The ledger is missing.
         LedgerError: The ledger does not hold.
     """
-    try:
-        text = (root / RECIPE).read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{root / RECIPE}: not UTF-8 at byte {error.start}") from None
-    recipe = parse_recipe(text, str(root / RECIPE))
+    recipe = parse_recipe(recipe_file(root / RECIPE), str(root / RECIPE))
     with Ledger.open(root / STORE / "ledger.db") as ledger:
         yield Project(root, recipe, ledger, progress)
 
@@ -218,6 +212,8 @@ def create(root: Path, recipe: Recipe, subjects: Path | None, progress: Progress
         raise ConfigError(f"{root}: there is a project already")
     from qmu_edge.datasets import load
 
+    text = to_toml(recipe)
+    parse_recipe(text, "recipe")  # what is written can be read: a folder's name may be beyond TOML
     source = load(recipe.data, progress)
     staging = root / f"{STORE}.new-{os.getpid()}"
     try:
@@ -232,7 +228,7 @@ def create(root: Path, recipe: Recipe, subjects: Path | None, progress: Progress
         with Ledger.create(staging / "ledger.db") as ledger:
             ledger.write_samples(index)
             keys.renew(staging / KEYS, ledger)
-        write_atomic(root / RECIPE, to_toml(recipe).encode())
+        write_atomic(root / RECIPE, text.encode())
         staging.rename(root / STORE)
     except OSError as error:
         raise ConfigError(f"cannot write {root}: {error.strerror}; nothing was changed") from None

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qmu_edge.errors import NoMatchError, RequestError
+from qmu_edge.errors import IntegrityError, NoMatchError, RequestError
 from qmu_edge.index import SAMPLE_SPLITS, SampleIndex, pseudonym
 from qmu_edge.request import DeletionRequest
 
@@ -81,11 +81,21 @@ def split_to_json(split: Split) -> bytes:
 
 
 def split_from_json(data: bytes) -> Split:
-    """The split that `split_to_json` wrote; the store has checked that the bytes are the same."""
-    document: dict[str, Any] = json.loads(data)
-    for name, value in document.items():
-        document[name] = np.array(value, np.int64) if isinstance(value, list) else value
-    return Split(**document)
+    """The split that `split_to_json` wrote.
+
+    Raises:
+        IntegrityError: It wrote something else.
+    """
+    try:
+        document: dict[str, Any] = json.loads(data)
+        for name, value in document.items():
+            document[name] = np.array(value, np.int64) if isinstance(value, list) else value
+        split = Split(**document)
+        if split_to_json(split) == data:
+            return split
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        pass
+    raise IntegrityError("a stored split is not as it was written")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ one RFC 8785 form, so a digest of it means something. Standard library only.
 import json
 import math
 import re
-import stat
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain
 from typing import Any, Final
 
 from qmu_edge.errors import RequestError
@@ -34,24 +34,6 @@ INVISIBLE: Final = re.compile(f"[{INVISIBLE_RANGES}]")
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
-def read_bounded(path: Path) -> bytes:
-    """The first 1 MiB + 1 byte of a regular file, so that `parse_object` sees what is too large.
-
-    Raises:
-        RequestError: The file is absent, not regular (a pipe would block), or cannot be read.
-    """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise RequestError(f"{path}: not a regular file")
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise RequestError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RequestError(f"{path}: cannot be read: {reason}") from error
-
-
 def parse_object(data: bytes) -> dict[str, Any]:
     """The JSON object that `data` is; integers, floats, text, lists and dicts below it.
 
@@ -68,7 +50,8 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise RequestError(f"larger than the allowed {MAX_BYTES} bytes")
     try:
         text = data.decode("utf-8")
-        _check_depth(text)
+        if nests_too_deep(text):
+            raise RequestError(f"nested deeper than the allowed {MAX_DEPTH} levels")
         document = json.loads(
             text,
             object_pairs_hook=_object,
@@ -82,11 +65,26 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise RequestError(f"not JSON: {error}") from None
     except RecursionError:
         raise RequestError(f"nested deeper than the allowed {MAX_DEPTH} levels") from None
-    if problem := _flaw(document, ""):
+    if problem := flaw(document):
         raise RequestError(problem)
     if not isinstance(document, dict):
         raise RequestError("must be a JSON object, like {...}")
     return document
+
+
+def nests_too_deep(text: str) -> bool:
+    """Whether brackets outside strings nest too deep; the text need not be JSON.
+
+    >>> nests_too_deep("[" * 17), nests_too_deep("[]" * 17)
+    (True, False)
+    """
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(text):
+        first = text[token.start()]
+        depth += (first in "[{") - (first in "]}")
+        if depth > MAX_DEPTH:
+            return True
+    return False
 
 
 def join(path: str, part: str | int) -> str:
@@ -114,16 +112,6 @@ class _Refused:
     reason: str
 
 
-def _check_depth(text: str) -> None:
-    """Raise RequestError when brackets outside strings nest too deep; the text need not be JSON."""
-    depth = 0
-    for token in _STRING_OR_BRACKET.finditer(text):
-        first = text[token.start()]
-        depth += (first in "[{") - (first in "]}")
-        if depth > MAX_DEPTH:
-            raise RequestError(f"nested deeper than the allowed {MAX_DEPTH} levels")
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Refused:
     seen: dict[str, Any] = {}
     for key, value in pairs:
@@ -144,20 +132,41 @@ def _float(text: str) -> float | _Refused:
     return value if math.isfinite(value) else _Refused("number beyond the range of a double")
 
 
-def _flaw(value: object, path: str) -> str | None:
-    """The first refused value or text below `value`, with its path; None when there is none."""
-    if isinstance(value, _Refused):
-        return f"{path or 'the document'}: {value.reason}"
+def flaw(value: object, path: str = "", *, nfc: bool = True, depth: int = MAX_DEPTH) -> str | None:
+    """The first thing below a value that is refused, with its path; None when there is none.
+
+    Args:
+        value: What a reader of JSON or TOML made.
+        path: Where it stands.
+        nfc: Whether text must be in Unicode normal form NFC.
+        depth: How many levels of lists and objects it may have.
+
+    >>> flaw({"a": [1, float("nan")]}), flaw(["ok", None])
+    ('a[1]: number beyond the range of a double', None)
+    """
+    if value is None or isinstance(value, bool):
+        return None
     if isinstance(value, str):
-        if INVISIBLE.search(value):
-            return f"{path}: control characters and invisible ones are not allowed"
-        if not unicodedata.is_normalized("NFC", value):
-            return f"{path}: text must be in Unicode normal form NFC"
+        return _flaw_of_text(value, path, nfc)
+    if isinstance(value, int):
+        return None if abs(value) <= MAX_INTEGER else f"{path}: integer beyond the allowed {MAX_INTEGER}"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{path}: number beyond the range of a double"
+    if not isinstance(value, dict | list):
+        reason = value.reason if isinstance(value, _Refused) else f"a {type(value).__name__} is not allowed"
+        return f"{path or 'the document'}: {reason}"
+    if depth == 0:
+        return f"nested deeper than the allowed {MAX_DEPTH} levels"
+    items: Iterable[tuple[str, Any]] = ((join(path, i), item) for i, item in enumerate(value))
     if isinstance(value, dict):
-        named = [(f"a key of {path or 'the document'}", key) for key in value]
-        below = [(join(path, key), item) for key, item in value.items()]
-        return next(filter(None, (_flaw(item, at) for at, item in named + below)), None)
-    if isinstance(value, list):
-        items = ((join(path, i), item) for i, item in enumerate(value))
-        return next(filter(None, (_flaw(item, at) for at, item in items)), None)
+        named = ((f"a key of {path or 'the document'}", key) for key in value)
+        items = chain(named, ((join(path, key), item) for key, item in value.items()))
+    return next(filter(None, (flaw(item, at, nfc=nfc, depth=depth - 1) for at, item in items)), None)
+
+
+def _flaw_of_text(text: str, path: str, nfc: bool) -> str | None:
+    if INVISIBLE.search(text):
+        return f"{path}: control characters and invisible ones are not allowed"
+    if nfc and not unicodedata.is_normalized("NFC", text):
+        return f"{path}: text must be in Unicode normal form NFC"
     return None

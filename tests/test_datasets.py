@@ -136,7 +136,7 @@ def test_damaged_image_decodes_or_is_refused(
     path = tmp_path / f"image.{kind}"
     path.write_bytes(bytes(data[:cut]))
     try:
-        datasets._open(path, None, 4)
+        datasets.open_image(path, None, 4)
     except ConfigError as error:
         assert str(path) in str(error)
 

@@ -34,7 +34,7 @@ def test_every_kind_of_value_survives_being_written_out() -> None:
         method = "finetune"
         [data]
         source = "folder"
-        path = "C:\\\\images \\"of\\" Zoë\\n\\t☃"
+        path = "C:\\\\images \\"of\\" Zoë ☃"
         mean = [0.1, 0.25, 1e-7]
         std = [1, 2.5, 3]
         flip = true
