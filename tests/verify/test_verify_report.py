@@ -127,6 +127,14 @@ def test_what_was_not_measured_does_not_pass() -> None:
     assert not judge(blind, held_out(blind), off).passed  # nothing was checked at all
 
 
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "sets.npz"
+    np.savez_compressed(path, forget_images=np.zeros((100, 1, 1000, 1000), np.uint8))
+    assert path.stat().st_size < 2**18
+    with pytest.raises(IntegrityError, match="arrays of 100000128 bytes, allowed 64 of 67108864"):
+        read_sets(path)
+
+
 def test_npz_readers(tmp_path: Path, model_and_sets: tuple[Path, Sets]) -> None:
     _, sets = model_and_sets
     path = _write(tmp_path / "sets.npz", sets)
