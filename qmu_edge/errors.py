@@ -25,7 +25,7 @@ class QmuEdgeError(Exception):
     def __str__(self) -> str:
         r"""The message in one line; what it quotes from a file cannot steer a terminal or fake a log.
 
-        >>> str(ConfigError("found 'a" + chr(27) + "[2J' in\n b"))
+        >>> str(ConfigError("found 'a" + chr(27) + "[2J' in\nb"))
         "found 'a\\x1b[2J' in b"
         """
         text = " ".join(super().__str__().splitlines())

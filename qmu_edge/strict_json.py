@@ -9,9 +9,8 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
+from functools import reduce
 from typing import Any, Final
 
 from qmu_edge.errors import RequestError
@@ -132,41 +131,49 @@ def _float(text: str) -> float | _Refused:
     return value if math.isfinite(value) else _Refused("number beyond the range of a double")
 
 
-def flaw(value: object, path: str = "", *, nfc: bool = True, depth: int = MAX_DEPTH) -> str | None:
-    """The first thing below a value that is refused, with its path; None when there is none.
+def flaw(document: object, *, nfc: bool = True) -> str | None:
+    """The first thing in a document that is refused, with its path; None when there is none.
 
     Args:
-        value: What a reader of JSON or TOML made.
-        path: Where it stands.
+        document: What a reader of JSON or TOML made.
         nfc: Whether text must be in Unicode normal form NFC.
-        depth: How many levels of lists and objects it may have.
 
     >>> flaw({"a": [1, float("nan")]}), flaw(["ok", None])
     ('a[1]: number beyond the range of a double', None)
     """
+    todo: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
+    while todo:
+        at, value = todo.pop()
+        if isinstance(value, dict):
+            for key in value:
+                if problem := _problem(key, nfc):
+                    return f"a key of {_path(at)}: {problem}"
+            todo += [((*at, key), value[key]) for key in reversed(value)]
+        elif isinstance(value, list):
+            todo += [((*at, i), value[i]) for i in range(len(value) - 1, -1, -1)]
+        elif problem := _problem(value, nfc):
+            return f"{_path(at)}: {problem}"
+        if len(at) >= MAX_DEPTH and isinstance(value, dict | list):
+            return f"nested deeper than the allowed {MAX_DEPTH} levels"
+    return None
+
+
+def _path(parts: tuple[str | int, ...]) -> str:
+    return reduce(join, parts, "") or "the document"
+
+
+def _problem(value: object, nfc: bool) -> str | None:
+    """What is wrong with a value that is no list and no object."""
+    if isinstance(value, str):
+        if INVISIBLE.search(value):
+            return "control characters and invisible ones are not allowed"
+        if nfc and not unicodedata.is_normalized("NFC", value):
+            return "text must be in Unicode normal form NFC"
+        return None
     if value is None or isinstance(value, bool):
         return None
-    if isinstance(value, str):
-        return _flaw_of_text(value, path, nfc)
     if isinstance(value, int):
-        return None if abs(value) <= MAX_INTEGER else f"{path}: integer beyond the allowed {MAX_INTEGER}"
+        return None if abs(value) <= MAX_INTEGER else f"integer beyond the allowed {MAX_INTEGER}"
     if isinstance(value, float):
-        return None if math.isfinite(value) else f"{path}: number beyond the range of a double"
-    if not isinstance(value, dict | list):
-        reason = value.reason if isinstance(value, _Refused) else f"a {type(value).__name__} is not allowed"
-        return f"{path or 'the document'}: {reason}"
-    if depth == 0:
-        return f"nested deeper than the allowed {MAX_DEPTH} levels"
-    items: Iterable[tuple[str, Any]] = ((join(path, i), item) for i, item in enumerate(value))
-    if isinstance(value, dict):
-        named = ((f"a key of {path or 'the document'}", key) for key in value)
-        items = chain(named, ((join(path, key), item) for key, item in value.items()))
-    return next(filter(None, (flaw(item, at, nfc=nfc, depth=depth - 1) for at, item in items)), None)
-
-
-def _flaw_of_text(text: str, path: str, nfc: bool) -> str | None:
-    if INVISIBLE.search(text):
-        return f"{path}: control characters and invisible ones are not allowed"
-    if nfc and not unicodedata.is_normalized("NFC", text):
-        return f"{path}: text must be in Unicode normal form NFC"
-    return None
+        return None if math.isfinite(value) else "number beyond the range of a double"
+    return value.reason if isinstance(value, _Refused) else f"a {type(value).__name__} is not allowed"
