@@ -94,7 +94,7 @@ def loads(data: bytes, source: str, expected: ModelRecipe | None = None) -> tupl
         model = build(recipe, shape, seed=0)
         model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
-        first = str(error).partition("\n")[0]
+        first = str(error).partition("\n")[0][:200]
         raise IntegrityError(f"{source}: its tensors do not fit its header: {first}") from None
     _require_finite(tensors, IntegrityError(f"{source}: holds weights that are not finite"))
     return model.eval(), origin
