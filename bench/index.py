@@ -60,15 +60,18 @@ with opened(Path(sys.argv[1]), Progress()) as project:
         seconds.append(time.perf_counter() - start)
         cpu.append(time.process_time() - busy)
         assert len(split.forget) + len(split.also_erased) == int(sys.argv[2])
-print(json.dumps(dict(open_s=opening, first_resolve_ms=1e3 * seconds[0],
-    resolve_ms=1e3 * sorted(seconds)[5], resolve_cpu_ms=1e3 * sorted(cpu)[5], peak_mb=peak(), imports_mb=imported)))
+print(json.dumps(dict(open_s=opening,
+    first_resolve_ms=1e3 * seconds[0],
+    resolve_ms=1e3 * sorted(seconds)[5], resolve_cpu_ms=1e3 * sorted(cpu)[5],
+    peak_mb=peak(), imports_mb=imported)))
 """
 STATUS = f"""{PEAK}
 start = time.perf_counter()
 from qmu_edge import api
 found = api.status(Path(sys.argv[1]))
 assert found["samples"] == int(sys.argv[3])
-print(json.dumps(dict(status_s=time.perf_counter() - start, status_cpu_s=time.process_time(), peak_mb=peak())))
+print(json.dumps(dict(status_s=time.perf_counter() - start, status_cpu_s=time.process_time(),
+    peak_mb=peak())))
 """
 
 

@@ -22,6 +22,7 @@ from qmu_edge.recipe import ModelRecipe
 from qmu_edge.strict_json import shown
 
 FORMAT = 1
+MAX_CHANNELS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +86,11 @@ def loads(data: bytes, source: str, expected: ModelRecipe | None = None) -> tupl
         ) from None
     except (KeyError, ConfigError) as error:
         raise IntegrityError(f"{source}: its header does not describe a network: {error}") from None
-    if shape.classes != len(origin.class_names):  # before a network of that size is built
+    # Both before a network of that size is built.
+    if shape.classes != len(origin.class_names):
         raise IntegrityError(f"{source}: {shape.classes} classes with {len(origin.class_names)} names")
+    if shape.channels > MAX_CHANNELS:
+        raise IntegrityError(f"{source}: {shape.channels} image channels, allowed {MAX_CHANNELS}")
     if expected is not None and recipe != expected:
         raise IntegrityError(f"{source}: a checkpoint of another model: {_difference(recipe, expected)}")
     try:

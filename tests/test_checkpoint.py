@@ -148,6 +148,7 @@ def test_flipped_header_byte_is_refused_or_harmless(
         (lambda h: h["model"].update(width=0.5), "tensors do not fit"),
         (lambda h: h["model"].update(architecture="mobilenet_v2"), "tensors do not fit"),
         (lambda h: h["shape"].update(classes=10**13), "10{13} classes with 3 names"),
+        (lambda h: h["shape"].update(channels=10**30), "10{30} image channels, allowed 64"),
         (lambda h: h["shape"].update(classes=2) or h["origin"]["class_names"].pop(), "tensors do not fit"),
         (lambda h: h["shape"].update(classes=-1), ""),
         (lambda h: h["shape"].update(channels=0), ""),
