@@ -113,7 +113,7 @@ def _header(data: bytes, source: str) -> dict[str, Any]:
         metadata = json.loads(data[8 : 8 + length])["__metadata__"]
         header: dict[str, Any] = json.loads(metadata["qmu_edge"])
         if header["format"] != FORMAT:
-            raise ValueError(f"format {header['format']}, allowed is {FORMAT}")
+            raise ValueError(f"format {shown(header['format'])}, allowed is {FORMAT}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{source}: not a checkpoint of qmu-edge: {error}") from None
     return header

@@ -110,6 +110,9 @@ def golden(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         IntegrityError: They are no arrays.
     """
     images, logits = (read_array(bundle.folder / name, max_bytes=MAX_GOLDEN) for name in GOLDEN)
+    kinds = [(a.dtype, a.ndim) for a in (images, logits)]
+    if kinds != [(np.uint8, 4), (np.float32, 2)] or len(images) != len(logits):
+        raise IntegrityError(f"golden inputs: {kinds}, allowed as many uint8 images as float32 logits")
     return images, logits
 
 
@@ -233,7 +236,7 @@ def _signature(folder: Path, data: bytes, path: Path, key: Path | None) -> str:
 def _receipt(folder: Path, manifest: Mapping[str, Any], path: Path) -> str:
     """What is known about the receipt; one that does not hold or is about another model is an error."""
     what = f"{path}: {RECEIPT}"
-    sealed = envelope.read((folder / RECEIPT).read_bytes(), what)
+    sealed = envelope.read(read_regular(folder / RECEIPT, limit=MAX_MANIFEST, error=LedgerError), what)
     model = manifest["files"][manifest["model"]]["sha256"]
     try:
         subjects = parse_object(sealed.payload)["subject"]

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from qmu_edge import checkpoint
+from qmu_edge import checkpoint, envelope, receipt
 from qmu_edge.bundle import write_bundle
 from qmu_edge.datasets import open_image
 from qmu_edge.errors import QmuEdgeError
@@ -35,6 +35,7 @@ from qmu_edge.verify.bundle import GOLDEN, MANIFEST, SIGNATURE, Bundle, golden, 
 from qmu_edge.verify.gates import check_latent_weights
 from qmu_edge.verify.onnx_file import read
 from qmu_edge.verify.sets import read_golden, read_sets
+from tests import test_receipt
 from tests.fuzz.mutate import mutated, mutated_json
 
 Make = Callable[[random.Random], bytes]
@@ -208,7 +209,7 @@ ARRAY_WORDS = (
 def _golden(folder: Path, path: Path) -> None:
     for name in GOLDEN:
         (folder / name).write_bytes(path.read_bytes())
-    golden(Bundle(folder, path, 1.0, {}, 1, ""))
+    golden(Bundle(folder, path, 1.0, {}, 1, "", None))
 
 
 def _sets(folder: Path, path: Path) -> None:
@@ -224,7 +225,7 @@ def bundle(folder: Path) -> Path:
     """An unsigned bundle in a folder, and the archive beside it; made once."""
     out = folder / "bundle"
     if not out.exists():
-        files = {"model.onnx": models()[0], "receipt.json": b"{}"}
+        files = {"model.onnx": models()[0]}
         limits = {"max_fa_gap": 0.05, "max_ta_drop": None}
         key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
         write_bundle(out, files, model="model.onnx", thresholds=limits, min_agreement=0.9, key=key)
@@ -345,6 +346,28 @@ def _split(folder: Path, path: Path) -> None:
     split_from_json(data)
 
 
+# Receipts.
+
+
+@cache
+def envelopes() -> list[bytes]:
+    return [test_receipt.made()]
+
+
+def _statement(rng: random.Random) -> bytes:
+    """A changed statement under a signature that holds."""
+    text = mutated_json(rng, [test_receipt.make()]).decode("utf-8", "replace")
+    with suppress(ValueError, RecursionError):
+        text = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return envelope.seal(text.encode("utf-8", "replace"), test_receipt.KEY)
+
+
+def _receipt(folder: Path, path: Path) -> None:
+    data = path.read_bytes()
+    receipt.verify(data, files={})
+    receipt.render(receipt.loads(data, path))
+
+
 # Images.
 
 
@@ -416,5 +439,7 @@ PARSERS: dict[str, Parser] = {
     "signature": Parser(_signature, _bytes(lambda: [bundle_parts()[2]], b"\xff", b"g", b"0" * 9999), 1_000),
     "ledger": Parser(_ledger, _bytes(ledgers, *LEDGER_WORDS), 3_000),
     "split": Parser(_split, _json(splits), 5_000),
+    "envelope": Parser(_receipt, _bytes(envelopes, *JSON_WORDS), 5_000),
+    "receipt": Parser(_receipt, _statement, 5_000),
     "image": Parser(_open_image, _image, 20_000, limit_mb=400),  # 40 megapixels are allowed
 }
