@@ -110,8 +110,8 @@ def golden(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         IntegrityError: They are no arrays.
     """
     images, logits = (read_array(bundle.folder / name, max_bytes=MAX_GOLDEN) for name in GOLDEN)
-    kinds = [(a.dtype, a.ndim) for a in (images, logits)]
-    if kinds != [(np.uint8, 4), (np.float32, 2)] or len(images) != len(logits):
+    kinds = [(a.dtype.name, a.ndim) for a in (images, logits)]
+    if kinds != [("uint8", 4), ("float32", 2)] or len(images) != len(logits):
         raise IntegrityError(f"golden inputs: {kinds}, allowed as many uint8 images as float32 logits")
     return images, logits
 
