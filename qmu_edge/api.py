@@ -16,8 +16,9 @@ from typing import Any
 
 from qmu_edge import keys, receipt
 from qmu_edge.envelope import key_name, read_public_key
-from qmu_edge.errors import ConfigError, LedgerError, RequestError
+from qmu_edge.errors import ConfigError, LedgerError
 from qmu_edge.evidence import check_issued
+from qmu_edge.files import read_regular
 from qmu_edge.ledger import RequestRow
 from qmu_edge.progress import Progress
 from qmu_edge.project import KEYS, Project, create, find, opened
@@ -25,7 +26,7 @@ from qmu_edge.publication import papers, publish
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes
 from qmu_edge.request import load_request, new_request
 from qmu_edge.store import write_atomic
-from qmu_edge.strict_json import read_bounded
+from qmu_edge.strict_json import MAX_BYTES
 
 SOURCES = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist")
 
@@ -237,7 +238,7 @@ def status(project: Path | None = None) -> dict[str, Any]:
         return {
             "project": str(found.root),
             "dataset": found.recipe.data.source,
-            "samples": len(found.index.ids),
+            "samples": ledger.sample_count(),
             "deleted": len(ledger.tombstones()),
             **{name: ledger.current(name) for name in ("checkpoint", "release", "receipt")},
             "requests": requests,
@@ -382,10 +383,7 @@ def _published(project: Path | None) -> Path | None:
 
 def _receipt_bytes(path: Path | None, project: Path | None) -> bytes:
     if path is not None:
-        try:
-            return read_bounded(path)
-        except RequestError as error:
-            raise LedgerError(str(error)) from None
+        return read_regular(path, limit=MAX_BYTES, error=LedgerError)
     with _project(project, None) as found:
         digest = found.ledger.current("receipt")
         if digest is None:

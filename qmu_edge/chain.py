@@ -53,6 +53,7 @@ _ENVIRONMENT: Final = {  # SQLite's codes that say nothing against the file's co
     sqlite3.SQLITE_NOMEM,
 }
 _NO_ROWS: Final = hashlib.sha256().hexdigest()  # what an event says of rows that it has seen go
+_MAX_VALUE: Final = 1 << 24  # bytes of one text; the longest that is written is a step's detail
 _encode = json.JSONEncoder(default=repr).encode  # repr: a planted blob must not stop `check`
 
 
@@ -85,6 +86,7 @@ class ChainedFile:
         with self._closed_on_error():
             for pragma in _PRAGMAS:
                 self.rows(f"PRAGMA {pragma}")
+            self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
 
     @classmethod
     def create(cls: type[File], path: Path) -> File:
@@ -126,6 +128,8 @@ class ChainedFile:
                 ((found,),) = file.rows(f"PRAGMA {pragma}")
                 if found != allowed:
                     raise LedgerError(f"ledger {path}: {pragma} is {found}; allowed: {allowed}")
+            for problem in file._check_shape():  # a trigger of a stranger would run with our next write
+                raise LedgerError(f"ledger {path}: {problem}")
         return file
 
     def close(self) -> None:
@@ -204,7 +208,7 @@ class ChainedFile:
         Inside `snapshot` when others may write: the events and the rows must be of one instant.
         """
         problems = []
-        for part in (self._check_pages, self._check_chain, self._check_facts):
+        for part in (self._check_pages, self._check_shape, self._check_chain, self._check_facts):
             try:
                 for problem in part():
                     problems.append(f"ledger {self.path}: {problem}")
@@ -216,6 +220,8 @@ class ChainedFile:
         # Not quick_check: it passes over indices, and a wrong index hides a step.
         yield from (line for (line,) in self.rows("PRAGMA integrity_check") if line != "ok")
         yield from (f"a row of {r[0]} points nowhere" for r in self.rows("PRAGMA foreign_key_check"))
+
+    def _check_shape(self) -> Iterator[str]:
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
             self._lay_out(model)
             shapes = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"

@@ -65,8 +65,8 @@ def _request_of(project: Project, sha256: str) -> tuple[str | None, Split, dict[
 
 def _everything(project: Project) -> Split:
     """All data: what was deleted and is not purged as forget, what is trainable as retain."""
-    index, dead = project.index, project.ledger.tombstones()
-    gone = np.fromiter((i in dead for i in index.ids), bool, len(index.ids))
+    index = project.index
+    gone = index.ids.mask(project.ledger.tombstones())
     parts = [np.flatnonzero((index.splits == code) & ~gone) for code in range(len(SAMPLE_SPLITS))]
     gone[list(project.ledger.erased_images())] = False  # zeros tell nothing about anybody
     return Split(

@@ -19,8 +19,10 @@ from qmu_edge.errors import ConfigError, IntegrityError, UnlearnError
 from qmu_edge.models import build
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.recipe import ModelRecipe
+from qmu_edge.strict_json import shown
 
 FORMAT = 1
+MAX_CHANNELS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +78,19 @@ def loads(data: bytes, source: str, expected: ModelRecipe | None = None) -> tupl
         recipe = ModelRecipe.model_validate(header["model"])
         shape = TypeAdapter(Shape).validate_json(json.dumps(header["shape"]), strict=True, extra="forbid")
         origin = TypeAdapter(Origin).validate_json(json.dumps(header["origin"]), strict=True, extra="forbid")
-    except (KeyError, ValidationError, ConfigError) as error:
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = shown(".".join(map(str, problem["loc"])))
+        raise IntegrityError(
+            f"{source}: its header does not describe a network: {error.title} {where}: {problem['msg']}"
+        ) from None
+    except (KeyError, ConfigError) as error:
         raise IntegrityError(f"{source}: its header does not describe a network: {error}") from None
+    # Both before a network of that size is built.
+    if shape.classes != len(origin.class_names):
+        raise IntegrityError(f"{source}: {shape.classes} classes with {len(origin.class_names)} names")
+    if shape.channels > MAX_CHANNELS:
+        raise IntegrityError(f"{source}: {shape.channels} image channels, allowed {MAX_CHANNELS}")
     if expected is not None and recipe != expected:
         raise IntegrityError(f"{source}: a checkpoint of another model: {_difference(recipe, expected)}")
     try:
@@ -85,7 +98,7 @@ def loads(data: bytes, source: str, expected: ModelRecipe | None = None) -> tupl
         model = build(recipe, shape, seed=0)
         model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
-        first = str(error).partition("\n")[0]
+        first = str(error).partition("\n")[0][:200]
         raise IntegrityError(f"{source}: its tensors do not fit its header: {first}") from None
     _require_finite(tensors, IntegrityError(f"{source}: holds weights that are not finite"))
     return model.eval(), origin
@@ -100,7 +113,7 @@ def _header(data: bytes, source: str) -> dict[str, Any]:
         metadata = json.loads(data[8 : 8 + length])["__metadata__"]
         header: dict[str, Any] = json.loads(metadata["qmu_edge"])
         if header["format"] != FORMAT:
-            raise ValueError(f"format {header['format']}, allowed is {FORMAT}")
+            raise ValueError(f"format {shown(header['format'])}, allowed is {FORMAT}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{source}: not a checkpoint of qmu-edge: {error}") from None
     return header

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from qmu_edge.errors import ConfigError, LedgerError, RequestError
+from qmu_edge.files import read_regular
 from qmu_edge.strict_json import parse_object
 
 if TYPE_CHECKING:
@@ -122,11 +123,7 @@ def read_public_key(path: Path) -> bytes:
         ConfigError: The file cannot be read, or holds no such key.
         ModuleNotFoundError: It is PEM, and the `cryptography` package is missing.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_KEY_FILE + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    data = read_regular(path, limit=MAX_KEY_FILE, error=ConfigError)
     if data.startswith(b"-----BEGIN PUBLIC KEY-----"):
         return _from_pem(data, path)
     try:

@@ -22,6 +22,15 @@ class QmuEdgeError(Exception):
 
     exit_code: ClassVar[int] = 1
 
+    def __str__(self) -> str:
+        r"""The message in one line; what it quotes from a file cannot steer a terminal or fake a log.
+
+        >>> str(ConfigError("found 'a" + chr(27) + "[2J' in\nb"))
+        "found 'a\\x1b[2J' in b"
+        """
+        text = " ".join(super().__str__().splitlines())
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
 
 class ConfigError(QmuEdgeError):
     """Usage, configuration or environment: a bad recipe, no dataset, no GPU, a full disk."""

@@ -11,24 +11,22 @@ Shapes: n samples, k classes; images (n, c, h, w).
 import csv
 import hashlib
 import hmac
-import re
 import unicodedata
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qmu_edge.columns import MAX_NAME, Digests, Names
 from qmu_edge.errors import ConfigError
+from qmu_edge.strict_json import INVISIBLE
 
 SAMPLE_SPLITS: Final = ("train", "validation", "test")
 MAX_SUBJECTS_BYTES: Final = 256 << 20
-_MAX_NAME = 512
-# Names are joined by line feeds before hashing, and requests refuse all of these as well.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def content_digest(image: NDArray[np.uint8]) -> str:
@@ -44,7 +42,7 @@ def content_digest(image: NDArray[np.uint8]) -> str:
     return content_digests(image[np.newaxis])[0]
 
 
-def content_digests(images: NDArray[np.uint8]) -> list[str]:
+def content_digests(images: NDArray[np.uint8]) -> Digests:
     """One `content_digest` per image of a (n, c, h, w) array.
 
     Raises:
@@ -53,12 +51,12 @@ def content_digests(images: NDArray[np.uint8]) -> list[str]:
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ConfigError(f"images: found {images.dtype} of shape {images.shape}, allowed uint8 (n, c, h, w)")
     head = hashlib.sha256(b"qmu-edge image v1\0uint8\0" + np.array(images.shape[1:], "<i8").tobytes())
-    digests = []
-    for image in images:
+    raw = np.empty((len(images), 32), np.uint8)
+    for place, image in zip(raw, images, strict=True):
         digest = head.copy()
         digest.update(np.ascontiguousarray(image).data)
-        digests.append(digest.hexdigest())
-    return digests
+        place[:] = np.frombuffer(digest.digest(), np.uint8)
+    return Digests(raw)
 
 
 def pseudonym(key: bytes, subject_id: str) -> str:
@@ -74,12 +72,14 @@ def pseudonym(key: bytes, subject_id: str) -> str:
     return hmac.digest(key, b"qmu-edge subject v1\0" + name, "sha256").hex()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class SampleIndex:
     """All samples of a dataset, in its order; positions in it are what a `Split` holds.
 
+    A million samples take about 100 MB.
+
     Attributes:
-        ids: Unique names (n): 1 to 512 characters, NFC, no control characters, as in requests.
+        ids: Unique names (n), as in requests.
         digests: `content_digest` of each sample (n).
         labels: Class of each sample (n,), int64, 0 to k - 1.
         splits: Codes into `SAMPLE_SPLITS` (n,), int8.
@@ -90,15 +90,15 @@ class SampleIndex:
         ConfigError: One of these does not hold.
     """
 
-    ids: tuple[str, ...]
-    digests: tuple[str, ...]
+    ids: Names
+    digests: Digests
     labels: NDArray[np.int64]
     splits: NDArray[np.int8]
-    subjects: tuple[str, ...]
+    subjects: Digests
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Check lengths, types, names and ranges."""
+        """Check lengths, types and ranges; the columns have checked their values."""
         n, k = len(self.ids), len(self.class_names)
         if n == 0 or k == 0:
             raise ConfigError(f"sample index: {n} samples and {k} classes, allowed at least one")
@@ -108,26 +108,48 @@ class SampleIndex:
             )
         _check_codes("labels", self.labels, np.dtype(np.int64), n, k)
         _check_codes("splits", self.splits, np.dtype(np.int8), n, len(SAMPLE_SPLITS))
-        _check_names("sample ids", self.ids)
-        _check_names("class names", self.class_names)
-        _check_hex("digests", self.digests)
-        _check_hex("subjects", [subject for subject in self.subjects if subject])
+        Names(self.class_names, "class names")
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        ids: Iterable[str],
+        digests: Iterable[str],
+        labels: NDArray[np.int64],
+        splits: NDArray[np.int8],
+        subjects: Iterable[str],
+        class_names: Iterable[str],
+    ) -> "SampleIndex":
+        """The same from plain texts; each iterable is read once and not kept."""
+        return cls(
+            ids=Names(ids, "sample ids"),
+            digests=Digests.of(digests),
+            labels=labels,
+            splits=splits,
+            subjects=Digests.of(subjects, "subjects", blank=True),
+            class_names=tuple(class_names),
+        )
 
     def digest(self) -> str:
         """The split digest: SHA-256 (hex) of ids, digests, labels, splits and class names.
 
         Whose a sample is does not enter: a subject list may be completed without a new dataset.
         """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         parts = (
-            "\n".join(self.ids).encode(),
-            bytes.fromhex("".join(self.digests)),
-            self.labels.astype("<i8").tobytes(),
-            self.splits.tobytes(),
+            self.ids.data,
+            self.digests.raw.data,
+            np.ascontiguousarray(self.labels, "<i8").data,
+            np.ascontiguousarray(self.splits).data,
             "\n".join(self.class_names).encode(),
         )
         total = hashlib.sha256(b"qmu-edge samples v1\0")
         for part in parts:
-            total.update(len(part).to_bytes(8, "little"))
+            total.update(memoryview(part).nbytes.to_bytes(8, "little"))
             total.update(part)
         return total.hexdigest()
 
@@ -216,10 +238,10 @@ def _subject_rows(path: Path) -> Iterator[tuple[int, str, str]]:
                 if len(row) != 2:
                     raise ConfigError(f"{path}, line {rows.line_num}: {len(row)} fields, allowed 2")
                 sample, subject = (unicodedata.normalize("NFC", text) for text in row)
-                if _CONTROL.search(subject) or len(subject) > _MAX_NAME:
+                if INVISIBLE.search(subject) or len(subject) > MAX_NAME:
                     raise ConfigError(
-                        f"{path}, line {rows.line_num}: the subject has control characters or "
-                        f"more than {_MAX_NAME} characters, so no request could name it"
+                        f"{path}, line {rows.line_num}: the subject has control characters, invisible "
+                        f"ones or more than {MAX_NAME} characters, so no request could name it"
                     )
                 yield rows.line_num, sample, subject
     except UnicodeDecodeError as error:
@@ -270,28 +292,3 @@ def _check_codes(
     low, high = int(codes.min()), int(codes.max())
     if low < 0 or high >= limit:
         raise ConfigError(f"sample index: {name} {low} to {high}, allowed 0 to {limit - 1}")
-
-
-def _check_names(what: str, names: Collection[str]) -> None:
-    """Check all names as one text first: a million at a time; look for the culprit only then."""
-    text = "".join(names)
-    lengths = set(map(len, names))
-    if _CONTROL.search(text) or min(lengths) < 1 or max(lengths) > _MAX_NAME or not _is_nfc(names):
-        bad = next(n for n in names if _CONTROL.search(n) or not 1 <= len(n) <= _MAX_NAME or not _is_nfc([n]))
-        raise ConfigError(
-            f"sample index: {what}: found {bad[:80]!r}, allowed 1 to {_MAX_NAME} characters in "
-            "Unicode normal form NFC without control characters"
-        )
-    if len(set(names)) != len(names):
-        twice = Counter(names).most_common(1)[0][0]
-        raise ConfigError(f"sample index: {what}: {twice[:80]!r} appears twice")
-
-
-def _is_nfc(names: Iterable[str]) -> bool:
-    # A line feed never combines, so the joined text is NFC exactly when every name is.
-    return unicodedata.is_normalized("NFC", "\n".join(names))
-
-
-def _check_hex(what: str, digests: Collection[str]) -> None:
-    if not set(map(len, digests)) <= {64} or not re.fullmatch("[0-9a-f]*", "".join(digests)):
-        raise ConfigError(f"sample index: {what}: allowed 64 lower-case hex digits each")

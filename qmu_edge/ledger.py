@@ -10,17 +10,14 @@ Times are RFC 3339 text in UTC; digests are 64 lower-case hex digits.
 """
 
 import json
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
-from qmu_edge.chain import canonical, now, rows_digest
-from qmu_edge.errors import ConfigError, LedgerError, RequestError
-from qmu_edge.index import SampleIndex
+from qmu_edge.chain import canonical, now
+from qmu_edge.errors import LedgerError, RequestError
 from qmu_edge.removals import REMOVAL, REMOVALS, RemovalRows
+from qmu_edge.samples import SampleFile
 
 Status = Literal["started", "done", "failed"]
 Name = Literal["checkpoint", "release", "receipt"]
@@ -59,18 +56,15 @@ class StepRow:
 class Ledger(RemovalRows):
     """An open ledger; `create`, `open`, `close`, `head` and `check` come from `ChainedFile`.
 
-    Its errors do too, from every method. `run` is the digest that names one attempt at a
-    request, or "" for the steps before a method is chosen.
+    Its errors do too, from every method, and the sample index from `SampleFile`. `run` is the
+    digest that names one attempt at a request, or "" for the steps before a method is chosen.
     """
 
     APPLICATION_ID: ClassVar[int] = 0x514D5545  # "QMUE"
     VERSION: ClassVar[int] = 1
     SCHEMA: ClassVar[tuple[str, ...]] = (
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-        "CREATE TABLE classes (code INTEGER PRIMARY KEY, name TEXT NOT NULL)",
-        """CREATE TABLE samples (position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
-            digest TEXT NOT NULL, label INTEGER NOT NULL, split INTEGER NOT NULL,
-            subject TEXT NOT NULL)""",
+        *SampleFile.SCHEMA,
         """CREATE TABLE requests (seq INTEGER PRIMARY KEY, request_id TEXT NOT NULL UNIQUE,
             digest TEXT NOT NULL, form TEXT NOT NULL, regulation TEXT, received TEXT NOT NULL,
             due TEXT, state TEXT NOT NULL, outcome TEXT)""",
@@ -98,8 +92,7 @@ class Ledger(RemovalRows):
     # Requests and steps go by number: an id that somebody chose may name a person.
     FACTS: ClassVar[Mapping[str, str]] = {
         "meta": "SELECT key, value, NULL FROM meta",
-        "classes": "SELECT 0 AS key, code, name FROM classes",
-        "samples": "SELECT 0 AS key, position, id, digest, label, split, subject FROM samples",
+        **SampleFile.FACTS,
         "request": "SELECT seq AS key, * FROM requests",
         "step": "SELECT seq AS key, * FROM steps",
         "tombstones": """SELECT r.seq AS key, t.sample_id, t.digest, t.since
@@ -109,49 +102,6 @@ class Ledger(RemovalRows):
         "current": "SELECT name AS key, digest, NULL FROM current",
         "removal": REMOVAL,
     }
-
-    def write_samples(self, index: SampleIndex) -> None:
-        """Record the sample index, once; the same index again changes nothing.
-
-        Raises:
-            LedgerError: Another index is recorded already.
-        """
-        classes = list(enumerate(index.class_names))
-        if self.has_samples():
-            for what, rows in (("samples", _sample_rows(index)), ("classes", classes)):
-                if rows_digest((0, *row) for row in rows) != self.fact(what, 0):
-                    raise LedgerError(f"ledger {self.path}: holds an index with other {what}")
-            return
-        with self.change() as db:
-            db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?)", _sample_rows(index))
-            db.executemany("INSERT INTO classes VALUES (?, ?)", classes)
-            self.append("samples", 0, count=len(index.ids))
-            self.append("classes", 0, count=len(classes))
-
-    def read_samples(self) -> SampleIndex:
-        """The sample index as it was written.
-
-        Raises:
-            LedgerError: None has been written, or it is damaged.
-        """
-        if not self.has_samples():
-            raise LedgerError(f"ledger {self.path}: no sample index has been written")
-        # Column by column: a million rows at once would take three times the memory.
-        try:
-            return SampleIndex(
-                ids=tuple(self._column("id")),
-                digests=tuple(self._column("digest")),
-                labels=np.fromiter(self._column("label"), dtype=np.int64),
-                splits=np.fromiter(self._column("split"), dtype=np.int8),
-                subjects=tuple(map(sys.intern, self._column("subject"))),
-                class_names=tuple(n for (n,) in self.rows("SELECT name FROM classes ORDER BY code")),
-            )
-        except (ConfigError, ValueError, TypeError, OverflowError) as error:
-            raise LedgerError(f"ledger {self.path}: a damaged sample index: {error}") from error
-
-    def has_samples(self) -> bool:
-        """Whether a sample index has been written."""
-        return bool(self.rows("SELECT 1 FROM samples LIMIT 1"))
 
     def receive(
         self,
@@ -339,9 +289,6 @@ class Ledger(RemovalRows):
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
             self.append("meta", key)
 
-    def _column(self, name: str) -> Iterator[Any]:
-        return (value for (value,) in self.rows(f"SELECT {name} FROM samples ORDER BY position"))
-
     def _requests(self, which: str, *values: str) -> list[RequestRow]:
         return [RequestRow(*row) for row in self.rows(f"SELECT * FROM requests {which}", *values)]
 
@@ -393,9 +340,3 @@ class Ledger(RemovalRows):
         request = self._known(request_id).digest
         (row,) = self._steps(_ONE_STEP, request_id, run, step)
         self.append("step", row.seq, request=request, run=run, step=step, status=row.status)
-
-
-def _sample_rows(index: SampleIndex) -> Iterator[tuple[Any, ...]]:
-    numbers = (index.labels.tolist(), index.splits.tolist())
-    rows = zip(index.ids, index.digests, *numbers, index.subjects, strict=True)
-    return ((position, *row) for position, row in enumerate(rows))

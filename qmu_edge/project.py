@@ -29,7 +29,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from qmu_edge import keys
+from qmu_edge.columns import Digests, Names
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError
+from qmu_edge.files import read_regular
 from qmu_edge.index import (
     SAMPLE_SPLITS,
     SampleIndex,
@@ -40,7 +42,7 @@ from qmu_edge.index import (
 )
 from qmu_edge.ledger import Ledger
 from qmu_edge.progress import Progress
-from qmu_edge.recipe import Recipe, parse_recipe, to_toml
+from qmu_edge.recipe import Recipe, parse_recipe, recipe_file, to_toml
 from qmu_edge.sealing import SealedStore
 from qmu_edge.store import ObjectStore, hold, sync_folder, write_atomic
 
@@ -99,10 +101,7 @@ class Project:
             IntegrityError: It is missing or not 32 bytes.
         """
         path = self.folder / KEY
-        try:
-            key = path.read_bytes()
-        except OSError as error:
-            raise IntegrityError(f"{path}: cannot be read: {error.strerror}") from None
+        key = read_regular(path, limit=1024, error=IntegrityError)
         if len(key) != 32:
             raise IntegrityError(f"{path}: {len(key)} bytes, allowed are 32")
         if self.ledger.meta(KEY_CHECK) != _key_check(key):
@@ -138,7 +137,7 @@ class Project:
         if not whole or path.stat().st_size != len(header) + images.nbytes:
             raise IntegrityError(f"{path}: its header is altered, or something follows the images")
         found = content_digests(images)
-        altered = {i for i, (a, b) in enumerate(zip(found, self.index.digests, strict=True)) if a != b}
+        altered = set(np.flatnonzero((found.raw != self.index.digests.raw).any(axis=1)).tolist())
         # Asked after hashing: the intent to erase an image is written down before it is touched.
         erased = self.ledger.erased_images()
         back = {i for i, state in erased.items() if state == "done" and images[i].any()}
@@ -154,9 +153,8 @@ class Project:
 
     def trainable(self) -> np.ndarray:
         """Positions (n,) of all training samples that no request has deleted."""
-        dead = self.ledger.tombstones()
-        alive = np.fromiter((i not in dead for i in self.index.ids), bool, len(self.index.ids))
-        return np.flatnonzero((self.index.splits == TRAIN) & alive)
+        dead = self.index.ids.mask(self.ledger.tombstones())
+        return np.flatnonzero((self.index.splits == TRAIN) & ~dead)
 
     def purged(self, digest: str) -> bool:
         """Whether an object is not there because a purge removed it, which is no damage."""
@@ -220,11 +218,7 @@ def opened(root: Path, progress: Progress, wait_s: float = 0.0) -> Iterator[Proj
         IntegrityError: The ledger is missing.
         LedgerError: The ledger does not hold.
     """
-    try:
-        text = (root / RECIPE).read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{root / RECIPE}: not UTF-8 at byte {error.start}") from None
-    recipe = parse_recipe(text, str(root / RECIPE))
+    recipe = parse_recipe(recipe_file(root / RECIPE), str(root / RECIPE))
     with Ledger.open(root / STORE / "ledger.db") as ledger:
         yield Project(root, recipe, ledger, progress, wait_s)
 
@@ -247,6 +241,8 @@ def create(root: Path, recipe: Recipe, subjects: Path | None, progress: Progress
     _require_room(root, recipe)
     from qmu_edge.datasets import load
 
+    text = to_toml(recipe)
+    parse_recipe(text, "recipe")  # what is written can be read: a folder's name may be beyond TOML
     source = load(recipe.data, progress)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -309,14 +305,20 @@ def _key_check(key: bytes) -> str:
 
 def _index(source: Any, subjects: Sequence[str], key: bytes) -> SampleIndex:
     digests = content_digests(source.images)
-    names = tuple(pseudonym(key, s) if s else "" for s in subjects) or ("",) * len(source.ids)
-    splits = assign_splits(source.labels, digests, source.given)
-    return SampleIndex(source.ids, tuple(digests), source.labels, splits, names, source.class_names)
+    names = [pseudonym(key, s) if s else "" for s in subjects] or [""] * len(source.ids)
+    return SampleIndex(
+        ids=Names(source.ids, "sample ids"),
+        digests=digests,
+        labels=source.labels,
+        splits=assign_splits(source.labels, digests, source.given),
+        subjects=Digests.of(names, "subjects", blank=True),
+        class_names=source.class_names,
+    )
 
 
 def _summary(index: SampleIndex) -> dict[str, Any]:
     counts = {name: int((index.splits == code).sum()) for code, name in enumerate(SAMPLE_SPLITS)}
-    subjects = len({s for s in index.subjects if s})
+    subjects = len(set(index.subjects) - {""})
     return {
         "samples": len(index.ids), **counts,
         "classes": len(index.class_names), "subjects": subjects, "split": index.digest(),

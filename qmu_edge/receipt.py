@@ -252,6 +252,8 @@ def _check_digest(name: str, expected: str, found: str) -> tuple[bool, str]:
 def _check_file(name: str, expected: str, path: Path | None) -> tuple[bool, str]:
     if path is None:
         return True, f"{name}: not checked, no file given"
+    if not path.is_file():  # a pipe would be waited for
+        return False, f"{name}: cannot read {path}: no such file, or not a regular one"
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,14 +7,18 @@ The method's own parameters (`[unlearn.<method>]`) are checked by that method's 
 
 import hashlib
 import json
+import re
 import tomllib
+from functools import reduce
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.files import read_regular
+from qmu_edge.strict_json import MAX_DEPTH, flaw, join, nests_too_deep, shown
 
 Bits = Annotated[int, Field(ge=2, le=8)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -22,6 +26,9 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Limit = Fraction | Literal["off"]
 Count = Annotated[int, Field(ge=1)]
+Word = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]{0,63}$")]  # a bare key of TOML
+MAX_BYTES: Final = 1 << 16
+_LONG_KEY: Final = re.compile(r"(?:[^\s.=#]++[ \t]*+\.[ \t]*+){17}")
 
 
 class _Section(BaseModel):
@@ -143,7 +150,7 @@ class Recipe(_Section):
     model: ModelRecipe = ModelRecipe()
     train: TrainRecipe = TrainRecipe()
     method: str = "qmul"
-    unlearn: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    unlearn: dict[Word, dict[Word, bool | int | float | str]] = Field(default_factory=dict)
     policy: PolicyRecipe = PolicyRecipe()
 
     def digest(self) -> str:
@@ -162,14 +169,20 @@ def parse_recipe(text: str, source: str) -> Recipe:
     Raises:
         ConfigError: Not TOML, an unknown key, or a value out of range.
     """
+    if nests_too_deep(text) or _LONG_KEY.search(text):  # for these tomllib takes long
+        raise ConfigError(f"{source}: not valid TOML: nested deeper than the allowed {MAX_DEPTH} levels")
     try:
-        return Recipe.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # an endless integer is no TOMLDecodeError
         raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    if problem := flaw(document, nfc=False):  # a folder's name is as its file system has it
+        raise ConfigError(f"{source}: {problem}")
+    try:
+        return Recipe.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{source}: {where}: {first['msg']}, found {first['input']!r}") from None
+        where = reduce(join, first["loc"], "")
+        raise ConfigError(f"{source}: {where}: {first['msg']}, found {shown(first['input'])}") from None
 
 
 def shipped_recipes() -> dict[str, str]:
@@ -193,13 +206,22 @@ def recipe_text(name_or_path: str) -> str:
         file = resources.files("qmu_edge") / "recipes" / f"{name_or_path}.toml"
         return file.read_text("utf-8")
     path = Path(name_or_path)
-    if path.is_file():
-        try:
-            return path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read: {error}") from None
+    if path.exists():
+        return recipe_file(path)
     known = ", ".join(shipped_recipes())
     raise ConfigError(f"recipe {name_or_path!r}: no such file, and not one of {known}")
+
+
+def recipe_file(path: Path) -> str:
+    """The text of a file with a recipe.
+
+    Raises:
+        ConfigError: There is none, it is larger than 64 KiB, or it is not UTF-8.
+    """
+    try:
+        return read_regular(path, limit=MAX_BYTES, error=ConfigError).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from qmu_edge.chain import ChainedFile, now
+from qmu_edge.chain import now
+from qmu_edge.samples import SampleFile
 
 State = Literal["started", "done", "void"]
 IMAGES: Final = "decoded images"
@@ -52,7 +53,7 @@ class Removal:
     finished: str | None
 
 
-class RemovalRows(ChainedFile):
+class RemovalRows(SampleFile):
     """The part of the ledger that speaks of removals."""
 
     def start_removals(
@@ -88,7 +89,7 @@ class RemovalRows(ChainedFile):
                 )
                 self._append_removal(removal.seq)
             if status == "done" and any(r.kind == PSEUDONYMS for r in removals):
-                self.append("samples", 0)
+                self.append_samples()
 
     def removals(self) -> list[Removal]:
         """Everything that was removed or is about to be, in order."""

@@ -33,7 +33,8 @@ from pydantic import (
 from pydantic.json_schema import models_json_schema
 
 from qmu_edge.errors import RequestError
-from qmu_edge.strict_json import MAX_INTEGER, join, parse_object, read_bounded, shown
+from qmu_edge.files import read_regular
+from qmu_edge.strict_json import INVISIBLE_RANGES, MAX_BYTES, MAX_INTEGER, join, parse_object, shown
 
 EXTENSION: Final = "qmu-edge"
 SCHEMA_ID: Final = "urn:qmu-edge:deletion-request:v1"
@@ -72,7 +73,7 @@ Text = Annotated[
     Field(
         min_length=1,
         max_length=512,
-        json_schema_extra={"not": {"pattern": r"[\u0000-\u001f\u007f-\u009f\u2028\u2029]"}},
+        json_schema_extra={"not": {"pattern": f"[{INVISIBLE_RANGES}]"}},
     ),
 ]
 Time = Annotated[datetime, BeforeValidator(_time)]
@@ -228,7 +229,8 @@ def load_request(path: Path, *, now: datetime | None = None, key: bytes = b"") -
     Raises:
         RequestError: The file is absent, unreadable or not regular, or not a valid request.
     """
-    return parse_request(read_bounded(path), source=str(path), now=now, key=key)
+    data = read_regular(path, limit=MAX_BYTES, error=RequestError)
+    return parse_request(data, source=str(path), now=now, key=key)
 
 
 def parse_request(

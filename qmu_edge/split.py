@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qmu_edge.errors import NoMatchError, RequestError
+from qmu_edge.errors import IntegrityError, NoMatchError, RequestError
 from qmu_edge.index import SAMPLE_SPLITS, SampleIndex, pseudonym
 from qmu_edge.request import DeletionRequest
 
@@ -81,11 +81,21 @@ def split_to_json(split: Split) -> bytes:
 
 
 def split_from_json(data: bytes) -> Split:
-    """The split that `split_to_json` wrote; the store has checked that the bytes are the same."""
-    document: dict[str, Any] = json.loads(data)
-    for name, value in document.items():
-        document[name] = np.array(value, np.int64) if isinstance(value, list) else value
-    return Split(**document)
+    """The split that `split_to_json` wrote.
+
+    Raises:
+        IntegrityError: It wrote something else.
+    """
+    try:
+        document: dict[str, Any] = json.loads(data)
+        for name, value in document.items():
+            document[name] = np.array(value, np.int64) if isinstance(value, list) else value
+        split = Split(**document)
+        if split_to_json(split) == data:
+            return split
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        pass
+    raise IntegrityError("a stored split is not as it was written")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,36 +139,36 @@ def resolve(
     }
     _check_found(list(kinds.values()), who)
     named = np.logical_or.reduce([found.samples for found in kinds.values()])
-    dead = _members(index.ids, tombstoned)
+    dead = index.ids.mask(tombstoned)
     train = index.splits == _TRAIN
     alive = ~dead & ~named
-    retain = np.flatnonzero(train & alive)
+    kept = train & alive
     forget = np.flatnonzero(train & named & ~dead)
     _check_parts(named, dead, train, who)
     scopes: list[ScopeName] = ["samples", "classes", "subjects"]
     asked = [scope for scope in scopes if kinds[scope].known]
     return Split(
         forget=forget,
-        retain=retain,
+        retain=np.flatnonzero(kept),
         validation=np.flatnonzero((index.splits == SAMPLE_SPLITS.index("validation")) & alive),
         test=np.flatnonzero((index.splits == SAMPLE_SPLITS.index("test")) & alive),
         also_erased=np.flatnonzero(~train & named & ~dead),
         scope=asked[0] if len(asked) == 1 else "mixed",
         index_digest=index.digest(),
-        duplicates_retained=_duplicates(index, forget, retain),
+        duplicates_retained=_duplicates(index, forget, kept),
         unmatched_subjects=kinds["subjects"].unknown,
     )
 
 
 def _find_samples(index: SampleIndex, request: DeletionRequest) -> _Found:
-    samples = _members(index.ids, request.sample_ids)
+    samples = index.ids.mask(request.sample_ids)
     never = np.flatnonzero(samples & (index.splits != _TRAIN))
     known = int(samples.sum())
     unknown = len(request.sample_ids) - known
     problem = ""
     if unknown:
-        ids = set(index.ids)
-        first = next(i for i in request.sample_ids if i not in ids)
+        found = {index.ids[i] for i in np.flatnonzero(samples).tolist()}
+        first = next(i for i in request.sample_ids if i not in found)
         problem = f"sample_ids: {unknown} of {known + unknown} not in the index, first {first!r}"
     elif never.size:
         first, split = index.ids[never[0]], SAMPLE_SPLITS[index.splits[never[0]]]
@@ -187,7 +197,8 @@ def _find_classes(index: SampleIndex, request: DeletionRequest) -> _Found:
 def _find_subjects(index: SampleIndex, request: DeletionRequest, key: bytes) -> _Found:
     """In the "opendsr" form the ids are names of one person, and one that is known suffices."""
     wanted = [pseudonym(key, subject) for subject in request.subject_ids]
-    present = set(index.subjects)
+    samples = index.subjects.mask(wanted)
+    present = {index.subjects[i] for i in np.flatnonzero(samples).tolist()}
     unknown = [i for i, subject in enumerate(wanted) if subject not in present]
     known = len(wanted) - len(unknown)
     problem = ""
@@ -195,7 +206,7 @@ def _find_subjects(index: SampleIndex, request: DeletionRequest, key: bytes) -> 
         problem = (
             f"subject_ids: {len(unknown)} of {len(wanted)} not in the index, first at position {unknown[0]}"
         )
-    return _Found(_members(index.subjects, wanted), known, len(unknown), problem)
+    return _Found(samples, known, len(unknown), problem)
 
 
 def _check_found(kinds: list[_Found], who: str) -> None:
@@ -227,15 +238,7 @@ def _check_parts(
         )
 
 
-def _members(values: tuple[str, ...], wanted: Collection[str]) -> NDArray[np.bool_]:
-    """Which values (n,) are among the wanted."""
-    if not wanted:
-        return np.zeros(len(values), dtype=np.bool_)
-    among = frozenset(wanted)
-    return np.fromiter((value in among for value in values), np.bool_, len(values))
-
-
-def _duplicates(index: SampleIndex, forget: NDArray[np.int64], retain: NDArray[np.int64]) -> int:
+def _duplicates(index: SampleIndex, forget: NDArray[np.int64], kept: NDArray[np.bool_]) -> int:
     """How many retained samples have the content digest of a forgotten one."""
     forgotten = {index.digests[i] for i in forget.tolist()}
-    return sum(index.digests[i] in forgotten for i in retain.tolist())
+    return int(kept[index.digests.find(forgotten)].sum())

@@ -1,17 +1,16 @@
 """JSON from strangers: bounded before it is parsed, and nothing that two readers may differ on.
 
-At most 1 MiB of UTF-8, nested at most 16 levels, no key twice, no number that
-a double cannot hold, no control characters, all text in Unicode normal form NFC. What is left has
+At most 1 MiB of UTF-8, nested at most 16 levels, no key twice, no number that a double cannot
+hold, no control or invisible characters, all text in Unicode normal form NFC. What is left has
 one RFC 8785 form, so a digest of it means something. Standard library only.
 """
 
 import json
 import math
 import re
-import stat
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
+from functools import reduce
 from typing import Any, Final
 
 from qmu_edge.errors import RequestError
@@ -20,27 +19,18 @@ MAX_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 16
 MAX_INTEGER: Final = 2**53 - 1  # the largest that RFC 8785 can carry
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Unicode's Cc, Cf, Cs, Zl, Zp and Default_Ignorable_Code_Point: what a reader does not see, or what turns
+# the text around it. Two ids that differ only in these would look the same to everybody.
+INVISIBLE_RANGES: Final = (
+    r"\x00-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160"
+    r"\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff"
+)
+INVISIBLE: Final = re.compile(f"[{INVISIBLE_RANGES}]")
 # Possessive, and with an optional closing quote: every character is visited once, whatever comes.
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
-
-
-def read_bounded(path: Path) -> bytes:
-    """The first 1 MiB + 1 byte of a regular file, so that `parse_object` sees what is too large.
-
-    Raises:
-        RequestError: The file is absent, not regular (a pipe would block), or cannot be read.
-    """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise RequestError(f"{path}: not a regular file")
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise RequestError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RequestError(f"{path}: cannot be read: {reason}") from error
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
@@ -59,7 +49,8 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise RequestError(f"larger than the allowed {MAX_BYTES} bytes")
     try:
         text = data.decode("utf-8")
-        _check_depth(text)
+        if nests_too_deep(text):
+            raise RequestError(f"nested deeper than the allowed {MAX_DEPTH} levels")
         document = json.loads(
             text,
             object_pairs_hook=_object,
@@ -73,11 +64,26 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise RequestError(f"not JSON: {error}") from None
     except RecursionError:
         raise RequestError(f"nested deeper than the allowed {MAX_DEPTH} levels") from None
-    if problem := _flaw(document, ""):
+    if problem := flaw(document):
         raise RequestError(problem)
     if not isinstance(document, dict):
         raise RequestError("must be a JSON object, like {...}")
     return document
+
+
+def nests_too_deep(text: str) -> bool:
+    """Whether brackets outside strings nest too deep; the text need not be JSON.
+
+    >>> nests_too_deep("[" * 17), nests_too_deep("[]" * 17)
+    (True, False)
+    """
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(text):
+        first = text[token.start()]
+        depth += (first in "[{") - (first in "]}")
+        if depth > MAX_DEPTH:
+            return True
+    return False
 
 
 def join(path: str, part: str | int) -> str:
@@ -105,16 +111,6 @@ class _Refused:
     reason: str
 
 
-def _check_depth(text: str) -> None:
-    """Raise RequestError when brackets outside strings nest too deep; the text need not be JSON."""
-    depth = 0
-    for token in _STRING_OR_BRACKET.finditer(text):
-        first = text[token.start()]
-        depth += (first in "[{") - (first in "]}")
-        if depth > MAX_DEPTH:
-            raise RequestError(f"nested deeper than the allowed {MAX_DEPTH} levels")
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Refused:
     seen: dict[str, Any] = {}
     for key, value in pairs:
@@ -135,20 +131,49 @@ def _float(text: str) -> float | _Refused:
     return value if math.isfinite(value) else _Refused("number beyond the range of a double")
 
 
-def _flaw(value: object, path: str) -> str | None:
-    """The first refused value or text below `value`, with its path; None when there is none."""
-    if isinstance(value, _Refused):
-        return f"{path or 'the document'}: {value.reason}"
-    if isinstance(value, str):
-        if _CONTROL.search(value):
-            return f"{path}: control characters are not allowed"
-        if not unicodedata.is_normalized("NFC", value):
-            return f"{path}: text must be in Unicode normal form NFC"
-    if isinstance(value, dict):
-        named = [(f"a key of {path or 'the document'}", key) for key in value]
-        below = [(join(path, key), item) for key, item in value.items()]
-        return next(filter(None, (_flaw(item, at) for at, item in named + below)), None)
-    if isinstance(value, list):
-        items = ((join(path, i), item) for i, item in enumerate(value))
-        return next(filter(None, (_flaw(item, at) for at, item in items)), None)
+def flaw(document: object, *, nfc: bool = True) -> str | None:
+    """The first thing in a document that is refused, with its path; None when there is none.
+
+    Args:
+        document: What a reader of JSON or TOML made.
+        nfc: Whether text must be in Unicode normal form NFC.
+
+    >>> flaw({"a": [1, float("nan")]}), flaw(["ok", None])
+    ('a[1]: number beyond the range of a double', None)
+    """
+    todo: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
+    while todo:
+        at, value = todo.pop()
+        if isinstance(value, dict):
+            for key in value:
+                if problem := _problem(key, nfc):
+                    return f"a key of {_path(at)}: {problem}"
+            todo += [((*at, key), value[key]) for key in reversed(value)]
+        elif isinstance(value, list):
+            todo += [((*at, i), value[i]) for i in range(len(value) - 1, -1, -1)]
+        elif problem := _problem(value, nfc):
+            return f"{_path(at)}: {problem}"
+        if len(at) >= MAX_DEPTH and isinstance(value, dict | list):
+            return f"nested deeper than the allowed {MAX_DEPTH} levels"
     return None
+
+
+def _path(parts: tuple[str | int, ...]) -> str:
+    return reduce(join, parts, "") or "the document"
+
+
+def _problem(value: object, nfc: bool) -> str | None:
+    """What is wrong with a value that is no list and no object."""
+    if isinstance(value, str):
+        if INVISIBLE.search(value):
+            return "control characters and invisible ones are not allowed"
+        if nfc and not unicodedata.is_normalized("NFC", value):
+            return "text must be in Unicode normal form NFC"
+        return None
+    if value is None or isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return None if abs(value) <= MAX_INTEGER else f"integer beyond the allowed {MAX_INTEGER}"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else "number beyond the range of a double"
+    return value.reason if isinstance(value, _Refused) else f"a {type(value).__name__} is not allowed"

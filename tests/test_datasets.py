@@ -1,6 +1,7 @@
 """Images from every source, and hostile or broken ones refused by name."""
 
 import io
+import os
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -136,9 +137,46 @@ def test_damaged_image_decodes_or_is_refused(
     path = tmp_path / f"image.{kind}"
     path.write_bytes(bytes(data[:cut]))
     try:
-        datasets._open(path, None, 4)
+        datasets.open_image(path, None, 4)
     except ConfigError as error:
         assert str(path) in str(error)
+
+
+def test_no_program_is_started_for_a_format_that_is_not_ours(
+    save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save("train/a/1.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "train/a/2.eps")
+    (tmp_path / "train/a/2.eps").rename(tmp_path / "train/a/2.png")
+    started: list[Any] = []
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **kwargs: started.append(args))
+    monkeypatch.setattr("subprocess.check_call", lambda *args, **kwargs: started.append(args))
+    with pytest.raises(ConfigError, match=r"a/2\.png: not a readable image: cannot identify"):
+        _folder(tmp_path)
+    assert started == []
+
+
+@pytest.mark.parametrize("linked", ["train/a/2.png", "train/b", "test"])
+def test_links_may_not_lead_out_of_the_dataset(save: Save, tmp_path: Path, linked: str) -> None:
+    save("set/train/a/1.png")
+    save("elsewhere/2.png")
+    save("elsewhere/a/2.png")
+    link = tmp_path / "set" / linked
+    target = "2.png" if link.suffix else "."
+    link.symlink_to(tmp_path / "elsewhere" / target)
+    with pytest.raises(ConfigError, match="a link that leads out of"):
+        _folder(tmp_path / "set")
+    link.unlink()
+    (tmp_path / "set/train/a/3.png").symlink_to("1.png")
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    assert len(_folder(tmp_path / "link").ids) == 2
+
+
+def test_a_pipe_among_images_is_not_waited_for(save: Save, tmp_path: Path) -> None:
+    save("train/a/1.png")
+    os.mkfifo(tmp_path / "train/a/2.png")
+    with pytest.raises(ConfigError, match=r"a/2\.png: not a readable image"):
+        _folder(tmp_path)
 
 
 def test_image_of_too_many_pixels_is_refused(

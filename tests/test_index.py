@@ -38,7 +38,7 @@ def small(**changes: Any) -> SampleIndex:
         "subjects": (*hexes("ana"), "", "", ""),
         "class_names": ("cat", "dog"),
     }
-    return SampleIndex(**(fields | changes))
+    return SampleIndex.of(**(fields | changes))
 
 
 def test_content_digest_is_of_shape_and_pixels() -> None:
@@ -53,9 +53,9 @@ def test_content_digest_is_of_shape_and_pixels() -> None:
 
 def test_content_digests_agree_with_one_at_a_time() -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 4), np.uint8)
-    assert content_digests(images) == [content_digest(image) for image in images]
-    assert content_digests(images[::2]) == content_digests(images)[::2]
-    assert content_digests(images[:0]) == []
+    assert list(content_digests(images)) == [content_digest(image) for image in images]
+    assert list(content_digests(images[::2])) == content_digests(images)[::2]
+    assert list(content_digests(images[:0])) == []
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (1, 1, 2, 2)])
@@ -227,7 +227,10 @@ def test_many_samples_are_no_burden() -> None:
     start = time.perf_counter()
     codes = assign_splits(labels, digests, np.full(n, ""))
     names = tuple(map(str, range(1000)))
-    index = SampleIndex(tuple(map(str, range(n))), digests, labels, codes, ("",) * n, names)
+    index = SampleIndex.of(
+        ids=map(str, range(n)), digests=digests, labels=labels, splits=codes, subjects=[""] * n,
+        class_names=names,
+    )  # fmt: skip
     built = time.perf_counter()
     index.digest()
     digested = time.perf_counter() - built

@@ -49,7 +49,7 @@ def sha(text: str) -> str:
 
 
 def make_index(n: int = 6) -> SampleIndex:
-    return SampleIndex(
+    return SampleIndex.of(
         ids=tuple(f"img/{i}.png" for i in range(n)),
         digests=tuple(sha(str(i)) for i in range(n)),
         labels=np.arange(n, dtype=np.int64) % 3,
@@ -201,7 +201,7 @@ def test_the_index_comes_back_as_it_was(ledger: Ledger) -> None:
     back = ledger.read_samples()
     assert ledger.has_samples()
     for name in ("ids", "digests", "subjects", "class_names"):
-        assert getattr(back, name) == getattr(index, name)
+        assert list(getattr(back, name)) == list(getattr(index, name))
     for name in ("labels", "splits"):
         np.testing.assert_array_equal(getattr(back, name), getattr(index, name), strict=True)
 
@@ -516,6 +516,25 @@ def test_damaged_values_are_ledger_errors(ledger: Ledger) -> None:
         outside(ledger.path, f"UPDATE samples SET {column} WHERE position = 0")
         with pytest.raises(LedgerError, match="damaged sample index"):
             ledger.read_samples()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"UPDATE samples SET subject = '{sha('person 0')}' WHERE position = 1",
+        f"UPDATE samples SET digest = '{sha('another')}' WHERE position = 1",
+        "UPDATE samples SET id = 'img/9.png' WHERE position = 1",
+        "UPDATE samples SET split = 0",
+        "DELETE FROM samples WHERE position = 1",
+        "UPDATE classes SET name = 'dog' WHERE code = 1",
+    ],
+)
+def test_an_altered_index_is_never_used(ledger: Ledger, statement: str) -> None:
+    fill(ledger)
+    assert ledger.read_samples()
+    outside(ledger.path, statement)
+    with pytest.raises(LedgerError, match="other than the one that was registered"):
+        ledger.read_samples()
 
 
 # Against a model

@@ -1,5 +1,6 @@
 """Recipes: the shipped ones parse, and whatever is wrong is an error that names the key."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,37 @@ def test_written_recipe_hides_no_default() -> None:
             assert (f"\n{key} = " in text) == (value is not None)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = " + "[" * 2000, "nested deeper"),
+        ("a." * 30_000 + "a = 1", "nested deeper"),
+        ("[" + "a." * 30_000 + "a]", "nested deeper"),
+        ("a = " + "9" * 5000, "not valid TOML"),
+        ("[train]\nseed = 99999999999999999999", "train.seed: integer beyond"),
+        ("[train]\nlr = nan", "train.lr: number beyond"),
+        ('[data]\npath = "a\\u0000b"', "data.path: control characters"),
+        ('method = "\u202eluq"', "method: control characters and invisible ones"),
+        ('"\\u001b[2J" = 1', "a key of the document: control characters"),
+        ('[unlearn."a.b"]\nx = 1', "unlearn.'a.b'"),
+        ("[unlearn.qmul]\nlr = 1979-05-27", "a date is not allowed"),
+        ("[unlearn.qmul]\nlr = {a = 1}", "unlearn.qmul.lr"),
+    ],
+)
+def test_hostile_recipes_are_refused_in_one_line(text: str, message: str) -> None:
+    start = time.process_time()
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_recipe(text, "qmu.toml")
+    assert str(caught.value).startswith("qmu.toml: ") and len(str(caught.value)) < 200
+    assert time.process_time() - start < 1
+
+
 def test_every_kind_of_value_survives_being_written_out() -> None:
     text = """
         method = "finetune"
         [data]
         source = "folder"
-        path = "C:\\\\images \\"of\\" Zoë\\n\\t☃"
+        path = "C:\\\\images \\"of\\" Zoë ☃"
         mean = [0.1, 0.25, 1e-7]
         std = [1, 2.5, 3]
         flip = true

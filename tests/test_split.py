@@ -32,7 +32,7 @@ ROWS = [
 
 def make_index(rows: list[tuple[str, str, int, str, str]]) -> SampleIndex:
     ids, pixels, labels, splits, subjects = zip(*rows, strict=True)
-    return SampleIndex(
+    return SampleIndex.of(
         ids=ids,
         digests=tuple(hashlib.sha256(p.encode()).hexdigest() for p in pixels),
         labels=np.array(labels),

@@ -17,7 +17,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +27,11 @@ from numpy.typing import NDArray
 
 from qmu_edge import envelope
 from qmu_edge.errors import ConfigError, IntegrityError, LedgerError, RequestError
+from qmu_edge.files import read_regular
 from qmu_edge.strict_json import parse_object
+from qmu_edge.verify.report import Thresholds
 from qmu_edge.verify.runner import OrtRunner
+from qmu_edge.verify.sets import read_array
 
 TYPE: Final = "urn:qmu-edge:bundle:v1"
 MANIFEST: Final = "manifest.json"
@@ -36,11 +40,15 @@ PUBLIC_KEY: Final = "signing.pub"
 RECEIPT: Final = "receipt.json"
 GOLDEN: Final = ("golden_images.npy", "golden_logits.npy")
 MAX_FILES: Final = 64
+MAX_ENTRIES: Final = MAX_FILES + 2  # and the manifest with its signature
 MAX_BYTES: Final = 2**31 - 1
 MAX_MANIFEST: Final = 2**20
+MAX_GOLDEN: Final = 2**26
+_MAX_KEY: Final = 2**10
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 NOT_CHECKED: Final = 'not checked, for want of: pip install "qmu-edge[signature]"'
+_LIMITS: Final = {limit.name for limit in fields(Thresholds)}
 _FIELDS: Final = {"type", "tool", "model", "files", "min_agreement", "thresholds", "key"}
 
 
@@ -101,10 +109,10 @@ def golden(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     Raises:
         IntegrityError: They are no arrays.
     """
-    try:
-        images, logits = (np.load(bundle.folder / name, allow_pickle=False) for name in GOLDEN)
-    except (OSError, ValueError, EOFError) as error:
-        raise IntegrityError(f"golden inputs: {error}") from None
+    images, logits = (read_array(bundle.folder / name, max_bytes=MAX_GOLDEN) for name in GOLDEN)
+    kinds = [(a.dtype.name, a.ndim) for a in (images, logits)]
+    if kinds != [("uint8", 4), ("float32", 2)] or len(images) != len(logits):
+        raise IntegrityError(f"golden inputs: {kinds}, allowed as many uint8 images as float32 logits")
     return images, logits
 
 
@@ -134,15 +142,16 @@ def peak_megabytes() -> float | None:
 
 
 def _check(folder: Path, path: Path, key: Path | None) -> Bundle:
-    present = {entry.name: entry for entry in os.scandir(folder)}
+    with os.scandir(folder) as entries:
+        present = {entry.name: entry for entry in islice(entries, MAX_ENTRIES + 1)}
+    if len(present) > MAX_ENTRIES:
+        raise IntegrityError(f"{path}: more than {MAX_ENTRIES} files")
     for name, entry in present.items():
         if not entry.is_file(follow_symlinks=False):
             raise IntegrityError(f"{path}: {name}: not a regular file")
     if MANIFEST not in present:
         raise IntegrityError(f"{path}: no {MANIFEST}; this is not a bundle")
-    if present[MANIFEST].stat().st_size > MAX_MANIFEST:
-        raise IntegrityError(f"{path}: {MANIFEST} is larger than {MAX_MANIFEST} bytes")
-    data = (folder / MANIFEST).read_bytes()
+    data = read_regular(folder / MANIFEST, limit=MAX_MANIFEST, error=IntegrityError)
     manifest = _manifest(data, path)
     expected = {*manifest["files"], MANIFEST} | ({SIGNATURE} & present.keys())
     for name in sorted(expected ^ present.keys()):
@@ -181,11 +190,11 @@ def _manifest(data: bytes, path: Path) -> dict[str, Any]:
         if not good or not _NAME.fullmatch(name) or name in (MANIFEST, SIGNATURE):
             raise IntegrityError(f"{path}: {MANIFEST}: entry {name[:100]!r} is malformed")
     for name in (manifest["model"], *GOLDEN):
-        if name not in files:
-            raise IntegrityError(f"{path}: {MANIFEST}: {name!r} is not among its files")
+        if not isinstance(name, str) or name not in files:
+            raise IntegrityError(f"{path}: {MANIFEST}: {str(name)[:100]!r} is not among its files")
     shares = [manifest["min_agreement"], *(v for v in limits.values() if v is not None)]
-    if not all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in shares):
-        raise IntegrityError(f"{path}: {MANIFEST}: a threshold is no fraction")
+    if not limits.keys() <= _LIMITS or not all(type(v) in (int, float) and 0 <= v <= 1 for v in shares):
+        raise IntegrityError(f"{path}: {MANIFEST}: a threshold is unknown or no fraction")
     return manifest
 
 
@@ -216,10 +225,10 @@ def _signature(folder: Path, data: bytes, path: Path, key: Path | None) -> str:
         public = envelope.read_public_key(key)
     try:
         if key is None:
-            public = bytes.fromhex((folder / PUBLIC_KEY).read_text("ascii"))
-        signature = bytes.fromhex((folder / SIGNATURE).read_text("ascii"))
+            public = _hex(folder / PUBLIC_KEY)
+        signature = _hex(folder / SIGNATURE)
         Ed25519PublicKey.from_public_bytes(public).verify(signature, data)
-    except (OSError, ValueError, InvalidSignature):
+    except (IntegrityError, ValueError, InvalidSignature):
         raise IntegrityError(f"{path}: {MANIFEST} is not signed by {key or PUBLIC_KEY}") from None
     return f"valid, key {envelope.key_name(public)}" + ("" if key else " (which came with the bundle)")
 
@@ -227,7 +236,7 @@ def _signature(folder: Path, data: bytes, path: Path, key: Path | None) -> str:
 def _receipt(folder: Path, manifest: Mapping[str, Any], path: Path) -> str:
     """What is known about the receipt; one that does not hold or is about another model is an error."""
     what = f"{path}: {RECEIPT}"
-    sealed = envelope.read((folder / RECEIPT).read_bytes(), what)
+    sealed = envelope.read(read_regular(folder / RECEIPT, limit=MAX_MANIFEST, error=LedgerError), what)
     model = manifest["files"][manifest["model"]]["sha256"]
     try:
         subjects = parse_object(sealed.payload)["subject"]
@@ -245,15 +254,26 @@ def _receipt(folder: Path, manifest: Mapping[str, Any], path: Path) -> str:
     return f"about {manifest['model']}; signature valid, key {name} ({same})"
 
 
+def _hex(path: Path) -> bytes:
+    return bytes.fromhex(read_regular(path, limit=_MAX_KEY, error=IntegrityError).decode("ascii"))
+
+
 def _unpack(path: Path, folder: Path) -> None:
-    """Write the members of an archive by hand: plain files with plain names, each once."""
+    """Write the members of an archive by hand: plain files with plain names, each once.
+
+    Sparse members are refused: a kilobyte of archive would become a disk full of zeros.
+    """
+    if not path.is_file():
+        raise IntegrityError(f"{path}: not a regular file")
     try:
+        size = path.stat().st_size
         with tarfile.open(path, "r:") as archive:
             seen: set[str] = set()
             for member in archive:
-                if not member.isreg() or not _NAME.fullmatch(member.name) or member.name in seen:
+                plain = member.type == tarfile.REGTYPE and not member.sparse and not member.pax_headers
+                if not plain or not _NAME.fullmatch(member.name) or member.name in seen:
                     raise IntegrityError(f"{path}: member {member.name[:100]!r} is not allowed")
-                if member.size > MAX_BYTES or len(seen) >= MAX_FILES + 2:
+                if not 0 <= member.size <= min(MAX_BYTES, size) or len(seen) >= MAX_ENTRIES:
                     raise IntegrityError(f"{path}: too many or too large members")
                 seen.add(member.name)
                 source = archive.extractfile(member)

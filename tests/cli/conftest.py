@@ -198,6 +198,12 @@ def trained(made: Made, tmp_path: Path) -> Path:
     return copied(made.trained, tmp_path / "project")
 
 
+@pytest.fixture(scope="module")
+def trained_once(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained project for tests that show that they leave it as it was."""
+    return copied(made.trained, tmp_path_factory.mktemp("once") / "project")
+
+
 @pytest.fixture
 def served(made: Made, tmp_path: Path) -> Path:
     """A project of one's own in which one request was served."""

@@ -175,6 +175,21 @@ def _manifest(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
     (bundle / SIGNATURE).write_text(KEY.sign(data).hex())
 
 
+def _stored(bundle: Path, name: str, data: bytes) -> None:
+    """Put a file into the bundle and its digest into the manifest."""
+    (bundle / name).write_bytes(data)
+    entry = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    _manifest(bundle, lambda manifest: manifest["files"].update({name: entry}))
+
+
+def _golden(bundle: Path, shape: tuple[int, ...], kind: str = "|u1") -> None:
+    """An array header that announces more than there is."""
+    buffer = io.BytesIO()
+    header = {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    _stored(bundle, "golden_images.npy", buffer.getvalue() + bytes(64))
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "model changed": (lambda b: _flip(b / "model.onnx"), "model.onnx: SHA-256"),
     "receipt changed": (lambda b: _flip(b / "receipt.json"), "receipt.json: SHA-256"),
@@ -195,6 +210,17 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "unknown field": (lambda b: _manifest(b, lambda m: m.update(run="sh")), "not of type"),
     "threshold of 2": (lambda b: _manifest(b, lambda m: m["thresholds"].update(max_fa_gap=2)), "no fraction"),
+    "threshold of a stranger": (
+        lambda b: _manifest(b, lambda m: m["thresholds"].update(junit=0.5)), "a threshold is unknown",
+    ),
+    "threshold is true": (
+        lambda b: _manifest(b, lambda m: m["thresholds"].update(max_fa_gap=True)), "no fraction",
+    ),
+    "model is a list": (lambda b: _manifest(b, lambda m: m.update(model=[])), "not among its files"),
+    "golden inputs ask for 64 GiB": (lambda b: _golden(b, (2**36,)), "not a readable .npy file"),
+    "golden inputs of objects": (lambda b: _golden(b, (4,), "|O"), "not a readable .npy file"),
+    "huge key": (lambda b: _stored(b, "signing.pub", b"ab" * 10_000), "not signed by"),
+    "many files": (lambda b: [(b / f"f{i}").write_bytes(b"") for i in range(99)], "more than 66 files"),
     "huge manifest": (lambda b: (b / MANIFEST).write_bytes(b" " * 2**21), "larger than"),
     "manifest is a list": (lambda b: (b / MANIFEST).write_text("[]"), MANIFEST),
 }  # fmt: skip
@@ -225,10 +251,24 @@ def _member(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"x") -> byt
     return buffer.getvalue()
 
 
+def _sparse() -> bytes:
+    """A kilobyte that would unpack to a gigabyte of zeros."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("manifest.json")
+        member.size = 1
+        member.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(10**9)}
+        archive.addfile(member, io.BytesIO(b"{"))
+    with tarfile.open(fileobj=io.BytesIO(buffer.getvalue())) as archive:
+        assert archive.getmembers()[0].size == 10**9
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     "data",
     [
         b"",
+        _sparse(),
         b"not a tar" * 100,
         _member("../outside"),
         _member("/tmp/outside"),
@@ -245,6 +285,11 @@ def test_a_hostile_archive_is_refused(tmp_path: Path, data: bytes) -> None:
     assert main([str(path)]) == 4
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle.tar"]
     assert main([str(tmp_path / "none.tar")]) == ConfigError.exit_code
+
+
+def test_an_archive_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "bundle.tar")
+    assert main([str(tmp_path / "bundle.tar")]) == 4
 
 
 def test_a_wrong_answer_is_found(bundle: Path) -> None:

@@ -1,0 +1,105 @@
+"""Receipts that do not hold, and verdicts that do not pass."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qmu_edge.progress import Progress
+from qmu_edge.project import Project, opened
+from qmu_edge.receipt import loads
+from qmu_edge.release import make_release
+from qmu_edge.unlearn import apply
+from tests.cli.refusals import current, flip, refused, set_policy
+
+
+def test_a_receipt_altered_by_one_byte_is_not_one_that_was_issued(run: Any, served: Path) -> None:
+    path = served / "release/receipt.json"
+    good = path.read_bytes()
+    for at in range(0, len(good), 97):
+        flip(path, at)
+        ended = run("receipt", "verify", path, "--project", served)
+        refused(ended, 8)
+        path.write_bytes(good)
+    assert run("receipt", "verify", path, "--project", served).code == 0
+
+
+def test_a_receipt_is_held_against_the_files_without_a_project(
+    run: Any, served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Path(shutil.copytree(served / "release", tmp_path / "device"))
+    monkeypatch.chdir(tmp_path)
+    assert run("receipt", "verify", device / "receipt.json").code == 0
+    flip(device / "model.onnx")
+    refused(run("receipt", "verify", device / "receipt.json"), 8, "model.onnx")
+    refused(run("receipt", "verify", device / "nothing.json"), 8, "nothing.json")
+
+
+def test_the_model_before_unlearning_misses_a_strict_threshold(run: Any, served: Path, digest: Any) -> None:
+    with opened(served, Progress()) as project:
+        before = _original(project)
+    shutil.copyfile(before, served / "original.onnx")
+    set_policy(served, max_fa_gap="0.0")
+    state = digest(served)
+    ended = run("verify", served / "original.onnx", "--project", served, "--quiet", "--json")
+    assert ended.code == 7 and not ended.json["passed"] and ended.json["request"] is None
+    assert ended.err.splitlines() == [f"qmu-edge: {served / 'original.onnx'}: a threshold is not met"]
+    assert digest(served) == state
+
+
+def _original(project: Project) -> Path:
+    """The exported file of the checkpoint before the request."""
+    current = project.ledger.current("receipt")
+    assert current is not None
+    receipt = loads(project.store.get_bytes(current), current)
+    before = receipt["predicate"]["checkpoints"]["before"]
+    _, release = make_release(project, before, ("integer",))
+    return project.store.open_verified(release["files"]["model.onnx"])
+
+
+def test_a_missed_threshold_releases_nothing_and_retraining_can_follow(
+    made: Any, run: Any, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def destroyed(name: str, *args: Any) -> Any:
+        model = apply(name, *args)
+        if name == "qmul":
+            with torch.no_grad():
+                for parameter_name, parameter in model.named_parameters():
+                    if parameter_name.endswith("bias") and parameter.numel() == 10:
+                        parameter.copy_(torch.arange(10.0) * 1000)
+        return model
+
+    monkeypatch.setattr("qmu_edge.pipeline.apply", destroyed)
+    set_policy(trained, max_ta_drop="0.12")
+    before = {name: current(trained, name) for name in ("checkpoint", "release", "receipt")}
+    command = ("unlearn", "--request", made.request, "--project", trained, "--quiet")
+    for _ in range(2):
+        refused(run(*command), 7, "ta_drop", "nothing was released", "--method retrain")
+        assert {name: current(trained, name) for name in before} == before
+        assert not (trained / "release").exists()
+    (request,) = run("status", "--project", trained, "--json").json["requests"]
+    assert request["outcome"] == "failed" and request["next"]
+    result = run(*command, "--method", "retrain", "--json")
+    assert result.code == 0 and result.json["outcome"] == "retrained"
+    assert (trained / "release/receipt.json").is_file()
+    verified = run("verify", trained / "release/model.onnx", "--project", trained, "--json", "--quiet")
+    assert verified.json["request"] == result.json["request"]
+
+
+def test_a_policy_without_any_threshold_is_said(made: Any, run: Any, trained: Path) -> None:
+    set_policy(trained, max_fa_gap='"off"', max_ta_drop='"off"')
+    refused(
+        run("unlearn", "--request", made.request, "--project", trained, "--quiet"), 7, "sets no threshold"
+    )
+
+
+def test_a_method_that_diverges_is_said_and_can_be_tried_again(made: Any, run: Any, trained: Path) -> None:
+    text = (trained / "qmu.toml").read_text("utf-8")
+    (trained / "qmu.toml").write_text(text.replace("[unlearn.qmul]", "[unlearn.qmul]\nlr = 1e30"))
+    command = ("unlearn", "--request", made.request, "--project", trained, "--quiet")
+    refused(run(*command), 5)
+    assert current(trained, "receipt") is None
+    (trained / "qmu.toml").write_text(text)
+    assert run(*command).code == 0

@@ -1,0 +1,54 @@
+"""A ledger that somebody else prepared is refused when it is opened, before anything is written into it."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from qmu_edge.errors import LedgerError
+from qmu_edge.ledger import Ledger
+
+PREPARED = {
+    "a trigger": "CREATE TRIGGER t AFTER INSERT ON tombstones BEGIN DELETE FROM tombstones; END",
+    "a view": "CREATE VIEW v AS SELECT * FROM samples",
+    "a table": "CREATE TABLE more (a)",
+    "an index": "CREATE INDEX i ON samples (subject)",
+    "a view in place of a table": "DROP TABLE tombstones; CREATE VIEW tombstones AS SELECT 1",
+    "a table without its rules": "DROP TABLE current; CREATE TABLE current (name TEXT, digest TEXT)",
+    "no guard of events": "DROP TRIGGER events_stay",
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A new ledger."""
+    Ledger.create(tmp_path / "ledger.db").close()
+    return tmp_path / "ledger.db"
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_a_prepared_ledger_is_not_opened(path: Path, name: str) -> None:
+    Ledger.open(path).close()
+    other = sqlite3.connect(path)
+    other.executescript(PREPARED[name])
+    other.close()
+    with pytest.raises(LedgerError, match="its tables or triggers are not those of this version"):
+        Ledger.open(path)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"garbage" * 1000, b"SQLite format 3\0" + bytes(5000), b"\x89PNG\r\n\x1a\n"]
+)
+def test_what_is_not_sqlite_is_not_opened(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    with pytest.raises(LedgerError, match=str(path)):
+        Ledger.open(path)
+
+
+def test_a_value_that_would_fill_the_memory_is_not_read(path: Path) -> None:
+    other = sqlite3.connect(path)
+    other.execute("INSERT INTO meta VALUES ('a', CAST(zeroblob(100000000) AS TEXT))")
+    other.commit()
+    other.close()
+    with Ledger.open(path) as ledger, pytest.raises(LedgerError, match="too big"):
+        ledger.meta("a")
