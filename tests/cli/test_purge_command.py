@@ -1,12 +1,17 @@
 """After `purge` every other command still does its work, on what is left."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from qmu_edge import receipt
 from qmu_edge.project import IMAGES
+
+
+def issued(project: Path) -> dict[str, Any]:
+    """The statement of the current receipt."""
+    return receipt.loads((project / "release/receipt.json").read_bytes(), "receipt")
 
 
 def blank(project: Path) -> int:
@@ -61,9 +66,9 @@ def test_all_commands_work_after_a_purge(made: Any, run: Any, served: Path, tmp_
 
 
 def test_the_receipt_holds_the_checklist_of_its_moment(made: Any, served: Path) -> None:
-    receipt = json.loads((served / "release/receipt.json").read_bytes())["predicate"]
-    rows = {row["kind"]: row for row in receipt["derived_artefacts"]}
-    counts = receipt["split"]["counts"]
+    stated = issued(served)["predicate"]
+    rows = {row["kind"]: row for row in stated["derived_artefacts"]}
+    counts = stated["split"]["counts"]
     assert rows["decoded images"]["count"] == counts["forget"] + counts["also_erased"]
     assert rows["checkpoint"]["count"] == 2  # the one before, and the one before re-quantization
     assert rows["checkpoint"]["state"] == rows["split"]["state"] == "present"
@@ -85,8 +90,7 @@ def test_the_next_request_follows_a_purge_and_the_first_one_stays_answered(
     command = ("unlearn", "--request", tmp_path / "second.json", "--project", served, "--json", "--quiet")
     second = run(*command)
     assert second.code == 0, second.err
-    receipt = json.loads((served / "release/receipt.json").read_bytes())
-    assert receipt["predicate"]["previous"] == made.commands["unlearn"].json["receipt_sha256"]
+    assert issued(served)["predicate"]["previous"] == made.commands["unlearn"].json["receipt_sha256"]
     assert run("purge", "--project", served, "--now", "--json").json["requests"] == [second.json["request"]]
     first = run("unlearn", "--request", made.request, "--project", served, "--json", "--quiet")
     assert first.code == 0 and first.json["purged"] is True
