@@ -26,7 +26,7 @@ from qmu_edge import __version__
 from qmu_edge.data import on_device
 from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.export.camera import Camera, fix_batch, put_camera
-from qmu_edge.export.gates import Explained, Levels, check_file, explained, levels, run_file, runnable
+from qmu_edge.export.gates import MAIN, Explained, Levels, check_file, explained, levels, run_file, runnable
 from qmu_edge.export.graph import initializers
 from qmu_edge.export.integer import to_integer
 from qmu_edge.export.packed import pack
@@ -50,7 +50,7 @@ FILES: Final[Mapping[str, str]] = {
 }
 FORMATS: Final = tuple(FILES)
 EQUIVALENCE_IMAGES: Final = 2
-EXACT_IMAGES: Final = 64
+EXACT_IMAGES: Final = 32
 ROUNDING: Final = 1e-4  # of the largest logit, where activations are float
 BATCH: Final = 64  # larger ones leave the processor's caches and take twice the time
 
@@ -167,14 +167,14 @@ class _Reference:
 def _gated(name: str, data: bytes, reference: _Reference, min_agreement: float) -> Exported:
     """The file through its gates.
 
-    A file that gives every logit of a hundred images to the bit computes the same function; more images
+    A file that gives every logit of these few images to the bit computes the same function; more images
     would tell nothing more. One that does not must name the same class on all of them.
     """
     gate = check_file(data)
     run = runnable(data)
     images, expected = reference.few, reference.logits_of_few
     logits = run_file(run, images)
-    every = levels(run, images, expected)
+    every = {**levels(run, images, expected), MAIN: compare(expected, logits)}
     allowed = reference.tolerance * np.abs(expected).max()
     if np.abs(logits - expected).max() > allowed:
         images, expected = reference.all, reference.logits_of_all
