@@ -152,7 +152,10 @@ def signing_key(folder: Path, ledger: ChainedFile) -> "Ed25519PrivateKey":
     path = _path(folder, key.name)
     again = "; if it is lost: qmu-edge keys rotate --reason lost"
     try:
-        private = _private_keys().from_private_bytes(bytes.fromhex(path.read_text("ascii")))
+        text = path.read_text("ascii")
+        if bytes.fromhex(text).hex() != text:  # fromhex reads capitals and spaces too
+            raise ValueError
+        private = _private_keys().from_private_bytes(bytes.fromhex(text))
     except OSError as error:
         raise IntegrityError(f"{path}: the signing key cannot be read: {error.strerror}{again}") from None
     except ValueError:

@@ -129,6 +129,17 @@ def test_a_damaged_or_exchanged_key_is_noticed(ledger: Ledger, folder: Path, con
         keys.signing_key(folder, ledger)
 
 
+def test_a_key_is_written_in_one_way(ledger: Ledger, folder: Path) -> None:
+    """Capitals and spaces read as the same number, but somebody has changed the file."""
+    key = keys.renew(folder, ledger)
+    path = folder / f"signing-{key.name}.key"
+    good = path.read_text()
+    for content in (good.upper(), good + "\n"):
+        path.write_text(content)
+        with pytest.raises(IntegrityError, match="not a signing key"):
+            keys.signing_key(folder, ledger)
+
+
 def test_a_forgotten_file_is_noticed(ledger: Ledger, folder: Path) -> None:
     keys.renew(folder, ledger)
     (folder / "signing-0123456789abcdef.key").write_text("11" * 32)
