@@ -7,7 +7,6 @@ The one place that turns errors into exit codes is `main`.
 import logging
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,40 +15,22 @@ try:
 except ModuleNotFoundError:  # a device has the verifier only
     sys.exit('the command line needs: pip install "qmu-edge[cli]"; a device runs python -m qmu_edge.verify')
 
+from qmu_edge.cli import requests
+from qmu_edge.cli.options import DeviceOption, JsonOption, ProjectOption, QuietOption, WaitOption
+from qmu_edge.cli.options import progress as _progress
+from qmu_edge.cli.options import show as _show
+
 app = typer.Typer(
     name="qmu-edge", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Remove a person's data from a quantized image classifier, and show it on the exported file.",
 )  # fmt: skip
-request_app = typer.Typer(no_args_is_help=True, help="Deletion requests.", rich_markup_mode=None)
 receipt_app = typer.Typer(no_args_is_help=True, help="Erasure receipts.", rich_markup_mode=None)
 keys_app = typer.Typer(no_args_is_help=True, help="Keys that sign receipts.", rich_markup_mode=None)
-app.add_typer(request_app, name="request")
+app.add_typer(requests.app, name="request")
 app.add_typer(receipt_app, name="receipt")
 app.add_typer(keys_app, name="keys")
 
 INTERRUPTED = 130
-
-ProjectOption = Annotated[
-    Path | None, typer.Option("--project", help="Folder of the project; found upwards from here.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-WaitOption = Annotated[
-    float, typer.Option("--wait", min=0, help="Seconds to wait for another process that holds the project.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
-
-
-def _progress(quiet: bool) -> Any:
-    from qmu_edge.progress import Progress
-
-    return Progress() if quiet else Progress.stderr()
-
-
-def _show(result: Any, as_json: bool, text: Callable[[Any], str] | None = None) -> None:
-    from qmu_edge.cli import render
-
-    typer.echo(render.as_json(result) if as_json else (text or render.plain)(result))
 
 
 @app.command()
@@ -64,6 +45,9 @@ def init(
     ] = "digits-resnet18-w4a4",
     data_path: Annotated[Path | None, typer.Option(help="Where torchvision keeps downloads.")] = None,
     subjects: Annotated[Path | None, typer.Option(help="CSV file: sample,subject.")] = None,
+    previous: Annotated[
+        Path | None, typer.Option(help="An earlier project of the same data: its deletions stay deleted.")
+    ] = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -73,7 +57,7 @@ def init(
     _show(
         api.init(
             folder, dataset=dataset, recipe=recipe, data_path=data_path, subjects=subjects,
-            progress=_progress(quiet),
+            previous=previous, progress=_progress(quiet),
         ),
         json,
     )  # fmt: skip
@@ -93,32 +77,10 @@ def train(
     _show(api.train(project, device=device, wait_s=wait_s, progress=_progress(quiet)), json)
 
 
-@request_app.command("new")
-def request_new(
-    subject: Annotated[list[str] | None, typer.Option(help="Whose data; repeatable.")] = None,
-    sample: Annotated[list[str] | None, typer.Option(help="A sample id; repeatable.")] = None,
-    class_: Annotated[list[str] | None, typer.Option("--class", help="A class name; repeatable.")] = None,
-    regulation: Annotated[str, typer.Option(help="gdpr or ccpa.")] = "gdpr",
-    requested_by: Annotated[str | None, typer.Option(help="Reference of who asks.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write it there instead of stdout.")] = None,
-    json: JsonOption = False,
-) -> None:
-    """Write a valid erasure request (JSON)."""
-    from qmu_edge import api
-
-    document = api.request_new(
-        subject_ids=subject or (), sample_ids=sample or (), class_ids=class_ or (),
-        regulation=regulation, requested_by=requested_by, out=out,
-    )  # fmt: skip
-    if out is None or json:
-        _show(document, True)
-    else:
-        typer.echo(str(out))
-
-
 @app.command()
 def unlearn(
-    request: Annotated[Path, typer.Option(help="The deletion request (JSON).")],
+    request: Annotated[Path | None, typer.Option(help="The deletion request (JSON).")] = None,
+    pending: Annotated[bool, typer.Option("--pending", help="All open requests in one run.")] = False,
     method: Annotated[str | None, typer.Option(help="Instead of the recipe's; see qmu-edge methods.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     project: ProjectOption = None,
@@ -127,20 +89,30 @@ def unlearn(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Serve a deletion request: unlearn, re-quantize, export, verify, receipt."""
+    """Serve deletion requests: unlearn, re-quantize, export, verify, receipt."""
     from qmu_edge import api
     from qmu_edge.cli import render
 
     result = api.unlearn(
-        request,
-        project,
-        method=method,
-        dry_run=dry_run,
-        device=device,
-        wait_s=wait_s,
-        progress=_progress(quiet),
-    )
-    _show(result, json, render.plain if dry_run else render.served)
+        request, project, pending=pending, method=method, dry_run=dry_run, device=device,
+        wait_s=wait_s, progress=_progress(quiet),
+    )  # fmt: skip
+    text = render.pending if pending else render.served
+    _show(result, json, render.plain if dry_run else text)
+    if pending and not dry_run:
+        _require_all_served(result)
+
+
+def _require_all_served(result: Any) -> None:
+    """End with the code of the first batch that failed, or with 3 when a request waits for a person."""
+    from qmu_edge.errors import QmuEdgeError, RequestError
+
+    if result["failed"]:
+        first = result["failed"][0]
+        kind = next(c for c in QmuEdgeError.__subclasses__() if c.exit_code == first["exit_code"])
+        raise kind(f"{len(result['failed'])} batches failed, the first: {first['error']}")
+    if result["waiting"]:
+        raise RequestError(f"{len(result['waiting'])} open requests wait for a person: qmu-edge status")
 
 
 @app.command()
@@ -197,8 +169,9 @@ def verify(
 def status(project: ProjectOption = None, json: JsonOption = False) -> None:
     """Where the project stands, and which requests are open."""
     from qmu_edge import api
+    from qmu_edge.cli import render
 
-    _show(api.status(project), json)
+    _show(api.status(project), json, render.status)
 
 
 @app.command()

@@ -94,8 +94,10 @@ def served(result: Mapping[str, Any]) -> str:
     report = result["report"]
     reference = report["reference"]["kind"]
     steps = table([["step", "seconds", "peak MB"], *_costs(result["steps"])])
-    files = "\n".join(f"{path}" for path in (*result["files"].values(), result["receipt"]))
-    head = f"request {result['request']}: {result['outcome']}, {result['counts']['forget']} images forgotten"
+    receipts = [r["receipt"] for r in result["requests"]]
+    files = "\n".join(f"{path}" for path in (*result["files"].values(), *receipts))
+    who = "\n".join(f"request {r['request']}: {r['outcome']}" for r in result["requests"])
+    head = f"{who}, {result['counts']['forget']} images forgotten"
     parts = [
         head,
         _accuracies(report),
@@ -104,6 +106,38 @@ def served(result: Mapping[str, Any]) -> str:
         files,
     ]
     return "\n\n".join(parts)
+
+
+def pending(result: Mapping[str, Any]) -> str:
+    """All open requests, as they were served together."""
+    parts = [served(batch) for batch in result["batches"]]
+    parts += [f"{len(f['requests'])} requests failed: {f['error']}" for f in result["failed"]]
+    parts += [f"request {w['request']} waits for {w['waits_for']}" for w in result["waiting"]]
+    parts += [f"request {r} is closed: all of it was deleted before" for r in result["closed"]]
+    return "\n\n".join(parts) or "no request is open"
+
+
+def status(result: Mapping[str, Any]) -> str:
+    """Where the project stands; of the requests only those that are open."""
+    head = {k: v for k, v in result.items() if k != "requests"}
+    still_open = [r for r in result["requests"] if r["next"]]
+    return plain(head) + (f"\n\n{requests({'requests': still_open})}" if still_open else "")
+
+
+def requests(result: Mapping[str, Any]) -> str:
+    """One line for each request, and below it what happens next."""
+    if not result["requests"]:
+        return "no requests"
+    rows = [["request", "due", "days left", "state", "outcome"]]
+    for r in result["requests"]:
+        due = str(r["extended"] or r["due"] or "-")[:10]
+        left = "-" if r["days_left"] is None else f"{r['days_left']}{' OVERDUE' if r['overdue'] else ''}"
+        why = f"{r['outcome']} ({r['reason']})" if r["reason"] else (r["outcome"] or "-")
+        rows.append([r["request"], due, left, r["state"], why])
+    head, *lines = table(rows).splitlines()
+    told = [f"  {r['next']}" if r["next"] else "" for r in result["requests"]]
+    pairs = zip(lines, told, strict=True)
+    return "\n".join([head, *(text for pair in pairs for text in pair if text)])
 
 
 def _costs(steps: Mapping[str, Any]) -> list[list[str]]:

@@ -6,7 +6,6 @@ Each takes plain values, returns a dictionary that is ready for JSON, and raises
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -15,19 +14,33 @@ from pathlib import Path
 from typing import Any
 
 from qmu_edge import keys, receipt
+from qmu_edge.desk import (
+    request_add,
+    request_approve,
+    request_deny,
+    request_extend,
+    request_list,
+    request_new,
+    request_withdraw,
+)
 from qmu_edge.envelope import key_name, read_public_key
 from qmu_edge.errors import ConfigError, LedgerError
 from qmu_edge.evidence import check_issued
 from qmu_edge.files import read_regular
-from qmu_edge.ledger import RequestRow
 from qmu_edge.progress import Progress
 from qmu_edge.project import KEYS, Project, create, find, opened
 from qmu_edge.publication import papers, publish
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes
-from qmu_edge.request import load_request, new_request
+from qmu_edge.request import load_request
 from qmu_edge.store import write_atomic
 from qmu_edge.strict_json import MAX_BYTES
 
+__all__ = (
+    "doctor", "export", "init", "keys_export", "keys_list", "keys_revoke", "keys_rotate", "methods",
+    "purge", "receipt_schema", "receipt_show", "receipt_verify", "recipes", "request_add", "request_approve",
+    "request_deny", "request_extend", "request_list", "request_new", "request_withdraw", "status", "train",
+    "unlearn", "verify",
+)  # fmt: skip
 SOURCES = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist")
 
 
@@ -38,6 +51,7 @@ def init(
     recipe: str = "digits-resnet18-w4a4",
     data_path: Path | None = None,
     subjects: Path | None = None,
+    previous: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Register a dataset and make a project of `folder`.
@@ -48,6 +62,7 @@ def init(
         recipe: Name of a shipped recipe, or a TOML file.
         data_path: Where torchvision keeps its downloads.
         subjects: CSV file `sample,subject`.
+        previous: An earlier project of the same data: what was deleted there is refused here.
         progress: Silent when None.
     """
     found = parse_recipe(recipe_text(recipe), recipe)
@@ -59,7 +74,8 @@ def init(
     else:
         raise ConfigError(f"dataset {dataset!r}: no such folder, and not one of {', '.join(SOURCES)}")
     chosen = Recipe.model_validate({**found.model_dump(), "data": values})
-    return {"project": str(folder), **create(folder, chosen, subjects, progress or Progress())}
+    made = create(folder, chosen, subjects, progress or Progress(), previous=previous)
+    return {"project": str(folder), **made}
 
 
 def train(
@@ -79,62 +95,44 @@ def train(
         return train_project(opened_project, device)
 
 
-def request_new(
-    *,
-    subject_ids: Sequence[str] = (),
-    sample_ids: Sequence[str] = (),
-    class_ids: Sequence[str | int] = (),
-    regulation: str = "gdpr",
-    requested_by: str | None = None,
-    out: Path | None = None,
-) -> dict[str, Any]:
-    """A valid erasure request; written to `out` when given, which must not exist."""
-    document = new_request(
-        subject_ids=subject_ids, sample_ids=sample_ids, class_ids=class_ids,
-        regulation=regulation, requested_by=requested_by,
-    )  # fmt: skip
-    if out is not None:
-        if out.exists():
-            raise ConfigError(f"{out}: exists already")
-        write_atomic(out, json.dumps(document, indent=2).encode() + b"\n", mode=0o600)
-    return document
-
-
 def unlearn(
-    request: Path,
+    request: Path | None = None,
     project: Path | None = None,
     *,
+    pending: bool = False,
     method: str | None = None,
     dry_run: bool = False,
     device: str = "auto",
     wait_s: float = 0.0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Serve a deletion request: unlearn, re-quantize, export, verify, receipt.
+    """Serve a deletion request, or all open ones: unlearn, re-quantize, export, verify, receipt.
 
     Args:
-        request: The file.
+        request: The file. Either this or `pending`.
         project: Its folder; found upwards from here when None.
+        pending: All open requests in one run, a receipt for each.
         method: Instead of the recipe's.
         dry_run: Only say what would be deleted.
         device: "auto", "cpu" or "cuda".
         wait_s: How long to wait for another process that holds the project.
         progress: Silent when None.
     """
+    if (request is None) != pending:
+        raise ConfigError("unlearn needs either --request FILE or --pending")
     with _project(project, progress, wait_s) as found:
-        parsed = load_request(request, key=found.key)
-        from qmu_edge.pipeline import plan, serve
+        parsed = load_request(request, key=found.key) if request is not None else None
+        from qmu_edge import preview, serving
         from qmu_edge.release import device_named
 
         chosen = device_named(device)
-        name = method or found.recipe.method
-        if not dry_run:
-            return serve(found, parsed, name, chosen)
-        split = plan(found, parsed)
-        return {
-            "request": parsed.request_id, "method": name, "scope": split.scope,
-            "counts": split.counts(), "split": split.digest(), "dry_run": True,
-        }  # fmt: skip
+        if parsed is None:
+            if dry_run:
+                return preview.preview_pending(found, method)
+            return serving.serve_pending(found, method, chosen)
+        if dry_run:
+            return preview.preview_request(found, parsed, method)
+        return serving.serve(found, parsed, method, chosen)
 
 
 def export(
@@ -224,35 +222,21 @@ def verify(model: Path, project: Path | None = None, *, progress: Progress | Non
 
 def status(project: Path | None = None) -> dict[str, Any]:
     """Where the project stands: current objects, requests with their deadlines, what comes next."""
+    from qmu_edge.planning import standing
+
     with _project(project, None) as found:
         ledger = found.ledger
-        now = datetime.now(UTC).isoformat()
-        requests = [
-            {
-                "request": r.request_id, "received": r.received, "due": r.due, "state": r.state,
-                "outcome": r.outcome, "next": _next(found, r),
-                "overdue": r.state != "completed" and r.due is not None and r.due < now,
-            }
-            for r in ledger.requests()
-        ]  # fmt: skip
+        requests = standing(found, datetime.now(UTC))
         return {
             "project": str(found.root),
             "dataset": found.recipe.data.source,
             "samples": ledger.sample_count(),
             "deleted": len(ledger.tombstones()),
             **{name: ledger.current(name) for name in ("checkpoint", "release", "receipt")},
+            "open": sum(r["next"] is not None for r in requests),
+            "overdue": sum(r["overdue"] for r in requests),
             "requests": requests,
         }
-
-
-def _next(project: Project, request: RequestRow) -> str | None:
-    if request.state == "completed":
-        return None
-    if request.outcome == "failed":
-        return "a threshold was missed: run qmu-edge unlearn with another --method, or with retrain"
-    open_steps = [s for s in project.ledger.steps(request.request_id) if s.status != "done"]
-    at = f" from step {open_steps[-1].step}" if open_steps else ""
-    return f"run qmu-edge unlearn with the same request again: it goes on{at}"
 
 
 def purge(project: Path | None = None, *, now: bool = False, dry_run: bool = False) -> dict[str, Any]:

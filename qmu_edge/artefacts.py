@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from qmu_edge.casebook import RequestRow
 from qmu_edge.errors import LedgerError
-from qmu_edge.ledger import RequestRow
 from qmu_edge.project import IMAGES as IMAGE_FILE
 from qmu_edge.project import Project
 from qmu_edge.removals import IMAGES, PSEUDONYMS, Removal

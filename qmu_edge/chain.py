@@ -80,6 +80,7 @@ class ChainedFile:
     def __init__(self, path: Path) -> None:
         """Connect to an existing file without looking at it; use `create` or `open`."""
         self.path = path
+        self._changing = False
         with self._plainly():
             # mode=rw: opening never makes a file. isolation_level: transactions are ours.
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
@@ -156,13 +157,22 @@ class ChainedFile:
 
     @contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, taken back whole when anything is raised inside."""
+        """One transaction, taken back whole when anything is raised inside.
+
+        Inside another it is a part of that one: nothing lasts until the outermost ends, so an error
+        from a part must leave the whole as well.
+        """
+        if self._changing:  # not `in_transaction`: a change within a snapshot is a bug, and SQLite says so
+            yield self._db
+            return
         with self._plainly():
             self._db.execute("BEGIN IMMEDIATE")
+            self._changing = True
             try:
                 yield self._db
                 self._db.execute("COMMIT")
             finally:
+                self._changing = False
                 # SQLite takes some failed transactions back by itself, a full disk for one.
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")

@@ -6,16 +6,18 @@ the reference is data never trained on.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qmu_edge.index import SAMPLE_SPLITS
+from qmu_edge.intake import SERVED
 from qmu_edge.pipeline import served_steps, thresholds_of
 from qmu_edge.project import TRAIN, Project
 from qmu_edge.release import evaluate_file, evaluation_in
-from qmu_edge.split import Split, split_from_json
+from qmu_edge.split import Split, from_json
 from qmu_edge.verify.__main__ import describe
 from qmu_edge.verify.onnx_file import read
 from qmu_edge.verify.report import Reference, Verdict, held_out, judge, to_json
@@ -45,28 +47,34 @@ def check_against_project(project: Project, path: Path) -> dict[str, Any]:
 def _request_of(project: Project, sha256: str) -> tuple[str | None, Split, dict[str, Any] | None]:
     """The request whose release holds the file, its split and its report."""
     for row in reversed(project.ledger.requests()):
-        if row.state != "completed":
+        if row.is_open or row.outcome not in SERVED:
             continue
         steps = served_steps(project, row.request_id)
         if project.purged(steps["exported"]["release"]):
             continue
         release = json.loads(project.store.get_bytes(steps["exported"]["release"]))
         if sha256 in release["files"].values():
-            if project.purged(steps["resolved"]["split"]) or project.purged(steps["verified"]["report"]):
+            if project.purged(steps["unlearned"]["split"]) or project.purged(steps["verified"]["report"]):
                 return row.request_id, _everything(project), None
-            split = split_from_json(project.store.get_bytes(steps["resolved"]["split"]))
+            split = from_json(Split, project.store.get_bytes(steps["unlearned"]["split"]))
             return (
                 row.request_id,
-                split,
+                _still_kept(project, split),
                 json.loads(project.store.get_bytes(steps["verified"]["report"])),
             )
     return None, _everything(project), None
 
 
+def _still_kept(project: Project, split: Split) -> Split:
+    """The same split without what later requests deleted from the parts that are kept."""
+    kept = ~project.barred()
+    parts = {name: getattr(split, name) for name in ("retain", "validation", "test")}
+    return replace(split, **{name: part[kept[part]] for name, part in parts.items()})
+
+
 def _everything(project: Project) -> Split:
-    """All data: what was deleted and is not purged as forget, what is trainable as retain."""
-    index = project.index
-    gone = index.ids.mask(project.ledger.tombstones())
+    """All data: what was deleted and is not purged as forget, everything else as retain."""
+    index, gone = project.index, project.barred()
     parts = [np.flatnonzero((index.splits == code) & ~gone) for code in range(len(SAMPLE_SPLITS))]
     gone[list(project.ledger.erased_images())] = False  # zeros tell nothing about anybody
     return Split(

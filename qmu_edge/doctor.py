@@ -35,7 +35,7 @@ LIBRARIES: Final = (
     "torch", "torchvision", "brevitas", "onnx", "onnxruntime", "qonnx", "numpy", "scikit-learn",
 )  # fmt: skip
 PRIVATE: Final = ("keys", "keys/**/*", "ledger.db*", "cache/*", "work/*")
-OBJECTS_OF_STEP: Final = ("split", "checkpoint", "release", "report", "receipt")
+OBJECTS_OF_STEP: Final = ("claim", "split", "checkpoint", "release", "report", "receipt")
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,13 +39,26 @@ class ConfigError(QmuEdgeError):
 
 
 class RequestError(QmuEdgeError):
-    """The deletion request cannot be honoured as written."""
+    """The deletion request cannot be honoured as written.
+
+    Attributes:
+        reason: A fixed word for the ledger, when the request itself was understood; else "".
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str = "", *, reason: str = "") -> None:
+        """Say what is wrong, and the word that the ledger keeps of it."""
+        super().__init__(message)
+        self.reason = reason
 
 
 class NoMatchError(RequestError):
     """Nothing in the sample index answers to the request."""
+
+    def __init__(self, message: str = "", *, reason: str = "no_match") -> None:
+        """Say what was looked for."""
+        super().__init__(message, reason=reason)
 
 
 class IntegrityError(QmuEdgeError):

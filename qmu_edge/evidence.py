@@ -1,4 +1,4 @@
-"""What goes into the receipt of a served request, and the one step that makes everything current.
+"""What goes into the receipt of a served request.
 
 The receipt is built from what the ledger and the stored report say and signed with the key in use,
 so building it again after a kill gives the same bytes. Before that a linter looks for personal data in it.
@@ -7,19 +7,19 @@ so building it again after a kill gives the same bytes. Before that a linter loo
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib import metadata
 from typing import Any, Final
 
 from qmu_edge import __version__, keys, personal_data, receipt
-from qmu_edge.artefacts import SENTENCES, derived_artefacts
+from qmu_edge.artefacts import SENTENCES
+from qmu_edge.casebook import RequestRow
 from qmu_edge.envelope import key_name
 from qmu_edge.errors import LedgerError
-from qmu_edge.ledger import Ledger, RequestRow
+from qmu_edge.ledger import Ledger
 from qmu_edge.project import Project
-from qmu_edge.request import DeletionRequest
-from qmu_edge.split import Split
+from qmu_edge.split import Claim, Split
 
 LIBRARIES: Final = ("torch", "brevitas", "onnx", "onnxruntime", "numpy", "scikit-learn")
 REFERENCE_SEED: Final = 1  # added to the method's seed where a reference is trained
@@ -28,79 +28,68 @@ MEASURED: Final = (
 )  # fmt: skip
 
 
-def write_receipt(
+def make_receipt(
     project: Project,
     *,
-    request: DeletionRequest,
+    row: RequestRow,
+    claim: Claim,
     split: Split,
     method: Mapping[str, Any],
     before: str,
     release: str,
     report: Mapping[str, Any],
     completed: str,
-    batch: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
-    """Store the receipt of a request and make its checkpoint, release and receipt current, all at once.
+    batch: Mapping[str, int],
+    artefacts: Sequence[Mapping[str, Any]],
+    previous: str | None,
+) -> tuple[str, str]:
+    """Store the receipt of one request. Nothing is current yet; the caller switches to all of it at once.
 
     Args:
         project: Open and held.
-        request: What was asked.
-        split: Its samples.
+        row: The request.
+        claim: Its own samples.
+        split: Of the run, which may serve other requests too.
         method: name, category, parameters, seed.
         before: Digest of the checkpoint before.
         release: Digest of the release object.
         report: As the verified step stored it.
         completed: When the exported file was verified, RFC 3339.
-        batch: requests that this run serves, and their forget samples together; None for this one alone.
+        batch: requests that the run serves, and their forget samples together.
+        artefacts: See `qmu_edge.artefacts.derived_artefacts`.
+        previous: Digest of the receipt before this one.
 
     Returns:
-        The receipt's digest.
+        The receipt's digest, and the outcome that it states.
 
     Raises:
         LedgerError: The receipt would hold personal data, or does not hold together.
     """
     made = json.loads(project.store.get_bytes(release))
-    row = project.ledger.request(request.request_id)
-    if row is None:
-        raise LedgerError(f"request {request.request_id} is not in the ledger")
     outcome = "retrained" if method["category"] == "exact" else "unlearned"
+    outcome = "partial" if claim.partial else outcome
     statement = receipt.build(
         subjects=made["files"],
         request=_request(row, completed),
-        batch=batch or {"requests": 1, "forget": len(split.forget)},
+        batch=batch,
         completed=completed,
         issued=completed,
         outcome=outcome,
         method=method,
         recipe=project.recipe.digest(),
         checkpoints={"before": before, "after": made["checkpoint"]},
-        split={"digest": split.digest(), "counts": split.counts()},
+        split={"digest": split.digest(), "counts": {**split.counts(), **claim.counts()}},
         model={"architecture": project.recipe.model.architecture, "bits": _bits(project)},
         metrics=_metrics(report["unlearned"], made),
         reference=_reference(report["reference"], method["seed"]),
         thresholds=report["thresholds"],
         verdict=report["verdict"],
-        derived_artefacts=derived_artefacts(project, request.request_id),
+        derived_artefacts=artefacts,
         tool={"name": "qmu-edge", "version": __version__, "dependencies": _versions()},
-        previous=_previous(project, row.digest),
+        previous=previous,
     )  # fmt: skip
-    _require_impersonal(project, request, statement)
-    digest = project.store.put_bytes(receipt.seal(statement, project.signing_key))
-    project.ledger.commit_release(
-        request.request_id, checkpoint=made["checkpoint"], release=release, receipt=digest
-    )
-    project.ledger.set_outcome(request.request_id, "completed", outcome)
-    return {"receipt": digest}
-
-
-def _previous(project: Project, request_digest: str) -> str | None:
-    """Digest of the receipt before; looks past this request's own, when a kill came after it."""
-    current = project.ledger.current("receipt")
-    if current is None:
-        return None
-    known = receipt.loads(project.store.get_bytes(current), f"receipt {current[:12]}")
-    own = known["predicate"]["request"]["digest"] == request_digest
-    return known["predicate"]["previous"] if own else current
+    _require_impersonal(project, row, claim, statement)
+    return project.store.put_bytes(receipt.seal(statement, project.signing_key)), outcome
 
 
 def _bits(project: Project) -> dict[str, Any]:
@@ -111,10 +100,11 @@ def _bits(project: Project) -> dict[str, Any]:
 
 
 def _request(row: RequestRow, completed: str) -> dict[str, Any]:
-    met = datetime.fromisoformat(completed) <= datetime.fromisoformat(row.due) if row.due else None
+    due = row.extended or row.due
+    met = datetime.fromisoformat(completed) <= datetime.fromisoformat(due) if due else None
     return {
         "digest": row.digest, "form": row.form, "regulation": row.regulation,
-        "received": row.received, "due": row.due, "deadline_met": met,
+        "received": row.received, "due": due, "deadline_met": met,
     }  # fmt: skip
 
 
@@ -173,20 +163,19 @@ def check_issued(ledger: Ledger, data: bytes) -> list[str]:
     return [*lines, f"key {name}: in use from {key.since} to {key.until}, then {key.reason}{note}"]
 
 
-def _require_impersonal(project: Project, request: DeletionRequest, statement: dict[str, Any]) -> None:
+def _require_impersonal(project: Project, row: RequestRow, claim: Claim, statement: dict[str, Any]) -> None:
     sentences = {*receipt.LIMITS, *SENTENCES}
-    finds = personal_data.find(statement, forbidden=_identifying(project, request), sentences=sentences)
+    finds = personal_data.find(statement, forbidden=_identifying(project, row, claim), sentences=sentences)
     if finds:
         raise LedgerError(f"the receipt would hold personal data: {'; '.join(finds[:3])}")
 
 
-def _identifying(project: Project, request: DeletionRequest) -> Iterator[str]:
-    """Everything that names a person, a sample or a deleted class, of this request or any other."""
+def _identifying(project: Project, row: RequestRow, claim: Claim) -> Iterator[str]:
+    """Everything stored that names a person, a sample or a deleted class, of this request or any other."""
     index = project.index
-    yield from (*request.subject_ids, *request.sample_ids, request.request_id)
-    yield from (request.requested_by or "", request.approved_by_ref or "", str(project.root))
-    for name in request.class_ids:
-        yield from (str(name), index.class_names[name] if isinstance(name, int) else "")
+    yield from (row.request_id, row.requested_by or "", row.approved_by or "", str(project.root))
+    if claim.scope in ("classes", "mixed"):
+        yield from (index.class_names[i] for i in set(index.labels[claim.samples].tolist()))
     yield from index.ids
     yield from index.digests
     yield from set(index.subjects)

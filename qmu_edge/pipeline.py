@@ -1,37 +1,31 @@
-"""One request from receipt to release, as steps in the ledger.
+"""One run, from samples to a judged release, as steps in the ledger.
 
-    received    parsed, its digest recorded
-    resolved    forget, retain, validation and test sets found and stored
-    tombstoned  the samples can never be trained on again
-    unlearned   the method ran; latent weights stored
+    unlearned   the method ran on everything minus all requests so far; latent weights stored
     requantized batch-norm statistics and activation grids from retain data only
     exported    files made, gates passed
     verified    the exported file measured and judged
-    receipted   receipt written, everything switched at once
-    purged      what the request has superseded is removed, later and by `qmu_edge.purge`
 
 Each step stores its result under its digest before it is marked done, and a step that is done is not done
-again: the same command after a kill goes on where it stopped. Nothing is recorded for a request that
-cannot be honoured.
+again: the same command after a kill goes on where it stopped. A run may serve many requests. Its steps then
+stand in the ledger once for each of them, written in one transaction, so they never differ. What comes
+before and after these steps is in `qmu_edge.serving`.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import BaseModel
 
-from qmu_edge import checkpoint, receipt
+from qmu_edge import checkpoint
 from qmu_edge.accounting import accounted
-from qmu_edge.errors import QmuEdgeError, RequestError, VerificationFailed
-from qmu_edge.evidence import REFERENCE_SEED, write_receipt
+from qmu_edge.casebook import RequestRow
+from qmu_edge.errors import QmuEdgeError, VerificationFailed
+from qmu_edge.evidence import REFERENCE_SEED
 from qmu_edge.project import Project
-from qmu_edge.publication import publish
 from qmu_edge.release import (
     evaluate_release,
     evaluation_in,
@@ -42,8 +36,8 @@ from qmu_edge.release import (
     samples_of,
 )
 from qmu_edge.requantize import requantize
-from qmu_edge.request import DeletionRequest, due_time
-from qmu_edge.split import Split, resolve, split_from_json, split_to_json
+from qmu_edge.split import Split
+from qmu_edge.split import to_json as split_to_json
 from qmu_edge.unlearn import METHODS, apply, parameters
 from qmu_edge.verify.report import (
     Reference,
@@ -55,15 +49,17 @@ from qmu_edge.verify.report import (
     to_json,
 )
 
+Detail = dict[str, Any]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One attempt at a request.
+    """One attempt at one request or many.
 
     Attributes:
         project: Open and held.
-        request: What was asked.
-        split: Its samples.
+        rows: The requests, in the order of receipt.
+        split: The samples of all of them.
         method: Name of the unlearning method.
         params: Its hyperparameters.
         before: Digest of the checkpoint that it starts from.
@@ -73,176 +69,96 @@ class Run:
     """
 
     project: Project
-    request: DeletionRequest
+    rows: Sequence[RequestRow]
     split: Split
     method: str
     params: Any
     before: str
     device: torch.device
-    seed: int = 0
-    name: str = ""
+    seed: int
+    name: str
 
-    def step(self, what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Do a step of this attempt, or return what it found when it was done before."""
-        return _step(self.project, self.request.request_id, self.name, what, work)
+    def step(
+        self, what: str, work: Callable[[], Detail], commit: Callable[[Detail], None] = lambda detail: None
+    ) -> Detail:
+        """Do a step of this attempt, or return what it found when it was done before.
 
+        `commit` changes the ledger by what was found, in the transaction that marks the step done.
+        """
+        ledger, ids = self.project.ledger, [row.request_id for row in self.rows]
+        known = ledger.step(ids[0], self.name, what)
+        if known is not None and known.status == "done":
+            return known.detail
+        with ledger.change():
+            for request_id in ids:
+                ledger.start_step(request_id, self.name, what)
+        try:
+            found, cost = accounted(work)
+        except QmuEdgeError as error:
+            with ledger.change():
+                for request_id in ids:
+                    # The class only: a message may name a sample, and events must not.
+                    ledger.fail_step(request_id, self.name, what, type(error).__name__)
+            raise
+        with ledger.change():
+            commit(found)
+            for request_id in ids:
+                ledger.finish_step(request_id, self.name, what, {**found, **cost})
+        return {**found, **cost}
 
-def _step(
-    project: Project, request_id: str, run: str, what: str, work: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
-    known = project.ledger.step(request_id, run, what)
-    if known is not None and known.status == "done":
-        return known.detail
-    project.ledger.start_step(request_id, run, what)
-    try:
-        detail, cost = accounted(work)
-    except QmuEdgeError as error:
-        # The class only: a message may name a sample, and events must not.
-        project.ledger.fail_step(request_id, run, what, type(error).__name__)
-        raise
-    project.ledger.finish_step(request_id, run, what, {**detail, **cost})
-    return {**detail, **cost}
-
-
-def plan(project: Project, request: DeletionRequest) -> Split:
-    """The samples of a request; nothing is written.
-
-    Raises:
-        RequestError: It cannot be honoured; see `qmu_edge.split.resolve`.
-    """
-    _require_same(project, request)
-    known = project.ledger.step(request.request_id, "", "resolved")
-    if known is not None and known.status == "done":
-        if project.purged(known.detail["split"]):
-            raise RequestError(f"request {request.request_id}: was served, and what it named is purged")
-        return split_from_json(project.store.get_bytes(known.detail["split"]))
-    if request.model_sha256 is not None:
-        _require_model(project, request.model_sha256)
-    return resolve(project.index, request, tombstoned=project.ledger.tombstones(), key=project.key)
+    def set_outcome(self, state: str, outcome: str | None) -> None:
+        """The same for all of its requests."""
+        with self.project.ledger.change():
+            for row in self.rows:
+                self.project.ledger.set_outcome(row.request_id, state, outcome)
 
 
-def _require_same(project: Project, request: DeletionRequest) -> None:
-    """Raise RequestError when this id was received before with another content."""
-    row, who = project.ledger.request(request.request_id), f"request {request.request_id}"
-    if row is not None and row.digest != request.digest(project.key):
-        raise RequestError(f"{who}: conflict: it was received before with another content")
+def attempt(
+    project: Project, rows: Sequence[RequestRow], split: Split, name: str, device: torch.device
+) -> Run:
+    """A run of the method `name` on the current checkpoint."""
+    params = parameters(name, project.recipe.unlearn.get(name, {}), project.recipe.train)
+    before, seed = project.current("checkpoint"), project.recipe.train.seed
+    identity = [name, plain(params), before, split.digest(), seed, project.recipe.digest()]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return Run(
+        project=project, rows=rows, split=split, method=name, params=params, before=before,
+        device=device, seed=seed, name=digest,
+    )  # fmt: skip
 
 
-def _require_model(project: Project, sha256: str) -> None:
-    release = project.ledger.current("release")
-    files = json.loads(project.store.get_bytes(release))["files"] if release else {}
-    if sha256 not in {project.ledger.current("checkpoint"), *files.values()}:
-        raise RequestError(f"the request is about model {sha256[:12]}…, which is not the current one")
-
-
-def serve(
-    project: Project, request: DeletionRequest, method_name: str, device: torch.device
-) -> dict[str, Any]:
-    """Serve one request from receipt to release.
-
-    Args:
-        project: Open; this function takes the store's lock.
-        request: Parsed.
-        method_name: Of the unlearning method.
-        device: Where to compute.
+def produce(run: Run) -> tuple[str, Detail]:
+    """Everything up to the verdict.
 
     Returns:
-        Digests, report, verdict, and what each step cost.
+        Digest of the release, and the report.
 
     Raises:
-        VerificationFailed: A threshold is not met; nothing was released.
+        VerificationFailed: A threshold is not met.
         QmuEdgeError: Any step's own error.
     """
-    params = parameters(method_name, project.recipe.unlearn.get(method_name, {}), project.recipe.train)
-    with project.held():
-        _require_same(project, request)
-        if not _is_served(project, request.request_id):
-            split = plan(project, request)
-            before = _starting_point(project, request)
-            _receive(project, request, split)
-            run = _run(project, request, split, method_name, params, before, device)
-            _unlearn_to_receipt(run)
-        return _result(project, request)
+    run.set_outcome("unlearning", None)
+    unlearned = run.step("unlearned", lambda: _unlearned_step(run))
+    after = run.step("requantized", lambda: _requantized(run, unlearned["checkpoint"]))
+    exported = run.step("exported", lambda: _exported(run, after["checkpoint"]))
+    verified = run.step("verified", lambda: _verified(run, exported["release"]))
+    report = json.loads(run.project.store.get_bytes(verified["report"]))
+    if not report["verdict"]["passed"]:
+        run.set_outcome("unlearning", "failed")
+        raise VerificationFailed(_failure(run, report["verdict"]))
+    return exported["release"], report
 
 
-def _is_served(project: Project, request_id: str) -> bool:
-    """Whether the request has its receipt; ends the step that a kill cut off right after issuing it.
-
-    From that moment the current checkpoint is the new one: to start again would unlearn it twice.
-    """
-    ledger = project.ledger
-    steps = [s for s in ledger.steps(request_id) if s.step == "receipted"]
-    issued = ledger.rows("SELECT receipt_digest FROM receipts WHERE request_id = ?", request_id)
-    if issued and all(s.status != "done" for s in steps):
-        digest = issued[0][0]
-        statement = receipt.loads(project.store.get_bytes(digest), f"receipt {digest[:12]}")
-        ledger.set_outcome(request_id, "completed", statement["predicate"]["outcome"])
-        last = max((s for s in steps if s.status == "started"), key=lambda s: s.started)
-        ledger.finish_step(request_id, last.run, "receipted", {"receipt": digest, "seconds": 0, "peak_mb": 0})
-    return bool(issued)
-
-
-def served_steps(project: Project, request_id: str) -> dict[str, dict[str, Any]]:
+def served_steps(project: Project, request_id: str) -> dict[str, Detail]:
     """What each step of the attempt that ended in a receipt has found."""
     done = [s for s in project.ledger.steps(request_id) if s.status == "done"]
     served = [s.run for s in done if s.step == "receipted"][-1]
     return {s.step: s.detail for s in done if s.run in ("", served)}
 
 
-def _starting_point(project: Project, request: DeletionRequest) -> str:
-    """The checkpoint to start from: it and the images are checked before the request is recorded."""
-    before = project.current("checkpoint")
-    load_checkpoint(project, before)
-    _ = project.images
-    return before
-
-
-def _receive(project: Project, request: DeletionRequest, split: Split) -> None:
-    due = due_time(request)
-    ledger, request_id = project.ledger, request.request_id
-    ledger.receive(
-        request_id, request.digest(project.key), form=request.form, regulation=request.regulation,
-        received=_rfc3339(request.received_time), due=_rfc3339(due) if due else None,
-    )  # fmt: skip
-
-    def resolved() -> dict[str, Any]:
-        return {"split": project.store.put_bytes(split_to_json(split)), "counts": split.counts()}
-
-    def tombstoned() -> dict[str, Any]:
-        both = np.concatenate([split.forget, split.also_erased])
-        ids, digests = project.index.ids, project.index.digests
-        ledger.add_tombstones(request_id, [ids[i] for i in both], [digests[i] for i in both])
-        return {"count": len(both)}
-
-    _step(project, request_id, "", "resolved", resolved)
-    _step(project, request_id, "", "tombstoned", tombstoned)
-
-
-def _run(
-    project: Project, request: DeletionRequest, split: Split, name: str, params: Any, before: str,
-    device: torch.device,
-) -> Run:  # fmt: skip
-    seed = project.recipe.train.seed
-    identity = [name, _plain(params), before, split.digest(), seed, project.recipe.digest()]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return Run(
-        project=project, request=request, split=split, method=name, params=params, before=before,
-        device=device, seed=seed, name=digest,
-    )  # fmt: skip
-
-
-def _unlearn_to_receipt(run: Run) -> None:
-    ledger, request_id = run.project.ledger, run.request.request_id
-    ledger.set_outcome(request_id, "unlearning", None)
-    unlearned = run.step("unlearned", lambda: _unlearned(run, run.method, run.seed))
-    after = run.step("requantized", lambda: _requantized(run, unlearned["checkpoint"]))
-    exported = run.step("exported", lambda: _exported(run, after["checkpoint"]))
-    verified = run.step("verified", lambda: _verified(run, exported["release"]))
-    report = json.loads(run.project.store.get_bytes(verified["report"]))
-    if not report["verdict"]["passed"]:
-        ledger.set_outcome(request_id, "unlearning", "failed")
-        raise VerificationFailed(_failure(run, report["verdict"]))
-    run.step("receipted", lambda: _receipted(run, exported["release"], report))
+def _unlearned_step(run: Run) -> Detail:
+    split = run.project.store.put_bytes(split_to_json(run.split))
+    return {**_unlearned(run, run.method, run.seed), "split": split, "counts": run.split.counts()}
 
 
 def _unlearned(run: Run, method_name: str, seed: int) -> dict[str, Any]:
@@ -251,7 +167,7 @@ def _unlearned(run: Run, method_name: str, seed: int) -> dict[str, Any]:
     model.to(run.device)
     torch.manual_seed(seed)
     state = project.folder / "work" / f"{run.name[:16]}-{method_name}.safetensors"
-    data = forget_retain(project, run.split, samples_of(project, run.device), state)
+    data = forget_retain(project, run.split, run.device, state)
     params = run.params if method_name == run.method else _reference_params(project)
     generator = torch.Generator().manual_seed(seed)
     changed = apply(method_name, model, data, params, generator)
@@ -267,7 +183,7 @@ def _requantized(run: Run, digest: str) -> dict[str, Any]:
     project = run.project
     model, origin = load_checkpoint(project, digest)
     model.to(run.device)
-    retain = samples_of(project, run.device).take(torch.from_numpy(run.split.retain))
+    retain = samples_of(project, run.device, run.split.retain, "calibration")
     batch = project.recipe.train.batch
     requantize(model, retain, batch=batch, seed=run.seed, progress=project.progress)
     return {"checkpoint": project.store.put_bytes(checkpoint.dumps(model, origin))}
@@ -301,18 +217,6 @@ def thresholds_of(project: Project) -> Thresholds:
     policy = project.recipe.policy
     limits = {f.name: getattr(policy, f.name) for f in fields(Thresholds)}
     return Thresholds(**{k: None if v == "off" else v for k, v in limits.items()})
-
-
-def _receipted(run: Run, release: str, report: dict[str, Any]) -> dict[str, Any]:
-    verified = run.project.ledger.step(run.request.request_id, run.name, "verified")
-    return write_receipt(
-        run.project, request=run.request, split=run.split, before=run.before, release=release,
-        report=report, completed=(verified.finished if verified else None) or "",
-        method={
-            "name": run.method, "category": METHODS[run.method].category,
-            "parameters": _plain(run.params), "seed": run.seed,
-        },
-    )  # fmt: skip
 
 
 def _reference(
@@ -359,39 +263,11 @@ def _failure(run: Run, verdict: dict[str, Any]) -> str:
         if not c["passed"]
     ] or ["the policy sets no threshold"]
     hint = "" if METHODS[run.method].category == "exact" else "; --method retrain is the exact answer"
-    return f"request {run.request.request_id}: {run.method}: {'; '.join(missed)}; nothing was released{hint}"
+    who = f"request {run.rows[0].request_id}" if len(run.rows) == 1 else f"{len(run.rows)} requests"
+    return f"{who}: {run.method}: {'; '.join(missed)}; nothing was released{hint}"
 
 
-def _result(project: Project, request: DeletionRequest) -> dict[str, Any]:
-    """What became of a request that is done; also puts its files in place when a kill prevented it."""
-    ledger, store = project.ledger, project.store
-    steps = served_steps(project, request.request_id)
-    row = ledger.request(request.request_id)
-    head = {
-        "request": request.request_id, "outcome": row.outcome if row else None,
-        "counts": steps["resolved"]["counts"], "receipt_sha256": steps["receipted"]["receipt"],
-    }  # fmt: skip
-    if project.purged(steps["verified"]["report"]) or project.purged(steps["exported"]["release"]):
-        return {**head, "purged": True}
-    issued = store.get_bytes(steps["receipted"]["receipt"])
-    report = store.get_bytes(steps["verified"]["report"])
-    if ledger.current("receipt") == steps["receipted"]["receipt"]:
-        publish(project, steps["exported"]["release"], issued, report)
-    release = json.loads(store.get_bytes(steps["exported"]["release"]))
-    return {
-        **head,
-        "checkpoint": release["checkpoint"],
-        "files": {name: str(project.root / "release" / name) for name in release["files"]},
-        "receipt": str(project.root / "release" / "receipt.json"),
-        "report": json.loads(report),
-        "steps": {k: {c: v[c] for c in ("seconds", "peak_mb")} for k, v in steps.items()},
-    }
-
-
-def _plain(params: Any) -> dict[str, Any]:
+def plain(params: Any) -> dict[str, Any]:
+    """Hyperparameters as JSON values."""
     values = {f.name: getattr(params, f.name) for f in fields(params)}
     return {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in values.items()}
-
-
-def _rfc3339(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

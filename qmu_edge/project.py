@@ -19,7 +19,7 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qmu_edge import keys
 from qmu_edge.columns import Digests, Names
@@ -44,6 +45,7 @@ from qmu_edge.ledger import Ledger
 from qmu_edge.progress import Progress
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_file, to_toml
 from qmu_edge.sealing import SealedStore
+from qmu_edge.split import Claim, barred_samples, from_json
 from qmu_edge.store import ObjectStore, hold, sync_folder, write_atomic
 
 if TYPE_CHECKING:
@@ -151,10 +153,39 @@ class Project:
             )
         return images
 
-    def trainable(self) -> np.ndarray:
-        """Positions (n,) of all training samples that no request has deleted."""
-        dead = self.index.ids.mask(self.ledger.tombstones())
-        return np.flatnonzero((self.index.splits == TRAIN) & ~dead)
+    def barred(self, *, besides: Collection[str] = ()) -> NDArray[np.bool_]:
+        """Which samples (n,) were deleted, by id or by their pixels; not by the requests `besides`."""
+        return barred_samples(self.index, self.ledger.barred(besides=besides))
+
+    def claimed(self, *, besides: Collection[str] = ()) -> NDArray[np.bool_]:
+        """Which samples (n,) open requests ask to delete: nothing new is trained on them meanwhile."""
+        found = np.zeros(len(self.index.ids), np.bool_)
+        for request_id, detail in self.ledger.open_details("resolved").items():
+            if request_id not in besides:
+                found[self.claim(detail).samples] = True
+        return found
+
+    def claim(self, resolved: Mapping[str, Any]) -> Claim:
+        """The claim that the detail of a resolved step points to."""
+        return from_json(Claim, self.store.get_bytes(resolved["claim"]))
+
+    def trainable(self) -> NDArray[np.int64]:
+        """Positions (m,) of all training samples that nobody has asked to delete."""
+        return np.flatnonzero((self.index.splits == TRAIN) & ~self.barred() & ~self.claimed())
+
+    def allowed(self, positions: NDArray[np.int64], use: str) -> NDArray[np.int64]:
+        """The same positions (m,), after the re-ingestion guard.
+
+        Every path from samples to training, calibration, tuning, golden inputs or measurement of what
+        is kept goes through here.
+
+        Raises:
+            IntegrityError: A deleted sample, or another with its pixels, is among them.
+        """
+        found = int(self.barred()[positions].sum())
+        if found:
+            raise IntegrityError(f"{use}: {found} of {len(positions)} samples are deleted; allowed are none")
+        return positions
 
     def purged(self, digest: str) -> bool:
         """Whether an object is not there because a purge removed it, which is no damage."""
@@ -223,7 +254,14 @@ def opened(root: Path, progress: Progress, wait_s: float = 0.0) -> Iterator[Proj
         yield Project(root, recipe, ledger, progress, wait_s)
 
 
-def create(root: Path, recipe: Recipe, subjects: Path | None, progress: Progress) -> dict[str, Any]:
+def create(
+    root: Path,
+    recipe: Recipe,
+    subjects: Path | None,
+    progress: Progress,
+    *,
+    previous: Path | None = None,
+) -> dict[str, Any]:
     """Register the recipe's dataset and make a project of `root`.
 
     Args:
@@ -231,12 +269,14 @@ def create(root: Path, recipe: Recipe, subjects: Path | None, progress: Progress
         recipe: What `qmu.toml` will say.
         subjects: CSV file `sample,subject`.
         progress: Decoding is shown there.
+        previous: An earlier project of the same data. What was deleted there stays deleted here.
 
     Returns:
         Counts of samples by split, of classes and of subjects.
 
     Raises:
-        ConfigError: There is a project already, no dataset, or the disk refuses.
+        ConfigError: There is a project already, no dataset, a sample that the previous project has
+            deleted, or the disk refuses.
     """
     _require_room(root, recipe)
     from qmu_edge.datasets import load
@@ -248,7 +288,7 @@ def create(root: Path, recipe: Recipe, subjects: Path | None, progress: Progress
         root.mkdir(parents=True, exist_ok=True)
         with _alone(root):
             _require_room(root, recipe)
-            return _summary(_make(root, recipe, source, subjects))
+            return _summary(_make(root, recipe, source, subjects, previous))
     except OSError as error:
         raise ConfigError(f"cannot write {root}: {error.strerror}; nothing was changed") from None
 
@@ -273,7 +313,10 @@ def _alone(root: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _make(root: Path, recipe: Recipe, source: Any, subjects: Path | None) -> SampleIndex:
+def _make(
+    root: Path, recipe: Recipe, source: Any, subjects: Path | None, previous: Path | None
+) -> SampleIndex:
+    stones = _stones_of(previous) if previous is not None else set()
     staging = root / STAGING
     try:
         shutil.rmtree(staging, ignore_errors=True)  # of an `init` that was killed
@@ -283,9 +326,12 @@ def _make(root: Path, recipe: Recipe, source: Any, subjects: Path | None) -> Sam
         write_atomic(staging / KEY, key, mode=0o600)
         given = read_subjects(subjects, source.ids) if subjects else source.subjects
         index = _index(source, given, key)
+        _require_none_deleted(index, stones, previous)
         write_atomic(staging / IMAGES, _npy(source.images), mode=0o600)
         with Ledger.create(staging / "ledger.db") as ledger:
             ledger.write_samples(index)
+            if stones:
+                ledger.carry(stones)
             keys.renew(staging / KEYS, ledger)
             ledger.set_meta(KEY_CHECK, _key_check(key))
         write_atomic(staging / RECIPE, to_toml(recipe).encode())
@@ -301,6 +347,23 @@ def _make(root: Path, recipe: Recipe, source: Any, subjects: Path | None) -> Sam
 
 def _key_check(key: bytes) -> str:
     return hashlib.sha256(b"qmu-edge pseudonym key" + key).hexdigest()
+
+
+def _stones_of(previous: Path) -> set[tuple[str, str]]:
+    with opened(find(previous), Progress()) as project:
+        return project.ledger.barred()
+
+
+def _require_none_deleted(
+    index: SampleIndex, stones: Collection[tuple[str, str]], previous: Path | None
+) -> None:
+    """Whose a deleted sample was is not carried over, so nobody's sample with its pixels is taken."""
+    found = np.flatnonzero(barred_samples(index, stones))
+    if found.size:
+        raise ConfigError(
+            f"{found.size} of {len(index.ids)} samples were deleted in {previous}, by name or by their "
+            f"pixels, the first is {index.ids[found[0]]}: remove them from the dataset"
+        )
 
 
 def _index(source: Any, subjects: Sequence[str], key: bytes) -> SampleIndex:

@@ -114,7 +114,7 @@ class TrainRecipe(_Section):
 
 
 class PolicyRecipe(_Section):
-    """What the exported file must reach, and against what.
+    """What the exported file must reach, and against what; and what a request may do by itself.
 
     Gaps and drops are fractions (0.05 is five points). `reference` "retrained" trains the same recipe
     without the forget set and compares with its exported file; "held-out" compares with data never
@@ -129,6 +129,11 @@ class PolicyRecipe(_Section):
         evaluation_images: At most so many retain images are evaluated.
         retention_days: How long `purge` leaves what a release or a served request has superseded.
         encrypt_at_rest: Encrypt new objects (not the files that ship); `purge` then shreds their keys.
+        approval_above: A request for a larger share of the training images waits until somebody has
+            approved it; 0 makes every request wait.
+        approval_above_total: So does every request that brings all deletions together above this share.
+        retrain_above: When a larger share of the training images was deleted since the network was last
+            trained from scratch, approximate methods are not used: the method is retrain.
     """
 
     reference: Literal["retrained", "held-out"] = "held-out"
@@ -141,6 +146,9 @@ class PolicyRecipe(_Section):
     evaluation_images: Count = 10_000
     retention_days: Annotated[int, Field(ge=0, le=36_500)] = 30
     encrypt_at_rest: bool = False
+    approval_above: Limit = 0.25
+    approval_above_total: Limit = 0.5
+    retrain_above: Limit = 0.5
 
 
 class Recipe(_Section):

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from qmu_edge import checkpoint
 from qmu_edge.audit.svm import mia_efficacy
@@ -45,22 +46,43 @@ def device_named(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-def samples_of(project: Project, device: torch.device) -> Samples:
-    """All images of the dataset as one set."""
-    limit = project.recipe.data.memory_gb * 2**30
-    return on_device(project.images, project.index.labels, device, limit_bytes=limit)
+def samples_of(project: Project, device: torch.device, positions: NDArray[np.int64], use: str) -> Samples:
+    """Images of the dataset that nobody has asked to delete, on the device.
+
+    Args:
+        project: Open.
+        device: Where batches go.
+        positions: Which samples (m,).
+        use: What for; errors say it.
+
+    Raises:
+        IntegrityError: A deleted sample is among them; see `Project.allowed`.
+    """
+    return _everything(project, device).take(torch.from_numpy(project.allowed(positions, use)))
 
 
-def forget_retain(project: Project, split: Split, everything: Samples, state: Path) -> ForgetRetain:
-    """The sets of a split on the device."""
-    forget, retain, validation = (
-        everything.take(torch.from_numpy(part)) for part in (split.forget, split.retain, split.validation)
-    )
-    recipe = project.recipe.data
+def forget_retain(project: Project, split: Split, device: torch.device, state: Path) -> ForgetRetain:
+    """The sets of a split on the device.
+
+    Raises:
+        IntegrityError: A deleted sample is retained, or used for tuning.
+    """
+    everything, recipe = _everything(project, device), project.recipe.data
+    parts = {
+        "forget": split.forget,
+        "retain": project.allowed(split.retain, "retain set"),
+        "validation": project.allowed(split.validation, "validation set"),
+    }
     return ForgetRetain(
-        forget=forget, retain=retain, validation=validation,
+        **{name: everything.take(torch.from_numpy(part)) for name, part in parts.items()},
         augment=Augment(recipe.pad, recipe.flip), progress=project.progress, state=state,
     )  # fmt: skip
+
+
+def _everything(project: Project, device: torch.device) -> Samples:
+    """All images as one pool. Only `samples_of` and `forget_retain` may choose from it."""
+    limit = project.recipe.data.memory_gb * 2**30
+    return on_device(project.images, project.index.labels, device, limit_bytes=limit)
 
 
 def load_checkpoint(project: Project, digest: str) -> tuple[Classifier, checkpoint.Origin]:
@@ -133,10 +155,10 @@ def make_release(
 
 def parity_images(project: Project) -> np.ndarray:
     """Images of the parity gate: never deleted ones; shifted copies where the dataset is small."""
-    dead = project.ledger.tombstones()
     index, wanted = project.index, project.recipe.policy.parity_inputs
+    kept = ~project.barred() & ~project.claimed()
     order = np.argsort(-index.splits, kind="stable")  # test images first
-    alive = [i for i in order if index.ids[i] not in dead][:wanted]
+    alive = project.allowed(order[kept[order]][:wanted], "parity inputs")
     images = project.images[alive]
     shifts = [np.roll(images, s, axis=(2, 3)) for s in range(1, -(-wanted // max(1, len(alive))))]
     return np.concatenate([images, *shifts])[: max(wanted, len(alive))]
@@ -165,6 +187,8 @@ def evaluate_file(project: Project, path: Path, split: Split) -> dict[str, Any]:
         "test": split.test,
         "validation": split.validation,
     }
+    for name in ("retain", "test", "validation"):
+        project.allowed(parts[name], f"measured {name} set")
     sets = {
         name: (project.images[part], project.index.labels[part]) for name, part in parts.items() if len(part)
     }

@@ -9,7 +9,6 @@ read, unknown fields are errors in both forms, callback addresses are accepted a
 and an error message never repeats an identity. Whatever is wrong is a one-line `RequestError`.
 """
 
-import calendar
 import hmac
 import json
 import re
@@ -201,26 +200,6 @@ class DeletionRequest:
         Spacing, the order of keys and the time of reading do not change it.
         """
         return hmac.digest(key, self.body, "sha256").hex()
-
-
-def due_time(request: DeletionRequest) -> datetime | None:
-    """When the answer is due: gdpr one calendar month, ccpa 45 days after receipt, else None.
-
-    A month that is too short ends on its last day (GDPR Art. 12(3)).
-
-    >>> received = datetime(2027, 1, 31, 12, tzinfo=UTC)
-    >>> late = DeletionRequest(
-    ...     request_id="", form="opendsr", regulation="gdpr", received_time=received, body=b""
-    ... )
-    >>> str(due_time(late))
-    '2027-02-28 12:00:00+00:00'
-    """
-    received = request.received_time
-    if request.regulation != "gdpr":
-        return received + timedelta(days=45) if request.regulation == "ccpa" else None
-    year, month = divmod(received.year * 12 + received.month, 12)
-    last = calendar.monthrange(year, month + 1)[1]
-    return received.replace(year=year, month=month + 1, day=min(received.day, last))
 
 
 def load_request(path: Path, *, now: datetime | None = None, key: bytes = b"") -> DeletionRequest:

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from qmu_edge import checkpoint
 from qmu_edge.data import Augment
 from qmu_edge.models import build
 from qmu_edge.models.layers import Shape
+from qmu_edge.planning import EXACT
 from qmu_edge.project import Project
 from qmu_edge.release import device_named, origin_of, samples_of
 from qmu_edge.requantize import requantize
@@ -30,27 +32,32 @@ def train_project(project: Project, device_name: str) -> dict[str, Any]:
 def _train(project: Project, device: torch.device) -> dict[str, Any]:
     recipe, index, positions = project.recipe, project.index, project.trainable()
     run = project.training()
-    everything = samples_of(project, device)
     known = project.ledger.meta(f"trained:{run}")
     if known is None:
         shape = Shape(
-            channels=everything.pool.shape[1], classes=len(index.class_names),
+            channels=project.images.shape[1], classes=len(index.class_names),
             mean=recipe.data.mean, std=recipe.data.std,
         )  # fmt: skip
         torch.manual_seed(recipe.train.seed)
         model = build(recipe.model, shape, recipe.train.seed).to(device)
-        chosen = everything.take(torch.from_numpy(positions))
+        chosen = samples_of(project, device, positions, "training set")
         state = project.folder / "work" / f"train-{run[:16]}.safetensors"
         augment = Augment(recipe.data.pad, recipe.data.flip)
         fit(model, chosen, recipe.train, augment, progress=project.progress, resume=state)
         batch = recipe.train.batch
         requantize(model, chosen, batch=batch, seed=recipe.train.seed, progress=project.progress)
         digest = project.store.put_bytes(checkpoint.dumps(model, origin_of(project, "train")))
+        alive = ~project.barred()
         scores = {
-            name: accuracy(model, everything.take(torch.from_numpy(index.splits == code).nonzero()[:, 0]))
+            name: accuracy(
+                model, samples_of(project, device, np.flatnonzero(alive & (index.splits == code)), name)
+            )
             for code, name in ((1, "validation"), (2, "test"))
         }
         known = {"checkpoint": digest, "images": len(positions), "accuracy": scores}
         project.ledger.set_meta(f"trained:{run}", known)
-    project.ledger.set_current("checkpoint", known["checkpoint"])
+    deleted = project.ledger.training_images(barred=True)
+    with project.ledger.change():
+        project.ledger.set_current("checkpoint", known["checkpoint"])
+        project.ledger.set_meta(EXACT, deleted)
     return dict(known)

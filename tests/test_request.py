@@ -10,7 +10,6 @@ import pytest
 
 from qmu_edge.errors import RequestError
 from qmu_edge.request import (
-    due_time,
     load_request,
     new_request,
     parse_request,
@@ -75,26 +74,6 @@ def test_absent_request_id_is_derived_from_the_content() -> None:
     assert first.request_id != parse({"sample_ids": ["b"]}).request_id
     assert first.request_id != parse({"sample_ids": ["a"]}, key=b"key").request_id
     assert parse(changed(RESEARCH, "request_id", to=first.request_id)).request_id
-
-
-@pytest.mark.parametrize(
-    ("regulation", "received", "due"),
-    [
-        ("gdpr", "2026-01-31", "2026-02-28"),
-        ("gdpr", "2024-01-31", "2024-02-29"),
-        ("gdpr", "2025-12-31", "2026-01-31"),
-        ("gdpr", "2026-10-15", "2026-11-15"),
-        ("ccpa", "2026-01-31", "2026-03-17"),
-    ],
-)
-def test_due_time(regulation: str, received: str, due: str) -> None:
-    document = changed(OPENDSR, "regulation", to=regulation)
-    document = changed(document, *OURS, "received_time", to=f"{received}T08:00:00Z")
-    assert due_time(parse(document)) == datetime.fromisoformat(f"{due}T08:00:00Z")
-
-
-def test_research_request_has_no_due_time() -> None:
-    assert due_time(parse(RESEARCH)) is None
 
 
 def test_new_request_round_trips() -> None:

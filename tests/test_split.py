@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from qmu_edge.errors import NoMatchError, RequestError
 from qmu_edge.index import SAMPLE_SPLITS, SampleIndex, pseudonym
 from qmu_edge.request import DeletionRequest
-from qmu_edge.split import Split, resolve
+from qmu_edge.split import Claim, Split, barred_samples, claim, divide, from_json, stones_of, to_json
 
 KEY = b"key"
 # id, pixels, class, split, subject
 ROWS = [
     ("t0", "p0", 0, "train", "ana"),
     ("t1", "p1", 0, "train", ""),
-    ("t2", "p0", 1, "train", ""),  # the pixels of t0
+    ("t2", "p0", 1, "train", "bo"),  # the pixels of t0, but of another person
     ("t3", "p3", 1, "train", "bo"),
     ("v0", "p4", 0, "validation", "ana"),
     ("v1", "p5", 1, "validation", ""),
@@ -49,6 +49,12 @@ def ask(form: Literal["opendsr", "research"] = "research", **fields: Any) -> Del
     lists: dict[str, Any] = {name: tuple(value) for name, value in fields.items()}
     now = datetime(2026, 11, 3, tzinfo=UTC)
     return DeletionRequest(request_id="r-1", form=form, received_time=now, body=b"{}", **lists)
+
+
+def resolve(index: SampleIndex, request: DeletionRequest, *, key: bytes, tombstoned: Any = ()) -> Split:
+    """The split of one request after others have deleted these ids."""
+    stones = {(i, d) for i, d in zip(index.ids, index.digests, strict=True) if i in set(tombstoned)}
+    return divide(index, [claim(index, request, barred=stones, key=key)], barred=stones)
 
 
 def names(split: Split) -> dict[str, str]:
@@ -136,6 +142,8 @@ def test_digest_and_counts() -> None:
         "validation": 2,
         "test": 3,
         "also_erased": 0,
+        "requests": 1,
+        "copies": 0,
         "duplicates_retained": 1,
         "unmatched_subjects": 0,
     }
@@ -204,20 +212,32 @@ ROW = st.tuples(
 )
 
 
+Row = tuple[str, str, int, str, str]
+
+
+def slow_barred(rows: list[Row], dead: set[str]) -> set[str]:
+    """The re-ingestion guard, one sample at a time."""
+    barred = set(dead)
+    for name, pixels, _, _, subject in rows:
+        owners = [row[4] for row in rows if row[0] in dead and row[1] == pixels]
+        if owners and (subject == "" or subject in owners):
+            barred.add(name)
+    return barred
+
+
 def slow_parts(
-    rows: list[tuple[str, str, int, str, str]],
-    classes: list[int],
-    subjects: list[str],
-    tombstoned: set[str],
+    rows: list[Row], classes: list[int], subjects: list[str], tombstoned: set[str]
 ) -> dict[str, list[int]]:
-    """The rules of `resolve`, one sample at a time."""
+    """The rules of `claim` and `divide`, one sample at a time."""
     parts: dict[str, list[int]] = {
         name: [] for name in ("forget", "retain", "validation", "test", "also_erased")
     }
-    for i, (name, _, label, split, subject) in enumerate(rows):
-        if name in tombstoned:
+    named = {row[0] for row in rows if row[2] in classes or row[4] in subjects}
+    before, after = slow_barred(rows, tombstoned), slow_barred(rows, tombstoned | named)
+    for i, (name, _, _, split, _) in enumerate(rows):
+        if name in before:
             continue
-        if label in classes or subject in subjects:
+        if name in after:
             parts["forget" if split == "train" else "also_erased"].append(i)
         else:
             parts["retain" if split == "train" else split].append(i)
@@ -235,7 +255,7 @@ def test_resolve_agrees_with_the_slow_rule(
 ) -> None:
     rows = [(str(i), *row) for i, row in enumerate(drawn)]
     assume(all(any(row[4] == subject for row in rows) for subject in subjects))
-    tombstoned = {str(i) for i in dead}
+    tombstoned = {str(i) for i in dead} & {row[0] for row in rows}
     expected = slow_parts(rows, list(classes), list(subjects), tombstoned)
     request = ask(class_ids=sorted(classes), subject_ids=sorted(subjects))
     if not expected["forget"] or not expected["retain"]:
@@ -248,3 +268,117 @@ def test_resolve_agrees_with_the_slow_rule(
         assert getattr(split, part).tolist() == positions
     forgotten = {rows[i][1] for i in expected["forget"]}
     assert split.duplicates_retained == sum(rows[i][1] in forgotten for i in expected["retain"])
+
+
+# Identical pixels
+
+
+def barred(rows: list[Row], *stones: tuple[str, str]) -> str:
+    index = make_index(rows)
+    known = {(name, hashlib.sha256(pixels.encode()).hexdigest()) for name, pixels in stones}
+    return " ".join(index.ids[i] for i in np.flatnonzero(barred_samples(index, known)))
+
+
+TWINS: list[Row] = [
+    ("ana1", "p", 0, "train", "ana"),
+    ("ana2", "p", 1, "train", "ana"),
+    ("bo1", "p", 0, "train", "bo"),
+    ("nobody", "p", 1, "train", ""),
+    ("test", "p", 1, "test", ""),
+    ("other", "q", 0, "train", ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("deleted", "expected"),
+    [
+        ("ana1", "ana1 ana2 nobody test"),  # her other copy goes, and what nobody claims; his stays
+        ("bo1", "bo1 nobody test"),
+        ("nobody", "nobody test"),  # nobody knows whose it was, and both of them are known: theirs stay
+        ("other", "other"),
+    ],
+)
+def test_a_copy_is_barred_unless_it_is_somebody_elses(deleted: str, expected: str) -> None:
+    pixels = next(row[1] for row in TWINS if row[0] == deleted)
+    assert barred(TWINS, (deleted, pixels)) == expected
+
+
+def test_the_pixels_of_a_sample_that_is_not_in_the_index_bar_everybody() -> None:
+    """Whose it was cannot be known, so it could be the same person under another name."""
+    assert barred(TWINS, ("long ago", "p")) == "ana1 ana2 bo1 nobody test"
+    assert barred(TWINS, ("other", "p")) == "ana1 ana2 bo1 nobody test other"  # one id, other pixels
+    assert barred(TWINS, ("long ago", "x")) == ""
+
+
+def test_copies_are_deleted_openly_and_the_other_persons_are_counted() -> None:
+    index = make_index(TWINS)
+    found = claim(index, ask(sample_ids=["ana1"]), key=KEY)
+    assert [index.ids[i] for i in found.forget] == ["ana1", "ana2", "nobody"]
+    assert [index.ids[i] for i in found.also_erased] == ["test"]
+    split = divide(index, [found])
+    assert [index.ids[i] for i in split.retain] == ["bo1", "other"]
+    assert (split.counts()["copies"], split.counts()["duplicates_retained"]) == (3, 1)
+    his = claim(index, ask(subject_ids=["bo"]), barred=stones_of(index, found), key=KEY)
+    assert [index.ids[i] for i in his.forget] == ["bo1"]
+
+
+@given(st.lists(ROW, min_size=1, max_size=12), st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)))
+def test_more_stones_never_bar_less_and_what_is_barred_stays_so(
+    drawn: list[tuple[str, int, str, str]], first: set[int], second: set[int]
+) -> None:
+    index = make_index([(str(i), *row) for i, row in enumerate(drawn)])
+
+    def stones(positions: set[int]) -> set[tuple[str, str]]:
+        return {(index.ids[i], index.digests[i]) for i in positions if i < len(drawn)}
+
+    before, after = (barred_samples(index, stones(s)) for s in (first, first | second))
+    assert not (before & ~after).any()
+    again = barred_samples(index, stones(set(np.flatnonzero(after).tolist())))
+    np.testing.assert_array_equal(again, after)
+    elsewhere = {("gone", digest) for digest in index.digests[:1]}
+    assert not (after & ~barred_samples(index, stones(first | second) | elsewhere)).any()
+
+
+# Many requests
+
+
+def test_one_split_serves_many_requests() -> None:
+    claims = [claim(INDEX, ask(sample_ids=["t0"]), key=KEY), claim(INDEX, ask(subject_ids=["ana"]), key=KEY)]
+    held = np.array([i == "t3" for i in INDEX.ids])
+    split = divide(INDEX, claims, held=held)
+    assert names(split) == {
+        "forget": "t0",
+        "retain": "t1 t2",
+        "validation": "v1",
+        "test": "e0 e2",
+        "also_erased": "v0 e1",
+    }
+    assert (split.scope, split.requests) == ("mixed", 2)
+
+
+def test_nothing_may_be_left_to_forget_or_to_retain() -> None:
+    one, two = (claim(INDEX, ask(class_ids=[c]), key=KEY) for c in (0, 1))
+    with pytest.raises(RequestError, match="left to retain") as caught:
+        divide(INDEX, [one, two])
+    assert caught.value.reason == "nothing_left"
+    with pytest.raises(RequestError, match="left to unlearn"):
+        divide(INDEX, [one], barred=stones_of(INDEX, one))
+
+
+def test_a_part_of_a_request_is_taken_when_asked_for() -> None:
+    for sample_ids in (["t1", "x"], ["t1", "e0"]):
+        with pytest.raises(RequestError) as caught:
+            claim(INDEX, ask(sample_ids=sample_ids), key=KEY)
+        assert caught.value.reason == "partial"
+        found = claim(INDEX, ask(sample_ids=sample_ids), key=KEY, partial=True)
+        assert found.partial and [INDEX.ids[i] for i in found.forget] == ["t1"]
+    assert not claim(INDEX, ask(sample_ids=["t1"]), key=KEY, partial=True).partial
+    with pytest.raises(NoMatchError):
+        claim(INDEX, ask(sample_ids=["x"]), key=KEY, partial=True)
+
+
+def test_claims_and_splits_come_back_as_they_were() -> None:
+    found = claim(INDEX, ask(subject_ids=["ana"]), key=KEY)
+    split = divide(INDEX, [found])
+    assert to_json(from_json(Claim, to_json(found))) == to_json(found)
+    assert from_json(Split, to_json(split)).digest() == split.digest()

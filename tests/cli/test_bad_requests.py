@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qmu_edge.ledger import Ledger
 from qmu_edge.progress import Progress
 from qmu_edge.project import opened
 from tests.cli.refusals import ask, refused
@@ -98,9 +99,21 @@ def test_every_file_of_the_corpus_is_in_the_table() -> None:
     assert {path.stem for path in CORPUS.iterdir()} == set(BAD)
 
 
-@pytest.mark.parametrize("name", BAD)
+NO_MATCH = ("completed", "no_match", None)
+RECORDED: dict[str, tuple[str, str, str | None]] = {  # understood, so it has a row: state, outcome, reason
+    **dict.fromkeys(
+        ("unknown-sample", "unknown-class-name", "unknown-class-number", "unknown-subject", "homoglyph",
+         "fullwidth-digits", "path-traversal-sample", "sql", "shell"), NO_MATCH,
+    ),
+    "one-unknown-among-known": ("received", "partial", None),
+    "every-sample": ("received", "failed", "nothing_left"),
+    "another-model": ("received", "failed", "other_model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(BAD.keys() - RECORDED.keys()))
 @pytest.mark.parametrize("flag", [[], ["--dry-run"]], ids=["serve", "dry run"])
-def test_a_request_that_cannot_be_honoured_leaves_no_trace(
+def test_a_document_that_is_no_request_leaves_no_trace(
     run: Any, trained_once: Path, digest: Any, name: str, flag: list[str]
 ) -> None:
     code, words = BAD[name]
@@ -110,6 +123,28 @@ def test_a_request_that_cannot_be_honoured_leaves_no_trace(
     assert digest(trained_once) == before
 
 
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_request_that_cannot_be_honoured_is_recorded_and_nothing_else(
+    run: Any, trained: Path, digest: Any, name: str
+) -> None:
+    code, fragment = BAD[name]
+    words = ("unlearn", "--request", CORPUS / f"{name}.json", "--project", trained, "--quiet")
+    before = digest(trained)
+    planned = run(*words, "--dry-run", "--json")
+    assert planned.code == (0 if name == "one-unknown-among-known" else code)
+    assert digest(trained) == before
+    refused(run(*words), code, fragment)
+    (row,) = run("request", "list", "--project", trained, "--json").json["requests"]
+    assert tuple(row[k] for k in ("state", "outcome", "reason")) == RECORDED[name]
+    after = digest(trained)
+    changed = {n for n in before | after if before.get(n) != after.get(n)}
+    assert not {n for n in changed if "/objects/" not in n} - {".qmu/ledger.db", ".qmu/lock"}
+    refused(run(*words), code)
+    assert run("request", "list", "--project", trained, "--json").json["requests"] == [row]
+    with Ledger.open(trained / ".qmu/ledger.db") as ledger:
+        assert ledger.tombstones() == set() and ledger.check() == []
+
+
 def test_a_request_that_is_too_large_is_not_read(run: Any, trained_once: Path, tmp_path: Path) -> None:
     path = ask(tmp_path, {"sample_ids": ["x" * 500] * 3000})
     refused(
@@ -117,14 +152,14 @@ def test_a_request_that_is_too_large_is_not_read(run: Any, trained_once: Path, t
     )
 
 
-def test_test_images_cannot_be_named(run: Any, trained: Path, digest: Any, tmp_path: Path) -> None:
+def test_test_images_cannot_be_unlearned(run: Any, trained: Path, tmp_path: Path) -> None:
     with opened(trained, Progress()) as project:
         position = int(np.flatnonzero(project.index.splits == 2)[0])
         document = {"sample_ids": [project.index.ids[position]]}
-    before = digest(trained)
     ended = run("unlearn", "--request", ask(tmp_path, document), "--project", trained, "--quiet")
     refused(ended, 3, "never trained on")
-    assert digest(trained) == before
+    (row,) = run("request", "list", "--project", trained, "--json").json["requests"]
+    assert (row["outcome"], row["reason"]) == ("failed", "never_trained_on")
 
 
 def test_a_message_does_not_repeat_who_it_is_about(run: Any, trained: Path, tmp_path: Path) -> None:
@@ -157,7 +192,12 @@ def test_the_same_id_with_another_body_is_a_conflict(
 
 
 def test_what_is_deleted_cannot_be_deleted_again(run: Any, served: Path, digest: Any, tmp_path: Path) -> None:
-    before = digest(served)
+    release = os.readlink(served / "release")
     document = ask(tmp_path, {"subject_ids": ["writer-3"]})
-    refused(run("unlearn", "--request", document, "--project", served, "--quiet"), 3, "already deleted")
-    assert digest(served) == before
+    words = ("unlearn", "--request", document, "--project", served, "--quiet")
+    refused(run(*words), 3, "already deleted")
+    row = run("request", "list", "--project", served, "--json").json["requests"][-1]
+    assert (row["state"], row["outcome"], row["reason"]) == ("completed", "denied", "already_deleted")
+    before = digest(served)
+    refused(run(*words), 3, "is closed: denied (already_deleted)")
+    assert digest(served) == before and os.readlink(served / "release") == release

@@ -10,10 +10,10 @@ import pytest
 
 from qmu_edge.envelope import read
 from qmu_edge.ledger import Ledger
+from qmu_edge.pipeline import served_steps
 from qmu_edge.progress import Progress
 from qmu_edge.project import Project, opened
 from qmu_edge.receipt import loads
-from qmu_edge.store import ObjectStore
 from qmu_edge.verify import __main__ as device
 
 SUBJECT = "writer-3"
@@ -37,13 +37,10 @@ def receipts(project: Path) -> list[tuple[str, str | None]]:
 
 
 def split_of(project: Path, request_id: str) -> dict[str, Any]:
-    with Ledger.open(project / ".qmu/ledger.db") as ledger:
-        row = ledger.step(request_id, "", "resolved")
-        assert row is not None
-        found: dict[str, Any] = json.loads(
-            ObjectStore(project / ".qmu/objects").get_bytes(row.detail["split"])
-        )
-        return found
+    with opened(project, Progress()) as found:
+        split = served_steps(found, request_id)["unlearned"]["split"]
+        document: dict[str, Any] = json.loads(found.store.get_bytes(split))
+        return document
 
 
 def test_every_step_ends_well_and_says_so_as_json(made: Any) -> None:
@@ -53,9 +50,7 @@ def test_every_step_ends_well_and_says_so_as_json(made: Any) -> None:
     assert train["images"] == init["train"]
     assert unlearn["outcome"] == "unlearned"
     assert unlearn["counts"]["forget"] + unlearn["counts"]["retain"] == init["train"]
-    assert set(unlearn["steps"]) == {
-        "resolved", "tombstoned", "unlearned", "requantized", "exported", "verified", "receipted",
-    }  # fmt: skip
+    assert set(unlearn["steps"]) == {"unlearned", "requantized", "exported", "verified", "receipted"}
 
 
 def test_progress_goes_to_stderr_and_quiet_silences_it(made: Any, run: Any, served: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from qmu_edge import pipeline
+from qmu_edge import pipeline, serving
+from qmu_edge.accounting import accounted
 from qmu_edge.ledger import Ledger
 from qmu_edge.receipt import loads
 
@@ -24,18 +25,23 @@ class Killed(BaseException):
 
 def _start(patch: pytest.MonkeyPatch, step: str) -> None:
     """Die right after the intent was written down."""
-    real = Ledger.start_step
+    real, started = Ledger.start_step, [""]
 
     def start(self: Ledger, request_id: str, run: str, what: str) -> None:
         real(self, request_id, run, what)
-        if what == step:
+        started[0] = what
+
+    def work(*args: Any) -> Any:
+        if started[0] == step:
             raise Killed
+        return accounted(*args)
 
     patch.setattr(Ledger, "start_step", start)
+    patch.setattr(pipeline, "accounted", work)
 
 
 def _end(patch: pytest.MonkeyPatch, step: str) -> None:
-    """Die when the work is done and not yet written down."""
+    """Die when the work is done and about to be written down."""
     real = Ledger.finish_step
 
     def finish(self: Ledger, request_id: str, run: str, what: str, detail: Any) -> None:
@@ -64,17 +70,17 @@ def _publishing(patch: pytest.MonkeyPatch, step: str) -> None:
     def publish(*args: Any) -> Any:
         raise Killed
 
-    patch.setattr(pipeline, step, publish)
+    patch.setattr(serving, step, publish)
 
 
 KILLS: list[tuple[Callable[[pytest.MonkeyPatch, str], None], str]] = [
-    *((kill, step) for step in STEPS[:2] for kill in (_start, _end)),
+    *((_end, step) for step in STEPS[:2]),
     (_before_outcome, "unlearning"),
     *((kill, step) for step in STEPS[2:-1] for kill in (_start, _end)),
     (_start, "receipted"),
     (_before_outcome, "completed"),
     (_end, "receipted"),
-    (_publishing, "publish"),
+    (_publishing, "publish_current"),
 ]
 
 
@@ -148,7 +154,7 @@ def test_ctrl_c_says_how_to_go_on(
 def test_another_request_may_come_before_a_killed_one_is_finished(
     made: Any, run: Any, trained: Path, tmp_path: Path
 ) -> None:
-    """The first had issued its receipt: the second starts from its network, and the chain stays one."""
+    """The killed one then starts from the other's network, and retains nothing of the other's."""
     with pytest.MonkeyPatch.context() as patch:
         _end(patch, "receipted")
         with pytest.raises(Killed):
@@ -157,10 +163,14 @@ def test_another_request_may_come_before_a_killed_one_is_finished(
     run("request", "new", "--subject", "writer-5", "--out", second)
     follower = run("unlearn", "--request", second, "--project", trained, "--json", "--quiet").json
     first = run("unlearn", "--request", made.request, "--project", trained, "--json", "--quiet").json
-    assert receipts(trained) == [first["receipt_sha256"], follower["receipt_sha256"]]
+    assert receipts(trained) == [follower["receipt_sha256"], first["receipt_sha256"]]
     released = loads((trained / "release/receipt.json").read_bytes(), trained)
-    assert released["predicate"]["previous"] == first["receipt_sha256"]
-    assert released["predicate"]["checkpoints"]["before"] == first["checkpoint"]
+    assert released["predicate"]["previous"] == follower["receipt_sha256"]
+    assert released["predicate"]["checkpoints"]["before"] == follower["checkpoint"]
+    retained = first["counts"]["retain"]
+    assert retained == made.commands["train"].json["images"] - sum(
+        r["counts"]["forget"] for r in (first, follower)
+    )
 
 
 @pytest.mark.slow

@@ -8,18 +8,22 @@ from typing import Any
 
 import pytest
 
-from qmu_edge import api, demo
+from qmu_edge import api, demo, desk
 from qmu_edge.cli import main as cli
+from qmu_edge.cli import requests
 
 HEAVY = ("torch", "torchvision", "brevitas", "onnx", "qonnx", "sklearn", "onnxscript")
 FOREIGN = (*HEAVY, "pydantic", "typer", "safetensors", "jaxtyping", "filelock", "rfc8785", "PIL")
 COMMANDS: dict[str, Any] = {
-    "init": cli.init, "train": cli.train, "request new": cli.request_new, "unlearn": cli.unlearn,
+    "init": cli.init, "train": cli.train, "request new": requests.request_new, "unlearn": cli.unlearn,
     "export": cli.export, "verify": cli.verify, "status": cli.status, "receipt show": cli.receipt_show,
     "receipt verify": cli.receipt_verify, "receipt schema": cli.receipt_schema, "keys list": cli.keys_list,
     "keys rotate": cli.keys_rotate, "keys revoke": cli.keys_revoke, "keys export": cli.keys_export,
     "methods": cli.methods, "recipes": cli.recipes,
     "doctor": cli.doctor, "purge": cli.purge, "demo": cli.demo,
+    "request add": requests.request_add, "request list": requests.request_list,
+    "request approve": requests.request_approve, "request withdraw": requests.request_withdraw,
+    "request deny": requests.request_deny, "request extend": requests.request_extend,
 }  # fmt: skip
 
 
@@ -70,12 +74,15 @@ def test_the_list_of_commands_here_is_whole() -> None:
         ["keys", "list"],
         ["keys", "export", "--public"],
         ["request", "new", "--subject", "ana"],
+        ["request", "list"],
         ["recipes"],
     ],
     ids=" ".join,
 )
 def test_questions_about_requests_and_receipts_need_no_torch(made: Any, words: list[str]) -> None:
-    more = ["--project", made.served] if {"status", "show", "verify", "keys", "purge"} & {*words} else []
+    more = (
+        ["--project", made.served] if {"status", "show", "verify", "keys", "purge", "list"} & {*words} else []
+    )
     done = without(HEAVY, CLI, *words, *more)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() and done.stderr == ""
@@ -118,7 +125,8 @@ def test_the_command_line_is_python_m_as_well_as_a_script(made: Any) -> None:
 
 def _functions() -> set[str]:
     found = inspect.getmembers(api, inspect.isfunction)
-    return {n for n, f in found if f.__module__ == api.__name__ and not n.startswith("_")}
+    ours = (api.__name__, desk.__name__)
+    return {n for n, f in found if f.__module__ in ours and not n.startswith("_")}
 
 
 def test_every_command_is_a_function_of_the_same_name() -> None:

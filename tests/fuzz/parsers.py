@@ -30,7 +30,7 @@ from qmu_edge.models.layers import Shape
 from qmu_edge.models.scales import calibrate, calibration_batches
 from qmu_edge.recipe import ModelRecipe, Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
 from qmu_edge.request import load_request, new_request
-from qmu_edge.split import Split, split_from_json, split_to_json
+from qmu_edge.split import Split, from_json, to_json
 from qmu_edge.verify.bundle import GOLDEN, MANIFEST, SIGNATURE, Bundle, golden, opened
 from qmu_edge.verify.gates import check_latent_weights
 from qmu_edge.verify.onnx_file import read
@@ -335,7 +335,7 @@ def _ledger(folder: Path, path: Path) -> None:
 def splits() -> list[Any]:
     parts = {name: np.arange(i, i + 2) for i, name in enumerate(("forget", "retain", "validation", "test"))}
     split = Split(**parts, also_erased=np.arange(0), scope="samples", index_digest=SHA)  # type: ignore[arg-type]
-    return [json.loads(split_to_json(split))]
+    return [json.loads(to_json(split))]
 
 
 def _split(folder: Path, path: Path) -> None:
@@ -343,7 +343,7 @@ def _split(folder: Path, path: Path) -> None:
     data = path.read_bytes()
     with suppress(ValueError, RecursionError):
         data = json.dumps(json.loads(data), sort_keys=True, separators=(",", ":")).encode()
-    split_from_json(data)
+    from_json(Split, data)
 
 
 # Receipts.

@@ -18,6 +18,7 @@ from PIL import Image
 from qmu_edge.progress import Progress
 from qmu_edge.project import IMAGES, Project, create, opened
 from qmu_edge.recipe import DataRecipe, Recipe
+from qmu_edge.split import Claim, to_json
 
 PEOPLE = 6
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -96,8 +97,15 @@ class Life:
             request, sha(request.encode()), form="opendsr", regulation="gdpr",
             received="2026-01-01T00:00:00Z", due=None,
         )  # fmt: skip
-        self.step(request, "", "resolved", split=self.put("split"), counts={"forget": 2})
         mine = positions_of(person)
+        claim = Claim(
+            forget=np.array(mine), also_erased=np.array([], np.int64), scope="subjects",
+            index_digest=index.digest(),
+        )  # fmt: skip
+        stored = self.project.store.put_bytes(to_json(claim))
+        self.dated(self.project.store.path(stored))
+        split = self.put("split")
+        self.step(request, "", "resolved", claim=stored, split=split, counts={"forget": 2})
         self.ledger.add_tombstones(request, [index.ids[i] for i in mine], [index.digests[i] for i in mine])
         self.step(request, "", "tombstoned", count=len(mine))
         return request

@@ -23,7 +23,8 @@ def test_the_checklist_before_during_and_after(life: Any, clock: Any) -> None:
     at_receipt = derived_artefacts(life.project, request)
     present = {kind: n for (kind, state), n in rows(at_receipt).items() if state == "present"}
     assert present == {
-        "checkpoint": 2, "split": 1, "decoded images": 2, "subject pseudonyms": 2, "training state": 1
+        "checkpoint": 2, "claim": 1, "split": 1, "decoded images": 2, "subject pseudonyms": 2,
+        "training state": 1,
     }  # fmt: skip
     assert {r["kind"] for r in at_receipt if r["state"] == "never stored"} == set(NEVER_STORED)
     assert {r["kind"] for r in at_receipt if r["state"] == "outside"} == set(OUTSIDE)

@@ -1,0 +1,31 @@
+"""What the commands have in common: options, progress on stderr, one result on stdout."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ProjectOption = Annotated[
+    Path | None, typer.Option("--project", help="Folder of the project; found upwards from here.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+WaitOption = Annotated[
+    float, typer.Option("--wait", min=0, help="Seconds to wait for another process that holds the project.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+
+
+def progress(quiet: bool) -> Any:
+    """Where long work shows itself."""
+    from qmu_edge.progress import Progress
+
+    return Progress() if quiet else Progress.stderr()
+
+
+def show(result: Any, as_json: bool, text: Callable[[Any], str] | None = None) -> None:
+    """Print a result as JSON or as text for people."""
+    from qmu_edge.cli import render
+
+    typer.echo(render.as_json(result) if as_json else (text or render.plain)(result))

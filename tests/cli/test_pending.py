@@ -1,0 +1,371 @@
+"""Many open requests in one run: one unlearning, a receipt for each, and nobody held up by another."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qmu_edge import checkpoint, pipeline, release, serving, training
+from qmu_edge.accounting import accounted
+from qmu_edge.data import Augment
+from qmu_edge.errors import IntegrityError
+from qmu_edge.index import pseudonym
+from qmu_edge.ledger import Ledger
+from qmu_edge.models import build
+from qmu_edge.pipeline import attempt
+from qmu_edge.progress import Progress
+from qmu_edge.project import Project, opened
+from qmu_edge.receipt import loads
+from qmu_edge.requantize import requantize
+from qmu_edge.split import Split, from_json
+from qmu_edge.train import fit
+
+STEPS = ("unlearned", "requantized", "exported", "verified", "receipted")
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def add(run: Any, project: Path, document: dict[str, Any], code: int = 0) -> str:
+    """Register a request and return its id."""
+    path = project.parent / "asked.json"
+    path.write_text(json.dumps(document), "utf-8")
+    ended = run("request", "add", path, "--project", project, "--json")
+    assert ended.code == code, ended.err
+    rows = run("request", "list", "--project", project, "--json").json["requests"]
+    if code == 0:
+        assert ended.json == rows[-1]
+    return str(rows[-1]["request"])
+
+
+def policy(project: Path, **values: Any) -> None:
+    text = (project / "qmu.toml").read_text("utf-8")
+    for name, value in values.items():
+        lines = [f"{name} = {value}" if line.startswith(f"{name} =") else line for line in text.split("\n")]
+        text = "\n".join(lines)
+    (project / "qmu.toml").write_text(text, "utf-8")
+
+
+def rows(run: Any, project: Path) -> dict[str, dict[str, Any]]:
+    return {r["request"]: r for r in run("status", "--project", project, "--json").json["requests"]}
+
+
+def samples(project: Path, subject: str, n: int) -> list[str]:
+    """The first training samples of one writer."""
+    with opened(project, Progress()) as p:
+        owner = pseudonym(p.key, subject)
+        return [p.index.ids[i] for i in p.trainable() if p.index.subjects[i] == owner][:n]
+
+
+def sound(run: Any, project: Path) -> None:
+    doctor = run("doctor", "--project", project, "--json")
+    assert doctor.json["problems"] == []
+    assert run("receipt", "verify", "--project", project).code == 0
+
+
+def test_all_open_requests_are_served_in_one_run(run: Any, trained: Path) -> None:
+    policy(trained, approval_above=0.15)
+    one = add(run, trained, {"subject_ids": ["writer-1"]})
+    first_three = samples(trained, "writer-2", 3)
+    some = add(run, trained, {"sample_ids": first_three})
+    again = add(run, trained, {"subject_ids": ["writer-1"], "requested_by": "another channel"})
+    big = add(run, trained, {"class_ids": [1, 2], "requested_by": "anna"})
+    part = add(run, trained, {"sample_ids": [first_three[0], "digits/9999"]}, code=3)
+    nobody = add(run, trained, {"subject_ids": ["writer-11"]}, code=3)
+    words = ("unlearn", "--pending", "--project", trained, "--quiet")
+    planned = run(*words, "--dry-run", "--json")
+    assert planned.json["requests"] == [one, some, again] and planned.json["counts"]["requests"] == 3
+    ended = run(*words, "--json")
+    assert ended.code == 3 and "2 open requests wait for a person" in ended.err
+    (batch,) = ended.json["batches"]
+    assert [r["request"] for r in batch["requests"]] == [one, some, again]
+    assert planned.json["counts"] == batch["counts"] and batch["counts"]["forget"] > 3
+    assert {w["request"] for w in ended.json["waiting"]} == {big, part} and ended.json["failed"] == []
+    receipts_chain_and_name_the_same_files(trained, [r["receipt_sha256"] for r in batch["requests"]])
+    found = rows(run, trained)
+    assert [found[i]["outcome"] for i in (one, some, again)] == ["unlearned"] * 3
+    assert (found[nobody]["state"], found[nobody]["outcome"]) == ("completed", "no_match")
+    assert "approval_above" in found[big]["next"] and "only a part" in found[part]["next"]
+    with opened(trained, Progress()) as project:
+        run_of = pipeline.served_steps(project, one)["unlearned"]
+        split = from_json(Split, project.store.get_bytes(run_of["split"]))
+        assert not project.claimed()[split.retain].any()  # what still waits was not trained on either
+        for request_id in (one, some, again):
+            steps = {s.step: s.status for s in project.ledger.steps(request_id)}
+            assert steps == dict.fromkeys(("resolved", "tombstoned", *STEPS), "done")
+    sound(run, trained)
+
+    assert run("request", "deny", big, "--reason", "claim_not_covered", "--project", trained).code == 0
+    assert run("request", "approve", part, "--by", "T-1", "--project", trained).code == 0
+    ended = run(*words, "--json")
+    assert (ended.code, ended.json["batches"], ended.json["closed"]) == (0, [], [part])
+    assert rows(run, trained)[part]["reason"] == "already_deleted"  # its one sample went with `some`
+    nothing = run(*words, "--json")
+    assert (nothing.code, nothing.json) == (0, {"batches": [], "failed": [], "waiting": [], "closed": []})
+    assert run(*words).out == "no request is open\n"
+    sound(run, trained)
+
+
+def receipts_chain_and_name_the_same_files(project: Path, digests: list[str]) -> None:
+    with opened(project, Progress()) as p:
+        found = [p.ledger.rows("SELECT receipt_digest, previous_digest FROM receipts ORDER BY seq")]
+        assert found[0][-len(digests) :] == list(
+            zip(digests, [found[0][-len(digests)][1], *digests[:-1]], strict=True)
+        )
+        assert p.ledger.current("receipt") == digests[-1]
+        documents = [p.store.get_bytes(d) for d in digests]
+    current = (project / "release/receipt.json").read_bytes()
+    assert current == documents[-1] and len(set(documents)) == len(digests)
+
+
+def _kill_after_start(patch: pytest.MonkeyPatch, step: str) -> None:
+    real, started = Ledger.start_step, [""]
+
+    def start(self: Ledger, request_id: str, run: str, what: str) -> None:
+        real(self, request_id, run, what)
+        started[0] = what
+
+    def work(*args: Any) -> Any:
+        if started[0] == step:
+            raise Killed
+        return accounted(*args)
+
+    patch.setattr(Ledger, "start_step", start)
+    patch.setattr(pipeline, "accounted", work)
+
+
+def _kill_at_end(patch: pytest.MonkeyPatch, step: str) -> None:
+    """After the first of the requests, in the transaction that is for all of them."""
+    real, calls = Ledger.finish_step, [0]
+
+    def finish(self: Ledger, request_id: str, run: str, what: str, detail: Any) -> None:
+        calls[0] += what == step
+        if calls[0] == 2:
+            raise Killed
+        real(self, request_id, run, what, detail)
+
+    patch.setattr(Ledger, "finish_step", finish)
+
+
+def _kill_publishing(patch: pytest.MonkeyPatch, step: str) -> None:
+    def publish(*args: Any) -> Any:
+        raise Killed
+
+    patch.setattr(serving, "publish_current", publish)
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_killed_at_every_instant_ends_in_a_receipt_for_each(run: Any, trained: Path) -> None:
+    ids = [add(run, trained, {"subject_ids": [f"writer-{n}"]}) for n in (1, 2)]
+    words = ("unlearn", "--pending", "--project", trained, "--quiet", "--json")
+    kills = [
+        (_kill_at_end, "tombstoned"),
+        *((k, s) for s in STEPS for k in (_kill_after_start, _kill_at_end)),
+    ]
+    later = ""
+    for kill, step in (*kills, (_kill_publishing, "")):
+        with pytest.MonkeyPatch.context() as patch:
+            kill(patch, step)
+            with pytest.raises(Killed):
+                run(*words)
+        with Ledger.open(trained / ".qmu/ledger.db") as ledger:
+            assert ledger.check() == []
+            steps = [[(s.run, s.step, s.status) for s in ledger.steps(i)] for i in ids]
+            assert steps[0] == steps[1]
+        if step == "requantized" and not later:  # a request that comes meanwhile joins no batch that began
+            later = add(run, trained, {"sample_ids": samples(trained, "writer-3", 2)})
+    ended = run(*words)
+    assert ended.code == 0, ended.err
+    with Ledger.open(trained / ".qmu/ledger.db") as ledger:
+        found = ledger.rows("SELECT request_id FROM receipts ORDER BY seq")
+        assert [i for (i,) in found] == [*ids, later]
+        assert [r.outcome for r in ledger.requests()] == ["unlearned"] * 3
+    sound(run, trained)
+
+
+@pytest.mark.slow
+def test_a_batch_that_fails_does_not_hold_up_the_next(run: Any, trained: Path) -> None:
+    policy(trained, max_ta_drop=0.0, max_fa_gap=0.0)
+    first = add(run, trained, {"subject_ids": ["writer-1"]})
+    words = ("unlearn", "--pending", "--project", trained, "--quiet", "--json")
+    failed = run(*words)
+    assert failed.code == 7 and failed.json["failed"][0]["requests"] == [first]
+    row = rows(run, trained)[first]
+    assert (row["state"], row["outcome"]) == ("unlearning", "failed") and "another --method" in row["next"]
+    assert run("request", "withdraw", first, "--project", trained).code == 3
+    policy(trained, max_ta_drop=1.0, max_fa_gap=1.0)
+    second = add(run, trained, {"sample_ids": samples(trained, "writer-2", 3)})
+    policy(trained, max_fa_gap=0.0)
+    both = run(*words)
+    assert both.code == 7 and [f["requests"] for f in both.json["failed"]] == [[first], [second]]
+    policy(trained, max_fa_gap=1.0)
+    assert run(*words).code == 0
+    assert {r["outcome"] for r in rows(run, trained).values()} == {"unlearned"}
+    sound(run, trained)
+
+
+@pytest.mark.slow
+def test_a_partial_request_is_served_once_it_is_approved(run: Any, trained: Path, tmp_path: Path) -> None:
+    document = {"sample_ids": [*samples(trained, "writer-1", 3), "digits/9999"]}
+    part = add(run, trained, document, code=3)
+    request = tmp_path / "asked.json"
+    request.write_text(json.dumps(document), "utf-8")
+    words = ("unlearn", "--request", request, "--project", trained, "--quiet", "--json")
+    assert run(*words).code == 3
+    run("request", "approve", part, "--by", "T-1", "--project", trained)
+    ended = run(*words)
+    assert ended.code == 0 and ended.json["outcome"] == "partial" and ended.json["counts"]["forget"] == 3
+    statement = loads((trained / "release/receipt.json").read_bytes(), trained)
+    assert statement["predicate"]["outcome"] == "partial"
+    assert run("verify", trained / "release/model.onnx", "--project", trained, "--quiet").code == 0
+
+
+def test_a_withdrawn_request_is_not_served_and_its_samples_are_trained_on_again(
+    made: Any, run: Any, trained: Path
+) -> None:
+    images = made.commands["train"].json["images"]
+    added = run("request", "add", made.request, "--project", trained, "--json").json
+    with opened(trained, Progress()) as project:
+        assert len(project.trainable()) == images - added["images"]
+    assert run("request", "withdraw", added["request"], "--project", trained).code == 0
+    ended = run("unlearn", "--request", made.request, "--project", trained, "--quiet")
+    assert ended.code == 3 and "is closed: withdrawn" in ended.err
+    assert run("unlearn", "--pending", "--project", trained, "--quiet").code == 0
+    with opened(trained, Progress()) as project:
+        assert len(project.trainable()) == images and project.ledger.tombstones() == set()
+
+
+# The re-ingestion guard: one test for each path from samples to a network or to what it is measured by.
+
+
+@pytest.fixture
+def planted(served: Path) -> Any:
+    """A project with a deleted training sample, and the split of its request with that sample put back."""
+    with opened(served, Progress()) as project:
+        (row,) = project.ledger.requests()
+        found = pipeline.served_steps(project, row.request_id)["unlearned"]
+        split = from_json(Split, project.store.get_bytes(found["split"]))
+        yield project, row, split
+
+
+def back_in(split: Split, part: str) -> Split:
+    values = {f: getattr(split, f) for f in split.__dataclass_fields__}
+    deleted = split.forget if part == "retain" else split.also_erased
+    return Split(**{**values, part: np.sort(np.append(getattr(split, part), deleted[:1]))})
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("part", ["retain", "validation"])
+def test_methods_refuse_a_deleted_sample(planted: Any, part: str, tmp_path: Path) -> None:
+    project, _, split = planted
+    with pytest.raises(IntegrityError, match=f"{part} set: 1 of"):
+        release.forget_retain(project, back_in(split, part), CPU, tmp_path / "state")
+
+
+def test_calibration_refuses_a_deleted_sample(planted: Any) -> None:
+    project, row, split = planted
+    run = attempt(project, [row], back_in(split, "retain"), "qmul", CPU)
+    with pytest.raises(IntegrityError, match="calibration: 1 of"):
+        pipeline._requantized(run, project.current("checkpoint"))
+
+
+@pytest.mark.parametrize("part", ["retain", "validation", "test"])
+def test_measurement_refuses_a_deleted_sample_among_those_kept(planted: Any, part: str) -> None:
+    project, _, split = planted
+    with pytest.raises(IntegrityError, match=f"measured {part} set: 1 of"):
+        release.evaluate_file(project, project.root / "release/model.onnx", back_in(split, part))
+
+
+def test_training_refuses_a_deleted_sample(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, _, split = planted
+    monkeypatch.setattr(Project, "trainable", lambda self: back_in(split, "retain").retain)
+    with pytest.raises(IntegrityError, match="training set: 1 of"):
+        training.train_project(project, "cpu")
+
+
+def test_parity_inputs_refuse_a_deleted_sample(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, _, _ = planted
+    real = Project.barred
+    seen: list[int] = []
+
+    def barred(self: Project, **besides: Any) -> Any:
+        seen.append(1)  # the first answer, that makes the choice, is wrong; the guard's own is right
+        return np.zeros(len(self.index.ids), bool) if len(seen) == 1 else real(self, **besides)
+
+    chosen = project.images[np.argsort(-project.index.splits, kind="stable")[:1000]]
+    assert len(chosen) == 1000
+    monkeypatch.setattr(Project, "barred", barred)
+    with pytest.raises(IntegrityError, match="parity inputs: "):
+        release.parity_images(project)
+
+
+def test_what_is_measured_or_compared_is_free_of_deleted_samples(planted: Any) -> None:
+    project, _, split = planted
+    gone = np.concatenate([split.forget, split.also_erased])
+    deleted = {project.images[i].tobytes() for i in gone}
+    parity = {image.tobytes() for image in release.parity_images(project)[: len(split.test)]}
+    assert deleted and not deleted & parity
+
+
+# Retraining
+
+
+@pytest.mark.slow
+def test_retraining_after_some_requests_is_training_without_them(run: Any, trained: Path) -> None:
+    """Bitwise, on the CPU: whatever happened before, by whatever method and in whatever order."""
+    words = ("--project", trained, "--quiet", "--json")
+    for subject, method in (("writer-1", "qmul"), ("writer-2", "finetune"), ("writer-3", "retrain")):
+        add(run, trained, {"subject_ids": [subject]})
+        ended = run("unlearn", "--pending", "--method", method, *words)
+        assert ended.code == 0, ended.err
+    assert rows(run, trained)[ended.json["batches"][0]["request"]]["outcome"] == "retrained"
+    with opened(trained, Progress()) as project:
+        kept = {project.index.ids[i] for i in project.trainable()}
+        assert kept and not kept & project.ledger.tombstones()
+        model, _ = release.load_checkpoint(project, project.current("checkpoint"))
+        fresh = from_scratch(project)
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, fresh.state_dict()[name]), name
+        assert checkpoint.dumps(model, release.origin_of(project, "x")) == checkpoint.dumps(
+            fresh, release.origin_of(project, "x")
+        )
+
+
+def from_scratch(project: Project) -> Any:
+    """The recipe on what is left, written down without the pipeline, and with its seeds."""
+    recipe = project.recipe
+    generator = torch.Generator().manual_seed(recipe.train.seed)
+    torch.randint(2**31, (1,), generator=generator)  # the seed of dropout
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    old, _ = release.load_checkpoint(project, project.current("checkpoint"))
+    kept = release.samples_of(project, CPU, project.trainable(), "test")
+    model = build(recipe.model, old.shape, seed)
+    train = recipe.train.model_copy(update={"seed": seed})
+    fit(model, kept, train, Augment(recipe.data.pad, recipe.data.flip), progress=Progress())
+    # As stored and read back: a network fresh from training lies otherwise in memory and sums otherwise.
+    stored = checkpoint.dumps(model.eval(), release.origin_of(project, "x"))
+    model, _ = checkpoint.loads(stored, "x", recipe.model)
+    requantize(model, kept, batch=recipe.train.batch, seed=recipe.train.seed, progress=Progress())
+    return model
+
+
+@pytest.mark.slow
+def test_too_much_unlearned_forces_a_retraining(run: Any, trained: Path) -> None:
+    policy(trained, retrain_above=0.15)
+    words = ("unlearn", "--pending", "--project", trained, "--json", "--quiet")
+    add(run, trained, {"subject_ids": ["writer-1"]})
+    assert run(*words).json["batches"][0]["outcome"] == "unlearned"
+    add(run, trained, {"subject_ids": ["writer-2"]})
+    assert run(*words, "--method", "qmul").code == 2
+    assert run(*words, "--dry-run").json["method"] == "retrain"
+    assert run(*words).json["batches"][0]["outcome"] == "retrained"
+    add(run, trained, {"subject_ids": ["writer-3"]})
+    assert run(*words).json["batches"][0]["outcome"] == "unlearned"
+    assert os.readlink(trained / "release")
