@@ -15,6 +15,7 @@ import ctypes
 import hashlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import warnings
@@ -142,15 +143,20 @@ def serve() -> None:
         remember_more(patch)
         folder, answer = Path(name), os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)  # whatever a library prints is no answer
+        running: set[int] = set()
         for line in sys.stdin:
             order = json.loads(line)
             if "warm" in order:
                 found = warm(order["warm"])
             elif "wait" in order:
                 found = wait(order["wait"], folder)
+                running -= {order["wait"]} if found["state"] == "ended" else set()
             else:
                 found = {"pid": start(order, folder)}
+                running.add(found["pid"])
             print(json.dumps(found), file=answer, flush=True)
+        for pid in running:  # of a test that failed while they stood still
+            os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
