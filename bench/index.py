@@ -41,7 +41,7 @@ RESOLVE = f"""{PEAK}
 from qmu_edge.progress import Progress
 from qmu_edge.project import opened
 from qmu_edge.request import parse_request
-from qmu_edge.split import resolve
+from qmu_edge.split import claim, divide
 
 def ask(subject):
     document = json.dumps(dict(subject_ids=[subject])).encode()
@@ -55,8 +55,9 @@ with opened(Path(sys.argv[1]), Progress()) as project:
     seconds, cpu = [], []
     for number in range(10):
         start, busy = time.perf_counter(), time.process_time()
-        dead = project.ledger.tombstones()
-        split = resolve(index, ask("person %d" % number), tombstoned=dead, key=project.key)
+        barred = project.ledger.barred()
+        found = claim(index, ask("person %d" % number), barred=barred, key=project.key)
+        split = divide(index, [found], barred=barred)
         seconds.append(time.perf_counter() - start)
         cpu.append(time.process_time() - busy)
         assert len(split.forget) + len(split.also_erased) == int(sys.argv[2])

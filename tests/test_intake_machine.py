@@ -305,5 +305,5 @@ def test_the_life_of_requests() -> None:
 @pytest.mark.slow
 def test_the_life_of_requests_at_length() -> None:
     run_state_machine_as_test(
-        Lifecycle, settings=settings(max_examples=300, stateful_step_count=40, deadline=None)
+        Lifecycle, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
     )

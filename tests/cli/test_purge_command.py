@@ -57,8 +57,8 @@ def test_all_commands_work_after_a_purge(made: Any, run: Any, served: Path, tmp_
     assert verified["evaluation"]["fa"] is None and verified["evaluation"]["ra"] is not None
     again = run("unlearn", "--request", request, "--project", served, "--json", "--quiet")
     assert (again.code, again.json["receipt_sha256"]) == (0, first["receipt_sha256"])
-    preview = run("unlearn", "--request", request, "--project", served, "--dry-run")
-    assert preview.code == 3 and "was served, and what it named is purged" in preview.err
+    preview = run("unlearn", "--request", request, "--project", served, "--dry-run", "--json").json
+    assert preview["outcome"] == "unlearned" and preview["counts"] == first["counts"]
     run("request", "new", "--subject", "writer-3", "--out", tmp_path / "same.json")
     same = run("unlearn", "--request", tmp_path / "same.json", "--project", served)
     assert same.code == 3 and "writer-3" not in same.err
