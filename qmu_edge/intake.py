@@ -55,7 +55,8 @@ def register(project: Project, request: DeletionRequest) -> RequestRow:
             _receive(project, request, partial=found is not None and found.partial)
         if found is not None:
             ledger.start_step(request_id, "", "resolved")
-            detail = {"claim": digest, "counts": found.counts()}
+            # Counted once: `status` is to answer at once, and a million rows are not.
+            detail = {"claim": digest, "counts": found.counts(), "training_images": ledger.training_images()}
             ledger.finish_step(request_id, "", "resolved", detail)
         standing = _standing(ledger, error)
         if row is None or standing != (row.state, row.outcome, row.reason):
@@ -183,9 +184,11 @@ def approve(ledger: Ledger, request_id: str, by: str) -> RequestRow:
 
 def _require_model(project: Project, request: DeletionRequest) -> None:
     sha256 = request.model_sha256
+    if sha256 is None:
+        return
     release = project.ledger.current("release")
     files = json.loads(project.store.get_bytes(release))["files"] if release else {}
-    if sha256 is not None and sha256 not in {project.ledger.current("checkpoint"), *files.values()}:
+    if sha256 not in {project.ledger.current("checkpoint"), *files.values()}:
         raise RequestError(
             f"request {request.request_id}: it is about model {sha256[:12]}…, which is not the current one",
             reason="other_model",

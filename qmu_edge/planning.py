@@ -39,12 +39,13 @@ class Place:
 def places(ledger: Ledger, policy: PolicyRecipe) -> list[Place]:
     """All open requests, in the order in which they are served."""
     resolved, begun = ledger.open_details("resolved"), ledger.open_details("tombstoned")
-    total, gone = max(1, ledger.training_images()), ledger.training_images(barred=True)
+    gone = ledger.training_images(barred=True)
     found = []
     for row in filter(lambda row: row.is_open, ledger.requests()):
         images, waits = 0, f"a decision: it cannot be honoured as written ({row.reason})"
         if row.request_id in resolved:
-            images = int(resolved[row.request_id]["counts"]["forget"])
+            detail = resolved[row.request_id]
+            images, total = int(detail["counts"]["forget"]), max(1, detail["training_images"])
             shares = images / total, (gone + images) / total
             approved = row.approved_by is not None or row.request_id in begun
             waits = waits_for(policy, *shares, partial=row.outcome == "partial", approved=approved)

@@ -298,7 +298,7 @@ class Lifecycle(RuleBasedStateMachine):
 
 def test_the_life_of_requests() -> None:
     run_state_machine_as_test(
-        Lifecycle, settings=settings(max_examples=15, stateful_step_count=20, deadline=None)
+        Lifecycle, settings=settings(max_examples=25, stateful_step_count=25, deadline=None)
     )
 
 
