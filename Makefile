@@ -10,10 +10,10 @@ demo: $(READY)            ## the main job on real images, in about three minutes
 	$(BIN)/qmu-edge demo
 
 test: $(READY)            ## all tests but the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 slow: $(READY)            ## the slow tests
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 check: $(READY)           ## style, types, import rules
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -98,9 +98,10 @@ class Purging(RuleBasedStateMachine):
     @rule()
     def ask(self) -> None:
         request = self.life.ask(len(self.open) + len(self.served))
-        split = self.life.ledger.step(request, "", "resolved").detail["split"]
+        found = self.life.ledger.step(request, "", "resolved").detail
         self.open[request] = []
-        self.use(split, request)
+        self.use(found["claim"], request)
+        self.use(found["split"], request)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
