@@ -110,9 +110,10 @@ def _dequantize(node: Node, inputs: list[Any]) -> Quantized:
 
 
 def _convolve(node: Node, inputs: list[Any]) -> Sum:
-    x, w, bias = inputs
-    if not isinstance(x, Quantized):
+    x, w, *biases = inputs
+    if not isinstance(x, Quantized) or not biases:
         raise ExportError(f"{node.label}: a float layer; only integer layers can be checked exactly")
+    (bias,) = biases
     strides = node.attributes["strides"].ints if "strides" in node.attributes else (1, 1)
     pads = node.attributes["pads"].ints if "pads" in node.attributes else (0, 0, 0, 0)
     groups = node.integer("group", 1)
