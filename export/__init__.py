@@ -13,6 +13,7 @@ gates.py     what a file must pass before it exists
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -130,11 +131,12 @@ def export(
     reference = _Reference(deployed, images)
     qonnx = trace(deployed, images.shape[-1])
     _describe(qonnx, deployed, plan)
-    graphs = {name: _graph(name, qonnx, target, plan) for name in plan.formats}
-    return [
-        _gated(name, graph.SerializeToString(deterministic=True), reference, min_agreement)
-        for name, graph in graphs.items()
-    ]
+    files = {
+        name: _graph(name, qonnx, target, plan).SerializeToString(deterministic=True) for name in plan.formats
+    }
+    _ = reference.logits_of_few  # once, before two files ask for it
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda f: _gated(*f, reference, min_agreement), files.items()))
 
 
 class _Reference:
@@ -180,8 +182,12 @@ def _gated(name: str, data: bytes, reference: _Reference, min_agreement: float) 
         images, expected = reference.all, reference.logits_of_all
         logits = run_file(run, images)
     parity = compare(expected, logits)
-    check_parity(parity, min_agreement=min_agreement, min_inputs=len(images))
-    return Exported(name, data, parity, every, explained(data, images, expected, logits), gate)
+    why = explained(data, images, expected, logits)
+    try:
+        check_parity(parity, min_agreement=min_agreement, min_inputs=len(images))
+    except ExportError as error:
+        raise ExportError(f"{name}: {error}{why}") from None
+    return Exported(name, data, parity, every, why, gate)
 
 
 def _graph(name: str, qonnx: onnx.ModelProto, target: Target, plan: ExportPlan) -> onnx.ModelProto:

@@ -38,6 +38,12 @@ class Explained:
     asked: int
     as_file: int
 
+    def __str__(self) -> str:
+        """Whom the reference sides with, to go behind a message; nothing where it was not asked."""
+        if not self.asked:
+            return ""
+        return f"; on {self.as_file} of {self.asked} that differ, exact integers say what the file says"
+
 
 MAIN: Final = "all, 2 threads"  # where parity is measured on more images
 LEVEL_IMAGES: Final = 8

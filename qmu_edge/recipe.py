@@ -125,7 +125,7 @@ class PolicyRecipe(_Section):
         max_fa_gap, max_mia_auc_gap: Largest distance from the reference, in either direction.
         max_ta_drop, max_ra_drop: Largest loss against the file before unlearning. "off" for no limit.
         min_agreement: Share of the parity inputs on which file and network must name the same class.
-        parity_inputs: How many images the parity gate uses, at least 1,000.
+        parity_inputs: How many images the parity gate uses where a file is not exact, at least 1,000.
         evaluation_images: At most so many retain images are evaluated.
         retention_days: How long `purge` leaves what a release or a served request has superseded.
         encrypt_at_rest: Encrypt new objects (not the files that ship); `purge` then shreds their keys.
