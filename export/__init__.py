@@ -136,7 +136,7 @@ def export(
     }
     _ = reference.logits_of_few  # once, before two files ask for it
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda f: _gated(*f, reference, min_agreement), files.items()))
+        return list(pool.map(lambda f: _gated(f[0], f[1], reference, min_agreement), files.items()))
 
 
 class _Reference:
