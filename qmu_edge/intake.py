@@ -108,21 +108,6 @@ def require(ledger: Ledger, request_id: str) -> RequestRow:
     return row
 
 
-def objects_of(ledger: Ledger, request_id: str) -> dict[str, set[str]]:
-    """Digests of all objects that were made for a request, by kind; those of a batch are shared.
-
-    The claim is needed while the request is open; splits as long as `verify` is to measure a file
-    again on the sets of its request. Both hold positions in the sample index and nothing else.
-    """
-    found: dict[str, set[str]] = {}
-    for step in ledger.steps(request_id):
-        for kind in ("claim", "split", "checkpoint", "release", "report"):
-            if kind in step.detail:
-                found.setdefault(kind, set()).add(step.detail[kind])
-    rows = ledger.rows("SELECT receipt_digest FROM receipts WHERE request_id = ?", request_id)
-    return found | ({"receipt": {digest for (digest,) in rows}} if rows else {})
-
-
 def withdraw(ledger: Ledger, request_id: str) -> RequestRow:
     """Close a request because the person took it back.
 

@@ -146,6 +146,7 @@ def make_release(
         "bytes": {FILES[f.format]: len(f.data) for f in files},
         "parity": {f.format: to_json(f.parity) for f in files},
         "levels": {f.format: to_json(f.levels) for f in files},
+        "explained": {f.format: to_json(f.explained) for f in files},
         "gate": {f.format: to_json(f.gate) for f in files},
     }
     found = project.store.put_bytes(_canonical(release))

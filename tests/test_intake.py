@@ -129,14 +129,6 @@ def test_nothing_of_a_request_is_fetched_from_a_network(
     assert standing(project, NOW)[0]["state"] == "received"
 
 
-def test_the_objects_of_a_request_are_listed(project: Project) -> None:
-    row = intake.register(project, ask("1"))
-    (claim,) = intake.objects_of(project.ledger, row.request_id).pop("claim")
-    assert set(project.store) == {claim}
-    project.ledger.commit_release(row.request_id, checkpoint=None, release=None, receipt=sha("r"))
-    assert intake.objects_of(project.ledger, row.request_id) == {"claim": {claim}, "receipt": {sha("r")}}
-
-
 OUTCOMES: list[tuple[dict[str, Any], type[RequestError], tuple[str, str, str | None]]] = [
     ({"sample_ids": ["img-999"]}, NoMatchError, ("completed", "no_match", None)),
     ({"sample_ids": ["img-000", "img-999"]}, RequestError, ("received", "partial", None)),

@@ -125,7 +125,7 @@ def test_the_command_line_is_python_m_as_well_as_a_script(made: Any) -> None:
 
 def _functions() -> set[str]:
     found = inspect.getmembers(api, inspect.isfunction)
-    ours = (api.__name__, desk.__name__)
+    ours = (api.__name__, desk.__name__, notary.__name__)
     return {n for n, f in found if f.__module__ in ours and not n.startswith("_")}
 
 
