@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qmu_edge import api, demo, desk
+from qmu_edge import api, demo, desk, notary
 from qmu_edge.cli import main as cli
 from qmu_edge.cli import requests
 
