@@ -15,21 +15,21 @@ from brevitas.core.quant import IntQuant
 from record import float_twin, interleaved, summary, write
 from torch import nn
 
+from qmu_edge.descent import Descent, Optimization
 from qmu_edge.models import build
 from qmu_edge.models.fused import FusedIntQuant
 from qmu_edge.models.layers import Shape
 from qmu_edge.models.scales import calibrate
 from qmu_edge.progress import Progress
 from qmu_edge.recipe import ModelRecipe
-from qmu_edge.train import Descent, Sgd
 
 
 def step_of(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, precision: str
 ) -> Callable[[], None]:
     """One forward, backward and SGD step."""
-    sgd = Sgd(epochs=1, lr=1e-3, scale_lr=0.1, precision=precision)
-    descent = Descent(model.train(), sgd, 10_000, Progress())
+    settings = Optimization(epochs=1, lr=1e-3, scale_lr=0.1, precision=precision)
+    descent = Descent(model.train(), settings, 10_000, Progress())
     return lambda: descent.step(lambda: F.cross_entropy(model(images).float(), labels), len(labels))
 
 

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.quantizers import LearnedStep
 
-Group = Literal["weights", "bias", "bn_affine", "weight_scale", "activation_scale", "head"]
+Group = Literal["weights", "bias", "bn_affine", "bn_stats", "weight_scale", "activation_scale", "head"]
 
 GROUPS: Final[tuple[Group, ...]] = (
     "weights",
     "bias",
     "bn_affine",
+    "bn_stats",
     "weight_scale",
     "activation_scale",
     "head",
@@ -114,12 +115,12 @@ def require_calibrated(model: nn.Module) -> None:
 
 
 def parameter_group(name: str, model: nn.Module) -> Group:
-    """Which group of a quantized network a parameter belongs to."""
+    """Which group of a quantized network a parameter, or a buffer of a batch-norm, belongs to."""
     if "scaling_impl" in name:
         return "weight_scale" if "weight_quant" in name else "activation_scale"
     if name.startswith("head."):
         return "head"
     owner = model.get_submodule(name.rpartition(".")[0])
     if isinstance(owner, nn.BatchNorm2d):
-        return "bn_affine"
+        return "bn_stats" if "running_" in name or name.endswith("num_batches_tracked") else "bn_affine"
     return "bias" if name.endswith("bias") else "weights"

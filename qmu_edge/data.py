@@ -149,6 +149,7 @@ class ForgetRetain:
     Attributes:
         forget, retain: Training images, split by the request.
         validation: Images never trained on; methods may stop by them, never train on them.
+        classes: Labels of the classes that are forgotten whole; () where samples are.
         augment: Augmentation of training images.
         progress: Where methods count their images.
         state: File in which a long method may keep its state, to continue after a kill.
@@ -157,6 +158,7 @@ class ForgetRetain:
     forget: Samples
     retain: Samples
     validation: Samples
+    classes: tuple[int, ...] = ()
     augment: Augment = Augment()
     progress: Progress = field(default_factory=Progress)
     state: Path | None = None

@@ -73,7 +73,9 @@ def forget_retain(project: Project, split: Split, device: torch.device, state: P
         "retain": project.allowed(split.retain, "retain set"),
         "validation": project.allowed(split.validation, "validation set"),
     }
+    classes = np.unique(project.index.labels[split.forget]).tolist() if split.scope == "classes" else ()
     return ForgetRetain(
+        classes=tuple(classes),
         **{name: everything.take(torch.from_numpy(part)) for name, part in parts.items()},
         augment=Augment(recipe.pad, recipe.flip), progress=project.progress, state=state,
     )  # fmt: skip

@@ -1,15 +1,9 @@
-"""Quantization-aware training, and the optimizer loop that unlearning methods share.
-
-`Descent` is one SGD run: parameter groups, mixed precision, cosine schedule, a check that the loss stays
-finite. `fit` trains a network with it and can continue after a kill; `predict` computes logits.
-"""
+"""Quantization-aware training: `fit` can continue after a kill; `predict` computes logits."""
 
 import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,129 +16,13 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from qmu_edge.data import Augment, Samples
-from qmu_edge.errors import UnlearnError
-from qmu_edge.models.scales import calibrate, calibration_batches, parameter_group
+from qmu_edge.descent import Descent, Optimization, steps_per_epoch
+from qmu_edge.models.scales import calibrate, calibration_batches
 from qmu_edge.progress import Progress
 from qmu_edge.recipe import TrainRecipe
 from qmu_edge.store import write_atomic
 
 SAVE_EVERY_S: Final = 20.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sgd:
-    """Hyperparameters of one SGD run.
-
-    Attributes:
-        epochs: Passes over the data.
-        batch: Images per step.
-        lr: Learning rate at the top of the schedule.
-        momentum: Of SGD.
-        weight_decay: On convolution and classifier weights only.
-        scale_lr: Learning rate of quantizer scales relative to `lr`; 0 freezes them.
-        warmup: Epochs of linear warm-up before the cosine.
-        precision: "float32", "bfloat16" or "auto".
-    """
-
-    epochs: int = 10
-    batch: int = 128
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    scale_lr: float = 0.0
-    warmup: float = 0.0
-    precision: str = "auto"
-
-
-def cosine(step: int, steps: int, warmup: int) -> float:
-    """Factor of the learning rate: linear over `warmup` steps, then half a cosine to zero.
-
-    >>> [round(cosine(s, 8, 2), 2) for s in (0, 1, 2, 5, 8)]
-    [0.5, 1.0, 1.0, 0.5, 0.0]
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def mixed_precision(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16: asked for, or "auto" on hardware with units for it."""
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_amx_tile_supported())
-
-
-class Descent:
-    """One SGD run over a model: call `step` once per batch."""
-
-    def __init__(self, model: nn.Module, sgd: Sgd, steps: int, progress: Progress) -> None:
-        """Prepare the optimizer for `steps` steps of `sgd` on the parameters of `model`."""
-        self.model, self.progress = model, progress
-        self.device = next(model.parameters()).device
-        self.optimizer = torch.optim.SGD(_parameter_groups(model, sgd), lr=sgd.lr, momentum=sgd.momentum)
-        warmup = round(sgd.warmup * steps / max(1, sgd.epochs))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: cosine(step, steps, warmup)
-        )
-        self.mixed = mixed_precision(sgd.precision, self.device)
-        self._loss_sum = torch.zeros((), device=self.device)
-
-    def autocast(self) -> torch.autocast:
-        """Context of the forward pass."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed)
-
-    def step(self, loss: Callable[[], Tensor], images: int) -> None:
-        """One step down `loss`, which is computed in mixed precision where that is on."""
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
-            value = loss()
-        value.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.schedule.step()
-        self._loss_sum += value.detach()
-        self.progress.advance(images)
-
-    def require_finite(self) -> None:
-        """Check the losses since the last call at once, so that a step never waits for the host.
-
-        Raises:
-            UnlearnError: A loss was NaN or infinite.
-        """
-        if not bool(self._loss_sum.isfinite()):
-            raise UnlearnError("the loss is not finite: the run diverged; try a smaller learning rate")
-        self._loss_sum.zero_()
-
-
-def _parameter_groups(model: nn.Module, sgd: Sgd) -> list[dict[str, object]]:
-    decayed: list[Tensor] = []
-    plain: list[Tensor] = []
-    scales: list[Tensor] = []
-    for name, parameter in model.named_parameters():
-        group = parameter_group(name, model)
-        if group in ("weight_scale", "activation_scale"):
-            parameter.requires_grad_(sgd.scale_lr > 0)
-            if sgd.scale_lr > 0:
-                scales.append(parameter)
-        else:
-            (decayed if parameter.dim() > 1 else plain).append(parameter)
-    groups: list[dict[str, object]] = [
-        {"params": decayed, "weight_decay": sgd.weight_decay},
-        {"params": plain},
-    ]
-    if scales:
-        groups.append({"params": scales, "lr": sgd.lr * sgd.scale_lr})
-    return groups
-
-
-def steps_per_epoch(images: int, batch: int) -> int:
-    """Batches of one pass, the last one possibly smaller.
-
-    >>> steps_per_epoch(257, 128)
-    3
-    """
-    return -(-images // batch)
 
 
 def fit(
@@ -178,15 +56,15 @@ def fit(
     samples.require_some("training")
     generator = torch.Generator().manual_seed(recipe.seed)
     per_epoch = steps_per_epoch(len(samples), recipe.batch)
-    sgd = Sgd(
-        epochs=recipe.epochs, batch=recipe.batch, lr=recipe.lr, momentum=recipe.momentum,
+    settings = Optimization(
+        epochs=recipe.epochs, lr=recipe.lr, momentum=recipe.momentum,
         weight_decay=recipe.weight_decay, scale_lr=recipe.step_lr, warmup=recipe.warmup,
         precision=recipe.precision,
     )  # fmt: skip
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = _identity(samples, recipe, augment)
     state = _restore(model, generator, run, resume)
-    descent = Descent(model, sgd, recipe.epochs * per_epoch, progress)
+    descent = Descent(model, settings, recipe.epochs * per_epoch, progress)
     progress.start(label, recipe.epochs * len(samples))
     first = _continue(descent, state) if state else 0
     if first == 0:
@@ -233,7 +111,7 @@ def _identity(samples: Samples, recipe: TrainRecipe, augment: Augment) -> Tensor
 
 def _save(descent: Descent, generator: torch.Generator, run: Tensor, epoch: int, path: Path) -> None:
     tensors = {f"model.{k}": v.contiguous() for k, v in descent.model.state_dict().items()}
-    for number, parameter in enumerate(_optimized(descent)):
+    for number, parameter in enumerate(descent.parameters):
         momentum = descent.optimizer.state[parameter].get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum.{number}"] = momentum.contiguous()
@@ -275,19 +153,16 @@ def _restore(
 def _continue(descent: Descent, state: dict[str, Tensor]) -> int:
     """Put the rest of a saved state into `descent`; the epoch to go on with."""
     epoch, step = state["epoch"].tolist()
-    for number, parameter in enumerate(_optimized(descent)):
+    for number, parameter in enumerate(descent.parameters):
         if f"momentum.{number}" in state:
-            momentum = state[f"momentum.{number}"].to(parameter.device)
+            momentum = torch.empty_like(parameter)  # fused kernels want the parameter's memory layout
+            momentum.copy_(state[f"momentum.{number}"])
             descent.optimizer.state[parameter]["momentum_buffer"] = momentum
     descent.schedule.last_epoch = step
     for group, base in zip(descent.optimizer.param_groups, descent.schedule.base_lrs, strict=True):
         group["lr"] = base * descent.schedule.lr_lambdas[0](step)
     descent.progress.note(f"continuing after epoch {epoch}")
     return int(epoch)
-
-
-def _optimized(descent: Descent) -> list[Tensor]:
-    return [p for group in descent.optimizer.param_groups for p in group["params"]]
 
 
 def predict(model: nn.Module, samples: Samples, batch: int = 512) -> Float[Tensor, "n k"]:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from qmu_edge import train
 from qmu_edge.data import Augment, Samples
+from qmu_edge.descent import Descent, Optimization, cosine
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models import build
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.models.scales import parameter_group
 from qmu_edge.progress import Progress
 from qmu_edge.recipe import ModelRecipe, TrainRecipe
-from qmu_edge.train import Descent, Sgd, accuracy, cosine, fit, predict
+from qmu_edge.train import accuracy, fit, predict
 
 Toy = Callable[..., Samples]
 DROPOUT = {"architecture": "mobilenet_v2", "weight_bits": 2, "activation_bits": "float"}
@@ -180,7 +181,7 @@ def test_cosine_rises_linearly_and_falls_to_zero() -> None:
 
 def test_schedule_is_followed(network: Callable[..., Classifier]) -> None:
     model = network()
-    sgd = Sgd(epochs=4, lr=0.5, warmup=1.0, scale_lr=0.1, precision="float32")
+    sgd = Optimization(epochs=4, lr=0.5, warmup=1.0, scale_lr=0.1, precision="float32")
     descent = Descent(model, sgd, 8, Progress())
     seen = []
     for _ in range(8):
@@ -196,7 +197,7 @@ def test_weight_decay_acts_on_weights_only(
     network: Callable[..., Classifier], architecture: str, scale_lr: float
 ) -> None:
     model = network(architecture=architecture)
-    descent = Descent(model, Sgd(weight_decay=0.1, scale_lr=scale_lr), 1, Progress())
+    descent = Descent(model, Optimization(weight_decay=0.1, scale_lr=scale_lr), 1, Progress())
     decay = {id(p): g["weight_decay"] for g in descent.optimizer.param_groups for p in g["params"]}
     assert len(decay) == sum(len(g["params"]) for g in descent.optimizer.param_groups)
     for name, parameter in model.named_parameters():
@@ -215,7 +216,7 @@ def test_scales_move_only_when_asked(
     network: Callable[..., Classifier], toy: Toy, quantizer: str, scale_lr: float
 ) -> None:
     model, samples = network(quantizer=quantizer), toy(8)
-    sgd = Sgd(lr=0.1, scale_lr=scale_lr, precision="float32")
+    sgd = Optimization(lr=0.1, scale_lr=scale_lr, precision="float32")
     descent = Descent(model, sgd, 2, Progress())
     model.train()
     (batch,) = samples.batches(8)
@@ -257,7 +258,7 @@ def test_loss_is_counted_where_progress_is_shown(network: Callable[..., Classifi
             counted.append(images)
 
     model = network()
-    descent = Descent(model, Sgd(precision="float32"), 2, Counting())
+    descent = Descent(model, Optimization(precision="float32"), 2, Counting())
 
     def loss() -> Tensor:
         logits: Tensor = model(torch.rand(2, 1, 8, 8))

@@ -1,14 +1,13 @@
 """Unlearning methods: one file each, registered in a plain dictionary.
 
-A method is `run(model, data, params, generator) -> model`. It takes a calibrated network on the device of
-the data, and returns a network that has forgotten `data.forget`; it never chooses a device, reads a
-command line, or knows the name of a dataset. Quantizer scales stay frozen unless a method says otherwise.
+A method is `run(model, data, params, generator) -> model` with what it says about itself, see `method`. It
+never chooses a device, reads a command line, or knows the name of a dataset. Quantizer scales stay frozen
+unless a method says otherwise.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal, get_type_hints
+from collections.abc import Mapping
+from typing import Any, Final, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -19,49 +18,15 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.models.scales import require_calibrated
 from qmu_edge.recipe import TrainRecipe
 from qmu_edge.unlearn import finetune, grad_ascent, qmul, random_label, retrain
-
-Run = Callable[[Classifier, ForgetRetain, Any, torch.Generator], Classifier]
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """One unlearning method.
-
-    Attributes:
-        run: See the module.
-        params: Frozen dataclass of its hyperparameters, with defaults.
-        category: "exact" when the result never saw the forget set, else "approximate".
-        summary: One line for `qmu-edge methods`.
-    """
-
-    run: Run
-    params: type[Any]
-    category: Literal["exact", "approximate"]
-    summary: str
-
+from qmu_edge.unlearn.method import Method
 
 METHODS: Final[Mapping[str, Method]] = {
-    "qmul": Method(
-        qmul.run, qmul.Params, "approximate",
-        "similar labels for the forget set, adaptively reweighted against the retain set (Q-MUL)",
-    ),
-    "random_label": Method(
-        random_label.run, random_label.Params, "approximate",
-        "random labels for the forget set, true labels for the retain set",
-    ),
-    "grad_ascent": Method(
-        grad_ascent.run, grad_ascent.Params, "approximate",
-        "up the loss of the forget set; needs no retain data",
-    ),
-    "finetune": Method(
-        finetune.run, finetune.Params, "approximate",
-        "keep training on the retain set only",
-    ),
-    "retrain": Method(
-        retrain.run, retrain.Params, "exact",
-        "train from scratch without the forget set",
-    ),
-}  # fmt: skip
+    "qmul": qmul.METHOD,
+    "random_label": random_label.METHOD,
+    "grad_ascent": grad_ascent.METHOD,
+    "finetune": finetune.METHOD,
+    "retrain": retrain.METHOD,
+}
 
 
 def method(name: str) -> Method:
@@ -81,11 +46,13 @@ def apply(
     """Run a method after the checks that all of them need.
 
     Raises:
-        UnlearnError: The network is not calibrated, a set is empty, or the method diverged.
+        UnlearnError: The network is not calibrated, a set is empty, the method cannot serve this
+            request, or it diverged.
     """
     require_calibrated(model)
     data.forget.require_some("forget")
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
+    method(name).check(model, data, params)
     changed = method(name).run(model, data, params, generator)
     for parameter in changed.parameters():
         parameter.requires_grad_(True)  # a method may have frozen some

@@ -6,14 +6,16 @@ Differs: scales are frozen unless `scale_lr` is given.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 
 from qmu_edge.data import ForgetRetain
+from qmu_edge.descent import Descent, Optimization, steps_per_epoch
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
-from qmu_edge.train import Descent, Sgd, steps_per_epoch
+from qmu_edge.unlearn.method import Method
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +42,9 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         UnlearnError: A set is empty, or the loss is not finite.
     """
     data.retain.require_some("retain")
-    sgd = Sgd(epochs=params.epochs, batch=params.batch, lr=params.lr, scale_lr=params.scale_lr)
+    settings = Optimization(epochs=params.epochs, lr=params.lr, scale_lr=params.scale_lr)
     steps = params.epochs * steps_per_epoch(len(data.retain), params.batch)
-    descent = Descent(model, sgd, steps, data.progress)
+    descent = Descent(model, settings, steps, data.progress)
     data.progress.start("finetune", params.epochs * len(data.retain))
     for _ in range(params.epochs):
         model.train()
@@ -51,3 +53,10 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         descent.require_finite()
     data.progress.finish()
     return model
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="keep training on the retain set only",
+    reads=frozenset({"retain"}),
+)  # fmt: skip

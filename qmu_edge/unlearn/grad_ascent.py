@@ -5,19 +5,21 @@ integer code and forgets nothing that ships. It is here to compare with.
 
 Source: Thudi et al., "Unrolling SGD: Understanding Factors Influencing Machine Unlearning", EuroS&P 2022,
     arXiv:2109.13398, in the form that the SalUn family of papers compares with.
-Differs: batch-norm statistics stay as they are (evaluation mode), since forget batches alone would
+Differs: batch-norm statistics stay as they are, since forget batches alone would
     drag them; scales are frozen; no weight decay, which would be forgetting everything else.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 
 from qmu_edge.data import ForgetRetain
+from qmu_edge.descent import Descent, Optimization, steps_per_epoch, train_mode
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
-from qmu_edge.train import Descent, Sgd, steps_per_epoch
+from qmu_edge.unlearn.method import TRAINED, Method
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +43,21 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     Raises:
         UnlearnError: The forget set is empty, or the loss is not finite.
     """
-    sgd = Sgd(epochs=params.epochs, batch=params.batch, lr=params.lr, weight_decay=0.0)
+    settings = Optimization(epochs=params.epochs, lr=params.lr, weight_decay=0.0)
     steps = params.epochs * steps_per_epoch(len(data.forget), params.batch)
-    descent = Descent(model, sgd, steps, data.progress)
+    descent = Descent(model, settings, steps, data.progress)
     data.progress.start("grad_ascent", params.epochs * len(data.forget))
-    model.eval()
+    train_mode(model, statistics=False)
     for _ in range(params.epochs):
         for b in data.forget.batches(params.batch, generator, data.augment):
             descent.step(lambda b=b: -F.cross_entropy(model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
         descent.require_finite()
     data.progress.finish()
     return model
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="up the loss of the forget set; needs no retain data",
+    touches=TRAINED - {"bn_stats"}, reads=frozenset({"forget"}),
+)  # fmt: skip

@@ -15,7 +15,7 @@ Shapes: n forget images, k classes.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from qmu_edge.data import ForgetRetain, Samples
+from qmu_edge.descent import Descent, Optimization, steps_per_epoch
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
-from qmu_edge.train import Descent, Sgd, predict, steps_per_epoch
+from qmu_edge.train import predict
+from qmu_edge.unlearn.method import Method
 from qmu_edge.unlearn.random_label import random_labels
 from qmu_edge.unlearn.relabelling import Loop, epoch
 
@@ -122,9 +124,9 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     data.retain.require_some("retain")
     images = len(data.forget) + len(data.retain)
     cap = max(10, steps_per_epoch(len(data.forget), params.batch))
-    sgd = Sgd(epochs=params.epochs, batch=params.batch, lr=params.lr, scale_lr=params.scale_lr)
+    settings = Optimization(epochs=params.epochs, lr=params.lr, scale_lr=params.scale_lr)
     steps = params.epochs * (steps_per_epoch(images, params.batch) + 1)
-    descent = Descent(model, sgd, steps, data.progress)
+    descent = Descent(model, settings, steps, data.progress)
     data.progress.start("qmul", params.epochs * images)
     for number in range(params.epochs):
         forget = data.forget.relabelled(_labels(model, data.forget, params, generator))
@@ -153,3 +155,9 @@ def _labels(
     if not params.similar_labels:
         return random_labels(len(forget), model.shape.classes, generator)
     return similar_labels(predict(model, forget), forget.labels.cpu())
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="similar labels for the forget set, adaptively reweighted against the retain set (Q-MUL)",
+)  # fmt: skip

@@ -7,15 +7,17 @@ Shapes: n forget images, k classes.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from qmu_edge.data import ForgetRetain
+from qmu_edge.descent import Descent, Optimization, steps_per_epoch
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
-from qmu_edge.train import Descent, Sgd, steps_per_epoch
+from qmu_edge.unlearn.method import Method
 from qmu_edge.unlearn.relabelling import Loop, epoch
 
 
@@ -55,9 +57,9 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     """
     data.retain.require_some("retain")
     images = len(data.forget) + len(data.retain)
-    sgd = Sgd(epochs=params.epochs, batch=params.batch, lr=params.lr, scale_lr=params.scale_lr)
+    settings = Optimization(epochs=params.epochs, lr=params.lr, scale_lr=params.scale_lr)
     steps = params.epochs * (steps_per_epoch(images, params.batch) + 1)
-    descent = Descent(model, sgd, steps, data.progress)
+    descent = Descent(model, settings, steps, data.progress)
     data.progress.start("random_label", params.epochs * images)
     for _ in range(params.epochs):
         labels = random_labels(len(data.forget), model.shape.classes, generator)
@@ -67,3 +69,9 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         )  # fmt: skip
     data.progress.finish()
     return model
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="random labels for the forget set, true labels for the retain set",
+)  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from qmu_edge.data import Batch, ForgetRetain, Samples
-from qmu_edge.train import Descent
+from qmu_edge.descent import Descent
 
 Loop = Literal["mixed", "sequential"]
 

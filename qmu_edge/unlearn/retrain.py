@@ -7,14 +7,17 @@ Differs: from the papers' harness in that the initial weights come from another 
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
 from qmu_edge.data import ForgetRetain
 from qmu_edge.models import build
 from qmu_edge.models.layers import Classifier
+from qmu_edge.models.scales import GROUPS
 from qmu_edge.recipe import TrainRecipe
 from qmu_edge.train import fit
+from qmu_edge.unlearn.method import Method
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +50,10 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 def replace_seed(train: TrainRecipe, seed: int) -> TrainRecipe:
     """The same recipe under another seed."""
     return train.model_copy(update={"seed": seed})
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="train from scratch without the forget set",
+    category="exact", touches=frozenset(GROUPS), reads=frozenset({"retain"}),
+)  # fmt: skip

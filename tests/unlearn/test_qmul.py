@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qmu_edge.data import ForgetRetain, Samples
+from qmu_edge.descent import Descent, Optimization
 from qmu_edge.models.layers import Classifier
 from qmu_edge.progress import Progress
-from qmu_edge.train import Descent, Sgd, predict
+from qmu_edge.train import predict
 from qmu_edge.unlearn import qmul
 from qmu_edge.unlearn.qmul import Params, balance, mean_gradient_norm, similar_labels
 from qmu_edge.unlearn.random_label import random_labels
@@ -78,7 +79,7 @@ def test_weights_add_up_to_one_and_equalise_the_norms(forget: float, retain: flo
 def test_mean_gradient_norm_is_what_a_loop_computes(network: Network, toy: Toy, norm: Any, cap: int) -> None:
     model, samples = network(), toy(14)
     params = Params(batch=4, norm=norm)
-    descent = Descent(model, Sgd(scale_lr=0.0, precision="float32"), 1, Progress())
+    descent = Descent(model, Optimization(scale_lr=0.0, precision="float32"), 1, Progress())
     before = copy.deepcopy(model.state_dict())
     found = mean_gradient_norm(model, samples, descent, params, torch.Generator().manual_seed(5), batches=cap)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
@@ -157,7 +158,7 @@ def test_weights_reach_their_own_images(
         losses.append(loss().detach())
 
     monkeypatch.setattr(Descent, "step", step)
-    descent = Descent(model, Sgd(precision="float32"), 9, Progress())
+    descent = Descent(model, Optimization(precision="float32"), 9, Progress())
     hook = model.register_forward_hook(lambda _, x, y: seen.append((x[0], y.detach())))
     forget = data.forget.relabelled(torch.full((6,), 2))
     epoch(

@@ -1,0 +1,61 @@
+"""What an unlearning method says about itself, so that everything else can treat all of them alike."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import torch
+
+from qmu_edge.data import ForgetRetain
+from qmu_edge.errors import UnlearnError
+from qmu_edge.models.layers import Classifier
+from qmu_edge.models.scales import Group
+
+Run = Callable[[Classifier, ForgetRetain, Any, torch.Generator], Classifier]
+Check = Callable[[Classifier, ForgetRetain, Any], None]
+Images = Literal["forget", "retain", "validation"]
+
+# What plain training changes; scales are frozen by default.
+TRAINED: Final[frozenset[Group]] = frozenset({"weights", "bias", "bn_affine", "bn_stats", "head"})
+BOTH: Final[frozenset[Images]] = frozenset({"forget", "retain"})
+
+
+def serves_all(model: Classifier, data: ForgetRetain, params: Any) -> None:
+    """The check of a method that can serve every request."""
+
+
+def classes_only(name: str) -> Check:
+    """The check of a method that forgets whole classes and nothing else."""
+
+    def check(model: Classifier, data: ForgetRetain, params: Any) -> None:
+        if not data.classes:
+            raise UnlearnError(
+                f"method {name} forgets whole classes, and this request names samples; "
+                "allowed are the methods that `qmu-edge methods` lists for samples"
+            )
+
+    return check
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One unlearning method.
+
+    Attributes:
+        run: Takes a calibrated network on the device of the data and returns one that has forgotten
+            `data.forget`, in place or new. The generator is on the CPU and draws all that is random.
+        params: Frozen dataclass of its hyperparameters, with defaults.
+        category: "exact" when the result never saw the forget set, else "approximate".
+        summary: One line for `qmu-edge methods`.
+        touches: Parameter groups that it changes under its default parameters, no others.
+        reads: Image sets that it opens, no others.
+        check: Refuses what the method cannot serve with an `UnlearnError`, before any work.
+    """
+
+    run: Run
+    params: type[Any]
+    summary: str
+    category: Literal["exact", "approximate"] = "approximate"
+    touches: frozenset[Group] = TRAINED
+    reads: frozenset[Images] = BOTH
+    check: Check = serves_all
