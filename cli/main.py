@@ -16,7 +16,14 @@ except ModuleNotFoundError:  # a device has the verifier only
     sys.exit('the command line needs: pip install "qmu-edge[cli]"; a device runs python -m qmu_edge.verify')
 
 from qmu_edge.cli import requests
-from qmu_edge.cli.options import DeviceOption, JsonOption, ProjectOption, QuietOption, WaitOption
+from qmu_edge.cli.options import (
+    BudgetOption,
+    DeviceOption,
+    JsonOption,
+    ProjectOption,
+    QuietOption,
+    WaitOption,
+)
 from qmu_edge.cli.options import progress as _progress
 from qmu_edge.cli.options import show as _show
 
@@ -81,7 +88,10 @@ def train(
 def unlearn(
     request: Annotated[Path | None, typer.Option(help="The deletion request (JSON).")] = None,
     pending: Annotated[bool, typer.Option("--pending", help="All open requests in one run.")] = False,
-    method: Annotated[str | None, typer.Option(help="Instead of the recipe's; see qmu-edge methods.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="The only one to try, instead of the policy's rungs.")
+    ] = None,
+    budget_s: BudgetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     project: ProjectOption = None,
     device: DeviceOption = "auto",
@@ -94,8 +104,8 @@ def unlearn(
     from qmu_edge.cli import render
 
     result = api.unlearn(
-        request, project, pending=pending, method=method, dry_run=dry_run, device=device,
-        wait_s=wait_s, progress=_progress(quiet),
+        request, project, pending=pending, method=method, budget_s=budget_s,
+        dry_run=dry_run, device=device, wait_s=wait_s, progress=_progress(quiet),
     )  # fmt: skip
     text = render.pending if pending else render.served
     _show(result, json, render.plain if dry_run else text)

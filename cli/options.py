@@ -1,10 +1,29 @@
 """What the commands have in common: options, progress on stderr, one result on stdout."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+
+def seconds(text: str) -> float:
+    """A duration in seconds.
+
+    >>> seconds("90s"), seconds("1.5min"), seconds("2h")
+    (90.0, 90.0, 7200.0)
+
+    Raises:
+        ConfigError: It is not written like these.
+    """
+    from qmu_edge.errors import ConfigError
+
+    units = {"s": 1.0, "min": 60.0, "h": 3600.0}
+    if not (found := re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(s|min|h)", text)):
+        raise ConfigError(f"--budget {text!r}: allowed is a number with s, min or h, such as 10min")
+    return float(found[1]) * units[found[2]]
+
 
 ProjectOption = Annotated[
     Path | None, typer.Option("--project", help="Folder of the project; found upwards from here.")
@@ -13,6 +32,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the whole result
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 WaitOption = Annotated[
     float, typer.Option("--wait", min=0, help="Seconds to wait for another process that holds the project.")
+]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        "--budget",
+        parser=seconds,
+        metavar="TIME",
+        help="No further rung begins after so long: 90s, 10min, 2h.",
+    ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 

@@ -102,6 +102,7 @@ def unlearn(
     *,
     pending: bool = False,
     method: str | None = None,
+    budget_s: float | None = None,
     dry_run: bool = False,
     device: str = "auto",
     wait_s: float = 0.0,
@@ -113,7 +114,8 @@ def unlearn(
         request: The file. Either this or `pending`.
         project: Its folder; found upwards from here when None.
         pending: All open requests in one run, a receipt for each.
-        method: Instead of the recipe's.
+        method: The only one to try, instead of the policy's rungs.
+        budget_s: No further rung begins after so many seconds.
         dry_run: Only say what would be deleted.
         device: "auto", "cpu" or "cuda".
         wait_s: How long to wait for another process that holds the project.
@@ -124,16 +126,17 @@ def unlearn(
     with _project(project, progress, wait_s) as found:
         parsed = load_request(request, key=found.key) if request is not None else None
         from qmu_edge import preview, serving
+        from qmu_edge.ladder import Effort
         from qmu_edge.release import device_named
 
-        chosen = device_named(device)
+        effort = Effort(device=device_named(device), method=method, budget_s=budget_s)
         if parsed is None:
             if dry_run:
                 return preview.preview_pending(found, method)
-            return serving.serve_pending(found, method, chosen)
+            return serving.serve_pending(found, effort)
         if dry_run:
             return preview.preview_request(found, parsed, method)
-        return serving.serve(found, parsed, method, chosen)
+        return serving.serve(found, parsed, effort)
 
 
 def export(

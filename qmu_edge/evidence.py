@@ -35,6 +35,7 @@ def make_receipt(
     claim: Claim,
     split: Split,
     method: Mapping[str, Any],
+    rungs: Sequence[Mapping[str, str]],
     before: str,
     release: str,
     report: Mapping[str, Any],
@@ -51,6 +52,7 @@ def make_receipt(
         claim: Its own samples.
         split: Of the run, which may serve other requests too.
         method: name, category, parameters, seed.
+        rungs: Every method that was tried, in order, and what it came to.
         before: Digest of the checkpoint before.
         release: Digest of the release object.
         report: As the verified step stored it.
@@ -76,6 +78,7 @@ def make_receipt(
         issued=completed,
         outcome=outcome,
         method=method,
+        rungs=rungs,
         recipe=project.recipe.digest(),
         checkpoints={"before": before, "after": made["checkpoint"]},
         split={"digest": split.digest(), "counts": {**split.counts(), **claim.counts()}},

@@ -21,10 +21,11 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.intake import said
 from qmu_edge.ledger import Ledger
 from qmu_edge.project import Project
-from qmu_edge.recipe import PolicyRecipe
+from qmu_edge.recipe import RETRAIN, PolicyRecipe
 
-EXACT: Final = "deleted before the last training from scratch"  # key in the ledger
-RETRAIN: Final = "retrain"  # the exact method
+# Keys in the ledger.
+EXACT: Final = "deleted before the last training from scratch"
+TRAINING_COST: Final = "seconds and images of the last training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,25 +94,25 @@ def batch_name(rows: Sequence[RequestRow]) -> str:
     return hashlib.sha256("".join(sorted(row.digest for row in rows)).encode()).hexdigest()
 
 
-def method_for(
+def rungs_for(
     project: Project, rows: Sequence[RequestRow], forget: int, asked: str | None
-) -> tuple[str, str]:
-    """The method that serves these requests, and why it is not the recipe's, or "".
+) -> tuple[tuple[str, ...], str]:
+    """The methods that these requests are tried with, and why they are not the policy's, or "".
 
     Raises:
         ConfigError: The policy demands retrain, and another method was asked for.
     """
-    ledger, limit = project.ledger, project.recipe.policy.retrain_above
-    name = asked or project.recipe.method
+    ledger, policy = project.ledger, project.recipe.policy
+    names, limit = (asked,) if asked else policy.rungs, policy.retrain_above
     ids = [row.request_id for row in rows]
     since = ledger.training_images(barred=True, besides=ids) - int(ledger.meta(EXACT) or 0) + forget
     share = since / max(1, ledger.training_images())
-    if name == RETRAIN or limit == "off" or share <= limit:
-        return name, ""
+    if names == (RETRAIN,) or limit == "off" or share <= limit:
+        return names, ""
     why = f"{share:.1%} of the training images deleted since training, retrain_above is {limit:.1%}"
     if asked:
         raise ConfigError(f"method {asked}: {why}; allowed is {RETRAIN}")
-    return RETRAIN, why
+    return (RETRAIN,), why
 
 
 def standing(project: Project, now: datetime, *, only: str | None = None) -> list[dict[str, Any]]:
@@ -147,7 +148,7 @@ def _next(ledger: Ledger, place: Place) -> str:
     if place.waits:
         return f"waits for {place.waits}: qmu-edge request deny or withdraw, or send a corrected one"
     if row.outcome == "failed":
-        return "a threshold was missed: run qmu-edge unlearn with another --method, or with retrain"
+        return "no method passed: run qmu-edge unlearn with another --method, or with a larger --budget"
     if row.state == "received":
         return "run qmu-edge unlearn --pending"
     open_steps = [s for s in ledger.steps(row.request_id) if s.status != "done"]

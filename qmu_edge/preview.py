@@ -7,7 +7,7 @@ from qmu_edge.casebook import RequestRow
 from qmu_edge.errors import RequestError
 from qmu_edge.intake import SERVED, approval, known, look_up
 from qmu_edge.pipeline import served_steps
-from qmu_edge.planning import closed, method_for, places, waits_for
+from qmu_edge.planning import closed, places, rungs_for, waits_for
 from qmu_edge.project import Project
 from qmu_edge.request import DeletionRequest
 from qmu_edge.split import Claim, divide
@@ -70,11 +70,11 @@ def _planned(
     ids = [row.request_id for row in rows]
     barred, held = project.ledger.barred(besides=ids), project.claimed(besides=ids)
     split = divide(project.index, claims, barred=barred, held=held)
-    name, why = method_for(project, rows, len(split.forget), method)
+    names, why = rungs_for(project, rows, len(split.forget), method)
     policy = project.recipe.policy
     limits = {n: getattr(policy, n) for n in ("approval_above", "approval_above_total", "retrain_above")}
     return {
-        "method": name, "method_forced_by": why, "scope": split.scope, "counts": split.counts(),
+        "rungs": list(names), "rungs_forced_by": why, "scope": split.scope, "counts": split.counts(),
         "share": len(split.forget) / max(1, project.ledger.training_images()), "limits": limits,
         "split": split.digest(), "dry_run": True,
     }  # fmt: skip

@@ -56,6 +56,7 @@ def build(
     issued: str,
     outcome: str,
     method: Mapping[str, Any],
+    rungs: Sequence[Mapping[str, str]],
     recipe: str,
     checkpoints: Mapping[str, str | None],
     split: Mapping[str, Any],
@@ -79,6 +80,7 @@ def build(
         issued: When this receipt was written.
         outcome: What became of the request, as the ledger says it.
         method: name, category ("exact" or "approximate"), parameters, seed.
+        rungs: Every method that was tried, in order: method, category, result.
         recipe: Digest of the recipe.
         checkpoints: Digests before and after; None where there is no such checkpoint.
         split: digest, and counts by part (forget, retain, ...).
@@ -106,6 +108,7 @@ def build(
             "issued": issued,
             "outcome": outcome,
             "method": method,
+            "rungs": list(rungs),
             "recipe": recipe,
             "checkpoints": checkpoints,
             "split": split,

@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.files import read_regular
@@ -27,6 +27,7 @@ NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Limit = Fraction | Literal["off"]
 Count = Annotated[int, Field(ge=1)]
 Word = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]{0,63}$")]  # a bare key of TOML
+RETRAIN: Final = "retrain"  # the exact method, the last rung of every ladder
 MAX_BYTES: Final = 1 << 16
 _LONG_KEY: Final = re.compile(r"(?:[^\s.=#]++[ \t]*+\.[ \t]*+){17}")
 
@@ -121,6 +122,8 @@ class PolicyRecipe(_Section):
     trained on.
 
     Attributes:
+        rungs: Methods that `unlearn` tries in this order, until the exported file of one passes; the last
+            is "retrain".
         reference: What the exported file is compared with.
         max_fa_gap, max_mia_auc_gap: Largest distance from the reference, in either direction.
         max_ta_drop, max_ra_drop: Largest loss against the file before unlearning. "off" for no limit.
@@ -136,6 +139,7 @@ class PolicyRecipe(_Section):
             trained from scratch, approximate methods are not used: the method is retrain.
     """
 
+    rungs: Annotated[tuple[Word, ...], Field(strict=False, min_length=1, max_length=16)] = ("qmul", RETRAIN)
     reference: Literal["retrained", "held-out"] = "held-out"
     max_fa_gap: Limit = 0.05
     max_ta_drop: Limit = 0.02
@@ -150,6 +154,13 @@ class PolicyRecipe(_Section):
     approval_above_total: Limit = 0.5
     retrain_above: Limit = 0.5
 
+    @field_validator("rungs")
+    @classmethod
+    def _ends_exactly(cls, rungs: tuple[str, ...]) -> tuple[str, ...]:
+        if rungs[-1] != RETRAIN or len(set(rungs)) < len(rungs):
+            raise ValueError(f"each method once, and {RETRAIN} last")
+        return rungs
+
 
 class Recipe(_Section):
     """One run, whole."""
@@ -157,7 +168,6 @@ class Recipe(_Section):
     data: DataRecipe = DataRecipe()
     model: ModelRecipe = ModelRecipe()
     train: TrainRecipe = TrainRecipe()
-    method: str = "qmul"
     unlearn: dict[Word, dict[Word, bool | int | float | str]] = Field(default_factory=dict)
     policy: PolicyRecipe = PolicyRecipe()
 

@@ -11,17 +11,17 @@ A request that cannot be served is recorded and does not hold up the others.
 
 import json
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any, Final
-
-import torch
 
 from qmu_edge.artefacts import derived_artefacts_of
 from qmu_edge.casebook import RequestRow
 from qmu_edge.errors import ExportError, RequestError, UnlearnError, VerificationFailed
 from qmu_edge.evidence import make_receipt
 from qmu_edge.intake import SERVED, register, require
-from qmu_edge.pipeline import Run, attempt, plain, produce, served_steps
-from qmu_edge.planning import EXACT, batch_name, batches, closed, method_for, places
+from qmu_edge.ladder import Climb, Effort, climb
+from qmu_edge.pipeline import plain, served_steps, thresholds_of
+from qmu_edge.planning import EXACT, batch_name, batches, closed, places, rungs_for
 from qmu_edge.project import Project
 from qmu_edge.publication import LINK, RELEASES, publish_current
 from qmu_edge.release import load_checkpoint
@@ -33,16 +33,13 @@ from qmu_edge.unlearn import METHODS, parameters
 _ONE_BATCH: Final = (RequestError, UnlearnError, ExportError, VerificationFailed)
 
 
-def serve(
-    project: Project, request: DeletionRequest, method: str | None, device: torch.device
-) -> dict[str, Any]:
+def serve(project: Project, request: DeletionRequest, effort: Effort) -> dict[str, Any]:
     """Serve one request from receipt to release, with its batch if it has begun in one.
 
     Args:
         project: Open; this function takes the store's lock.
         request: Parsed.
-        method: Of unlearning; the recipe's when None.
-        device: Where to compute.
+        effort: Where, by what method, and for how long.
 
     Returns:
         Digests, report, verdict, and what each step cost.
@@ -53,14 +50,14 @@ def serve(
         QmuEdgeError: Any step's own error.
     """
     with project.held():
-        _require_ready(project, method)
+        _require_ready(project, effort)
         row = register(project, request)
         if row.is_open:
             waits = next(p.waits for p in places(project.ledger, project.recipe.policy) if p.row == row)
             if waits:
                 raise RequestError(f"request {row.request_id}: waits for {waits}")
             (batch,) = batches(project.ledger, [row])
-            if row.request_id not in [r.request_id for r in _serve(project, batch, method, device)]:
+            if row.request_id not in [r.request_id for r in _serve(project, batch, effort)]:
                 raise RequestError(f"request {row.request_id}: already deleted: all samples it names")
         elif row.outcome not in SERVED:
             raise RequestError(closed(row))
@@ -68,7 +65,7 @@ def serve(
         return _result(project, [row.request_id])
 
 
-def serve_pending(project: Project, method: str | None, device: torch.device) -> dict[str, Any]:
+def serve_pending(project: Project, effort: Effort) -> dict[str, Any]:
     """Serve all open requests that do not wait for a person: one run for those that have not begun.
 
     Returns:
@@ -76,7 +73,7 @@ def serve_pending(project: Project, method: str | None, device: torch.device) ->
         and what they wait for; `closed`: requests of which others had deleted everything meanwhile.
     """
     with project.held():
-        _require_ready(project, method)
+        _require_ready(project, effort)
         found = places(project.ledger, project.recipe.policy)
         chosen = [p.row for p in found if not p.waits]
         done: list[dict[str, Any]] = []
@@ -85,7 +82,7 @@ def serve_pending(project: Project, method: str | None, device: torch.device) ->
         for batch in batches(project.ledger, chosen):
             ids = [row.request_id for row in batch]
             try:
-                ids = [row.request_id for row in _serve(project, batch, method, device)]
+                ids = [row.request_id for row in _serve(project, batch, effort)]
                 done += [_result(project, ids)] if ids else []
             except _ONE_BATCH as error:
                 failed.append({"requests": ids, "error": str(error), "exit_code": error.exit_code})
@@ -101,17 +98,18 @@ def serve_pending(project: Project, method: str | None, device: torch.device) ->
         }  # fmt: skip
 
 
-def _require_ready(project: Project, method: str | None) -> None:
+def _require_ready(project: Project, effort: Effort) -> None:
     """Check what every run needs before any request is recorded."""
-    name = method or project.recipe.method
-    parameters(name, project.recipe.unlearn.get(name, {}), project.recipe.train)
+    recipe = project.recipe
+    for name in (effort.method,) if effort.method else recipe.policy.rungs:
+        parameters(name, recipe.unlearn.get(name, {}), recipe.train)
+    if all(limit is None for limit in astuple(thresholds_of(project))):
+        raise VerificationFailed("the policy sets no threshold: nothing could be verified")
     load_checkpoint(project, project.current("checkpoint"))
     _ = project.images
 
 
-def _serve(
-    project: Project, batch: Sequence[RequestRow], method: str | None, device: torch.device
-) -> Sequence[RequestRow]:
+def _serve(project: Project, batch: Sequence[RequestRow], effort: Effort) -> Sequence[RequestRow]:
     """Serve a batch and return it, without the requests of which others have deleted everything."""
     batch, claims = _still_there(project, batch)
     if not batch:
@@ -119,13 +117,11 @@ def _serve(
     ids = [row.request_id for row in batch]
     barred, held = project.ledger.barred(besides=ids), project.claimed(besides=ids)
     split = divide(project.index, claims, barred=barred, held=held)
-    name, why = method_for(project, batch, len(split.forget), method)
+    names, why = rungs_for(project, batch, len(split.forget), effort.method)
     if why:
-        project.progress.note(f"{name}: {why}")
+        project.progress.note(f"{names[0]}: {why}")
     _bar(project, batch, claims)
-    run = attempt(project, batch, split, name, device)
-    release, report = produce(run)
-    _receipts(run, claims, release, report)
+    _receipts(climb(project, batch, split, names, effort), claims)
     return batch
 
 
@@ -159,13 +155,14 @@ def _bar(project: Project, batch: Sequence[RequestRow], claims: Sequence[Claim])
             ledger.set_outcome(row.request_id, "unlearning", None)
 
 
-def _receipts(run: Run, claims: Sequence[Claim], release: str, report: dict[str, Any]) -> None:
+def _receipts(climbed: Climb, claims: Sequence[Claim]) -> None:
     """Write a receipt for each request; switch to the release, and to all of them, at once."""
+    run, release = climbed.run, climbed.release
     project, ledger, made = run.project, run.project.ledger, []
     category = METHODS[run.method].category
     verified = ledger.step(run.rows[0].request_id, run.name, "verified")
     stated: dict[str, Any] = {
-        "before": run.before, "release": release, "report": report,
+        "before": run.before, "release": release, "report": climbed.report, "rungs": climbed.tried,
         "completed": (verified.finished if verified else None) or "",
         "split": run.split, "batch": {"requests": len(run.rows), "forget": len(run.split.forget)},
         "method": {

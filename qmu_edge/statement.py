@@ -99,6 +99,14 @@ class Method(_Form):
     seed: Integer
 
 
+class Rung(_Form):
+    """A method that was tried on the way; the last one passed."""
+
+    method: Word
+    category: Literal["exact", "approximate"]
+    result: Literal["passed", "threshold_missed", "method_failed", "export_failed"]
+
+
 class Checkpoints(_Form):
     """Digests of the network before and after."""
 
@@ -216,6 +224,7 @@ class Predicate(_Form):
     issued: Time
     outcome: Literal["unlearned", "retrained", "withdrawn", "denied", "no_match", "partial", "failed"]
     method: Method
+    rungs: Annotated[list[Rung], Field(max_length=16)] = []  # empty in receipts that are older than it
     recipe: Sha256
     checkpoints: Checkpoints
     split: Split

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 
 from qmu_edge import checkpoint
+from qmu_edge.accounting import accounted
 from qmu_edge.data import Augment
 from qmu_edge.models import build
 from qmu_edge.models.layers import Shape
-from qmu_edge.planning import EXACT
+from qmu_edge.planning import EXACT, TRAINING_COST
 from qmu_edge.project import Project
 from qmu_edge.release import device_named, origin_of, samples_of
 from qmu_edge.requantize import requantize
@@ -43,7 +44,9 @@ def _train(project: Project, device: torch.device) -> dict[str, Any]:
         chosen = samples_of(project, device, positions, "training set")
         state = project.folder / "work" / f"train-{run[:16]}.safetensors"
         augment = Augment(recipe.data.pad, recipe.data.flip)
-        fit(model, chosen, recipe.train, augment, progress=project.progress, resume=state)
+        _, cost = accounted(
+            lambda: fit(model, chosen, recipe.train, augment, progress=project.progress, resume=state)
+        )
         batch = recipe.train.batch
         requantize(model, chosen, batch=batch, seed=recipe.train.seed, progress=project.progress)
         digest = project.store.put_bytes(checkpoint.dumps(model, origin_of(project, "train")))
@@ -56,6 +59,8 @@ def _train(project: Project, device: torch.device) -> dict[str, Any]:
         }
         known = {"checkpoint": digest, "images": len(positions), "accuracy": scores}
         project.ledger.set_meta(f"trained:{run}", known)
+        spent = {"seconds": cost["seconds"], "images": len(positions)}
+        project.ledger.set_meta(TRAINING_COST, spent)
     deleted = project.ledger.training_images(barred=True)
     with project.ledger.change():
         project.ledger.set_current("checkpoint", known["checkpoint"])

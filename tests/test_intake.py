@@ -15,7 +15,7 @@ from qmu_edge import intake
 from qmu_edge.errors import ConfigError, IntegrityError, NoMatchError, RequestError
 from qmu_edge.index import SAMPLE_SPLITS, SampleIndex, pseudonym
 from qmu_edge.ledger import Ledger
-from qmu_edge.planning import EXACT, batch_name, batches, method_for, places, standing
+from qmu_edge.planning import EXACT, batch_name, batches, places, rungs_for, standing
 from qmu_edge.progress import Progress
 from qmu_edge.project import KEY, KEY_CHECK, STORE, Project, _key_check
 from qmu_edge.recipe import Recipe
@@ -287,15 +287,15 @@ def test_retraining_is_forced_by_what_was_deleted_since_the_last_one(project: Pr
     project = change(project, retrain_above=0.25)
     rows = [intake.register(project, ask(s)) for s in "12"]
     bar(project, rows[0])
-    assert method_for(project, rows[1:], 8, None) == ("qmul", "")
-    assert method_for(project, rows[:1], 16, None) == ("qmul", "")  # its own samples count once
-    name, why = method_for(project, rows[1:], 16, None)
-    assert name == "retrain" and why.startswith("30.0% of the training images")
+    assert rungs_for(project, rows[1:], 8, None) == (("qmul", "retrain"), "")
+    assert rungs_for(project, rows[:1], 16, None) == (("qmul", "retrain"), "")  # its own samples count once
+    names, why = rungs_for(project, rows[1:], 16, None)
+    assert names == ("retrain",) and why.startswith("30.0% of the training images")
     with pytest.raises(ConfigError, match=r"method finetune: 30\.0%.*allowed is retrain"):
-        method_for(project, rows[1:], 16, "finetune")
-    assert method_for(project, rows[1:], 16, "retrain") == ("retrain", "")
+        rungs_for(project, rows[1:], 16, "finetune")
+    assert rungs_for(project, rows[1:], 16, "retrain") == (("retrain",), "")
     project.ledger.set_meta(EXACT, 8)
-    assert method_for(project, rows[1:], 16, None) == ("qmul", "")
+    assert rungs_for(project, rows[1:], 16, None) == (("qmul", "retrain"), "")
 
 
 def test_a_batch_that_has_begun_stays_together(project: Project) -> None:

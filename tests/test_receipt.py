@@ -47,6 +47,10 @@ def make(**changes: Any) -> receipt.Statement:
             "name": "ssd", "category": "approximate", "seed": 0,
             "parameters": {"alpha": 10.0, "layers": ["a", "b"], "train": {"epochs": 3}},
         },
+        "rungs": [
+            {"method": "qmul", "category": "approximate", "result": "threshold_missed"},
+            {"method": "ssd", "category": "approximate", "result": "passed"},
+        ],
         "recipe": sha(b"recipe"),
         "checkpoints": {"before": sha(b"before"), "after": sha(b"after")},
         "split": {"digest": sha(b"split"), "counts": {"forget": 12, "retain": 40_000}},

@@ -17,7 +17,7 @@ def test_shipped_recipe_parses_and_survives_being_written_out(name: str) -> None
     assert again == recipe
     assert again.digest() == recipe.digest()
     assert shipped_recipes()[name]
-    assert recipe.method in METHODS
+    assert {*recipe.policy.rungs} <= {*METHODS}
     for method, given in recipe.unlearn.items():
         parameters(method, given, recipe.train)
 
@@ -40,7 +40,9 @@ def test_written_recipe_hides_no_default() -> None:
         ("[train]\nseed = 99999999999999999999", "train.seed: integer beyond"),
         ("[train]\nlr = nan", "train.lr: number beyond"),
         ('[data]\npath = "a\\u0000b"', "data.path: control characters"),
-        ('method = "\u202eluq"', "method: control characters and invisible ones"),
+        ('[policy]\nrungs = ["\u202eluq"]', r"policy\.rungs\[0\]: control characters and invisible ones"),
+        ('[policy]\nrungs = ["qmul"]', "policy.rungs: .*retrain last"),
+        ('[policy]\nrungs = ["qmul", "qmul", "retrain"]', "policy.rungs: .*each method once"),
         ('"\\u001b[2J" = 1', "a key of the document: control characters"),
         ('[unlearn."a.b"]\nx = 1', "unlearn.'a.b'"),
         ("[unlearn.qmul]\nlr = 1979-05-27", "a date is not allowed"),
@@ -57,7 +59,6 @@ def test_hostile_recipes_are_refused_in_one_line(text: str, message: str) -> Non
 
 def test_every_kind_of_value_survives_being_written_out() -> None:
     text = """
-        method = "finetune"
         [data]
         source = "folder"
         path = "C:\\\\images \\"of\\" Zoë ☃"
@@ -67,6 +68,7 @@ def test_every_kind_of_value_survives_being_written_out() -> None:
         [model]
         activation_bits = "float"
         [policy]
+        rungs = ["finetune", "retrain"]
         max_fa_gap = "off"
         max_ta_drop = 0.0
         [unlearn.finetune]
@@ -132,7 +134,7 @@ def test_text_that_is_not_toml_is_refused(text: str) -> None:
 
 def test_recipe_comes_from_a_file_or_by_name(tmp_path: Path) -> None:
     path = tmp_path / "qmu.toml"
-    path.write_text('method = "retrain"\n', "utf-8")
-    assert parse_recipe(recipe_text(str(path)), "file").method == "retrain"
+    path.write_text('[policy]\nrungs = ["retrain"]\n', "utf-8")
+    assert parse_recipe(recipe_text(str(path)), "file").policy.rungs == ("retrain",)
     with pytest.raises(ConfigError, match="digits-resnet18-w4a4"):
         recipe_text("no-such-recipe")

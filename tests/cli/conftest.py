@@ -26,7 +26,6 @@ from qmu_edge.unlearn import apply
 
 SUBJECT = "writer-3"
 RECIPE = """
-method = "qmul"
 [data]
 source = "digits"
 size = 8

@@ -364,7 +364,7 @@ def test_too_much_unlearned_forces_a_retraining(run: Any, trained: Path) -> None
     assert run(*words).json["batches"][0]["outcome"] == "unlearned"
     add(run, trained, {"subject_ids": ["writer-2"]})
     assert run(*words, "--method", "qmul").code == 2
-    assert run(*words, "--dry-run").json["method"] == "retrain"
+    assert run(*words, "--dry-run").json["rungs"] == ["retrain"]
     assert run(*words).json["batches"][0]["outcome"] == "retrained"
     add(run, trained, {"subject_ids": ["writer-3"]})
     assert run(*words).json["batches"][0]["outcome"] == "unlearned"

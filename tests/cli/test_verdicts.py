@@ -62,7 +62,10 @@ def _original(project: Project) -> Path:
 def test_a_missed_threshold_releases_nothing_and_retraining_can_follow(
     made: Any, run: Any, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tried: list[str] = []
+
     def destroyed(name: str, *args: Any) -> Any:
+        tried.append(name)
         model = apply(name, *args)
         if name == "qmul":
             with torch.no_grad():
@@ -75,14 +78,22 @@ def test_a_missed_threshold_releases_nothing_and_retraining_can_follow(
     set_policy(trained, max_ta_drop="0.12")
     before = {name: current(trained, name) for name in ("checkpoint", "release", "receipt")}
     command = ("unlearn", "--request", made.request, "--project", trained, "--quiet")
-    for _ in range(2):
-        refused(run(*command), 7, "ta_drop", "nothing was released", "--method retrain")
+    for words in (("--method", "qmul"), ("--budget", "0.001s")):
+        refused(run(*command, *words), 7, "qmul", "nothing was released", "retrain")
         assert {name: current(trained, name) for name in before} == before
         assert not (trained / "release").exists()
     (request,) = run("status", "--project", trained, "--json").json["requests"]
     assert request["outcome"] == "failed" and request["next"]
-    result = run(*command, "--method", "retrain", "--json")
+    tried.clear()
+    result = run(*command, "--json")
     assert result.code == 0 and result.json["outcome"] == "retrained"
+    assert tried == ["retrain"]  # what qmul came to is known
+    receipt = run("receipt", "show", "--project", trained, "--json").json
+    receipt = run("receipt", "show", "--project", trained, "--json").json["receipt"]
+    assert receipt["predicate"]["rungs"] == [
+        {"method": "qmul", "category": "approximate", "result": "threshold_missed"},
+        {"method": "retrain", "category": "exact", "result": "passed"},
+    ]
     assert (trained / "release/receipt.json").is_file()
     verified = run("verify", trained / "release/model.onnx", "--project", trained, "--json", "--quiet")
     assert verified.json["request"] == result.json["request"]
@@ -99,7 +110,7 @@ def test_a_method_that_diverges_is_said_and_can_be_tried_again(made: Any, run: A
     text = (trained / "qmu.toml").read_text("utf-8")
     (trained / "qmu.toml").write_text(text.replace("[unlearn.qmul]", "[unlearn.qmul]\nlr = 1e30"))
     command = ("unlearn", "--request", made.request, "--project", trained, "--quiet")
-    refused(run(*command), 5)
+    refused(run(*command, "--method", "qmul"), 5)
     assert current(trained, "receipt") is None
     (trained / "qmu.toml").write_text(text)
     assert run(*command).code == 0

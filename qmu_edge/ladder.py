@@ -1,0 +1,120 @@
+"""The ladder: methods are tried from the cheapest on, until the exported file of one passes.
+
+Each rung starts from the same checkpoint, and is judged on its own exported file. The last rung is exact
+retraining. A rung that was tried is remembered in the ledger and not tried again: the same command after a
+kill, or with a larger budget, goes on with the next one.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from qmu_edge.casebook import RequestRow
+from qmu_edge.errors import ExportError, QmuEdgeError, UnlearnError, VerificationFailed
+from qmu_edge.pipeline import Detail, Run, attempt, produce
+from qmu_edge.planning import TRAINING_COST
+from qmu_edge.project import Project
+from qmu_edge.recipe import RETRAIN
+from qmu_edge.split import Split
+from qmu_edge.unlearn import METHODS
+
+# What ends a rung and not the climb, and the word for it in the receipt.
+_ENDS: Final[dict[type[QmuEdgeError], str]] = {
+    VerificationFailed: "threshold_missed",
+    UnlearnError: "method_failed",
+    ExportError: "export_failed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How to serve requests, as the caller asked.
+
+    Attributes:
+        device: Where to compute.
+        method: The only method to try; the policy's rungs when None.
+        budget_s: No rung begins that many seconds after the first, and no retraining that is expected
+            to end later; None for no limit.
+    """
+
+    device: torch.device
+    method: str | None = None
+    budget_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Climb:
+    """Where a climb has ended: at a run that passed, and what every rung before it came to."""
+
+    run: Run
+    release: str
+    report: Detail
+    tried: list[dict[str, str]]
+
+
+def climb(
+    project: Project,
+    rows: Sequence[RequestRow],
+    split: Split,
+    names: Sequence[str],
+    effort: Effort,
+) -> Climb:
+    """Try the methods `names` in order.
+
+    Returns:
+        The first that passed; `tried` ends with it.
+
+    Raises:
+        VerificationFailed: The budget is spent, or the last one missed a threshold.
+        QmuEdgeError: The last one's own error.
+    """
+    started, tried = time.monotonic(), list[dict[str, str]]()
+    for name in names:
+        _require_time(project, split, name, effort, time.monotonic() - started, tried)
+        run = attempt(project, rows, split, name, effort.device)
+        try:
+            release, report = produce(run)
+        except tuple(_ENDS) as error:
+            if name == names[-1]:
+                raise
+            tried.append(_rung(name, _ENDS[type(error)]))
+            project.progress.note(f"{error}; next: {names[len(tried)]}")
+        else:
+            return Climb(run, release, report, [*tried, _rung(name, "passed")])
+    raise ValueError("no method to try")
+
+
+def _rung(name: str, result: str) -> dict[str, str]:
+    return {"method": name, "category": METHODS[name].category, "result": result}
+
+
+def _require_time(
+    project: Project, split: Split, name: str, effort: Effort, spent: float, tried: Sequence[dict[str, str]]
+) -> None:
+    """Stop before a rung for which there is no time.
+
+    Raises:
+        VerificationFailed: The same command with more time goes on with this rung.
+    """
+    if effort.budget_s is None or not tried:
+        return
+    expected = _retraining_seconds(project, split) if name == RETRAIN else 0.0
+    left = effort.budget_s - spent
+    if left <= 0 or left < expected:
+        missed, known = (
+            ", ".join(r["method"] for r in tried),
+            f" (about {expected:.0f} s)" if expected else "",
+        )
+        raise VerificationFailed(
+            f"{missed} did not pass, and {max(0.0, left):.0f} s of the budget are left for {name}{known}; "
+            "nothing was released, a larger --budget goes on there"
+        )
+
+
+def _retraining_seconds(project: Project, split: Split) -> float:
+    """What training took, for as many images as are retained; 0 when it is not known."""
+    known: dict[str, Any] = project.ledger.meta(TRAINING_COST) or {}
+    return float(known.get("seconds", 0.0)) * len(split.retain) / max(1, int(known.get("images", 1)))
