@@ -88,7 +88,6 @@ def test_a_missed_threshold_releases_nothing_and_retraining_can_follow(
     result = run(*command, "--json")
     assert result.code == 0 and result.json["outcome"] == "retrained"
     assert tried == ["retrain"]  # what qmul came to is known
-    receipt = run("receipt", "show", "--project", trained, "--json").json
     receipt = run("receipt", "show", "--project", trained, "--json").json["receipt"]
     assert receipt["predicate"]["rungs"] == [
         {"method": "qmul", "category": "approximate", "result": "threshold_missed"},
