@@ -163,8 +163,8 @@ def _check(folder: Path, path: Path, key: Path | None) -> Bundle:
     return Bundle(
         folder=folder,
         model=folder / manifest["model"],
-        min_agreement=manifest["min_agreement"],
-        thresholds=manifest["thresholds"],
+        min_agreement=float(manifest["min_agreement"]),
+        thresholds={k: None if v is None else float(v) for k, v in manifest["thresholds"].items()},
         files=len(manifest["files"]),
         signature=signature,
         receipt=_receipt(folder, manifest, path) if RECEIPT in manifest["files"] else None,

@@ -56,10 +56,10 @@ def _before_outcome(patch: pytest.MonkeyPatch, step: str) -> None:
     """Die between the switch to the new state and the request's own row."""
     real = Ledger.set_outcome
 
-    def outcome(self: Ledger, request_id: str, state: str, what: str | None) -> None:
+    def outcome(self: Ledger, request_id: str, state: str, *rest: Any) -> None:
         if state == step:
             raise Killed
-        real(self, request_id, state, what)
+        real(self, request_id, state, *rest)
 
     patch.setattr(Ledger, "set_outcome", outcome)
 

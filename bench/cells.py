@@ -1,0 +1,233 @@
+"""The networks, sets and measurements behind `methods.py`: train, unlearn, export, measure the file."""
+
+import copy
+import hashlib
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from scenarios import Sets, sets_of
+from torch import nn
+
+from qmu_edge import checkpoint
+from qmu_edge.audit.codes import code_changes, integer_codes
+from qmu_edge.audit.relearn import relearn_epochs, relearned_from_retain
+from qmu_edge.audit.svm import mia_efficacy
+from qmu_edge.data import Augment, ForgetRetain, Samples, on_device
+from qmu_edge.datasets import Source, load
+from qmu_edge.export import ExportPlan, export
+from qmu_edge.index import assign_splits, content_digests
+from qmu_edge.models import build
+from qmu_edge.models.layers import Classifier, Shape
+from qmu_edge.progress import Progress
+from qmu_edge.recipe import Recipe
+from qmu_edge.requantize import requantize
+from qmu_edge.store import write_atomic
+from qmu_edge.train import accuracy, fit
+from qmu_edge.unlearn import apply, method, parameters
+from qmu_edge.verify.report import evaluate
+from qmu_edge.verify.runner import OrtRunner
+
+PARITY_INPUTS: Final = 1000
+MEASURED: Final = 2000  # retain images that are measured
+
+
+class Network:
+    """A network of the grid with its images; originals are trained once and kept."""
+
+    def __init__(self, name: str, grid: dict[str, Any], data: Path | None, folder: Path) -> None:
+        """Read the images; `folder` keeps what is trained, and the decoded images."""
+        entry = grid["networks"][name]
+        path = str(data) if data else None
+        document = {"data": entry["data"] | {"path": path}, **{k: entry[k] for k in ("model", "train")}}
+        self.recipe = Recipe.model_validate(document | {"unlearn": grid.get("unlearn", {})})
+        self.epochs: int | None = grid.get("epochs")
+        self.name, self.folder = name, folder
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.source, self.everything = self._images(entry)
+        self.samples = on_device(self.source.images, self.source.labels, self.device, limit_bytes=8 * 2**30)
+
+    def _images(self, entry: dict[str, Any]) -> tuple[Source, Sets]:
+        source = self._decoded()
+        splits = assign_splits(source.labels, content_digests(source.images), source.given)
+        rng = np.random.default_rng(0)
+        parts: dict[str, Any] = {}
+        for code, part, limit in (
+            (0, "retain", "train_images"),
+            (1, "validation", ""),
+            (2, "test", "test_images"),
+        ):
+            found = np.flatnonzero(splits == code)
+            wanted = entry.get(limit, len(found)) if limit else entry.get("train_images", 10**9) // 9
+            parts[part] = np.sort(rng.permutation(found)[:wanted])
+        empty = np.empty(0, np.int64)
+        return source, Sets(labels=source.labels, forget=empty, **parts)
+
+    def _decoded(self) -> Source:
+        """The images, decoded once for all networks that see the same."""
+        digest = hashlib.sha256(repr(self.recipe.data.model_copy(update={"path": None})).encode()).hexdigest()
+        path = self.folder / f"images-{digest[:12]}.npz"
+        if path.is_file():
+            with np.load(path) as kept:
+                texts = (tuple(kept[k].tolist()) for k in ("ids", "class_names", "subjects"))
+                ids, names, subjects = texts
+                return Source(kept["images"], kept["labels"], ids, kept["given"], names, subjects)
+        source = load(self.recipe.data, Progress.stderr())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **asdict(source))
+        return source
+
+    def bench(self, scenario: str, seed: int) -> "Bench":
+        """One scenario under one seed."""
+        subjects = np.array(self.source.subjects or [""] * len(self.source.ids))
+        return Bench(self, scenario, seed, sets_of(scenario, self.everything, subjects, seed), seed)
+
+    def shape(self) -> Shape:
+        """What enters and leaves the network."""
+        data = self.recipe.data
+        return Shape(
+            channels=self.source.images.shape[1], classes=len(self.source.class_names),
+            mean=data.mean, std=data.std,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A network, a scenario and a seed; `draw` is the seed of the method's own randomness."""
+
+    network: Network
+    scenario: str
+    seed: int
+    sets: Sets
+    draw: int
+
+    def part(self, name: str) -> Samples:
+        """Images of one set, under the labels of the scenario."""
+        positions = torch.from_numpy(getattr(self.sets, name))
+        labels = torch.from_numpy(self.sets.labels)[positions]
+        return self.network.samples.take(positions).relabelled(labels)
+
+    def data(self) -> ForgetRetain:
+        """What a method gets."""
+        recipe = self.network.recipe.data
+        forget, retain, validation = (self.part(p) for p in ("forget", "retain", "validation"))
+        return ForgetRetain(
+            forget=forget, retain=retain, validation=validation, classes=self.sets.classes,
+            augment=Augment(recipe.pad, recipe.flip),
+        )  # fmt: skip
+
+    def original(self) -> Classifier:
+        """The network before the request; trained when it is not there yet."""
+        poisoned = self.scenario if self.scenario.startswith("poison") else "clean"
+        path = self.network.folder / self.network.name / f"original.{poisoned}.{self.seed}.safetensors"
+        if path.is_file():
+            return checkpoint.loads(path.read_bytes(), str(path))[0].to(self.network.device)
+        recipe, data = self.network.recipe, self.data()
+        train = recipe.train.model_copy(update={"seed": self.seed})
+        model = build(recipe.model, self.network.shape(), self.seed).to(self.network.device)
+        both = data.forget + data.retain
+        fit(model, both, train, data.augment, progress=Progress.stderr(), label=path.name)
+        requantize(model, both, batch=train.batch, seed=self.seed, progress=Progress())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        origin = checkpoint.Origin(
+            class_names=self.network.source.class_names, size=self.network.source.images.shape[-1], split=""
+        )
+        write_atomic(path, checkpoint.dumps(model, origin))
+        return model
+
+    def common(self, name: str) -> dict[str, Any]:
+        """What the grid sets for every method that knows it."""
+        fields = method(name).params.__dataclass_fields__
+        batch = self.network.recipe.train.batch
+        wanted = {"epochs": self.network.epochs, "batch": batch}
+        given = {k: v for k, v in wanted.items() if k in fields and v is not None}
+        return given | self.network.recipe.unlearn.get(name, {})
+
+    def params(self, name: str, given: dict[str, Any]) -> Any:
+        """Hyperparameters of a method."""
+        return parameters(name, given, self.network.recipe.train)
+
+    def unlearned(self, name: str, given: dict[str, Any]) -> tuple[Classifier, dict[str, float]]:
+        """Run a method from the original, re-quantize; the network, and what it cost."""
+        model, data = self.original(), self.data()
+        generator = torch.Generator().manual_seed(self.draw)
+        start = time.perf_counter()
+        with counted() as images:
+            model = apply(name, model, data, self.params(name, given), generator)
+        requantize(model, data.retain, batch=256, seed=self.draw, progress=Progress())
+        n = len(data.forget) + len(data.retain)
+        return model, {"seconds": time.perf_counter() - start, "epoch_equivalents": images[0] / n}
+
+    def measured(self, model: Classifier, params: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Everything that the tables show, from the exported file; audits that train, from its network."""
+        sets = {p: getattr(self.sets, p) for p in ("forget", "retain", "test", "validation")}
+        sets["retain"] = np.random.default_rng(0).permutation(sets["retain"])[:MEASURED]
+        pairs = {p: (self.network.source.images[i], self.sets.labels[i]) for p, i in sets.items()}
+        runner, size = _exported(model, self.network.source)
+        found, logits = evaluate(runner, pairs)
+        of = [a for p in ("retain", "test", "forget") for a in (logits[p], pairs[p][1])]
+        original = self.original()
+        changes = code_changes(integer_codes(original), integer_codes(model.cpu()))
+        model.to(self.network.device)
+        return {
+            "FA": found.fa.value if found.fa else None, "RA": found.ra.value if found.ra else None,
+            "TA": found.ta.value if found.ta else None, "VA": found.va.value if found.va else None,
+            "MIA": mia_efficacy(*of).mean, "AUC": found.mia_auc.value if found.mia_auc else None,
+            "predictions": found.forget_predictions, "bytes": size, "params": params, "seconds": seconds,
+            "codes": {name: asdict(c) for name, c in changes.items()}, **self._relearned(original, model),
+        }  # fmt: skip
+
+    def _relearned(self, original: Classifier, model: Classifier) -> dict[str, float]:
+        data, generator = self.data(), torch.Generator().manual_seed(self.seed)
+        target = accuracy(original, data.forget)
+        return {
+            "relearn_epochs": relearn_epochs(model, data.forget, target, generator),
+            "relearned_from_retain": relearned_from_retain(model, data.retain, data.forget, generator),
+        }
+
+
+def _exported(model: Classifier, source: Source) -> tuple[OrtRunner, int]:
+    images = source.images[np.random.default_rng(0).permutation(len(source.images))[:PARITY_INPUTS]]
+    (file,) = export(
+        copy.deepcopy(model).cpu(), ExportPlan(formats=("integer",), class_names=source.class_names),
+        images=images, min_agreement=0.99, min_inputs=len(images),
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(file.data)
+        return OrtRunner(path, threads=torch.get_num_threads()), len(file.data)
+
+
+def score(bench: Bench, model: Classifier) -> float:
+    """How far a network is from looking unseen and unharmed; smaller is better. Needs no reference.
+
+    Random samples: |FA - VA|, classes: FA; plus what retain and validation accuracy have lost.
+    """
+    data, original = bench.data(), bench.original()
+    some = torch.arange(min(MEASURED, len(data.retain)))
+    fa, va, ra = (accuracy(model, s) for s in (data.forget, data.validation, data.retain.take(some)))
+    va_before, ra_before = (accuracy(original, s) for s in (data.validation, data.retain.take(some)))
+    forgotten = fa if bench.sets.classes else abs(fa - va)
+    return forgotten + abs(ra - ra_before) + abs(va - va_before)
+
+
+@contextmanager
+def counted() -> Iterator[list[float]]:
+    """Count images that pass through any classifier: 1 with a backward pass to come, 1/3 without."""
+    images = [0.0]
+
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(module, Classifier):
+            images[0] += len(inputs[0]) * (1.0 if torch.is_grad_enabled() else 1 / 3)
+
+    handle = nn.modules.module.register_module_forward_hook(hook)
+    try:
+        yield images
+    finally:
+        handle.remove()

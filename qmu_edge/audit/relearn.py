@@ -1,0 +1,75 @@
+"""Relearn tests: how quickly, and from what, does forgotten knowledge come back?
+
+Knowledge that only hides returns after a few steps, or even while the network sees retain images alone. What
+is measured has to be held against the same test of a retrained network, which has nothing to hide.
+
+Source: relearn time: Tarun et al., "Fast Yet Effective Machine Unlearning", IEEE TNNLS 2023,
+    arXiv:2111.08947; from retain data only: arXiv:2505.22310.
+Differs: SGD at a fixed, small learning rate; the network as it ships (evaluation mode) is what is scored.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+
+from qmu_edge.data import Samples
+from qmu_edge.descent import Descent, Optimization, steps_per_epoch
+from qmu_edge.models.layers import Classifier
+from qmu_edge.progress import Progress
+from qmu_edge.train import accuracy
+
+LR = 1e-3
+
+
+def relearn_epochs(
+    model: Classifier,
+    forget: Samples,
+    target: float,
+    generator: torch.Generator,
+    *,
+    limit: int = 20,
+    images: int = 500,
+    batch: int = 64,
+) -> int:
+    """Epochs on forget images until the network reaches `target` on them; `limit` when it does not.
+
+    Args:
+        model: Left as it is.
+        forget: What was forgotten.
+        target: Accuracy to reach, a fraction.
+        generator: On the CPU; draws the images of each epoch and their order.
+        limit: Largest number of epochs.
+        images: Forget images of one epoch.
+        batch: Images per step.
+    """
+    student = copy.deepcopy(model)
+    steps = limit * steps_per_epoch(min(images, len(forget)), batch)
+    descent = Descent(student, Optimization(lr=LR, schedule="constant"), max(1, steps), Progress())
+    for epoch in range(limit):
+        if accuracy(student, forget) >= target:
+            return epoch
+        some = torch.randperm(len(forget), generator=generator)[:images]
+        _epoch(student, forget.take(some), descent, generator, batch)
+    return limit
+
+
+def relearned_from_retain(
+    model: Classifier, retain: Samples, forget: Samples, generator: torch.Generator, *, batch: int = 64
+) -> float:
+    """Accuracy on forget images after one epoch on retain images alone; `model` is left as it is."""
+    student = copy.deepcopy(model)
+    steps = steps_per_epoch(len(retain), batch)
+    descent = Descent(student, Optimization(lr=10 * LR, schedule="constant"), max(1, steps), Progress())
+    _epoch(student, retain, descent, generator, batch)
+    return accuracy(student, forget)
+
+
+def _epoch(
+    model: Classifier, samples: Samples, descent: Descent, generator: torch.Generator, batch: int
+) -> None:
+    model.train()
+    for b in samples.batches(batch, generator):
+        descent.step(lambda b=b: F.cross_entropy(model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
+    descent.require_finite()
+    model.eval()
