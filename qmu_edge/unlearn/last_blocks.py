@@ -56,7 +56,7 @@ def train_end(
     Raises:
         UnlearnError: The loss is not finite.
     """
-    model.requires_grad_(False)
+    model.requires_grad_(False)  # so that no backward pass goes through the front
     end.requires_grad_(True)
     steps = settings.epochs * steps_per_epoch(len(data.retain), batch)
     descent = Descent(end, settings, steps, data.progress)
