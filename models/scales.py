@@ -4,7 +4,7 @@ The contract: activation grids are set by `calibrate` on images that the caller 
 some forward pass; `require_calibrated` refuses a network whose grids are incomplete.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final, Literal
 
 import torch
@@ -50,7 +50,9 @@ def initialise_weight_steps(model: nn.Module) -> None:
             step.observe(layer.weight.detach())
 
 
-def calibrate(model: nn.Module, batches: Iterable[Float[Tensor, "_ c h w"]]) -> None:
+def calibrate(
+    model: nn.Module, batches: Iterable[Float[Tensor, "_ c h w"]], part: nn.Module | None = None
+) -> None:
     """Set every activation grid from images, with batch statistics; weights stay.
 
     Learned steps average over the batches given. Brevitas' own statistics count training forwards and
@@ -59,13 +61,16 @@ def calibrate(model: nn.Module, batches: Iterable[Float[Tensor, "_ c h w"]]) -> 
     Args:
         model: On the device of the batches; its mode is restored, its batch-norm statistics move.
         batches: Float images 0..1.
+        part: Where grids are set and statistics move; everywhere when None.
     """
     was_training = model.training
-    steps = [step for _, step in _steps(model, "act_quant")]
+    part = model if part is None else part
+    steps = [step for _, step in _steps(part, "act_quant")]
     for step in steps:
         step.restart()
         step.observing = True
-    model.train()
+    model.eval()
+    part.train()
     try:
         with torch.no_grad():
             for images in batches:
@@ -74,7 +79,7 @@ def calibrate(model: nn.Module, batches: Iterable[Float[Tensor, "_ c h w"]]) -> 
         for step in steps:
             step.observing = False
         model.train(was_training)
-    for module in model.modules():
+    for module in part.modules():
         if isinstance(module, ParameterFromRuntimeStatsScaling):
             if module.counter == module.collect_stats_steps:
                 module.init_scale()  # else only the next training step would make them a parameter
@@ -112,6 +117,12 @@ def require_calibrated(model: nn.Module) -> None:
             f"activation statistics are incomplete: {len(names)} quantizers, the first {names[0]}; "
             "calibrate or train the network first"
         )
+
+
+def train_only(model: nn.Module, groups: Collection[Group]) -> None:
+    """Let only the parameters of these groups require a gradient."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter_group(name, model) in groups)
 
 
 def parameter_group(name: str, model: nn.Module) -> Group:

@@ -68,7 +68,7 @@ def fit(
     progress.start(label, recipe.epochs * len(samples))
     first = _continue(descent, state) if state else 0
     if first == 0:
-        _calibrate_on(model, samples, recipe.batch, generator, augment)
+        calibrate_on(model, samples, recipe.batch, generator, augment)
     saved = time.monotonic()
     for epoch in range(first, recipe.epochs):
         model.train()
@@ -85,9 +85,15 @@ def fit(
     return model.eval()
 
 
-def _calibrate_on(
-    model: nn.Module, samples: Samples, batch: int, generator: torch.Generator, augment: Augment
+def calibrate_on(
+    model: nn.Module,
+    samples: Samples,
+    batch: int,
+    generator: torch.Generator,
+    augment: Augment,
+    part: nn.Module | None = None,
 ) -> None:
+    """Calibrate `model`, or a part of it, on as many shuffled batches as its quantizers need."""
     wanted = calibration_batches(model)
 
     def images() -> "list[Tensor]":
@@ -99,7 +105,7 @@ def _calibrate_on(
                     break
         return found
 
-    calibrate(model, images())
+    calibrate(model, images(), part)
 
 
 def _identity(samples: Samples, recipe: TrainRecipe, augment: Augment) -> Tensor:

@@ -17,7 +17,19 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.scales import require_calibrated
 from qmu_edge.recipe import TrainRecipe
-from qmu_edge.unlearn import finetune, grad_ascent, qmul, random_label, retrain
+from qmu_edge.unlearn import (
+    cf_k,
+    eu_k,
+    finetune,
+    fisher_forgetting,
+    grad_ascent,
+    influence,
+    l1_sparse,
+    qmul,
+    random_label,
+    retrain,
+    salun,
+)
 from qmu_edge.unlearn.method import Method
 
 METHODS: Final[Mapping[str, Method]] = {
@@ -25,6 +37,12 @@ METHODS: Final[Mapping[str, Method]] = {
     "random_label": random_label.METHOD,
     "grad_ascent": grad_ascent.METHOD,
     "finetune": finetune.METHOD,
+    "l1_sparse": l1_sparse.METHOD,
+    "salun": salun.METHOD,
+    "influence": influence.METHOD,
+    "fisher_forgetting": fisher_forgetting.METHOD,
+    "cf_k": cf_k.METHOD,
+    "eu_k": eu_k.METHOD,
     "retrain": retrain.METHOD,
 }
 

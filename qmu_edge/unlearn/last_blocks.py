@@ -1,0 +1,70 @@
+"""The end of a network, its last k blocks and all that follows: what `cf_k` and `eu_k` train.
+
+A network's `blocks` are its stages in forward order, and its children are registered in that order too.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from qmu_edge.data import ForgetRetain
+from qmu_edge.descent import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.errors import UnlearnError
+from qmu_edge.models.layers import Classifier
+
+
+def last_blocks(model: Classifier, k: int) -> list[str]:
+    """Names of the last `k` blocks and of every module behind them.
+
+    Raises:
+        UnlearnError: There are fewer blocks.
+    """
+    blocks = len(list(model.get_submodule("blocks").children()))
+    if k > blocks:
+        raise UnlearnError(f"k is {k}, but {model.recipe.architecture} has {blocks} blocks")
+    children = [name for name, _ in model.named_children()]
+    behind = children[children.index("blocks") + 1 :]
+    return [*(f"blocks.{number}" for number in range(blocks - k, blocks)), *behind]
+
+
+def part(model: Classifier, names: list[str]) -> nn.ModuleList:
+    """These modules of a network, as one."""
+    return nn.ModuleList(model.get_submodule(name) for name in names)
+
+
+def train_end(
+    model: Classifier,
+    end: nn.ModuleList,
+    data: ForgetRetain,
+    settings: Optimization,
+    *,
+    label: str,
+    batch: int,
+    generator: torch.Generator,
+) -> None:
+    """Train the `end` of a network on `data.retain`; the layers before it stay to the bit.
+
+    Args:
+        model: Of which `end` is a part.
+        end: What is trained; batch-norm statistics move here only.
+        data: Retain set and augmentation.
+        settings: Of the run.
+        label: What progress calls it.
+        batch: Images per step.
+        generator: Draws order and augmentation.
+
+    Raises:
+        UnlearnError: The loss is not finite.
+    """
+    model.requires_grad_(False)  # so that no backward pass goes through the front
+    end.requires_grad_(True)
+    steps = settings.epochs * steps_per_epoch(len(data.retain), batch)
+    descent = Descent(end, settings, steps, data.progress)
+    data.progress.start(label, settings.epochs * len(data.retain))
+    train_mode(model, statistics=False)
+    end.train()
+    for _ in range(settings.epochs):
+        for b in data.retain.batches(batch, generator, data.augment):
+            descent.step(lambda b=b: F.cross_entropy(model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
+        descent.require_finite()
+    data.progress.finish()

@@ -1,0 +1,103 @@
+"""Influence: the step against gradients image by image, the search, its images."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qmu_edge.data import ForgetRetain, Samples
+from qmu_edge.errors import UnlearnError
+from qmu_edge.models.layers import Classifier
+from qmu_edge.unlearn import apply, influence
+from qmu_edge.unlearn.influence import LADDER, Params
+
+Network = Callable[..., Classifier]
+Toy = Callable[..., Samples]
+
+
+def _sets(toy: Toy) -> ForgetRetain:
+    everything = toy(11)
+    return ForgetRetain(
+        forget=everything.take(torch.arange(3)),
+        retain=everything.take(torch.arange(3, 11)),
+        validation=toy(6, seed=1),
+    )
+
+
+def _weights(model: Classifier) -> dict[str, Tensor]:
+    """Copies of what the step may move."""
+    found = {n: p for n, p in model.named_parameters() if "scaling_impl" not in n}
+    return {n: p.detach().clone() for n, p in found.items() if p.dim() > 1 or n == "head.bias"}
+
+
+def _run(model: Classifier, data: ForgetRetain, **params: Any) -> Classifier:
+    return apply("influence", model, data, Params(batch=4, **params), torch.Generator().manual_seed(0))
+
+
+def test_step_is_the_scaled_difference_of_mean_gradients(network: Network, toy: Toy) -> None:
+    data, model = _sets(toy), network()
+    expected = {n: torch.zeros_like(w) for n, w in _weights(model).items()}
+    for samples, sign in ((data.forget, 1.0), (data.retain, -1.0)):
+        for b in samples.batches(1):
+            loss = F.cross_entropy(model(b.images), b.labels)
+            grads = torch.autograd.grad(loss, [model.get_parameter(n) for n in expected])
+            for total, grad in zip(expected.values(), grads, strict=True):
+                total += 3 / 11 * sign * grad / len(samples)
+    before = _weights(model)
+    after = _weights(_run(model, data, alpha=20.0))
+    for name, step in expected.items():
+        torch.testing.assert_close(after[name] - before[name], 20.0 * step, rtol=1e-3, atol=1e-5)
+
+
+def test_second_variant_divides_by_the_damped_fisher(
+    network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = _weights(network())
+    plain = _weights(_run(network(), _sets(toy), alpha=8.0))
+    monkeypatch.setattr(
+        influence, "diagonal_fisher",
+        lambda descent, *_, **__: torch.full((sum(p.numel() for p in descent.parameters),), 0.5),
+    )  # fmt: skip
+    divided = _weights(_run(network(), _sets(toy), alpha=8.0, variant="diagonal_fisher", damping=3.0))
+    for name, origin in start.items():
+        torch.testing.assert_close(divided[name] - origin, (plain[name] - origin) / 2.0, atol=1e-6, rtol=1e-3)
+
+
+def test_search_ends_before_the_first_length_that_costs_too_much(
+    network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = iter([0.9, 0.9, 0.88, 0.8, 1.0])
+    monkeypatch.setattr(influence, "accuracy", lambda model, samples: next(scripted))
+    searched = _weights(_run(network(), _sets(toy), max_drop=0.05))
+    told = _weights(_run(network(), _sets(toy), alpha=LADDER[1]))
+    assert all(torch.equal(searched[n], told[n]) for n in told)
+
+
+def test_search_without_a_length_that_keeps_accuracy_is_an_error(
+    network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = iter([0.9, 0.8])
+    monkeypatch.setattr(influence, "accuracy", lambda model, samples: next(scripted))
+    with pytest.raises(UnlearnError, match=r"costs more than 1.0% of validation accuracy"):
+        _run(network(), _sets(toy))
+
+
+def test_only_images_of_kept_classes_judge(
+    network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels: list[Tensor] = []
+
+    def spy(model: Classifier, samples: Samples) -> float:
+        labels.append(samples.labels)
+        return 0.5
+
+    monkeypatch.setattr(influence, "accuracy", spy)
+    _run(network(), replace(_sets(toy), classes=(2,)))
+    assert len(labels) == 1 + len(LADDER)
+    assert sorted(set(labels[0].tolist())) == [0, 1]
+    with pytest.raises(UnlearnError, match="the validation set is empty"):
+        _run(network(), replace(_sets(toy), classes=(0, 1, 2)))
