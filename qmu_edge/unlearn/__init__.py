@@ -17,7 +17,18 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.scales import require_calibrated
 from qmu_edge.recipe import TrainRecipe
-from qmu_edge.unlearn import finetune, grad_ascent, qmul, random_label, retrain
+from qmu_edge.unlearn import (
+    bad_teacher,
+    finetune,
+    grad_ascent,
+    lotus,
+    neg_grad_plus,
+    qmul,
+    random_label,
+    retrain,
+    scrub_r,
+    ssd,
+)
 from qmu_edge.unlearn.method import Method
 
 METHODS: Final[Mapping[str, Method]] = {
@@ -25,6 +36,11 @@ METHODS: Final[Mapping[str, Method]] = {
     "random_label": random_label.METHOD,
     "grad_ascent": grad_ascent.METHOD,
     "finetune": finetune.METHOD,
+    "neg_grad_plus": neg_grad_plus.METHOD,
+    "scrub_r": scrub_r.METHOD,
+    "bad_teacher": bad_teacher.METHOD,
+    "ssd": ssd.METHOD,
+    "lotus": lotus.METHOD,
     "retrain": retrain.METHOD,
 }
 

@@ -32,6 +32,11 @@ TABLE: dict[str, dict[str, Any]] = {
     "random_label": {"epochs": 1, "batch": 8, "lr": 0.05},
     "grad_ascent": {"epochs": 1, "batch": 8, "lr": 0.01},
     "finetune": {"epochs": 1, "batch": 8, "lr": 0.05},
+    "neg_grad_plus": {"epochs": 1, "batch": 8, "lr": 0.05},
+    "scrub_r": {"epochs": 2, "forget_epochs": 1, "batch": 8, "lr": 0.05},
+    "bad_teacher": {"batch": 8, "lr": 0.01},
+    "ssd": {"batch": 8, "threshold": 1.0},
+    "lotus": {"epochs": 1, "batch": 8, "lr": 0.01},
     "retrain": {},
 }
 
