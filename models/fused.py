@@ -50,8 +50,14 @@ class FakeQuantize(torch.autograd.Function):
 
 
 class FusedIntQuant(IntQuant):  # type: ignore[misc]
-    """Brevitas' `IntQuant` that takes `FakeQuantize` while training."""
+    """Brevitas' `IntQuant` that takes `FakeQuantize` while training.
 
+    Attributes:
+        clamp_through: While true, the gradient of the value passes outside of the clipping range as well,
+            see `scales.clamp_through`; that of the step is as ever.
+    """
+
+    clamp_through = False
     _bounds: tuple[float, float] | None = None
 
     def forward(self, scale: Tensor, zero_point: Tensor, bit_width: Tensor, x: Tensor) -> Tensor:
@@ -61,5 +67,6 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
             return stock
         if self._bounds is None:  # once: reading them from a GPU tensor would stall every step
             self._bounds = float(self.min_int(bit_width)), float(self.max_int(bit_width))
-        quantized: Tensor = FakeQuantize.apply(x, scale, *self._bounds)  # type: ignore[no-untyped-call]
-        return quantized
+        value = x.detach() if self.clamp_through else x
+        quantized: Tensor = FakeQuantize.apply(value, scale, *self._bounds)  # type: ignore[no-untyped-call]
+        return quantized + (x - value) if self.clamp_through else quantized

@@ -5,6 +5,7 @@ some forward pass; `require_calibrated` refuses a network whose grids are incomp
 """
 
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Literal
 
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qmu_edge.errors import UnlearnError
+from qmu_edge.models.fused import FusedIntQuant
 from qmu_edge.models.quantizers import LearnedStep
 
 Group = Literal["weights", "bias", "bn_affine", "bn_stats", "weight_scale", "activation_scale", "head"]
@@ -48,6 +50,26 @@ def initialise_weight_steps(model: nn.Module) -> None:
         for _, step in _steps(layer, "weight_quant"):
             step.restart()
             step.observe(layer.weight.detach())
+
+
+@contextmanager
+def clamp_through(model: nn.Module) -> Iterator[None]:
+    """Let gradients reach saturated weights, those beyond the clipping range, which have none otherwise.
+
+    Only in training mode, where weights are quantized in one pass; values stay as they are. Activations
+    are clipped as ever.
+    """
+    quantizers = [
+        m for _, layer in weight_layers(model) for m in layer.weight_quant.modules()
+        if isinstance(m, FusedIntQuant)
+    ]  # fmt: skip
+    for quantizer in quantizers:
+        quantizer.clamp_through = True
+    try:
+        yield
+    finally:
+        for quantizer in quantizers:
+            quantizer.clamp_through = False
 
 
 def calibrate(

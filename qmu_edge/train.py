@@ -174,13 +174,14 @@ def _continue(descent: Descent, state: dict[str, Tensor]) -> int:
 def predict(model: nn.Module, samples: Samples, batch: int = 512) -> Float[Tensor, "n k"]:
     """Logits of all images in order, in float32 and evaluation mode, on the host.
 
-    The model's mode is restored.
+    The mode of every module is restored.
     """
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     with torch.inference_mode():
         logits = [model(b.images).float().cpu() for b in samples.batches(batch)]
-    model.train(was_training)
+    for module, training in modes:
+        module.training = training
     return torch.cat(logits)
 
 

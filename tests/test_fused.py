@@ -13,7 +13,9 @@ GRIDS = [(True, True, 4), (True, False, 2), (False, False, 4), (True, True, 8), 
 SCALES = [(), (3, 1, 1)]
 
 
-def _run(quant: type[IntQuant], x: Tensor, scale: Tensor, grid: tuple[bool, bool, int]) -> list[Tensor]:
+def _run(
+    quant: type[IntQuant], x: Tensor, scale: Tensor, grid: tuple[bool, bool, int], through: bool = False
+) -> list[Tensor]:
     """Value, gradient of the value, gradient of the scale, under a gradient that is not constant."""
     signed, narrow, bits = grid
     module = quant(
@@ -23,6 +25,7 @@ def _run(quant: type[IntQuant], x: Tensor, scale: Tensor, grid: tuple[bool, bool
         float_to_int_impl=RoundSte(),
         tensor_clamp_impl=TensorClamp(),
     )
+    module.clamp_through = through
     x, scale = x.clone().requires_grad_(), scale.clone().requires_grad_()
     y = module(scale, torch.zeros(()), torch.tensor(float(bits)), x)
     y.backward(torch.linspace(-1, 2, x.numel(), dtype=x.dtype).view_as(x))
@@ -72,6 +75,16 @@ def test_fused_computes_the_formula(shape: tuple[int, ...], grid: tuple[bool, bo
         channel = i * scale.numel() // x.numel()
         totals[channel] += incoming[i] * (code - value / step if inside else code)
     assert scale_grad == pytest.approx(totals, rel=1e-12, abs=1e-12)
+
+
+def test_clamp_through_changes_the_gradient_of_saturated_values_alone() -> None:
+    x, scale = torch.tensor([0.3, -9.0, 9.0, -3.5]), torch.tensor(0.5)
+    values, gradient, step = _run(FusedIntQuant, x, scale, (True, True, 4), through=True)
+    assert values.tolist() == [0.5, -3.5, 3.5, -3.5]
+    assert gradient.tolist() == [-1.0, 0.0, 1.0, 2.0]  # what comes in
+    clipped = _run(FusedIntQuant, x, scale, (True, True, 4))
+    assert clipped[1].tolist() == [-1.0, 0.0, 0.0, 2.0]
+    assert torch.equal(step, clipped[2])
 
 
 def test_evaluation_takes_the_stock_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qmu_edge import train
 from qmu_edge.data import Augment, Samples
-from qmu_edge.descent import Descent, Optimization, cosine
+from qmu_edge.descent import Descent, Optimization, cosine, train_mode
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models import build
 from qmu_edge.models.layers import Classifier, Shape
@@ -241,6 +241,9 @@ def test_prediction_keeps_order_and_mode(network: Callable[..., Classifier], toy
     model, samples = network().train(), toy(10)
     logits = predict(model, samples, batch=4)
     assert model.training
+    train_mode(model, statistics=False)
+    predict(model, samples)
+    assert {type(m) for m in model.modules() if not m.training} == {nn.BatchNorm2d}
     model.eval()
     expected = torch.cat([model(image[None].float() / 255) for image in samples.images()])
     torch.testing.assert_close(logits, expected)

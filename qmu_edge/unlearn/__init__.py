@@ -18,6 +18,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.models.scales import require_calibrated
 from qmu_edge.recipe import TrainRecipe
 from qmu_edge.unlearn import (
+    bad_teacher,
     cf_k,
     eu_k,
     finetune,
@@ -25,10 +26,14 @@ from qmu_edge.unlearn import (
     grad_ascent,
     influence,
     l1_sparse,
+    lotus,
+    neg_grad_plus,
     qmul,
     random_label,
     retrain,
     salun,
+    scrub_r,
+    ssd,
 )
 from qmu_edge.unlearn.method import Method
 
@@ -43,6 +48,11 @@ METHODS: Final[Mapping[str, Method]] = {
     "fisher_forgetting": fisher_forgetting.METHOD,
     "cf_k": cf_k.METHOD,
     "eu_k": eu_k.METHOD,
+    "neg_grad_plus": neg_grad_plus.METHOD,
+    "scrub_r": scrub_r.METHOD,
+    "bad_teacher": bad_teacher.METHOD,
+    "ssd": ssd.METHOD,
+    "lotus": lotus.METHOD,
     "retrain": retrain.METHOD,
 }
 

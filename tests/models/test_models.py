@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from qmu_edge.descent import train_mode
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models import ARCHITECTURES, build
 from qmu_edge.models.layers import Classifier, Shape
@@ -16,6 +17,7 @@ from qmu_edge.models.quantizers import PRESETS
 from qmu_edge.models.scales import (
     calibrate,
     calibration_batches,
+    clamp_through,
     parameter_group,
     require_calibrated,
     uncalibrated,
@@ -154,3 +156,32 @@ def test_incomplete_grids_are_refused_by_name(preset: str) -> None:
     needed = calibration_batches(model)
     calibrate(model, [torch.rand(4, 1, 8, 8)] * (needed - 1))
     assert bool(uncalibrated(model)) == (preset == "statistics")  # one batch too few of the statistics
+
+
+def test_clamp_through_lets_saturated_weights_move_alone(
+    network: Callable[..., Classifier],
+) -> None:
+    model, images = network(weight_bits=8), torch.rand(4, 1, 8, 8)
+    layers = [layer for _, layer in weight_layers(model)]
+    with torch.no_grad():
+        for layer in layers:  # beyond the range on both sides
+            layer.weight[0].copy_(layer.weight[0].sign() * 9.0 * layer.weight.abs().max())
+
+    def gradients() -> list[Tensor]:
+        train_mode(model, statistics=False)
+        return list(torch.autograd.grad(model(images).square().sum(), list(model.parameters())))
+
+    names = [name for name, _ in model.named_parameters()]
+    clipped, values = dict(zip(names, gradients(), strict=True)), model(images)
+    with pytest.raises(KeyError), clamp_through(model):
+        assert torch.equal(model(images), values)
+        through = dict(zip(names, gradients(), strict=True))
+        raise KeyError
+    for name, gradient in through.items():
+        if name.endswith("weight") and gradient.dim() > 1:
+            assert not clipped[name][0].any()
+            assert gradient[0].any()
+            assert torch.equal(gradient[1:], clipped[name][1:])
+        else:
+            assert torch.equal(gradient, clipped[name])
+    assert all(map(torch.equal, gradients(), clipped.values()))

@@ -38,6 +38,11 @@ TABLE: dict[str, dict[str, Any]] = {
     "fisher_forgetting": {"batch": 4},
     "cf_k": {"epochs": 1, "batch": 8, "lr": 0.05},
     "eu_k": {"epochs": 1, "batch": 8, "lr": 0.05},
+    "neg_grad_plus": {"epochs": 1, "batch": 8, "lr": 0.05},
+    "scrub_r": {"epochs": 2, "forget_epochs": 1, "batch": 8, "lr": 0.05},
+    "bad_teacher": {"batch": 8, "lr": 0.01},
+    "ssd": {"batch": 8, "threshold": 1.0},
+    "lotus": {"epochs": 1, "batch": 8, "lr": 0.01},
     "retrain": {},
 }
 

@@ -1,0 +1,48 @@
+"""Teachers, the images they see, and the distance of a network to them, for the methods that distil."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from qmu_edge.data import Samples
+from qmu_edge.descent import train_mode
+from qmu_edge.models.layers import Classifier
+
+
+def teacher(model: Classifier) -> Classifier:
+    """A frozen copy of `model` as it is now, in training mode without statistics.
+
+    It computes what `model` computes in evaluation mode, faster.
+    """
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    train_mode(frozen, statistics=False)
+    return frozen
+
+
+def part(samples: Samples, share: float, generator: torch.Generator) -> Samples:
+    """A share 0..1 of the images, drawn at random, at least one."""
+    wanted = max(1, round(share * len(samples)))
+    return samples.take(torch.randperm(len(samples), generator=generator)[:wanted])
+
+
+def divergence(
+    target: Float[Tensor, "n k"], logits: Float[Tensor, "n k"], temperature: float = 1.0
+) -> Float[Tensor, ""]:
+    """Mean KL divergence of a network's probabilities from those of its teacher, both softened.
+
+    Times the squared temperature, which keeps the size of its gradient.
+
+    Args:
+        target: Logits of the teacher, n images and k classes.
+        logits: Those of the network.
+        temperature: Both are divided by it.
+
+    >>> certain, even = torch.tensor([[0.0, -100.0]]), torch.zeros(1, 2)
+    >>> divergence(certain, even), divergence(certain, certain)  # log 2
+    (tensor(0.6931), tensor(0.))
+    """
+    wanted, found = ((z / temperature).log_softmax(1) for z in (target, logits))
+    return F.kl_div(found, wanted, log_target=True, reduction="batchmean") * temperature**2
