@@ -17,12 +17,28 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.scales import require_calibrated
 from qmu_edge.recipe import TrainRecipe
-from qmu_edge.unlearn import finetune, grad_ascent, qmul, random_label, retrain
+from qmu_edge.unlearn import (
+    ct,
+    finetune,
+    grad_ascent,
+    msg,
+    munba,
+    natmu,
+    qmul,
+    random_label,
+    retrain,
+    sfron,
+)
 from qmu_edge.unlearn.method import Method
 
 METHODS: Final[Mapping[str, Method]] = {
     "qmul": qmul.METHOD,
     "random_label": random_label.METHOD,
+    "munba": munba.METHOD,
+    "natmu": natmu.METHOD,
+    "sfron": sfron.METHOD,
+    "msg": msg.METHOD,
+    "ct": ct.METHOD,
     "grad_ascent": grad_ascent.METHOD,
     "finetune": finetune.METHOD,
     "retrain": retrain.METHOD,

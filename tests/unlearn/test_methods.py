@@ -30,6 +30,11 @@ DROPOUT = {"architecture": "mobilenet_v2", "activation_bits": "float"}
 TABLE: dict[str, dict[str, Any]] = {
     "qmul": {"epochs": 1, "batch": 8, "lr": 0.05},
     "random_label": {"epochs": 1, "batch": 8, "lr": 0.05},
+    "munba": {"epochs": 1, "batch": 4, "lr": 0.05},
+    "natmu": {"epochs": 1, "batch": 8},
+    "sfron": {"epochs": 1, "batch": 4, "every": 2},
+    "msg": {"epochs": 1, "batch": 8, "lr": 0.05},
+    "ct": {"epochs": 1, "batch": 8, "lr": 0.05},
     "grad_ascent": {"epochs": 1, "batch": 8, "lr": 0.01},
     "finetune": {"epochs": 1, "batch": 8, "lr": 0.05},
     "retrain": {},
@@ -37,6 +42,7 @@ TABLE: dict[str, dict[str, Any]] = {
 
 
 CLASSES_ONLY: set[str] = set()  # these refuse a request for samples
+CANNOT: set[tuple[str, str]] = {("ct", "mobilenet_v2")}  # these refuse the network
 
 
 def _sets(toy: Toy) -> ForgetRetain:
@@ -76,7 +82,7 @@ def test_every_method_has_a_row() -> None:
 
 def _rows() -> list[Any]:
     """All combinations; MobileNetV2 under statistics takes its time, and runs always in one method."""
-    rows = product(TABLE, ARCHITECTURES, PRESETS)
+    rows = (row for row in product(TABLE, ARCHITECTURES, PRESETS) if row[:2] not in CANNOT)
     slow = ("mobilenet_v2", "statistics")
     return [
         pytest.param(*row, marks=pytest.mark.slow if row[1:] == slow and row[0] != "qmul" else [])
