@@ -177,6 +177,30 @@ def test_samples_are_refused_by_methods_for_classes_only(name: str, network: Net
         _run(name, network(), _sets(toy))
 
 
+def _next(data: ForgetRetain, name: str) -> ForgetRetain:
+    """The request after `data`: more of what that one kept."""
+    labels = data.retain.labels
+    ours = labels == 1 if name in CLASSES_ONLY else torch.arange(len(labels)) < 2
+    return replace(
+        data, forget=data.retain.take(torch.nonzero(ours)[:, 0]),
+        retain=data.retain.take(torch.nonzero(~ours)[:, 0]), classes=(1,) if name in CLASSES_ONLY else (),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_second_request_finds_nothing_left_of_the_first_but_weights(
+    name: str, network: Network, toy: Toy
+) -> None:
+    data = _served(name, toy)
+    first = _run(name, network(), data)
+    loaded = network()
+    loaded.load_state_dict(copy.deepcopy(first.state_dict()))
+    second = _run(name, first, _next(data, name))
+    assert _same(second, _run(name, loaded, _next(data, name)))
+    assert predict(second, toy(6)).isfinite().all()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in second.modules())
+
+
 def test_retraining_starts_from_nothing_of_the_original(network: Network, toy: Toy) -> None:
     original = network()
     other = copy.deepcopy(original)
