@@ -1,7 +1,8 @@
 """MUNBa: forgetting and keeping bargain over every step, each with its own gradient.
 
-Every step takes a batch of each set and goes where both losses fall by the same share: the Nash solution of
-a game of two players. The forget set is under random labels.
+Every step takes a batch of each set and goes down the bisector of the two gradients: the Nash solution of a
+game of two players, under which each loss falls in proportion to its own gradient. The forget set is under
+random labels.
 
 Source: Wu and Harandi, "MUNBa: Machine Unlearning via Nash Bargaining", ICCV 2025, arXiv:2411.15537.
 Differs: the closed form for two players, simplified, in place of a convex solver; a forget batch in every

@@ -122,9 +122,9 @@ def hybrids(model: Classifier, data: ForgetRetain, params: Params, generator: to
     chosen = partners(classes, known, generator)
     height, width = forget.pool.shape[2:]
     masks = ramps(height, width, params.shift).to(forget.pool.device)
+    ours = forget.pool[forget.index].float()
     blended = []
     for number in range(classes.shape[1]):
-        ours = forget.pool[forget.index].float()
         theirs = retain.take(chosen[:, number])
         blend = torch.lerp(theirs.pool[theirs.index].float(), ours, masks[number])
         blended.append(blend.round().to(torch.uint8))

@@ -85,7 +85,7 @@ def test_ascent_goes_up_where_the_mask_lets_it_and_leaves_statistics(network: Ne
 
     start = loss()
     climb(descent, b, mask, 5.0, 0.5)
-    assert model.training
+    assert all(module.training for module in model.modules())  # and batch-norm with them
     assert loss() > start
     for span, parameter, part in zip(
         descent.spans, descent.parameters, descent.views(mask.float()), strict=True
