@@ -124,6 +124,18 @@ class Samples:
             scaled = images.to(torch.float32, memory_format=torch.channels_last) / 255.0
             yield Batch(scaled, self.labels[positions.to(self.device)], positions)
 
+    def forever(
+        self, size: int, generator: torch.Generator, augment: Augment | None = None
+    ) -> Iterator[Batch]:
+        """Shuffled batches without end, pass after pass; the arguments are those of `batches`.
+
+        Raises:
+            UnlearnError: The set is empty.
+        """
+        self.require_some("repeated")
+        while True:
+            yield from self.batches(size, generator, augment)
+
     def _fetch(self, parts: tuple[Tensor, ...]) -> Iterator[Tensor]:
         if self.pool.device == self.device:
             for positions in parts:

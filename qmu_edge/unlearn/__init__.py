@@ -20,6 +20,7 @@ from qmu_edge.recipe import TrainRecipe
 from qmu_edge.unlearn import (
     bad_teacher,
     cf_k,
+    ct,
     eu_k,
     finetune,
     fisher_forgetting,
@@ -27,12 +28,16 @@ from qmu_edge.unlearn import (
     influence,
     l1_sparse,
     lotus,
+    msg,
+    munba,
+    natmu,
     neg_grad_plus,
     qmul,
     random_label,
     retrain,
     salun,
     scrub_r,
+    sfron,
     ssd,
 )
 from qmu_edge.unlearn.method import Method
@@ -40,6 +45,11 @@ from qmu_edge.unlearn.method import Method
 METHODS: Final[Mapping[str, Method]] = {
     "qmul": qmul.METHOD,
     "random_label": random_label.METHOD,
+    "munba": munba.METHOD,
+    "natmu": natmu.METHOD,
+    "sfron": sfron.METHOD,
+    "msg": msg.METHOD,
+    "ct": ct.METHOD,
     "grad_ascent": grad_ascent.METHOD,
     "finetune": finetune.METHOD,
     "l1_sparse": l1_sparse.METHOD,

@@ -2,7 +2,7 @@
 
 A forget image is trained towards the class that the network itself finds nearest to the true one, not
 towards a random one: the smallest lie that makes the network wrong. The losses of the two sets are
-weighted so that their mean gradient norms are equal.
+weighted so that their mean gradient norms are equal; or by a bargain in every step, see `munba`.
 
 Source: Tong, Wang, Yuan and Hu, "Robust Machine Unlearning for Quantized Neural Networks via Adaptive
     Gradient Reweighting with Similar Labels", ICCV 2025, arXiv:2503.13917.
@@ -20,7 +20,7 @@ from typing import Final, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from qmu_edge.data import ForgetRetain, Samples
 from qmu_edge.descent import Descent, Optimization, steps_per_epoch
@@ -28,8 +28,9 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train import predict
 from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.munba import CLIP_NORM, nash_epoch
 from qmu_edge.unlearn.random_label import random_labels
-from qmu_edge.unlearn.relabelling import Loop, epoch
+from qmu_edge.unlearn.relabelling import Loop, epoch, pair_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,8 @@ class Params:
         loop: "mixed" or "sequential", see `relabelling.epoch`.
         similar_labels: Off: random labels (the paper's ablation).
         reweighting: Off: both losses have weight 1 (the paper's ablation).
+        weighting: "epoch": one pair of weights an epoch, the paper's; "nash": a bargain in every step, see
+            `munba.nash_epoch`, which has no use for `loop` and `norm`.
         norm: "tensors": sum of the norms of all parameter tensors, as in the paper's code; "global":
             the norm of the whole gradient.
         scale_lr: Learning rate of quantizer scales relative to `lr`; 0 freezes them.
@@ -55,6 +58,7 @@ class Params:
     loop: Loop = "mixed"
     similar_labels: bool = True
     reweighting: bool = True
+    weighting: Literal["epoch", "nash"] = "epoch"
     norm: Literal["tensors", "global"] = "tensors"
     scale_lr: NotNegative = 0.0
 
@@ -89,7 +93,7 @@ def balance(forget_norm: float, retain_norm: float) -> tuple[float, float]:
 
 
 def mean_gradient_norm(
-    model: Classifier,
+    model: nn.Module,
     samples: Samples,
     descent: Descent,
     params: Params,
@@ -122,31 +126,54 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         UnlearnError: A set is empty, or the loss is not finite.
     """
     data.retain.require_some("retain")
-    images = len(data.forget) + len(data.retain)
-    cap = max(10, steps_per_epoch(len(data.forget), params.batch))
-    settings = Optimization(epochs=params.epochs, lr=params.lr, scale_lr=params.scale_lr)
-    steps = params.epochs * (steps_per_epoch(images, params.batch) + 1)
-    descent = Descent(model, settings, steps, data.progress)
-    data.progress.start("qmul", params.epochs * images)
+    nash = params.reweighting and params.weighting == "nash"
+    descent = _descent(model, data, params, nash=nash)
+    data.progress.start("qmul", params.epochs * (len(data.forget) + len(data.retain)))
     for number in range(params.epochs):
         forget = data.forget.relabelled(_labels(model, data.forget, params, generator))
+        if nash:
+            nash_epoch(descent, data, forget, batch=params.batch, generator=generator)
+            continue
         weights = (1.0, 1.0)
         if params.reweighting:
-            f, r = (
-                mean_gradient_norm(model, s, descent, params, generator, batches=cap)
-                for s in (forget, data.retain)
-            )
-            weights = balance(f, r)
-            data.progress.note(
-                f"qmul: epoch {number + 1}, gradient norms forget {f:.3g} retain {r:.3g}, "
-                f"weights {weights[0]:.3f} {weights[1]:.3f}"
-            )
+            weights = _weights(descent, data, forget, params, generator, number=number)
         epoch(
             descent, data, forget, weights,
             loop=params.loop, batch=params.batch, generator=generator,
         )  # fmt: skip
     data.progress.finish()
     return model
+
+
+def _descent(model: Classifier, data: ForgetRetain, params: Params, *, nash: bool) -> Descent:
+    f, r = len(data.forget), len(data.retain)
+    each = pair_steps(f, r, (params.batch,) * 2) if nash else steps_per_epoch(f + r, params.batch) + 1
+    settings = Optimization(
+        epochs=params.epochs, lr=params.lr, scale_lr=params.scale_lr, clip_norm=CLIP_NORM if nash else 0.0
+    )
+    return Descent(model, settings, params.epochs * each, data.progress)
+
+
+def _weights(
+    descent: Descent,
+    data: ForgetRetain,
+    forget: Samples,
+    params: Params,
+    generator: torch.Generator,
+    *,
+    number: int,
+) -> tuple[float, float]:
+    cap = max(10, steps_per_epoch(len(forget), params.batch))
+    f, r = (
+        mean_gradient_norm(descent.model, s, descent, params, generator, batches=cap)
+        for s in (forget, data.retain)
+    )
+    weights = balance(f, r)
+    data.progress.note(
+        f"qmul: epoch {number + 1}, gradient norms forget {f:.3g} retain {r:.3g}, "
+        f"weights {weights[0]:.3f} {weights[1]:.3f}"
+    )
+    return weights
 
 
 def _labels(

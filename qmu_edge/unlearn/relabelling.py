@@ -1,13 +1,14 @@
 """One epoch over forget and retain images together, for the methods that relabel the forget set."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-from qmu_edge.data import Batch, ForgetRetain, Samples
-from qmu_edge.descent import Descent
+from qmu_edge.data import Augment, Batch, ForgetRetain, Samples
+from qmu_edge.descent import Descent, steps_per_epoch
 
 Loop = Literal["mixed", "sequential"]
 
@@ -55,3 +56,28 @@ def epoch(
             len(b.labels),
         )
     descent.require_finite()
+
+
+def pair_steps(first: int, second: int, sizes: tuple[int, int]) -> int:
+    """Pairs of batches in one pass over the set that takes longer.
+
+    >>> pair_steps(10, 100, (8, 8)), pair_steps(10, 100, (1, 99))
+    (13, 10)
+    """
+    return max(steps_per_epoch(n, size) for n, size in zip((first, second), sizes, strict=True))
+
+
+def pairs(
+    first: Samples, second: Samples, sizes: tuple[int, int], generator: torch.Generator, augment: Augment
+) -> Iterator[tuple[Batch, Batch]]:
+    """A batch of each set, step by step; the set that is through first begins again.
+
+    Args:
+        first: One set, not empty.
+        second: The other one, not empty.
+        sizes: Images per batch of each.
+        generator: Draws order and augmentation.
+        augment: Of the images of both.
+    """
+    streams = (s.forever(size, generator, augment) for s, size in zip((first, second), sizes, strict=True))
+    return islice(zip(*streams, strict=True), pair_steps(len(first), len(second), sizes))

@@ -18,6 +18,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.progress import Progress
 from qmu_edge.train import predict
 from qmu_edge.unlearn import qmul
+from qmu_edge.unlearn.munba import nash_epoch
 from qmu_edge.unlearn.qmul import Params, balance, mean_gradient_norm, similar_labels
 from qmu_edge.unlearn.random_label import random_labels
 from qmu_edge.unlearn.relabelling import epoch
@@ -135,7 +136,7 @@ def test_switches_change_the_result(network: Network, toy: Toy) -> None:
     results = []
     for switch in (
         {}, {"similar_labels": False}, {"reweighting": False}, {"loop": "sequential"}, {"norm": "global"},
-        {"scale_lr": 0.5},
+        {"scale_lr": 0.5}, {"weighting": "nash"}, {"weighting": "nash", "similar_labels": False},
     ):  # fmt: skip
         params = Params(epochs=1, batch=8, lr=0.1, **switch)
         model = qmul.run(network(), _sets(toy), params, torch.Generator().manual_seed(0)).eval()
@@ -143,6 +144,26 @@ def test_switches_change_the_result(network: Network, toy: Toy) -> None:
     for i, a in enumerate(results):
         assert a.isfinite().all()
         assert not any(torch.equal(a, b) for b in results[:i])
+
+
+def test_bargain_is_about_similar_labels_and_ends_with_reweighting(
+    network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = network(), _sets(toy)
+    seen: list[Tensor] = []
+
+    def spy(descent: Descent, data: ForgetRetain, forget: Samples, **kwargs: Any) -> None:
+        expected = similar_labels(predict(model, data.forget), data.forget.labels)
+        assert torch.equal(forget.labels, expected)
+        seen.append(forget.labels)
+        nash_epoch(descent, data, forget, **kwargs)
+
+    monkeypatch.setattr(qmul, "nash_epoch", spy)
+    qmul.run(model, data, Params(epochs=2, batch=8, weighting="nash"), torch.Generator().manual_seed(0))
+    assert len(seen) == 2
+    off = Params(epochs=1, batch=8, weighting="nash", reweighting=False)
+    qmul.run(model, data, off, torch.Generator().manual_seed(0))
+    assert len(seen) == 2
 
 
 @pytest.mark.parametrize("loop", ["mixed", "sequential"])
