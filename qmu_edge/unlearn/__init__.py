@@ -17,7 +17,18 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.scales import require_calibrated
 from qmu_edge.recipe import TrainRecipe
-from qmu_edge.unlearn import finetune, grad_ascent, qmul, random_label, retrain
+from qmu_edge.unlearn import (
+    boundary_expand,
+    boundary_shrink,
+    finetune,
+    grad_ascent,
+    oeu,
+    pgu,
+    qmul,
+    random_label,
+    retrain,
+    unsir,
+)
 from qmu_edge.unlearn.method import Method
 
 METHODS: Final[Mapping[str, Method]] = {
@@ -25,6 +36,11 @@ METHODS: Final[Mapping[str, Method]] = {
     "random_label": random_label.METHOD,
     "grad_ascent": grad_ascent.METHOD,
     "finetune": finetune.METHOD,
+    "oeu": oeu.METHOD,
+    "pgu": pgu.METHOD,
+    "unsir": unsir.METHOD,
+    "boundary_shrink": boundary_shrink.METHOD,
+    "boundary_expand": boundary_expand.METHOD,
     "retrain": retrain.METHOD,
 }
 

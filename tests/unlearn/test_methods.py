@@ -32,11 +32,16 @@ TABLE: dict[str, dict[str, Any]] = {
     "random_label": {"epochs": 1, "batch": 8, "lr": 0.05},
     "grad_ascent": {"epochs": 1, "batch": 8, "lr": 0.01},
     "finetune": {"epochs": 1, "batch": 8, "lr": 0.05},
+    "oeu": {"epochs": 1, "batch": 8, "lr": 0.05},
+    "pgu": {"epochs": 1, "batch": 8},
+    "unsir": {"noise_images": 4, "noise_steps": 2, "copies": 2, "batch": 8},
+    "boundary_shrink": {"epochs": 1, "batch": 8, "lr": 0.01},
+    "boundary_expand": {"epochs": 1, "batch": 8, "lr": 0.01},
     "retrain": {},
 }
 
 
-CLASSES_ONLY: set[str] = set()  # these refuse a request for samples
+CLASSES_ONLY = {"unsir"}  # these refuse a request for samples
 
 
 def _sets(toy: Toy) -> ForgetRetain:
