@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from qmu_edge.data import Samples
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.scales import weight_layers
+from qmu_edge.progress import Progress
 from qmu_edge.store import write_atomic
 
 BATCH: Final = 64  # patches in float64 are large: 18 times the input of a 3x3 convolution
@@ -43,7 +44,7 @@ def patches(layer: Any, x: Tensor) -> Float64[Tensor, "g d m"]:
     return grouped.permute(1, 2, 0, 3).flatten(2).double()
 
 
-def covariances(model: nn.Module, samples: Samples) -> dict[str, Tensor]:
+def covariances(model: nn.Module, samples: Samples, progress: Progress) -> dict[str, Tensor]:
     """Sum over images and positions of r rT, float64 (g, d, d), for every layer with weights, by its name.
 
     The network computes in evaluation mode and float32; its mode is restored.
@@ -57,6 +58,7 @@ def covariances(model: nn.Module, samples: Samples) -> dict[str, Tensor]:
 
         return add
 
+    progress.start("covariances of layer inputs", len(samples))
     hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in weight_layers(model)]
     was_training = model.training
     model.eval()
@@ -64,10 +66,12 @@ def covariances(model: nn.Module, samples: Samples) -> dict[str, Tensor]:
         with torch.no_grad():
             for b in samples.batches(BATCH):
                 model(b.images)
+                progress.advance(len(b.labels))
     finally:
         for hook in hooks:
             hook.remove()
         model.train(was_training)
+    progress.finish()
     return found
 
 

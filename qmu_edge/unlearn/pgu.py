@@ -11,7 +11,7 @@ Differs: inputs are taken as in `input_space`. The gradient is projected after t
     clipped weights and not masked again, which keeps the latent change orthogonal. The rate falls in each
     step, not in each epoch. The run also stops when both accuracies are equal, and a crossing in the first
     epoch is kept with a note. Outputs of forgotten classes stay, since the shape of the network does, with
-    the mean of the others in place of their row: such a logit is never the largest.
+    the mean of the others in place of their row: but for rounding, such a logit is never the largest.
 Shapes: n images, k classes.
 """
 
@@ -84,9 +84,9 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     data.retain.require_some("retain")
     stored = load(data.state, model)
     if stored is None:
-        retain = covariances(model, data.retain)
+        retain = covariances(model, data.retain, data.progress)
     else:
-        forget = covariances(model, data.forget)
+        forget = covariances(model, data.forget, data.progress)
         retain = {name: stored[name] - forget[name] for name in forget}
     spaces = {f"{name}.weight": basis(c, params.gamma) for name, c in retain.items()}
     before = quantized_weights(model)
