@@ -30,16 +30,17 @@ def test_noise_is_unlike_the_class_within_the_pixel_range_and_leaves_the_network
     model = network()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     train_mode(model, statistics=False)
-    losses = []
+    losses, seen = [], []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     for steps in (1, 40):
         generator = torch.Generator().manual_seed(0)
         params = replace(SMALL, noise_steps=steps)
         noise = class_noise(model, 1, torch.Size((1, 8, 8)), params, generator)
         assert noise.shape == (6, 1, 8, 8)
-        assert float(noise.min()) >= 0.0
-        assert float(noise.max()) <= 1.0
+        assert 0.0 <= float(noise.min()) < float(noise.max()) <= 1.0
         losses.append(float(F.cross_entropy(model(noise).detach(), torch.ones(6, dtype=torch.int64))))
     assert losses[1] > losses[0]
+    assert all(float((shown - 0.5).abs().max()) <= 0.5 + 1e-6 for shown in seen)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
