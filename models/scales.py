@@ -38,6 +38,16 @@ def weight_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
+@torch.no_grad()
+def quantized_weights(model: nn.Module) -> dict[str, Tensor]:
+    """What every weight layer multiplies with, by the name of its weight; of a float layer the weight."""
+    found = {}
+    for name, layer in weight_layers(model):
+        weight = layer.quant_weight()
+        found[f"{name}.weight"] = (weight if isinstance(weight, Tensor) else weight.value).clone()
+    return found
+
+
 def _steps(model: nn.Module, part: str) -> Iterator[tuple[str, LearnedStep]]:
     for name, module in model.named_modules():
         if isinstance(module, LearnedStep) and part in name:

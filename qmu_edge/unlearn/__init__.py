@@ -19,6 +19,8 @@ from qmu_edge.models.scales import require_calibrated
 from qmu_edge.recipe import TrainRecipe
 from qmu_edge.unlearn import (
     bad_teacher,
+    boundary_expand,
+    boundary_shrink,
     cf_k,
     ct,
     eu_k,
@@ -32,6 +34,8 @@ from qmu_edge.unlearn import (
     munba,
     natmu,
     neg_grad_plus,
+    oeu,
+    pgu,
     qmul,
     random_label,
     retrain,
@@ -39,6 +43,7 @@ from qmu_edge.unlearn import (
     scrub_r,
     sfron,
     ssd,
+    unsir,
 )
 from qmu_edge.unlearn.method import Method
 
@@ -63,6 +68,11 @@ METHODS: Final[Mapping[str, Method]] = {
     "bad_teacher": bad_teacher.METHOD,
     "ssd": ssd.METHOD,
     "lotus": lotus.METHOD,
+    "oeu": oeu.METHOD,
+    "pgu": pgu.METHOD,
+    "unsir": unsir.METHOD,
+    "boundary_shrink": boundary_shrink.METHOD,
+    "boundary_expand": boundary_expand.METHOD,
     "retrain": retrain.METHOD,
 }
 

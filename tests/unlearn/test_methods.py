@@ -48,12 +48,17 @@ TABLE: dict[str, dict[str, Any]] = {
     "bad_teacher": {"batch": 8, "lr": 0.01},
     "ssd": {"batch": 8, "threshold": 1.0},
     "lotus": {"epochs": 1, "batch": 8, "lr": 0.01},
+    "oeu": {"epochs": 1, "batch": 8, "lr": 0.05},
+    "pgu": {"epochs": 1, "batch": 8},
+    "unsir": {"noise_images": 4, "noise_steps": 2, "copies": 2, "batch": 8},
+    "boundary_shrink": {"epochs": 1, "batch": 8, "lr": 0.01},
+    "boundary_expand": {"epochs": 1, "batch": 8, "lr": 0.01},
     "retrain": {},
 }
 
 
-CLASSES_ONLY: set[str] = set()  # these refuse a request for samples
 CANNOT: set[tuple[str, str]] = {("ct", "mobilenet_v2")}  # these refuse the network
+CLASSES_ONLY = {"unsir"}  # these refuse a request for samples
 
 
 def _sets(toy: Toy) -> ForgetRetain:
