@@ -35,7 +35,7 @@ VARIANTS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "influence, diagonal fisher": ("influence", {"variant": "diagonal_fisher"}),
     "salun, soft": ("salun", {"variant": "soft"}),
     "oeu, entropy": ("oeu", {"loss": "entropy"}),
-    "oeu, per layer": ("oeu", {"projection": "layer"}),
+    "oeu, per tensor": ("oeu", {"projection": "tensor"}),
 }
 REFERENCES: Final = ("original", "retrain", "retrain, again")
 # What a trial changes: the learning rate, unless the method is steered by something else.
