@@ -19,7 +19,7 @@ check: $(READY)           ## style, types, import rules
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: $(READY)           ## speed and size ratios, written to bench/results
-	$(BIN)/python bench/step.py && $(BIN)/python bench/export.py
+	$(BIN)/python bench/speed.py && $(BIN)/python bench/export.py
 
 lock: $(READY)            ## renew requirements.lock from pyproject.toml
 	$(BIN)/pip-compile --quiet --output-file requirements.lock pyproject.toml

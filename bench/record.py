@@ -18,7 +18,11 @@ README = ROOT / "README.md"
 
 
 def interleaved(
-    work: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 2
+    work: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    warmup: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each piece of work, taking turns, so that noise of the machine hits all alike."""
     for run in work.values():
@@ -27,9 +31,9 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(repeats):
         for name, run in work.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 

@@ -9,7 +9,6 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import brevitas.nn as qnn
 import jaxtyping
 import numpy as np
 import onnx
@@ -19,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from qmu_edge.errors import ExportError
 from qmu_edge.export.graph import QONNX_DOMAIN, code_range, constant, integer_codes
+from qmu_edge.models import quantized
 from qmu_edge.models.deploy import Affine
 from qmu_edge.models.layers import Classifier, Normalize
 
@@ -208,10 +208,10 @@ def _add(w: _Writer, name: str, inputs: list[str], args: tuple[Any, ...]) -> str
 
 
 MODULES: Final[Mapping[type, Callable[[_Writer, str, str, Any], str]]] = {
-    qnn.QuantConv2d: _conv,
-    qnn.QuantLinear: _linear,
-    qnn.QuantReLU: _quant_relu,
-    qnn.QuantIdentity: lambda w, name, x, m: w.activation(name, x, m),
+    quantized.QuantConv2d: _conv,
+    quantized.QuantLinear: _linear,
+    quantized.QuantReLU: _quant_relu,
+    quantized.QuantIdentity: lambda w, name, x, m: w.activation(name, x, m),
     Affine: _affine,
     Normalize: _normalize,
     nn.ReLU: _relu,

@@ -3,7 +3,9 @@
 layers.py      the pieces both networks share: convolution, activation, normalisation of the input
 resnet.py      ResNet18
 mobilenet.py   MobileNetV2
+quantized.py   Brevitas' layers with a short way through training
 quantizers.py  the presets: which Brevitas quantizer each place gets
+fused.py       the passes of that way, forward and backward; native.py and native.cpp: as machine code
 scales.py      calibrate, freeze and check the quantizers of a network, and name parameter groups
 """
 

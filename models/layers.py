@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import brevitas.nn as qnn
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.models import quantized
 from qmu_edge.models.quantizers import PRESETS
 from qmu_edge.recipe import Count, ModelRecipe, Positive
 
@@ -102,7 +102,7 @@ class Layers:
     ) -> nn.Module:
         """Convolution without bias (batch-norm follows); `edge` marks the first layer."""
         bits = self.recipe.edge_bits if edge else self.recipe.weight_bits
-        return qnn.QuantConv2d(  # type: ignore[no-any-return]
+        return quantized.QuantConv2d(
             inputs,
             outputs,
             kernel,
@@ -119,24 +119,20 @@ class Layers:
 
     def linear(self, inputs: int, outputs: int) -> nn.Module:
         """The classifier, with a float bias."""
-        return qnn.QuantLinear(  # type: ignore[no-any-return]
-            inputs, outputs, bias=True, **self._weight(self.recipe.edge_bits)
-        )
+        return quantized.QuantLinear(inputs, outputs, bias=True, **self._weight(self.recipe.edge_bits))
 
     def relu(self, *, ceiling: float | None = None) -> nn.Module:
         """Rectifier onto an unsigned grid; `ceiling` 6 makes the float version a ReLU6."""
         bits = self.recipe.activation_bits
         if bits == "float":
             return nn.ReLU() if ceiling is None else nn.Hardtanh(0.0, ceiling)
-        return qnn.QuantReLU(  # type: ignore[no-any-return]
-            act_quant=self.preset.unsigned, bit_width=bits, **self._steps
-        )
+        return quantized.QuantReLU(act_quant=self.preset.unsigned, bit_width=bits, **self._steps)
 
     def signed(self) -> nn.Module:
         """Signed grid for what meets in an addition."""
         if self.recipe.activation_bits == "float":
             return nn.Identity()
-        return qnn.QuantIdentity(  # type: ignore[no-any-return]
+        return quantized.QuantIdentity(
             act_quant=self.preset.signed, bit_width=self.recipe.residual_bits, **self._steps
         )
 
@@ -148,7 +144,7 @@ class Layers:
         """
         if self.recipe.activation_bits == "float" or self.recipe.edge_bits == "float":
             return nn.Identity()
-        return qnn.QuantIdentity(  # type: ignore[no-any-return]
+        return quantized.QuantIdentity(
             act_quant=self.preset.signed, bit_width=self.recipe.edge_bits, **self._steps
         )
 

@@ -6,7 +6,8 @@ Most methods only call `step`. Those that combine or change gradients take one a
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -15,10 +16,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qmu_edge.errors import UnlearnError
+from qmu_edge.models.fused import PLAIN, Passes, using
+from qmu_edge.models.native import native
 from qmu_edge.models.scales import Group, parameter_group
 from qmu_edge.progress import Progress
 
 Schedule = Literal["cosine", "constant", "exponential"]
+NATIVE_FROM_STEPS: Final = 100  # compiling takes a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +85,15 @@ def mixed_precision(precision: str, device: torch.device) -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
 
 
+def _passes(device: torch.device, steps: int, progress: Progress) -> Passes:
+    if device.type != "cpu" or steps < NATIVE_FROM_STEPS:
+        return PLAIN
+    compiled = native()
+    if compiled is None:
+        progress.note("no C++ compiler for the quantizers: they run as they stand, about a quarter slower")
+    return compiled or PLAIN
+
+
 class Span(NamedTuple):
     """Where a parameter lies in a flat gradient."""
 
@@ -97,6 +110,7 @@ class Descent:
         parameters: The parameters that are optimized, in the order of flat gradients.
         spans: Name, group and place of each of them in a flat gradient.
         optimizer, schedule, progress: As in PyTorch; where images are counted.
+        passes: What quantizers run: machine code in long runs on the CPU.
     """
 
     def __init__(self, model: nn.Module, settings: Optimization, steps: int, progress: Progress) -> None:
@@ -108,13 +122,16 @@ class Descent:
         self.optimizer = _optimizer(groups, settings)
         self.schedule = _schedule(self.optimizer, settings, steps)
         self.mixed = mixed_precision(settings.precision, self.device)
+        self.passes = _passes(self.device, steps, progress)
         self.spans = _spans(model, self.parameters)
         self._clip_norm = settings.clip_norm
         self._loss_sum = torch.zeros((), device=self.device)
 
-    def autocast(self) -> torch.autocast:
-        """Context of the forward pass."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed)
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Context of the forward pass: mixed precision and the quantizers' passes."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed), using(self.passes):
+            yield
 
     def step(self, loss: Callable[[], Tensor], images: int) -> None:
         """One step down `loss`, which is computed in mixed precision where that is on."""

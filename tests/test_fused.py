@@ -7,7 +7,7 @@ from brevitas.core.quant import IntQuant
 from torch import Tensor
 
 from qmu_edge.models import fused
-from qmu_edge.models.fused import FusedIntQuant
+from qmu_edge.models.fused import FusedIntQuant, Grid
 
 GRIDS = [(True, True, 4), (True, False, 2), (False, False, 4), (True, True, 8), (False, False, 8)]
 SCALES = [(), (3, 1, 1)]
@@ -88,7 +88,7 @@ def test_clamp_through_changes_the_gradient_of_saturated_values_alone() -> None:
 
 
 def test_evaluation_takes_the_stock_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(fused.FakeQuantize, "forward")
+    monkeypatch.delattr(fused, "fake_quantize")
     module = FusedIntQuant(
         signed=True,
         narrow_range=True,
@@ -104,7 +104,26 @@ def test_evaluation_takes_the_stock_path(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_half_precision_sums_the_step_gradient_in_the_precision_of_the_step() -> None:
     x = torch.full((4096,), 0.3, dtype=torch.bfloat16, requires_grad=True)
     step = torch.tensor(1.0, requires_grad=True)
-    fused.FakeQuantize.apply(x, step, -7.0, 7.0).sum().backward()  # type: ignore[no-untyped-call]
+    fused.fake_quantize(x, step, Grid(-7, 7), x.dtype).sum().backward()  # type: ignore[no-untyped-call]
     assert step.grad is not None
     assert step.grad.dtype == torch.float32
     assert step.grad.item() == pytest.approx(-4096 * x[0].item(), rel=1e-3)
+
+
+def test_a_rectifier_inside_is_a_rectifier_before() -> None:
+    given, step = _example((), torch.float64)
+    ours, ours_step = given.clone().requires_grad_(), step.clone().requires_grad_()
+    fused.fake_quantize(ours, ours_step, Grid(0, 15, floor=0), ours.dtype).square().sum().backward()  # type: ignore[no-untyped-call]
+    theirs, their_step = given.clone().requires_grad_(), step.clone().requires_grad_()
+    fused.fake_quantize(theirs.relu(), their_step, Grid(0, 15), theirs.dtype).square().sum().backward()  # type: ignore[no-untyped-call]
+    assert (given < 0).any()
+    assert torch.equal(ours.grad, theirs.grad)  # type: ignore[arg-type]
+    assert torch.equal(ours_step.grad, their_step.grad)  # type: ignore[arg-type]
+
+
+def test_second_derivatives_exist() -> None:
+    x = torch.tensor([0.3, 0.7, 9.0], requires_grad=True)
+    y = fused.fake_quantize(x, torch.tensor(0.5), Grid(0, 3), x.dtype)
+    (slope,) = torch.autograd.grad((y * x).sum(), x, create_graph=True)  # y + x y'
+    (curvature,) = torch.autograd.grad(slope.sum(), x)
+    assert curvature.tolist() == [2.0, 2.0, 0.0]

@@ -1,0 +1,98 @@
+"""How long does one training step take, beside the same float network and beside plain Brevitas?
+
+Networks take turns in one process, W4A4, one forward, backward and SGD step on one batch each:
+
+    float       the same network in plain PyTorch layers, in the same precision
+    ours        as unlearning runs it: quantizer steps frozen
+    learned     as training runs it: quantizer steps learned too
+    brevitas    Brevitas' own layers and quantizers in float32, as they come; steps learned
+
+Ratios are what counts. On a machine that others use too, `--clock cpu --threads 1` counts the processor's
+time, which waiting does not add to.
+
+    python bench/speed.py [--width 0.5] [--batch 128] [--repeats 15] [--threads 2] [--clock wall]
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import brevitas.nn as qnn
+import torch
+import torch.nn.functional as F
+from brevitas.core.quant import IntQuant
+from record import float_twin, interleaved, summary, write
+from torch import nn
+
+from qmu_edge.descent import Descent, Optimization
+from qmu_edge.models import build, quantized
+from qmu_edge.models.fused import FusedIntQuant
+from qmu_edge.models.layers import Shape
+from qmu_edge.models.scales import calibrate
+from qmu_edge.progress import Progress
+from qmu_edge.recipe import ModelRecipe
+
+KINDS = ("float", "ours", "learned", "brevitas")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+LONG = 10_000  # steps: a run for which quantizers are compiled
+STOCK: dict[type, type] = {
+    FusedIntQuant: type("StockIntQuant", (FusedIntQuant,), {"forward": IntQuant.forward}),
+    quantized.QuantConv2d: qnn.QuantConv2d,
+    quantized.QuantLinear: qnn.QuantLinear,
+    quantized.QuantReLU: qnn.QuantReLU,
+    quantized.QuantIdentity: qnn.QuantIdentity,
+}
+
+
+def stock(model: nn.Module) -> nn.Module:
+    """The same network as Brevitas alone would run it, in place."""
+    for module in model.modules():
+        module.__class__ = STOCK.get(type(module), type(module))
+    return model
+
+
+def step_of(
+    kind: str, architecture: str, precision: str, images: torch.Tensor, options: argparse.Namespace
+) -> Callable[[], None]:
+    """One forward, backward and SGD step of a kind of network."""
+    recipe = ModelRecipe.model_validate({"architecture": architecture, "width": options.width})
+    model: nn.Module = build(recipe, Shape(channels=3, classes=10), 0).to(images.device)
+    if kind == "brevitas":
+        precision = "float32"
+    else:
+        images = images.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    calibrate(model, [images])
+    model = {"float": float_twin, "brevitas": stock}.get(kind, lambda m: m)(model).to(images.device)
+    learned = 0.1 if kind in ("learned", "brevitas") else 0.0
+    settings = Optimization(epochs=1, lr=1e-3, scale_lr=learned, precision=precision)
+    descent = Descent(model.train(), settings, LONG, Progress.stderr())
+    labels = torch.arange(len(images), device=images.device) % 10
+    return lambda: descent.step(lambda: F.cross_entropy(model(images), labels), len(labels))
+
+
+def main() -> None:
+    """Time ResNet18 and MobileNetV2 in bfloat16 and float32; write bench/results/speed.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--width", type=float, default=0.5)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    images = torch.rand(options.batch, 3, 32, 32)
+    results: dict[str, Any] = {}
+    for architecture in ("resnet18", "mobilenet_v2"):
+        for precision in ("bfloat16", "float32"):
+            work = {kind: step_of(kind, architecture, precision, images, options) for kind in KINDS}
+            seconds = interleaved(work, repeats=options.repeats, clock=CLOCKS[options.clock])
+            rows = summary(seconds, "float")
+            results[f"{architecture} {precision}"] = rows
+            print(architecture, precision, {k: round(v["ratio"], 2) for k, v in rows.items()}, flush=True)
+    print(write("speed", vars(options), results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+// The passes of fused.py in machine code: one read, one write, all lanes and threads of the processor.
+//
+// A tensor is `rows` rows of `width` numbers in memory order, each row with its own step. Work is cut into
+// blocks of fixed size and sums are kept per block, so that results do not depend on the number of threads.
+// Loops are written so that compilers turn them into vectors: without branches, on plain integers and floats.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+using Bfloat16 = uint16_t;
+
+constexpr int64_t BLOCK = 8192;
+
+struct Grid {
+    float low, high, floor;
+};
+
+inline float wide(float x) { return x; }
+
+inline float wide(Bfloat16 x) {
+    const uint32_t bits = static_cast<uint32_t>(x) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+inline void store(float* to, float value) { *to = value; }
+
+inline void store(Bfloat16* to, float value) {  // round half to even
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof value);
+    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    *to = static_cast<Bfloat16>(value == value ? rounded : 0x7fc0);
+}
+
+inline float clipped(float code, Grid grid) {  // written so that NaN stays NaN
+    code = code < grid.low ? grid.low : code;
+    return code > grid.high ? grid.high : code;
+}
+
+inline bool inside(float scaled, float code, Grid grid) {
+    return (code >= grid.low) & (code <= grid.high) & (scaled > grid.floor);
+}
+
+template <class X, class Y>
+void value_block(const X* x, float step, Grid grid, int64_t n, Y* y) {
+    for (int64_t i = 0; i < n; ++i) store(y + i, clipped(std::nearbyint(wide(x[i]) / step), grid) * step);
+}
+
+template <class X, class Y>
+void gradient_block(const X* x, const Y* grad, float step, Grid grid, int64_t n, X* out) {
+    for (int64_t i = 0; i < n; ++i) {
+        const float scaled = wide(x[i]) / step, code = std::nearbyint(scaled);
+        const float given = wide(grad[i]);
+        store(out + i, inside(scaled, code, grid) ? given : 0.0f);
+    }
+}
+
+template <class X, class Y>
+float step_block(const X* x, const Y* grad, float step, Grid grid, int64_t n) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; ++i) {
+        const float scaled = wide(x[i]) / step, code = std::nearbyint(scaled);
+        sum += wide(grad[i]) * (clipped(code, grid) - (inside(scaled, code, grid) ? scaled : 0.0f));
+    }
+    return sum;
+}
+
+// Calls `work(block, row, begin, n)` for every block of every row, on all threads.
+template <class Work>
+void for_blocks(int64_t rows, int64_t width, Work work) {
+    const int64_t blocks = (width + BLOCK - 1) / BLOCK;
+#pragma omp parallel for if (rows * width > 4 * BLOCK)
+    for (int64_t block = 0; block < rows * blocks; ++block) {
+        const int64_t row = block / blocks, first = block % blocks * BLOCK;
+        work(block, row, row * width + first, std::min(BLOCK, width - first));
+    }
+}
+
+template <class X, class Y>
+void values(const X* x, const float* step, Grid grid, int64_t rows, int64_t width, Y* y) {
+    for_blocks(rows, width, [=](int64_t, int64_t row, int64_t begin, int64_t n) {
+        value_block(x + begin, step[row], grid, n, y + begin);
+    });
+}
+
+// `sums` has one place per block; without it only the gradient of x is computed.
+template <class X, class Y>
+void gradients(const X* x, const Y* grad, const float* step, Grid grid, int64_t rows, int64_t width, X* out,
+               float* sums) {
+    for_blocks(rows, width, [=](int64_t block, int64_t row, int64_t begin, int64_t n) {
+        gradient_block(x + begin, grad + begin, step[row], grid, n, out + begin);
+        if (sums) sums[block] = step_block(x + begin, grad + begin, step[row], grid, n);
+    });
+}
+
+}  // namespace
+
+// One pair of functions for each pair of types: of x, and of the value and its gradient.
+#define PASSES(NAME, X, Y)                                                                                    \
+    extern "C" void values_##NAME(const X* x, const float* step, Grid grid, int64_t rows, int64_t width,      \
+                                  Y* y) {                                                                     \
+        values(x, step, grid, rows, width, y);                                                                \
+    }                                                                                                         \
+    extern "C" void gradients_##NAME(const X* x, const Y* grad, const float* step, Grid grid, int64_t rows,   \
+                                     int64_t width, X* out, float* sums) {                                    \
+        gradients(x, grad, step, grid, rows, width, out, sums);                                               \
+    }
+
+PASSES(float32_float32, float, float)
+PASSES(float32_bfloat16, float, Bfloat16)
+PASSES(bfloat16_bfloat16, Bfloat16, Bfloat16)
+
+extern "C" int64_t block_size() { return BLOCK; }

@@ -1,0 +1,99 @@
+"""The passes of `fused.py` in machine code for this processor, from `native.cpp`.
+
+They are compiled when a process first asks for them, which takes a second, into a folder that is gone
+afterwards: nothing to install, no cache to trust or to clean. Values and gradients are the same to the bit as
+those of the plain passes; the gradient of a step is a sum in another order.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from qmu_edge.models.fused import PLAIN, Grid, Passes
+
+SOURCE: Final = Path(__file__).with_name("native.cpp")
+# Exact: no reordering of sums but where the source says so, no multiply-add, no assumption about NaN.
+FLAGS: Final = (
+    "-std=c++17", "-O3", "-march=native", "-fopenmp", "-ffp-contract=off",
+    "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC",
+)  # fmt: skip
+TYPES: Final = {
+    (torch.float32, torch.float32): "float32_float32",
+    (torch.float32, torch.bfloat16): "float32_bfloat16",
+    (torch.bfloat16, torch.bfloat16): "bfloat16_bfloat16",
+}
+
+
+class _Grid(ctypes.Structure):
+    _fields_ = (("low", ctypes.c_float), ("high", ctypes.c_float), ("floor", ctypes.c_float))
+
+
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
+
+
+@cache
+def native() -> Passes | None:
+    """The compiled passes; None where there is no C++ compiler that takes `FLAGS`."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        made = Path(folder) / "native.so"
+        try:
+            command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+            return _passes(ctypes.CDLL(str(made)))
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+
+def _passes(library: ctypes.CDLL) -> Passes:
+    block = library.block_size()
+    of_values = {types: library[f"values_{name}"] for types, name in TYPES.items()}
+    of_gradients = {types: library[f"gradients_{name}"] for types, name in TYPES.items()}
+    for function in of_values.values():
+        function.argtypes, function.restype = [_POINTER, _POINTER, _Grid, _SIZE, _SIZE, _POINTER], None
+    for function in of_gradients.values():
+        function.argtypes = [_POINTER, _POINTER, _POINTER, _Grid, _SIZE, _SIZE, _POINTER, _POINTER]
+        function.restype = None
+
+    def values(x: Tensor, step: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
+        function = of_values.get((x.dtype, dtype))
+        if function is None or not _served(x, step):
+            return PLAIN.values(x, step, grid, dtype)
+        y = torch.empty(x.shape, dtype=dtype)
+        function(x.data_ptr(), step.data_ptr(), _Grid(*grid), *_size(x), y.data_ptr())
+        return y
+
+    def gradients(
+        x: Tensor, grad: Tensor, step: Tensor, grid: Grid, *, of_step: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        function = of_gradients.get((x.dtype, grad.dtype))
+        if function is None or not _served(x, step):
+            return PLAIN.gradients(x, grad, step, grid, of_step=of_step)
+        rows, width = _size(x)
+        out = torch.empty_like(x)
+        sums = torch.empty((*x.shape[:-1], -(-width // block))) if of_step else None
+        function(
+            x.data_ptr(), grad.data_ptr(), step.data_ptr(), _Grid(*grid), rows, width,
+            out.data_ptr(), None if sums is None else sums.data_ptr(),
+        )  # fmt: skip
+        return out, None if sums is None else sums.sum(-1)
+
+    return Passes(values, gradients)
+
+
+def _served(x: Tensor, step: Tensor) -> bool:
+    return x.is_cpu and step.dtype == torch.float32 and step.is_contiguous()
+
+
+def _size(x: Tensor) -> tuple[int, int]:
+    return (x.shape[0] if x.dim() == 2 else 1), x.shape[-1]
