@@ -27,6 +27,7 @@ from qmu_edge.unlearn import (
     finetune,
     fisher_forgetting,
     grad_ascent,
+    held_out_match,
     influence,
     l1_sparse,
     lotus,
@@ -73,6 +74,7 @@ METHODS: Final[Mapping[str, Method]] = {
     "unsir": unsir.METHOD,
     "boundary_shrink": boundary_shrink.METHOD,
     "boundary_expand": boundary_expand.METHOD,
+    "held_out_match": held_out_match.METHOD,
     "retrain": retrain.METHOD,
 }
 

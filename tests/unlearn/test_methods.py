@@ -53,6 +53,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "unsir": {"noise_images": 4, "noise_steps": 2, "copies": 2, "batch": 8},
     "boundary_shrink": {"epochs": 1, "batch": 8, "lr": 0.01},
     "boundary_expand": {"epochs": 1, "batch": 8, "lr": 0.01},
+    "held_out_match": {"epochs": 1, "batch": 8, "lr": 0.05},
     "retrain": {},
 }
 

@@ -1,0 +1,157 @@
+"""Held-out matching: give forget images the confidences that images never seen have.
+
+An image that was never seen is sometimes wrong, and often unsure. How often, and how unsure, is known from
+validation images. The forget images are ranked by how hard the original finds them; the hardest gets the true
+class's confidence of the hardest validation image of its class, and so on. What is left of each probability
+goes to the other classes as the original would share it out. Training towards these targets ends by itself
+where forget images look unseen: there is nothing to overshoot. A class that is forgotten whole gets
+probability 0.
+
+For low-bit weights: gradients reach saturated weights, so that every integer code can move; the rest is plain
+training at a rate that moves whole codes.
+
+Source: of this project. Relatives: the similar labels of Q-MUL (arXiv:2503.13917), the accuracy-guided
+    smoothing of LoTUS (arXiv:2503.18314), held-out references of ReGUn (arXiv:2603.11210).
+Shapes: n forget images, m validation images, k classes.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from qmu_edge.data import Augment, ForgetRetain, Samples
+from qmu_edge.descent import Descent, Optimization
+from qmu_edge.models.layers import Classifier
+from qmu_edge.models.scales import clamp_through
+from qmu_edge.recipe import Count, Positive
+from qmu_edge.train import predict
+from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.relabelling import pair_steps, pairs
+
+VIEWS: Final = 4  # augmented views by which hard images are told from easy ones
+SHARE: Final = 0.25  # of each batch are forget images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of held-out matching.
+
+    Attributes:
+        epochs: Passes over the retain set.
+        lr: Highest learning rate of the cosine schedule.
+        batch: Images per step, of both sets.
+    """
+
+    epochs: Count = 10
+    lr: Positive = 0.02
+    batch: Count = 128
+
+
+def confidence(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Log-odds of the true class; above 0 it has more than half of the probability.
+
+    >>> confidence(torch.tensor([[2.0, 0.0, -torch.inf]]), torch.tensor([0]))
+    tensor([2.])
+    """
+    true = F.one_hot(labels, logits.shape[1]).bool()
+    return logits[true] - logits.masked_fill(true, -torch.inf).logsumexp(1)
+
+
+def matched(forget: Float[Tensor, " n"], unseen: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
+    """The quantiles of `unseen`, in the order of `forget`.
+
+    >>> matched(torch.tensor([9.0, 7.0, 8.0]), torch.tensor([5.0, -1.0, 2.0]))
+    tensor([ 5., -1.,  2.])
+    """
+    n = len(forget)
+    return unseen.quantile((forget.argsort().argsort() + 0.5) / n, interpolation="nearest")
+
+
+def targets(
+    logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], odds: Float[Tensor, " n"]
+) -> Float[Tensor, "n k"]:
+    """Probabilities with these log-odds of the true class, the rest shared out as in `logits`.
+
+    >>> targets(torch.tensor([[9.0, 1.0, 1.0]]), torch.tensor([0]), torch.tensor([0.0]))
+    tensor([[0.5000, 0.2500, 0.2500]])
+    """
+    true = F.one_hot(labels, logits.shape[1]).bool()
+    others = logits.masked_fill(true, -torch.inf).softmax(1)
+    return torch.where(true, odds.sigmoid()[:, None], (-odds).sigmoid()[:, None] * others)
+
+
+def unseen_odds(
+    model: Classifier, data: ForgetRetain, logits: Float[Tensor, "n k"], generator: torch.Generator
+) -> Float[Tensor, " n"]:
+    """The confidence that each forget image would have if it had never been seen, class by class."""
+    labels, odds = data.forget.labels.cpu(), torch.full((len(logits),), -torch.inf)
+    if data.classes:
+        return odds
+    hardness = confidence(logits, labels)
+    for _ in range(VIEWS):
+        hardness += confidence(predict(model, _view(data.forget, data.augment, generator)), labels)
+    known = data.validation.labels.cpu()
+    unseen = confidence(predict(model, data.validation), known)
+    for label in labels.unique():
+        ours, theirs = labels == label, known == label
+        odds[ours] = matched(hardness[ours], unseen[theirs] if theirs.any() else unseen)
+    return odds
+
+
+def _view(samples: Samples, augment: Augment, generator: torch.Generator) -> Samples:
+    """The same images, each under one augmentation."""
+    images = augment(samples.images(), generator).contiguous()
+    pool = images.to(samples.pool.device)
+    return Samples(pool, torch.arange(len(images), device=pool.device), samples.labels, samples.device)
+
+
+def check(model: Classifier, data: ForgetRetain, params: Params) -> None:
+    """Refuse samples without a validation set; whole classes need none."""
+    if not data.classes:
+        data.validation.require_some("validation")
+
+
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
+    """Unlearn `data.forget` from `model`, in place.
+
+    Raises:
+        UnlearnError: A set is empty, or the loss is not finite.
+    """
+    data.retain.require_some("retain")
+    logits = predict(model, data.forget)
+    odds = unseen_odds(model, data, logits, generator)
+    wanted = targets(logits, data.forget.labels.cpu(), odds).to(data.forget.device)
+    few = max(1, round(SHARE * params.batch))
+    sizes = few, max(1, params.batch - few)
+    steps = pair_steps(len(data.forget), len(data.retain), sizes)
+    descent = Descent(
+        model, Optimization(epochs=params.epochs, lr=params.lr), params.epochs * steps, data.progress
+    )
+
+    def loss(images: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+        logits = model(images)
+        forgotten = F.cross_entropy(logits[: len(target)], target, reduction="sum")
+        kept = F.cross_entropy(logits[len(target) :], labels, reduction="sum")
+        return (forgotten + kept) / len(images)
+
+    data.progress.start("held_out_match", params.epochs * steps * params.batch)
+    for _ in range(params.epochs):
+        model.train()
+        for f, r in pairs(data.forget, data.retain, sizes, generator, data.augment):
+            images, target = torch.cat([f.images, r.images]), wanted[f.positions.to(wanted.device)]
+            with clamp_through(model):
+                descent.step(lambda i=images, t=target, y=r.labels: loss(i, t, y), len(images))  # type: ignore[misc]
+        descent.require_finite()
+    data.progress.finish()
+    return model
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="the confidences of unseen images for the forget set, rank by rank (held-out matching)",
+    reads=frozenset({"forget", "retain", "validation"}), check=check,
+)  # fmt: skip
