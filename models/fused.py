@@ -5,7 +5,7 @@ convolution beside it. This one computes the same forward values and the same gr
 export take the stock path, so what ships never depends on this file.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from brevitas.core.quant import IntQuant
@@ -50,8 +50,9 @@ class FakeQuantize(torch.autograd.Function):
 
 
 class FusedIntQuant(IntQuant):  # type: ignore[misc]
-    """Brevitas' `IntQuant` that takes `FakeQuantize` while training."""
+    """Brevitas' `IntQuant` that takes `FakeQuantize`, or another `function`, while training."""
 
+    function: ClassVar[type[FakeQuantize]] = FakeQuantize
     _bounds: tuple[float, float] | None = None
 
     def forward(self, scale: Tensor, zero_point: Tensor, bit_width: Tensor, x: Tensor) -> Tensor:
@@ -61,5 +62,9 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
             return stock
         if self._bounds is None:  # once: reading them from a GPU tensor would stall every step
             self._bounds = float(self.min_int(bit_width)), float(self.max_int(bit_width))
-        quantized: Tensor = FakeQuantize.apply(x, scale, *self._bounds)  # type: ignore[no-untyped-call]
+        return self.while_training(x, scale, *self._bounds)
+
+    def while_training(self, x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
+        """Value of `x` on the grid `scale * {low..high}`, with the gradients of this quantizer."""
+        quantized: Tensor = self.function.apply(x, scale, low, high)  # type: ignore[no-untyped-call]
         return quantized

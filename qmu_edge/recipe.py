@@ -84,7 +84,7 @@ class ModelRecipe(_Section):
     activation_bits: Bits | Literal["float"] = 4
     edge_bits: Bits | Literal["float"] = 8
     residual_bits: Bits = 8
-    quantizer: Literal["learned_step", "statistics"] = "learned_step"
+    quantizer: Literal["learned_step", "statistics", "pact", "dsq"] = "learned_step"
     activation_steps: Literal["power_of_two", "free"] = "power_of_two"
 
 
@@ -96,7 +96,8 @@ class TrainRecipe(_Section):
         batch: Images per step.
         lr: Highest learning rate, reached after `warmup` epochs.
         warmup: Epochs of linear warm-up.
-        momentum, weight_decay: Of SGD; decay acts on weights only, never on steps or batch-norm.
+        momentum, weight_decay: Of SGD; decay acts on weights only, never on steps or batch-norm; and
+            on what the quantizers pact and dsq penalise.
         step_lr: Learning rate of quantizer steps, relative to `lr`.
         seed: Of initialisation, order and augmentation.
         precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where the hardware has units for it.

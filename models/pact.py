@@ -1,0 +1,56 @@
+"""PACT: activations are clipped at a learned level, above which alone the level has a gradient.
+
+The level alpha is kept as a step, alpha / largest code, by `ClippingLevel`; everything that calibrates,
+re-quantizes and exports learned steps serves it too. An L2 penalty pulls it down, values above it push it.
+
+Source: Choi et al., "PACT: Parameterized Clipping Activation for Quantized Neural Networks", 2018,
+    arXiv:1805.06085.
+Differs: alpha starts where calibration puts it, not at a constant. Signed tensors (network input, branches
+    of an addition) are clipped at both ends of their codes. Weights are those of `learned_step`: DoReFa's
+    have no code for zero, and a grid without zero cannot be exported. The penalty is the weight decay of
+    the recipe, its learning rate that of all quantizer parameters.
+"""
+
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from qmu_edge.models.fused import FakeQuantize, FusedIntQuant
+
+
+def clipping_slopes(
+    scaled: Float[Tensor, "*x"], low: float, high: float
+) -> tuple[Bool[Tensor, "*x"], Float[Tensor, "*x"]]:
+    """PACT's derivatives of a value that is rounded to `low..high` steps: by the value, and by the step.
+
+    The first is whether it lies between the ends. The second is 0 between them and the code outside: the
+    largest code times the derivative by alpha, which is 1 from alpha upwards.
+
+    >>> import torch
+    >>> clipping_slopes(torch.tensor([-1.0, 0.4, 2.6, 3.0, 9.0]), 0.0, 3.0)
+    (tensor([False,  True,  True, False, False]), tensor([0., 0., 0., 3., 3.]))
+    """
+    inside = (scaled >= low) & (scaled < high)
+    return inside, scaled.clamp(low, high).masked_fill(inside, 0.0)
+
+
+class ClippedQuantize(FakeQuantize):
+    """Round to a clipped grid, with PACT's gradients for value and step."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Float[Tensor, "*x"], step: Float[Tensor, "*s"], low: float, high: float
+    ) -> Float[Tensor, "*x"]:
+        """Value of `x` on the grid `step * {low..high}`."""
+        scaled = x / step
+        inside, slope = clipping_slopes(scaled, low, high)
+        ctx.save_for_backward(slope, inside)
+        ctx.step_shape, ctx.step_dtype = step.shape, step.dtype
+        return scaled.round().clamp(low, high) * step
+
+
+class ClippedIntQuant(FusedIntQuant):
+    """Brevitas' `IntQuant` with PACT's gradients while training."""
+
+    function = ClippedQuantize
