@@ -27,15 +27,8 @@ from qmu_edge.unlearn import apply, parameters
 
 Toy = Callable[..., Samples]
 SHAPE = Shape(channels=1, classes=3)
-TWO_CONVOLUTIONS = """
-from torch import nn
-
-def build(layers, shape):
-    return nn.Sequential(
-        layers.conv_bn(shape.channels, 8, 3, edge=True), layers.relu(), nn.MaxPool2d(2, stride=2),
-        layers.conv_bn(8, 12, 3), layers.relu(),
-    )
-"""
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+TWO_CONVOLUTIONS = README.split("```python\n")[1].split("```")[0]
 TRAIN = TrainRecipe(epochs=1, batch=8, lr=0.05, warmup=0.0, precision="float32")
 
 
