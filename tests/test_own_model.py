@@ -138,7 +138,6 @@ def test_project_keeps_the_file_and_runs_no_other(project: Path, tmp_path: Path)
     assert "mine.py: SHA-256 is" in problem
 
 
-@pytest.mark.slow
 def test_from_training_to_a_verified_release(project: Path, tmp_path: Path) -> None:
     request = tmp_path / "req.json"
     request.write_text('{"class_ids": [3]}', "utf-8")
