@@ -22,7 +22,7 @@ from qmu_edge.progress import Progress
 from qmu_edge.project import opened
 
 RECIPE = """
-method = "grad_ascent"
+
 [data]
 source = "digits"
 size = 8

@@ -55,6 +55,9 @@ def init(
     previous: Annotated[
         Path | None, typer.Option(help="An earlier project of the same data: its deletions stay deleted.")
     ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A Python file that makes the network; it will be run.")
+    ] = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -64,7 +67,7 @@ def init(
     _show(
         api.init(
             folder, dataset=dataset, recipe=recipe, data_path=data_path, subjects=subjects,
-            previous=previous, progress=_progress(quiet),
+            previous=previous, model=model, progress=_progress(quiet),
         ),
         json,
     )  # fmt: skip

@@ -3,9 +3,12 @@
 layers.py      the pieces both networks share: convolution, activation, normalisation of the input
 resnet.py      ResNet18
 mobilenet.py   MobileNetV2
+own.py         a network of the user's own
 quantized.py   Brevitas' layers with a short way through training
 quantizers.py  the presets: which Brevitas quantizer each place gets
 fused.py       the passes of that way, forward and backward; native.py and native.cpp: as machine code
+pact.py        clipped activations with PACT's gradients
+dsq.py         the soft staircase
 scales.py      calibrate, freeze and check the quantizers of a network, and name parameter groups
 """
 
@@ -14,8 +17,10 @@ from typing import Final
 
 import torch
 
-from qmu_edge.models.layers import Classifier, Shape
+from qmu_edge.errors import ConfigError
+from qmu_edge.models.layers import Classifier, Factory, Shape
 from qmu_edge.models.mobilenet import MobileNetV2
+from qmu_edge.models.own import OwnNetwork
 from qmu_edge.models.resnet import ResNet18
 from qmu_edge.models.scales import initialise_weight_steps
 from qmu_edge.recipe import ModelRecipe
@@ -26,19 +31,31 @@ ARCHITECTURES: Final[dict[str, Callable[[ModelRecipe, Shape], Classifier]]] = {
 }
 
 
-def build(recipe: ModelRecipe, shape: Shape, seed: int) -> Classifier:
+def build(recipe: ModelRecipe, shape: Shape, seed: int, factory: Factory | None = None) -> Classifier:
     """A freshly initialised network: weights drawn, weight steps set, activation steps not calibrated.
 
     Args:
         recipe: Architecture, bits and quantizer.
         shape: What enters and leaves it.
         seed: Of the initial weights; the caller's random state is untouched.
+        factory: Makes the body of a network of architecture "file".
 
     Returns:
         A module from float images 0..1 (n, c, h, w) to logits (n, k), on the CPU.
+
+    Raises:
+        ConfigError: The architecture is "file" and there is no factory, or it makes no network.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = ARCHITECTURES[recipe.architecture](recipe, shape)
+        model = _made(recipe, shape, factory)
     initialise_weight_steps(model)
     return model
+
+
+def _made(recipe: ModelRecipe, shape: Shape, factory: Factory | None) -> Classifier:
+    if recipe.architecture != "file":
+        return ARCHITECTURES[recipe.architecture](recipe, shape)
+    if factory is None:
+        raise ConfigError(f"the network is made by the file {recipe.path}, which is not at hand")
+    return OwnNetwork(recipe, shape, factory)

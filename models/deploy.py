@@ -256,27 +256,35 @@ def _fold(model: Classifier, name: str, layer: Any) -> None:
         layer.weight, layer.bias = fuse_conv_bn_weights(
             layer.weight, layer.bias, *statistics, norm.eps, norm.weight, norm.bias
         )
-        parent, place = name.rpartition(".")[0], name.rpartition(".")[2]
-        model.get_submodule(parent)._modules[str(int(place) + 1)] = nn.Identity()
+        parent, place = _place_behind(model, name)
+        parent._modules[place] = nn.Identity()
 
 
 def _behind(model: nn.Module, name: str) -> Any:
     """What follows a layer in the Sequential that holds it; None at its end or without one."""
-    parent, place = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
     layer = model.get_submodule(name)
     if isinstance(layer, nn.Sequential):  # a deployed layer: _put_behind made this
         return layer[1]
-    if not isinstance(parent, nn.Sequential) or int(place) + 1 >= len(parent):
-        return None
-    return parent[int(place) + 1]
+    parent, place = _place_behind(model, name)
+    return parent._modules[place] if place else None
+
+
+def _place_behind(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that holds a layer, and the name of what follows there; "" where nothing does."""
+    parent, place = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+    if not isinstance(parent, nn.Sequential):
+        return parent, ""
+    names = [*parent._modules, ""]
+    return parent, names[names.index(place) + 1]
 
 
 def _put_behind(model: nn.Module, name: str, affine: Affine) -> None:
     """Put `affine` in the place of a layer's batch-norm, or together with the layer in the layer's place."""
-    parent, place = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+    parent, place = _place_behind(model, name)
     if isinstance(_behind(model, name), nn.BatchNorm2d):
-        parent._modules[str(int(place) + 1)] = affine
+        parent._modules[place] = affine
     else:
+        place = name.rpartition(".")[2]
         parent._modules[place] = nn.Sequential(parent._modules[place], affine)  # type: ignore[arg-type]
 
 

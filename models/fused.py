@@ -168,7 +168,7 @@ def fake_quantize(
 
 
 class FusedIntQuant(IntQuant):  # type: ignore[misc]
-    """Brevitas' `IntQuant` that takes `fake_quantize` while training.
+    """Brevitas' `IntQuant` that takes one pass while training; presets may take another.
 
     Attributes:
         clamp_through: While true, the gradient of the value passes outside of the clipping range as well,
@@ -190,5 +190,8 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
         if not self.training:
             stock: Tensor = super().forward(scale, zero_point, bit_width, x)
             return stock
-        grid = self.grid(lambda: bit_width)
-        return fake_quantize(x, scale, grid, x.dtype, through=self.clamp_through)
+        return self.while_training(x, scale, self.grid(lambda: bit_width), x.dtype)
+
+    def while_training(self, x: Tensor, step: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
+        """`x` on the grid as `dtype`, with the gradients of this quantizer."""
+        return fake_quantize(x, step, grid, dtype, through=self.clamp_through)

@@ -4,7 +4,7 @@ Everything that enters a convolution is quantized, also what leaves a residual a
 between two integer layers would keep a device from running either with integers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -48,10 +48,16 @@ class Shape:
 
 
 class Classifier(nn.Module):
-    """A network from float images 0..1 (n, c, h, w) to logits (n, k) that knows how it was made."""
+    """A network from float images 0..1 (n, c, h, w) to logits (n, k) that knows how it was made.
+
+    Attributes:
+        recipe, shape, factory: What `qmu_edge.models.build` makes another one from.
+    """
+
+    factory: "Factory | None" = None
 
     def __init__(self, recipe: ModelRecipe, shape: Shape) -> None:
-        """Remember `recipe` and `shape`, from which `qmu_edge.models.build` makes another one."""
+        """Remember `recipe` and `shape`."""
         super().__init__()
         self.recipe = recipe
         self.shape = shape
@@ -147,6 +153,9 @@ class Layers:
         return quantized.QuantIdentity(
             act_quant=self.preset.signed, bit_width=self.recipe.edge_bits, **self._steps
         )
+
+
+Factory = Callable[[Layers, Shape], nn.Module]  # `build` of a model file
 
 
 def initialise(modules: Sequence[nn.Module]) -> None:

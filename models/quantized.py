@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qmu_edge.models.fused import fake_quantize
 from qmu_edge.models.quantizers import LearnedStep
 
 
@@ -35,7 +34,8 @@ def _activation(layer: Any, x: Tensor, *, rectify: bool) -> Tensor | None:
     grid = quantizer.int_quant.grid(quantizer.msb_clamp_bit_width_impl)
     if rectify:
         grid = grid._replace(floor=0.0)
-    return fake_quantize(x, quantizer.scaling_impl(x), grid, x.dtype)
+    made: Tensor = quantizer.int_quant.while_training(x, quantizer.scaling_impl(x), grid, x.dtype)
+    return made
 
 
 def _weight(layer: Any) -> Tensor | None:
@@ -47,8 +47,8 @@ def _weight(layer: Any) -> Tensor | None:
     mixed = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if mixed else weight.dtype
     grid = quantizer.int_quant.grid(quantizer.msb_clamp_bit_width_impl)
-    through = quantizer.int_quant.clamp_through
-    return fake_quantize(weight, quantizer.scaling_impl(weight), grid, dtype, through=through)
+    made: Tensor = quantizer.int_quant.while_training(weight, quantizer.scaling_impl(weight), grid, dtype)
+    return made
 
 
 class QuantConv2d(qnn.QuantConv2d):  # type: ignore[misc]

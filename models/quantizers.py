@@ -7,6 +7,8 @@ input, residual branch). A preset is a triple of Brevitas quantizer classes for 
                    data once, explicitly. Activations use the nearest power of two of it. The default.
     statistics     Brevitas' own: weight scale = max|w| of each channel at every forward pass,
                    activation scale learned after 30 training steps of percentile statistics.
+    pact           Activations are clipped at a learned, penalised level; weights as in learned_step.
+    dsq            Learned steps with a soft staircase while training, for weights and activations.
 
 The trap that decides the default: with a statistics scale the whole grid of a channel moves when its
 largest weight moves, so an update of one weight re-quantizes all others.
@@ -18,9 +20,10 @@ Differs: one step per output channel for weights, not per layer; the first step 
 """
 
 import math
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import torch
+from brevitas.core.function_wrapper import TensorClamp
 from brevitas.inject import value
 from brevitas.quant import (
     Int8ActPerTensorFloat,
@@ -30,7 +33,9 @@ from brevitas.quant import (
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from qmu_edge.models.dsq import SoftIntQuant
 from qmu_edge.models.fused import FusedIntQuant
+from qmu_edge.models.pact import ClippedIntQuant
 
 SMALLEST_STEP: Final = 1e-8  # a step may shrink while it is learned, never reach zero
 
@@ -80,7 +85,10 @@ class LearnedStep(nn.Module):
         observing: While true, `forward` sets the step from its input instead of using it.
         power_of_two: Whether the nearest power of two is used in its place; the gradient passes straight
             through, so the stored step moves as ever.
+        penalised: Whether training puts an L2 penalty on it.
     """
+
+    penalised: ClassVar[bool] = False
 
     def __init__(self, scaling_shape: tuple[int, ...], largest_code: int, power_of_two: bool = False) -> None:
         """Start without a step.
@@ -106,10 +114,14 @@ class LearnedStep(nn.Module):
             step = step + (short_mantissa(step.detach(), 1) - step.detach())
         if not (self.training and step.requires_grad):
             return step
+        factor = self.gradient_scale(x)
+        return step * factor + (step * (1.0 - factor)).detach()
+
+    def gradient_scale(self, x: Tensor) -> float:
+        """What the gradient of the step is multiplied by."""
         # Activations count features, not images: the loss is a mean over the batch already.
         elements = x[0].numel() if self.step.dim() == 0 else x.numel()
-        factor = step_gradient_scale(elements, self.largest_code)
-        return step * factor + (step * (1.0 - factor)).detach()
+        return step_gradient_scale(elements, self.largest_code)
 
     def observe(self, x: Tensor) -> None:
         """Set the step from the magnitudes of `x`, averaged over the batches seen so far."""
@@ -127,6 +139,20 @@ class LearnedStep(nn.Module):
     def restart(self) -> None:
         """Forget what was observed: the next observed batch sets the step anew."""
         self._batches_seen = 0
+
+
+class ClippingLevel(LearnedStep):
+    """PACT's clipping level alpha, kept as the step alpha / largest code.
+
+    Descent moves alpha as if it were the parameter: its gradient is the step's divided by the largest code,
+    and the step has to go that much less far.
+    """
+
+    penalised = True
+
+    def gradient_scale(self, x: Tensor) -> float:
+        """Once for the gradient, once for the way."""
+        return float(self.largest_code) ** -2
 
 
 def largest_code(bits: int, *, signed: bool) -> int:
@@ -185,6 +211,15 @@ StatisticsUnsigned: Any = Uint8ActPerTensorFloat.let(int_quant=FusedIntQuant, co
 StatisticsSigned: Any = Int8ActPerTensorFloat.let(int_quant=FusedIntQuant, collect_stats_steps=30)
 
 
+PactUnsigned: Any = LearnedStepUnsigned.let(int_quant=ClippedIntQuant, scaling_impl=ClippingLevel)
+PactSigned: Any = LearnedStepSigned.let(int_quant=ClippedIntQuant, scaling_impl=ClippingLevel)
+
+DsqWeight: Any = LearnedStepWeight.let(int_quant=SoftIntQuant)
+DsqWeight2: Any = LearnedStepWeight2.let(int_quant=SoftIntQuant)
+DsqUnsigned: Any = LearnedStepUnsigned.let(int_quant=SoftIntQuant, tensor_clamp_impl=TensorClamp)
+DsqSigned: Any = LearnedStepSigned.let(int_quant=SoftIntQuant, tensor_clamp_impl=TensorClamp)
+
+
 class Preset(NamedTuple):
     """Brevitas quantizer classes for the places of a network."""
 
@@ -197,4 +232,6 @@ class Preset(NamedTuple):
 PRESETS: Final[dict[str, Preset]] = {
     "learned_step": Preset(LearnedStepWeight, LearnedStepWeight2, LearnedStepUnsigned, LearnedStepSigned),
     "statistics": Preset(StatisticsWeight, StatisticsWeight2, StatisticsUnsigned, StatisticsSigned),
+    "pact": Preset(LearnedStepWeight, LearnedStepWeight2, PactUnsigned, PactSigned),
+    "dsq": Preset(DsqWeight, DsqWeight2, DsqUnsigned, DsqSigned),
 }

@@ -159,7 +159,7 @@ def train_only(model: nn.Module, groups: Collection[Group]) -> None:
 
 def parameter_group(name: str, model: nn.Module) -> Group:
     """Which group of a quantized network a parameter, or a buffer of a batch-norm, belongs to."""
-    if "scaling_impl" in name:
+    if "tensor_quant" in name:
         return "weight_scale" if "weight_quant" in name else "activation_scale"
     if name.startswith("head."):
         return "head"
@@ -167,3 +167,8 @@ def parameter_group(name: str, model: nn.Module) -> Group:
     if isinstance(owner, nn.BatchNorm2d):
         return "bn_stats" if "running_" in name or name.endswith("num_batches_tracked") else "bn_affine"
     return "bias" if name.endswith("bias") else "weights"
+
+
+def penalised(name: str, model: nn.Module) -> bool:
+    """Whether training puts an L2 penalty on a quantizer's parameter, as PACT and DSQ do on one of theirs."""
+    return getattr(model.get_submodule(name.rpartition(".")[0]), "penalised", False)

@@ -30,6 +30,7 @@ from qmu_edge.notary import (
     receipt_show,
     receipt_verify,
 )
+from qmu_edge.own_model import adopt
 from qmu_edge.progress import Progress
 from qmu_edge.project import Project, create, find, opened
 from qmu_edge.publication import papers, publish
@@ -53,6 +54,7 @@ def init(
     data_path: Path | None = None,
     subjects: Path | None = None,
     previous: Path | None = None,
+    model: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Register a dataset and make a project of `folder`.
@@ -64,6 +66,7 @@ def init(
         data_path: Where torchvision keeps its downloads.
         subjects: CSV file `sample,subject`.
         previous: An earlier project of the same data: what was deleted there is refused here.
+        model: A Python file that makes the network: it is copied, and run by whatever needs the network.
         progress: Silent when None.
     """
     found = parse_recipe(recipe_text(recipe), recipe)
@@ -74,8 +77,9 @@ def init(
         values.update(source="folder", path=str(Path(dataset).resolve()))
     else:
         raise ConfigError(f"dataset {dataset!r}: no such folder, and not one of {', '.join(SOURCES)}")
-    chosen = Recipe.model_validate({**found.model_dump(), "data": values})
-    made = create(folder, chosen, subjects, progress or Progress(), previous=previous)
+    network, source = adopt(found.model, model)
+    chosen = Recipe.model_validate({**found.model_dump(), "data": values, "model": network.model_dump()})
+    made = create(folder, chosen, subjects, progress or Progress(), previous=previous, model=source)
     return {"project": str(folder), **made}
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 
 from qmu_edge.errors import ConfigError, IntegrityError, UnlearnError
 from qmu_edge.models import build
-from qmu_edge.models.layers import Classifier, Shape
+from qmu_edge.models.layers import Classifier, Factory, Shape
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.strict_json import shown
 
@@ -62,15 +62,19 @@ def dumps(model: Classifier, origin: Origin) -> bytes:
     return save_tensors(tensors, metadata={"qmu_edge": text})
 
 
-def loads(data: bytes, source: str, expected: ModelRecipe | None = None) -> tuple[Classifier, Origin]:
+def loads(
+    data: bytes, source: str, expected: ModelRecipe | None = None, factory: Factory | None = None
+) -> tuple[Classifier, Origin]:
     """Rebuild a network from its file, on the CPU.
 
     Args:
         data: The file.
         source: What to call it in an error.
         expected: The network that the project's recipe describes.
+        factory: Makes the body of a network of the user's own. The file itself never brings code.
 
     Raises:
+        ConfigError: It is such a network, and there is no factory.
         IntegrityError: Not such a file, damaged, another network, or weights that are not finite.
     """
     header = _header(data, source)
@@ -95,7 +99,7 @@ def loads(data: bytes, source: str, expected: ModelRecipe | None = None) -> tupl
         raise IntegrityError(f"{source}: a checkpoint of another model: {_difference(recipe, expected)}")
     try:
         tensors = load_tensors(data)
-        model = build(recipe, shape, seed=0)
+        model = build(recipe, shape, seed=0, factory=factory)
         model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         first = str(error).partition("\n")[0][:200]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.fused import PLAIN, Passes, using
 from qmu_edge.models.native import native
-from qmu_edge.models.scales import Group, parameter_group
+from qmu_edge.models.scales import Group, parameter_group, penalised
 from qmu_edge.progress import Progress
 
 Schedule = Literal["cosine", "constant", "exponential"]
@@ -34,7 +34,7 @@ class Optimization:
         lr: Learning rate at the top of the schedule.
         optimizer: "sgd", "adam" or "adamw".
         momentum: Of SGD.
-        weight_decay: On convolution and classifier weights only.
+        weight_decay: On convolution and classifier weights, and on what a quantizer penalises.
         scale_lr: Learning rate of quantizer scales relative to `lr`; 0 freezes them.
         schedule: "cosine" to zero, "constant", or "exponential" down to `final`.
         warmup: Epochs of linear warm-up before the cosine.
@@ -190,18 +190,20 @@ def _parameter_groups(model: nn.Module, settings: Optimization) -> list[dict[str
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
     scales: list[Tensor] = []
+    pulled: list[Tensor] = []
     for name, parameter in model.named_parameters():
         group = parameter_group(name, model)
         if group in ("weight_scale", "activation_scale"):
             parameter.requires_grad_(settings.scale_lr > 0)
             if settings.scale_lr > 0:
-                scales.append(parameter)
+                (pulled if penalised(name, model) else scales).append(parameter)
         elif parameter.requires_grad:
             (decayed if parameter.dim() > 1 else plain).append(parameter)
     groups: list[dict[str, object]] = [
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": plain, "weight_decay": 0.0},
         {"params": scales, "weight_decay": 0.0, "lr": settings.lr * settings.scale_lr},
+        {"params": pulled, "weight_decay": settings.weight_decay, "lr": settings.lr * settings.scale_lr},
     ]
     return [g for g in groups if g["params"]]
 

@@ -2,7 +2,7 @@
 
     objects      every one hashed; every one that the ledger names is there; those that nothing names
     ledger       SQLite's own check, the chain of events, the rows that the events vouch for
-    images, key  the registered ones
+    images, key  the registered ones, and the model file that was given to `init`
     release      the link leads to a whole folder with the files of the current release
     leftovers    temporary files, states of trainings that nobody can go on with
     permissions  keys, ledger and images are their owner's alone
@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from qmu_edge import __version__, keys
 from qmu_edge.errors import LedgerError, QmuEdgeError
+from qmu_edge.own_model import source_of
 from qmu_edge.progress import Progress
 from qmu_edge.project import KEYS, STORE, Project, opened
 from qmu_edge.publication import LINK, RELEASES, files_in, is_whole, publish_current
@@ -165,7 +166,8 @@ def _dangling(project: Project, named: dict[str, str]) -> Iterator[Problem]:
 
 
 def _contents(project: Project) -> Iterator[Problem]:
-    for part in (lambda: project.key, lambda: project.images):
+    model = project.recipe.model
+    for part in (lambda: project.key, lambda: project.images, lambda: source_of(model, project.root)):
         try:
             part()
         except QmuEdgeError as error:

@@ -1,6 +1,7 @@
 """A user's folder: `qmu.toml`, the store `.qmu` and what is in it, `release` with what is current.
 
     qmu.toml            the recipe
+    <model>.py          the model file, where the recipe names one
     .qmu/ledger.db      samples, requests, steps, receipts, tombstones
     .qmu/objects/       checkpoints, model files, reports, receipts: name = SHA-256, written once
     .qmu/keys/          the key of pseudonyms and the one that signs, mode 0600
@@ -261,6 +262,7 @@ def create(
     progress: Progress,
     *,
     previous: Path | None = None,
+    model: bytes = b"",
 ) -> dict[str, Any]:
     """Register the recipe's dataset and make a project of `root`.
 
@@ -270,6 +272,7 @@ def create(
         subjects: CSV file `sample,subject`.
         progress: Decoding is shown there.
         previous: An earlier project of the same data. What was deleted there stays deleted here.
+        model: Content of the model file that the recipe names.
 
     Returns:
         Counts of samples by split, of classes and of subjects.
@@ -278,7 +281,7 @@ def create(
         ConfigError: There is a project already, no dataset, a sample that the previous project has
             deleted, or the disk refuses.
     """
-    _require_room(root, recipe)
+    _require_room(root, recipe, model)
     from qmu_edge.datasets import load
 
     text = to_toml(recipe)
@@ -287,17 +290,24 @@ def create(
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _alone(root):
-            _require_room(root, recipe)
-            return _summary(_make(root, recipe, source, subjects, previous))
+            _require_room(root, recipe, model)
+            return _summary(_make(root, recipe, source, subjects, previous, model))
     except OSError as error:
         raise ConfigError(f"cannot write {root}: {error.strerror}; nothing was changed") from None
 
 
-def _require_room(root: Path, recipe: Recipe) -> None:
-    """No project is here; `qmu.toml` of an `init` with this recipe that was killed may be."""
-    known = root / RECIPE
-    if (root / STORE).exists() or (known.exists() and known.read_bytes() != to_toml(recipe).encode()):
-        raise ConfigError(f"{root}: there is a project already, or a {RECIPE} of something else")
+def _require_room(root: Path, recipe: Recipe, model: bytes) -> None:
+    """No project is here; the visible files of an `init` with this recipe that was killed may be."""
+    for name, data in _visible(recipe, model).items():
+        known = root / name
+        if (root / STORE).exists() or (known.exists() and known.read_bytes() != data):
+            raise ConfigError(f"{root}: there is a project already, or a {name} of something else")
+
+
+def _visible(recipe: Recipe, model: bytes) -> dict[str, bytes]:
+    """The files beside the store: the model file, where there is one, and last the recipe that names it."""
+    text = {RECIPE: to_toml(recipe).encode()}
+    return {recipe.model.path: model, **text} if recipe.model.path is not None else text
 
 
 @contextmanager
@@ -314,7 +324,7 @@ def _alone(root: Path) -> Iterator[None]:
 
 
 def _make(
-    root: Path, recipe: Recipe, source: Any, subjects: Path | None, previous: Path | None
+    root: Path, recipe: Recipe, source: Any, subjects: Path | None, previous: Path | None, model: bytes
 ) -> SampleIndex:
     stones = _stones_of(previous) if previous is not None else set()
     staging = root / STAGING
@@ -334,8 +344,9 @@ def _make(
                 ledger.carry(stones)
             keys.renew(staging / KEYS, ledger)
             ledger.set_meta(KEY_CHECK, _key_check(key))
-        write_atomic(staging / RECIPE, to_toml(recipe).encode())
-        os.replace(staging / RECIPE, root / RECIPE)
+        for name, data in _visible(recipe, model).items():
+            write_atomic(staging / name, data)
+            os.replace(staging / name, root / name)
         sync_folder(root)
         staging.rename(root / STORE)
         sync_folder(root)

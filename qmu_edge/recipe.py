@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.files import read_regular
@@ -66,7 +66,9 @@ class ModelRecipe(_Section):
     """The network and its quantizers.
 
     Attributes:
-        architecture: "resnet18" or "mobilenet_v2".
+        architecture: "resnet18", "mobilenet_v2", or "file" for a Python file of the user's own.
+        path: Name of that file in the project's folder.
+        sha256: Its digest, written by `init`; another content is never run.
         stem: "cifar" (3x3 stride 1, for 32x32 images) or "imagenet".
         width: Multiplies all channel counts.
         weight_bits: Bits of the weights of inner layers.
@@ -78,15 +80,23 @@ class ModelRecipe(_Section):
             the exported file agree with the network to the bit; "free" leaves them as they are learned.
     """
 
-    architecture: Literal["resnet18", "mobilenet_v2"] = "resnet18"
+    architecture: Literal["resnet18", "mobilenet_v2", "file"] = "resnet18"
+    path: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,59}\.py$")] | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     stem: Literal["cifar", "imagenet"] = "cifar"
     width: Annotated[float, Field(gt=0.0, le=8.0)] = 1.0
     weight_bits: Bits = 4
     activation_bits: Bits | Literal["float"] = 4
     edge_bits: Bits | Literal["float"] = 8
     residual_bits: Bits = 8
-    quantizer: Literal["learned_step", "statistics"] = "learned_step"
+    quantizer: Literal["learned_step", "statistics", "pact", "dsq"] = "learned_step"
     activation_steps: Literal["power_of_two", "free"] = "power_of_two"
+
+    @model_validator(mode="after")
+    def _file(self) -> "ModelRecipe":
+        if (self.architecture == "file") != (self.path is not None) or (self.sha256 and not self.path):
+            raise ValueError('architecture "file" needs a path, and no other has a path or a sha256')
+        return self
 
 
 class TrainRecipe(_Section):
@@ -97,7 +107,8 @@ class TrainRecipe(_Section):
         batch: Images per step.
         lr: Highest learning rate, reached after `warmup` epochs.
         warmup: Epochs of linear warm-up.
-        momentum, weight_decay: Of SGD; decay acts on weights only, never on steps or batch-norm.
+        momentum, weight_decay: Of SGD; decay acts on weights only, never on steps or batch-norm; and
+            on what the quantizers pact and dsq penalise.
         step_lr: Learning rate of quantizer steps, relative to `lr`.
         seed: Of initialisation, order and augmentation.
         precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where the hardware has units for it.

@@ -21,7 +21,9 @@ from qmu_edge.bundle import write_bundle
 from qmu_edge.data import Augment, ForgetRetain, Samples, on_device
 from qmu_edge.errors import ConfigError
 from qmu_edge.export import FILES, ExportPlan, export
-from qmu_edge.models.layers import Classifier
+from qmu_edge.models.layers import Classifier, Factory
+from qmu_edge.models.own import factory_in
+from qmu_edge.own_model import source_of
 from qmu_edge.project import Project
 from qmu_edge.split import Split
 from qmu_edge.store import write_atomic
@@ -94,7 +96,19 @@ def load_checkpoint(project: Project, digest: str) -> tuple[Classifier, checkpoi
         IntegrityError: Missing, altered, or of another model.
     """
     data = project.store.get_bytes(digest, limit=4 << 30)
-    return checkpoint.loads(data, f"checkpoint {digest[:12]}", project.recipe.model)
+    return checkpoint.loads(data, f"checkpoint {digest[:12]}", project.recipe.model, factory_of(project))
+
+
+def factory_of(project: Project) -> Factory | None:
+    """What makes the project's network, when that is one of the user's own: their file is run.
+
+    Raises:
+        IntegrityError: The file is missing, or not the one that was given to `init`.
+        ConfigError: It cannot be run.
+    """
+    recipe = project.recipe.model
+    source = source_of(recipe, project.root)
+    return factory_in(source, recipe) if source else None
 
 
 def origin_of(project: Project, method: str, parent: str = "") -> checkpoint.Origin:

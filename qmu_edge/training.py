@@ -12,7 +12,7 @@ from qmu_edge.models import build
 from qmu_edge.models.layers import Shape
 from qmu_edge.planning import EXACT, TRAINING_COST
 from qmu_edge.project import Project
-from qmu_edge.release import device_named, origin_of, samples_of
+from qmu_edge.release import device_named, factory_of, origin_of, samples_of
 from qmu_edge.requantize import requantize
 from qmu_edge.train import accuracy, fit
 
@@ -40,7 +40,7 @@ def _train(project: Project, device: torch.device) -> dict[str, Any]:
             mean=recipe.data.mean, std=recipe.data.std,
         )  # fmt: skip
         torch.manual_seed(recipe.train.seed)
-        model = build(recipe.model, shape, recipe.train.seed).to(device)
+        model = build(recipe.model, shape, recipe.train.seed, factory_of(project)).to(device)
         chosen = samples_of(project, device, positions, "training set")
         state = project.folder / "work" / f"train-{run[:16]}.safetensors"
         augment = Augment(recipe.data.pad, recipe.data.flip)

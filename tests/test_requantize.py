@@ -12,6 +12,7 @@ from qmu_edge.data import Samples
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models import build
 from qmu_edge.models.layers import Classifier, Shape
+from qmu_edge.models.quantizers import PRESETS
 from qmu_edge.models.scales import parameter_group
 from qmu_edge.progress import Progress
 from qmu_edge.recipe import ModelRecipe
@@ -27,7 +28,7 @@ def _scale(quantizer: RescalingIntQuant, x: Tensor) -> float:
     return scale.item()
 
 
-@pytest.mark.parametrize("preset", ["learned_step", "statistics"])
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("factor", [0.5, 0.75])
 def test_each_activation_step_becomes_the_candidate_of_least_error(
     network: Network, toy: Toy, preset: str, factor: float
@@ -97,7 +98,7 @@ def test_batch_norm_statistics_are_the_plain_average(network: Network, toy: Toy)
         assert norms[name].momentum == 0.1
 
 
-@pytest.mark.parametrize("preset", ["learned_step", "statistics"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_only_retain_images_are_read_and_weights_stay(network: Network, toy: Toy, preset: str) -> None:
     everything = toy(30)
     retain = everything.take(torch.arange(0, 30, 2))
@@ -122,7 +123,7 @@ def test_only_retain_images_are_read_and_weights_stay(network: Network, toy: Toy
     assert not torch.equal(poisoned.get_buffer(mean), first.get_buffer(mean))
 
 
-@pytest.mark.parametrize("preset", ["learned_step", "statistics"])
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("steps", ["power_of_two", "free"])
 def test_activation_steps_become_powers_of_two_unless_free(
     network: Network, toy: Toy, preset: str, steps: str

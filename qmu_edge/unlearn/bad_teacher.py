@@ -49,7 +49,7 @@ class Params:
 def untrained(model: Classifier, retain: Samples, batch: int, generator: torch.Generator) -> Classifier:
     """A teacher like `model` with weights drawn anew, calibrated on retain images."""
     seed = int(torch.randint(2**31, (1,), generator=generator))
-    fresh = build(model.recipe, model.shape, seed).to(retain.device)
+    fresh = build(model.recipe, model.shape, seed, model.factory).to(retain.device)
     images = (b.images for _ in count() for b in retain.batches(batch, generator))
     calibrate(fresh, islice(images, max(STATISTICS_BATCHES, calibration_batches(fresh))))
     return teacher(fresh)

@@ -53,7 +53,8 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     """
     data.retain.require_some("retain")
     names = last_blocks(model, params.k)
-    fresh = build(model.recipe, model.shape, int(torch.randint(2**31, (1,), generator=generator)))
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    fresh = build(model.recipe, model.shape, seed, model.factory)
     fresh.to(data.retain.device)
     for name in names:
         model.set_submodule(name, fresh.get_submodule(name))

@@ -96,7 +96,7 @@ def unseen_odds(
         hardness += confidence(predict(model, _view(data.forget, data.augment, generator)), labels)
     known = data.validation.labels.cpu()
     unseen = confidence(predict(model, data.validation), known)
-    for label in labels.unique():
+    for label in set(labels.tolist()):
         ours, theirs = labels == label, known == label
         odds[ours] = matched(hardness[ours], unseen[theirs] if theirs.any() else unseen)
     return odds

@@ -39,7 +39,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     """
     data.retain.require_some("retain")
     seed = int(torch.randint(2**31, (1,), generator=generator))
-    fresh = build(model.recipe, model.shape, seed).to(data.retain.device)
+    fresh = build(model.recipe, model.shape, seed, model.factory).to(data.retain.device)
     fit(
         fresh, data.retain, replace_seed(params.train, seed), data.augment,
         progress=data.progress, label="retraining", resume=data.state,

@@ -16,6 +16,7 @@ import torch
 from qmu_edge.export import FORMATS
 from qmu_edge.export.gates import check_file
 from qmu_edge.export.graph import initializers
+from qmu_edge.models.quantizers import PRESETS
 from qmu_edge.models.resnet import BasicBlock
 from qmu_edge.models.scales import weight_layers
 from qmu_edge.recipe import ModelRecipe
@@ -36,7 +37,7 @@ ROWS = [
         (architecture, bits, preset, edge)
         for architecture in ("resnet18", "mobilenet_v2")
         for bits in BITS
-        for preset in ("learned_step", "statistics")
+        for preset in PRESETS
         for edge in (8, "float")
     )
 ]

@@ -27,7 +27,13 @@ from qmu_edge.recipe import ModelRecipe
 
 # What must be known of a new architecture or preset before its tests can pass.
 LAYERS = {"resnet18": 21, "mobilenet_v2": 53}
-NAN_UNTIL_CALIBRATED = {"learned_step": True, "statistics": False}
+NAN_UNTIL_CALIBRATED = {"learned_step": True, "statistics": False, "pact": True, "dsq": True}
+WEIGHT_SCALES = {
+    "learned_step": 1,
+    "statistics": 0,
+    "pact": 1,
+    "dsq": 2,
+}  # parameters of a weight's quantizer
 BITS: dict[str, dict[str, Any]] = {
     "W8A8": {"weight_bits": 8, "activation_bits": 8},
     "W4A4": {"weight_bits": 4, "activation_bits": 4},
@@ -100,7 +106,7 @@ def test_network_calibrates_and_computes_integer_codes(
 
 def test_table_has_a_row_for_every_architecture_and_preset() -> None:
     assert set(LAYERS) == set(ARCHITECTURES)
-    assert set(NAN_UNTIL_CALIBRATED) == set(PRESETS)
+    assert set(NAN_UNTIL_CALIBRATED) == set(WEIGHT_SCALES) == set(PRESETS)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -133,8 +139,7 @@ def test_every_parameter_has_its_group(
         "head": 2,
         "bn_affine": 2 * norms,
         "activation_scale": activations,
-        # a statistics scale is computed, not stored
-        **({"weight_scale": LAYERS[architecture]} if preset == "learned_step" else {}),
+        **({"weight_scale": WEIGHT_SCALES[preset] * LAYERS[architecture]} if WEIGHT_SCALES[preset] else {}),
     }
 
 
@@ -161,7 +166,8 @@ def test_incomplete_grids_are_refused_by_name(preset: str) -> None:
 def test_clamp_through_lets_saturated_weights_move_alone(
     network: Callable[..., Classifier],
 ) -> None:
-    model, images = network(weight_bits=8), torch.rand(4, 1, 8, 8)
+    model = network(weight_bits=8)
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))  # no filter is dead
     layers = [layer for _, layer in weight_layers(model)]
     with torch.no_grad():
         for layer in layers:  # beyond the range on both sides

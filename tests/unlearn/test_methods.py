@@ -98,11 +98,11 @@ def test_every_method_has_a_row() -> None:
 
 
 def _rows() -> list[Any]:
-    """All combinations; MobileNetV2 under statistics takes its time, and runs always in one method."""
+    """All combinations; what is slow or alike, beside learned steps, runs always in one method."""
     rows = (row for row in product(TABLE, ARCHITECTURES, PRESETS) if row[:2] not in CANNOT)
-    slow = ("mobilenet_v2", "statistics")
+    always = {("resnet18", "learned_step"), ("mobilenet_v2", "learned_step"), ("resnet18", "statistics")}
     return [
-        pytest.param(*row, marks=pytest.mark.slow if row[1:] == slow and row[0] != "qmul" else [])
+        pytest.param(*row, marks=[] if row[1:] in always or row[0] == "qmul" else pytest.mark.slow)
         for row in rows
     ]
 

@@ -1,0 +1,107 @@
+"""A network around a body of the user's own, whose layers a Python file makes.
+
+The file defines `build(layers, shape)`, which returns a module from what `layers.edge()` lets through,
+(n, c, h, w), to features (n, d, i, j). The rest is the same for every network: normalisation and the grid of
+the input before it, averaging over space, the grid of the averages and the classifier behind it.
+"""
+
+import importlib.abc
+import importlib.util
+import sys
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qmu_edge.errors import ConfigError
+from qmu_edge.models.layers import Classifier, Factory, Layers, Normalize, Shape, initialise
+from qmu_edge.recipe import ModelRecipe
+
+TRIED_SIDE: Final = 32  # pixels of the image that tells how many features a body has
+
+
+def factory_in(source: bytes, recipe: ModelRecipe) -> Factory:
+    """Run a model file and return its `build`.
+
+    Args:
+        source: The file, whose digest was checked: exactly these bytes are run.
+        recipe: Its name and digest.
+
+    Raises:
+        ConfigError: It cannot be run, or defines no `build`.
+    """
+    name = f"qmu_edge_model_{recipe.sha256}"
+    spec: Any = importlib.util.spec_from_loader(name, _Checked(source, str(recipe.path)))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+        build: Any = module.build
+        if not callable(build):
+            raise TypeError("build is not a function")
+    except Exception as error:  # whatever the file raises
+        raise ConfigError(f"{recipe.path}: {type(error).__name__}: {error}") from error
+    factory: Factory = build
+    return factory
+
+
+class _Checked(importlib.abc.ExecutionLoader):
+    """Loads bytes that are at hand: the file is not read again, and no bytecode beside it is believed."""
+
+    def __init__(self, source: bytes, path: str) -> None:
+        self.source, self.path = source, path
+
+    def get_filename(self, fullname: str) -> str:
+        """For tracebacks."""
+        return self.path
+
+    def get_source(self, fullname: str) -> str:
+        """The bytes as text."""
+        return importlib.util.decode_source(self.source)
+
+
+class OwnNetwork(Classifier):
+    """The body that a factory makes, between the ends that all networks have."""
+
+    def __init__(self, recipe: ModelRecipe, shape: Shape, factory: Factory) -> None:
+        """Build the network of `recipe` for images and classes of `shape`.
+
+        Raises:
+            ConfigError: The factory fails, or what it returns does not make features of images.
+        """
+        super().__init__(recipe, shape)
+        self.factory = factory
+        make = Layers(recipe)
+        self.normalize = Normalize(shape)
+        self.input = make.edge()
+        self.body, features = _body(factory, make, shape)
+        self.pooled = make.edge()
+        self.flatten = nn.Flatten()
+        self.head = make.linear(features, shape.classes)
+        initialise(list(self.modules()))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Logits of float images 0..1."""
+        features = self.body(self.input(self.normalize(x)))
+        pooled = self.pooled(F.adaptive_avg_pool2d(features, 1))
+        logits: Tensor = self.head(self.flatten(pooled))
+        return logits
+
+
+def _body(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, int]:
+    """What the factory makes, and how many features that has."""
+    try:
+        body: object = factory(make, shape)
+        if not isinstance(body, nn.Module):
+            raise TypeError(f"build returned {type(body).__name__}, allowed is a torch.nn.Module")
+        with torch.no_grad():
+            features: object = body.eval()(torch.zeros(1, shape.channels, TRIED_SIDE, TRIED_SIDE))
+        body.train()
+        if not isinstance(features, Tensor) or features.dim() != 4:
+            found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise TypeError(f"the body returned {found}, allowed are features (n, d, i, j)")
+    except Exception as error:  # whatever the user's code raises
+        raise ConfigError(f"{make.recipe.path}: {type(error).__name__}: {error}") from error
+    return body, features.shape[1]

@@ -1,0 +1,143 @@
+"""A network of the user's own: from one file to an exported one, and everything that is not a network."""
+
+import copy
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qmu_edge.checkpoint import Origin, dumps, loads
+from qmu_edge.data import Augment, ForgetRetain, Samples
+from qmu_edge.errors import ConfigError, ExportError, IntegrityError
+from qmu_edge.export import ExportPlan, export
+from qmu_edge.models import build
+from qmu_edge.models.layers import Classifier, Shape
+from qmu_edge.models.own import factory_in
+from qmu_edge.models.quantizers import PRESETS
+from qmu_edge.models.scales import calibrate, calibration_batches, parameter_group
+from qmu_edge.progress import Progress
+from qmu_edge.recipe import ModelRecipe, TrainRecipe
+from qmu_edge.requantize import requantize
+from qmu_edge.train import fit
+from qmu_edge.unlearn import apply, parameters
+
+Toy = Callable[..., Samples]
+SHAPE = Shape(channels=1, classes=3)
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+TWO_CONVOLUTIONS = README.split("```python\n")[1].split("```")[0]
+TRAIN = TrainRecipe(epochs=1, batch=8, lr=0.05, warmup=0.0, precision="float32")
+
+
+def made(text: str, **fields: Any) -> Classifier:
+    """The network of a model file."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    recipe = ModelRecipe(architecture="file", path="mine.py", sha256=digest, **fields)
+    return build(recipe, SHAPE, seed=0, factory=factory_in(text.encode(), recipe))
+
+
+def body(lines: str) -> str:
+    """A model file whose `build` ends with these lines."""
+    return f"from torch import nn\nimport torch\ndef build(layers, shape):\n    {lines}\n"
+
+
+def exported(model: Classifier, toy: Toy) -> list[Any]:
+    return export(
+        model, ExportPlan(formats=("integer",), class_names=("a", "b", "c")),
+        images=toy(64, seed=2).images().numpy(), min_agreement=0.99, min_inputs=64,
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("default")  # tracing: torch and brevitas warn about themselves
+@pytest.mark.parametrize(
+    "preset", [p if p == "learned_step" else pytest.param(p, marks=pytest.mark.slow) for p in PRESETS]
+)
+def test_trained_unlearned_retrained_and_exported_as_any_other(preset: str, toy: Toy) -> None:
+    model, everything = made(TWO_CONVOLUTIONS, quantizer=preset), toy(24)
+    data = ForgetRetain(
+        forget=everything.take(torch.arange(6)), retain=everything.take(torch.arange(6, 24)),
+        validation=toy(6, seed=1), augment=Augment(pad=1),
+    )  # fmt: skip
+    fit(model, everything, TRAIN, data.augment, progress=Progress())
+    for name in ("finetune", "retrain"):
+        given = {} if name == "retrain" else {"epochs": 1, "batch": 8}
+        params = parameters(name, given, TRAIN)
+        result = apply(name, copy.deepcopy(model), data, params, torch.Generator().manual_seed(0))
+        requantize(result, data.retain, batch=6, seed=0, progress=Progress())
+        for file in exported(result, toy):
+            assert file.parity.max_abs_difference == 0.0
+            assert file.gate["problems"] == ()
+    groups = {parameter_group(n, model) for n, _ in model.named_parameters()}
+    assert groups >= {"weights", "bn_affine", "head", "activation_scale"}
+    assert parameter_group("head.weight", model) == "head"
+
+
+def test_checkpoint_names_the_file_and_never_brings_it(toy: Toy) -> None:
+    model = made(TWO_CONVOLUTIONS)
+    calibrate(model, [toy(6).images() / 255.0] * calibration_batches(model))
+    data = dumps(model.eval(), Origin(class_names=("a", "b", "c"), size=8, split=""))
+    assert str(model.recipe.sha256).encode() in data and b"MaxPool2d" not in data
+    again, _ = loads(data, "mine", model.recipe, model.factory)
+    assert torch.equal(again(toy(3).images() / 255.0), model(toy(3).images() / 255.0))
+    with pytest.raises(ConfigError, match=r"made by the file mine\.py, which is not at hand"):
+        loads(data, "mine", model.recipe)
+    other = model.recipe.model_copy(update={"sha256": "0" * 64})
+    with pytest.raises(IntegrityError, match="another model: sha256 is"):
+        loads(data, "mine", other, model.factory)
+
+
+def test_exactly_the_bytes_that_were_checked_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what the file has become since, nor bytecode beside it, nor a neighbour of that name."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("raise SystemExit('the file was read again')", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    made(TWO_CONVOLUTIONS)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.py"]  # no bytecode is left either
+    assert "mine" not in set(sys.modules) - before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def build(layers, shape", "SyntaxError: "),
+        ("import no_such_package", "ModuleNotFoundError: "),
+        ("1 / 0", "ZeroDivisionError: "),
+        ("def make(): ...", "AttributeError: .*'build'"),
+        ("build = 3", "build is not a function"),
+        ("def build(): ...", "TypeError: "),
+        ("\x00", "SyntaxError: |ValueError: "),
+        (body("return 3"), "build returned int, allowed is a torch.nn.Module"),
+        (body("return None"), "build returned NoneType"),
+        (body("return nn.Flatten()"), r"the body returned \(1, 1024\), allowed are features"),
+        (body("return layers.conv_bn(7, 8, 3)"), "RuntimeError: "),
+        (body("return nn.LSTM(32, 2)"), "ValueError: "),
+    ],
+)
+def test_file_that_makes_no_network_is_refused_by_name(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^mine\.py: .*({message})"):
+        made(text)
+
+
+@pytest.mark.filterwarnings("default")
+def test_layer_that_cannot_be_exported_is_named(toy: Toy) -> None:
+    lines = "return nn.Sequential(layers.conv_bn(1, 8, 3, edge=True), nn.GELU(), layers.signed())"
+    model = made(body(lines))
+    calibrate(model, [toy(6).images() / 255.0] * calibration_batches(model))
+    requantize(model, toy(12), batch=6, seed=0, progress=Progress())
+    with pytest.raises(ExportError, match=r"^body\.1: a layer GELU cannot be exported; allowed are "):
+        exported(model, toy)
+
+
+@pytest.mark.filterwarnings("default")
+def test_named_layers_are_followed_as_numbered_ones(toy: Toy) -> None:
+    lines = "conv, norm = layers.conv_bn(1, 8, 3, edge=True)\n    named = nn.Sequential()\n    "
+    lines += "[named.add_module(n, m) for n, m in (('conv', conv), ('norm', norm), ('relu', layers.relu()))]"
+    lines += "\n    return named"
+    model = made(body(lines))
+    calibrate(model, [toy(6).images() / 255.0] * calibration_batches(model))
+    requantize(model, toy(12), batch=6, seed=0, progress=Progress())
+    assert {f.parity.max_abs_difference for f in exported(model, toy)} == {0.0}
