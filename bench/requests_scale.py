@@ -22,7 +22,6 @@ from qmu_edge.progress import Progress
 from qmu_edge.project import opened
 
 RECIPE = """
-
 [data]
 source = "digits"
 size = 8
@@ -34,6 +33,7 @@ batch = 128
 [unlearn.grad_ascent]
 batch = 128
 [policy]
+rungs = ["grad_ascent", "retrain"]
 max_fa_gap = 1.0
 max_ta_drop = "off"
 max_ra_drop = "off"
