@@ -267,12 +267,13 @@ def purge(project: Path | None = None, *, now: bool = False, dry_run: bool = Fal
 
 
 def methods() -> dict[str, Any]:
-    """The unlearning methods with their category, summary and default parameters."""
+    """The unlearning methods: category, summary, image sets, parameter groups, default parameters."""
     from qmu_edge.unlearn import METHODS, parameters
 
     return {
         name: {
             "category": m.category, "summary": m.summary,
+            "reads": sorted(m.reads), "touches": sorted(m.touches),
             "parameters": _defaults(parameters(name, {}, Recipe().train)),
         }
         for name, m in METHODS.items()

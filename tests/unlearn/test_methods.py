@@ -93,8 +93,10 @@ def _same(a: Classifier, b: Classifier) -> bool:
     return all(torch.equal(v, other[k]) for k, v in a.state_dict().items())
 
 
-def test_every_method_has_a_row() -> None:
+def test_every_method_has_a_row_here_and_in_the_readme() -> None:
     assert set(TABLE) == set(METHODS)
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    assert [n for n in METHODS if f"| `{n}` |" not in readme] == []
 
 
 def _rows() -> list[Any]:
