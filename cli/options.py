@@ -1,5 +1,6 @@
 """What the commands have in common: options, progress on stderr, one result on stdout."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,10 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda."
 WaitOption = Annotated[
     float, typer.Option("--wait", min=0, help="Seconds to wait for another process that holds the project.")
 ]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option("--profile", help="Record ten steps as a trace, for chrome://tracing or Perfetto."),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 
 
@@ -22,6 +27,13 @@ def progress(quiet: bool) -> Any:
     from qmu_edge.progress import Progress
 
     return Progress() if quiet else Progress.stderr()
+
+
+def profiled(quiet: bool, path: Path | None) -> Any:
+    """The same, as a context that records ten steps of the work to `path`."""
+    from qmu_edge.profiling import profiled as recording
+
+    return recording(None if quiet else sys.stderr, path)
 
 
 def show(result: Any, as_json: bool, text: Callable[[Any], str] | None = None) -> None:
