@@ -29,6 +29,7 @@ from qmu_edge.descent import Descent, Optimization
 from qmu_edge.models import build, quantized
 from qmu_edge.models.fused import FusedIntQuant
 from qmu_edge.models.layers import Shape
+from qmu_edge.models.native import native
 from qmu_edge.models.scales import calibrate
 from qmu_edge.progress import Progress
 from qmu_edge.recipe import ModelRecipe
@@ -67,7 +68,7 @@ def step_of(
     model = {"float": float_twin, "brevitas": stock}.get(kind, lambda m: m)(model).to(images.device)
     learned = 0.1 if kind in ("learned", "brevitas") else 0.0
     settings = Optimization(epochs=1, lr=1e-3, scale_lr=learned, precision=precision)
-    descent = Descent(model.train(), settings, LONG, Progress.stderr())
+    descent = Descent(model.train(), settings, LONG, Progress())
     labels = torch.arange(len(images), device=images.device) % 10
     return lambda: descent.step(lambda: F.cross_entropy(model(images), labels), len(labels))
 
@@ -91,7 +92,8 @@ def main() -> None:
             rows = summary(seconds, "float")
             results[f"{architecture} {precision}"] = rows
             print(architecture, precision, {k: round(v["ratio"], 2) for k, v in rows.items()}, flush=True)
-    print(write("speed", vars(options), results))
+    settings = {**vars(options), "machine_code": native() is not None}
+    print(write("speed", settings, results))
 
 
 if __name__ == "__main__":

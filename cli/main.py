@@ -20,10 +20,12 @@ from qmu_edge.cli.options import (
     BudgetOption,
     DeviceOption,
     JsonOption,
+    ProfileOption,
     ProjectOption,
     QuietOption,
     WaitOption,
 )
+from qmu_edge.cli.options import profiled as _profiled
 from qmu_edge.cli.options import progress as _progress
 from qmu_edge.cli.options import show as _show
 
@@ -78,13 +80,16 @@ def train(
     project: ProjectOption = None,
     device: DeviceOption = "auto",
     wait_s: WaitOption = 0,
+    profile: ProfileOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train the recipe's network; continues after a kill."""
     from qmu_edge import api
 
-    _show(api.train(project, device=device, wait_s=wait_s, progress=_progress(quiet)), json)
+    with _profiled(quiet, profile) as progress:
+        result = api.train(project, device=device, wait_s=wait_s, progress=progress)
+    _show(result, json)
 
 
 @app.command()
@@ -99,6 +104,7 @@ def unlearn(
     project: ProjectOption = None,
     device: DeviceOption = "auto",
     wait_s: WaitOption = 0,
+    profile: ProfileOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -106,10 +112,11 @@ def unlearn(
     from qmu_edge import api
     from qmu_edge.cli import render
 
-    result = api.unlearn(
-        request, project, pending=pending, method=method, budget_s=budget_s,
-        dry_run=dry_run, device=device, wait_s=wait_s, progress=_progress(quiet),
-    )  # fmt: skip
+    with _profiled(quiet, profile) as progress:
+        result = api.unlearn(
+            request, project, pending=pending, method=method, budget_s=budget_s, dry_run=dry_run,
+            device=device, wait_s=wait_s, progress=progress,
+        )  # fmt: skip
     text = render.pending if pending else render.served
     _show(result, json, render.plain if dry_run else text)
     if pending and not dry_run:

@@ -1,6 +1,7 @@
 """What the commands have in common: options, progress on stderr, one result on stdout."""
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,6 +43,10 @@ BudgetOption = Annotated[
         help="No further rung begins after so long: 90s, 10min, 2h.",
     ),
 ]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option("--profile", help="Record ten steps as a trace, for chrome://tracing or Perfetto."),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 
 
@@ -50,6 +55,13 @@ def progress(quiet: bool) -> Any:
     from qmu_edge.progress import Progress
 
     return Progress() if quiet else Progress.stderr()
+
+
+def profiled(quiet: bool, path: Path | None) -> Any:
+    """The same, as a context that records ten steps of the work to `path`."""
+    from qmu_edge.profiling import profiled as recording
+
+    return recording(None if quiet else sys.stderr, path)
 
 
 def show(result: Any, as_json: bool, text: Callable[[Any], str] | None = None) -> None:

@@ -8,7 +8,7 @@ Source: Tong, Wang, Yuan and Hu, "Robust Machine Unlearning for Quantized Neural
     Gradient Reweighting with Similar Labels", ICCV 2025, arXiv:2503.13917.
 Differs: this is the algorithm of the paper, not of the released code, which compares a logit with a
     probability, loses one index after removing the true class, and permutes the labels between images.
-    Labels and norms are measured in evaluation mode without moving batch-norm statistics; norms over at
+    Labels and norms are measured without moving batch-norm statistics; norms over at
     most max(10, forget batches) batches of each set, quantizer scales not counted; scales are frozen
     unless `scale_lr` is given.
 Shapes: n forget images, k classes.
@@ -23,7 +23,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from qmu_edge.data import ForgetRetain, Samples
-from qmu_edge.descent import Descent, Optimization, steps_per_epoch
+from qmu_edge.descent import Descent, Optimization, steps_per_epoch, train_mode
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train import predict
@@ -103,9 +103,9 @@ def mean_gradient_norm(
 ) -> float:
     """Mean over mini-batches of the norm of the gradient of the cross-entropy.
 
-    Batch-norm statistics stay (evaluation mode). Parameters that are frozen do not count.
+    Batch-norm statistics stay. Parameters that are frozen do not count.
     """
-    model.eval()
+    train_mode(model, statistics=False)
     parameters = [p for p in model.parameters() if p.requires_grad]
     norms: list[Tensor] = []
     for number, b in enumerate(samples.batches(params.batch, generator)):

@@ -135,7 +135,8 @@ def test_every_command_is_a_function_of_the_same_name() -> None:
     assert inspect.isfunction(demo.demo)
 
 
-NOT_ARGUMENTS = {"json", "quiet"}  # of the command line only: how the result is printed
+# Of the command line only: how the result is printed, and what a function gets as `progress`.
+NOT_ARGUMENTS = {"json", "quiet", "profile"}
 RENAMED = {
     "class_": "class_ids", "sample": "sample_ids", "subject": "subject_ids", "format": "formats",
     "file": "files", "input": "dtype", "sha256": "digests", "key": "trusted_keys",
