@@ -76,13 +76,20 @@ def exponential(step: int, steps: int, final: float) -> float:
     return float(final ** (step / max(1, steps - 1)))
 
 
-def mixed_precision(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16: asked for, or "auto" on hardware with units for it."""
+def mixed_precision(precision: str, model: nn.Module) -> bool:
+    """Whether to compute in bfloat16: asked for, or "auto" where it is faster on the device of `model`.
+
+    Processors with vector but no matrix units for it gain a third in convolutions, and lose as much where
+    these are grouped.
+    """
     if precision != "auto":
         return precision == "bfloat16"
-    if device.type == "cuda":
+    if next(model.parameters()).device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    if torch.cpu._is_amx_tile_supported():
+        return True
+    grouped = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
+    return bool(torch.cpu._is_avx512_bf16_supported()) and not grouped
 
 
 def _passes(device: torch.device, steps: int, progress: Progress) -> Passes:
@@ -121,7 +128,7 @@ class Descent:
         self.parameters: list[Tensor] = [p for g in groups for p in g["params"]]  # type: ignore[attr-defined]
         self.optimizer = _optimizer(groups, settings)
         self.schedule = _schedule(self.optimizer, settings, steps)
-        self.mixed = mixed_precision(settings.precision, self.device)
+        self.mixed = mixed_precision(settings.precision, model)
         self.passes = _passes(self.device, steps, progress)
         self.spans = _spans(model, self.parameters)
         self._clip_norm = settings.clip_norm

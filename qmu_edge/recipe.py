@@ -111,7 +111,7 @@ class TrainRecipe(_Section):
             on what the quantizers pact and dsq penalise.
         step_lr: Learning rate of quantizer steps, relative to `lr`.
         seed: Of initialisation, order and augmentation.
-        precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where the hardware has units for it.
+        precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where that is faster.
     """
 
     epochs: Count = 30
