@@ -1,0 +1,114 @@
+"""Held-out matching: confidences against the definition, ranks, targets, and what a run makes of them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qmu_edge.data import ForgetRetain, Samples
+from qmu_edge.errors import UnlearnError
+from qmu_edge.models.layers import Classifier
+from qmu_edge.train import accuracy, predict
+from qmu_edge.unlearn import apply, held_out_match
+from qmu_edge.unlearn.held_out_match import Params, confidence, matched, targets, unseen_odds
+
+Network = Callable[..., Classifier]
+Toy = Callable[..., Samples]
+FLOATS = st.floats(-20, 20, width=32)
+
+
+@given(st.lists(FLOATS, min_size=3, max_size=3), st.integers(0, 2))
+def test_confidence_is_the_log_odds(logits: list[float], label: int) -> None:
+    (found,) = confidence(torch.tensor([logits]).double(), torch.tensor([label])).tolist()
+    total = sum(math.exp(z) for z in logits)
+    p = math.exp(logits[label]) / total
+    rest = sum(math.exp(z) for k, z in enumerate(logits) if k != label) / total
+    assert found == pytest.approx(math.log(p) - math.log(rest), abs=1e-9)
+
+
+@settings(deadline=None)
+@given(st.lists(FLOATS, min_size=1, max_size=30, unique=True), st.lists(FLOATS, min_size=1, max_size=30))
+def test_matching_keeps_the_order_and_takes_the_distribution(
+    forget: list[float], unseen: list[float]
+) -> None:
+    found = matched(torch.tensor(forget), torch.tensor(unseen)).tolist()
+    assert set(found) <= set(torch.tensor(unseen).tolist())
+    in_order = [f for _, f in sorted(zip(forget, found, strict=True))]
+    assert in_order == sorted(in_order)
+    if len(forget) == len(unseen):
+        assert in_order == sorted(torch.tensor(unseen).tolist())
+
+
+def test_targets_have_these_odds_and_share_the_rest_as_the_original() -> None:
+    logits, labels = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
+    odds = torch.tensor([-torch.inf, -1.0, 0.0, 2.0, 30.0], dtype=torch.float64)
+    found = targets(logits, labels, odds)
+    torch.testing.assert_close(found.sum(1), torch.ones(5, dtype=torch.float64))
+    for row, z, label, o in zip(found, logits, labels.tolist(), odds.tolist(), strict=True):
+        assert float(row[label]) == pytest.approx(1 / (1 + math.exp(-o)) if math.isfinite(o) else 0.0)
+        others = [k for k in range(4) if k != label]
+        shares = row[others] / row[others].sum()
+        torch.testing.assert_close(shares, z.softmax(0)[others] / z.softmax(0)[others].sum())
+
+
+def _data(toy: Toy) -> ForgetRetain:
+    everything = toy(60)
+    forget, retain = everything.take(torch.arange(9)), everything.take(torch.arange(9, 60))
+    return ForgetRetain(forget=forget, retain=retain, validation=toy(30, seed=5))
+
+
+def test_each_class_is_matched_with_its_own_images(network: Network, toy: Toy) -> None:
+    model, data = network(), _data(toy)
+    logits = predict(model, data.forget)
+    odds = unseen_odds(model, data, logits, torch.Generator().manual_seed(0))
+    unseen = confidence(predict(model, data.validation), data.validation.labels)
+    for label in range(3):
+        ours, theirs = data.forget.labels == label, data.validation.labels == label
+        assert set(odds[ours].tolist()) <= set(unseen[theirs].tolist())
+    # A class of which nothing was held out takes the confidences of all.
+    some = replace(data, validation=data.validation.take(torch.nonzero(data.validation.labels < 2)[:, 0]))
+    odds = unseen_odds(model, some, logits, torch.Generator().manual_seed(0))
+    left = unseen[data.validation.labels < 2]
+    assert set(odds[data.forget.labels == 2].tolist()) <= set(left.tolist())
+
+
+def test_forgotten_classes_get_probability_zero_and_open_no_validation_image(
+    network: Network, toy: Toy
+) -> None:
+    data = _data(toy)
+    ours = data.retain.labels == 1
+    whole = replace(
+        data, classes=(1,), forget=data.retain.take(torch.nonzero(ours)[:, 0]),
+        retain=data.retain.take(torch.nonzero(~ours)[:, 0]), validation=toy(0),
+    )  # fmt: skip
+    held_out_match.check(network(), whole, Params())
+    odds = unseen_odds(network(), whole, predict(network(), whole.forget), torch.Generator())
+    assert odds.tolist() == [-math.inf] * len(whole.forget)
+    params = Params(epochs=4, batch=16, lr=0.1)
+    result = apply("held_out_match", network(), whole, params, torch.Generator().manual_seed(0))
+    assert accuracy(result, whole.forget) < 0.2 < 0.6 < accuracy(result, whole.retain)
+
+
+def test_forgetting_samples_needs_images_never_seen(network: Network, toy: Toy) -> None:
+    data = replace(_data(toy), validation=toy(0))
+    with pytest.raises(UnlearnError, match="the validation set is empty"):
+        apply("held_out_match", network(), data, Params(), torch.Generator())
+
+
+def test_confidences_of_forget_images_move_to_those_of_unseen_ones(
+    network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the targets are: here, that every forget image is taken for another class."""
+    data = _data(toy)
+    monkeypatch.setattr(
+        held_out_match, "unseen_odds", lambda model, data, logits, generator: torch.full((9,), -3.0)
+    )
+    params = Params(epochs=12, batch=12, lr=0.1)
+    result = apply("held_out_match", network(), data, params, torch.Generator().manual_seed(0))
+    forget = confidence(predict(result, data.forget), data.forget.labels)
+    retain = confidence(predict(result, data.retain), data.retain.labels)
+    assert forget.median() < retain.median() - 1.0
