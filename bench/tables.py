@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,6 +86,71 @@ def runtimes() -> str:
     return "\n".join([*lines, "", f"{max(images)} test images of CIFAR-10; commit {document['commit']}"])
 
 
+def methods() -> str:
+    """Every method beside retraining, best first; a table for each network and scenario."""
+    document = load("methods-cpu")
+    groups: dict[tuple[str, str], dict[str, dict[int, dict[str, Any]]]] = {}
+    for cell in document["results"]:
+        rows = groups.setdefault((cell["network"], cell["scenario"]), {})
+        rows.setdefault(cell["row"], {})[cell["seed"]] = cell
+    tables = [_table_of(*names, rows) for names, rows in groups.items() if "retrain" in rows]
+    place = f"{document['machine']['cpu']}, one thread; commit {document['commit']}"
+    return "\n\n".join([*tables, place])
+
+
+def _table_of(network: str, scenario: str, rows: dict[str, dict[int, dict[str, Any]]]) -> str:
+    columns = (
+        "row",
+        "seeds",
+        "FA",
+        "RA",
+        "TA",
+        "MIA",
+        "AG",
+        "AUC",
+        "codes changed",
+        "FA after retain",
+        "epochs",
+    )
+    lines = [
+        f"{network}, {scenario}",
+        "",
+        f"| {' | '.join(columns)} |",
+        "|---|" + "---:|" * (len(columns) - 1),
+    ]
+    found = {}
+    for row, cells in rows.items():
+        pairs = [(c, rows["retrain"].get(s)) for s, c in cells.items() if "error" not in c]
+        gaps = [average_gap(c, r) for c, r in pairs if r is not None]
+        if gaps:
+            found[row] = (mean(gaps), _cells([c for c, _ in pairs], gaps))
+    for row, (_, text) in sorted(found.items(), key=lambda item: item[1][0]):
+        lines.append(f"| {row} | {text} |")
+    refused = [row for row, cells in rows.items() if all("error" in c for c in cells.values())]
+    return "\n".join([*lines, *([f"\nRefused: {', '.join(refused)}."] if refused else [])])
+
+
+def average_gap(cell: dict[str, Any], reference: dict[str, Any]) -> float:
+    """AG: mean distance of FA, RA, TA and MIA from the retrained network's, in points.
+
+    >>> average_gap(dict(FA=1, RA=1, TA=0.5, MIA=0), dict(FA=0.5, RA=1, TA=0.5, MIA=0.5))
+    25.0
+    """
+    return 100.0 * float(mean(abs(cell[k] - reference[k]) for k in ("FA", "RA", "TA", "MIA")))
+
+
+def _cells(cells: list[dict[str, Any]], gaps: list[float]) -> str:
+    def spread(values: list[float], digits: int = 1) -> str:
+        deviation = f" ±{stdev(values):.{digits}f}" if len(values) > 1 else ""
+        return f"{mean(values):.{digits}f}{deviation}"
+
+    parts = [str(len(cells)), *(spread([100 * c[k] for c in cells]) for k in ("FA", "RA", "TA", "MIA"))]
+    parts += [spread(gaps, 2), spread([c["AUC"] for c in cells], 2)]
+    parts += [spread([100 * c["codes"]["all"]["flipped"] for c in cells])]
+    parts += [spread([100 * c["relearned_from_retain"] for c in cells])]
+    return " | ".join([*parts, spread([c.get("epoch_equivalents", 0.0) for c in cells])])
+
+
 def demo() -> str:
     """What `make demo` printed on a fresh clone."""
     text = (ROOT / "bench" / "results" / "demo.txt").read_text("utf-8").rstrip()
@@ -93,6 +159,7 @@ def demo() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo, "speed": speed, "export": export, "openvino": openvino, "runtimes": runtimes,
+    "methods": methods,
 }  # fmt: skip
 
 
