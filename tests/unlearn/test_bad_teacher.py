@@ -35,7 +35,6 @@ def test_forget_images_learn_from_the_untrained_teacher_and_no_others(
     losses: list[Tensor] = []
     monkeypatch.setattr(bad_teacher, "untrained", lambda *_: teacher(other))
     monkeypatch.setattr(Descent, "step", lambda self, loss, images: losses.append(loss().detach()))
-    monkeypatch.setattr("qmu_edge.descent.mixed_precision", lambda *_: False)
     params = Params(batch=8, retain_share=0.5)
     bad_teacher.run(model, data, params, torch.Generator().manual_seed(0))
     # Half of 8 retain images beside 4 forget images; the former agree with the original as it is.

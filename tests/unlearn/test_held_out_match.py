@@ -107,8 +107,8 @@ def test_confidences_of_forget_images_move_to_those_of_unseen_ones(
     monkeypatch.setattr(
         held_out_match, "unseen_odds", lambda model, data, logits, generator: torch.full((9,), -3.0)
     )
-    params = Params(epochs=12, batch=12, lr=0.1)
+    params = Params(epochs=30, batch=12, lr=0.1)
     result = apply("held_out_match", network(), data, params, torch.Generator().manual_seed(0))
     forget = confidence(predict(result, data.forget), data.forget.labels)
     retain = confidence(predict(result, data.retain), data.retain.labels)
-    assert forget.median() < retain.median() - 1.0
+    assert forget.median() < 0.0 < 0.5 < retain.median()

@@ -33,7 +33,6 @@ def test_step_descends_both_losses_with_their_weights(
         model.get_parameter("head.bias").copy_(torch.tensor([3.0, 0.0, -1.0]))  # some beyond the bound
     losses: list[Tensor] = []
     monkeypatch.setattr(Descent, "step", lambda self, loss, images: losses.append(loss().detach()))
-    monkeypatch.setattr("qmu_edge.descent.mixed_precision", lambda *_: False)
     params = Params(epochs=1, batch=8, retain_weight=0.75)
     neg_grad_plus.run(model, data, params, torch.Generator().manual_seed(0))
 

@@ -83,7 +83,6 @@ def test_each_weight_gets_its_own_factor_and_the_others_stay_to_the_bit(
         return seen[-1]
 
     monkeypatch.setattr(ssd, "importance", spy)
-    monkeypatch.setattr("qmu_edge.descent.mixed_precision", lambda *_: False)
     ssd.run(model, _sets(toy), Params(threshold=1.0, batch=8), torch.Generator().manual_seed(0))
 
     descent = Descent(model, Optimization(), 1, Progress())  # only weights still require a gradient
@@ -104,7 +103,6 @@ def test_saturated_weights_are_measured(network: Network, toy: Toy, monkeypatch:
     with torch.no_grad():
         layer.weight[0].copy_(layer.weight[0].sign() * 9.0 * layer.weight.abs().max())
     before = layer.weight[0].detach().clone()
-    monkeypatch.setattr("qmu_edge.descent.mixed_precision", lambda *_: False)
     ssd.run(model, _sets(toy), Params(threshold=0.5, strength=0.1, batch=8), torch.Generator().manual_seed(0))
     assert not torch.equal(layer.weight[0], before), name
 
