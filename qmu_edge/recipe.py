@@ -150,7 +150,10 @@ class PolicyRecipe(_Section):
             trained from scratch, approximate methods are not used: the method is retrain.
     """
 
-    rungs: Annotated[tuple[Word, ...], Field(strict=False, min_length=1, max_length=16)] = ("qmul", RETRAIN)
+    rungs: Annotated[tuple[Word, ...], Field(strict=False, min_length=1, max_length=16)] = (
+        "held_out_match",
+        RETRAIN,
+    )
     reference: Literal["retrained", "held-out"] = "held-out"
     max_fa_gap: Limit = 0.05
     max_ta_drop: Limit = 0.02

@@ -287,15 +287,18 @@ def test_retraining_is_forced_by_what_was_deleted_since_the_last_one(project: Pr
     project = change(project, retrain_above=0.25)
     rows = [intake.register(project, ask(s)) for s in "12"]
     bar(project, rows[0])
-    assert rungs_for(project, rows[1:], 8, None) == (("qmul", "retrain"), "")
-    assert rungs_for(project, rows[:1], 16, None) == (("qmul", "retrain"), "")  # its own samples count once
+    assert rungs_for(project, rows[1:], 8, None) == (("held_out_match", "retrain"), "")
+    assert rungs_for(project, rows[:1], 16, None) == (
+        ("held_out_match", "retrain"),
+        "",
+    )  # its own samples count once
     names, why = rungs_for(project, rows[1:], 16, None)
     assert names == ("retrain",) and why.startswith("30.0% of the training images")
     with pytest.raises(ConfigError, match=r"method finetune: 30\.0%.*allowed is retrain"):
         rungs_for(project, rows[1:], 16, "finetune")
     assert rungs_for(project, rows[1:], 16, "retrain") == (("retrain",), "")
     project.ledger.set_meta(EXACT, 8)
-    assert rungs_for(project, rows[1:], 16, None) == (("qmul", "retrain"), "")
+    assert rungs_for(project, rows[1:], 16, None) == (("held_out_match", "retrain"), "")
 
 
 def test_a_batch_that_has_begun_stays_together(project: Project) -> None:

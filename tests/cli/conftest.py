@@ -38,6 +38,7 @@ batch = 128
 epochs = 1
 batch = 128
 [policy]
+rungs = ["qmul", "retrain"]
 max_fa_gap = 1.0
 max_ta_drop = 1.0
 max_ra_drop = "off"
