@@ -44,7 +44,7 @@ class Network:
     def __init__(self, name: str, grid: dict[str, Any], data: Path | None, folder: Path) -> None:
         """Read the images; `folder` keeps what is trained, and the decoded images."""
         entry = grid["networks"][name]
-        path = str(data) if data else None
+        path = str(data / entry["dataset"]) if data else None
         document = {"data": entry["data"] | {"path": path}, **{k: entry[k] for k in ("model", "train")}}
         self.recipe = Recipe.model_validate(document | {"unlearn": grid.get("unlearn", {})})
         self.epochs: int | None = grid.get("epochs")

@@ -5,7 +5,7 @@ from the exported file under onnxruntime. Cells are stored one by one under --wo
 it stopped, and runs of different parts (--seeds, --methods, ...) may go side by side. `--collect` writes
 bench/results/methods-<grid>.json out of all cells that are there.
 
-    python bench/methods.py cpu --data cifar10/ --work work/ [--methods qmul lotus] [--trials 3]
+    python bench/methods.py cpu --data data/ --work work/ [--methods qmul lotus] [--trials 3]
     python bench/methods.py cpu --work work/ --collect
 """
 
@@ -143,7 +143,7 @@ def main() -> None:
     """Run what is missing, or collect."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("grid", help="A file in bench/grids, without .toml.")
-    parser.add_argument("--data", type=Path)
+    parser.add_argument("--data", type=Path, help="Folder of the image folders that the grid names.")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--networks", nargs="+")
     parser.add_argument("--scenarios", nargs="+")

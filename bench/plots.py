@@ -1,0 +1,62 @@
+"""Two plots of a grid's results: the average gap of each method, and the gap against what the method costs.
+
+pip install matplotlib && python bench/plots.py cpu
+"""
+
+import sys
+from collections import defaultdict
+from statistics import mean
+from typing import Any
+
+import matplotlib.pyplot as plt
+from record import ROOT
+from tables import average_gap, load
+
+Points = dict[str, list[tuple[float, float]]]  # row -> gap and epoch-equivalents of each seed
+
+
+def points(cells: list[dict[str, Any]]) -> Points:
+    """What is drawn of the cells of one network and scenario."""
+    good = [c for c in cells if "error" not in c]
+    references = {c["seed"]: c for c in good if c["row"] == "retrain"}
+    found: Points = defaultdict(list)
+    for cell in good:
+        if cell["row"] not in ("retrain", "original") and cell["seed"] in references:
+            gap = average_gap(cell, references[cell["seed"]])
+            found[cell["row"]].append((gap, cell.get("epoch_equivalents", 0.0)))
+    return found
+
+
+def draw(title: str, found: Points, path: str) -> None:
+    """Bars on the left, best first; on the right the same against cost."""
+    order = sorted(found, key=lambda row: mean(g for g, _ in found[row]))
+    figure, (bars, costs) = plt.subplots(1, 2, figsize=(12, 0.28 * len(order) + 1.5))
+    gaps = [mean(g for g, _ in found[row]) for row in order]
+    bars.barh(order, gaps)
+    bars.invert_yaxis()
+    bars.set_xlabel("average gap to retraining, points")
+    effort = [mean(e for _, e in found[row]) for row in order]
+    costs.scatter(effort, gaps)
+    for row, x, y in zip(order, effort, gaps, strict=True):
+        costs.annotate(row, (x, y), fontsize=7)
+    costs.set_xlabel("epoch-equivalents")
+    costs.set_ylabel("average gap, points")
+    figure.suptitle(title)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> None:
+    """One file for each network and scenario."""
+    document = load(f"methods-{sys.argv[1]}")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for cell in document["results"]:
+        groups[cell["network"], cell["scenario"]].append(cell)
+    for (network, scenario), cells in groups.items():
+        path = ROOT / "bench" / "results" / f"methods-{sys.argv[1]}-{network}-{scenario}.svg"
+        draw(f"{network}, {scenario}", points(cells), str(path))
+        print(path.name)
+
+
+if __name__ == "__main__":
+    main()

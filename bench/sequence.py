@@ -1,0 +1,83 @@
+"""Ten deletion requests in a row: does a method that serves each of them still forget all, and keep the rest?
+
+Each request names another share of the training images. The method goes on from the network that the request
+before has left, on a retain set without all requests so far. After each, the exported file is measured: FA on
+everything forgotten so far, RA, TA; after the last, beside a network retrained without all of it.
+
+    python bench/sequence.py cpu --data data/ --work work/ --network resnet18-w4a4
+"""
+
+import argparse
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cells import Bench, Network
+from record import ROOT, write
+
+from qmu_edge.data import ForgetRetain
+from qmu_edge.models.layers import Classifier
+from qmu_edge.progress import Progress
+from qmu_edge.requantize import requantize
+from qmu_edge.unlearn import apply
+
+MEASURED = ("FA", "RA", "TA", "MIA", "AUC")
+
+
+def requests(bench: Bench, count: int) -> list[Bench]:
+    """One bench for each request: its own forget set, and what is retained after it."""
+    parts = np.array_split(np.random.default_rng(bench.seed).permutation(bench.sets.forget), count)
+    made, kept = [], np.union1d(bench.sets.retain, bench.sets.forget)
+    for part in parts:
+        kept = np.setdiff1d(kept, part)
+        made.append(replace(bench, sets=replace(bench.sets, forget=np.sort(part), retain=kept)))
+    return made
+
+
+def served(bench: Bench, count: int, method: str) -> list[dict[str, Any]]:
+    """Serve all requests one after another; what the file does after each."""
+    model: Classifier = bench.original()
+    rows = []
+    for number, request in enumerate(requests(bench, count)):
+        data: ForgetRetain = request.data()
+        generator = torch.Generator().manual_seed(bench.seed + number)
+        model = apply(method, model, data, bench.params(method, bench.common(method)), generator)
+        requantize(model, data.retain, batch=256, seed=number, progress=Progress())
+        gone = np.setdiff1d(bench.sets.forget, request.sets.retain)
+        found = replace(request, sets=replace(request.sets, forget=gone)).measured(model, {}, 0.0)
+        rows.append({key: found[key] for key in MEASURED})
+        print(method, number + 1, {k: round(v, 3) for k, v in rows[-1].items()}, flush=True)
+    return rows
+
+
+def main() -> None:
+    """Run the methods on one network; write after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("grid")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--network", required=True)
+    parser.add_argument("--methods", nargs="+", default=["held_out_match", "qmul"])
+    parser.add_argument("--requests", type=int, default=10)
+    parser.add_argument("--share", type=int, default=10, help="Percent of the training images, all together.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    grid = tomllib.loads((ROOT / "bench" / "grids" / f"{options.grid}.toml").read_text("utf-8"))
+    network = Network(options.network, grid, options.data, options.work / options.grid)
+    settings = {k: v for k, v in vars(options).items() if k not in ("data", "work")} | {"grid": grid}
+    found: dict[str, Any] = {}
+    for seed in options.seeds:
+        bench = network.bench(f"random-{options.share}", seed)
+        for method in (*options.methods, "retrain"):
+            one = served(bench, 1 if method == "retrain" else options.requests, method)
+            found.setdefault(method, {})[str(seed)] = one
+            print(write(f"sequence-{options.grid}", settings, found))
+
+
+if __name__ == "__main__":
+    main()
