@@ -29,7 +29,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.models.scales import clamp_through
 from qmu_edge.recipe import Count, Positive
 from qmu_edge.train import predict
-from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.method import Method, validation_for_samples
 from qmu_edge.unlearn.relabelling import pair_steps, pairs
 
 VIEWS: Final = 4  # augmented views by which hard images are told from easy ones
@@ -109,12 +109,6 @@ def _view(samples: Samples, augment: Augment, generator: torch.Generator) -> Sam
     return Samples(pool, torch.arange(len(images), device=pool.device), samples.labels, samples.device)
 
 
-def check(model: Classifier, data: ForgetRetain, params: Params) -> None:
-    """Refuse samples without a validation set; whole classes need none."""
-    if not data.classes:
-        data.validation.require_some("validation")
-
-
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
     """Unlearn `data.forget` from `model`, in place.
 
@@ -153,5 +147,5 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 METHOD: Final = Method(
     run=run, params=Params,
     summary="the confidences of unseen images for the forget set, rank by rank (held-out matching)",
-    reads=frozenset({"forget", "retain", "validation"}), check=check,
+    reads=frozenset({"forget", "retain", "validation"}), check=validation_for_samples,
 )  # fmt: skip

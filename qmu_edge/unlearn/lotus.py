@@ -28,7 +28,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, Positive
 from qmu_edge.train import accuracy
 from qmu_edge.unlearn.distillation import part, teacher
-from qmu_edge.unlearn.method import TRAINED, Method
+from qmu_edge.unlearn.method import TRAINED, Method, validation_for_samples
 
 ENOUGH: Final = -0.01  # the forget accuracy is this far below that of unseen images
 
@@ -76,12 +76,6 @@ def smoothed(logits: Float[Tensor, "n k"], noise: Float[Tensor, "n k"], t: float
     return ((logits.float() + noise) / t).softmax(1)
 
 
-def check(model: Classifier, data: ForgetRetain, params: Params) -> None:
-    """Refuse samples without a validation set; whole classes need none."""
-    if not data.classes:
-        data.validation.require_some("validation")
-
-
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
     """Unlearn `data.forget` from `model`, in place.
 
@@ -124,5 +118,5 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 METHOD: Final = Method(
     run=run, params=Params,
     summary="smoothed predictions for the forget set, until it is as unknown as unseen images (LoTUS)",
-    touches=TRAINED - {"bn_stats"}, reads=frozenset({"forget", "retain", "validation"}), check=check,
+    touches=TRAINED - {"bn_stats"}, reads=frozenset({"forget", "retain", "validation"}), check=validation_for_samples,
 )  # fmt: skip

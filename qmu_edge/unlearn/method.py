@@ -24,6 +24,12 @@ def serves_all(model: Classifier, data: ForgetRetain, params: Any) -> None:
     """The check of a method that can serve every request."""
 
 
+def validation_for_samples(model: Classifier, data: ForgetRetain, params: Any) -> None:
+    """The check of a method that measures samples by images never seen; whole classes need none."""
+    if not data.classes:
+        data.validation.require_some("validation")
+
+
 def classes_only(name: str) -> Check:
     """The check of a method that forgets whole classes and nothing else."""
 
