@@ -118,5 +118,6 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 METHOD: Final = Method(
     run=run, params=Params,
     summary="smoothed predictions for the forget set, until it is as unknown as unseen images (LoTUS)",
-    touches=TRAINED - {"bn_stats"}, reads=frozenset({"forget", "retain", "validation"}), check=validation_for_samples,
+    touches=TRAINED - {"bn_stats"}, reads=frozenset({"forget", "retain", "validation"}),
+    check=validation_for_samples,
 )  # fmt: skip
