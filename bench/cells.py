@@ -48,7 +48,7 @@ class Network:
         document = {"data": entry["data"] | {"path": path}, **{k: entry[k] for k in ("model", "train")}}
         self.recipe = Recipe.model_validate(document | {"unlearn": grid.get("unlearn", {})})
         self.epochs: int | None = grid.get("epochs")
-        self.name, self.folder = name, folder
+        self.name, self.folder, self.dataset = name, folder, entry["dataset"]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.source, self.everything = self._images(entry)
         self.samples = on_device(self.source.images, self.source.labels, self.device, limit_bytes=8 * 2**30)
@@ -71,7 +71,7 @@ class Network:
 
     def _decoded(self) -> Source:
         """The images, decoded once for all networks that see the same."""
-        digest = hashlib.sha256(repr(self.recipe.data.model_copy(update={"path": None})).encode()).hexdigest()
+        digest = hashlib.sha256(repr((self.dataset, self.recipe.data.size)).encode()).hexdigest()
         path = self.folder / f"images-{digest[:12]}.npz"
         if path.is_file():
             with np.load(path) as kept:

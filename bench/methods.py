@@ -85,7 +85,8 @@ def cells(grid: dict[str, Any], options: argparse.Namespace) -> Iterator[Cell]:
 def trial_params(row: str, bench: Bench, trials: int) -> dict[str, Any]:
     """The best of `trials` settings of the row's knob, by data that deployment has.
 
-    Never by test images or a retrained network; the same number of trials for every method.
+    Never by test images or a retrained network; the same number of trials for every method that has a knob
+    (not `unsir`, and not `influence`, which searches by itself).
     """
     method, given = method_of(row)
     given = bench.common(method) | given

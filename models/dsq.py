@@ -64,5 +64,8 @@ class SoftIntQuant(FusedIntQuant):
         """`x` on the soft staircase over the grid, as `dtype`."""
         # In the precision of the step: sums of its gradient in half precision would lose most of their terms.
         scaled = (x.to(step.dtype) / step).clamp(grid.low, grid.high)
-        code = soft_staircase(scaled, self.softness.clamp(HARDEST, SOFTEST))
-        return (code * step).to(dtype)
+        value = soft_staircase(scaled, self.softness.clamp(HARDEST, SOFTEST)) * step
+        if self.clamp_through:  # outside of the range, where the clamp has no gradient
+            beyond = x / step.detach() != scaled.detach()
+            value = value + torch.where(beyond, x - x.detach(), 0.0)
+        return value.to(dtype)

@@ -8,6 +8,7 @@ the input before it, averaging over space, the grid of the averages and the clas
 import importlib.abc
 import importlib.util
 import sys
+from contextlib import redirect_stdout
 from typing import Any, Final
 
 import torch
@@ -37,11 +38,13 @@ def factory_in(source: bytes, recipe: ModelRecipe) -> Factory:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with redirect_stdout(sys.stderr):  # the result of a command stands alone on stdout
+            spec.loader.exec_module(module)
         build: Any = module.build
         if not callable(build):
             raise TypeError("build is not a function")
-    except Exception as error:  # whatever the file raises
+    except (Exception, SystemExit) as error:  # whatever the file raises
+        del sys.modules[name]
         raise ConfigError(f"{recipe.path}: {type(error).__name__}: {error}") from error
     factory: Factory = build
     return factory
@@ -93,7 +96,8 @@ class OwnNetwork(Classifier):
 def _body(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, int]:
     """What the factory makes, and how many features that has."""
     try:
-        body: object = factory(make, shape)
+        with redirect_stdout(sys.stderr):
+            body: object = factory(make, shape)
         if not isinstance(body, nn.Module):
             raise TypeError(f"build returned {type(body).__name__}, allowed is a torch.nn.Module")
         with torch.no_grad():
@@ -102,6 +106,6 @@ def _body(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, int]
         if not isinstance(features, Tensor) or features.dim() != 4:
             found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise TypeError(f"the body returned {found}, allowed are features (n, d, i, j)")
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise ConfigError(f"{make.recipe.path}: {type(error).__name__}: {error}") from error
     return body, features.shape[1]

@@ -160,7 +160,8 @@ class ForgetRetain:
 
     Attributes:
         forget, retain: Training images, split by the request.
-        validation: Images never trained on; methods may stop by them, never train on them.
+        validation: Images never trained on. Methods may stop by them, or by what a network says about
+            them, and so they do not judge: the verdict is taken on test images.
         classes: Labels of the classes that are forgotten whole; () where samples are.
         augment: Augmentation of training images.
         progress: Where methods count their images.

@@ -1,13 +1,13 @@
 """The ladder: methods are tried from the cheapest on, until the exported file of one passes.
 
 Each rung starts from the same checkpoint, and is judged on its own exported file. The last rung is exact
-retraining. A rung that was tried is remembered in the ledger and not tried again: the same command after a
-kill, or with a larger budget, goes on with the next one.
+retraining. A rung whose file was judged is remembered in the ledger and not computed again: the same command
+after a kill, or with a larger budget, goes on with the next one. One that made no file is tried again.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
@@ -36,13 +36,15 @@ class Effort:
     Attributes:
         device: Where to compute.
         method: The only method to try; the policy's rungs when None.
-        budget_s: No rung begins that many seconds after the first, and no retraining that is expected
-            to end later; None for no limit.
+        budget_s: No further rung begins that many seconds after `started`, and no retraining that is
+            expected to end later; None for no limit.
+        started: When the command was given, on the monotonic clock.
     """
 
     device: torch.device
     method: str | None = None
     budget_s: float | None = None
+    started: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,9 @@ def climb(
         VerificationFailed: The budget is spent, or the last one missed a threshold.
         QmuEdgeError: The last one's own error.
     """
-    started, tried = time.monotonic(), list[dict[str, str]]()
+    tried: list[dict[str, str]] = []
     for name in names:
-        _require_time(project, split, name, effort, time.monotonic() - started, tried)
+        _require_time(project, split, name, effort, tried)
         run = attempt(project, rows, split, name, effort.device)
         try:
             release, report = produce(run)
@@ -92,7 +94,7 @@ def _rung(name: str, result: str) -> dict[str, str]:
 
 
 def _require_time(
-    project: Project, split: Split, name: str, effort: Effort, spent: float, tried: Sequence[dict[str, str]]
+    project: Project, split: Split, name: str, effort: Effort, tried: Sequence[dict[str, str]]
 ) -> None:
     """Stop before a rung for which there is no time.
 
@@ -102,12 +104,10 @@ def _require_time(
     if effort.budget_s is None or not tried:
         return
     expected = _retraining_seconds(project, split) if name == RETRAIN else 0.0
-    left = effort.budget_s - spent
+    left = effort.budget_s - (time.monotonic() - effort.started)
     if left <= 0 or left < expected:
-        missed, known = (
-            ", ".join(r["method"] for r in tried),
-            f" (about {expected:.0f} s)" if expected else "",
-        )
+        missed = ", ".join(rung["method"] for rung in tried)
+        known = f" (about {expected:.0f} s)" if expected else ""
         raise VerificationFailed(
             f"{missed} did not pass, and {max(0.0, left):.0f} s of the budget are left for {name}{known}; "
             "nothing was released, a larger --budget goes on there"

@@ -11,6 +11,7 @@ from qmu_edge.planning import closed, places, rungs_for, waits_for
 from qmu_edge.project import Project
 from qmu_edge.request import DeletionRequest
 from qmu_edge.split import Claim, divide
+from qmu_edge.unlearn import require_known
 
 
 def preview_request(project: Project, request: DeletionRequest, method: str | None) -> dict[str, Any]:
@@ -70,6 +71,7 @@ def _planned(
     ids = [row.request_id for row in rows]
     barred, held = project.ledger.barred(besides=ids), project.claimed(besides=ids)
     split = divide(project.index, claims, barred=barred, held=held)
+    require_known((method,) if method else project.recipe.policy.rungs, project.recipe)
     names, why = rungs_for(project, rows, len(split.forget), method)
     policy = project.recipe.policy
     limits = {n: getattr(policy, n) for n in ("approval_above", "approval_above_total", "retrain_above")}

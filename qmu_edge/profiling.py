@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from qmu_edge.errors import ConfigError
 from qmu_edge.progress import Progress
 
 WARM_UP: Final = 2
@@ -45,10 +46,15 @@ def profiled(stream: TextIO | None, path: Path | None) -> Iterator[Progress]:
 
     A shorter run has fewer steps recorded, one of two steps or less leaves no file. A trace holds names of
     operations and times: no images, no weights, no names of samples.
+
+    Raises:
+        ConfigError: There is no such folder.
     """
     if path is None:
         yield Progress(stream)
         return
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"--profile {path}: allowed is a file in a folder that exists")
     progress = _Profiled(stream, path)
     try:
         yield progress

@@ -27,7 +27,7 @@ from qmu_edge.publication import LINK, RELEASES, publish_current
 from qmu_edge.release import load_checkpoint
 from qmu_edge.request import DeletionRequest
 from qmu_edge.split import Claim, divide, stones_of
-from qmu_edge.unlearn import METHODS, parameters
+from qmu_edge.unlearn import METHODS, require_known
 
 # What stops one batch and not the next.
 _ONE_BATCH: Final = (RequestError, UnlearnError, ExportError, VerificationFailed)
@@ -101,8 +101,7 @@ def serve_pending(project: Project, effort: Effort) -> dict[str, Any]:
 def _require_ready(project: Project, effort: Effort) -> None:
     """Check what every run needs before any request is recorded."""
     recipe = project.recipe
-    for name in (effort.method,) if effort.method else recipe.policy.rungs:
-        parameters(name, recipe.unlearn.get(name, {}), recipe.train)
+    require_known((effort.method,) if effort.method else recipe.policy.rungs, recipe)
     if all(limit is None for limit in astuple(thresholds_of(project))):
         raise VerificationFailed("the policy sets no threshold: nothing could be verified")
     load_checkpoint(project, project.current("checkpoint"))

@@ -15,6 +15,7 @@ from qmu_edge.project import Project
 from qmu_edge.release import device_named, factory_of, origin_of, samples_of
 from qmu_edge.requantize import requantize
 from qmu_edge.train import accuracy, fit
+from qmu_edge.unlearn import require_known
 
 
 def train_project(project: Project, device_name: str) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def train_project(project: Project, device_name: str) -> dict[str, Any]:
     Returns:
         Digest of the checkpoint and the network's accuracies in torch (validation and test).
     """
+    require_known(project.recipe.policy.rungs, project.recipe)  # better now than after hours of training
     device = device_named(device_name)
     with project.held():
         return _train(project, device)

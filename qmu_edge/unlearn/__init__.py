@@ -6,7 +6,7 @@ unless a method says otherwise.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, get_type_hints
 
 import torch
@@ -16,7 +16,7 @@ from qmu_edge.data import ForgetRetain
 from qmu_edge.errors import ConfigError
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.scales import require_calibrated
-from qmu_edge.recipe import TrainRecipe
+from qmu_edge.recipe import Recipe, TrainRecipe
 from qmu_edge.unlearn import (
     bad_teacher,
     boundary_expand,
@@ -107,6 +107,16 @@ def apply(
     for parameter in changed.parameters():
         parameter.requires_grad_(True)  # a method may have frozen some
     return changed.eval()
+
+
+def require_known(names: Iterable[str], recipe: Recipe) -> None:
+    """Check methods and what the recipe says about each of them, before any work.
+
+    Raises:
+        ConfigError: See `parameters`.
+    """
+    for name in names:
+        parameters(name, recipe.unlearn.get(name, {}), recipe.train)
 
 
 def parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:

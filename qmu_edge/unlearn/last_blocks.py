@@ -17,8 +17,10 @@ def last_blocks(model: Classifier, k: int) -> list[str]:
     """Names of the last `k` blocks and of every module behind them.
 
     Raises:
-        UnlearnError: There are fewer blocks.
+        UnlearnError: There are fewer blocks, or none by that name.
     """
+    if not hasattr(model, "blocks"):
+        raise UnlearnError("this network has no stages named `blocks`: cf_k and eu_k cannot tell its end")
     blocks = len(list(model.get_submodule("blocks").children()))
     if k > blocks:
         raise UnlearnError(f"k is {k}, but {model.recipe.architecture} has {blocks} blocks")

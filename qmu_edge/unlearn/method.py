@@ -24,6 +24,20 @@ def serves_all(model: Classifier, data: ForgetRetain, params: Any) -> None:
     """The check of a method that can serve every request."""
 
 
+def samples_only(name: str) -> Check:
+    """The check of a method that measures what it forgets by unseen images of the same classes."""
+
+    def check(model: Classifier, data: ForgetRetain, params: Any) -> None:
+        if data.classes:
+            raise UnlearnError(
+                f"method {name} compares with unseen images of the same classes, and a class that is "
+                "forgotten whole leaves none: choose another --method"
+            )
+        data.validation.require_some("validation")
+
+    return check
+
+
 def validation_for_samples(model: Classifier, data: ForgetRetain, params: Any) -> None:
     """The check of a method that measures samples by images never seen; whole classes need none."""
     if not data.classes:
@@ -36,8 +50,7 @@ def classes_only(name: str) -> Check:
     def check(model: Classifier, data: ForgetRetain, params: Any) -> None:
         if not data.classes:
             raise UnlearnError(
-                f"method {name} forgets whole classes, and this request names samples; "
-                "allowed are the methods that `qmu-edge methods` lists for samples"
+                f"method {name} forgets whole classes, this request names samples: choose another --method"
             )
 
     return check

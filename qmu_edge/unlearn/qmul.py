@@ -103,17 +103,19 @@ def mean_gradient_norm(
 ) -> float:
     """Mean over mini-batches of the norm of the gradient of the cross-entropy.
 
-    Batch-norm statistics stay. Parameters that are frozen do not count.
+    Batch-norm statistics stay. Quantizer scales do not count, nor what is frozen.
     """
     train_mode(model, statistics=False)
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    scales = ("weight_scale", "activation_scale")
+    chosen = zip(descent.parameters, descent.spans, strict=True)
+    parameters = [p for p, span in chosen if span.group not in scales]
     norms: list[Tensor] = []
     for number, b in enumerate(samples.batches(params.batch, generator)):
         if number == batches:
             break
         with descent.autocast():
             loss = F.cross_entropy(model(b.images), b.labels)
-        grads = torch.autograd.grad(loss, parameters)
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         each = torch.stack(torch._foreach_norm(grads))
         norms.append(each.norm() if params.norm == "global" else each.sum())
     return float(torch.stack(norms).mean())

@@ -31,7 +31,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train import predict
 from qmu_edge.unlearn.distillation import divergence, teacher
-from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.method import Method, samples_only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +85,8 @@ def rewind(errors: Sequence[float], reference: float) -> int:
 
 
 def check(model: Classifier, data: ForgetRetain, params: Params) -> None:
-    """Refuse a validation set that says nothing about the classes of the forget set."""
-    data.validation.require_some("validation")
+    """Refuse whole classes, and a validation set that says nothing about the classes of the forget set."""
+    samples_only("scrub_r")(model, data, params)
     if not torch.isin(data.validation.labels, data.forget.labels).any():
         raise UnlearnError(
             "the validation set holds no image of the forget set's classes: scrub_r cannot tell which "

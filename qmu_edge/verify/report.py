@@ -157,7 +157,8 @@ def evaluate(
     for name in sets:
         check_labels(logits[name], labels[name])
     share = {name: measure(logits[name], labels[name]) for name in sets}
-    held_out_set = next((name for name in ("validation", "test") if name in sets), None)
+    # Not validation images where there are others: methods may have been stopped by them.
+    held_out_set = next((name for name in ("test", "validation") if name in sets), None)
     membership = None
     if held_out_set and "forget" in sets:
         a, b = "forget", held_out_set
@@ -193,16 +194,16 @@ def held_out(evaluation: Evaluation, original: Evaluation | None = None) -> Refe
     """Expect the forgotten data to look like data never trained on.
 
     Args:
-        evaluation: The unlearned file; its accuracy on validation data (test data when there are
+        evaluation: The unlearned file; its accuracy on test data (validation data when there are
             none) is the FA to expect, and an AUC of 0.5.
         original: The file before unlearning; its TA and RA are to be kept.
 
     Raises:
         ConfigError: Neither validation nor test data were evaluated.
     """
-    seen = evaluation.va or evaluation.ta
+    seen = evaluation.ta or evaluation.va
     if seen is None:
-        raise ConfigError("held-out reference: no validation or test set; allowed at least one")
+        raise ConfigError("held-out reference: no test or validation set; allowed at least one")
     return Reference(
         kind="held-out",
         fa=seen.value,

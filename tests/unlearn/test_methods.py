@@ -75,6 +75,7 @@ def _classes(toy: Toy) -> ForgetRetain:
     return replace(
         _sets(toy), forget=everything.take(torch.nonzero(ours)[:, 0]),
         retain=everything.take(torch.nonzero(~ours)[:, 0]), classes=(2,),
+        validation=toy(6, seed=1).take(torch.tensor([0, 1, 3, 4])),  # nothing is left of the class
     )  # fmt: skip
 
 
