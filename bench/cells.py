@@ -4,8 +4,6 @@ import copy
 import hashlib
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +11,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from scenarios import Sets, sets_of
-from torch import nn
 
 from qmu_edge import checkpoint
 from qmu_edge.audit.codes import code_changes, integer_codes
@@ -23,6 +20,7 @@ from qmu_edge.data import Augment, ForgetRetain, Samples, on_device
 from qmu_edge.datasets import Source, load
 from qmu_edge.export import ExportPlan, export
 from qmu_edge.index import assign_splits, content_digests
+from qmu_edge.meter import metered
 from qmu_edge.models import build
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.progress import Progress
@@ -158,11 +156,11 @@ class Bench:
         model, data = self.original(), self.data()
         generator = torch.Generator().manual_seed(self.draw)
         start = time.perf_counter()
-        with counted() as images:
+        with metered(self.network.device) as meter:
             model = apply(name, model, data, self.params(name, given), generator)
+        spent = meter.spent(len(data.forget) + len(data.retain))
         requantize(model, data.retain, batch=256, seed=self.draw, progress=Progress())
-        n = len(data.forget) + len(data.retain)
-        return model, {"seconds": time.perf_counter() - start, "epoch_equivalents": images[0] / n}
+        return model, {"seconds": time.perf_counter() - start, **spent}
 
     def measured(self, model: Classifier, params: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Everything that the tables show, from the exported file; audits that train, from its network."""
@@ -215,19 +213,3 @@ def score(bench: Bench, model: Classifier) -> float:
     va_before, ra_before = (accuracy(original, s) for s in (data.validation, data.retain.take(some)))
     forgotten = fa if bench.sets.classes else abs(fa - va)
     return forgotten + abs(ra - ra_before) + abs(va - va_before)
-
-
-@contextmanager
-def counted() -> Iterator[list[float]]:
-    """Count images that pass through any classifier: 1 with a backward pass to come, 1/3 without."""
-    images = [0.0]
-
-    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if isinstance(module, Classifier):
-            images[0] += len(inputs[0]) * (1.0 if torch.is_grad_enabled() else 1 / 3)
-
-    handle = nn.modules.module.register_module_forward_hook(hook)
-    try:
-        yield images
-    finally:
-        handle.remove()

@@ -18,6 +18,7 @@ except ModuleNotFoundError:  # a device has the verifier only
 from qmu_edge.cli import requests
 from qmu_edge.cli.options import (
     BudgetOption,
+    DeterministicOption,
     DeviceOption,
     JsonOption,
     ProfileOption,
@@ -79,6 +80,7 @@ def init(
 def train(
     project: ProjectOption = None,
     device: DeviceOption = "auto",
+    deterministic: DeterministicOption = False,
     wait_s: WaitOption = 0,
     profile: ProfileOption = None,
     quiet: QuietOption = False,
@@ -86,10 +88,13 @@ def train(
 ) -> None:
     """Train the recipe's network; continues after a kill."""
     from qmu_edge import api
+    from qmu_edge.cli import render
 
     with _profiled(quiet, profile) as progress:
-        result = api.train(project, device=device, wait_s=wait_s, progress=progress)
-    _show(result, json)
+        result = api.train(
+            project, device=device, deterministic=deterministic, wait_s=wait_s, progress=progress
+        )
+    _show(result, json, render.trained)
 
 
 @app.command()
@@ -103,6 +108,7 @@ def unlearn(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     project: ProjectOption = None,
     device: DeviceOption = "auto",
+    deterministic: DeterministicOption = False,
     wait_s: WaitOption = 0,
     profile: ProfileOption = None,
     quiet: QuietOption = False,
@@ -115,7 +121,7 @@ def unlearn(
     with _profiled(quiet, profile) as progress:
         result = api.unlearn(
             request, project, pending=pending, method=method, budget_s=budget_s, dry_run=dry_run,
-            device=device, wait_s=wait_s, progress=progress,
+            device=device, deterministic=deterministic, wait_s=wait_s, progress=progress,
         )  # fmt: skip
     text = render.pending if pending else render.served
     _show(result, json, render.plain if dry_run else text)

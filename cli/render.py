@@ -87,6 +87,19 @@ def _verdict(verdict: Mapping[str, Any] | None) -> str:
     return table(rows)
 
 
+def trained(result: Mapping[str, Any]) -> str:
+    """A training, and in one line what it has spent."""
+    head = plain({k: v for k, v in result.items() if k != "spent"})
+    return head + (f"\n{_spent(result['spent'])}" if "spent" in result else "")
+
+
+def _spent(found: Mapping[str, Any]) -> str:
+    parts = ", ".join(f"{found[f'{p}_s']:.1f} s {p}" for p in ("data", "step", "rest"))
+    passes = f"{found['epoch_equivalents']:.2f} epoch-equivalents"
+    memory = f"; {found['device_peak_mb']:.0f} MB on the device" if "device_peak_mb" in found else ""
+    return f"{found['images']:,} images, {found['images_per_s']:,.0f}/s, {passes}: {parts}{memory}"
+
+
 def served(result: Mapping[str, Any]) -> str:
     """A request that was served; of one that is purged there is the receipt."""
     if "report" not in result:
@@ -94,6 +107,8 @@ def served(result: Mapping[str, Any]) -> str:
     report = result["report"]
     reference = report["reference"]["kind"]
     steps = table([["step", "seconds", "peak MB"], *_costs(result["steps"])])
+    spent = result["steps"]["unlearned"].get("spent")
+    costs = f"{steps}\nunlearned: {_spent(spent)}" if spent else steps
     receipts = [r["receipt"] for r in result["requests"]]
     files = "\n".join(f"{path}" for path in (*result["files"].values(), *receipts))
     who = "\n".join(f"request {r['request']}: {r['outcome']}" for r in result["requests"])
@@ -102,7 +117,7 @@ def served(result: Mapping[str, Any]) -> str:
         head,
         _accuracies(report),
         f"against {reference}:\n{_verdict(report['verdict'])}",
-        steps,
+        costs,
         files,
     ]
     return "\n\n".join(parts)

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.meter import entered
 from qmu_edge.models import quantized
 from qmu_edge.models.quantizers import PRESETS
 from qmu_edge.recipe import Count, ModelRecipe, Positive
@@ -61,6 +62,11 @@ class Classifier(nn.Module):
         super().__init__()
         self.recipe = recipe
         self.shape = shape
+
+    def __call__(self, images: Tensor) -> Any:
+        """Logits, as `forward` says; the images are counted."""
+        entered(images)
+        return super().__call__(images)
 
 
 class Normalize(nn.Module):

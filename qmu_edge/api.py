@@ -87,16 +87,19 @@ def train(
     project: Path | None = None,
     *,
     device: str = "auto",
+    deterministic: bool = False,
     wait_s: float = 0.0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train the recipe's network on all samples that no request has deleted; continues after a kill.
 
-    `wait_s` is how long to wait for another process that holds the project.
+    `wait_s` is how long to wait for another process that holds the project; `deterministic` allows only
+    operations that compute the same bits again.
     """
+    from qmu_edge.determinism import determinism
     from qmu_edge.training import train_project
 
-    with _project(project, progress, wait_s) as opened_project:
+    with _project(project, progress, wait_s) as opened_project, determinism(deterministic):
         return train_project(opened_project, device)
 
 
@@ -109,6 +112,7 @@ def unlearn(
     budget_s: float | None = None,
     dry_run: bool = False,
     device: str = "auto",
+    deterministic: bool = False,
     wait_s: float = 0.0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -122,6 +126,7 @@ def unlearn(
         budget_s: No further rung begins after so many seconds.
         dry_run: Only say what would be deleted.
         device: "auto", "cpu" or "cuda".
+        deterministic: Allow only operations that compute the same bits again.
         wait_s: How long to wait for another process that holds the project.
         progress: Silent when None.
     """
@@ -130,17 +135,19 @@ def unlearn(
     with _project(project, progress, wait_s) as found:
         parsed = load_request(request, key=found.key) if request is not None else None
         from qmu_edge import preview, serving
+        from qmu_edge.determinism import determinism
         from qmu_edge.ladder import Effort
         from qmu_edge.release import device_named
 
         effort = Effort(device=device_named(device), method=method, budget_s=budget_s)
-        if parsed is None:
+        with determinism(deterministic):
+            if parsed is None:
+                if dry_run:
+                    return preview.preview_pending(found, method)
+                return serving.serve_pending(found, effort)
             if dry_run:
-                return preview.preview_pending(found, method)
-            return serving.serve_pending(found, effort)
-        if dry_run:
-            return preview.preview_request(found, parsed, method)
-        return serving.serve(found, parsed, effort)
+                return preview.preview_request(found, parsed, method)
+            return serving.serve(found, parsed, effort)
 
 
 def export(

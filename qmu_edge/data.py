@@ -18,6 +18,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from qmu_edge.errors import UnlearnError
+from qmu_edge.meter import waited
 from qmu_edge.progress import Progress
 
 
@@ -115,6 +116,11 @@ class Samples:
             generator: On the CPU; draws the order and the augmentation.
             augment: Applied when given; needs the generator.
         """
+        return waited(self._batches(size, generator, augment))
+
+    def _batches(
+        self, size: int, generator: torch.Generator | None, augment: Augment | None
+    ) -> Iterator[Batch]:
         n = len(self)
         order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
         parts = torch.split(order, size) if n else ()

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qmu_edge.errors import UnlearnError
+from qmu_edge.meter import timed
 from qmu_edge.models.fused import PLAIN, Passes, using
 from qmu_edge.models.native import native
 from qmu_edge.models.scales import Group, parameter_group, penalised
@@ -142,24 +143,26 @@ class Descent:
 
     def step(self, loss: Callable[[], Tensor], images: int) -> None:
         """One step down `loss`, which is computed in mixed precision where that is on."""
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
-            value = loss()
-        value.backward()  # type: ignore[no-untyped-call]
-        self._update(value.detach(), images)
+        with timed("step"):
+            self.optimizer.zero_grad(set_to_none=True)
+            with self.autocast():
+                value = loss()
+            value.backward()  # type: ignore[no-untyped-call]
+            self._update(value.detach(), images)
 
     def gradient(self, loss: Callable[[], Tensor]) -> Float[Tensor, " d"]:
         """Gradient of `loss` over all `parameters`, flat; nothing is changed.
 
         A parameter that the loss does not depend on has gradient 0.
         """
-        with self.autocast():
-            value = loss()
-        self._loss_sum += value.detach()
-        found = torch.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True)
-        flat = torch.empty(sum(p.numel() for p in self.parameters), device=self.device)
-        torch._foreach_copy_(self.views(flat), list(found))
-        return flat
+        with timed("step"):
+            with self.autocast():
+                value = loss()
+            self._loss_sum += value.detach()
+            found = torch.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True)
+            flat = torch.empty(sum(p.numel() for p in self.parameters), device=self.device)
+            torch._foreach_copy_(self.views(flat), list(found))
+            return flat
 
     def views(self, flat: Float[Tensor, " d"]) -> list[Tensor]:
         """The parts of a flat vector in the shapes and memory layouts of the parameters."""
@@ -170,9 +173,10 @@ class Descent:
 
     def follow(self, gradient: Float[Tensor, " d"], images: int) -> None:
         """One step down a flat gradient, which is used up."""
-        for parameter, view in zip(self.parameters, self.views(gradient), strict=True):
-            parameter.grad = view
-        self._update(gradient.new_zeros(()), images)
+        with timed("step"):
+            for parameter, view in zip(self.parameters, self.views(gradient), strict=True):
+                parameter.grad = view
+            self._update(gradient.new_zeros(()), images)
 
     def _update(self, loss: Tensor, images: int) -> None:
         if self._clip_norm > 0:

@@ -25,6 +25,8 @@ from qmu_edge.accounting import accounted
 from qmu_edge.casebook import RequestRow
 from qmu_edge.errors import QmuEdgeError, VerificationFailed
 from qmu_edge.evidence import REFERENCE_SEED
+from qmu_edge.memory import within_memory
+from qmu_edge.meter import metered
 from qmu_edge.project import Project
 from qmu_edge.release import (
     evaluate_release,
@@ -170,9 +172,13 @@ def _unlearned(run: Run, method_name: str, seed: int) -> dict[str, Any]:
     data = forget_retain(project, run.split, run.device, state)
     params = run.params if method_name == run.method else _reference_params(project)
     generator = torch.Generator().manual_seed(seed)
-    changed = apply(method_name, model, data, params, generator)
+    train = getattr(params, "train", None)  # retraining has the batches of training
+    setting = "[train] batch" if train else f"[unlearn.{method_name}] batch"
+    with metered(run.device) as meter, within_memory(setting, (train or params).batch):
+        changed = apply(method_name, model, data, params, generator)
+    spent = meter.spent(len(data.forget) + len(data.retain))
     origin = origin_of(project, method_name, run.before)
-    return {"checkpoint": project.store.put_bytes(checkpoint.dumps(changed, origin))}
+    return {"checkpoint": project.store.put_bytes(checkpoint.dumps(changed, origin)), "spent": spent}
 
 
 def _reference_params(project: Project) -> Any:
@@ -185,7 +191,8 @@ def _requantized(run: Run, digest: str) -> dict[str, Any]:
     model.to(run.device)
     retain = samples_of(project, run.device, run.split.retain, "calibration")
     batch = project.recipe.train.batch
-    requantize(model, retain, batch=batch, seed=run.seed, progress=project.progress)
+    with within_memory("[train] batch", batch):
+        requantize(model, retain, batch=batch, seed=run.seed, progress=project.progress)
     return {"checkpoint": project.store.put_bytes(checkpoint.dumps(model, origin))}
 
 

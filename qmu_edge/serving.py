@@ -29,6 +29,7 @@ from qmu_edge.request import DeletionRequest
 from qmu_edge.split import Claim, divide, stones_of
 from qmu_edge.unlearn import METHODS, require_known
 
+_COSTS: Final = ("seconds", "peak_mb", "spent")
 # What stops one batch and not the next.
 _ONE_BATCH: Final = (RequestError, UnlearnError, ExportError, VerificationFailed)
 
@@ -211,7 +212,7 @@ def _result(project: Project, ids: Sequence[str]) -> dict[str, Any]:
         "checkpoint": release["checkpoint"],
         "files": {name: str(folder / name) for name in release["files"]},
         "report": json.loads(store.get_bytes(reported)),
-        "steps": {k: {c: v[c] for c in ("seconds", "peak_mb")} for k, v in steps.items() if "seconds" in v},
+        "steps": {k: {c: v[c] for c in _COSTS if c in v} for k, v in steps.items() if "seconds" in v},
     }
 
 

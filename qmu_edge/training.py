@@ -8,6 +8,8 @@ import torch
 from qmu_edge import checkpoint
 from qmu_edge.accounting import accounted
 from qmu_edge.data import Augment
+from qmu_edge.memory import within_memory
+from qmu_edge.meter import metered
 from qmu_edge.models import build
 from qmu_edge.models.layers import Shape
 from qmu_edge.planning import EXACT, TRAINING_COST
@@ -24,7 +26,8 @@ def train_project(project: Project, device_name: str) -> dict[str, Any]:
     The same training twice is done once. A training that was killed goes on from its last saved epoch.
 
     Returns:
-        Digest of the checkpoint and the network's accuracies in torch (validation and test).
+        Digest of the checkpoint, the network's accuracies in torch (validation and test), and what its
+        training has spent, in this process.
     """
     require_known(project.recipe.policy.rungs, project.recipe)  # better now than after hours of training
     device = device_named(device_name)
@@ -46,11 +49,14 @@ def _train(project: Project, device: torch.device) -> dict[str, Any]:
         chosen = samples_of(project, device, positions, "training set")
         state = project.folder / "work" / f"train-{run[:16]}.safetensors"
         augment = Augment(recipe.data.pad, recipe.data.flip)
-        _, cost = accounted(
-            lambda: fit(model, chosen, recipe.train, augment, progress=project.progress, resume=state)
-        )
         batch = recipe.train.batch
-        requantize(model, chosen, batch=batch, seed=recipe.train.seed, progress=project.progress)
+        with within_memory("[train] batch", batch):
+            with metered(device) as meter:
+                _, cost = accounted(
+                    lambda: fit(model, chosen, recipe.train, augment, progress=project.progress, resume=state)
+                )
+            spent = {**cost, **meter.spent(len(chosen))}
+            requantize(model, chosen, batch=batch, seed=recipe.train.seed, progress=project.progress)
         digest = project.store.put_bytes(checkpoint.dumps(model, origin_of(project, "train")))
         alive = ~project.barred()
         scores = {
@@ -59,10 +65,9 @@ def _train(project: Project, device: torch.device) -> dict[str, Any]:
             )
             for code, name in ((1, "validation"), (2, "test"))
         }
-        known = {"checkpoint": digest, "images": len(positions), "accuracy": scores}
+        known = {"checkpoint": digest, "images": len(positions), "accuracy": scores, "spent": spent}
         project.ledger.set_meta(f"trained:{run}", known)
-        spent = {"seconds": cost["seconds"], "images": len(positions)}
-        project.ledger.set_meta(TRAINING_COST, spent)
+        project.ledger.set_meta(TRAINING_COST, {"seconds": cost["seconds"], "images": len(positions)})
     deleted = project.ledger.training_images(barred=True)
     with project.ledger.change():
         project.ledger.set_current("checkpoint", known["checkpoint"])

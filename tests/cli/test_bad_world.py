@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from qmu_edge.ledger import Ledger
 from tests.cli.refusals import ask, current, refused
@@ -135,3 +136,35 @@ def test_another_process_that_writes_the_ledger_is_waited_for_and_named(
         refused(run("unlearn", "--request", made.request, "--project", trained, "--quiet"), 9, "locked")
     finally:
         other.close()
+
+
+@pytest.mark.parametrize(
+    ("work", "method", "setting"),
+    [
+        ("apply", "qmul", "[unlearn.qmul] batch = 128"),
+        ("apply", "retrain", "[train] batch = 128"),
+        ("requantize", "qmul", "[train] batch = 128"),
+    ],
+)
+def test_out_of_memory_in_unlearning_says_what_to_lower(
+    made: Any, run: Any, trained: Path, monkeypatch: pytest.MonkeyPatch, work: str, method: str, setting: str
+) -> None:
+    words = ["unlearn", "--request", made.request, "--method", method, "--project", trained, "--quiet"]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"qmu_edge.pipeline.{work}", _take_all_memory)
+        refused(run(*words), 2, f"{setting} takes more memory", "64 or less")
+    assert run(*words).code == 0
+
+
+def test_out_of_memory_in_training_says_what_to_lower(
+    run: Any, untrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", "--project", untrained, "--quiet"]
+    with monkeypatch.context() as patch:
+        patch.setattr("qmu_edge.training.fit", _take_all_memory)
+        refused(run(*words), 2, "[train] batch = 128 takes more memory", "64 or less")
+    assert run(*words).code == 0
+
+
+def _take_all_memory(*args: Any, **kwargs: Any) -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)

@@ -318,3 +318,13 @@ def test_every_command_prints_json_alone_or_text_for_people(
     machine = run(*words, "--json")
     assert (text.code, machine.code, text.err, machine.err) == (0, 0, "", "")
     assert text.out.strip() and isinstance(machine.json, dict)
+
+
+def test_training_and_unlearning_say_what_they_spent(made: Any, run: Any) -> None:
+    trained, served = made.commands["train"].json, made.commands["unlearn"].json
+    for spent, epochs in ((trained["spent"], 2), (served["steps"]["unlearned"]["spent"], 1)):
+        assert spent["images"] >= epochs * 1000 and spent["epoch_equivalents"] >= 0.5
+        assert min(spent[part] for part in ("data_s", "step_s", "images_per_s")) > 0
+    text = run("train", "--project", made.trained, "--quiet").out
+    assert text.splitlines()[-1].startswith(f"{trained['spent']['images']:,} images, ")
+    assert b"epoch_equivalents" not in Path(served["receipt"]).read_bytes()
