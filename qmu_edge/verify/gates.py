@@ -292,6 +292,8 @@ def _check_codes(
 def _check_grid(check: WeightCheck, x: NDArray[np.float32], quant: Node, names: Names) -> WeightCheck:
     """Floats before Quant: they must be code times scale already, so that Quant changes nothing."""
     check = replace(check, form="grid")
+    if len(quant.inputs) != 4:
+        return replace(check, problem=f"a quantizer of {len(quant.inputs)} inputs; allowed 4")
     scale, zero, width = (names.constant(name) for name in quant.inputs[1:4])
     rounding = quant.attributes.get("rounding_mode")
     problem = scale_problem(scale)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -226,6 +226,7 @@ def test_every_truncation(make: Any, tmp_path: Path, form: str) -> None:
 
 
 @given(form=st.sampled_from(["qcdq", "qonnx"]), seed=st.integers(0, 2**32))
+@example(form="qonnx", seed=41478)  # a quantizer that has lost an input
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_flipped_bytes(make: Any, tmp_path: Path, form: str, seed: int) -> None:
     chance = random.Random(seed)

@@ -115,7 +115,7 @@ def test_references() -> None:
     assert judge(retrained, from_retrained(retrained), Thresholds()).passed
     gone = judge(_evaluation(0.0, 0.9, auc=0.0), forgotten_class(), Thresholds())
     assert gone.passed and [c.name for c in gone.checks] == ["fa_gap"]
-    with pytest.raises(ConfigError, match="no validation or test"):
+    with pytest.raises(ConfigError, match="no test or validation"):
         held_out(replace(retrained, ta=None))
 
 
