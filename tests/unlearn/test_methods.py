@@ -101,11 +101,11 @@ def test_every_method_has_a_row_here_and_in_the_readme() -> None:
 
 
 def _rows() -> list[Any]:
-    """All combinations; what is slow or alike, beside learned steps, runs always in one method."""
+    """All combinations; always run: each method on one, one method on all, depthwise layers in PGU."""
     rows = (row for row in product(TABLE, ARCHITECTURES, PRESETS) if row[:2] not in CANNOT)
-    always = {("resnet18", "learned_step"), ("mobilenet_v2", "learned_step"), ("resnet18", "statistics")}
+    always = {("pgu", "mobilenet_v2", "learned_step"), *((n, "resnet18", "learned_step") for n in TABLE)}
     return [
-        pytest.param(*row, marks=[] if row[1:] in always or row[0] == "qmul" else pytest.mark.slow)
+        pytest.param(*row, marks=[] if row in always or row[0] == "qmul" else pytest.mark.slow)
         for row in rows
     ]
 
