@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test slow check bench lock
 
-demo: $(READY)            ## the main job on real images, in about three minutes
+demo: $(READY)            ## the main job on real images, in about a minute
 	$(BIN)/qmu-edge demo
 
 test: $(READY)            ## all tests but the slow ones
