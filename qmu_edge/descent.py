@@ -6,15 +6,17 @@ Most methods only call `step`. Those that combine or change gradients take one a
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qmu_edge.data import Batch
 from qmu_edge.errors import UnlearnError
 from qmu_edge.meter import timed
 from qmu_edge.models.fused import PLAIN, Passes, using
@@ -149,6 +151,16 @@ class Descent:
                 value = loss()
             value.backward()  # type: ignore[no-untyped-call]
             self._update(value.detach(), images)
+
+    def epoch(self, batches: Iterable[Batch]) -> None:
+        """One pass down the mean cross-entropy of `batches`, in the mode that the model is in.
+
+        Raises:
+            UnlearnError: A loss was NaN or infinite.
+        """
+        for b in batches:
+            self.step(lambda b=b: F.cross_entropy(self.model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
+        self.require_finite()
 
     def gradient(self, loss: Callable[[], Tensor]) -> Float[Tensor, " d"]:
         """Gradient of `loss` over all `parameters`, flat; nothing is changed.

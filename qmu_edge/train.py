@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -73,9 +72,7 @@ def fit(
     for epoch in range(first, recipe.epochs):
         model.train()
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
-        for batch in samples.batches(recipe.batch, generator, augment):
-            descent.step(lambda b=batch: F.cross_entropy(model(b.images), b.labels), len(batch.labels))  # type: ignore[misc]
-        descent.require_finite()
+        descent.epoch(samples.batches(recipe.batch, generator, augment))
         if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
             _save(descent, generator, run, epoch + 1, resume)
             saved = time.monotonic()

@@ -11,7 +11,6 @@ Differs: SGD at a fixed, small learning rate; the network as it ships (evaluatio
 import copy
 
 import torch
-import torch.nn.functional as F
 
 from qmu_edge.data import Samples
 from qmu_edge.descent import Descent, Optimization, steps_per_epoch
@@ -69,7 +68,5 @@ def _epoch(
     model: Classifier, samples: Samples, descent: Descent, generator: torch.Generator, batch: int
 ) -> None:
     model.train()
-    for b in samples.batches(batch, generator):
-        descent.step(lambda b=b: F.cross_entropy(model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
-    descent.require_finite()
+    descent.epoch(samples.batches(batch, generator))
     model.eval()

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmu_edge.data import ForgetRetain
@@ -77,9 +76,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         descent = Descent(model, settings, steps, data.progress)
         train_mode(model, statistics=False)
         for _ in range(params.epochs):
-            for b in forget.batches(params.batch, generator, data.augment):
-                descent.step(lambda b=b: F.cross_entropy(model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
-            descent.require_finite()
+            descent.epoch(forget.batches(params.batch, generator, data.augment))
     data.progress.finish()
     return model
 

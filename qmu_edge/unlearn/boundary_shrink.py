@@ -83,9 +83,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     labels = [nearest_labels(model, b, params.radius) for b in data.forget.batches(params.batch)]
     forget = data.forget.relabelled(torch.cat(labels))
     for _ in range(params.epochs):
-        for b in forget.batches(params.batch, generator, data.augment):
-            descent.step(lambda b=b: F.cross_entropy(model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
-        descent.require_finite()
+        descent.epoch(forget.batches(params.batch, generator, data.augment))
     data.progress.finish()
     return model
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 
 from qmu_edge.data import ForgetRetain
 from qmu_edge.descent import Descent, Optimization, steps_per_epoch
@@ -48,9 +47,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     data.progress.start("finetune", params.epochs * len(data.retain))
     for _ in range(params.epochs):
         model.train()
-        for b in data.retain.batches(params.batch, generator, data.augment):
-            descent.step(lambda b=b: F.cross_entropy(model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
-        descent.require_finite()
+        descent.epoch(data.retain.batches(params.batch, generator, data.augment))
     data.progress.finish()
     return model
 

@@ -7,6 +7,8 @@ goes to the other classes as the original would share it out. Training towards t
 where forget images look unseen: there is nothing to overshoot. A class that is forgotten whole gets
 probability 0.
 
+Batch-norm statistics move on both sets, and are taken anew from retain images at re-quantization.
+
 For low-bit weights: gradients reach saturated weights, so that every integer code can move; the rest is plain
 training at a rate that moves whole codes.
 
@@ -41,7 +43,7 @@ class Params:
     """Hyperparameters of held-out matching.
 
     Attributes:
-        epochs: Passes over the retain set.
+        epochs: Passes over the larger set, in shares of the batch.
         lr: Highest learning rate of the cosine schedule.
         batch: Images per step, of both sets.
     """

@@ -56,12 +56,8 @@ def bounded_loss(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> F
 
 def pairs(data: ForgetRetain, batch: int, generator: torch.Generator) -> Iterator[tuple[Batch, Batch]]:
     """One pass over the retain set, a batch of forget images with each batch; those begin again."""
-
-    def again() -> Iterator[Batch]:
-        while True:
-            yield from data.forget.batches(batch, generator, data.augment)
-
-    return zip(data.retain.batches(batch, generator, data.augment), again(), strict=False)
+    again = data.forget.forever(batch, generator, data.augment)
+    return zip(data.retain.batches(batch, generator, data.augment), again, strict=False)
 
 
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:

@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from qmu_edge.data import Batch, ForgetRetain, Samples
+from qmu_edge.data import Batch, ForgetRetain
 from qmu_edge.descent import Descent, Optimization, steps_per_epoch, train_mode
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.scales import quantized_weights
 from qmu_edge.recipe import Count, Positive
-from qmu_edge.unlearn.method import TRAINED, Images, Method
+from qmu_edge.unlearn.method import TRAINED, Images, Method, validation_for_samples
 from qmu_edge.unlearn.stopping import Crossing
 
 
@@ -125,7 +125,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     steps = params.epochs * steps_per_epoch(len(data.retain), params.batch)
     descent = Descent(model, settings, steps, data.progress)
     crossing = None if data.classes else Crossing(descent, data)
-    forget = _endless(data.forget, data, params, generator)
+    forget = data.forget.forever(params.batch, generator, data.augment)
     data.progress.start("oeu", params.epochs * len(data.retain))
     for number in range(params.epochs):
         before = quantized_weights(model)
@@ -158,15 +158,9 @@ def _epoch(
     return total
 
 
-def _endless(
-    samples: Samples, data: ForgetRetain, params: Params, generator: torch.Generator
-) -> Iterator[Batch]:
-    while True:
-        yield from samples.batches(params.batch, generator, data.augment)
-
-
 METHOD: Final = Method(
     run=run, params=Params,
     summary="uncertain about the forget set, across the gradient of the retain set (OEU-style)",
     touches=TRAINED - {"bn_stats"}, reads=frozenset[Images]({"forget", "retain", "validation"}),
+    check=validation_for_samples,
 )  # fmt: skip
