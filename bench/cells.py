@@ -4,7 +4,7 @@ import copy
 import hashlib
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -126,11 +126,12 @@ class Bench:
         path = self.network.folder / self.network.name / f"original.{poisoned}.{self.seed}.safetensors"
         if path.is_file():
             return checkpoint.loads(path.read_bytes(), str(path))[0].to(self.network.device)
-        recipe, data = self.network.recipe, self.data()
+        recipe, augment = self.network.recipe, self.data().augment
         train = recipe.train.model_copy(update={"seed": self.seed})
         model = build(recipe.model, self.network.shape(), self.seed).to(self.network.device)
-        both = data.forget + data.retain
-        fit(model, both, train, data.augment, progress=Progress.stderr(), label=path.name)
+        everything = np.union1d(self.sets.forget, self.sets.retain)  # in the same order for all scenarios
+        both = replace(self, sets=replace(self.sets, retain=everything)).part("retain")
+        fit(model, both, train, augment, progress=Progress.stderr(), label=path.name)
         requantize(model, both, batch=train.batch, seed=self.seed, progress=Progress())
         path.parent.mkdir(parents=True, exist_ok=True)
         origin = checkpoint.Origin(
