@@ -5,6 +5,7 @@ The one place that turns errors into exit codes is `main`.
 """
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -359,7 +360,7 @@ def main() -> None:
         warnings.simplefilter("ignore")
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
-        app()
+        _run()
     except QmuEdgeError as error:
         _fail(error)
     except OSError as error:  # a full disk or a read-only folder, outside the store's own writes
@@ -368,6 +369,17 @@ def main() -> None:
         if end.code == INTERRUPTED:  # typer has turned Ctrl-C into this
             print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         raise
+
+
+def _run() -> None:
+    """One process; of those that torchrun has started, the first."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        app()
+        return
+    from qmu_edge import distributed
+
+    with distributed.group() as first:
+        (app if first else distributed.follow)()
 
 
 def _fail(error: Any) -> None:

@@ -18,6 +18,7 @@ from qmu_edge.meter import entered
 from qmu_edge.models import quantized
 from qmu_edge.models.quantizers import PRESETS
 from qmu_edge.recipe import Count, ModelRecipe, Positive
+from qmu_edge.sharding import forward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ class Classifier(nn.Module):
     def __call__(self, images: Tensor) -> Any:
         """Logits, as `forward` says; the images are counted."""
         entered(images)
-        return super().__call__(images)
+        return forward(super().__call__, images)
 
 
 class Normalize(nn.Module):

@@ -23,6 +23,7 @@ from qmu_edge.models.fused import PLAIN, Passes, using
 from qmu_edge.models.native import native
 from qmu_edge.models.scales import Group, parameter_group, penalised
 from qmu_edge.progress import Progress
+from qmu_edge.sharding import average, shared_batches
 
 Schedule = Literal["cosine", "constant", "exponential"]
 NATIVE_FROM_STEPS: Final = 100  # compiling takes a second
@@ -139,8 +140,9 @@ class Descent:
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """Context of the forward pass: mixed precision and the quantizers' passes."""
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed), using(self.passes):
+        """Context of the forward pass: mixed precision, the quantizers' passes, shared batches."""
+        mixed = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed)
+        with mixed, using(self.passes), shared_batches():
             yield
 
     def step(self, loss: Callable[[], Tensor], images: int) -> None:
@@ -150,6 +152,7 @@ class Descent:
             with self.autocast():
                 value = loss()
             value.backward()  # type: ignore[no-untyped-call]
+            average([p.grad for p in self.parameters if p.grad is not None])
             self._update(value.detach(), images)
 
     def epoch(self, batches: Iterable[Batch]) -> None:
@@ -174,6 +177,7 @@ class Descent:
             found = torch.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True)
             flat = torch.empty(sum(p.numel() for p in self.parameters), device=self.device)
             torch._foreach_copy_(self.views(flat), list(found))
+            average([flat])
             return flat
 
     def views(self, flat: Float[Tensor, " d"]) -> list[Tensor]:

@@ -23,10 +23,12 @@ from pydantic import BaseModel
 from qmu_edge import checkpoint
 from qmu_edge.accounting import accounted
 from qmu_edge.casebook import RequestRow
+from qmu_edge.distributed import Job
 from qmu_edge.errors import QmuEdgeError, VerificationFailed
 from qmu_edge.evidence import REFERENCE_SEED
 from qmu_edge.memory import within_memory
 from qmu_edge.meter import metered
+from qmu_edge.own_model import source_of
 from qmu_edge.project import Project
 from qmu_edge.release import (
     evaluate_release,
@@ -40,7 +42,7 @@ from qmu_edge.release import (
 from qmu_edge.requantize import requantize
 from qmu_edge.split import Split
 from qmu_edge.split import to_json as split_to_json
-from qmu_edge.unlearn import METHODS, apply, parameters
+from qmu_edge.unlearn import METHODS, parameters
 from qmu_edge.verify.report import (
     Reference,
     Thresholds,
@@ -167,15 +169,17 @@ def _unlearned(run: Run, method_name: str, seed: int) -> dict[str, Any]:
     project = run.project
     model, _ = load_checkpoint(project, run.before)
     model.to(run.device)
-    torch.manual_seed(seed)
     state = project.folder / "work" / f"{run.name[:16]}-{method_name}.safetensors"
     data = forget_retain(project, run.split, run.device, state)
     params = run.params if method_name == run.method else _reference_params(project)
-    generator = torch.Generator().manual_seed(seed)
+    job = Job(
+        method=method_name, model=model, data=data, given=project.recipe.unlearn.get(method_name, {}),
+        train=project.recipe.train, seed=seed, source=source_of(project.recipe.model, project.root),
+    )  # fmt: skip
     train = getattr(params, "train", None)  # retraining has the batches of training
     setting = "[train] batch" if train else f"[unlearn.{method_name}] batch"
     with metered(run.device) as meter, within_memory(setting, (train or params).batch):
-        changed = apply(method_name, model, data, params, generator)
+        changed = job.shared()
     spent = meter.spent(len(data.forget) + len(data.retain))
     origin = origin_of(project, method_name, run.before)
     return {"checkpoint": project.store.put_bytes(checkpoint.dumps(changed, origin)), "spent": spent}

@@ -7,16 +7,18 @@ import torch
 
 from qmu_edge import checkpoint
 from qmu_edge.accounting import accounted
-from qmu_edge.data import Augment
+from qmu_edge.data import Augment, ForgetRetain
+from qmu_edge.distributed import TRAINING, Job
 from qmu_edge.memory import within_memory
 from qmu_edge.meter import metered
 from qmu_edge.models import build
 from qmu_edge.models.layers import Shape
+from qmu_edge.own_model import source_of
 from qmu_edge.planning import EXACT, TRAINING_COST
 from qmu_edge.project import Project
 from qmu_edge.release import device_named, factory_of, origin_of, samples_of
 from qmu_edge.requantize import requantize
-from qmu_edge.train import accuracy, fit
+from qmu_edge.train import accuracy
 from qmu_edge.unlearn import require_known
 
 
@@ -44,17 +46,22 @@ def _train(project: Project, device: torch.device) -> dict[str, Any]:
             channels=project.images.shape[1], classes=len(index.class_names),
             mean=recipe.data.mean, std=recipe.data.std,
         )  # fmt: skip
-        torch.manual_seed(recipe.train.seed)
         model = build(recipe.model, shape, recipe.train.seed, factory_of(project)).to(device)
         chosen = samples_of(project, device, positions, "training set")
         state = project.folder / "work" / f"train-{run[:16]}.safetensors"
-        augment = Augment(recipe.data.pad, recipe.data.flip)
+        nothing = torch.empty(0, dtype=torch.int64)
+        data = ForgetRetain(
+            forget=chosen.take(nothing), retain=chosen, validation=chosen.take(nothing),
+            augment=Augment(recipe.data.pad, recipe.data.flip), progress=project.progress, state=state,
+        )  # fmt: skip
+        job = Job(
+            method=TRAINING, model=model, data=data, given={}, train=recipe.train, seed=recipe.train.seed,
+            source=source_of(recipe.model, project.root),
+        )  # fmt: skip
         batch = recipe.train.batch
         with within_memory("[train] batch", batch):
             with metered(device) as meter:
-                _, cost = accounted(
-                    lambda: fit(model, chosen, recipe.train, augment, progress=project.progress, resume=state)
-                )
+                _, cost = accounted(job.shared)
             spent = {**cost, **meter.spent(len(chosen))}
             requantize(model, chosen, batch=batch, seed=recipe.train.seed, progress=project.progress)
         digest = project.store.put_bytes(checkpoint.dumps(model, origin_of(project, "train")))

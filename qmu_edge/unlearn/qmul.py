@@ -15,6 +15,7 @@ Shapes: n forget images, k classes.
 """
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Literal
 
 import torch
@@ -107,16 +108,11 @@ def mean_gradient_norm(
     """
     train_mode(model, statistics=False)
     scales = ("weight_scale", "activation_scale")
-    chosen = zip(descent.parameters, descent.spans, strict=True)
-    parameters = [p for p, span in chosen if span.group not in scales]
+    counted = [span.part for span in descent.spans if span.group not in scales]
     norms: list[Tensor] = []
-    for number, b in enumerate(samples.batches(params.batch, generator)):
-        if number == batches:
-            break
-        with descent.autocast():
-            loss = F.cross_entropy(model(b.images), b.labels)
-        grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        each = torch.stack(torch._foreach_norm(grads))
+    for b in islice(samples.batches(params.batch, generator), batches):
+        gradient = descent.gradient(lambda b=b: F.cross_entropy(model(b.images), b.labels))  # type: ignore[misc]
+        each = torch.stack(torch._foreach_norm([gradient[part] for part in counted]))
         norms.append(each.norm() if params.norm == "global" else each.sum())
     return float(torch.stack(norms).mean())
 

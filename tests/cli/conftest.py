@@ -119,7 +119,7 @@ def remember(patch: pytest.MonkeyPatch) -> None:
     """Do the same export and the same unlearning once, as long as the patch lasts."""
     patch.setattr("qmu_edge.export.trace", _remembered(trace, _trace_key))
     patch.setattr("qmu_edge.release.export", _remembered(export, _export_key))
-    patch.setattr("qmu_edge.pipeline.apply", _remembered(apply, _apply_key))
+    patch.setattr("qmu_edge.distributed.apply", _remembered(apply, _apply_key))
 
 
 def _remembered(work: Callable[..., Any], key: Callable[..., str]) -> Callable[..., Any]:

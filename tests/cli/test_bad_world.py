@@ -161,7 +161,7 @@ def test_out_of_memory_in_training_says_what_to_lower(
 ) -> None:
     words = ["train", "--project", untrained, "--quiet"]
     with monkeypatch.context() as patch:
-        patch.setattr("qmu_edge.training.fit", _take_all_memory)
+        patch.setattr("qmu_edge.distributed.fit", _take_all_memory)
         refused(run(*words), 2, "[train] batch = 128 takes more memory", "64 or less")
     assert run(*words).code == 0
 

@@ -143,7 +143,7 @@ def test_ctrl_c_says_how_to_go_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "apply", interrupted)
+        patch.setattr("qmu_edge.distributed.apply", interrupted)
         ended = run("unlearn", "--request", made.request, "--project", trained, "--quiet")
     assert (ended.code, ended.out) == (130, "")
     assert ended.err == "interrupted; the same command goes on where it stopped\n"

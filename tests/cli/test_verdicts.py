@@ -74,7 +74,7 @@ def test_a_missed_threshold_releases_nothing_and_retraining_can_follow(
                         parameter.copy_(torch.arange(10.0) * 1000)
         return model
 
-    monkeypatch.setattr("qmu_edge.pipeline.apply", destroyed)
+    monkeypatch.setattr("qmu_edge.distributed.apply", destroyed)
     set_policy(trained, max_ta_drop="0.12")
     before = {name: current(trained, name) for name in ("checkpoint", "release", "receipt")}
     command = ("unlearn", "--request", made.request, "--project", trained, "--quiet")

@@ -94,7 +94,7 @@ def remember_more(patch: Any) -> None:
     patch.setattr("qmu_edge.pipeline.evaluate_release", _once(evaluate_release, _evaluation))
     patch.setattr("qmu_edge.pipeline.requantize", _once_in_place(requantize))
     patch.setattr("qmu_edge.training.requantize", _once_in_place(requantize))
-    patch.setattr("qmu_edge.training.fit", _once_in_place(fit))
+    patch.setattr("qmu_edge.distributed.fit", _once_in_place(fit))
 
 
 def _evaluation(project: Any, release: Any, split: Any) -> str:

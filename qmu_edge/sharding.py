@@ -1,0 +1,141 @@
+"""One batch over many processes, with the results of one process.
+
+Every process runs the same method on the same batches. Inside `shared_batches` a network computes the logits
+of its part of the images only, and gets the others' from them: a loss sees the whole batch, and any loss
+will do. `average` then makes the gradients of all processes that of the whole batch. Batch-norm takes its
+statistics over all parts. Outside, and with a single process, nothing of this happens.
+
+This is not PyTorch's DistributedDataParallel, which wants a loss of each part alone and a backward pass:
+methods compare losses of two sets, and take gradients without one. The collectives are PyTorch's.
+
+Shapes: n images, k classes, r processes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
+from torch.overrides import TorchFunctionMode
+
+_active = False
+
+
+def processes() -> int:
+    """How many work on each batch."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@contextmanager
+def shared_batches() -> Iterator[None]:
+    """Let networks inside compute their part of each batch."""
+    global _active
+    before, _active = _active, processes() > 1
+    try:
+        yield
+    finally:
+        _active = before
+
+
+def average(gradients: Sequence[Tensor]) -> None:
+    """Replace gradients by their mean over all processes, in one message; nothing with one process."""
+    if processes() == 1 or not gradients:
+        return
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    dist.all_reduce(flat)
+    flat /= processes()
+    parts = torch.split(flat, [g.numel() for g in gradients])
+    torch._foreach_copy_(list(gradients), [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])
+
+
+def forward(network: Callable[[Tensor], Tensor], images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+    """`network(images)`, inside `shared_batches` with each process computing a part.
+
+    A batch with fewer images than processes, and one whose own gradient is wanted, is computed by all.
+    """
+    if not _active or len(images) < processes() or images.requires_grad:
+        return network(images)
+    bounds = [len(images) * rank // processes() for rank in (dist.get_rank(), dist.get_rank() + 1)]
+    with _BatchNormOverAll(), _whole():
+        part = network(images[bounds[0] : bounds[1]])
+    found: Tensor = _Gathered.apply(part, bounds[0], len(images))  # type: ignore[no-untyped-call]
+    return found
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """A network inside a network is given a part already."""
+    global _active
+    before, _active = _active, False
+    try:
+        yield
+    finally:
+        _active = before
+
+
+class _Gathered(torch.autograd.Function):
+    """The rows of all processes; backward, each its own, times r because `average` divides by it.
+
+    What a loss adds beside the logits (a penalty on weights) is the same in all processes: their mean is it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, start: int, n: int) -> Tensor:
+        """All n rows; this process has those from `start` on."""
+        ctx.rows = slice(start, start + len(part))
+        whole = part.new_zeros(n, *part.shape[1:])
+        whole[ctx.rows] = part
+        dist.all_reduce(whole)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of this process' rows."""
+        return grad[ctx.rows] * processes(), None, None
+
+
+class _BatchNormOverAll(TorchFunctionMode):
+    """Takes the statistics of batch-norm in training over all processes, on any device."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func is not F.batch_norm or not (args[5] if len(args) > 5 else given.get("training")):
+            return func(*args, **given)
+        return _batch_norm(*args, **given)
+
+
+def _batch_norm(
+    x: Float[Tensor, "n c *s"],
+    mean: Float[Tensor, " c"] | None,
+    variance: Float[Tensor, " c"] | None,
+    weight: Float[Tensor, " c"] | None = None,
+    bias: Float[Tensor, " c"] | None = None,
+    training: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Float[Tensor, "n c *s"]:
+    """`F.batch_norm` in training; running statistics move as in one process."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    others = [d for d in range(x.dim()) if d != 1]
+    each = wide.new_full((1, x.shape[1]), x.numel() // x.shape[1])
+    count, first = all_reduce(torch.cat([each, wide.sum(others)[None]]))  # type: ignore[no-untyped-call]
+    centre = first / count
+    shape = [-1 if d == 1 else 1 for d in range(x.dim())]
+    off = wide - centre.view(shape)
+    spread = all_reduce(off.square().sum(others)) / count  # type: ignore[no-untyped-call]
+    if mean is not None and variance is not None:
+        with torch.no_grad():
+            mean.lerp_(centre, momentum)
+            variance.lerp_(spread * (count / (count - 1)), momentum)
+    scaled = off * (spread + eps).rsqrt().view(shape)
+    if weight is not None and bias is not None:
+        scaled = scaled * weight.view(shape) + bias.view(shape)
+    normed: Tensor = scaled.to(x.dtype)
+    return normed
