@@ -197,5 +197,6 @@ def on_device(
     pool = torch.from_numpy(images)
     if images.nbytes <= limit_bytes:
         pool = pool.to(device).contiguous()
+        device = pool.device  # "cuda:0" where "cuda" was asked for
     index = torch.arange(len(images), device=pool.device)
     return Samples(pool, index, torch.from_numpy(labels).to(device), device)

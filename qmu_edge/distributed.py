@@ -48,7 +48,7 @@ def group() -> Iterator[bool]:
         Whether this is the first one. When it ends well it lets the others go; torchrun ends them when not.
 
     Raises:
-        ConfigError: More processes than GPUs.
+        ConfigError: More processes than GPUs, or one of them has ended.
     """
     backend = "gloo"
     if torch.cuda.is_available():
@@ -66,6 +66,12 @@ def group() -> Iterator[bool]:
     except SystemExit as end:
         if end.code:
             raise
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "onnection" not in str(error):  # gloo's own are plain
+            raise
+        raise ConfigError(
+            "a process of this run has ended: the same command goes on where it stopped"
+        ) from None
     if first:
         _broadcast(b"")
     dist.destroy_process_group()

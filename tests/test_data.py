@@ -82,6 +82,14 @@ def test_streaming_reads_one_batch_ahead_and_may_be_left_early(monkeypatch: pyte
     assert read == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
+def test_images_on_the_device_are_not_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*args: object) -> torch.Tensor:
+        raise AssertionError("streamed")
+
+    monkeypatch.setattr(Samples, "_read", read)
+    assert len(list(_pool(4, device=ELSEWHERE).batches(4))) == 1
+
+
 def test_error_while_streaming_reaches_the_caller() -> None:
     samples = _pool(4, limit_bytes=0)
     samples.index[2] = 99

@@ -1,0 +1,68 @@
+"""Every method on a device that is not the processor."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from qmu_edge.data import ForgetRetain, Samples
+from qmu_edge.models.layers import Classifier
+from qmu_edge.progress import Progress
+from qmu_edge.requantize import requantize
+from qmu_edge.train import predict
+from qmu_edge.unlearn import apply, parameters
+from tests.far import FAR, Far, far_device
+from tests.unlearn.test_methods import TABLE, TRAIN, _served
+
+Network = Callable[..., Classifier]
+Toy = Callable[..., Samples]
+
+
+def _far(data: ForgetRetain, device: torch.device, *, streamed: bool) -> ForgetRetain:
+    """The same sets; images are on the device, or come to it batch by batch."""
+
+    def moved(samples: Samples) -> Samples:
+        pool, index = (t if streamed else t.to(device) for t in (samples.pool, samples.index))
+        return Samples(pool, index, samples.labels.to(device), device)
+
+    return replace(
+        data, forget=moved(data.forget), retain=moved(data.retain), validation=moved(data.validation)
+    )
+
+
+ALWAYS = {"qmul", "held_out_match", "retrain"}
+ROWS = [pytest.param(n, False, marks=[] if n in ALWAYS else pytest.mark.slow) for n in TABLE]
+
+
+@pytest.mark.parametrize(("name", "streamed"), [*ROWS, ("held_out_match", True)])
+def test_a_method_keeps_to_the_device_of_its_images(
+    name: str, streamed: bool, network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qmu_edge.descent.mixed_precision", lambda *_: False)
+    near, model = _served(name, toy), network()
+    params = parameters(name, TABLE[name], TRAIN)
+    expected = apply(name, copy.deepcopy(model), near, params, torch.Generator().manual_seed(0))
+    requantize(expected, near.retain, batch=8, seed=0, progress=Progress())
+    with far_device() as device:
+        data = _far(near, device, streamed=streamed)
+        found = apply(name, model.to(device), data, params, torch.Generator().manual_seed(0))
+        requantize(found, data.retain, batch=8, seed=0, progress=Progress())
+        assert all(isinstance(p, Far) and p.device == FAR for p in found.parameters())
+        logits = predict(found, data.validation)
+    assert logits.isfinite().all()
+    if name != "retrain":  # from nothing, the last bit of a sum is the next step's direction
+        assert torch.equal(logits, predict(expected, near.validation))
+
+
+def test_the_device_refuses_what_a_gpu_would() -> None:
+    with far_device() as device:
+        far = torch.ones(3, device=device)
+        assert (far + 1.0).sum().item() == 6.0
+        with pytest.raises(RuntimeError, match="tensors of two devices"):
+            far + torch.ones(3)
+        with pytest.raises(RuntimeError, match="a generator of the processor"):
+            torch.randn(3, generator=torch.Generator(), device=device)
+        with pytest.raises((RuntimeError, TypeError)):
+            far.numpy()
