@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from qmu_edge import descent as descent_module
 from qmu_edge.data import Samples
@@ -127,7 +128,13 @@ def test_a_step_has_the_gradients_that_brevitas_has(
 
 
 def _losses(model: Classifier, samples: Samples, passes: Passes) -> list[float]:
-    descent = Descent(model.train(), Optimization(lr=0.02, scale_lr=0.1), 50, Progress())
+    torch.manual_seed(0)  # for dropout
+    for module in model.modules():
+        if isinstance(
+            module, nn.BatchNorm2d
+        ):  # a dead channel at 0, where a rectifier begins, falls either way
+            nn.init.normal_(module.bias, 0.5, 0.5)
+    descent = Descent(model.train(), Optimization(lr=0.005, scale_lr=0.1), 50, Progress())
     descent.passes = passes
     found: list[Tensor] = []
 
@@ -135,31 +142,47 @@ def _losses(model: Classifier, samples: Samples, passes: Passes) -> list[float]:
         found.append(F.cross_entropy(model(images), labels))
         return found[-1]
 
-    for b in [b for _ in range(10) for b in samples.batches(6)]:
+    for b in islice(samples.forever(30, torch.Generator().manual_seed(0)), 50):
         descent.step(lambda b=b: loss(b.images, b.labels), len(b.labels))  # type: ignore[misc]
     return torch.stack(found).tolist()
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("architecture", "steps"), [("resnet18", 50), ("mobilenet_v2", 10)])
 def test_fifty_steps_lose_the_same(
-    network: Callable[..., Classifier], toy: Callable[..., Samples], compiled: Passes
+    architecture: str,
+    steps: int,
+    network: Callable[..., Classifier],
+    toy: Callable[..., Samples],
+    compiled: Passes,
 ) -> None:
-    ours, plain = (_losses(network(), toy(30), passes) for passes in (compiled, PLAIN))
+    ours, plain = (_losses(network(architecture=architecture), toy(60), p) for p in (compiled, PLAIN))
     assert ours[0] == plain[0]
     assert min(plain) < plain[0] - 0.1  # it learned something
-    # Steps are learned, their gradients add up in another order, and a code flips now and then.
-    assert ours == pytest.approx(plain, abs=0.05)
+    # Steps are learned, their gradients add up in another order, and a code flips now and then. A deep
+    # network on few images then goes its own way, to as good an end; with frozen steps it never does, see below.
+    assert ours[:steps] == pytest.approx(plain[:steps], abs=0.05)
+    assert min(ours) < ours[0] - 0.1
 
 
+@pytest.mark.parametrize(
+    ("architecture", "steps"),
+    [("resnet18", 5), *(pytest.param(a, 50, marks=pytest.mark.slow) for a in ("resnet18", "mobilenet_v2"))],
+)
 def test_frozen_steps_lose_the_same_to_the_bit(
-    network: Callable[..., Classifier], toy: Callable[..., Samples], compiled: Passes
+    architecture: str,
+    steps: int,
+    network: Callable[..., Classifier],
+    toy: Callable[..., Samples],
+    compiled: Passes,
 ) -> None:
     found = []
     for passes in (compiled, PLAIN):
-        model, (batch,) = network().train(), toy(12).batches(12)
-        descent = Descent(model, Optimization(lr=0.02, precision="bfloat16"), 5, Progress())
+        torch.manual_seed(0)  # for dropout
+        model, (batch,) = network(architecture=architecture).train(), toy(12).batches(12)
+        descent = Descent(model, Optimization(lr=0.02, precision="bfloat16"), steps, Progress())
         descent.passes = passes
-        for _ in range(5):
+        for _ in range(steps):
             descent.step(lambda b=batch, m=model: F.cross_entropy(m(b.images), b.labels), 12)  # type: ignore[misc]
         found.append(model.state_dict())
     assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
