@@ -160,7 +160,7 @@ def test_fifty_steps_lose_the_same(
     assert ours[0] == plain[0]
     assert min(plain) < plain[0] - 0.1  # it learned something
     # Steps are learned, their gradients add up in another order, and a code flips now and then. A deep
-    # network on few images then goes its own way, to as good an end; with frozen steps it never does, see below.
+    # network on few images then goes its own way, to as good an end; with frozen steps it never does.
     assert ours[:steps] == pytest.approx(plain[:steps], abs=0.05)
     assert min(ours) < ours[0] - 0.1
 
