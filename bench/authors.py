@@ -24,6 +24,7 @@ from record import interleaved, summary, write
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from qmu_edge import descent
 from qmu_edge.data import Augment, ForgetRetain, on_device
 from qmu_edge.datasets import load
 from qmu_edge.models import build
@@ -106,6 +107,7 @@ def theirs(
 
 def ours(sets: dict[str, tuple[np.ndarray, np.ndarray]], batch: int) -> Callable[[], object]:
     """One epoch of `qmul`."""
+    descent.NATIVE_FROM_STEPS = 0  # as in a run of real length
     device, progress = torch.device("cpu"), Progress()
     both = [np.concatenate(parts) for parts in zip(sets["forget"], sets["retain"], strict=True)]
     everything, few = on_device(both[0], both[1], device, limit_bytes=2**40), len(sets["forget"][1])
