@@ -107,7 +107,7 @@ def theirs(
 
 def ours(sets: dict[str, tuple[np.ndarray, np.ndarray]], batch: int) -> Callable[[], object]:
     """One epoch of `qmul`."""
-    descent.NATIVE_FROM_STEPS = 0  # as in a run of real length
+    descent.NATIVE_FROM_STEPS = 0  # type: ignore[misc]  # as in a run of real length
     device, progress = torch.device("cpu"), Progress()
     both = [np.concatenate(parts) for parts in zip(sets["forget"], sets["retain"], strict=True)]
     everything, few = on_device(both[0], both[1], device, limit_bytes=2**40), len(sets["forget"][1])
