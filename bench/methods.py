@@ -7,15 +7,19 @@ bench/results/methods-<grid>.json out of all cells that are there.
 
     python bench/methods.py cpu --data data/ --work work/ [--methods qmul lotus] [--trials 3]
     python bench/methods.py cpu --work work/ --collect
+
+With `--ray local`, or the address of a Ray cluster (pip install "qmu-edge[cluster]"), cells are computed by
+all its machines at once; they see --data, --work and this checkout under the same paths.
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,7 +110,7 @@ def trial_params(row: str, bench: Bench, trials: int) -> dict[str, Any]:
 
 
 def tuned(cell: Cell, bench: Bench, folder: Path, trials: int) -> dict[str, Any]:
-    """Parameters of a row, chosen once on the first seed and kept for all."""
+    """Parameters of a row, chosen once on `bench`, the one of the first seed, and kept for all."""
     path = folder / f"{cell.file.rpartition('.')[0].rpartition('.')[0]}.tuned.json"
     if path.is_file():
         kept: dict[str, Any] = json.loads(path.read_text("utf-8"))
@@ -116,19 +120,100 @@ def tuned(cell: Cell, bench: Bench, folder: Path, trials: int) -> dict[str, Any]
     return params
 
 
-def run(cell: Cell, network: Network, folder: Path, trials: int) -> dict[str, Any]:
+def run(cell: Cell, network: Network, folder: Path, grid: dict[str, Any], trials: int) -> dict[str, Any]:
     """Compute a cell; a method that refuses or fails is a result too."""
     bench = network.bench(cell.scenario, cell.seed)
     if cell.row == "original":
         return bench.measured(bench.original(), {}, 0.0)
     method, _ = method_of(cell.row)
     try:
-        params = {} if cell.row in REFERENCES else tuned(cell, bench, folder, trials)
+        first = network.bench(cell.scenario, grid["seeds"][0])
+        params = {} if cell.row in REFERENCES else tuned(cell, first, folder, trials)
         again = 1 if cell.row == "retrain, again" else 0
         model, cost = replace(bench, draw=bench.draw + 1000 * again).unlearned(method, params)
         return bench.measured(model, params, cost["seconds"]) | cost
     except QmuEdgeError as error:
         return {"error": f"{type(error).__name__}: {error}"}
+
+
+@dataclass
+class Desk:
+    """Computes cells in this process; networks stay in memory from one cell to the next."""
+
+    grid: dict[str, Any]
+    folder: Path
+    data: Path | None
+    trials: int
+    threads: int
+    networks: dict[str, Network] = field(default_factory=dict)
+
+    def serve(self, cell: Cell) -> None:
+        """Compute a cell and store it; nothing when another process has done so."""
+        path = self.folder / cell.file
+        if path.is_file():
+            return
+        torch.set_num_threads(self.threads)
+        if cell.network not in self.networks:
+            self.networks[cell.network] = Network(cell.network, self.grid, self.data, self.folder)
+        found = run(cell, self.networks[cell.network], self.folder, self.grid, self.trials)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(asdict(cell) | found).encode())
+
+
+def one_by_one(wanted: list[Cell], grid: dict[str, Any], folder: Path, options: argparse.Namespace) -> None:
+    """All cells in this process."""
+    desk = Desk(grid, folder, options.data, options.trials, options.threads)
+    clock = Clock(len(wanted), options.minutes)
+    for number, cell in enumerate(wanted):
+        if clock.over():
+            return
+        clock.say(number, cell)
+        desk.serve(cell)
+
+
+def over_ray(wanted: list[Cell], grid: dict[str, Any], folder: Path, options: argparse.Namespace) -> None:
+    """As many cells at once as the cluster has processors for, or GPUs where there are some."""
+    import ray
+
+    places = [str(ROOT / "bench"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    ray.init(address=options.ray, runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(places)}})
+    gpus = ray.cluster_resources().get("GPU", 0)
+    need = {"num_gpus": 1} if gpus else {"num_cpus": options.threads}
+    count = int(gpus or ray.cluster_resources()["CPU"] // options.threads)
+    keeper = ray.remote(**need)(Desk)
+    paths = [p.resolve() if p else None for p in (folder, options.data)]
+    desks = [keeper.remote(grid, *paths, options.trials, options.threads) for _ in range(max(1, count))]
+    clock, waiting = Clock(len(wanted), options.minutes), list(enumerate(wanted))
+    busy: dict[Any, Any] = {}
+    while busy or waiting:
+        while waiting and desks and not clock.over():
+            number, cell = waiting.pop(0)
+            clock.say(number, cell)
+            desk = desks.pop()
+            busy[desk.serve.remote(cell)] = desk
+        if not busy:
+            return
+        (done,), _ = ray.wait(list(busy), num_returns=1)
+        desks.append(busy.pop(done))
+        ray.get(done)  # an error of the cell's process
+
+
+class Clock:
+    """Says what is computed and how long the rest will take."""
+
+    def __init__(self, count: int, minutes: float | None) -> None:
+        """Start it for `count` cells; it is over after `minutes`."""
+        self.count, self.minutes, self.started = count, minutes, time.monotonic()
+
+    def over(self) -> bool:
+        """Whether no further cell may begin."""
+        return self.minutes is not None and time.monotonic() - self.started > 60 * self.minutes
+
+    def say(self, number: int, cell: Cell) -> None:
+        """A line about the next cell, counted from 0."""
+        each = (time.monotonic() - self.started) / number if number else 0.0
+        left = f"{each * (self.count - number) / 60:.0f} min left" if number else ""
+        print(f"{number + 1}/{self.count} {cell.file} {left}", file=sys.stderr)
 
 
 def collect(name: str, grid: dict[str, Any], folder: Path) -> Path:
@@ -143,7 +228,7 @@ def collect(name: str, grid: dict[str, Any], folder: Path) -> Path:
 def main() -> None:
     """Run what is missing, or collect."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("grid", help="A file in bench/grids, without .toml.")
+    parser.add_argument("grid", help="A file in bench/grids, without .toml, or a path.")
     parser.add_argument("--data", type=Path, help="Folder of the image folders that the grid names.")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--networks", nargs="+")
@@ -153,31 +238,18 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=float, help="Begin no cell later than this.")
+    parser.add_argument("--ray", metavar="ADDRESS", help="`local`, or a Ray cluster.")
     parser.add_argument("--collect", action="store_true")
     options = parser.parse_args()
-    grid = tomllib.loads((ROOT / "bench" / "grids" / f"{options.grid}.toml").read_text("utf-8"))
-    folder = options.work / options.grid
+    path = Path(options.grid)
+    if path.suffix != ".toml":
+        path = ROOT / "bench" / "grids" / f"{options.grid}.toml"
+    grid, folder = tomllib.loads(path.read_text("utf-8")), options.work / path.stem
     if options.collect:
-        print(collect(options.grid, grid, folder))
+        print(collect(path.stem, grid, folder))
         return
-    torch.set_num_threads(options.threads)
     wanted = [c for c in cells(grid, options) if not (folder / c.file).is_file()]
-    networks: dict[str, Network] = {}
-    started = time.monotonic()
-    for number, cell in enumerate(wanted):
-        spent = time.monotonic() - started
-        if options.minutes is not None and spent > 60 * options.minutes:
-            break
-        if (folder / cell.file).is_file():  # another run was here meanwhile
-            continue
-        left = f"{spent / number * (len(wanted) - number) / 60:.0f} min left" if number else ""
-        print(f"{number + 1}/{len(wanted)} {cell.file} {left}", file=sys.stderr)
-        if cell.network not in networks:
-            networks[cell.network] = Network(cell.network, grid, options.data, folder)
-        found = run(cell, networks[cell.network], folder, options.trials)
-        described = {"network": cell.network, "scenario": cell.scenario, "row": cell.row, "seed": cell.seed}
-        (folder / cell.file).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / cell.file, json.dumps(described | found).encode())
+    (over_ray if options.ray else one_by_one)(wanted, grid, folder, options)
 
 
 if __name__ == "__main__":
