@@ -206,7 +206,7 @@ def _exported(model: Classifier, source: Source) -> tuple[OrtRunner, int]:
 def score(bench: Bench, model: Classifier) -> float:
     """How far a network is from looking unseen and unharmed; smaller is better. Needs no reference.
 
-    Random samples: |FA - VA|, classes: FA; plus what retain and validation accuracy have lost.
+    Random samples: |FA - VA|, classes: FA; plus how far retain and validation accuracy have moved.
     """
     data, original = bench.data(), bench.original()
     some = torch.arange(min(MEASURED, len(data.retain)))

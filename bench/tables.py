@@ -86,6 +86,16 @@ def runtimes() -> str:
     return "\n".join([*lines, "", f"{max(images)} test images of CIFAR-10; commit {document['commit']}"])
 
 
+def authors() -> str:
+    """An epoch of Q-MUL, ours and the authors'."""
+    document = load("authors")
+    lines = ["| images | ours | the authors' loop | times as long |", "|---:|---:|---:|---:|"]
+    ours, theirs = (document["results"][name] for name in ("ours", "theirs"))
+    seconds = (f"{row['mean_ms'] / 1e3:.1f} ± {row['deviation_ms'] / 1e3:.1f} s" for row in (ours, theirs))
+    lines.append(f"| {document['settings']['images']} | {' | '.join(seconds)} | {theirs['ratio']:.1f} |")
+    return "\n".join([*lines, "", where(document)])
+
+
 def methods() -> str:
     """Every method beside retraining, best first; a table for each network and scenario."""
     document = load("methods-cpu")
@@ -158,7 +168,7 @@ def demo() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "demo": demo, "speed": speed, "export": export, "openvino": openvino, "runtimes": runtimes,
+    "demo": demo, "speed": speed, "authors": authors, "export": export, "openvino": openvino, "runtimes": runtimes,
     "methods": methods,
 }  # fmt: skip
 
