@@ -25,7 +25,8 @@ def where(document: dict[str, Any]) -> str:
     """Machine and commit, for the line under a table."""
     machine, settings = document["machine"], document["settings"]
     place = machine["gpu"] or f"{machine['cpu']}, {settings['threads']} threads"
-    return f"{place}; width {settings['width']}; median of {settings['repeats']}; commit {document['commit']}"
+    width = settings.get("width", 1.0)
+    return f"{place}; width {width}; median of {settings['repeats']}; commit {document['commit']}"
 
 
 def speed() -> str:
