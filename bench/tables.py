@@ -169,8 +169,8 @@ def demo() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "demo": demo, "speed": speed, "authors": authors, "export": export, "openvino": openvino, "runtimes": runtimes,
-    "methods": methods,
+    "demo": demo, "speed": speed, "authors": authors, "export": export, "openvino": openvino,
+    "runtimes": runtimes, "methods": methods,
 }  # fmt: skip
 
 

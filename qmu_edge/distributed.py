@@ -26,6 +26,7 @@ from torch import Tensor
 
 from qmu_edge import checkpoint
 from qmu_edge.data import Augment, ForgetRetain, Samples
+from qmu_edge.determinism import determinism
 from qmu_edge.errors import ConfigError, QmuEdgeError
 from qmu_edge.models import build
 from qmu_edge.models.layers import Classifier, Shape
@@ -48,7 +49,7 @@ def group() -> Iterator[bool]:
         Whether this is the first one. When it ends well it lets the others go; torchrun ends them when not.
 
     Raises:
-        ConfigError: More processes than GPUs, or one of them has ended.
+        ConfigError: More processes than GPUs, or one of them was lost.
     """
     backend = "gloo"
     if torch.cuda.is_available():
@@ -70,7 +71,7 @@ def group() -> Iterator[bool]:
         if not isinstance(error, dist.DistError) and "onnection" not in str(error):  # gloo's own are plain
             raise
         raise ConfigError(
-            "a process of this run has ended: the same command goes on where it stopped"
+            "a process of this run was lost: the same command goes on where it stopped"
         ) from None
     if first:
         _broadcast(b"")
@@ -123,11 +124,21 @@ class Job:
 def follow() -> None:
     """Compute every job of the first process, until it has no more."""
     with tempfile.TemporaryDirectory() as folder:
-        while data := _broadcast(None):
+        while data := _awaited():
+            job, deterministic = _unpacked(data, Path(folder) / "state")
             try:
-                _unpacked(data, Path(folder) / "state").run()
+                with determinism(deterministic):
+                    job.run()
             except QmuEdgeError:
                 continue  # the first process has the same error, and says it
+
+
+def _awaited() -> bytes:
+    """The next job; b"" when there is none, or the first process has ended, which says why itself."""
+    try:
+        return _broadcast(None)
+    except RuntimeError:
+        return b""
 
 
 def _broadcast(data: bytes | None) -> bytes:
@@ -164,11 +175,11 @@ def _packed(job: Job) -> bytes:
     return save_tensors(tensors, metadata={"job": json.dumps(about)})
 
 
-def _unpacked(packed: bytes, state: Path) -> Job:
+def _unpacked(packed: bytes, state: Path) -> tuple[Job, bool]:
+    """A job, and whether the first process computes it by deterministic algorithms only."""
     tensors = load_tensors(packed)
     size = int.from_bytes(packed[:8], "little")
     about = json.loads(json.loads(packed[8 : 8 + size])["__metadata__"]["job"])
-    torch.use_deterministic_algorithms(about["deterministic"])
     device = torch.device(about["device"])
     model, source, kept = (tensors.pop(name).numpy().tobytes() for name in ("model", "source", "state"))
     state.unlink(missing_ok=True)
@@ -190,7 +201,8 @@ def _unpacked(packed: bytes, state: Path) -> Job:
         network = build(recipe, Shape(**about["shape"]), train.seed, factory)
     else:
         network = checkpoint.loads(model, "the network of a job", recipe, factory)[0]
-    return Job(
+    job = Job(
         method=about["method"], model=network.to(device), data=data, given=about["given"], train=train,
         seed=about["seed"], source=source,
     )  # fmt: skip
+    return job, about["deterministic"]
