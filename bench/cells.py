@@ -163,8 +163,10 @@ class Bench:
         requantize(model, data.retain, batch=256, seed=self.draw, progress=Progress())
         return model, {"seconds": time.perf_counter() - start, **spent}
 
-    def measured(self, model: Classifier, params: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Everything that the tables show, from the exported file; audits that train, from its network."""
+    def measured(
+        self, model: Classifier, params: dict[str, Any], seconds: float, *, relearn: bool = True
+    ) -> dict[str, Any]:
+        """Everything that the tables show, from the exported file; relearning, from its network."""
         sets = {p: getattr(self.sets, p) for p in ("forget", "retain", "test", "validation")}
         sets["retain"] = np.random.default_rng(0).permutation(sets["retain"])[:MEASURED]
         pairs = {p: (self.network.source.images[i], self.sets.labels[i]) for p, i in sets.items()}
@@ -179,7 +181,8 @@ class Bench:
             "TA": found.ta.value if found.ta else None, "VA": found.va.value if found.va else None,
             "MIA": mia_efficacy(*of).mean, "AUC": found.mia_auc.value if found.mia_auc else None,
             "predictions": found.forget_predictions, "bytes": size, "params": params, "seconds": seconds,
-            "codes": {name: asdict(c) for name, c in changes.items()}, **self._relearned(original, model),
+            "codes": {name: asdict(c) for name, c in changes.items()},
+            **(self._relearned(original, model) if relearn else {}),
         }  # fmt: skip
 
     def _relearned(self, original: Classifier, model: Classifier) -> dict[str, float]:

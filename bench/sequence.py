@@ -2,12 +2,14 @@
 
 Each request names another share of the training images. The method goes on from the network that the request
 before has left, on a retain set without all requests so far. After each, the exported file is measured: FA on
-everything forgotten so far, RA, TA; after the last, beside a network retrained without all of it.
+everything forgotten so far, RA, TA; after the last, beside a network retrained without all of it. Where the grid
+has tuned a method for one request of this size, its parameters are taken.
 
     python bench/sequence.py cpu --data data/ --work work/ --network resnet18-w4a4
 """
 
 import argparse
+import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +39,13 @@ def requests(bench: Bench, count: int) -> list[Bench]:
     return made
 
 
+def tuned(bench: Bench, method: str) -> dict[str, Any]:
+    """Parameters that the grid has chosen, or those that it sets for all."""
+    path = bench.network.folder / bench.network.name / bench.scenario / f"{method}.tuned.json"
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else bench.common(method)
+    return found
+
+
 def served(bench: Bench, count: int, method: str) -> list[dict[str, Any]]:
     """Serve all requests one after another; what the file does after each."""
     model: Classifier = bench.original()
@@ -44,10 +53,12 @@ def served(bench: Bench, count: int, method: str) -> list[dict[str, Any]]:
     for number, request in enumerate(requests(bench, count)):
         data: ForgetRetain = request.data()
         generator = torch.Generator().manual_seed(bench.seed + number)
-        model = apply(method, model, data, bench.params(method, bench.common(method)), generator)
+        model = apply(method, model, data, bench.params(method, tuned(bench, method)), generator)
         requantize(model, data.retain, batch=256, seed=number, progress=Progress())
         gone = np.setdiff1d(bench.sets.forget, request.sets.retain)
-        found = replace(request, sets=replace(request.sets, forget=gone)).measured(model, {}, 0.0)
+        found = replace(request, sets=replace(request.sets, forget=gone)).measured(
+            model, {}, 0.0, relearn=False
+        )
         rows.append({key: found[key] for key in MEASURED})
         print(method, number + 1, {k: round(v, 3) for k, v in rows[-1].items()}, flush=True)
     return rows
