@@ -2,8 +2,8 @@
 
 Each request names another share of the training images. The method goes on from the network that the request
 before has left, on a retain set without all requests so far. After each, the exported file is measured: FA on
-everything forgotten so far, RA, TA; after the last, beside a network retrained without all of it. Where the grid
-has tuned a method for one request of this size, its parameters are taken.
+everything forgotten so far, RA, TA; after the last, beside a network retrained without all of it. Where the
+grid has tuned a method for one request of this size, its parameters are taken.
 
     python bench/sequence.py cpu --data data/ --work work/ --network resnet18-w4a4
 """
