@@ -23,7 +23,7 @@ from qmu_edge.data import Augment, ForgetRetain, Samples, on_device
 from qmu_edge.datasets import load
 from qmu_edge.index import assign_splits, content_digests
 from qmu_edge.models import build
-from qmu_edge.models.layers import Classifier
+from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.progress import Progress
 from qmu_edge.recipe import DataRecipe, ModelRecipe, TrainRecipe
 from qmu_edge.train import accuracy, fit
