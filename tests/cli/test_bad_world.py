@@ -141,9 +141,9 @@ def test_another_process_that_writes_the_ledger_is_waited_for_and_named(
 @pytest.mark.parametrize(
     ("work", "method", "setting"),
     [
-        ("apply", "qmul", "[unlearn.qmul] batch = 128"),
-        ("apply", "retrain", "[train] batch = 128"),
-        ("requantize", "qmul", "[train] batch = 128"),
+        ("distributed.apply", "qmul", "[unlearn.qmul] batch = 128"),
+        ("distributed.apply", "retrain", "[train] batch = 128"),
+        ("pipeline.requantize", "qmul", "[train] batch = 128"),
     ],
 )
 def test_out_of_memory_in_unlearning_says_what_to_lower(
@@ -151,7 +151,7 @@ def test_out_of_memory_in_unlearning_says_what_to_lower(
 ) -> None:
     words = ["unlearn", "--request", made.request, "--method", method, "--project", trained, "--quiet"]
     with monkeypatch.context() as patch:
-        patch.setattr(f"qmu_edge.pipeline.{work}", _take_all_memory)
+        patch.setattr(f"qmu_edge.{work}", _take_all_memory)
         refused(run(*words), 2, f"{setting} takes more memory", "64 or less")
     assert run(*words).code == 0
 
