@@ -61,6 +61,7 @@ def torchrun(*command: object, cwd: Path = ROOT) -> "subprocess.Popen[str]":
     """Start two processes on this machine."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment["GLOO_SOCKET_IFNAME"] = "lo"  # no network, and no name of this machine, is needed
     return subprocess.Popen(
         [*launcher, *map(str, command)], cwd=cwd, text=True, env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
