@@ -22,19 +22,9 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def toy() -> "Callable[..., Samples]":
     """Greyscale images of three classes, told apart by where the bright bar lies."""
-    import torch
+    from tests.ranks import images
 
-    from qmu_edge.data import Samples
-
-    def make(n: int, seed: int = 0) -> Samples:
-        generator = torch.Generator().manual_seed(seed)
-        labels = torch.arange(n) % 3
-        images = torch.randint(60, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
-        for image, label in zip(images, labels.tolist(), strict=True):
-            image[0, 3 * label : 3 * label + 2] += 180
-        return Samples(images, torch.arange(n), labels, torch.device("cpu"))
-
-    return make
+    return images
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from qmu_edge.sharding import processes
 TRAIN = TrainRecipe(epochs=2, batch=15, lr=0.01, warmup=0.0, precision="float32")
 
 
-def images(n: int, seed: int) -> Samples:
+def images(n: int, seed: int = 0) -> Samples:
     """Greyscale images of three classes, told apart by where the bright bar lies."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 3
