@@ -28,6 +28,7 @@ from cells import Bench, Network, score
 from record import ROOT, write
 
 from qmu_edge.errors import ConfigError, QmuEdgeError
+from qmu_edge.models.layers import Classifier
 from qmu_edge.store import write_atomic
 from qmu_edge.unlearn import METHODS
 
@@ -86,51 +87,67 @@ def cells(grid: dict[str, Any], options: argparse.Namespace) -> Iterator[Cell]:
                     yield Cell(network, scenario, row, seed)
 
 
-def trial_params(row: str, bench: Bench, trials: int) -> dict[str, Any]:
-    """The best of `trials` settings of the row's knob, by data that deployment has.
+Outcome = tuple[Classifier, dict[str, float]]  # a network, and what it cost
+
+
+def best_trial(row: str, bench: Bench, trials: int) -> tuple[dict[str, Any], Outcome | None]:
+    """The best of `trials` settings of the row's knob, by data that deployment has, and what it made.
 
     Never by test images or a retrained network; the same number of trials for every method that has a knob
     (not `unsir`, and not `influence`, which searches by itself).
+
+    Returns:
+        `params` and all `trials` with their scores; and the outcome, where trials were made.
     """
     method, given = method_of(row)
     given = bench.common(method) | given
     knob = KNOBS.get(method, "lr")
     default = getattr(bench.params(method, given), knob, None)
     if trials < 2 or not default:
-        return given
-    found: list[tuple[float, dict[str, Any]]] = []
+        return {"params": given, "trials": []}, None
+    made: list[dict[str, Any]] = []
+    outcomes: list[Outcome] = []
     for factor in FACTORS[:trials]:
         params = given | {knob: default * factor}
         try:
-            model, _ = bench.unlearned(method, params)
-            found.append((score(bench, model), params))
+            outcomes.append(bench.unlearned(method, params))
+            made.append({"params": params, "score": score(bench, outcomes[-1][0])})
         except QmuEdgeError as error:
             print(f"  {knob} {default * factor:g}: {error}", file=sys.stderr)
-    return min(found, key=lambda f: f[0])[1] if found else given
+    if not made:
+        return {"params": given, "trials": []}, None
+    best = min(range(len(made)), key=lambda i: made[i]["score"])
+    return {"params": made[best]["params"], "trials": made}, outcomes[best]
 
 
-def tuned(cell: Cell, bench: Bench, folder: Path, trials: int) -> dict[str, Any]:
-    """Parameters of a row, chosen once on `bench`, the one of the first seed, and kept for all."""
-    path = folder / f"{cell.file.rpartition('.')[0].rpartition('.')[0]}.tuned.json"
-    if path.is_file():
-        kept: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return kept
-    params = trial_params(cell.row, bench, trials)
-    write_atomic(path, json.dumps(params).encode())
-    return params
+def tuned_file(folder: Path, cell: Cell) -> Path:
+    """Where the parameters of a row are kept."""
+    return folder / f"{cell.file.rpartition('.')[0].rpartition('.')[0]}.tuned.json"
 
 
 def run(cell: Cell, network: Network, folder: Path, grid: dict[str, Any], trials: int) -> dict[str, Any]:
-    """Compute a cell; a method that refuses or fails is a result too."""
+    """Compute a cell; a method that refuses or fails is a result too.
+
+    Parameters are chosen once, on the first seed of the grid, and kept for all.
+    """
     bench = network.bench(cell.scenario, cell.seed)
     if cell.row == "original":
         return bench.measured(bench.original(), {}, 0.0)
     method, _ = method_of(cell.row)
+    params: dict[str, Any] = {}
+    outcome = None
     try:
-        first = network.bench(cell.scenario, grid["seeds"][0])
-        params = {} if cell.row in REFERENCES else tuned(cell, first, folder, trials)
-        again = 1 if cell.row == "retrain, again" else 0
-        model, cost = replace(bench, draw=bench.draw + 1000 * again).unlearned(method, params)
+        if cell.row not in REFERENCES:
+            path = tuned_file(folder, cell)
+            if not path.is_file():
+                first = network.bench(cell.scenario, grid["seeds"][0])
+                found, outcome = best_trial(cell.row, first, trials)
+                write_atomic(path, json.dumps(found).encode())
+            params = json.loads(path.read_text("utf-8"))["params"]
+        if outcome is None or cell.seed != grid["seeds"][0]:
+            again = 1000 if cell.row == "retrain, again" else 0
+            outcome = replace(bench, draw=bench.draw + again).unlearned(method, params)
+        model, cost = outcome
         return bench.measured(model, params, cost["seconds"]) | cost
     except QmuEdgeError as error:
         return {"error": f"{type(error).__name__}: {error}"}

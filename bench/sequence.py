@@ -42,7 +42,9 @@ def requests(bench: Bench, count: int) -> list[Bench]:
 def tuned(bench: Bench, method: str) -> dict[str, Any]:
     """Parameters that the grid has chosen, or those that it sets for all."""
     path = bench.network.folder / bench.network.name / bench.scenario / f"{method}.tuned.json"
-    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else bench.common(method)
+    if not path.is_file():
+        return bench.common(method)
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))["params"]
     return found
 
 

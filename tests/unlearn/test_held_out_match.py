@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmu_edge.data import ForgetRetain, Samples
+from qmu_edge.data import Augment, ForgetRetain, Samples
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train import accuracy, predict
 from qmu_edge.unlearn import apply, held_out_match
-from qmu_edge.unlearn.held_out_match import Params, confidence, matched, targets, unseen_odds
+from qmu_edge.unlearn.held_out_match import Params, confidence, hardness, matched, targets, unseen_odds
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
@@ -63,15 +63,15 @@ def _data(toy: Toy) -> ForgetRetain:
 
 def test_each_class_is_matched_with_its_own_images(network: Network, toy: Toy) -> None:
     model, data = network(), _data(toy)
-    logits = predict(model, data.forget)
-    odds = unseen_odds(model, data, logits, torch.Generator().manual_seed(0))
+    ranks = hardness(model, data, predict(model, data.forget), torch.Generator())
+    odds = unseen_odds(model, data, ranks)
     unseen = confidence(predict(model, data.validation), data.validation.labels)
     for label in range(3):
         ours, theirs = data.forget.labels == label, data.validation.labels == label
         assert set(odds[ours].tolist()) <= set(unseen[theirs].tolist())
     # A class of which nothing was held out takes the confidences of all.
     some = replace(data, validation=data.validation.take(torch.nonzero(data.validation.labels < 2)[:, 0]))
-    odds = unseen_odds(model, some, logits, torch.Generator().manual_seed(0))
+    odds = unseen_odds(model, some, ranks)
     left = unseen[data.validation.labels < 2]
     assert set(odds[data.forget.labels == 2].tolist()) <= set(left.tolist())
 
@@ -85,7 +85,7 @@ def test_forgotten_classes_get_probability_zero_and_open_no_validation_image(
         data, classes=(1,), forget=data.retain.take(torch.nonzero(ours)[:, 0]),
         retain=data.retain.take(torch.nonzero(~ours)[:, 0]), validation=toy(0),
     )  # fmt: skip
-    odds = unseen_odds(network(), whole, predict(network(), whole.forget), torch.Generator())
+    odds = unseen_odds(network(), whole, torch.zeros(len(whole.forget)))
     assert odds.tolist() == [-math.inf] * len(whole.forget)
     params = Params(epochs=4, batch=16, lr=0.1)
     result = apply("held_out_match", network(), whole, params, torch.Generator().manual_seed(0))
@@ -103,11 +103,32 @@ def test_confidences_of_forget_images_move_to_those_of_unseen_ones(
 ) -> None:
     """Whatever the targets are: here, that every forget image is taken for another class."""
     data = _data(toy)
-    monkeypatch.setattr(
-        held_out_match, "unseen_odds", lambda model, data, logits, generator: torch.full((9,), -3.0)
-    )
+    monkeypatch.setattr(held_out_match, "unseen_odds", lambda model, data, ranks: torch.full((9,), -3.0))
     params = Params(epochs=30, batch=12, lr=0.1)
     result = apply("held_out_match", network(), data, params, torch.Generator().manual_seed(0))
     forget = confidence(predict(result, data.forget), data.forget.labels)
     retain = confidence(predict(result, data.retain), data.retain.labels)
     assert forget.median() < 0.0 < 0.5 < retain.median()
+
+
+def test_every_epoch_matches_the_network_as_it_is_by_then(
+    network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def odds(model: Classifier, data: ForgetRetain, ranks: torch.Tensor) -> torch.Tensor:
+        seen.append(float(predict(model, data.validation).sum()))
+        return torch.zeros(len(ranks))
+
+    monkeypatch.setattr(held_out_match, "unseen_odds", odds)
+    apply("held_out_match", network(), _data(toy), Params(epochs=3, batch=12), torch.Generator())
+    assert len(set(seen)) == 3
+
+
+def test_hard_images_are_told_by_several_views(network: Network, toy: Toy) -> None:
+    model, data = network(), _data(toy)
+    logits = predict(model, data.forget)
+    alone = hardness(model, data, logits, torch.Generator())
+    torch.testing.assert_close(alone, confidence(logits, data.forget.labels))
+    flipped = replace(data, augment=Augment(flip=True))
+    assert not torch.equal(hardness(model, flipped, logits, torch.Generator().manual_seed(0)), alone * 5)
