@@ -79,6 +79,11 @@ PLAIN: Final = Passes(values, gradients)
 _current = PLAIN
 
 
+def current() -> Passes:
+    """The passes that quantizers run."""
+    return _current
+
+
 @contextmanager
 def using(passes: Passes) -> Iterator[None]:
     """Let quantizers that run forward in this context use these passes, forward and backward."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qmu_edge.models.blocks import Blocks
 from qmu_edge.models.layers import Classifier, Layers, Normalize, Shape, initialise
 from qmu_edge.recipe import ModelRecipe
 
@@ -80,7 +81,7 @@ class MobileNetV2(Classifier):
             for s in [stride] + [1] * (repeats - 1):
                 blocks.append(InvertedResidual(make, inputs, outputs, expansion=expansion, stride=s))
                 inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = Blocks(*blocks)
         features = channels(1280, max(1.0, recipe.width))
         self.last = nn.Sequential(make.conv_bn(inputs, features, 1), make.relu(ceiling=6.0))
         self.pooled = make.edge()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qmu_edge.models.blocks import Blocks
 from qmu_edge.models.layers import Classifier, Layers, Normalize, Shape, initialise
 from qmu_edge.recipe import ModelRecipe
 
@@ -54,7 +55,7 @@ class ResNet18(Classifier):
             for stride in (1 if stage == 0 else 2, 1):
                 blocks.append(BasicBlock(make, inputs, outputs, stride))
                 inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = Blocks(*blocks)
         self.pooled = make.edge()
         self.flatten = nn.Flatten()
         self.head = make.linear(inputs, shape.classes)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +18,16 @@ from torch import Tensor, nn
 
 from qmu_edge.data import Batch
 from qmu_edge.errors import UnlearnError
+from qmu_edge.memory import PassState, ran_out, spare
 from qmu_edge.meter import timed
 from qmu_edge.models.fused import PLAIN, Passes, using
 from qmu_edge.models.native import native
 from qmu_edge.models.scales import Group, parameter_group, penalised
 from qmu_edge.progress import Progress
-from qmu_edge.sharding import average, shared_batches
+from qmu_edge.sharding import average, processes, shared_batches
 
 Schedule = Literal["cosine", "constant", "exponential"]
+T = TypeVar("T")
 NATIVE_FROM_STEPS: Final = 100  # compiling takes a second
 
 
@@ -136,6 +138,7 @@ class Descent:
         self.passes = _passes(self.device, steps, progress)
         self.spans = _spans(model, self.parameters)
         self._clip_norm = settings.clip_norm
+        self._fits = False  # whether a pass has run through
         self._loss_sum = torch.zeros((), device=self.device)
 
     @contextmanager
@@ -147,13 +150,18 @@ class Descent:
 
     def step(self, loss: Callable[[], Tensor], images: int) -> None:
         """One step down `loss`, which is computed in mixed precision where that is on."""
-        with timed("step"):
+
+        def work() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
             with self.autocast():
                 value = loss()
             value.backward()  # type: ignore[no-untyped-call]
+            return value.detach()
+
+        with timed("step"):
+            value = self._within_memory(work)
             average([p.grad for p in self.parameters if p.grad is not None])
-            self._update(value.detach(), images)
+            self._update(value, images)
 
     def epoch(self, batches: Iterable[Batch]) -> None:
         """One pass down the mean cross-entropy of `batches`, in the mode that the model is in.
@@ -170,15 +178,38 @@ class Descent:
 
         A parameter that the loss does not depend on has gradient 0.
         """
-        with timed("step"):
+
+        def work() -> tuple[Tensor, tuple[Tensor, ...]]:
             with self.autocast():
                 value = loss()
-            self._loss_sum += value.detach()
             found = torch.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True)
+            return value.detach(), found
+
+        with timed("step"):
+            value, found = self._within_memory(work)
+            self._loss_sum += value
             flat = torch.empty(sum(p.numel() for p in self.parameters), device=self.device)
             torch._foreach_copy_(self.views(flat), list(found))
             average([flat])
             return flat
+
+    def _within_memory(self, work: Callable[[], T]) -> T:
+        """A pass forward and backward; where it runs out of memory, the same once more that keeps less."""
+        state = None if self._fits else PassState.of(self.model)
+        try:
+            found = work()
+        except (RuntimeError, MemoryError) as error:
+            # Processes that share a batch wait for each other: one alone cannot begin again.
+            if not ran_out(error) or processes() > 1 or not spare(self.model):
+                raise
+        else:
+            self._fits = True
+            return found
+        # Not in the handler above: the error holds on to what the failed pass has stored.
+        self.progress.note("not enough memory for this batch: blocks are computed twice, a third more work")
+        if state is not None:
+            state.restore(self.model)
+        return work()
 
     def views(self, flat: Float[Tensor, " d"]) -> list[Tensor]:
         """The parts of a flat vector in the shapes and memory layouts of the parameters."""

@@ -1,0 +1,50 @@
+"""Blocks one after another, whose insides need not be kept for the backward pass."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from qmu_edge.models import fused
+
+
+class Blocks(nn.Sequential):
+    """A `Sequential` that can save memory.
+
+    Attributes:
+        recompute: While true, only what enters a block is kept, and the backward pass computes the rest
+            anew: a third more work in a fraction of the memory, with the same values, gradients and
+            batch-norm statistics to the bit.
+    """
+
+    recompute = False
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:
+        """All blocks in order."""
+        for block in self:
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_contexts, block))
+            else:
+                x = block(x)
+        return x
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Of the first pass, and of the one that repeats it."""
+    return nullcontext(), _repeating(block, fused.current())
+
+
+@contextmanager
+def _repeating(block: nn.Module, passes: fused.Passes) -> Iterator[None]:
+    """The same passes as before; no batch moves the statistics twice, and none is counted twice."""
+    with ExitStack() as stack:
+        stack.enter_context(fused.using(passes))
+        for norm in (m for m in block.modules() if isinstance(m, nn.BatchNorm2d)):
+            for name, still in (("momentum", 0.0), ("num_batches_tracked", None)):
+                stack.callback(setattr, norm, name, getattr(norm, name))
+                setattr(norm, name, still)
+        yield
