@@ -195,8 +195,8 @@ def over_ray(wanted: list[Cell], grid: dict[str, Any], folder: Path, options: ar
     places = [str(ROOT / "bench"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     ray.init(address=options.ray, runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(places)}})
     gpus = ray.cluster_resources().get("GPU", 0)
-    need = {"num_gpus": 1} if gpus else {"num_cpus": options.threads}
-    count = int(gpus or ray.cluster_resources()["CPU"] // options.threads)
+    need = {"num_gpus": 1 / options.per_gpu} if gpus else {"num_cpus": options.threads}
+    count = int(gpus * options.per_gpu or ray.cluster_resources()["CPU"] // options.threads)
     keeper = ray.remote(**need)(Desk)
     paths = [p.resolve() if p else None for p in (folder, options.data)]
     desks = [keeper.remote(grid, *paths, options.trials, options.threads) for _ in range(max(1, count))]
@@ -256,6 +256,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=float, help="Begin no cell later than this.")
     parser.add_argument("--ray", metavar="ADDRESS", help="`local`, or a Ray cluster.")
+    parser.add_argument("--per-gpu", type=int, default=1, help="With --ray: cells at once on each GPU.")
     parser.add_argument("--collect", action="store_true")
     options = parser.parse_args()
     path = Path(options.grid)
