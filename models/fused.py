@@ -6,7 +6,7 @@ and takes the rectifier before it into the same pass. Evaluation and export take
 never depends on this file.
 
 The two passes are plain functions on any device. `native.py` has the same ones as machine code for the
-processor; `using` chooses.
+processor, `triton_passes.py` as kernels for a GPU; `using` chooses.
 """
 
 import math

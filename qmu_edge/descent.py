@@ -99,12 +99,25 @@ def mixed_precision(precision: str, model: nn.Module) -> bool:
 
 
 def _passes(device: torch.device, steps: int, progress: Progress) -> Passes:
+    if device.type == "cuda":
+        kernels = _kernels(device)
+        if kernels is None:
+            progress.note("no Triton kernels for the quantizers: they run as they stand, slower")
+        return kernels or PLAIN
     if device.type != "cpu" or steps < NATIVE_FROM_STEPS:
         return PLAIN
     compiled = native()
     if compiled is None:
         progress.note("no C++ compiler for the quantizers: they run as they stand, about a quarter slower")
     return compiled or PLAIN
+
+
+def _kernels(device: torch.device) -> Passes | None:
+    try:
+        from qmu_edge.models.triton_passes import tried  # comes with PyTorch for Linux
+    except ImportError:
+        return None
+    return tried(device)
 
 
 class Span(NamedTuple):
