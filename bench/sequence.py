@@ -3,7 +3,8 @@
 Each request names another share of the training images. The method goes on from the network that the request
 before has left, on a retain set without all requests so far. After each, the exported file is measured: FA on
 everything forgotten so far, RA, TA; after the last, beside a network retrained without all of it. Where the
-grid has tuned a method for one request of this size, its parameters are taken.
+grid has tuned a method for one request of this size, its parameters are taken. What a method and a seed have
+found is kept under --work: runs of several seeds may go side by side, a killed one goes on.
 
     python bench/sequence.py cpu --data data/ --work work/ --network resnet18-w4a4
 """
@@ -24,6 +25,7 @@ from qmu_edge.data import ForgetRetain
 from qmu_edge.models.layers import Classifier
 from qmu_edge.progress import Progress
 from qmu_edge.requantize import requantize
+from qmu_edge.store import write_atomic
 from qmu_edge.unlearn import apply
 
 MEASURED = ("FA", "RA", "TA", "MIA", "AUC")
@@ -67,7 +69,7 @@ def served(bench: Bench, count: int, method: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Run the methods on one network; write after each."""
+    """Run the methods on one network that are not there yet; write all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("grid")
     parser.add_argument("--data", type=Path, required=True)
@@ -83,13 +85,17 @@ def main() -> None:
     grid = tomllib.loads((ROOT / "bench" / "grids" / f"{options.grid}.toml").read_text("utf-8"))
     network = Network(options.network, grid, options.data, options.work / options.grid)
     settings = {k: v for k, v in vars(options).items() if k not in ("data", "work")} | {"grid": grid}
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {method: {} for method in (*options.methods, "retrain")}
     for seed in options.seeds:
         bench = network.bench(f"random-{options.share}", seed)
-        for method in (*options.methods, "retrain"):
-            one = served(bench, 1 if method == "retrain" else options.requests, method)
-            found.setdefault(method, {})[str(seed)] = one
-            print(write(f"sequence-{options.grid}", settings, found))
+        for method, by_seed in found.items():
+            path = network.folder / network.name / "sequence" / f"{method}.{seed}.json"
+            if not path.is_file():
+                rows = served(bench, 1 if method == "retrain" else options.requests, method)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(path, json.dumps(rows).encode())
+            by_seed[str(seed)] = json.loads(path.read_text("utf-8"))
+    print(write(f"sequence-{options.grid}", settings, found))
 
 
 if __name__ == "__main__":

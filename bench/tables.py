@@ -151,15 +151,40 @@ def average_gap(cell: dict[str, Any], reference: dict[str, Any]) -> float:
 
 
 def _cells(cells: list[dict[str, Any]], gaps: list[float]) -> str:
-    def spread(values: list[float], digits: int = 1) -> str:
-        deviation = f" ±{stdev(values):.{digits}f}" if len(values) > 1 else ""
-        return f"{mean(values):.{digits}f}{deviation}"
+    parts = [str(len(cells)), *(_spread([100 * c[k] for c in cells]) for k in ("FA", "RA", "TA", "MIA"))]
+    parts += [_spread(gaps, 2), _spread([c["AUC"] for c in cells], 2)]
+    parts += [_spread([100 * c["codes"]["all"]["flipped"] for c in cells])]
+    parts += [_spread([100 * c["relearned_from_retain"] for c in cells])]
+    return " | ".join([*parts, _spread([c.get("epoch_equivalents", 0.0) for c in cells])])
 
-    parts = [str(len(cells)), *(spread([100 * c[k] for c in cells]) for k in ("FA", "RA", "TA", "MIA"))]
-    parts += [spread(gaps, 2), spread([c["AUC"] for c in cells], 2)]
-    parts += [spread([100 * c["codes"]["all"]["flipped"] for c in cells])]
-    parts += [spread([100 * c["relearned_from_retain"] for c in cells])]
-    return " | ".join([*parts, spread([c.get("epoch_equivalents", 0.0) for c in cells])])
+
+def sequence() -> str:
+    """FA of all that was forgotten so far, RA and TA, after each of ten requests in a row."""
+    document = load("sequence-cpu")
+    count = document["settings"]["requests"]
+    lines = [
+        f"| after request | | {' | '.join(map(str, range(1, count + 1)))} |",
+        "|---|---|" + "---:|" * count,
+    ]
+    for method, by_seed in document["results"].items():
+        rows = list(by_seed.values())
+        for key in ("FA", "RA", "TA"):
+            cells = [[100 * row[key] for row in at] for at in zip(*rows, strict=True)]
+            texts = [_spread(values) for values in cells]
+            lines.append(f"| {method} | {key} | {' | '.join([''] * (count - len(texts)) + texts)} |")
+    settings, machine = document["settings"], document["machine"]
+    place = f"{settings['network']}, {len(settings['seeds'])} seeds; {machine['cpu']}"
+    return "\n".join([*lines, "", f"{place}; commit {document['commit']}"])
+
+
+def _spread(values: list[float], digits: int = 1) -> str:
+    """Mean and deviation.
+
+    >>> _spread([1.0, 2.0]), _spread([1.0])
+    ('1.5 ±0.7', '1.0')
+    """
+    deviation = f" ±{stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{deviation}"
 
 
 def demo() -> str:
@@ -170,7 +195,7 @@ def demo() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo, "speed": speed, "authors": authors, "export": export, "openvino": openvino,
-    "runtimes": runtimes, "methods": methods,
+    "runtimes": runtimes, "methods": methods, "sequence": sequence,
 }  # fmt: skip
 
 

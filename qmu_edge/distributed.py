@@ -38,6 +38,7 @@ from qmu_edge.unlearn import apply, parameters
 
 TRAINING: Final = "training"  # the job that is not a method
 SETS: Final = ("forget", "retain", "validation")
+CONTENTS: Final = ("about", "model", "source", "state")  # bytes in a job
 PATIENCE: Final = timedelta(days=7)  # the first process exports and verifies while the others wait
 
 
@@ -163,8 +164,6 @@ def _packed(job: Job) -> bytes:
     state = data.state.read_bytes() if data.state is not None and data.state.is_file() else b""
     origin = checkpoint.Origin(class_names=tuple(map(str, range(shape.classes))), size=1, split="")
     model = b"" if job.method == TRAINING else checkpoint.dumps(job.model, origin)
-    for name, content in (("model", model), ("state", state), ("source", job.source or b"")):
-        tensors[name] = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0)
     about = {
         "method": job.method, "given": job.given, "train": job.train.model_dump(mode="json"),
         "seed": job.seed, "augment": asdict(data.augment), "classes": data.classes,
@@ -172,16 +171,18 @@ def _packed(job: Job) -> bytes:
         "device": data.retain.device.type,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }  # fmt: skip
-    return save_tensors(tensors, metadata={"job": json.dumps(about)})
+    contents = (json.dumps(about).encode(), model, job.source or b"", state)
+    for name, content in zip(CONTENTS, contents, strict=True):
+        tensors[name] = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0)
+    return save_tensors(tensors)
 
 
 def _unpacked(packed: bytes, state: Path) -> tuple[Job, bool]:
     """A job, and whether the first process computes it by deterministic algorithms only."""
     tensors = load_tensors(packed)
-    size = int.from_bytes(packed[:8], "little")
-    about = json.loads(json.loads(packed[8 : 8 + size])["__metadata__"]["job"])
+    text, model, source, kept = (tensors.pop(name).numpy().tobytes() for name in CONTENTS)
+    about = json.loads(text)
     device = torch.device(about["device"])
-    model, source, kept = (tensors.pop(name).numpy().tobytes() for name in ("model", "source", "state"))
     state.unlink(missing_ok=True)
     if kept:
         state.write_bytes(kept)
