@@ -89,7 +89,7 @@ def main() -> None:
     for seed in options.seeds:
         bench = network.bench(f"random-{options.share}", seed)
         for method, by_seed in found.items():
-            path = network.folder / network.name / "sequence" / f"{method}.{seed}.json"
+            path = network.folder / network.name / f"sequence.{method}.{seed}.json"
             if not path.is_file():
                 rows = served(bench, 1 if method == "retrain" else options.requests, method)
                 path.parent.mkdir(parents=True, exist_ok=True)
