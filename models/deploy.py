@@ -109,8 +109,13 @@ def require_equivalent(model: Classifier, deployed: Classifier, images: Float[Te
     """
     logits = []
     for network in (model, deployed):
-        smooth = copy.deepcopy(network).double().eval()
-        for module in smooth.modules():
+        smooth = copy.deepcopy(network).eval()
+        with torch.no_grad():  # codes as they are in float32: near a tie, float64 has others
+            for _, layer in weight_layers(smooth):
+                if layer.weight_quant.is_quant_enabled:
+                    layer.weight.copy_(layer.quant_weight().value)
+                    layer.weight_quant.disable_quant = True
+        for module in smooth.double().modules():
             proxy: Any = getattr(module, "act_quant", None)
             if proxy is not None:
                 proxy.disable_quant = True
@@ -192,18 +197,20 @@ def input_grids(model: Classifier, size: int) -> dict[str, Grid]:
 
 
 def round_steps(weight: Float[Tensor, "o ..."], quantizer: RescalingIntQuant) -> None:
-    """Put the steps of a weight on powers of two, in place; integer codes stay as they are."""
+    """Put the steps of a weight on powers of two, in place, and the weight on its codes, which stay.
+
+    On the codes themselves: a weight near the middle between two of them would fall to the other side when it
+    is scaled.
+    """
     threshold = _threshold(quantizer)
     old = quantizer.scaling_impl(weight, threshold)
     new = short_mantissa(old, 1)
+    weight.copy_((weight / old).round() * new)
     if isinstance(quantizer.scaling_impl, LearnedStep):
-        weight.mul_(new / old)
         quantizer.scaling_impl.step.copy_(new)
-    else:  # the step is the largest magnitude / threshold: put that weight where it gives `new` exactly
-        magnitude = weight.abs()
-        largest = magnitude == magnitude.amax(dim=tuple(range(1, weight.dim())), keepdim=True)
+    else:  # the step is the largest magnitude / threshold, which is a code
         bound = new * threshold
-        weight.copy_(torch.where(largest, weight.sign() * bound, (weight * (new / old)).clamp(-bound, bound)))
+        weight.copy_(weight.clamp(-bound, bound))
 
 
 def weight_scale(layer: Any) -> Float[Tensor, " o"]:

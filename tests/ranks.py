@@ -51,11 +51,11 @@ def network(recipe: dict[str, Any]) -> Classifier:
 
 
 def job(method: str, recipe: dict[str, Any], given: dict[str, Any]) -> distributed.Job:
-    """Forget 10 of 40 images, or train on all of them; batches of 15 cannot be halved."""
-    pool, training = images(40, 0), method == distributed.TRAINING
+    """Forget 10 of 45 images, or train on all of them; batches of 15 cannot be halved."""
+    pool, training = images(45, 0), method == distributed.TRAINING
     forget = 0 if training else 10
     data = ForgetRetain(
-        forget=pool.take(torch.arange(forget)), retain=pool.take(torch.arange(forget, 40)),
+        forget=pool.take(torch.arange(forget)), retain=pool.take(torch.arange(forget, 45)),
         validation=pool.take(torch.arange(forget)), augment=Augment(pad=1),
     )  # fmt: skip
     model = network(recipe)

@@ -9,7 +9,7 @@ from torch import nn
 
 from qmu_edge.data import Samples
 from qmu_edge.errors import ExportError
-from qmu_edge.models.deploy import Affine, deploy, input_grids, require_equivalent, settle
+from qmu_edge.models.deploy import Affine, deploy, input_grids, require_equivalent, settle, weight_scale
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.scales import weight_layers
 from qmu_edge.progress import Progress
@@ -83,6 +83,28 @@ def test_codes_stay_but_for_mirrored_channels(settled: Callable[..., Classifier]
         assert torch.equal(torch.frexp(step)[0], torch.full_like(step, 0.5)), name
     assert mirrored > 10
     assert all(bool((m.gain > 0).all()) for m in deployed.modules() if isinstance(m, Affine))
+
+
+@pytest.mark.parametrize("quantizer", ["learned_step", "statistics"])
+def test_weights_in_the_middle_between_two_codes_stay_on_their_side(
+    network: Network, toy: Toy, quantizer: str
+) -> None:
+    model = network(quantizer=quantizer)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, layer in weight_layers(model):
+            w, step = layer.weight, weight_scale(layer)
+            step = step.view(-1, *(1,) * (w.dim() - 1))
+            middle = (torch.randint(-6, 6, w.shape, generator=generator) + 0.5) * step
+            beside = torch.nextafter(middle, torch.randn(w.shape, generator=generator))
+            largest = w.abs() == w.abs().amax(dim=tuple(range(1, w.dim())), keepdim=True)
+            w.copy_(torch.where(largest, w, beside))
+    requantize(model, toy(24), batch=8, seed=0, progress=Progress())
+    deployed = deploy(model, 8)
+    before, after = weight_layers(model), weight_layers(deployed)
+    for (name, a), (_, b) in zip(before, after, strict=True):
+        assert torch.equal(a.quant_weight().int().abs(), b.quant_weight().int().abs()), name
+    require_equivalent(model, deployed, toy(8).images() / 255.0)
 
 
 def test_a_channel_that_is_off_gives_its_bias(settled: Callable[..., Classifier], toy: Toy) -> None:
