@@ -1,15 +1,18 @@
 """The networks, sets and measurements behind `methods.py`: train, unlearn, export, measure the file."""
 
+import argparse
 import copy
 import hashlib
 import tempfile
 import time
+import tomllib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
+from record import ROOT
 from scenarios import Sets, sets_of
 
 from qmu_edge import checkpoint
@@ -33,7 +36,23 @@ from qmu_edge.verify.report import evaluate
 from qmu_edge.verify.runner import OrtRunner
 
 PARITY_INPUTS: Final = 1000
+GRIDS: Final = ROOT / "bench" / "grids"
 MEASURED: Final = 2000  # retain images that are measured
+
+
+def grid_at(path: Path) -> dict[str, Any]:
+    """A grid: networks, scenarios and seeds, in TOML."""
+    return tomllib.loads(path.read_text("utf-8"))
+
+
+def parser_of(text: str | None) -> argparse.ArgumentParser:
+    """Options of a script that works on one network of a grid; `text` says what it does."""
+    parser = argparse.ArgumentParser(description=text)
+    parser.add_argument("grid", help="A file in bench/grids, without .toml.")
+    parser.add_argument("--data", type=Path, required=True, help="Folder of the image folders of the grid.")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--network", required=True)
+    return parser
 
 
 class Network:

@@ -17,14 +17,13 @@ import json
 import os
 import sys
 import time
-import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from cells import Bench, Network, score
+from cells import GRIDS, Bench, Network, grid_at, score
 from record import ROOT, write
 
 from qmu_edge.errors import ConfigError, QmuEdgeError
@@ -60,9 +59,16 @@ class Cell:
     @property
     def file(self) -> str:
         """Where it is stored, below the folder of the grid."""
-        return (
-            f"{self.network}/{self.scenario}/{self.row.replace(', ', '-').replace(' ', '_')}.{self.seed}.json"
-        )
+        return f"{self._row}.{self.seed}.json"
+
+    @property
+    def tuned_file(self) -> str:
+        """Where the parameters of its row are stored, for all seeds."""
+        return f"{self._row}.tuned.json"
+
+    @property
+    def _row(self) -> str:
+        return f"{self.network}/{self.scenario}/{self.row.replace(', ', '-').replace(' ', '_')}"
 
 
 def method_of(row: str) -> tuple[str, dict[str, Any]]:
@@ -120,11 +126,6 @@ def best_trial(row: str, bench: Bench, trials: int) -> tuple[dict[str, Any], Out
     return {"params": made[best]["params"], "trials": made}, outcomes[best]
 
 
-def tuned_file(folder: Path, cell: Cell) -> Path:
-    """Where the parameters of a row are kept."""
-    return folder / f"{cell.file.rpartition('.')[0].rpartition('.')[0]}.tuned.json"
-
-
 def run(cell: Cell, network: Network, folder: Path, grid: dict[str, Any], trials: int) -> dict[str, Any]:
     """Compute a cell; a method that refuses or fails is a result too.
 
@@ -138,7 +139,7 @@ def run(cell: Cell, network: Network, folder: Path, grid: dict[str, Any], trials
     outcome = None
     try:
         if cell.row not in REFERENCES:
-            path = tuned_file(folder, cell)
+            path = folder / cell.tuned_file
             if not path.is_file():
                 first = network.bench(cell.scenario, grid["seeds"][0])
                 found, outcome = best_trial(cell.row, first, trials)
@@ -261,8 +262,8 @@ def main() -> None:
     options = parser.parse_args()
     path = Path(options.grid)
     if path.suffix != ".toml":
-        path = ROOT / "bench" / "grids" / f"{options.grid}.toml"
-    grid, folder = tomllib.loads(path.read_text("utf-8")), options.work / path.stem
+        path = GRIDS / f"{options.grid}.toml"
+    grid, folder = grid_at(path), options.work / path.stem
     if options.collect:
         print(collect(path.stem, grid, folder))
         return

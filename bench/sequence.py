@@ -9,17 +9,15 @@ found is kept under --work: runs of several seeds may go side by side, a killed 
     python bench/sequence.py cpu --data data/ --work work/ --network resnet18-w4a4
 """
 
-import argparse
 import json
-import tomllib
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from cells import Bench, Network
-from record import ROOT, write
+from cells import GRIDS, Bench, Network, grid_at, parser_of
+from methods import Cell
+from record import write
 
 from qmu_edge.data import ForgetRetain
 from qmu_edge.models.layers import Classifier
@@ -43,7 +41,7 @@ def requests(bench: Bench, count: int) -> list[Bench]:
 
 def tuned(bench: Bench, method: str) -> dict[str, Any]:
     """Parameters that the grid has chosen, or those that it sets for all."""
-    path = bench.network.folder / bench.network.name / bench.scenario / f"{method}.tuned.json"
+    path = bench.network.folder / Cell(bench.network.name, bench.scenario, method, bench.seed).tuned_file
     if not path.is_file():
         return bench.common(method)
     found: dict[str, Any] = json.loads(path.read_text("utf-8"))["params"]
@@ -70,11 +68,7 @@ def served(bench: Bench, count: int, method: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run the methods on one network that are not there yet; write all."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("grid")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--network", required=True)
+    parser = parser_of(__doc__)
     parser.add_argument("--methods", nargs="+", default=["held_out_match", "qmul"])
     parser.add_argument("--requests", type=int, default=10)
     parser.add_argument("--share", type=int, default=10, help="Percent of the training images, all together.")
@@ -82,7 +76,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    grid = tomllib.loads((ROOT / "bench" / "grids" / f"{options.grid}.toml").read_text("utf-8"))
+    grid = grid_at(GRIDS / f"{options.grid}.toml")
     network = Network(options.network, grid, options.data, options.work / options.grid)
     settings = {k: v for k, v in vars(options).items() if k not in ("data", "work")} | {"grid": grid}
     found: dict[str, Any] = {method: {} for method in (*options.methods, "retrain")}

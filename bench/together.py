@@ -10,21 +10,19 @@ import argparse
 import subprocess
 import sys
 import time
-import tomllib
 from dataclasses import replace
-from pathlib import Path
 from statistics import mean, stdev
 
 import torch
-from cells import Bench, Network
-from record import ROOT, write
+from cells import GRIDS, Bench, Network, grid_at, parser_of
+from record import write
 
 from qmu_edge.errors import ConfigError
 
 
 def bench_of(options: argparse.Namespace) -> Bench:
     """What the references are retrained for."""
-    grid = tomllib.loads((ROOT / "bench" / "grids" / f"{options.grid}.toml").read_text("utf-8"))
+    grid = grid_at(GRIDS / f"{options.grid}.toml")
     entry = grid["networks"][options.network]
     entry["train"]["epochs"] = options.epochs
     return Network(options.network, grid, options.data, options.work / options.grid).bench("random-10", 0)
@@ -77,11 +75,7 @@ def _all_say(workers: list[subprocess.Popen[str]], word: str) -> None:
 
 def main() -> None:
     """Time all numbers of processes in turns; write bench/results/together-<grid>.json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("grid")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--network", required=True)
+    parser = parser_of(__doc__)
     parser.add_argument("--references", type=int, default=8)
     parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--epochs", type=int, default=2)

@@ -33,7 +33,12 @@ def spare(model: nn.Module) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PassState:
-    """What a forward pass moves: the statistics of batch-norm, and the random numbers of dropout."""
+    """What a forward pass moves: the statistics of batch-norm, and the random numbers of dropout.
+
+    Attributes:
+        buffers: Copies of the model's buffers, in their order.
+        host, device: States of PyTorch's generators, uint8; `device` is that of a GPU, None without one.
+    """
 
     buffers: list[Tensor]
     host: Tensor

@@ -90,10 +90,13 @@ def targets(
 def hardness(
     model: Classifier, data: ForgetRetain, logits: Float[Tensor, "n k"], generator: torch.Generator
 ) -> Float[Tensor, " n"]:
-    """Confidence in each forget image, summed over itself (`logits`) and augmented views; small is hard."""
+    """Confidence in each forget image, summed over itself (`logits`) and augmented views; small is hard.
+
+    No views where all would be the same, or where a class is forgotten whole and nobody asks.
+    """
     labels = data.forget.labels.cpu()
     found = confidence(logits, labels)
-    for _ in range(VIEWS if data.augment != Augment() else 0):
+    for _ in range(0 if data.classes or data.augment == Augment() else VIEWS):
         found += confidence(predict(model, _view(data.forget, data.augment, generator)), labels)
     return found
 

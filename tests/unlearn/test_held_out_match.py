@@ -132,3 +132,13 @@ def test_hard_images_are_told_by_several_views(network: Network, toy: Toy) -> No
     torch.testing.assert_close(alone, confidence(logits, data.forget.labels))
     flipped = replace(data, augment=Augment(flip=True))
     assert not torch.equal(hardness(model, flipped, logits, torch.Generator().manual_seed(0)), alone * 5)
+
+
+def test_a_class_forgotten_whole_is_looked_at_once(network: Network, toy: Toy) -> None:
+    model, data = network(), replace(_data(toy), classes=(1,), augment=Augment(flip=True))
+    logits, generator = predict(model, data.forget), torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    torch.testing.assert_close(
+        hardness(model, data, logits, generator), confidence(logits, data.forget.labels)
+    )
+    assert torch.equal(generator.get_state(), before)
