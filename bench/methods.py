@@ -44,7 +44,7 @@ VARIANTS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 REFERENCES: Final = ("original", "retrain", "retrain, again")
 # What a trial changes: the learning rate, unless the method is steered by something else.
 KNOBS: Final[dict[str, str]] = {"influence": "alpha", "fisher_forgetting": "alpha", "ssd": "threshold"}
-FACTORS: Final = (1.0, 0.2, 5.0, 0.04)
+FACTORS: Final = (1.0, 5.0, 0.2, 0.04)
 
 
 @dataclass(frozen=True, slots=True)
