@@ -9,16 +9,20 @@ from torch import Tensor
 
 from qmu_edge.data import Samples
 from qmu_edge.descent import train_mode
+from qmu_edge.models.dsq import SoftIntQuant
 from qmu_edge.models.layers import Classifier
 
 
 def teacher(model: Classifier) -> Classifier:
-    """A frozen copy of `model` as it is now, in training mode without statistics.
+    """A frozen copy of `model` as it is now, that computes what `model` computes in evaluation mode.
 
-    It computes what `model` computes in evaluation mode, faster.
+    It is in training mode without statistics, which is faster, unless that softens its rounding.
     """
     frozen = copy.deepcopy(model).requires_grad_(False)
-    train_mode(frozen, statistics=False)
+    if any(isinstance(module, SoftIntQuant) for module in frozen.modules()):
+        frozen.eval()
+    else:
+        train_mode(frozen, statistics=False)
     return frozen
 
 

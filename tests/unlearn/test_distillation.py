@@ -30,8 +30,9 @@ def test_divergence_is_the_sum_written_out(t: float) -> None:
     assert divergence(target, logits, t).item() == pytest.approx(t**2 * sum(each) / 5, rel=1e-5)
 
 
-def test_teacher_computes_what_ships_and_stays_as_it_is(network: Network, toy: Toy) -> None:
-    model, samples = network(), toy(6)
+@pytest.mark.parametrize("quantizer", ["learned_step", "dsq"])
+def test_teacher_computes_what_ships_and_stays_as_it_is(network: Network, toy: Toy, quantizer: str) -> None:
+    model, samples = network(quantizer=quantizer), toy(6)
     images = next(samples.batches(6)).images
     frozen, shipped = teacher(model), predict(model, samples)
     with torch.no_grad():
