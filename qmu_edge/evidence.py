@@ -52,7 +52,7 @@ def make_receipt(
         claim: Its own samples.
         split: Of the run, which may serve other requests too.
         method: name, category, parameters, seed.
-        rungs: Every method that the run tried, in order, and what it came to.
+        rungs: Every method that was tried for the request, in order, and what it came to.
         before: Digest of the checkpoint before.
         release: Digest of the release object.
         report: As the verified step stored it.

@@ -3,11 +3,14 @@
 Each rung starts from the same checkpoint, and is judged on its own exported file. The last rung is exact
 retraining. A rung whose file was judged is remembered in the ledger and not computed again: the same command
 after a kill, or with a larger budget, goes on with the next one. One that made no file is tried again.
+The receipt names all of them, those of earlier commands and settings too: how often somebody tried until a
+file passed is part of what it proves.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -21,6 +24,7 @@ from qmu_edge.recipe import RETRAIN
 from qmu_edge.split import Split
 from qmu_edge.unlearn import METHODS
 
+REJECTED: Final = "rejected"  # the step of a run that did not pass
 # What ends a rung and not the climb, and the word for it in the receipt.
 _ENDS: Final[dict[type[QmuEdgeError], str]] = {
     VerificationFailed: "threshold_missed",
@@ -49,7 +53,7 @@ class Effort:
 
 @dataclass(frozen=True, slots=True)
 class Climb:
-    """Where a climb has ended: at a run that passed, and what every rung before it came to."""
+    """Where a climb has ended: at a run that passed, after all that was `tried` for its requests before."""
 
     run: Run
     release: str
@@ -67,30 +71,42 @@ def climb(
     """Try the methods `names` in order.
 
     Returns:
-        The first that passed; `tried` ends with it.
+        The first that passed; `tried` begins with the rungs of earlier commands, and ends with it.
 
     Raises:
         VerificationFailed: The budget is spent, or the last one missed a threshold.
         QmuEdgeError: The last one's own error.
     """
-    tried: list[dict[str, str]] = []
+    tried: dict[str, dict[str, str]] = {}  # by the name of the run
     for name in names:
-        _require_time(project, split, name, effort, tried)
+        _require_time(project, split, name, effort, list(tried.values()))
         run = attempt(project, rows, split, name, effort.device)
         try:
             release, report = produce(run)
         except tuple(_ENDS) as error:
+            tried[run.name] = _rung(name, _ENDS[type(error)])
+            run.step(REJECTED, partial(dict, tried[run.name]))
             if name == names[-1]:
                 raise
-            tried.append(_rung(name, _ENDS[type(error)]))
             project.progress.note(f"{error}; next: {names[len(tried)]}")
         else:
-            return Climb(run, release, report, [*tried, _rung(name, "passed")])
+            tried[run.name] = _rung(name, "passed")
+            return Climb(run, release, report, [*_earlier(project, rows, tried), *tried.values()])
     raise ValueError("no method to try")
 
 
 def _rung(name: str, result: str) -> dict[str, str]:
     return {"method": name, "category": METHODS[name].category, "result": result}
+
+
+def _earlier(project: Project, rows: Sequence[RequestRow], tried: Container[str]) -> list[dict[str, str]]:
+    """Rungs of earlier commands, but for runs that are `tried` again; all `rows` have the same."""
+    steps = project.ledger.steps(rows[0].request_id)
+    return [
+        {key: step.detail[key] for key in ("method", "category", "result")}
+        for step in steps
+        if step.step == REJECTED and step.status == "done" and step.run not in tried
+    ]
 
 
 def _require_time(

@@ -80,7 +80,7 @@ def build(
         issued: When this receipt was written.
         outcome: What became of the request, as the ledger says it.
         method: name, category ("exact" or "approximate"), parameters, seed.
-        rungs: Every method that the run tried, in order, under one recipe: method, category, result.
+        rungs: Every method that was tried for the request, in order: method, category, result.
         recipe: Digest of the recipe.
         checkpoints: Digests before and after; None where there is no such checkpoint.
         split: digest, and counts by part (forget, retain, ...).

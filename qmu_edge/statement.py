@@ -224,7 +224,7 @@ class Predicate(_Form):
     issued: Time
     outcome: Literal["unlearned", "retrained", "withdrawn", "denied", "no_match", "partial", "failed"]
     method: Method
-    rungs: Annotated[list[Rung], Field(max_length=16)] = []  # empty in receipts that are older than it
+    rungs: Annotated[list[Rung], Field(max_length=256)] = []  # empty in receipts that are older than it
     recipe: Sha256
     checkpoints: Checkpoints
     split: Split
