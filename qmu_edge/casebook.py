@@ -275,10 +275,6 @@ class Casebook(ChainedFile):
         """Ids of all barred samples."""
         return {sample_id for (sample_id,) in self.rows("SELECT sample_id FROM tombstones")}
 
-    def tombstone_digests(self) -> set[str]:
-        """Content digests of all barred samples."""
-        return {digest for (digest,) in self.rows("SELECT digest FROM tombstones")}
-
     def _requests(self, which: str, *values: str) -> list[RequestRow]:
         return [RequestRow(*row) for row in self.rows(f"SELECT * FROM requests {which}", *values)]
 

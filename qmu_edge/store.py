@@ -182,17 +182,6 @@ class ObjectStore:
         """
         return self.put_bytes(data)
 
-    def put_file(self, path: Path) -> str:
-        """Store a copy of the file at `path` and return its digest.
-
-        Raises:
-            IntegrityError: The file cannot be read, or changed while it was copied.
-            ConfigError: The object cannot be written; nothing was changed.
-        """
-        digest = file_digest(path)
-        self._put(digest, _unchanged(path, digest))
-        return digest
-
     def open_verified(self, digest: str) -> Path:
         """Path of an object whose content has just been hashed and found right.
 
@@ -316,18 +305,6 @@ def read_blocks(path: Path, *, skip: int = 0) -> Iterator[bytes]:
             yield from iter(lambda: file.read(BLOCK_BYTES), b"")
     except OSError as error:
         raise IntegrityError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _unchanged(path: Path, digest: str) -> Iterator[bytes]:
-    """The file's blocks; an error in place of the end when they are not those of `digest`."""
-    sha = hashlib.sha256()
-    for block in read_blocks(path):
-        sha.update(block)
-        yield block
-    if sha.hexdigest() != digest:
-        raise IntegrityError(
-            f"{path} changed while it was copied: SHA-256 {digest} before, {sha.hexdigest()} after"
-        )
 
 
 def _write_blocks(path: Path, blocks: Iterable[bytes], mode: int) -> None:

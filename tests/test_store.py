@@ -128,35 +128,12 @@ def test_the_name_is_the_digest(objects: ObjectStore) -> None:
     assert list(objects) == [ABC]
 
 
-def test_an_object_is_written_once(objects: ObjectStore, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.write_bytes(b"abc")
+def test_an_object_is_written_once(objects: ObjectStore) -> None:
     objects.put_bytes(b"abc")
     before = objects.path(ABC).stat()
-    assert objects.put_file(source) == objects.put_bytes(b"abc") == ABC
+    assert objects.put_bytes(b"abc") == ABC
     assert objects.path(ABC).stat().st_ino == before.st_ino
     assert objects.path(ABC).stat().st_mtime_ns == before.st_mtime_ns
-
-
-def test_put_file_copies_many_blocks(objects: ObjectStore, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.write_bytes(os.urandom(2 * store.BLOCK_BYTES + 17))
-    digest = objects.put_file(source)
-    assert digest == file_digest(source)
-    source.unlink()
-    assert file_digest(objects.open_verified(digest)) == digest
-
-
-def test_a_file_that_changes_under_the_copy_is_refused(
-    objects: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = tmp_path / "source"
-    source.write_bytes(b"not abc")
-    monkeypatch.setattr(store, "file_digest", lambda _path: ABC)
-    with pytest.raises(IntegrityError, match="changed while it was copied"):
-        objects.put_file(source)
-    assert objects.check() == []
-    assert list(objects) == []
 
 
 @pytest.mark.parametrize("damaged", [b"ab", b"abd"])
