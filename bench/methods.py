@@ -129,7 +129,8 @@ def best_trial(row: str, bench: Bench, trials: int) -> tuple[dict[str, Any], Out
 def run(cell: Cell, network: Network, folder: Path, grid: dict[str, Any], trials: int) -> dict[str, Any]:
     """Compute a cell; a method that refuses or fails is a result too.
 
-    Parameters are chosen once, on the first seed of the grid, and kept for all.
+    Parameters are chosen once, on the first seed of the grid, and kept for all; for some scenarios, where
+    the grid says so, on another one.
     """
     bench = network.bench(cell.scenario, cell.seed)
     if cell.row == "original":
@@ -139,13 +140,14 @@ def run(cell: Cell, network: Network, folder: Path, grid: dict[str, Any], trials
     outcome = None
     try:
         if cell.row not in REFERENCES:
-            path = folder / cell.tuned_file
+            tuned = replace(cell, scenario=grid.get("tuned_as", {}).get(cell.scenario, cell.scenario))
+            path = folder / tuned.tuned_file
             if not path.is_file():
-                first = network.bench(cell.scenario, grid["seeds"][0])
+                first = network.bench(tuned.scenario, grid["seeds"][0])
                 found, outcome = best_trial(cell.row, first, trials)
                 write_atomic(path, json.dumps(found).encode())
             params = json.loads(path.read_text("utf-8"))["params"]
-        if outcome is None or cell.seed != grid["seeds"][0]:
+        if outcome is None or (cell.scenario, cell.seed) != (tuned.scenario, grid["seeds"][0]):
             again = 1000 if cell.row == "retrain, again" else 0
             outcome = replace(bench, draw=bench.draw + again).unlearned(method, params)
         model, cost = outcome

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Final
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -97,32 +97,51 @@ def authors() -> str:
     return "\n".join([*lines, "", where(document)])
 
 
+Rows = dict[str, dict[int, dict[str, Any]]]  # row -> seed -> cell
+WHOLE: Final = 20  # rows from which on a scenario has a table of its own
+
+
 def methods() -> str:
     """Every method beside retraining, best first; a table for each network and scenario."""
-    document = load("methods-cpu")
-    groups: dict[tuple[str, str], dict[str, dict[int, dict[str, Any]]]] = {}
-    for cell in document["results"]:
+    tables = [_table_of(*names, rows) for names, rows in _groups().items() if len(rows) >= WHOLE]
+    return "\n\n".join([*tables, _place_of_methods()])
+
+
+def scenarios() -> str:
+    """AG of some methods in the other scenarios, a column each."""
+    groups = {names: rows for names, rows in _groups().items() if len(rows) < WHOLE}
+    lines = [
+        "| AG | " + " | ".join(f"{network.split('-')[0]}, {scenario}" for network, scenario in groups) + " |",
+        "|---|" + "---:|" * len(groups),
+        "| seeds | " + " | ".join(str(len(rows["retrain"])) for rows in groups.values()) + " |",
+    ]
+    for row in dict.fromkeys(row for rows in groups.values() for row in rows if row != "retrain"):
+        gaps = [_gaps(rows.get(row, {}), rows["retrain"]) for rows in groups.values()]
+        lines.append(f"| {row} | {' | '.join(_spread(g, 2) if g else '' for g in gaps)} |")
+    return "\n".join([*lines, "", _place_of_methods()])
+
+
+def _groups() -> dict[tuple[str, str], Rows]:
+    """The cells of each network and scenario that has been retrained."""
+    groups: dict[tuple[str, str], Rows] = {}
+    for cell in load("methods-cpu")["results"]:
         rows = groups.setdefault((cell["network"], cell["scenario"]), {})
         rows.setdefault(cell["row"], {})[cell["seed"]] = cell
-    tables = [_table_of(*names, rows) for names, rows in groups.items() if "retrain" in rows]
-    place = f"{document['machine']['cpu']}, one thread; commit {document['commit']}"
-    return "\n\n".join([*tables, place])
+    return {names: rows for names, rows in groups.items() if "retrain" in rows}
 
 
-def _table_of(network: str, scenario: str, rows: dict[str, dict[int, dict[str, Any]]]) -> str:
-    columns = (
-        "row",
-        "seeds",
-        "FA",
-        "RA",
-        "TA",
-        "MIA",
-        "AG",
-        "AUC",
-        "codes changed",
-        "FA after retain",
-        "epochs",
-    )
+def _place_of_methods() -> str:
+    document = load("methods-cpu")
+    return f"{document['machine']['cpu']}, one thread; commit {document['commit']}"
+
+
+def _gaps(cells: dict[int, dict[str, Any]], references: dict[int, dict[str, Any]]) -> list[float]:
+    """AG for each seed that has a result and a reference."""
+    return [average_gap(c, references[s]) for s, c in cells.items() if "error" not in c and s in references]
+
+
+def _table_of(network: str, scenario: str, rows: Rows) -> str:
+    columns = "row|seeds|FA|RA|TA|MIA|AG|AUC|codes changed|FA after retain|epochs".split("|")
     lines = [
         f"{network}, {scenario}",
         "",
@@ -131,10 +150,9 @@ def _table_of(network: str, scenario: str, rows: dict[str, dict[int, dict[str, A
     ]
     found = {}
     for row, cells in rows.items():
-        pairs = [(c, rows["retrain"].get(s)) for s, c in cells.items() if "error" not in c]
-        gaps = [average_gap(c, r) for c, r in pairs if r is not None]
+        gaps = _gaps(cells, rows["retrain"])
         if gaps:
-            found[row] = (mean(gaps), _cells([c for c, _ in pairs], gaps))
+            found[row] = (mean(gaps), _cells([c for c in cells.values() if "error" not in c], gaps))
     for row, (_, text) in sorted(found.items(), key=lambda item: item[1][0]):
         lines.append(f"| {row} | {text} |")
     refused = [row for row, cells in rows.items() if all("error" in c for c in cells.values())]
@@ -195,7 +213,7 @@ def demo() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo, "speed": speed, "authors": authors, "export": export, "openvino": openvino,
-    "runtimes": runtimes, "methods": methods, "sequence": sequence,
+    "runtimes": runtimes, "methods": methods, "scenarios": scenarios, "sequence": sequence,
 }  # fmt: skip
 
 
