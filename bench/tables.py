@@ -1,4 +1,6 @@
-"""Write the README's tables from bench/results: everything between `<!-- table NAME -->` and `<!-- end -->`.
+"""Write the tables of README.md and bench/METHODS.md from bench/results.
+
+A table is everything between `<!-- table NAME -->` and `<!-- end -->`.
 
 python bench/tables.py [--check]
 """
@@ -12,7 +14,7 @@ from statistics import mean, stdev
 from typing import Any, Final
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "bench" / "METHODS.md")
 
 
 def load(name: str) -> dict[str, Any]:
@@ -107,18 +109,27 @@ def methods() -> str:
     return "\n\n".join([*tables, _place_of_methods()])
 
 
+def gaps() -> str:
+    """AG of every method in the scenarios that have them all, best first."""
+    return _gaps_of({names: rows for names, rows in _groups().items() if len(rows) >= WHOLE}, best_first=True)
+
+
 def scenarios() -> str:
-    """AG of some methods in the other scenarios, a column each."""
-    groups = {names: rows for names, rows in _groups().items() if len(rows) < WHOLE}
-    lines = [
-        "| AG | " + " | ".join(f"{network.split('-')[0]}, {scenario}" for network, scenario in groups) + " |",
-        "|---|" + "---:|" * len(groups),
-        "| seeds | " + " | ".join(str(len(rows["retrain"])) for rows in groups.values()) + " |",
-    ]
-    for row in dict.fromkeys(row for rows in groups.values() for row in rows if row != "retrain"):
-        gaps = [_gaps(rows.get(row, {}), rows["retrain"]) for rows in groups.values()]
-        lines.append(f"| {row} | {' | '.join(_spread(g, 2) if g else '' for g in gaps)} |")
-    return "\n".join([*lines, "", _place_of_methods()])
+    """AG of some methods in the other scenarios."""
+    return _gaps_of({names: rows for names, rows in _groups().items() if len(rows) < WHOLE}, best_first=False)
+
+
+def _gaps_of(groups: dict[tuple[str, str], Rows], *, best_first: bool) -> str:
+    """A row for each method, a column for each network and scenario."""
+    columns = [f"{network.split('-')[0]} {scenario}" for network, scenario in groups]
+    lines = [f"| AG | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    names = dict.fromkeys(row for rows in groups.values() for row in rows if row != "retrain")
+    found = {n: [_gaps(rows.get(n, {}), rows["retrain"]) for rows in groups.values()] for n in names}
+    found = {name: cells for name, cells in found.items() if any(cells)}
+    order = sorted(found, key=lambda n: mean(mean(g) for g in found[n] if g)) if best_first else found
+    lines += [f"| {n} | {' | '.join(_spread(g, 2) if g else '' for g in found[n])} |" for n in order]
+    seeds = sorted({len(rows["retrain"]) for rows in groups.values()})
+    return "\n".join([*lines, "", f"{' or '.join(map(str, seeds))} seeds; {_place_of_methods()}"])
 
 
 def _groups() -> dict[tuple[str, str], Rows]:
@@ -213,12 +224,12 @@ def demo() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo, "speed": speed, "authors": authors, "export": export, "openvino": openvino,
-    "runtimes": runtimes, "methods": methods, "scenarios": scenarios, "sequence": sequence,
+    "runtimes": runtimes, "gaps": gaps, "methods": methods, "scenarios": scenarios, "sequence": sequence,
 }  # fmt: skip
 
 
 def rewritten(text: str) -> str:
-    """The README with every table renewed."""
+    """A page with every table renewed."""
     for name, table in TABLES.items():
         pattern = rf"(<!-- table {name} -->\n).*?(<!-- end -->)"
         text = re.sub(pattern, lambda m, t=table: m[1] + t() + "\n" + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
@@ -226,12 +237,13 @@ def rewritten(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrite the README, or with --check fail when it differs."""
-    before = README.read_text("utf-8")
-    after = rewritten(before)
-    if "--check" in sys.argv[1:]:
-        sys.exit(int(before != after))
-    README.write_text(after, "utf-8")
+    """Rewrite the pages, or with --check fail when one differs."""
+    for page in PAGES:
+        before = page.read_text("utf-8")
+        after = rewritten(before)
+        if "--check" in sys.argv[1:] and before != after:
+            sys.exit(f"{page.name}: python bench/tables.py renews it")
+        page.write_text(after, "utf-8")
 
 
 if __name__ == "__main__":
