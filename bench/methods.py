@@ -2,8 +2,9 @@
 
 One cell is one method on one network, scenario and seed, beside two retrained networks. Every accuracy comes
 from the exported file under onnxruntime. Cells are stored one by one under --work: a killed run goes on where
-it stopped, and runs of different parts (--seeds, --methods, ...) may go side by side. `--collect` writes
-bench/results/methods-<grid>.json out of all cells that are there.
+it stopped, and runs of different parts (--seeds, --methods, ...) may go side by side. What was asked for is
+printed in the end, with its distance from retraining; `--collect` writes all cells that are there to
+bench/results/methods-<grid>.json.
 
     python bench/methods.py cpu --data data/ --work work/ [--methods qmul lotus] [--trials 3]
     python bench/methods.py cpu --work work/ --collect
@@ -17,7 +18,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ from typing import Any, Final
 import torch
 from cells import GRIDS, Bench, Network, grid_at, score
 from record import ROOT, write
+from tables import grouped, table_of
 
 from qmu_edge.errors import ConfigError, QmuEdgeError
 from qmu_edge.models.layers import Classifier
@@ -76,7 +78,7 @@ def method_of(row: str) -> tuple[str, dict[str, Any]]:
     return ("retrain", {}) if row in REFERENCES else VARIANTS.get(row, (row, {}))
 
 
-def rows(chosen: list[str] | None) -> list[str]:
+def rows_of(chosen: list[str] | None) -> list[str]:
     """References first, then all methods and variants, or the chosen ones."""
     known = [*(m for m in METHODS if m != "retrain"), *VARIANTS]
     if unknown := [r for r in chosen or () if r not in known]:
@@ -89,7 +91,7 @@ def cells(grid: dict[str, Any], options: argparse.Namespace) -> Iterator[Cell]:
     for seed in options.seeds or grid["seeds"]:
         for network in options.networks or grid["networks"]:
             for scenario in options.scenarios or grid["scenarios"]:
-                for row in rows(options.methods):
+                for row in rows_of(options.methods):
                     yield Cell(network, scenario, row, seed)
 
 
@@ -236,13 +238,15 @@ class Clock:
         print(f"{number + 1}/{self.count} {cell.file} {left}", file=sys.stderr)
 
 
+def stored(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """The cells that are there."""
+    return [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
+
+
 def collect(name: str, grid: dict[str, Any], folder: Path) -> Path:
     """Write all stored cells as one result file."""
-    found = []
-    for path in sorted(folder.glob("*/*/*.json")):
-        if not path.name.endswith(".tuned.json"):
-            found.append(json.loads(path.read_text("utf-8")))
-    return write(f"methods-{name}", {"grid": grid}, found)
+    found = [path for path in sorted(folder.glob("*/*/*.json")) if not path.name.endswith(".tuned.json")]
+    return write(f"methods-{name}", {"grid": grid}, stored(found))
 
 
 def main() -> None:
@@ -269,8 +273,11 @@ def main() -> None:
     if options.collect:
         print(collect(path.stem, grid, folder))
         return
-    wanted = [c for c in cells(grid, options) if not (folder / c.file).is_file()]
+    asked = list(cells(grid, options))
+    wanted = [c for c in asked if not (folder / c.file).is_file()]
     (over_ray if options.ray else one_by_one)(wanted, grid, folder, options)
+    for names, rows in grouped(stored(folder / c.file for c in asked)).items():
+        print(table_of(*names, rows), end="\n\n")
 
 
 if __name__ == "__main__":

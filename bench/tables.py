@@ -105,22 +105,25 @@ WHOLE: Final = 20  # rows from which on a scenario has a table of its own
 
 def methods() -> str:
     """Every method beside retraining, best first; a table for each network and scenario."""
-    tables = [_table_of(*names, rows) for names, rows in _groups().items() if len(rows) >= WHOLE]
+    groups = grouped(load("methods-cpu")["results"])
+    tables = [table_of(*names, rows) for names, rows in groups.items() if len(rows) >= WHOLE]
     return "\n\n".join([*tables, _place_of_methods()])
 
 
 def gaps() -> str:
     """AG of every method in the scenarios that have them all, best first."""
-    return _gaps_of({names: rows for names, rows in _groups().items() if len(rows) >= WHOLE}, best_first=True)
+    return _gaps_of(lambda rows: len(rows) >= WHOLE, best_first=True)
 
 
 def scenarios() -> str:
     """AG of some methods in the other scenarios."""
-    return _gaps_of({names: rows for names, rows in _groups().items() if len(rows) < WHOLE}, best_first=False)
+    return _gaps_of(lambda rows: len(rows) < WHOLE, best_first=False)
 
 
-def _gaps_of(groups: dict[tuple[str, str], Rows], *, best_first: bool) -> str:
-    """A row for each method, a column for each network and scenario."""
+def _gaps_of(chosen: Callable[[Rows], bool], *, best_first: bool) -> str:
+    """A row for each method, a column for each chosen network and scenario."""
+    every = grouped(load("methods-cpu")["results"])
+    groups = {names: rows for names, rows in every.items() if chosen(rows)}
     columns = [f"{network.split('-')[0]} {scenario}" for network, scenario in groups]
     lines = [f"| AG | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     names = dict.fromkeys(row for rows in groups.values() for row in rows if row != "retrain")
@@ -132,10 +135,10 @@ def _gaps_of(groups: dict[tuple[str, str], Rows], *, best_first: bool) -> str:
     return "\n".join([*lines, "", f"{' or '.join(map(str, seeds))} seeds; {_place_of_methods()}"])
 
 
-def _groups() -> dict[tuple[str, str], Rows]:
+def grouped(cells: list[dict[str, Any]]) -> dict[tuple[str, str], Rows]:
     """The cells of each network and scenario that has been retrained."""
     groups: dict[tuple[str, str], Rows] = {}
-    for cell in load("methods-cpu")["results"]:
+    for cell in cells:
         rows = groups.setdefault((cell["network"], cell["scenario"]), {})
         rows.setdefault(cell["row"], {})[cell["seed"]] = cell
     return {names: rows for names, rows in groups.items() if "retrain" in rows}
@@ -151,7 +154,8 @@ def _gaps(cells: dict[int, dict[str, Any]], references: dict[int, dict[str, Any]
     return [average_gap(c, references[s]) for s, c in cells.items() if "error" not in c and s in references]
 
 
-def _table_of(network: str, scenario: str, rows: Rows) -> str:
+def table_of(network: str, scenario: str, rows: Rows) -> str:
+    """All numbers of one network and scenario, best first."""
     columns = "row|seeds|FA|RA|TA|MIA|AG|AUC|codes changed|FA after retain|epochs".split("|")
     lines = [
         f"{network}, {scenario}",
