@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import torch
 from cells import GRIDS, Bench, Network, grid_at, score
-from record import ROOT, write
+from record import ROOT, commit, write
 from tables import grouped, table_of
 
 from qmu_edge.errors import ConfigError, QmuEdgeError
@@ -168,6 +168,7 @@ class Desk:
     trials: int
     threads: int
     networks: dict[str, Network] = field(default_factory=dict)
+    commit: str = field(default_factory=commit)
 
     def serve(self, cell: Cell) -> None:
         """Compute a cell and store it; nothing when another process has done so."""
@@ -179,7 +180,7 @@ class Desk:
             self.networks[cell.network] = Network(cell.network, self.grid, self.data, self.folder)
         found = run(cell, self.networks[cell.network], self.folder, self.grid, self.trials)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(asdict(cell) | found).encode())
+        write_atomic(path, json.dumps(asdict(cell) | {"commit": self.commit} | found).encode())
 
 
 def one_by_one(wanted: list[Cell], grid: dict[str, Any], folder: Path, options: argparse.Namespace) -> None:

@@ -146,7 +146,8 @@ def grouped(cells: list[dict[str, Any]]) -> dict[tuple[str, str], Rows]:
 
 def _place_of_methods() -> str:
     document = load("methods-cpu")
-    return f"{document['machine']['cpu']}, one thread; commit {document['commit']}"
+    commits = {cell.get("commit", document["commit"])[:7]: None for cell in document["results"]}
+    return f"{document['machine']['cpu']}, one thread; commits {', '.join(sorted(commits))}"
 
 
 def _gaps(cells: dict[int, dict[str, Any]], references: dict[int, dict[str, Any]]) -> list[float]:
