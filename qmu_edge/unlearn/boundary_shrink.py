@@ -11,6 +11,7 @@ Differs: the true class is never the nearest; labels are computed once, of image
 Shapes: n forget images.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +25,7 @@ from qmu_edge.descent import Descent, Optimization, steps_per_epoch, train_mode
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
 from qmu_edge.unlearn.method import TRAINED, Method
+from qmu_edge.unlearn.relabelling import possible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +58,10 @@ def adversarial(
     return (images + radius * gradient.sign()).clamp(0.0, 1.0)
 
 
-def nearest_labels(model: Classifier, batch: Batch, radius: float) -> Int64[Tensor, " n"]:
-    """The most probable class other than the label, after one step of `radius` against the label.
+def nearest_labels(
+    model: Classifier, batch: Batch, radius: float, classes: Sequence[int] = ()
+) -> Int64[Tensor, " n"]:
+    """The most probable class other than the label, after one step of `radius` against it; none of `classes`.
 
     Batch-norm statistics of `model` have to be frozen: each image is judged by itself.
     """
@@ -66,7 +70,7 @@ def nearest_labels(model: Classifier, batch: Batch, radius: float) -> Int64[Tens
     (gradient,) = torch.autograd.grad(loss, [images])
     with torch.no_grad():
         logits: Tensor = model(adversarial(images, gradient, radius))
-    return logits.scatter(1, batch.labels[:, None], -torch.inf).argmax(1)
+    return possible(logits, batch.labels, classes).scatter(1, batch.labels[:, None], -torch.inf).argmax(1)
 
 
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
@@ -80,7 +84,9 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     descent = Descent(model, settings, steps, data.progress)
     data.progress.start("boundary_shrink", params.epochs * len(data.forget))
     train_mode(model, statistics=False)
-    labels = [nearest_labels(model, b, params.radius) for b in data.forget.batches(params.batch)]
+    labels = [
+        nearest_labels(model, b, params.radius, data.classes) for b in data.forget.batches(params.batch)
+    ]
     forget = data.forget.relabelled(torch.cat(labels))
     for _ in range(params.epochs):
         descent.epoch(forget.batches(params.batch, generator, data.augment))

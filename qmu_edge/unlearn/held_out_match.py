@@ -6,7 +6,7 @@ class's confidence of the hardest validation image of its class, and so on. What
 goes to the other classes as the original would share it out. Before every epoch the confidences of validation
 images are taken anew, because they change with the network: what has to look unseen is the network that is
 released. Training towards these targets ends by itself where forget images look unseen: there is nothing to
-overshoot. A class that is forgotten whole gets probability 0.
+overshoot. Classes that are forgotten whole get probability 0.
 
 Batch-norm statistics move on both sets, and are taken anew from retain images at re-quantization.
 
@@ -33,7 +33,7 @@ from qmu_edge.models.scales import clamp_through
 from qmu_edge.recipe import Count, Positive
 from qmu_edge.train import predict
 from qmu_edge.unlearn.method import Method, validation_for_samples
-from qmu_edge.unlearn.relabelling import pair_steps, pairs
+from qmu_edge.unlearn.relabelling import pair_steps, pairs, possible
 
 VIEWS: Final = 4  # augmented views by which hard images are told from easy ones
 SHARE: Final = 0.25  # of each batch are forget images
@@ -134,7 +134,8 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         UnlearnError: A set is empty, or the loss is not finite.
     """
     data.retain.require_some("retain")
-    logits = predict(model, data.forget)
+    labels = data.forget.labels.cpu()
+    logits = possible(predict(model, data.forget), labels, data.classes)
     ranks = hardness(model, data, logits, generator)
     few = max(1, round(SHARE * params.batch))
     sizes = few, max(1, params.batch - few)
@@ -152,7 +153,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     data.progress.start("held_out_match", params.epochs * steps * params.batch)
     for _ in range(params.epochs):
         odds = unseen_odds(model, data, ranks)
-        wanted = targets(logits, data.forget.labels.cpu(), odds).to(data.forget.device)
+        wanted = targets(logits, labels, odds).to(data.forget.device)
         model.train()
         for f, r in pairs(data.forget, data.retain, sizes, generator, data.augment):
             images, target = torch.cat([f.images, r.images]), wanted[f.positions.to(wanted.device)]

@@ -7,8 +7,10 @@ Source: Spartalis, Semertzidis, Gavves and Daras, "LoTUS: Large-Scale Machine Un
     Uncertainty", CVPR 2025, arXiv:2503.18314.
 Differs: accuracies are those of the rounded weights, as shipped. Retain images get the class that the
     original finds likeliest, where the released code draws one from its probabilities. There is always one
-    epoch: the accuracy of few forget images may be low by chance. Five times the learning rate, so that
-    codes flip; batch-norm statistics stay; scales are frozen.
+    epoch: the accuracy of few forget images may be low by chance. A class that is forgotten whole has no
+    unseen images to come up to: its targets stay as smooth as they were at first, and the run stops when
+    none of its images is recognised. Five times the learning rate, so that codes flip; batch-norm statistics
+    stay; scales are frozen.
 Shapes: n images, k classes.
 """
 
@@ -90,7 +92,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     original = teacher(model)
     # A network that never saw a class is never right about it.
     unseen = 0.0 if data.classes else accuracy(model, data.validation)
-    gap = accuracy(model, data.forget) - unseen
+    first = gap = accuracy(model, data.forget) - unseen
 
     def loss(b: Batch, t: float) -> Tensor:
         noise = gumbel(len(b.labels), model.shape.classes, generator).to(both.device)
@@ -103,13 +105,13 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
     data.progress.start("lotus", params.epochs * len(both))
     for _ in range(params.epochs):
-        t = temperature(params.alpha, gap)
+        t = temperature(params.alpha, first if data.classes else gap)
         train_mode(model, statistics=False)
         for b in both.batches(params.batch, generator, data.augment):
             descent.step(partial(loss, b, t), len(b.labels))
         descent.require_finite()
         gap = accuracy(model, data.forget) - unseen
-        if gap <= ENOUGH:
+        if gap <= (0.0 if data.classes else ENOUGH):
             break
     data.progress.finish(f"accuracy gap {gap:+.3f}")
     return model

@@ -29,7 +29,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.models.scales import quantized_weights, weight_layers
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.unlearn.input_space import basis, covariances, inside, load, outside, save
-from qmu_edge.unlearn.method import Images, Method
+from qmu_edge.unlearn.method import Images, Method, validation_for_samples
 from qmu_edge.unlearn.stopping import Crossing
 
 
@@ -157,4 +157,5 @@ METHOD: Final = Method(
     run=run, params=Params,
     summary="up the loss of the forget set, orthogonal to the inputs that retain images give a layer (PGU)",
     touches=frozenset({"weights", "head"}), reads=frozenset[Images]({"forget", "retain", "validation"}),
+    check=validation_for_samples,
 )  # fmt: skip

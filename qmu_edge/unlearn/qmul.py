@@ -31,7 +31,7 @@ from qmu_edge.train import predict
 from qmu_edge.unlearn.method import Method
 from qmu_edge.unlearn.munba import CLIP_NORM, nash_epoch
 from qmu_edge.unlearn.random_label import random_labels
-from qmu_edge.unlearn.relabelling import Loop, epoch, pair_steps
+from qmu_edge.unlearn.relabelling import Loop, epoch, pair_steps, possible, steps_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class Params:
 
 
 def similar_labels(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """The class other than the label whose probability is nearest to the label's.
+    """The class other than the label whose probability is nearest to the label's; none whose logit is -inf.
 
     For an image that is classified correctly this is the runner-up, which is decided by logits: at high
     confidence all other probabilities are too small to be told apart by a difference from 1.
@@ -77,7 +77,7 @@ def similar_labels(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) ->
     true = F.one_hot(labels, logits.shape[1]).bool()
     runner_up = logits.masked_fill(true, -torch.inf).argmax(1)
     p = logits.double().softmax(1)
-    distance = (p - p.gather(1, labels[:, None])).abs().masked_fill(true, torch.inf)
+    distance = (p - p.gather(1, labels[:, None])).abs().masked_fill(true | logits.isneginf(), torch.inf)
     return torch.where(logits.argmax(1) == labels, runner_up, distance.argmin(1))
 
 
@@ -128,7 +128,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     descent = _descent(model, data, params, nash=nash)
     data.progress.start("qmul", params.epochs * (len(data.forget) + len(data.retain)))
     for number in range(params.epochs):
-        forget = data.forget.relabelled(_labels(model, data.forget, params, generator))
+        forget = data.forget.relabelled(_labels(model, data, params, generator))
         if nash:
             nash_epoch(descent, data, forget, batch=params.batch, generator=generator)
             continue
@@ -145,7 +145,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
 def _descent(model: Classifier, data: ForgetRetain, params: Params, *, nash: bool) -> Descent:
     f, r = len(data.forget), len(data.retain)
-    each = pair_steps(f, r, (params.batch,) * 2) if nash else steps_per_epoch(f + r, params.batch) + 1
+    each = pair_steps(f, r, (params.batch,) * 2) if nash else steps_of(params.loop, f, r, params.batch)
     settings = Optimization(
         epochs=params.epochs, lr=params.lr, scale_lr=params.scale_lr, clip_norm=CLIP_NORM if nash else 0.0
     )
@@ -175,11 +175,13 @@ def _weights(
 
 
 def _labels(
-    model: Classifier, forget: Samples, params: Params, generator: torch.Generator
+    model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator
 ) -> Int64[Tensor, " n"]:
+    forget = data.forget
     if not params.similar_labels:
         return random_labels(len(forget), model.shape.classes, generator)
-    return similar_labels(predict(model, forget), forget.labels.cpu())
+    labels = forget.labels.cpu()
+    return similar_labels(possible(predict(model, forget), labels, data.classes), labels)
 
 
 METHOD: Final = Method(

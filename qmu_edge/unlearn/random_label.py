@@ -14,11 +14,11 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from qmu_edge.data import ForgetRetain
-from qmu_edge.descent import Descent, Optimization, steps_per_epoch
+from qmu_edge.descent import Descent, Optimization
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.unlearn.method import Method
-from qmu_edge.unlearn.relabelling import Loop, epoch
+from qmu_edge.unlearn.relabelling import Loop, epoch, steps_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     data.retain.require_some("retain")
     images = len(data.forget) + len(data.retain)
     settings = Optimization(epochs=params.epochs, lr=params.lr, scale_lr=params.scale_lr)
-    steps = params.epochs * (steps_per_epoch(images, params.batch) + 1)
+    steps = params.epochs * steps_of(params.loop, len(data.forget), len(data.retain), params.batch)
     descent = Descent(model, settings, steps, data.progress)
     data.progress.start("random_label", params.epochs * images)
     for _ in range(params.epochs):

@@ -1,16 +1,44 @@
 """One epoch over forget and retain images together, for the methods that relabel the forget set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from qmu_edge.data import Augment, Batch, ForgetRetain, Samples
-from qmu_edge.descent import Descent, steps_per_epoch
+from qmu_edge.descent import Descent, steps_per_epoch, train_mode
 
 Loop = Literal["mixed", "sequential"]
+
+
+def possible(
+    logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], classes: Sequence[int]
+) -> Float[Tensor, "n k"]:
+    """Logits without the classes that are forgotten whole (-inf), but for each image's own label.
+
+    Nothing may look like another class that has to go as well.
+
+    >>> possible(torch.ones(1, 4), torch.tensor([0]), (0, 2))
+    tensor([[1., 1., -inf, 1.]])
+    """
+    gone = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    gone[list(classes)] = True
+    return logits.masked_fill(gone & ~F.one_hot(labels, logits.shape[1]).bool(), -torch.inf)
+
+
+def steps_of(loop: Loop, forget: int, retain: int, batch: int) -> int:
+    """Steps of one `epoch` over that many images.
+
+    >>> steps_of("mixed", 10, 100, 64), steps_of("sequential", 10, 100, 64)
+    (2, 3)
+    """
+    if loop == "mixed":
+        return steps_per_epoch(forget + retain, batch)
+    return steps_per_epoch(forget, batch) + steps_per_epoch(retain, batch)
 
 
 def epoch(
@@ -41,12 +69,13 @@ def epoch(
     each = torch.full((len(both),), weights[1], device=both.device)
     each[:n] = weights[0]
 
-    def passes() -> Iterator[tuple[Batch, torch.Tensor]]:
+    def passes() -> Iterator[tuple[Batch, Tensor]]:
         if loop == "mixed":
             for b in both.batches(batch, generator, data.augment):
                 yield b, each[b.positions.to(both.device)]
             return
         for samples, offset in ((forget, 0), (data.retain, n)):
+            train_mode(model, statistics=len(samples) > 1)  # one image may have no deviation
             for b in samples.batches(batch, generator, data.augment):
                 yield b, each[b.positions.to(both.device) + offset]
 

@@ -24,12 +24,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qmu_edge.data import ForgetRetain, Samples
-from qmu_edge.descent import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.descent import Descent, Optimization, train_mode
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, Positive
 from qmu_edge.unlearn.method import Method
 from qmu_edge.unlearn.random_label import random_labels
-from qmu_edge.unlearn.relabelling import Loop, epoch
+from qmu_edge.unlearn.relabelling import Loop, epoch, steps_of
 
 MOMENTUM: Final = 0.9
 
@@ -102,7 +102,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     data.retain.require_some("retain")
     images = len(data.forget) + len(data.retain)
     settings = Optimization(epochs=params.epochs, lr=params.lr, momentum=MOMENTUM)
-    steps = params.epochs * (steps_per_epoch(images, params.batch) + 1)
+    steps = params.epochs * steps_of(params.loop, len(data.forget), len(data.retain), params.batch)
     descent = Descent(model, settings, steps, data.progress)
     data.progress.start("salun", params.epochs * images)
     descent.optimizer.register_step_post_hook(_restraint(descent, data.forget, params))

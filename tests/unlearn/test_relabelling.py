@@ -1,0 +1,74 @@
+"""One epoch over both sets: its length, its end, and what forget images may not look like."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from qmu_edge.data import ForgetRetain, Samples
+from qmu_edge.descent import Descent
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import TrainRecipe
+from qmu_edge.unlearn import apply, boundary_shrink, held_out_match, parameters, qmul
+from qmu_edge.unlearn.relabelling import steps_of
+
+Network = Callable[..., Classifier]
+Toy = Callable[..., Samples]
+
+
+def _sets(toy: Toy, forget: int) -> ForgetRetain:
+    pool = toy(24)
+    parts = {"forget": (0, forget), "retain": (forget, 18), "validation": (18, 24)}
+    return ForgetRetain(**{name: pool.take(torch.arange(*at)) for name, at in parts.items()})
+
+
+@pytest.mark.parametrize("name", ["qmul", "random_label", "salun"])
+@pytest.mark.parametrize("loop", ["mixed", "sequential"])
+@pytest.mark.parametrize("forget", [1, 7])
+def test_the_schedule_ends_with_the_run(
+    network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch, name: str, loop: Any, forget: int
+) -> None:
+    rates: list[float] = []
+    step = Descent.step
+
+    def spy(self: Descent, loss: Callable[[], Tensor], images: int) -> None:
+        step(self, loss, images)
+        rates.append(self.optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(Descent, "step", spy)
+    params = parameters(name, {"loop": loop, "epochs": 2, "batch": 4}, TrainRecipe())
+    apply(name, network(), _sets(toy, forget), params, torch.Generator().manual_seed(0))
+    assert len(rates) == 2 * steps_of(loop, forget, 18 - forget, 4)
+    assert rates[-1] == pytest.approx(0.0, abs=1e-12) and 0.0 not in rates[:-1]
+
+
+@pytest.mark.parametrize("classes", [(0, 1), (0, 2), (1, 2)])
+def test_forgotten_classes_are_no_way_out(
+    network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch, classes: tuple[int, ...]
+) -> None:
+    (left,) = {0, 1, 2} - {*classes}
+    pool = toy(24)
+    gone = torch.isin(pool.labels, torch.tensor(classes))
+    forget, retain = (pool.take(torch.nonzero(part)[:, 0]) for part in (gone, ~gone))
+    data = ForgetRetain(forget=forget, retain=retain, validation=retain, classes=classes)
+    seen: list[Tensor] = []
+    relabelled = Samples.relabelled
+
+    def spy(self: Samples, labels: Tensor) -> Samples:
+        seen.append(labels)
+        return relabelled(self, labels)
+
+    monkeypatch.setattr(Samples, "relabelled", spy)
+    generator = torch.Generator().manual_seed(0)
+    qmul.run(network(), data, qmul.Params(epochs=1, batch=8), generator)
+    boundary_shrink.run(network(), data, boundary_shrink.Params(epochs=1, batch=8), generator)
+    assert len(seen) == 2 and all((labels == left).all() for labels in seen)
+
+    wanted: list[Tensor] = []
+    targets = held_out_match.targets
+    monkeypatch.setattr(held_out_match, "targets", lambda *a: wanted.append(targets(*a)) or wanted[-1])
+    held_out_match.run(network(), replace(data), held_out_match.Params(epochs=1, batch=8), generator)
+    assert torch.equal(wanted[0], torch.eye(3)[left].expand(len(forget), 3))
