@@ -151,7 +151,7 @@ class Descent:
         self.passes = _passes(self.device, steps, progress)
         self.spans = _spans(model, self.parameters)
         self._clip_norm = settings.clip_norm
-        self._fits = False  # whether a pass has run through
+        self._passes_done = 0  # the second needs most: the optimizer has its own tensors then
         self._loss_sum = torch.zeros((), device=self.device)
 
     @contextmanager
@@ -208,7 +208,7 @@ class Descent:
 
     def _within_memory(self, work: Callable[[], T]) -> T:
         """A pass forward and backward; where it runs out of memory, the same once more that keeps less."""
-        state = None if self._fits else PassState.of(self.model)
+        state = None if self._passes_done > 1 else PassState.of(self.model)
         try:
             found = work()
         except (RuntimeError, MemoryError) as error:
@@ -216,7 +216,7 @@ class Descent:
             if not ran_out(error) or processes() > 1 or not spare(self.model):
                 raise
         else:
-            self._fits = True
+            self._passes_done += 1
             return found
         # Not in the handler above: the error holds on to what the failed pass has stored.
         self.progress.note("not enough memory for this batch: blocks are computed twice, a third more work")

@@ -3,8 +3,8 @@
 Each rung starts from the same checkpoint, and is judged on its own exported file. The last rung is exact
 retraining. A rung whose file was judged is remembered in the ledger and not computed again: the same command
 after a kill, or with a larger budget, goes on with the next one. One that made no file is tried again.
-The receipt names all of them, those of earlier commands and settings too: how often somebody tried until a
-file passed is part of what it proves.
+The receipt names all of them, those of earlier commands and settings too: what somebody tried until a file
+passed is part of what it proves.
 """
 
 import time
@@ -24,7 +24,7 @@ from qmu_edge.recipe import RETRAIN
 from qmu_edge.split import Split
 from qmu_edge.unlearn import METHODS
 
-REJECTED: Final = "rejected"  # the step of a run that did not pass
+REJECTED: Final = "rejected"  # how the steps begin that say what became of a run that did not pass
 # What ends a rung and not the climb, and the word for it in the receipt.
 _ENDS: Final[dict[type[QmuEdgeError], str]] = {
     VerificationFailed: "threshold_missed",
@@ -85,13 +85,13 @@ def climb(
             release, report = produce(run)
         except tuple(_ENDS) as error:
             tried[run.name] = _rung(name, _ENDS[type(error)])
-            run.step(REJECTED, partial(dict, tried[run.name]))
+            run.step(f"{REJECTED}: {tried[run.name]['result']}", partial(dict, tried[run.name]))
             if name == names[-1]:
                 raise
             project.progress.note(f"{error}; next: {names[len(tried)]}")
         else:
             tried[run.name] = _rung(name, "passed")
-            return Climb(run, release, report, [*_earlier(project, rows, tried), *tried.values()])
+            return Climb(run, release, report, _distinct([*_earlier(project, rows, tried), *tried.values()]))
     raise ValueError("no method to try")
 
 
@@ -105,8 +105,14 @@ def _earlier(project: Project, rows: Sequence[RequestRow], tried: Container[str]
     return [
         {key: step.detail[key] for key in ("method", "category", "result")}
         for step in steps
-        if step.step == REJECTED and step.status == "done" and step.run not in tried
+        if step.step.startswith(REJECTED) and step.status == "done" and step.run not in tried
     ]
+
+
+def _distinct(rungs: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Each method and result once, where it came last: settings may have been many."""
+    last = {tuple(rung.values()): number for number, rung in enumerate(rungs)}
+    return [rungs[number] for number in sorted(last.values())]
 
 
 def _require_time(

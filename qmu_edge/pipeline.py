@@ -40,7 +40,7 @@ from qmu_edge.release import (
     samples_of,
 )
 from qmu_edge.requantize import requantize
-from qmu_edge.split import Split
+from qmu_edge.split import Split, gone
 from qmu_edge.split import to_json as split_to_json
 from qmu_edge.unlearn import METHODS, parameters
 from qmu_edge.verify.report import (
@@ -234,10 +234,12 @@ def _reference(
     run: Run, found: dict[str, Any], before: dict[str, Any]
 ) -> tuple[Reference, dict[str, Any] | None]:
     """What to compare with, and the retrained model's report when there is one."""
-    if run.project.recipe.policy.reference == "retrained":
+    left = gone(run.project.index, run.split)
+    together = left.classes and left.others
+    if together or run.project.recipe.policy.reference == "retrained":
         retrained = _retrained(run)
         return from_retrained(evaluation_in(retrained)), retrained
-    if run.split.scope == "classes":
+    if left.classes:
         return forgotten_class(evaluation_in(before)), None
     return held_out(evaluation_in(found), evaluation_in(before)), None
 

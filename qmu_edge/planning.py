@@ -22,6 +22,7 @@ from qmu_edge.intake import said
 from qmu_edge.ledger import Ledger
 from qmu_edge.project import Project
 from qmu_edge.recipe import RETRAIN, PolicyRecipe
+from qmu_edge.split import Split, gone
 
 # Keys in the ledger.
 EXACT: Final = "deleted before the last training from scratch"
@@ -95,9 +96,15 @@ def batch_name(rows: Sequence[RequestRow]) -> str:
 
 
 def rungs_for(
-    project: Project, rows: Sequence[RequestRow], forget: int, asked: str | None
+    project: Project, rows: Sequence[RequestRow], split: Split, asked: str | None
 ) -> tuple[tuple[str, ...], str]:
     """The methods that these requests are tried with, and why they are not the policy's, or "".
+
+    Args:
+        project: Open.
+        rows: The requests.
+        split: The samples of all of them.
+        asked: The only method to try; the policy's rungs when None.
 
     Raises:
         ConfigError: The policy demands retrain, and another method was asked for.
@@ -105,11 +112,16 @@ def rungs_for(
     ledger, policy = project.ledger, project.recipe.policy
     names, limit = (asked,) if asked else policy.rungs, policy.retrain_above
     ids = [row.request_id for row in rows]
-    since = ledger.training_images(barred=True, besides=ids) - int(ledger.meta(EXACT) or 0) + forget
-    share = since / max(1, ledger.training_images())
-    if names == (RETRAIN,) or limit == "off" or share <= limit:
+    since = ledger.training_images(barred=True, besides=ids) - int(ledger.meta(EXACT) or 0)
+    share = (since + len(split.forget)) / max(1, ledger.training_images())
+    found = gone(project.index, split)
+    why = ""
+    if found.classes and found.others:
+        why = "whole classes and samples of other classes go together"
+    elif limit != "off" and share > limit:
+        why = f"{share:.1%} of the training images deleted since training, retrain_above is {limit:.1%}"
+    if names == (RETRAIN,) or not why:
         return names, ""
-    why = f"{share:.1%} of the training images deleted since training, retrain_above is {limit:.1%}"
     if asked:
         raise ConfigError(f"method {asked}: {why}; allowed is {RETRAIN}")
     return (RETRAIN,), why

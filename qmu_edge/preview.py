@@ -72,7 +72,7 @@ def _planned(
     barred, held = project.ledger.barred(besides=ids), project.claimed(besides=ids)
     split = divide(project.index, claims, barred=barred, held=held)
     require_known((method,) if method else project.recipe.policy.rungs, project.recipe)
-    names, why = rungs_for(project, rows, len(split.forget), method)
+    names, why = rungs_for(project, rows, split, method)
     policy = project.recipe.policy
     limits = {n: getattr(policy, n) for n in ("approval_above", "approval_above_total", "retrain_above")}
     return {

@@ -25,7 +25,7 @@ from qmu_edge.models.layers import Classifier, Factory
 from qmu_edge.models.own import factory_in
 from qmu_edge.own_model import source_of
 from qmu_edge.project import Project
-from qmu_edge.split import Split
+from qmu_edge.split import Split, gone
 from qmu_edge.store import write_atomic
 from qmu_edge.verify.report import Evaluation, evaluate, evaluation_from_json, to_json
 from qmu_edge.verify.runner import OrtRunner
@@ -75,9 +75,9 @@ def forget_retain(project: Project, split: Split, device: torch.device, state: P
         "retain": project.allowed(split.retain, "retain set"),
         "validation": project.allowed(split.validation, "validation set"),
     }
-    classes = np.unique(project.index.labels[split.forget]).tolist() if split.scope == "classes" else ()
+    found = gone(project.index, split)
     return ForgetRetain(
-        classes=tuple(classes),
+        classes=() if found.others else found.classes,
         **{name: everything.take(torch.from_numpy(part)) for name, part in parts.items()},
         augment=Augment(recipe.pad, recipe.flip), progress=project.progress, state=state,
     )  # fmt: skip

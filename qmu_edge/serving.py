@@ -117,7 +117,7 @@ def _serve(project: Project, batch: Sequence[RequestRow], effort: Effort) -> Seq
     ids = [row.request_id for row in batch]
     barred, held = project.ledger.barred(besides=ids), project.claimed(besides=ids)
     split = divide(project.index, claims, barred=barred, held=held)
-    names, why = rungs_for(project, batch, len(split.forget), effort.method)
+    names, why = rungs_for(project, batch, split, effort.method)
     if why:
         project.progress.note(f"{names[0]}: {why}")
     _bar(project, batch, claims)

@@ -232,11 +232,12 @@ def divide(
     if not kept.any():
         raise RequestError("no training sample would be left to retain", reason="nothing_left")
     scopes = {c.scope for c in claims}
+    measured = alive & ~np.isin(index.labels, np.setdiff1d(index.labels[forget], index.labels[kept]))
     return Split(
         forget=forget,
         retain=np.flatnonzero(kept),
-        validation=np.flatnonzero((index.splits == SAMPLE_SPLITS.index("validation")) & alive),
-        test=np.flatnonzero((index.splits == SAMPLE_SPLITS.index("test")) & alive),
+        validation=np.flatnonzero((index.splits == SAMPLE_SPLITS.index("validation")) & measured),
+        test=np.flatnonzero((index.splits == SAMPLE_SPLITS.index("test")) & measured),
         also_erased=np.flatnonzero(~train & claimed & ~dead),
         scope=scopes.pop() if len(scopes) == 1 else "mixed",
         index_digest=index.digest(),
@@ -245,6 +246,29 @@ def divide(
         duplicates_retained=_duplicates(index, forget, kept),
         unmatched_subjects=sum(c.unmatched_subjects for c in claims),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """What a split leaves nothing of.
+
+    Attributes:
+        classes: Labels that no retained sample has, whether they were named or all of their samples.
+        others: Whether samples of other labels are forgotten too. Then no rule says what a network that
+            never saw them would do: only one that is trained again does.
+    """
+
+    classes: tuple[int, ...]
+    others: bool
+
+
+def gone(index: SampleIndex, split: Split) -> Gone:
+    """The classes that a split forgets whole."""
+    labels = index.labels[split.forget]
+    classes = np.setdiff1d(labels, index.labels[split.retain])
+    # Copies of a named class under another label are not a reason to train again.
+    others = split.scope != "classes" and not np.isin(labels, classes).all()
+    return Gone(tuple(classes.tolist()), others)
 
 
 def stones_of(index: SampleIndex, part: Claim) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from qmu_edge.progress import Progress
 from qmu_edge.project import KEY, KEY_CHECK, STORE, Project, _key_check
 from qmu_edge.recipe import Recipe
 from qmu_edge.request import DeletionRequest, new_request, parse_request
-from qmu_edge.split import stones_of
+from qmu_edge.split import Split, divide, stones_of
 
 NOW = datetime(2026, 11, 3, 12, tzinfo=UTC)
 SECRET = b"k" * 32
@@ -58,6 +59,11 @@ def project(tmp_path: Path) -> Iterator[Project]:
 def ask(*subjects: str, **fields: Any) -> DeletionRequest:
     document = new_request(subject_ids=[f"person-{s}" for s in subjects], now=NOW, **fields)
     return parse_request(json.dumps(document).encode(), source="r.json", now=NOW)
+
+
+def split_of(project: Project, *rows: Any) -> Split:
+    resolved = project.ledger.open_details("resolved")
+    return divide(project.index, [project.claim(resolved[row.request_id]) for row in rows])
 
 
 def change(project: Project, **policy: Any) -> Project:
@@ -287,18 +293,31 @@ def test_retraining_is_forced_by_what_was_deleted_since_the_last_one(project: Pr
     project = change(project, retrain_above=0.25)
     rows = [intake.register(project, ask(s)) for s in "12"]
     bar(project, rows[0])
-    assert rungs_for(project, rows[1:], 8, None) == (("held_out_match", "retrain"), "")
-    assert rungs_for(project, rows[:1], 16, None) == (
-        ("held_out_match", "retrain"),
-        "",
-    )  # its own samples count once
-    names, why = rungs_for(project, rows[1:], 16, None)
+    one = split_of(project, rows[1])
+    two = replace(one, forget=np.arange(16))
+    assert len(one.forget) == 8
+    assert rungs_for(project, rows[1:], one, None) == (("held_out_match", "retrain"), "")
+    # Its own samples count once.
+    assert rungs_for(project, rows[:1], two, None) == (("held_out_match", "retrain"), "")
+    names, why = rungs_for(project, rows[1:], two, None)
     assert names == ("retrain",) and why.startswith("30.0% of the training images")
     with pytest.raises(ConfigError, match=r"method finetune: 30\.0%.*allowed is retrain"):
-        rungs_for(project, rows[1:], 16, "finetune")
-    assert rungs_for(project, rows[1:], 16, "retrain") == (("retrain",), "")
+        rungs_for(project, rows[1:], two, "finetune")
+    assert rungs_for(project, rows[1:], two, "retrain") == (("retrain",), "")
     project.ledger.set_meta(EXACT, 8)
-    assert rungs_for(project, rows[1:], 16, None) == (("held_out_match", "retrain"), "")
+    assert rungs_for(project, rows[1:], two, None) == (("held_out_match", "retrain"), "")
+
+
+def test_a_class_and_other_samples_together_are_trained_again(project: Project) -> None:
+    project = change(project, retrain_above="off")
+    cats, person = (intake.register(project, r) for r in (ask(class_ids=[0]), ask("1")))
+    for rows in ([cats], [person]):
+        assert rungs_for(project, rows, split_of(project, *rows), None)[1] == ""
+    both = split_of(project, cats, person)
+    names, why = rungs_for(project, [cats, person], both, None)
+    assert names == ("retrain",) and why == "whole classes and samples of other classes go together"
+    with pytest.raises(ConfigError, match=r"method qmul: whole classes and .*allowed is retrain"):
+        rungs_for(project, [cats, person], both, "qmul")
 
 
 def test_a_batch_that_has_begun_stays_together(project: Project) -> None:

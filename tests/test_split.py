@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from qmu_edge.errors import NoMatchError, RequestError
 from qmu_edge.index import SAMPLE_SPLITS, SampleIndex, pseudonym
 from qmu_edge.request import DeletionRequest
-from qmu_edge.split import Claim, Split, barred_samples, claim, divide, from_json, stones_of, to_json
+from qmu_edge.split import (
+    Claim,
+    Gone,
+    Split,
+    barred_samples,
+    claim,
+    divide,
+    from_json,
+    gone,
+    stones_of,
+    to_json,
+)
 
 KEY = b"key"
 # id, pixels, class, split, subject
@@ -121,7 +132,7 @@ def test_tombstoned_samples_are_nowhere() -> None:
         "forget": "t0",
         "retain": "t2 t3",
         "validation": "v1",
-        "test": "e0",
+        "test": "",  # not e0: nothing of its class is left
         "also_erased": "e1",
     }
 
@@ -241,6 +252,9 @@ def slow_parts(
             parts["forget" if split == "train" else "also_erased"].append(i)
         else:
             parts["retain" if split == "train" else split].append(i)
+    forgotten, kept = ({rows[i][2] for i in parts[part]} for part in ("forget", "retain"))
+    for part in ("validation", "test"):
+        parts[part] = [i for i in parts[part] if rows[i][2] not in forgotten - kept]
     return parts
 
 
@@ -354,6 +368,30 @@ def test_one_split_serves_many_requests() -> None:
         "also_erased": "v0 e1",
     }
     assert (split.scope, split.requests) == ("mixed", 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected", "test"),
+    [
+        ({"sample_ids": ["t0"]}, Gone((), True), "e0 e1 e2"),
+        ({"sample_ids": ["t0", "t1"]}, Gone((0,), False), "e1 e2"),  # all there are
+        ({"class_ids": [0]}, Gone((0,), False), "e1 e2"),
+        ({"sample_ids": ["t0", "t1", "t2"]}, Gone((0,), True), "e1 e2"),
+        ({"subject_ids": ["bo"]}, Gone((1,), False), "e0"),  # a class that nobody named
+    ],
+)
+def test_a_class_of_which_nothing_is_left_is_gone(fields: Any, expected: Gone, test: str) -> None:
+    split = resolve(INDEX, ask(**fields), key=KEY)
+    assert gone(INDEX, split) == expected
+    assert names(split)["test"] == test
+
+
+def test_copies_of_a_named_class_under_another_label_change_nothing() -> None:
+    rows = [*ROWS, ("t4", "p1", 1, "train", "")]  # the pixels of t1
+    index = make_index(rows)
+    split = resolve(index, ask(class_ids=[0]), key=KEY)
+    assert [index.ids[i] for i in split.forget] == ["t0", "t1", "t4"]
+    assert gone(index, split) == Gone((0,), False)
 
 
 def test_nothing_may_be_left_to_forget_or_to_retain() -> None:
