@@ -3,6 +3,8 @@
 import argparse
 import copy
 import hashlib
+import json
+import os
 import tempfile
 import time
 import tomllib
@@ -12,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from filelock import FileLock
 from record import ROOT
 from scenarios import Sets, sets_of
 
@@ -21,6 +24,7 @@ from qmu_edge.audit.relearn import relearn_epochs, relearned_from_retain
 from qmu_edge.audit.svm import mia_efficacy
 from qmu_edge.data import Augment, ForgetRetain, Samples, on_device
 from qmu_edge.datasets import Source, load
+from qmu_edge.errors import ConfigError
 from qmu_edge.export import ExportPlan, export
 from qmu_edge.index import assign_splits, content_digests
 from qmu_edge.meter import metered
@@ -66,9 +70,20 @@ class Network:
         self.recipe = Recipe.model_validate(document | {"unlearn": grid.get("unlearn", {})})
         self.epochs: int | None = grid.get("epochs")
         self.name, self.folder, self.dataset = name, folder, entry["dataset"]
+        self.tuned_as: dict[str, str] = grid.get("tuned_as", {})
+        self._require_same(entry)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.source, self.everything = self._images(entry)
         self.samples = on_device(self.source.images, self.source.labels, self.device, limit_bytes=8 * 2**30)
+
+    def _require_same(self, entry: dict[str, Any]) -> None:
+        """What is stored was made under these settings, or nothing is stored yet."""
+        path = self.folder / self.name / "settings.json"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, json.dumps(entry).encode())
+        if json.loads(path.read_bytes()) != json.loads(json.dumps(entry)):
+            raise ConfigError(f"{path}: the grid has other settings for {self.name} now: take another --work")
 
     def _images(self, entry: dict[str, Any]) -> tuple[Source, Sets]:
         source = self._decoded()
@@ -97,7 +112,9 @@ class Network:
                 return Source(kept["images"], kept["labels"], ids, kept["given"], names, subjects)
         source = load(self.recipe.data, Progress.stderr())
         self.folder.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **asdict(source))
+        with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".npz", delete=False) as file:
+            np.savez(file, **asdict(source))
+        os.replace(file.name, path)
         return source
 
     def bench(self, scenario: str, seed: int) -> "Bench":
@@ -143,8 +160,12 @@ class Bench:
         """The network before the request; trained when it is not there yet."""
         poisoned = self.scenario if self.scenario.startswith("poison") else "clean"
         path = self.network.folder / self.network.name / f"original.{poisoned}.{self.seed}.safetensors"
-        if path.is_file():
-            return checkpoint.loads(path.read_bytes(), str(path))[0].to(self.network.device)
+        with FileLock(f"{path}.lock"):  # many processes want the same one at first
+            if not path.is_file():
+                self._train_original(path)
+        return checkpoint.loads(path.read_bytes(), str(path))[0].to(self.network.device)
+
+    def _train_original(self, path: Path) -> None:
         recipe, augment = self.network.recipe, self.data().augment
         train = recipe.train.model_copy(update={"seed": self.seed})
         model = build(recipe.model, self.network.shape(), self.seed).to(self.network.device)
@@ -152,12 +173,10 @@ class Bench:
         both = replace(self, sets=replace(self.sets, retain=everything)).part("retain")
         fit(model, both, train, augment, progress=Progress.stderr(), label=path.name)
         requantize(model, both, batch=train.batch, seed=self.seed, progress=Progress())
-        path.parent.mkdir(parents=True, exist_ok=True)
         origin = checkpoint.Origin(
             class_names=self.network.source.class_names, size=self.network.source.images.shape[-1], split=""
         )
         write_atomic(path, checkpoint.dumps(model, origin))
-        return model
 
     def common(self, name: str) -> dict[str, Any]:
         """What the grid sets for every method that knows it."""

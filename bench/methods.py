@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import torch
 from cells import GRIDS, Bench, Network, grid_at, score
+from filelock import FileLock
 from record import ROOT, commit, write
 from tables import grouped, table_of
 
@@ -128,6 +129,18 @@ def best_trial(row: str, bench: Bench, trials: int) -> tuple[dict[str, Any], Out
     return {"params": made[best]["params"], "trials": made}, outcomes[best]
 
 
+def tuned(cell: Cell, first: Bench, folder: Path, trials: int) -> tuple[dict[str, Any], Outcome | None]:
+    """Parameters of a row, chosen on `first` where that is still to be done; and what they made there."""
+    path, outcome = folder / cell.tuned_file, None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.is_file():
+            found, outcome = best_trial(cell.row, first, trials)
+            write_atomic(path, json.dumps(found).encode())
+    params: dict[str, Any] = json.loads(path.read_text("utf-8"))["params"]
+    return params, outcome
+
+
 def run(cell: Cell, network: Network, folder: Path, grid: dict[str, Any], trials: int) -> dict[str, Any]:
     """Compute a cell; a method that refuses or fails is a result too.
 
@@ -142,14 +155,11 @@ def run(cell: Cell, network: Network, folder: Path, grid: dict[str, Any], trials
     outcome = None
     try:
         if cell.row not in REFERENCES:
-            tuned = replace(cell, scenario=grid.get("tuned_as", {}).get(cell.scenario, cell.scenario))
-            path = folder / tuned.tuned_file
-            if not path.is_file():
-                first = network.bench(tuned.scenario, grid["seeds"][0])
-                found, outcome = best_trial(cell.row, first, trials)
-                write_atomic(path, json.dumps(found).encode())
-            params = json.loads(path.read_text("utf-8"))["params"]
-        if outcome is None or (cell.scenario, cell.seed) != (tuned.scenario, grid["seeds"][0]):
+            first = network.bench(network.tuned_as.get(cell.scenario, cell.scenario), grid["seeds"][0])
+            params, outcome = tuned(replace(cell, scenario=first.scenario), first, folder, trials)
+            if (first.scenario, first.seed) != (bench.scenario, bench.seed):
+                outcome = None
+        if outcome is None:
             again = 1000 if cell.row == "retrain, again" else 0
             outcome = replace(bench, draw=bench.draw + again).unlearned(method, params)
         model, cost = outcome
@@ -180,7 +190,8 @@ class Desk:
             self.networks[cell.network] = Network(cell.network, self.grid, self.data, self.folder)
         found = run(cell, self.networks[cell.network], self.folder, self.grid, self.trials)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(asdict(cell) | {"commit": self.commit} | found).encode())
+        made = {"commit": self.commit, "threads": self.threads}
+        write_atomic(path, json.dumps(asdict(cell) | made | found).encode())
 
 
 def one_by_one(wanted: list[Cell], grid: dict[str, Any], folder: Path, options: argparse.Namespace) -> None:

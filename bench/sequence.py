@@ -3,8 +3,8 @@
 Each request names another share of the training images. The method goes on from the network that the request
 before has left, on a retain set without all requests so far. After each, the exported file is measured: FA on
 everything forgotten so far, RA, TA; after the last, beside a network retrained without all of it. Where the
-grid has tuned a method for one request of this size, its parameters are taken. What a method and a seed have
-found is kept under --work: runs of several seeds may go side by side, a killed one goes on.
+grid has tuned a method for all requests together, as one, its parameters are taken. What a method and a seed
+have found is kept under --work: runs of several seeds may go side by side, a killed one goes on.
 
     python bench/sequence.py cpu --data data/ --work work/ --network resnet18-w4a4
 """
@@ -41,7 +41,8 @@ def requests(bench: Bench, count: int) -> list[Bench]:
 
 def tuned(bench: Bench, method: str) -> dict[str, Any]:
     """Parameters that the grid has chosen, or those that it sets for all."""
-    path = bench.network.folder / Cell(bench.network.name, bench.scenario, method, bench.seed).tuned_file
+    scenario = bench.network.tuned_as.get(bench.scenario, bench.scenario)
+    path = bench.network.folder / Cell(bench.network.name, scenario, method, bench.seed).tuned_file
     if not path.is_file():
         return bench.common(method)
     found: dict[str, Any] = json.loads(path.read_text("utf-8"))["params"]
@@ -83,7 +84,8 @@ def main() -> None:
     for seed in options.seeds:
         bench = network.bench(f"random-{options.share}", seed)
         for method, by_seed in found.items():
-            path = network.folder / network.name / f"sequence.{method}.{seed}.json"
+            name = f"sequence.{options.share}-{options.requests}.{method}.{seed}.json"
+            path = network.folder / network.name / name
             if not path.is_file():
                 rows = served(bench, 1 if method == "retrain" else options.requests, method)
                 path.parent.mkdir(parents=True, exist_ok=True)

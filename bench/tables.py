@@ -107,7 +107,7 @@ def methods() -> str:
     """Every method beside retraining, best first; a table for each network and scenario."""
     groups = grouped(load("methods-cpu")["results"])
     tables = [table_of(*names, rows) for names, rows in groups.items() if len(rows) >= WHOLE]
-    return "\n\n".join([*tables, _place_of_methods()])
+    return "\n\n".join([*tables, _place_of_methods(load("methods-cpu")["results"])])
 
 
 def gaps() -> str:
@@ -129,10 +129,14 @@ def _gaps_of(chosen: Callable[[Rows], bool], *, best_first: bool) -> str:
     names = dict.fromkeys(row for rows in groups.values() for row in rows if row != "retrain")
     found = {n: [_gaps(rows.get(n, {}), rows["retrain"]) for rows in groups.values()] for n in names}
     found = {name: cells for name, cells in found.items() if any(cells)}
-    order = sorted(found, key=lambda n: mean(mean(g) for g in found[n] if g)) if best_first else found
-    lines += [f"| {n} | {' | '.join(_spread(g, 2) if g else '' for g in found[n])} |" for n in order]
-    seeds = sorted({len(rows["retrain"]) for rows in groups.values()})
-    return "\n".join([*lines, "", f"{' or '.join(map(str, seeds))} seeds; {_place_of_methods()}"])
+    # What serves not all of them comes last: a mean over the easy ones would compare nothing.
+    rank = {n: (not all(cells), mean(mean(g) for g in cells if g)) for n, cells in found.items()}
+    seeds = max((len(g) for cells in found.values() for g in cells), default=0)
+    for name in sorted(found, key=rank.__getitem__) if best_first else found:
+        cells = [_spread(g, 2) + (f" ({len(g)})" if len(g) < seeds else "") if g else "" for g in found[name]]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    place = _place_of_methods([c for rows in groups.values() for row in rows.values() for c in row.values()])
+    return "\n".join([*lines, "", f"{seeds} seeds, or as many as stand in brackets; {place}"])
 
 
 def grouped(cells: list[dict[str, Any]]) -> dict[tuple[str, str], Rows]:
@@ -144,15 +148,16 @@ def grouped(cells: list[dict[str, Any]]) -> dict[tuple[str, str], Rows]:
     return {names: rows for names, rows in groups.items() if "retrain" in rows}
 
 
-def _place_of_methods() -> str:
-    document = load("methods-cpu")
-    commits = {cell.get("commit", document["commit"])[:7]: None for cell in document["results"]}
-    return f"{document['machine']['cpu']}, one thread; commits {', '.join(sorted(commits))}"
+def _place_of_methods(cells: list[dict[str, Any]]) -> str:
+    commits = {c.get("commit", "unknown") for c in cells}
+    names = ", ".join(sorted({c[:7] + "+" * c.endswith("+") for c in commits}))
+    return f"{load('methods-cpu')['machine']['cpu']}, one thread; commits {names}"
 
 
 def _gaps(cells: dict[int, dict[str, Any]], references: dict[int, dict[str, Any]]) -> list[float]:
     """AG for each seed that has a result and a reference."""
-    return [average_gap(c, references[s]) for s, c in cells.items() if "error" not in c and s in references]
+    known = {s: c for s, c in references.items() if "error" not in c}
+    return [average_gap(c, known[s]) for s, c in cells.items() if "error" not in c and s in known]
 
 
 def table_of(network: str, scenario: str, rows: Rows) -> str:

@@ -25,7 +25,8 @@ def bench_of(options: argparse.Namespace) -> Bench:
     grid = grid_at(GRIDS / f"{options.grid}.toml")
     entry = grid["networks"][options.network]
     entry["train"]["epochs"] = options.epochs
-    return Network(options.network, grid, options.data, options.work / options.grid).bench("random-10", 0)
+    folder = options.work / f"together-{options.grid}-{options.epochs}"  # its original has learned less
+    return Network(options.network, grid, options.data, folder).bench("random-10", 0)
 
 
 def serve(options: argparse.Namespace) -> None:
