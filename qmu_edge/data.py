@@ -22,6 +22,11 @@ from qmu_edge.meter import waited
 from qmu_edge.progress import Progress
 
 
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device, without waiting for what a GPU is still doing."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
 @dataclass(frozen=True, slots=True)
 class Augment:
     """Random crop after zero padding of `pad` pixels, and horizontal flip with probability 1/2."""
@@ -33,18 +38,19 @@ class Augment:
         self, images: UInt8[Tensor, "n c h w"], generator: torch.Generator
     ) -> UInt8[Tensor, "n c h w"]:
         """Draw one crop and flip for each image, with a generator on the CPU."""
+        if self == Augment():
+            return images
         n, _, h, w = images.shape
-        rows = torch.arange(h).expand(n, h)
-        columns = torch.arange(w).expand(n, w)
+        device = images.device
+        each, rows, columns = (torch.arange(m, device=device) for m in (n, h, w))
+        each, rows, columns = each[:, None, None], rows.expand(n, h), columns.expand(n, w)
         if self.flip:
-            flipped = torch.rand(n, 1, generator=generator) < 0.5
+            flipped = sent(torch.rand(n, 1, generator=generator) < 0.5, device)
             columns = torch.where(flipped, w - 1 - columns, columns)
         if self.pad:
-            offsets = torch.randint(2 * self.pad + 1, (2, n, 1), generator=generator)
+            offsets = sent(torch.randint(2 * self.pad + 1, (2, n, 1), generator=generator), device)
             rows, columns = rows + offsets[0], columns + offsets[1]
             images = F.pad(images, (self.pad,) * 4)
-        each = torch.arange(n)[:, None, None].to(images.device)
-        rows, columns = rows.to(images.device), columns.to(images.device)
         return images[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
@@ -134,7 +140,7 @@ class Samples:
             if augment is not None and generator is not None:
                 images = augment(images, generator)
             scaled = images.to(torch.float32, memory_format=torch.channels_last) / 255.0
-            yield Batch(scaled, self.labels[positions.to(self.device)], positions)
+            yield Batch(scaled, self.labels[sent(positions, self.device)], positions)
 
     def forever(
         self, size: int, generator: torch.Generator, augment: Augment | None = None
@@ -151,7 +157,7 @@ class Samples:
     def _fetch(self, parts: tuple[Tensor, ...]) -> Iterator[Tensor]:
         if self.pool.device == self.device:
             for positions in parts:
-                yield self.pool[self.index[positions.to(self.device)]]
+                yield self.pool[self.index[sent(positions, self.device)]]
             return
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead = [reader.submit(self._read, p) for p in parts[:1]]

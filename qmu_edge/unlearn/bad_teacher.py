@@ -17,7 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from qmu_edge.data import Batch, ForgetRetain, Samples
+from qmu_edge.data import Batch, ForgetRetain, Samples, sent
 from qmu_edge.descent import Descent, Optimization, steps_per_epoch, train_mode
 from qmu_edge.models import build
 from qmu_edge.models.layers import Classifier
@@ -71,7 +71,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     descent = Descent(model, settings, steps, data.progress)
 
     def loss(b: Batch) -> Tensor:
-        forget = (b.positions < len(data.forget)).to(both.device)
+        forget = sent(b.positions < len(data.forget), both.device)
         with torch.no_grad():
             target = torch.where(forget[:, None], bad(b.images), good(b.images))
         return divergence(target, model(b.images))

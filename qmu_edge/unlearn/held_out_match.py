@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from qmu_edge.data import Augment, ForgetRetain, Samples
+from qmu_edge.data import Augment, ForgetRetain, Samples, sent
 from qmu_edge.descent import Descent, Optimization
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.scales import clamp_through
@@ -156,7 +156,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         wanted = targets(logits, labels, odds).to(data.forget.device)
         model.train()
         for f, r in pairs(data.forget, data.retain, sizes, generator, data.augment):
-            images, target = torch.cat([f.images, r.images]), wanted[f.positions.to(wanted.device)]
+            images, target = torch.cat([f.images, r.images]), wanted[sent(f.positions, wanted.device)]
             with clamp_through(model):
                 descent.step(lambda i=images, t=target, y=r.labels: loss(i, t, y), len(images))  # type: ignore[misc]
         descent.require_finite()

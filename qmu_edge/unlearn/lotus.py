@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from qmu_edge.data import Batch, ForgetRetain
+from qmu_edge.data import Batch, ForgetRetain, sent
 from qmu_edge.descent import Descent, Optimization, steps_per_epoch, train_mode
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, Positive
@@ -96,7 +96,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
     def loss(b: Batch, t: float) -> Tensor:
         noise = gumbel(len(b.labels), model.shape.classes, generator).to(both.device)
-        forget = (b.positions < len(data.forget)).to(both.device)
+        forget = sent(b.positions < len(data.forget), both.device)
         with torch.no_grad():
             logits = original(b.images)
         hard = F.one_hot(logits.argmax(1), logits.shape[1]).float()

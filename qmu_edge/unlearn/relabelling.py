@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from qmu_edge.data import Augment, Batch, ForgetRetain, Samples
+from qmu_edge.data import Augment, Batch, ForgetRetain, Samples, sent
 from qmu_edge.descent import Descent, steps_per_epoch, train_mode
 
 Loop = Literal["mixed", "sequential"]
@@ -72,12 +72,12 @@ def epoch(
     def passes() -> Iterator[tuple[Batch, Tensor]]:
         if loop == "mixed":
             for b in both.batches(batch, generator, data.augment):
-                yield b, each[b.positions.to(both.device)]
+                yield b, each[sent(b.positions, both.device)]
             return
         for samples, offset in ((forget, 0), (data.retain, n)):
             train_mode(model, statistics=len(samples) > 1)  # one image may have no deviation
             for b in samples.batches(batch, generator, data.augment):
-                yield b, each[b.positions.to(both.device) + offset]
+                yield b, each[sent(b.positions, both.device) + offset]
 
     for b, weight in passes():
         descent.step(
