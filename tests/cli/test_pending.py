@@ -369,3 +369,15 @@ def test_too_much_unlearned_forces_a_retraining(run: Any, trained: Path) -> None
     add(run, trained, {"subject_ids": ["writer-3"]})
     assert run(*words).json["batches"][0]["outcome"] == "unlearned"
     assert os.readlink(trained / "release")
+
+
+@pytest.mark.slow
+def test_a_class_and_a_person_together_are_trained_again(run: Any, trained: Path) -> None:
+    words = ("unlearn", "--pending", "--project", trained, "--json", "--quiet")
+    add(run, trained, {"class_ids": [3]})
+    add(run, trained, {"subject_ids": ["writer-1"]})
+    planned = run(*words, "--dry-run").json
+    assert planned["rungs"] == ["retrain"] and planned["rungs_forced_by"].startswith("whole classes and")
+    (batch,) = run(*words).json["batches"]
+    assert [r["outcome"] for r in batch["requests"]] == ["retrained", "retrained"]
+    assert batch["report"]["reference"]["kind"] == "retrained" and batch["report"]["retrained"]
