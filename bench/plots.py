@@ -10,7 +10,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from record import ROOT
-from tables import average_gap, load
+from tables import WHOLE, average_gap, load
 
 Points = dict[str, list[tuple[float, float]]]  # row -> gap and epoch-equivalents of each seed
 
@@ -47,12 +47,14 @@ def draw(title: str, found: Points, path: str) -> None:
 
 
 def main() -> None:
-    """One file for each network and scenario."""
+    """One file for each network and scenario that has all methods."""
     document = load(f"methods-{sys.argv[1]}")
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for cell in document["results"]:
         groups[cell["network"], cell["scenario"]].append(cell)
     for (network, scenario), cells in groups.items():
+        if len({c["row"] for c in cells}) < WHOLE:
+            continue
         path = ROOT / "bench" / "results" / f"methods-{sys.argv[1]}-{network}-{scenario}.svg"
         draw(f"{network}, {scenario}", points(cells), str(path))
         print(path.name)
