@@ -2,7 +2,8 @@
 
 Source: Warnecke et al., "Machine Unlearning of Features and Labels", NDSS 2023, arXiv:2108.11577, in
     the form that the SalUn family of papers compares with.
-Differs: scales are frozen unless `scale_lr` is given.
+Differs: the rate falls along a cosine, where theirs is constant over ten epochs; scales are frozen unless
+    `scale_lr` is given.
 """
 
 from dataclasses import dataclass

@@ -11,6 +11,7 @@ Differs: noise on weights of convolutions and of the classifier only; on scales,
     an output channel, which is what shares a quantizer step. The deviation is at most `cap` of that step:
     more would draw new codes; float layers have no step and no cap. In a request for classes their rows of
     the classifier start anew; the released code knows such a request by its size.
+Limit: weights that clip have no gradient, and count as unimportant.
 Shapes: o output channels.
 """
 

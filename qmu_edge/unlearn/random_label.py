@@ -2,7 +2,8 @@
 
 Source: Golatkar, Achille and Soatto, "Eternal Sunshine of the Spotless Net", CVPR 2020,
     arXiv:1911.04933, in the form that the SalUn family of papers compares with.
-Differs: labels are drawn anew each epoch in both loops; scales are frozen unless `scale_lr` is given.
+Differs: labels are drawn anew each epoch in both loops; the rate falls along a cosine, where theirs is
+    constant over ten epochs; scales are frozen unless `scale_lr` is given.
 Shapes: n forget images, k classes.
 """
 

@@ -10,7 +10,8 @@ Differs: ranked among weights of convolutions and of the classifier; batch-norm 
     since gradients of other kinds of parameters have another magnitude. Held weights are put back after
     each step; in the first released code momentum and weight decay moved them. The pull of "soft" is lr *
     beta / (1 - momentum) per step, so that beta is a gradient; its strength is ours. Saliency is measured
-    on plain images and does not move batch-norm statistics. Quantizer scales are frozen.
+    on plain images and does not move batch-norm statistics. The rate falls along a cosine, where theirs is
+    constant over ten epochs. Quantizer scales are frozen.
 Shapes: d weights.
 """
 

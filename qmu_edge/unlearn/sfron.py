@@ -10,6 +10,8 @@ Differs: passes over the retain set in place of a number of steps (5 are the pap
     ascent acts on convolution and classifier weights only, which become integer codes; batch-norm statistics
     move on retain images only; the clip holds for retain steps too, which seldom reach it; a loss under 1e-6
     counts as 1e-6, or else images of loss 0, which have no gradient, would take all the weight.
+Limit: the mask compares squared gradients of batches, as theirs does. A forget set smaller than a batch has
+    noisier ones, and seems to matter more than it does.
 Shapes: n forget images, d parameters.
 """
 
