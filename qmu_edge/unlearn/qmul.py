@@ -10,8 +10,8 @@ Differs: this is the algorithm of the paper, not of the released code, which com
     probability, loses one index after removing the true class, and permutes the labels between images.
     Labels and norms are measured without moving batch-norm statistics; norms over at
     most max(10, forget batches) batches of each set, quantizer scales not counted; scales are frozen
-    unless `scale_lr` is given. Labels are those of plain images in evaluation mode. The loop is "mixed" for all
-    datasets; the released code takes the sequential one for CIFAR-10 and SVHN.
+    unless `scale_lr` is given. Labels are those of plain images in evaluation mode. The loop is "mixed" for
+    all datasets; the released code takes the sequential one for CIFAR-10 and SVHN.
 Shapes: n forget images, k classes.
 """
 
