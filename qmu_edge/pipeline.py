@@ -234,7 +234,7 @@ def _reference(
     run: Run, found: dict[str, Any], before: dict[str, Any]
 ) -> tuple[Reference, dict[str, Any] | None]:
     """What to compare with, and the retrained model's report when there is one."""
-    left = gone(run.project.index, run.split)
+    left = gone(run.project.index, run.split, run.project.barred())
     together = left.classes and left.others
     if together or run.project.recipe.policy.reference == "retrained":
         retrained = _retrained(run)

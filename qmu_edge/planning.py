@@ -114,7 +114,7 @@ def rungs_for(
     ids = [row.request_id for row in rows]
     since = ledger.training_images(barred=True, besides=ids) - int(ledger.meta(EXACT) or 0)
     share = (since + len(split.forget)) / max(1, ledger.training_images())
-    found = gone(project.index, split)
+    found = gone(project.index, split, project.barred())
     why = ""
     if found.classes and found.others:
         why = "whole classes and samples of other classes go together"

@@ -75,7 +75,7 @@ def forget_retain(project: Project, split: Split, device: torch.device, state: P
         "retain": project.allowed(split.retain, "retain set"),
         "validation": project.allowed(split.validation, "validation set"),
     }
-    found = gone(project.index, split)
+    found = gone(project.index, split, project.barred())
     return ForgetRetain(
         classes=() if found.others else found.classes,
         **{name: everything.take(torch.from_numpy(part)) for name, part in parts.items()},

@@ -232,7 +232,8 @@ def divide(
     if not kept.any():
         raise RequestError("no training sample would be left to retain", reason="nothing_left")
     scopes = {c.scope for c in claims}
-    measured = alive & ~np.isin(index.labels, np.setdiff1d(index.labels[forget], index.labels[kept]))
+    left = train & ~dead & ~claimed  # with what waits: that is not deleted yet
+    measured = alive & ~np.isin(index.labels, np.setdiff1d(index.labels[forget], index.labels[left]))
     return Split(
         forget=forget,
         retain=np.flatnonzero(kept),
@@ -253,7 +254,7 @@ class Gone:
     """What a split leaves nothing of.
 
     Attributes:
-        classes: Labels that no retained sample has, whether they were named or all of their samples.
+        classes: Labels of which every training sample is deleted, whether they or their samples were named.
         others: Whether samples of other labels are forgotten too. Then no rule says what a network that
             never saw them would do: only one that is trained again does.
     """
@@ -262,10 +263,15 @@ class Gone:
     others: bool
 
 
-def gone(index: SampleIndex, split: Split) -> Gone:
-    """The classes that a split forgets whole."""
+def gone(index: SampleIndex, split: Split, barred: NDArray[np.bool_]) -> Gone:
+    """The classes that a split forgets whole; `barred` (n,) are all deleted samples.
+
+    What open requests only ask to delete is not retained, but not gone either.
+    """
     labels = index.labels[split.forget]
-    classes = np.setdiff1d(labels, index.labels[split.retain])
+    left = (index.splits == _TRAIN) & ~barred
+    left[split.forget] = False
+    classes = np.setdiff1d(labels, index.labels[left])
     # Copies of a named class under another label are not a reason to train again.
     others = split.scope != "classes" and not np.isin(labels, classes).all()
     return Gone(tuple(classes.tolist()), others)

@@ -370,6 +370,16 @@ def test_one_split_serves_many_requests() -> None:
     assert (split.scope, split.requests) == ("mixed", 2)
 
 
+NOBODY = np.zeros(len(ROWS), np.bool_)
+
+
+def test_a_class_that_waits_is_not_gone() -> None:
+    held = INDEX.labels == 0
+    split = divide(INDEX, [claim(INDEX, ask(subject_ids=["ana"]), key=KEY)], held=held)
+    assert names(split)["retain"] == "t2 t3" and gone(INDEX, split, NOBODY) == Gone((), True)
+    assert gone(INDEX, split, held) == Gone((0,), False)  # once the other request is served
+
+
 @pytest.mark.parametrize(
     ("fields", "expected", "test"),
     [
@@ -382,7 +392,7 @@ def test_one_split_serves_many_requests() -> None:
 )
 def test_a_class_of_which_nothing_is_left_is_gone(fields: Any, expected: Gone, test: str) -> None:
     split = resolve(INDEX, ask(**fields), key=KEY)
-    assert gone(INDEX, split) == expected
+    assert gone(INDEX, split, NOBODY) == expected
     assert names(split)["test"] == test
 
 
@@ -391,7 +401,7 @@ def test_copies_of_a_named_class_under_another_label_change_nothing() -> None:
     index = make_index(rows)
     split = resolve(index, ask(class_ids=[0]), key=KEY)
     assert [index.ids[i] for i in split.forget] == ["t0", "t1", "t4"]
-    assert gone(index, split) == Gone((0,), False)
+    assert gone(index, split, np.zeros(len(rows), np.bool_)) == Gone((0,), False)
 
 
 def test_nothing_may_be_left_to_forget_or_to_retain() -> None:
