@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
 
 
 def interleaved(

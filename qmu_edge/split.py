@@ -233,7 +233,7 @@ def divide(
         raise RequestError("no training sample would be left to retain", reason="nothing_left")
     scopes = {c.scope for c in claims}
     left = train & ~dead & ~claimed  # with what waits: that is not deleted yet
-    measured = alive & ~np.isin(index.labels, np.setdiff1d(index.labels[forget], index.labels[left]))
+    measured = alive & ~np.isin(index.labels, _whole(index, forget, left))
     return Split(
         forget=forget,
         retain=np.flatnonzero(kept),
@@ -268,13 +268,17 @@ def gone(index: SampleIndex, split: Split, barred: NDArray[np.bool_]) -> Gone:
 
     What open requests only ask to delete is not retained, but not gone either.
     """
-    labels = index.labels[split.forget]
     left = (index.splits == _TRAIN) & ~barred
     left[split.forget] = False
-    classes = np.setdiff1d(labels, index.labels[left])
+    classes = _whole(index, split.forget, left)
     # Copies of a named class under another label are not a reason to train again.
-    others = split.scope != "classes" and not np.isin(labels, classes).all()
+    others = split.scope != "classes" and not np.isin(index.labels[split.forget], classes).all()
     return Gone(tuple(classes.tolist()), others)
+
+
+def _whole(index: SampleIndex, forget: NDArray[np.int64], left: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Labels of forgotten samples that no sample which is `left` (n,) has."""
+    return np.setdiff1d(index.labels[forget], index.labels[left])
 
 
 def stones_of(index: SampleIndex, part: Claim) -> list[tuple[str, str]]:
