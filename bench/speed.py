@@ -7,24 +7,27 @@ Networks take turns in one process, W4A4, one forward, backward and SGD step on 
     learned     as training runs it: quantizer steps learned too
     brevitas    Brevitas' own layers and quantizers in float32, as they come; steps learned
 
-Ratios are what counts. On a machine that others use too, `--clock cpu --threads 1` counts the processor's
-time, which waiting does not add to.
+Each turn begins with a step that is not timed, which gets its memory back; all but `brevitas` keep it between
+steps, as runs do. Ratios are what counts. On a machine that others use too, `--clock cpu --threads 1` counts the
+processor's time, which waiting does not add to.
 
-    python bench/speed.py [--width 0.5] [--batch 128] [--repeats 15] [--threads 2] [--clock wall]
+    python bench/speed.py [--device cpu] [--width 1.0] [--batch 128] [--repeats 15] [--threads 2] [--clock wall]
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import brevitas.nn as qnn
 import torch
 import torch.nn.functional as F
 from brevitas.core.quant import IntQuant
-from record import float_twin, interleaved, summary, write
+from record import float_twin, summary, write
 from torch import nn
 
+from qmu_edge.allocator import kept_memory
 from qmu_edge.descent import Descent, Optimization
 from qmu_edge.models import build, quantized
 from qmu_edge.models.fused import FusedIntQuant
@@ -73,27 +76,49 @@ def step_of(
     return lambda: descent.step(lambda: F.cross_entropy(model(images), labels), len(labels))
 
 
+def turns(
+    steps: dict[str, Callable[[], None]], device: torch.device, repeats: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Seconds of a step of each kind, which take turns; each turn begins with a step that is not timed."""
+    seconds: dict[str, list[float]] = {kind: [] for kind in steps}
+    for _ in range(repeats):
+        for kind, step in steps.items():
+            with nullcontext() if kind == "brevitas" else kept_memory(device):
+                _finished(step, device)
+                start = clock()
+                _finished(step, device)
+                seconds[kind].append(clock() - start)
+    return seconds
+
+
+def _finished(step: Callable[[], None], device: torch.device) -> None:
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def main() -> None:
-    """Time ResNet18 and MobileNetV2 in bfloat16 and float32; write bench/results/speed.json."""
+    """Time ResNet18 and MobileNetV2 in bfloat16 and float32; write bench/results/speed-<device>.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=float, default=0.5)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    images = torch.rand(options.batch, 3, 32, 32)
+    device = torch.device(options.device)
+    images = torch.rand(options.batch, 3, 32, 32, device=device)
     results: dict[str, Any] = {}
     for architecture in ("resnet18", "mobilenet_v2"):
         for precision in ("bfloat16", "float32"):
             work = {kind: step_of(kind, architecture, precision, images, options) for kind in KINDS}
-            seconds = interleaved(work, repeats=options.repeats, clock=CLOCKS[options.clock])
-            rows = summary(seconds, "float")
+            rows = summary(turns(work, device, options.repeats, CLOCKS[options.clock]), "float")
             results[f"{architecture} {precision}"] = rows
             print(architecture, precision, {k: round(v["ratio"], 2) for k, v in rows.items()}, flush=True)
     settings = {**vars(options), "machine_code": native() is not None}
-    print(write("speed", settings, results))
+    print(write(f"speed-{options.device}", settings, results))
 
 
 if __name__ == "__main__":

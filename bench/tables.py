@@ -33,7 +33,7 @@ def where(document: dict[str, Any]) -> str:
 
 def speed() -> str:
     """Training steps relative to the float network, and how much faster than Brevitas alone."""
-    document = load("speed")
+    document = load("speed-cpu")
     columns = ("W4A4 step", "float", "unlearning", "training", "Brevitas, float32", "Brevitas / unlearning")
     lines = [f"| {' | '.join(columns)} |", "|---|---:|---:|---:|---:|---:|"]
     for name, row in document["results"].items():

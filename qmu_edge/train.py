@@ -14,6 +14,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from qmu_edge.allocator import kept_memory
 from qmu_edge.data import Augment, Samples
 from qmu_edge.descent import Descent, Optimization, steps_per_epoch
 from qmu_edge.models.scales import calibrate, calibration_batches
@@ -69,13 +70,14 @@ def fit(
     if first == 0:
         calibrate_on(model, samples, recipe.batch, generator, augment)
     saved = time.monotonic()
-    for epoch in range(first, recipe.epochs):
-        model.train()
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
-        descent.epoch(samples.batches(recipe.batch, generator, augment))
-        if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
-            _save(descent, generator, run, epoch + 1, resume)
-            saved = time.monotonic()
+    with kept_memory(samples.device):
+        for epoch in range(first, recipe.epochs):
+            model.train()
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
+            descent.epoch(samples.batches(recipe.batch, generator, augment))
+            if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
+                _save(descent, generator, run, epoch + 1, resume)
+                saved = time.monotonic()
     progress.finish()
     if resume is not None:
         resume.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from typing import Any, Final, get_type_hints
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from qmu_edge.allocator import kept_memory
 from qmu_edge.data import ForgetRetain
 from qmu_edge.errors import ConfigError
 from qmu_edge.models.layers import Classifier
@@ -103,7 +104,8 @@ def apply(
     data.forget.require_some("forget")
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
     method(name).check(model, data, params)
-    changed = method(name).run(model, data, params, generator)
+    with kept_memory(data.retain.device):
+        changed = method(name).run(model, data, params, generator)
     for parameter in changed.parameters():
         parameter.requires_grad_(True)  # a method may have frozen some
     return changed.eval()
