@@ -7,11 +7,11 @@ Networks take turns in one process, W4A4, one forward, backward and SGD step on 
     learned     as training runs it: quantizer steps learned too
     brevitas    Brevitas' own layers and quantizers in float32, as they come; steps learned
 
-Each turn begins with a step that is not timed, which gets its memory back; all but `brevitas` keep it between
-steps, as runs do. Ratios are what counts. On a machine that others use too, `--clock cpu --threads 1` counts the
-processor's time, which waiting does not add to.
+Each turn begins with a step that is not timed, which gets its memory back; all but `brevitas` keep it
+between steps, as runs do. Ratios are what counts. On a machine that others use too, `--clock cpu --threads 1`
+counts the processor's time, which waiting does not add to.
 
-    python bench/speed.py [--device cpu] [--width 1.0] [--batch 128] [--repeats 15] [--threads 2] [--clock wall]
+    python bench/speed.py [--device cpu] [--width 1.0] [--batch 128] [--repeats 15] [--threads 2]
 """
 
 import argparse
