@@ -1,8 +1,8 @@
 """Memory that stays with the process between the steps of a run.
 
-glibc hands freed memory back to the system: large pieces at once, the end of its heap as soon as enough is
-free. A training step frees all that it has stored, and the next one gets it again page by page, each zeroed by
-the kernel first: a tenth to a third of a step on a processor.
+glibc hands freed memory back to the system: large pieces at once, the end of its heap as soon as enough
+is free. A training step frees all that it has stored, and the next one gets it again page by page, each
+zeroed by the kernel first: a tenth to a third of a step on a processor.
 """
 
 import ctypes
