@@ -47,8 +47,8 @@ def values(
 
 def gradients(
     x: Float[Tensor, "*n"], grad: Float[Tensor, "*n"], step: Float[Tensor, "*s"], grid: Grid, *, of_step: bool
-) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*r"] | None]:
-    """Gradient of `x`, and of `step` summed over the last dimension where it is wanted.
+) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*s"] | None]:
+    """Gradient of `x`, and of `step` where it is wanted.
 
     Value: 1 inside the clipping range, 0 outside. Step: code - x/step inside, the clipped code outside. The
     sum is one of numbers as wide as the step: in half precision it would lose most of its terms.
@@ -65,11 +65,15 @@ def gradients(
     if not of_step:
         return of_x, None
     slope = torch.where(inside, code - scaled, code)
-    return of_x, (grad.to(step.dtype) * slope).sum(-1)
+    return of_x, (grad.to(step.dtype) * slope).sum_to_size(step.shape)
 
 
 class Passes(NamedTuple):
-    """The two functions above, or others that compute the same."""
+    """The two functions above, or others that compute the same for tensors without gaps.
+
+    A step is one number, or one for each entry of the first dimension, which is then the outermost in memory.
+    Values and gradients lie in memory as `x` does.
+    """
 
     values: Callable[[Tensor, Tensor, Grid, torch.dtype], Tensor]
     gradients: Callable[..., tuple[Tensor, Tensor | None]]
@@ -95,30 +99,10 @@ def using(passes: Passes) -> Iterator[None]:
         _current = before
 
 
-class _Rows(NamedTuple):
-    """How a tensor becomes a row of numbers in memory order, or one row for each channel, and back."""
-
-    order: list[int]
-    shape: list[int]
-    channels: int
-
-    @classmethod
-    def of(cls, x: Tensor, step: Tensor) -> "_Rows":
-        channels, strides = step.numel() if step.dim() else 0, x.stride()
-        # Channels come first whatever their stride is; the other dimensions as they lie.
-        order = sorted(range(x.dim()), key=lambda d: (channels > 0 and d > 0, -strides[d]))
-        return cls(order, [x.shape[d] for d in order], channels)
-
-    def rows(self, x: Tensor) -> Tensor:
-        ordered = x.permute(self.order)
-        return (ordered.reshape(self.channels, -1) if self.channels else ordered.reshape(-1)).contiguous()
-
-    def steps(self, step: Tensor) -> Tensor:
-        return step.reshape(-1, 1) if self.channels else step
-
-    def restored(self, rows: Tensor) -> Tensor:
-        back = sorted(range(len(self.order)), key=self.order.__getitem__)
-        return rows.view(self.shape).permute(back)
+def _order(x: Tensor) -> torch.memory_format:
+    """An order of memory without gaps in which the first dimension is the outermost; that of `x` if it can be."""
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 class FakeQuantize(torch.autograd.Function):
@@ -132,22 +116,21 @@ class FakeQuantize(torch.autograd.Function):
         ctx: Any, x: Float[Tensor, "*x"], step: Float[Tensor, "*s"], grid: Grid, dtype: torch.dtype
     ) -> Float[Tensor, "*x"]:
         """See `fake_quantize`."""
-        layout = _Rows.of(x, step)
+        ctx.order = _order(x)
+        x = x.contiguous(memory_format=ctx.order)
         ctx.save_for_backward(x, step)
-        ctx.grid, ctx.passes, ctx.layout = grid, _current, layout
-        return layout.restored(_current.values(layout.rows(x), layout.steps(step), grid, dtype))
+        ctx.grid, ctx.passes = grid, _current
+        return _current.values(x, step, grid, dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Float[Tensor, "*x"]) -> tuple[Tensor, Tensor | None, None, None]:
         """Gradients of value and step."""
         x, step = ctx.saved_tensors
-        layout: _Rows = ctx.layout
         passes = PLAIN if torch.is_grad_enabled() else ctx.passes  # someone differentiates once more
         of_x, of_step = passes.gradients(
-            layout.rows(x), layout.rows(grad), layout.steps(step), ctx.grid,
-            of_step=ctx.needs_input_grad[1],
-        )  # fmt: skip
-        return layout.restored(of_x), None if of_step is None else of_step.reshape(step.shape), None, None
+            x, grad.contiguous(memory_format=ctx.order), step, ctx.grid, of_step=ctx.needs_input_grad[1]
+        )
+        return of_x, of_step, None, None
 
 
 def fake_quantize(

@@ -69,8 +69,8 @@ def _passes(library: ctypes.CDLL) -> Passes:
         function = of_values.get((x.dtype, dtype))
         if function is None or not _served(x, step):
             return PLAIN.values(x, step, grid, dtype)
-        y = torch.empty(x.shape, dtype=dtype)
-        function(x.data_ptr(), step.data_ptr(), _Grid(*grid), *_size(x), y.data_ptr())
+        y = torch.empty_like(x, dtype=dtype)
+        function(x.data_ptr(), step.data_ptr(), _Grid(*grid), *_size(x, step), y.data_ptr())
         return y
 
     def gradients(
@@ -79,14 +79,14 @@ def _passes(library: ctypes.CDLL) -> Passes:
         function = of_gradients.get((x.dtype, grad.dtype))
         if function is None or not _served(x, step):
             return PLAIN.gradients(x, grad, step, grid, of_step=of_step)
-        rows, width = _size(x)
+        rows, width = _size(x, step)
         out = torch.empty_like(x)
-        sums = torch.empty((*x.shape[:-1], -(-width // block))) if of_step else None
+        sums = torch.empty(rows, -(-width // block)) if of_step else None
         function(
             x.data_ptr(), grad.data_ptr(), step.data_ptr(), _Grid(*grid), rows, width,
             out.data_ptr(), None if sums is None else sums.data_ptr(),
         )  # fmt: skip
-        return out, None if sums is None else sums.sum(-1)
+        return out, None if sums is None else sums.sum(-1).view(step.shape)
 
     return Passes(values, gradients)
 
@@ -95,5 +95,7 @@ def _served(x: Tensor, step: Tensor) -> bool:
     return x.is_cpu and step.dtype == torch.float32 and step.is_contiguous()
 
 
-def _size(x: Tensor) -> tuple[int, int]:
-    return (x.shape[0] if x.dim() == 2 else 1), x.shape[-1]
+def _size(x: Tensor, step: Tensor) -> tuple[int, int]:
+    """Rows that have a step each, and numbers in a row."""
+    rows = step.numel()
+    return rows, x.numel() // max(1, rows)

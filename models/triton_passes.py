@@ -7,7 +7,7 @@ against the plain passes before they are used.
 Numbers are rounded by arithmetic that means the same on every machine: division is IEEE's, adding and taking
 away 1.5 * 2**23 rounds half to even what was clipped before, and bfloat16 is made from bits.
 
-Shapes: r rows of w numbers in memory order, each row with its own step.
+A tensor is r rows of w numbers in memory order, each row with its own step.
 """
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
 
@@ -75,10 +75,10 @@ def _gradients(
         tl.store(sums + row * tl.num_programs(0) + part, tl.sum(given * slope))
 
 
-def _cut(x: Tensor) -> tuple[int, tuple[int, int]]:
+def _cut(x: Tensor, step: Tensor) -> tuple[int, tuple[int, int]]:
     """Width of a row, and the programs that a kernel needs."""
-    rows, width = (x.shape[0] if x.dim() == 2 else 1), x.shape[-1]
-    return width, (-(-width // BLOCK), rows)
+    width = x.numel() // step.numel()
+    return width, (-(-width // BLOCK), step.numel())
 
 
 def _served(x: Tensor, other: torch.dtype, step: Tensor) -> bool:
@@ -92,8 +92,8 @@ def values(x: Tensor, step: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
     """See `fused.values`."""
     if not _served(x, dtype, step):
         return PLAIN.values(x, step, grid, dtype)
-    y = torch.empty(x.shape, dtype=dtype, device=x.device)
-    width, programs = _cut(x)
+    y = torch.empty_like(x, dtype=dtype)
+    width, programs = _cut(x, step)
     with torch.cuda.device_of(x):
         _values[programs](
             x, step, y, width, grid.low, grid.high, half=dtype == torch.bfloat16, block=BLOCK
@@ -108,14 +108,14 @@ def gradients(
     if not _served(x, grad.dtype, step):
         return PLAIN.gradients(x, grad, step, grid, of_step=of_step)
     out = torch.empty_like(x)
-    width, programs = _cut(x)
-    sums = torch.empty((*x.shape[:-1], programs[0]) if of_step else 1, device=x.device)
+    width, programs = _cut(x, step)
+    sums = torch.empty(programs[::-1] if of_step else 1, device=x.device)
     with torch.cuda.device_of(x):
         _gradients[programs](
             x, grad, step, out, sums, width, *grid,
             half=x.dtype == torch.bfloat16, of_step=of_step, block=BLOCK,
         )  # fmt: skip
-    return out, sums.sum(-1) if of_step else None
+    return out, sums.sum(-1).view(step.shape) if of_step else None
 
 
 @cache
