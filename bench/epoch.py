@@ -1,8 +1,8 @@
 """How long does an epoch of training take, where does it go, and how far is it from what the machine can do?
 
 The float network and the W4A4 one, as training runs them, take turns: an epoch on made-up images, cropped and
-flipped. Beside the seconds stand those of data, steps and the rest, the most memory, and a floor: arithmetic of
-the convolutions at the speed of a large matrix product, and everything else at the speed of copying memory.
+flipped. Beside the seconds stand those of data, steps and the rest, the most memory, and a floor: arithmetic
+of the convolutions at the speed of a large matrix product, everything else at the speed of copying memory.
 
     python bench/epoch.py [--device cuda] [--images 50000] [--batch 256] [--epochs 3] [--width 1.0]
 """
@@ -38,7 +38,7 @@ def network(architecture: str, options: argparse.Namespace) -> Classifier:
     model = build(recipe, Shape(channels=3, classes=10), 0).to(options.device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     calibrate(model, [torch.rand(options.batch, 3, 32, 32, device=options.device)])
-    return model.train()  # type: ignore[no-any-return]
+    return model.train()
 
 
 def epochs(model: nn.Module, samples: Samples, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -145,7 +145,9 @@ def main() -> None:
         rows: dict[str, Any] = {kind: averaged(runs) for kind, runs in found.items()}
         rows["floor"] = floor(network(architecture, options), options.images, options)
         results[architecture] = rows
-        print(architecture, {k: {n: round(v, 3) for n, v in row.items()} for k, row in rows.items()}, flush=True)
+        print(
+            architecture, {k: {n: round(v, 3) for n, v in row.items()} for k, row in rows.items()}, flush=True
+        )
     print(write(f"epoch-{options.device}", vars(options), results))
 
 

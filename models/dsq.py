@@ -11,7 +11,7 @@ Differs: the ends of the range are those of a learned step, whose derivative is 
     within 0.001 and 0.5. The authors' later code rounds while training too and fixes the softness at 0.4.
 """
 
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from jaxtyping import Float
@@ -69,3 +69,7 @@ class SoftIntQuant(FusedIntQuant):
             beyond = x / step.detach() != scaled.detach()
             value = value + torch.where(beyond, x - x.detach(), 0.0)
         return value.to(dtype)
+
+    def on_learned_step(self, x: Tensor, scaling: Any, grid: Grid, dtype: torch.dtype) -> Tensor:
+        """The same, the value of the step before it."""
+        return self.while_training(x, scaling(x), grid, dtype)

@@ -19,6 +19,8 @@ from brevitas.core.quant import IntQuant
 from jaxtyping import Float
 from torch import Tensor
 
+from qmu_edge.models.steps import SMALLEST_STEP, step_value
+
 
 class Grid(NamedTuple):
     """Codes of a quantizer.
@@ -27,11 +29,15 @@ class Grid(NamedTuple):
         low, high: Smallest and largest code.
         floor: What x/step must exceed to have a gradient: 0 where a rectifier belongs to the quantizer. The
             value needs no such thing: a grid that begins at 0 rectifies by clipping.
+        smallest, power_of_two: What a given step counts as, see `step_value`; the gradient passes straight
+            through to the given one.
     """
 
     low: float
     high: float
     floor: float = -math.inf
+    smallest: float = 0.0
+    power_of_two: bool = False
 
 
 def values(
@@ -42,30 +48,37 @@ def values(
     >>> values(torch.tensor([-0.7, 0.25, 9.0]), torch.tensor(0.5), Grid(0, 3), torch.float32)
     tensor([0.0000, 0.0000, 1.5000])
     """
-    return ((x.to(step.dtype) / step).round_().clamp_(grid.low, grid.high) * step).to(dtype)
+    value = step_value(step, grid.smallest, power_of_two=grid.power_of_two)
+    return ((x.to(step.dtype) / value).round_().clamp_(grid.low, grid.high) * value).to(dtype)
 
 
 def gradients(
-    x: Float[Tensor, "*n"], grad: Float[Tensor, "*n"], step: Float[Tensor, "*s"], grid: Grid, *, of_step: bool
+    x: Float[Tensor, "*n"],
+    grad: Float[Tensor, "*n"],
+    step: Float[Tensor, "*s"],
+    grid: Grid,
+    *,
+    factor: float | None,
 ) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*s"] | None]:
-    """Gradient of `x`, and of `step` where it is wanted.
+    """Gradient of `x`, and `factor` times that of `step` where there is one.
 
     Value: 1 inside the clipping range, 0 outside. Step: code - x/step inside, the clipped code outside. The
     sum is one of numbers as wide as the step: in half precision it would lose most of its terms.
 
     >>> x, ones = torch.tensor([-0.1, 0.3, 9.0]), torch.ones(3)
-    >>> gradients(x, ones, torch.tensor(0.5), Grid(0, 3, floor=0), of_step=True)
+    >>> gradients(x, ones, torch.tensor(0.5), Grid(0, 3, floor=0), factor=1)
     (tensor([0., 1., 0.]), tensor(3.4000))
     """
-    scaled = x.to(step.dtype) / step
+    scaled = x.to(step.dtype) / step_value(step.detach(), grid.smallest, power_of_two=grid.power_of_two)
     rounded = scaled.round()
     code = rounded.clamp(grid.low, grid.high)
     inside = (rounded == code) & (scaled > grid.floor)
     of_x = (grad * inside).to(x.dtype)
-    if not of_step:
+    if factor is None:
         return of_x, None
     slope = torch.where(inside, code - scaled, code)
-    return of_x, (grad.to(step.dtype) * slope).sum_to_size(step.shape)
+    of_value = (grad.to(step.dtype) * slope).sum_to_size(step.shape)
+    return of_x, of_value * (step.sign() * factor)
 
 
 class Passes(NamedTuple):
@@ -100,7 +113,7 @@ def using(passes: Passes) -> Iterator[None]:
 
 
 def _order(x: Tensor) -> torch.memory_format:
-    """An order of memory without gaps in which the first dimension is the outermost; that of `x` if it can be."""
+    """An order of memory whose outermost dimension is the first; that of `x` where it is one."""
     last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
@@ -113,24 +126,30 @@ class FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Float[Tensor, "*x"], step: Float[Tensor, "*s"], grid: Grid, dtype: torch.dtype
+        ctx: Any,
+        x: Float[Tensor, "*x"],
+        step: Float[Tensor, "*s"],
+        grid: Grid,
+        dtype: torch.dtype,
+        factor: float,
     ) -> Float[Tensor, "*x"]:
         """See `fake_quantize`."""
         ctx.order = _order(x)
         x = x.contiguous(memory_format=ctx.order)
         ctx.save_for_backward(x, step)
-        ctx.grid, ctx.passes = grid, _current
+        ctx.grid, ctx.passes, ctx.factor = grid, _current, factor
         return _current.values(x, step, grid, dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Float[Tensor, "*x"]) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Float[Tensor, "*x"]) -> tuple[Tensor, Tensor | None, None, None, None]:
         """Gradients of value and step."""
         x, step = ctx.saved_tensors
         passes = PLAIN if torch.is_grad_enabled() else ctx.passes  # someone differentiates once more
         of_x, of_step = passes.gradients(
-            x, grad.contiguous(memory_format=ctx.order), step, ctx.grid, of_step=ctx.needs_input_grad[1]
-        )
-        return of_x, of_step, None, None
+            x, grad.contiguous(memory_format=ctx.order), step, ctx.grid,
+            factor=ctx.factor if ctx.needs_input_grad[1] else None,
+        )  # fmt: skip
+        return of_x, of_step, None, None, None
 
 
 def fake_quantize(
@@ -139,6 +158,7 @@ def fake_quantize(
     grid: Grid,
     dtype: torch.dtype,
     *,
+    factor: float = 1.0,
     through: bool = False,
 ) -> Float[Tensor, "*x"]:
     """`x` on the grid as `dtype`, with LSQ's gradients.
@@ -148,10 +168,11 @@ def fake_quantize(
         step: Shape (), or (n, 1, ...) for the n channels that `x` has in its first dimension.
         grid: Codes.
         dtype: Of the result; the gradient of `x` has that of `x`.
+        factor: What the gradient of the step is multiplied by.
         through: Let the gradient of `x` pass outside of the clipping range as well.
     """
     value = x.detach() if through else x
-    quantized: Tensor = FakeQuantize.apply(value, step, grid, dtype)  # type: ignore[no-untyped-call]
+    quantized: Tensor = FakeQuantize.apply(value, step, grid, dtype, factor)  # type: ignore[no-untyped-call]
     return quantized + (x - value).to(dtype) if through else quantized
 
 
@@ -183,3 +204,9 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
     def while_training(self, x: Tensor, step: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
         """`x` on the grid as `dtype`, with the gradients of this quantizer."""
         return fake_quantize(x, step, grid, dtype, through=self.clamp_through)
+
+    def on_learned_step(self, x: Tensor, scaling: Any, grid: Grid, dtype: torch.dtype) -> Tensor:
+        """The same for a `LearnedStep`, which becomes a value, and gets its gradient, in the same passes."""
+        grid = grid._replace(smallest=SMALLEST_STEP, power_of_two=scaling.power_of_two)
+        factor = scaling.gradient_scale(x)
+        return fake_quantize(x, scaling.step, grid, dtype, factor=factor, through=self.clamp_through)

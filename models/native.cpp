@@ -16,7 +16,8 @@ using Bfloat16 = uint16_t;
 constexpr int64_t BLOCK = 8192;
 
 struct Grid {
-    float low, high, floor;
+    float low, high, floor, smallest;
+    int32_t power_of_two;
 };
 
 inline float wide(float x) { return x; }
@@ -36,6 +37,20 @@ inline void store(Bfloat16* to, float value) {  // round half to even
     const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     *to = static_cast<Bfloat16>(value == value ? rounded : 0x7fc0);
 }
+
+inline float step_value(float step, Grid grid) {  // NaN stays NaN
+    float value = std::fabs(step);
+    value = value < grid.smallest ? grid.smallest : value;
+    if (grid.power_of_two && value == value) {
+        uint32_t bits;
+        std::memcpy(&bits, &value, sizeof bits);
+        bits = (bits + 0x400000) & 0x7f800000;  // from 1.5 on the fraction carries into the exponent
+        std::memcpy(&value, &bits, sizeof bits);
+    }
+    return value;
+}
+
+inline float sign(float x) { return static_cast<float>((x > 0) - (x < 0)); }
 
 inline float clipped(float code, Grid grid) {  // written so that NaN stays NaN
     code = code < grid.low ? grid.low : code;
@@ -85,17 +100,19 @@ void for_blocks(int64_t rows, int64_t width, Work work) {
 template <class X, class Y>
 void values(const X* x, const float* step, Grid grid, int64_t rows, int64_t width, Y* y) {
     for_blocks(rows, width, [=](int64_t, int64_t row, int64_t begin, int64_t n) {
-        value_block(x + begin, step[row], grid, n, y + begin);
+        value_block(x + begin, step_value(step[row], grid), grid, n, y + begin);
     });
 }
 
-// `sums` has one place per block; without it only the gradient of x is computed.
+// `sums` has one place per block, for `factor` times the gradient of the step; without it only the gradient of x
+// is computed.
 template <class X, class Y>
 void gradients(const X* x, const Y* grad, const float* step, Grid grid, int64_t rows, int64_t width, X* out,
-               float* sums) {
+               float* sums, float factor) {
     for_blocks(rows, width, [=](int64_t block, int64_t row, int64_t begin, int64_t n) {
-        gradient_block(x + begin, grad + begin, step[row], grid, n, out + begin);
-        if (sums) sums[block] = step_block(x + begin, grad + begin, step[row], grid, n);
+        const float value = step_value(step[row], grid);
+        gradient_block(x + begin, grad + begin, value, grid, n, out + begin);
+        if (sums) sums[block] = step_block(x + begin, grad + begin, value, grid, n) * (sign(step[row]) * factor);
     });
 }
 
@@ -108,8 +125,8 @@ void gradients(const X* x, const Y* grad, const float* step, Grid grid, int64_t 
         values(x, step, grid, rows, width, y);                                                                \
     }                                                                                                         \
     extern "C" void gradients_##NAME(const X* x, const Y* grad, const float* step, Grid grid, int64_t rows,   \
-                                     int64_t width, X* out, float* sums) {                                    \
-        gradients(x, grad, step, grid, rows, width, out, sums);                                               \
+                                     int64_t width, X* out, float* sums, float factor) {                      \
+        gradients(x, grad, step, grid, rows, width, out, sums, factor);                                       \
     }
 
 PASSES(float32_float32, float, float)

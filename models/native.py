@@ -33,7 +33,15 @@ TYPES: Final = {
 
 
 class _Grid(ctypes.Structure):
-    _fields_ = (("low", ctypes.c_float), ("high", ctypes.c_float), ("floor", ctypes.c_float))
+    _fields_ = (
+        ("low", ctypes.c_float), ("high", ctypes.c_float), ("floor", ctypes.c_float),
+        ("smallest", ctypes.c_float), ("power_of_two", ctypes.c_int32),
+    )  # fmt: skip
+
+
+@cache
+def _structure(grid: Grid) -> _Grid:
+    return _Grid(*grid)
 
 
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
@@ -62,7 +70,9 @@ def _passes(library: ctypes.CDLL) -> Passes:
     for function in of_values.values():
         function.argtypes, function.restype = [_POINTER, _POINTER, _Grid, _SIZE, _SIZE, _POINTER], None
     for function in of_gradients.values():
-        function.argtypes = [_POINTER, _POINTER, _POINTER, _Grid, _SIZE, _SIZE, _POINTER, _POINTER]
+        function.argtypes = [
+            _POINTER, _POINTER, _POINTER, _Grid, _SIZE, _SIZE, _POINTER, _POINTER, ctypes.c_float,
+        ]  # fmt: skip
         function.restype = None
 
     def values(x: Tensor, step: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
@@ -70,21 +80,21 @@ def _passes(library: ctypes.CDLL) -> Passes:
         if function is None or not _served(x, step):
             return PLAIN.values(x, step, grid, dtype)
         y = torch.empty_like(x, dtype=dtype)
-        function(x.data_ptr(), step.data_ptr(), _Grid(*grid), *_size(x, step), y.data_ptr())
+        function(x.data_ptr(), step.data_ptr(), _structure(grid), *_size(x, step), y.data_ptr())
         return y
 
     def gradients(
-        x: Tensor, grad: Tensor, step: Tensor, grid: Grid, *, of_step: bool
+        x: Tensor, grad: Tensor, step: Tensor, grid: Grid, *, factor: float | None
     ) -> tuple[Tensor, Tensor | None]:
         function = of_gradients.get((x.dtype, grad.dtype))
         if function is None or not _served(x, step):
-            return PLAIN.gradients(x, grad, step, grid, of_step=of_step)
+            return PLAIN.gradients(x, grad, step, grid, factor=factor)
         rows, width = _size(x, step)
         out = torch.empty_like(x)
-        sums = torch.empty(rows, -(-width // block)) if of_step else None
+        sums = torch.empty(rows, -(-width // block)) if factor is not None else None
         function(
-            x.data_ptr(), grad.data_ptr(), step.data_ptr(), _Grid(*grid), rows, width,
-            out.data_ptr(), None if sums is None else sums.data_ptr(),
+            x.data_ptr(), grad.data_ptr(), step.data_ptr(), _structure(grid), rows, width,
+            out.data_ptr(), None if sums is None else sums.data_ptr(), factor or 0.0,
         )  # fmt: skip
         return out, None if sums is None else sums.sum(-1).view(step.shape)
 

@@ -64,3 +64,7 @@ class ClippedIntQuant(FusedIntQuant):
         """`x` on the grid as `dtype`."""
         quantized: Tensor = ClippedQuantize.apply(x, step, grid, dtype)  # type: ignore[no-untyped-call]
         return quantized
+
+    def on_learned_step(self, x: Tensor, scaling: Any, grid: Grid, dtype: torch.dtype) -> Tensor:
+        """The same, the value of the step before it."""
+        return self.while_training(x, scaling(x), grid, dtype)

@@ -34,7 +34,7 @@ def _activation(layer: Any, x: Tensor, *, rectify: bool) -> Tensor | None:
     grid = quantizer.int_quant.grid(quantizer.msb_clamp_bit_width_impl)
     if rectify:
         grid = grid._replace(floor=0.0)
-    made: Tensor = quantizer.int_quant.while_training(x, quantizer.scaling_impl(x), grid, x.dtype)
+    made: Tensor = quantizer.int_quant.on_learned_step(x, quantizer.scaling_impl, grid, x.dtype)
     return made
 
 
@@ -47,7 +47,7 @@ def _weight(layer: Any) -> Tensor | None:
     mixed = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if mixed else weight.dtype
     grid = quantizer.int_quant.grid(quantizer.msb_clamp_bit_width_impl)
-    made: Tensor = quantizer.int_quant.while_training(weight, quantizer.scaling_impl(weight), grid, dtype)
+    made: Tensor = quantizer.int_quant.on_learned_step(weight, quantizer.scaling_impl, grid, dtype)
     return made
 
 

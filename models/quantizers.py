@@ -30,14 +30,13 @@ from brevitas.quant import (
     Int8WeightPerChannelFloat,
     Uint8ActPerTensorFloat,
 )
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from qmu_edge.models.dsq import SoftIntQuant
 from qmu_edge.models.fused import FusedIntQuant
 from qmu_edge.models.pact import ClippedIntQuant
-
-SMALLEST_STEP: Final = 1e-8  # a step may shrink while it is learned, never reach zero
+from qmu_edge.models.steps import SMALLEST_STEP, step_value
 
 
 def initial_step(
@@ -53,28 +52,6 @@ def initial_step(
     """
     step = torch.minimum(2.0 * mean_magnitude / math.sqrt(largest_code), largest_magnitude / largest_code)
     return step.clamp_min(SMALLEST_STEP)
-
-
-def short_mantissa(x: Shaped[Tensor, "*s"], bits: int) -> Shaped[Tensor, "*s"]:
-    """The nearest number whose mantissa has `bits` bits; with one bit, the nearest power of two.
-
-    >>> short_mantissa(torch.tensor([0.3, -0.7, 0.8, 1.1]), 1)
-    tensor([ 0.2500, -0.5000,  1.0000,  1.0000])
-    """
-    mantissa, exponent = torch.frexp(x)
-    return torch.ldexp((mantissa * 2.0**bits).round() / 2.0**bits, exponent)
-
-
-def nearest_power_of_two(x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """`short_mantissa(x, 1)` for positive numbers, in a third of the operations where they are float32.
-
-    >>> nearest_power_of_two(torch.tensor([0.3, 0.75, 0.8, 1.1]))
-    tensor([0.2500, 1.0000, 1.0000, 1.0000])
-    """
-    if x.dtype != torch.float32:
-        return short_mantissa(x, 1)
-    # From 1.5 on the fraction carries into the exponent; then it is cut off.
-    return ((x.view(torch.int32) + (1 << 22)) & (255 << 23)).view(torch.float32)
 
 
 def step_gradient_scale(elements: int, largest_code: int) -> float:
@@ -145,14 +122,13 @@ class LearnedStep(nn.Module):
         return scaled
 
     def value(self) -> Float[Tensor, "*s"]:
-        """What quantizers take for the step, without a gradient."""
-        step = self.step.detach().abs().clamp_min_(SMALLEST_STEP)  # abs: one pushed below zero comes back
-        return nearest_power_of_two(step) if self.power_of_two else step
+        """What the step counts as, without a gradient."""
+        return step_value(self.step.detach(), SMALLEST_STEP, power_of_two=self.power_of_two)
 
     def gradient_scale(self, x: Tensor) -> float:
         """What the gradient of the step is multiplied by."""
         # Activations count features, not images: the loss is a mean over the batch already.
-        elements = x[0].numel() if self.step.dim() == 0 else x.numel()
+        elements = x.numel() // len(x) if self.step.dim() == 0 else x.numel()
         return step_gradient_scale(elements, self.largest_code)
 
     def observe(self, x: Tensor) -> None:

@@ -40,18 +40,29 @@ def _stored(value, half: tl.constexpr):
 
 
 @triton.jit
-def _scaled(x, step, row, at, width, low, high):
-    """x/step, clipped one code outside of the grid, so that it can be rounded by adding; and the step."""
-    s = tl.load(step + row)
-    v = tl.load(x + row * width + at, mask=at < width, other=0.0).to(tl.float32)
-    scaled = tl.math.div_rn(v, s)
-    return tl.clamp(scaled, low - 1.0, high + 1.0, propagate_nan=tl.PropagateNan.ALL), s
+def _value_of(step, smallest, power_of_two):
+    """See `step_value`; from 1.5 on the fraction carries into the exponent."""
+    value = tl.maximum(tl.abs(step), smallest, propagate_nan=tl.PropagateNan.ALL)
+    bits = (value.to(tl.uint32, bitcast=True) + 0x400000) & 0x7F800000
+    nearest = bits.to(tl.float32, bitcast=True)
+    return tl.where((power_of_two > 0) & (value == value), nearest, value)
 
 
 @triton.jit
-def _values(x, step, y, width, low, high, half: tl.constexpr, block: tl.constexpr):
+def _scaled(x, s, row, at, width, low, high):
+    """x/step, clipped one code outside of the grid, so that it can be rounded by adding."""
+    v = tl.load(x + row * width + at, mask=at < width, other=0.0).to(tl.float32)
+    scaled = tl.math.div_rn(v, s)
+    return tl.clamp(scaled, low - 1.0, high + 1.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _values(
+    x, step, y, width, low, high, floor, smallest, power_of_two, half: tl.constexpr, block: tl.constexpr
+):
     row, at = tl.program_id(1).to(tl.int64), tl.program_id(0) * block + tl.arange(0, block)
-    scaled, s = _scaled(x, step, row, at, width, low, high)
+    s = _value_of(tl.load(step + row), smallest, power_of_two)
+    scaled = _scaled(x, s, row, at, width, low, high)
     code = (scaled + ROUNDER) - ROUNDER
     code = tl.clamp(code, low, high, propagate_nan=tl.PropagateNan.ALL)
     tl.store(y + row * width + at, _stored(code * s, half), mask=at < width)
@@ -59,20 +70,23 @@ def _values(x, step, y, width, low, high, half: tl.constexpr, block: tl.constexp
 
 @triton.jit
 def _gradients(
-    x, grad, step, out, sums, width, low, high, floor,
+    x, grad, step, out, sums, width, low, high, floor, smallest, power_of_two, factor,
     half: tl.constexpr, of_step: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     row, part = tl.program_id(1).to(tl.int64), tl.program_id(0)
     at = part * block + tl.arange(0, block)
     given = tl.load(grad + row * width + at, mask=at < width, other=0.0).to(tl.float32)
-    scaled, _ = _scaled(x, step, row, at, width, low, high)
+    stored = tl.load(step + row)
+    s = _value_of(stored, smallest, power_of_two)
+    scaled = _scaled(x, s, row, at, width, low, high)
     code = (scaled + ROUNDER) - ROUNDER
     inside = (code >= low) & (code <= high) & (scaled > floor)
     tl.store(out + row * width + at, _stored(tl.where(inside, given, 0.0), half), mask=at < width)
     if of_step:
         code = tl.clamp(code, low, high, propagate_nan=tl.PropagateNan.ALL)
         slope = code - tl.where(inside, scaled, 0.0)
-        tl.store(sums + row * tl.num_programs(0) + part, tl.sum(given * slope))
+        sign = tl.where(stored > 0, 1.0, tl.where(stored < 0, -1.0, 0.0))
+        tl.store(sums + row * tl.num_programs(0) + part, tl.sum(given * slope) * (sign * factor))
 
 
 def _cut(x: Tensor, step: Tensor) -> tuple[int, tuple[int, int]]:
@@ -88,6 +102,11 @@ def _served(x: Tensor, other: torch.dtype, step: Tensor) -> bool:
     )  # fmt: skip
 
 
+def _numbers(grid: Grid) -> tuple[float, ...]:
+    """All of them floats: of other arguments Triton compiles 0 and 1 by themselves."""
+    return tuple(float(value) for value in grid)
+
+
 def values(x: Tensor, step: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
     """See `fused.values`."""
     if not _served(x, dtype, step):
@@ -96,23 +115,24 @@ def values(x: Tensor, step: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
     width, programs = _cut(x, step)
     with torch.cuda.device_of(x):
         _values[programs](
-            x, step, y, width, grid.low, grid.high, half=dtype == torch.bfloat16, block=BLOCK
+            x, step, y, width, *_numbers(grid), half=dtype == torch.bfloat16, block=BLOCK
         )  # fmt: skip
     return y
 
 
 def gradients(
-    x: Tensor, grad: Tensor, step: Tensor, grid: Grid, *, of_step: bool
+    x: Tensor, grad: Tensor, step: Tensor, grid: Grid, *, factor: float | None
 ) -> tuple[Tensor, Tensor | None]:
     """See `fused.gradients`."""
     if not _served(x, grad.dtype, step):
-        return PLAIN.gradients(x, grad, step, grid, of_step=of_step)
+        return PLAIN.gradients(x, grad, step, grid, factor=factor)
     out = torch.empty_like(x)
     width, programs = _cut(x, step)
+    of_step = factor is not None
     sums = torch.empty(programs[::-1] if of_step else 1, device=x.device)
     with torch.cuda.device_of(x):
         _gradients[programs](
-            x, grad, step, out, sums, width, *grid,
+            x, grad, step, out, sums, width, *_numbers(grid), factor or 0.0,
             half=x.dtype == torch.bfloat16, of_step=of_step, block=BLOCK,
         )  # fmt: skip
     return out, sums.sum(-1).view(step.shape) if of_step else None
@@ -129,7 +149,7 @@ def tried(device: torch.device) -> Passes | None:
     x, step = torch.randn(3, BLOCK + 9, generator=generator), torch.tensor([[0.1], [0.3], [2.0]])
     x[0, :2] = torch.tensor([torch.nan, torch.inf])
     x, step = x.to(device), step.to(device)
-    cases = ((x, step, Grid(-2, 1)), (x[1], step[1, 0], Grid(0, 15, 0.0)))
+    cases = ((x, step, Grid(-2, 1)), (x[1], step[1, 0], Grid(0, 15, 0.0, 0.1, power_of_two=True)))
     try:
         for (x, step, grid), of, to in product(cases, TYPES, TYPES):
             if not _agrees(x.to(of), step, grid, to):
@@ -146,6 +166,6 @@ def _agrees(x: Tensor, step: Tensor, grid: Grid, dtype: torch.dtype) -> bool:
     if x.dim() > 1:
         x, step, expected = x[1:], step[1:], expected[1:]  # without NaN, of which no sum is equal
     given = torch.ones_like(expected)
-    found: Any = gradients(x, given, step, grid, of_step=True)
-    wanted: Any = PLAIN.gradients(x, given, step, grid, of_step=True)
+    found: Any = gradients(x, given, step, grid, factor=0.5)
+    wanted: Any = PLAIN.gradients(x, given, step, grid, factor=0.5)
     return torch.equal(found[0], wanted[0]) and torch.allclose(found[1], wanted[1], rtol=1e-4)

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from qmu_edge.data import Samples
 from qmu_edge.models.deploy import settle
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.quantizers import LearnedStep, short_mantissa
+from qmu_edge.models.quantizers import LearnedStep
 from qmu_edge.models.scales import require_calibrated
+from qmu_edge.models.steps import short_mantissa
 from qmu_edge.progress import Progress
 
 FACTORS: Final = tuple(float(f) for f in torch.logspace(-1.0, 1.0, 5, base=2.0))

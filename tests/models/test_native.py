@@ -19,7 +19,10 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.models.native import TYPES, native
 from qmu_edge.progress import Progress
 
-GRIDS = (Grid(0, 15, floor=0), Grid(-7, 7), Grid(-127, 127), Grid(-2, 1))
+GRIDS = (
+    Grid(0, 15, floor=0), Grid(-7, 7), Grid(-127, 127), Grid(-2, 1),
+    Grid(-7, 7, smallest=0.5), Grid(0, 15, floor=0, smallest=0.1, power_of_two=True),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def _example(dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
 def _passed(passes: Passes, x: Tensor, step: Tensor, grid: Grid, dtype: torch.dtype) -> list[Tensor]:
     x, step = x.clone().requires_grad_(), step.clone().requires_grad_()
     with using(passes):
-        y = fake_quantize(x, step, grid, dtype)
+        y = fake_quantize(x, step, grid, dtype, factor=0.3)
     y.backward(torch.linspace(-1, 2, x.numel()).view_as(x).to(dtype))  # type: ignore[no-untyped-call]
     assert x.grad is not None
     assert step.grad is not None
@@ -57,7 +60,7 @@ def test_machine_code_computes_what_the_plain_passes_do(
     compiled: Passes, types: tuple[torch.dtype, torch.dtype], grid: Grid, channels: bool
 ) -> None:
     x = _example(types[0], (6, 5, 37, 83)).to(memory_format=torch.channels_last)
-    step = torch.linspace(0.3, 2.0, 6).view(6, 1, 1, 1) if channels else torch.tensor(0.3)
+    step = torch.linspace(-0.4, 2.0, 6).view(6, 1, 1, 1) if channels else torch.tensor(0.3)
     ours, plain = (_passed(p, x, step, grid, types[1]) for p in (compiled, PLAIN))
     for mine, theirs in zip(ours[:2], plain[:2], strict=True):
         assert mine.dtype == theirs.dtype
@@ -81,6 +84,13 @@ def test_memory_layout_does_not_matter(compiled: Passes, passes: str) -> None:
         found = _passed(chosen, same, step, GRIDS[1], torch.float32)
         assert all(torch.equal(a, b) for a, b in zip(found[:2], reference[:2], strict=True))
         torch.testing.assert_close(found[2], reference[2])
+
+
+def test_a_step_that_was_never_set_makes_nan(compiled: Passes) -> None:
+    step = torch.tensor(math.nan)
+    for passes in (PLAIN, compiled):
+        for grid in GRIDS:
+            assert passes.values(torch.ones(9), step, grid, torch.float32).isnan().all()
 
 
 def test_the_number_of_threads_changes_nothing(compiled: Passes) -> None:

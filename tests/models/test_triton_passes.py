@@ -22,8 +22,9 @@ torch.manual_seed(0)
 wide = triton_passes.BLOCK + 1
 shapes = {(3 * wide,): (), (5, wide): (5, 1), (3, 9): (3, 1)}
 for shape, steps in shapes.items():
-    step = torch.rand(steps) + 0.05
-    for grid in (Grid(-8, 7), Grid(0, 15, 0.0), Grid(-2, 1), Grid(-128, 127)):
+    step = torch.rand(steps) - 0.3
+    for grid in (Grid(-8, 7, smallest=0.05), Grid(0, 15, 0.0, 0.05, True), Grid(-2, 1, smallest=0.1),
+                 Grid(-128, 127, smallest=0.1, power_of_two=True)):
         for of_x in triton_passes.TYPES:
             for of_y in triton_passes.TYPES:
                 x, grad = (torch.randn(shape) * 3).to(of_x), torch.randn(shape).to(of_y)
@@ -32,11 +33,14 @@ for shape, steps in shapes.items():
                 found, wanted = (p.values(x, step, grid, of_y) for p in (triton_passes, PLAIN))
                 assert found.dtype == of_y and torch.equal(found, wanted), case
                 found, wanted = (
-                    p.gradients(x, grad, step, grid, of_step=True) for p in (triton_passes, PLAIN)
+                    p.gradients(x, grad, step, grid, factor=0.3) for p in (triton_passes, PLAIN)
                 )
                 assert found[0].dtype == of_x and torch.equal(found[0], wanted[0]), case
                 torch.testing.assert_close(found[1], wanted[1], rtol=1e-4, atol=1e-4)
-                assert triton_passes.gradients(x, grad, step, grid, of_step=False)[1] is None
+                assert triton_passes.gradients(x, grad, step, grid, factor=None)[1] is None
+# A step that was never set makes NaN of everything, also as a power of two.
+for never in (Grid(-8, 7), Grid(-8, 7, power_of_two=True)):
+    assert triton_passes.values(torch.randn(9), torch.tensor(torch.nan), never, torch.float32).isnan().all()
 # What they do not serve goes the plain way: nothing to quantize, other types.
 for x in (torch.empty(0), torch.randn(8).double()):
     assert torch.equal(triton_passes.values(x, torch.tensor(0.5), Grid(-8, 7), x.dtype),
@@ -59,14 +63,15 @@ from triton.compiler import ASTSource
 from qmu_edge.models import triton_passes as t
 
 names = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-shared = {"step": "*fp32", "width": "i32", "low": "fp32", "high": "fp32"}
+numbers = ("low", "high", "floor", "smallest", "power_of_two", "factor")
+shared = {"step": "*fp32", "width": "i32", **dict.fromkeys(numbers, "fp32")}
 for generation in (80, 90):
     for of_x in t.TYPES:
         for of_y in t.TYPES:
             x, y = "*" + names[of_x], "*" + names[of_y]
             kernels = {
                 t._values: ({"x": x, "y": y}, {"half": of_y == torch.bfloat16}),
-                t._gradients: ({"x": x, "grad": y, "out": x, "sums": "*fp32", "floor": "fp32"},
+                t._gradients: ({"x": x, "grad": y, "out": x, "sums": "*fp32"},
                                {"half": of_x == torch.bfloat16, "of_step": True}),
             }
             for kernel, (arguments, constants) in kernels.items():
