@@ -1,10 +1,10 @@
 """How long does Q-MUL take, beside the loop that its authors have released?
 
 Both unlearn the same share of the same images for one epoch, on a ResNet18 with 4-bit weights at full width,
-on the processor; they take turns in one process. Theirs is run as it is: their network (float32, 8-bit
-activations, PReLU), their loop, torchvision's transforms and a DataLoader with two workers. Only `.cuda()`
-becomes nothing. It needs a copy of their repository (Green-Edge-AI-Group/MU-Q-MUL), which is not part of this
-one.
+on one device; they take turns in one process. Theirs is run as it is: their network (float32, 8-bit
+activations, PReLU), their loop, torchvision's transforms and a DataLoader with worker processes. Only on a
+processor `.cuda()` becomes nothing. It needs a copy of their repository (Green-Edge-AI-Group/MU-Q-MUL), which
+is not part of this one.
 
     python bench/authors.py --repository MU-Q-MUL/Classification --data cifar10/ [--images 640]
 """
@@ -74,9 +74,10 @@ class _Meter:
 
 
 def theirs(
-    repository: Path, sets: dict[str, tuple[np.ndarray, np.ndarray]], batch: int
+    sets: dict[str, tuple[np.ndarray, np.ndarray]], options: argparse.Namespace
 ) -> Callable[[], object]:
     """One epoch of their loop; the network is theirs too."""
+    repository = options.repository
     sys.path.insert(0, str(repository))
     for name in UNUSED:
         stub: Any = types.ModuleType(name)
@@ -89,31 +90,33 @@ def theirs(
         package: Any = types.ModuleType(name)
         package.__path__ = [str(repository / name)]
         sys.modules[name] = package
-    torch.Tensor.cuda = lambda self, *given, **how: self  # type: ignore[method-assign]
+    if options.device == "cpu":
+        torch.Tensor.cuda = lambda self, *given, **how: self  # type: ignore[method-assign]
     network: Any = importlib.import_module("models.lsq_quant_resnet")
     loop: Any = importlib.import_module("unlearn.RL_min").RL_min
-    model = network.QResNet18(bitwidth=4, channel=3, num_classes=10, im_size=(32, 32))
+    model = network.QResNet18(bitwidth=4, channel=3, num_classes=10, im_size=(32, 32)).to(options.device)
     loaders = {
-        name: DataLoader(Images(*part), batch_size=batch, shuffle=True, num_workers=2)
+        name: DataLoader(Images(*part), options.batch, shuffle=True, num_workers=options.workers)
         for name, part in sets.items()
     }
     arguments = types.SimpleNamespace(
         rewind_epoch=0, unlearn_lr=0.01, momentum=0.9, weight_decay=5e-4, imagenet_arch=False,
         unlearn="RL_min", unlearn_epochs=1, warmup=0, dataset="cifar100", mrl=True, num_classes=10,
-        batch_size=batch, print_freq=10**9,
+        batch_size=options.batch, print_freq=10**9,
     )  # fmt: skip
     return lambda: loop(loaders, model, torch.nn.CrossEntropyLoss(), arguments)
 
 
-def ours(sets: dict[str, tuple[np.ndarray, np.ndarray]], batch: int) -> Callable[[], object]:
+def ours(sets: dict[str, tuple[np.ndarray, np.ndarray]], options: argparse.Namespace) -> Callable[[], object]:
     """One epoch of `qmul`."""
     descent.NATIVE_FROM_STEPS = 0  # type: ignore[misc]  # as in a run of real length
-    device, progress = torch.device("cpu"), Progress()
+    device, batch, progress = torch.device(options.device), options.batch, Progress()
     both = [np.concatenate(parts) for parts in zip(sets["forget"], sets["retain"], strict=True)]
     everything, few = on_device(both[0], both[1], device, limit_bytes=2**40), len(sets["forget"][1])
     forget, retain = (everything.take(p) for p in torch.arange(len(both[1])).tensor_split([few]))
     shape = Shape(channels=3, classes=10, mean=MEAN, std=STD)
-    model = build(ModelRecipe(), shape, 0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build(ModelRecipe(), shape, 0).to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     augment, generator = Augment(pad=4, flip=True), torch.Generator().manual_seed(0)
     calibrate_on(model, retain, batch, generator, augment)
     data = ForgetRetain(forget=forget, retain=retain, validation=forget, augment=augment, progress=progress)
@@ -121,15 +124,28 @@ def ours(sets: dict[str, tuple[np.ndarray, np.ndarray]], batch: int) -> Callable
     return lambda: apply("qmul", model, data, params, generator)
 
 
+def finished(work: Callable[[], object], options: argparse.Namespace) -> Callable[[], object]:
+    """The same, until the device is done."""
+
+    def run() -> None:
+        work()
+        if options.device == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
 def main() -> None:
-    """Take turns; write bench/results/authors.json."""
+    """Take turns; write bench/results/authors-<device>.json."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repository", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--images", type=int, default=640)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="Processes of the authors' DataLoader.")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     recipe = DataRecipe(source="folder", path=str(options.data), mean=MEAN, std=STD)
@@ -139,13 +155,15 @@ def main() -> None:
     parts = {"forget": order[:tenth], "retain": order[tenth:]}
     sets = {name: (source.images[at].copy(), source.labels[at].copy()) for name, at in parts.items()}
     start = time.perf_counter()
-    work = {"ours": ours(sets, options.batch), "theirs": theirs(options.repository, sets, options.batch)}
+    work = {
+        name: finished(make(sets, options), options) for name, make in (("ours", ours), ("theirs", theirs))
+    }
     rows = summary(interleaved(work, repeats=options.repeats, warmup=1), "ours")
     print(
         {name: round(row["ratio"], 2) for name, row in rows.items()}, f"{time.perf_counter() - start:.0f} s"
     )
     settings = {k: v for k, v in vars(options).items() if k not in ("repository", "data")}
-    print(write("authors", settings, rows))
+    print(write(f"authors-{options.device}", settings, rows))
 
 
 if __name__ == "__main__":

@@ -152,8 +152,8 @@ class Bench:
         recipe = self.network.recipe.data
         forget, retain, validation = (self.part(p) for p in ("forget", "retain", "validation"))
         return ForgetRetain(
-            forget=forget, retain=retain, validation=validation, classes=self.sets.classes,
-            augment=Augment(recipe.pad, recipe.flip),
+            forget=forget, retain=retain, validation=validation, augment=Augment(recipe.pad, recipe.flip),
+            classes=self.sets.classes, gone=self.sets.classes,
         )  # fmt: skip
 
     def original(self) -> Classifier:

@@ -12,6 +12,10 @@ between steps, as runs do. Ratios are what counts. On a machine that others use 
 counts the processor's time, which waiting does not add to.
 
     python bench/speed.py [--device cpu] [--width 1.0] [--batch 128] [--repeats 15] [--threads 2]
+
+What a step costs beside arithmetic is what is left when there is next to nothing to compute:
+
+    python bench/speed.py --name overhead --width 0.03125 --batch 2 --size 8 --threads 1 --repeats 50
 """
 
 import argparse
@@ -98,18 +102,20 @@ def _finished(step: Callable[[], None], device: torch.device) -> None:
 
 
 def main() -> None:
-    """Time ResNet18 and MobileNetV2 in bfloat16 and float32; write bench/results/speed-<device>.json."""
+    """Time ResNet18 and MobileNetV2 in bfloat16 and float32; write bench/results/<name>-<device>.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--size", type=int, default=32, help="Pixels along a side of an image.")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
+    parser.add_argument("--name", default="speed", help="Of the result.")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    images = torch.rand(options.batch, 3, 32, 32, device=device)
+    images = torch.rand(options.batch, 3, options.size, options.size, device=device)
     results: dict[str, Any] = {}
     for architecture in ("resnet18", "mobilenet_v2"):
         for precision in ("bfloat16", "float32"):
@@ -117,8 +123,10 @@ def main() -> None:
             rows = summary(turns(work, device, options.repeats, CLOCKS[options.clock]), "float")
             results[f"{architecture} {precision}"] = rows
             print(architecture, precision, {k: round(v["ratio"], 2) for k, v in rows.items()}, flush=True)
-    settings = {**vars(options), "machine_code": native() is not None}
-    print(write(f"speed-{options.device}", settings, results))
+    settings = {k: v for k, v in vars(options).items() if k != "name"} | {
+        "machine_code": native() is not None
+    }
+    print(write(f"{options.name}-{options.device}", settings, results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and bench/METHODS.md from bench/results.
+"""Write the tables of README.md, bench/README.md and bench/METHODS.md from bench/results.
 
 A table is everything between `<!-- table NAME -->` and `<!-- end -->`.
 
@@ -14,7 +14,7 @@ from statistics import mean, stdev
 from typing import Any, Final
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", ROOT / "bench" / "METHODS.md")
+PAGES = (ROOT / "README.md", ROOT / "bench" / "README.md", ROOT / "bench" / "METHODS.md")
 
 
 def load(name: str) -> dict[str, Any]:
@@ -24,16 +24,26 @@ def load(name: str) -> dict[str, Any]:
 
 
 def where(document: dict[str, Any]) -> str:
-    """Machine and commit, for the line under a table."""
+    """Machine, settings and commit, for the line under a table."""
     machine, settings = document["machine"], document["settings"]
     place = machine["gpu"] or f"{machine['cpu']}, {settings['threads']} threads"
-    width = settings.get("width", 1.0)
-    return f"{place}; width {width}; median of {settings['repeats']}; commit {document['commit']}"
+    details = [f"{k} {settings[k]}" for k in ("width", "batch") if k in settings]
+    if "repeats" in settings:
+        details.append(f"median of {settings['repeats']}")
+    return "; ".join([place, *details, f"commit {document['commit']}"])
 
 
 def speed() -> str:
     """Training steps relative to the float network, and how much faster than Brevitas alone."""
-    document = load("speed-cpu")
+    return _steps(load("speed-cpu"))
+
+
+def overhead() -> str:
+    """The same where there is next to nothing to compute."""
+    return _steps(load("overhead-cpu"))
+
+
+def _steps(document: dict[str, Any]) -> str:
     columns = ("W4A4 step", "float", "unlearning", "training", "Brevitas, float32", "Brevitas / unlearning")
     lines = [f"| {' | '.join(columns)} |", "|---|---:|---:|---:|---:|---:|"]
     for name, row in document["results"].items():
@@ -44,6 +54,67 @@ def speed() -> str:
         )
     clock = "" if document["settings"]["clock"] == "wall" else "; time of the processor"
     return "\n".join([*lines, "", where(document) + clock])
+
+
+def breakdown() -> str:
+    """Where the time of a training step goes."""
+    document = load("breakdown-cpu")
+    groups = list(dict.fromkeys(g for row in document["results"].values() for g in row))
+    lines = [f"| step | {' | '.join(groups)} |", "|---|" + "---:|" * len(groups)]
+    for name, row in document["results"].items():
+        whole = sum(row.values())
+        cells = [f"{row.get(g, 0.0):.0f} ms, {row.get(g, 0.0) / whole:.0%}" for g in groups]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", where(document)])
+
+
+def epoch() -> str:
+    """An epoch of training beside the float network's, and beside what the machine can do."""
+    document = load("epoch-cpu")
+    lines = ["| network | images/s | times the float network | data | floor | times the floor |"]
+    lines.append("|---|---:|---:|---:|---:|---:|")
+    for name, row in document["results"].items():
+        ours, base = row["W4A4"], row["floor"]["arithmetic_s"] + row["floor"]["memory_s"]
+        cells = [f"{document['settings']['images'] / ours['seconds']:.0f}"]
+        cells += [
+            f"{ours['seconds'] / row['float']['seconds']:.2f}",
+            f"{ours['data_s'] / ours['seconds']:.1%}",
+        ]
+        cells += [f"{base:.1f} s", f"{ours['seconds'] / base:.2f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"{document['settings']['images']} images; {where(document)}"])
+
+
+def memory() -> str:
+    """The most memory of a training step."""
+    document = load("memory-cpu")
+    columns = ("float", "ours", "learned", "brevitas")
+    lines = ["| MiB | float | unlearning | training | Brevitas, float32 |", "|---|---:|---:|---:|---:|"]
+    for name, row in document["results"].items():
+        lines.append(f"| {name} | {' | '.join(f'{row[c]:.0f}' for c in columns)} |")
+    return "\n".join([*lines, "", where(document)])
+
+
+def agreement() -> str:
+    """Networks of the fast path and of Brevitas' own layers, over seeds."""
+    document = load("agreement")
+    lines = ["| network | test accuracy | of Brevitas' layers | codes that differ | after fine-tuning |"]
+    lines.append("|---|---:|---:|---:|---:|")
+    for name, row in document["results"].items():
+        cells = (row[k]["all"] for k in ("fast", "brevitas", "codes", "tuned_codes"))
+        lines.append(f"| {name} | {' | '.join(_spread([100 * v for v in cell], 2) for cell in cells)} |")
+    seeds = len(document["settings"]["seeds"])
+    return "\n".join([*lines, "", f"percent; {seeds} seeds, commit {document['commit']}"])
+
+
+def together() -> str:
+    """Retrained references at the same time."""
+    document = load("together-cpu")
+    lines = ["| at once | seconds | times as long as one after another |", "|---:|---:|---:|"]
+    for name, row in document["results"].items():
+        lines.append(f"| {name} | {row['seconds']:.1f} ± {row['deviation']:.1f} | {row['ratio']:.2f} |")
+    settings = document["settings"]
+    return "\n".join([*lines, "", f"{settings['references']} references; {where(document)}"])
 
 
 def export() -> str:
@@ -91,7 +162,7 @@ def runtimes() -> str:
 
 def authors() -> str:
     """An epoch of Q-MUL, ours and the authors'."""
-    document = load("authors")
+    document = load("authors-cpu")
     lines = ["| images | ours | the authors' loop | times as long |", "|---:|---:|---:|---:|"]
     ours, theirs = (document["results"][name] for name in ("ours", "theirs"))
     seconds = (f"{row['mean_ms'] / 1e3:.1f} ± {row['deviation_ms'] / 1e3:.1f} s" for row in (ours, theirs))
@@ -233,8 +304,10 @@ def demo() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "demo": demo, "speed": speed, "authors": authors, "export": export, "openvino": openvino,
-    "runtimes": runtimes, "gaps": gaps, "methods": methods, "scenarios": scenarios, "sequence": sequence,
+    "demo": demo, "speed": speed, "overhead": overhead, "breakdown": breakdown, "epoch": epoch,
+    "memory": memory, "agreement": agreement, "together": together, "authors": authors, "export": export,
+    "openvino": openvino, "runtimes": runtimes, "gaps": gaps, "methods": methods, "scenarios": scenarios,
+    "sequence": sequence,
 }  # fmt: skip
 
 

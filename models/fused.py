@@ -66,7 +66,7 @@ def gradients(
     sum is one of numbers as wide as the step: in half precision it would lose most of its terms.
 
     >>> x, ones = torch.tensor([-0.1, 0.3, 9.0]), torch.ones(3)
-    >>> gradients(x, ones, torch.tensor(0.5), Grid(0, 3, floor=0), factor=1)
+    >>> gradients(x, ones, torch.tensor(0.5), Grid(0, 3, floor=0), factor=1.0)
     (tensor([0., 1., 0.]), tensor(3.4000))
     """
     scaled = x.to(step.dtype) / step_value(step.detach(), grid.smallest, power_of_two=grid.power_of_two)

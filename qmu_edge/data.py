@@ -181,6 +181,8 @@ class ForgetRetain:
         validation: Images never trained on. Methods may stop by them, or by what a network says about
             them, and so they do not judge: the verdict is taken on test images.
         classes: Labels of the classes that are forgotten whole; () where samples are.
+        gone: Labels of which nothing is left, these and those of earlier requests: what no forget image may
+            be taken for.
         augment: Augmentation of training images.
         progress: Where methods count their images.
         state: File in which a long method may keep its state, to continue after a kill.
@@ -190,6 +192,7 @@ class ForgetRetain:
     retain: Samples
     validation: Samples
     classes: tuple[int, ...] = ()
+    gone: tuple[int, ...] = ()
     augment: Augment = Augment()
     progress: Progress = field(default_factory=Progress)
     state: Path | None = None

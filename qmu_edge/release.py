@@ -76,8 +76,9 @@ def forget_retain(project: Project, split: Split, device: torch.device, state: P
         "validation": project.allowed(split.validation, "validation set"),
     }
     found = gone(project.index, split, project.barred())
+    left = np.isin(np.arange(len(project.index.class_names)), project.index.labels[split.retain])
     return ForgetRetain(
-        classes=() if found.others else found.classes,
+        classes=() if found.others else found.classes, gone=tuple(np.flatnonzero(~left).tolist()),
         **{name: everything.take(torch.from_numpy(part)) for name, part in parts.items()},
         augment=Augment(recipe.pad, recipe.flip), progress=project.progress, state=state,
     )  # fmt: skip

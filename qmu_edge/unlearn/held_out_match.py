@@ -135,7 +135,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     """
     data.retain.require_some("retain")
     labels = data.forget.labels.cpu()
-    logits = possible(predict(model, data.forget), labels, data.classes)
+    logits = possible(predict(model, data.forget), labels, data.gone)
     ranks = hardness(model, data, logits, generator)
     few = max(1, round(SHARE * params.batch))
     sizes = few, max(1, params.batch - few)

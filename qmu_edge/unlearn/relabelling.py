@@ -16,18 +16,16 @@ Loop = Literal["mixed", "sequential"]
 
 
 def possible(
-    logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], classes: Sequence[int]
+    logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], gone: Sequence[int]
 ) -> Float[Tensor, "n k"]:
-    """Logits without the classes that are forgotten whole (-inf), but for each image's own label.
-
-    Nothing may look like another class that has to go as well.
+    """Logits without the classes of which nothing is left (-inf), but for each image's own label.
 
     >>> possible(torch.ones(1, 4), torch.tensor([0]), (0, 2))
     tensor([[1., 1., -inf, 1.]])
     """
-    gone = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-    gone[list(classes)] = True
-    return logits.masked_fill(gone & ~F.one_hot(labels, logits.shape[1]).bool(), -torch.inf)
+    barred = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    barred[list(gone)] = True
+    return logits.masked_fill(barred & ~F.one_hot(labels, logits.shape[1]).bool(), -torch.inf)
 
 
 def steps_of(loop: Loop, forget: int, retain: int, batch: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,14 @@ def test_methods_refuse_a_deleted_sample(planted: Any, part: str, tmp_path: Path
     project, _, split = planted
     with pytest.raises(IntegrityError, match=f"{part} set: 1 of"):
         release.forget_retain(project, back_in(split, part), CPU, tmp_path / "state")
+
+
+def test_a_class_that_an_earlier_request_has_emptied_is_no_way_out(planted: Any, tmp_path: Path) -> None:
+    project, _, split = planted
+    left = split.retain[project.index.labels[split.retain] != 3]
+    data = release.forget_retain(project, replace(split, retain=left), CPU, tmp_path / "state")
+    assert data.gone == (3,) and data.classes == ()
+    assert release.forget_retain(project, split, CPU, tmp_path / "state").gone == ()
 
 
 def test_calibration_refuses_a_deleted_sample(planted: Any) -> None:

@@ -53,7 +53,7 @@ def test_forgotten_classes_are_no_way_out(
     pool = toy(24)
     gone = torch.isin(pool.labels, torch.tensor(classes))
     forget, retain = (pool.take(torch.nonzero(part)[:, 0]) for part in (gone, ~gone))
-    data = ForgetRetain(forget=forget, retain=retain, validation=retain, classes=classes)
+    data = ForgetRetain(forget=forget, retain=retain, validation=retain, classes=classes, gone=classes)
     seen: list[Tensor] = []
     relabelled = Samples.relabelled
 
