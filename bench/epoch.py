@@ -105,8 +105,8 @@ def floor(model: Classifier, images: int, options: argparse.Namespace) -> dict[s
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
     operations_per_s = 2 * side**3 / best(lambda: a @ b, device)
-    piece = torch.empty(2**28 if device.type == "cuda" else 2**26, dtype=torch.uint8, device=device)
-    bytes_per_s = 2 * piece.numel() / best(piece.clone, device)
+    here, there = torch.zeros(2, 2**28, dtype=torch.uint8, device=device)
+    bytes_per_s = 2 * here.numel() / best(lambda: there.copy_(here), device)
     twin = float_twin(model)
     batch = torch.rand(options.batch, 3, 32, 32, device=device)
     share = images / options.batch

@@ -69,7 +69,7 @@ def gradients(
     >>> gradients(x, ones, torch.tensor(0.5), Grid(0, 3, floor=0), factor=1.0)
     (tensor([0., 1., 0.]), tensor(3.4000))
     """
-    scaled = x.to(step.dtype) / step_value(step.detach(), grid.smallest, power_of_two=grid.power_of_two)
+    scaled = x.to(step.dtype) / step_value(step, grid.smallest, power_of_two=grid.power_of_two)
     rounded = scaled.round()
     code = rounded.clamp(grid.low, grid.high)
     inside = (rounded == code) & (scaled > grid.floor)
@@ -118,6 +118,11 @@ def _order(x: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
+def serves_rows(x: Tensor, step: Tensor) -> bool:
+    """Whether a step is one number, or one for each entry of the first dimension of `x`."""
+    return step.dim() == 0 or (step.dim() == x.dim() and step.numel() == step.shape[0] == x.shape[0])
+
+
 class FakeQuantize(torch.autograd.Function):
     """Round to a clipped grid, with LSQ's gradients for value and step.
 
@@ -133,9 +138,7 @@ class FakeQuantize(torch.autograd.Function):
         dtype: torch.dtype,
         factor: float,
     ) -> Float[Tensor, "*x"]:
-        """See `fake_quantize`."""
-        ctx.order = _order(x)
-        x = x.contiguous(memory_format=ctx.order)
+        """See `fake_quantize`; `x` lies in memory as `Passes` want it."""
         ctx.save_for_backward(x, step)
         ctx.grid, ctx.passes, ctx.factor = grid, _current, factor
         return _current.values(x, step, grid, dtype)
@@ -146,7 +149,7 @@ class FakeQuantize(torch.autograd.Function):
         x, step = ctx.saved_tensors
         passes = PLAIN if torch.is_grad_enabled() else ctx.passes  # someone differentiates once more
         of_x, of_step = passes.gradients(
-            x, grad.contiguous(memory_format=ctx.order), step, ctx.grid,
+            x, grad.contiguous(memory_format=_order(x)), step, ctx.grid,
             factor=ctx.factor if ctx.needs_input_grad[1] else None,
         )  # fmt: skip
         return of_x, of_step, None, None, None
@@ -171,6 +174,7 @@ def fake_quantize(
         factor: What the gradient of the step is multiplied by.
         through: Let the gradient of `x` pass outside of the clipping range as well.
     """
+    x = x.contiguous(memory_format=_order(x))
     value = x.detach() if through else x
     quantized: Tensor = FakeQuantize.apply(value, step, grid, dtype, factor)  # type: ignore[no-untyped-call]
     return quantized + (x - value).to(dtype) if through else quantized
@@ -208,5 +212,5 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
     def on_learned_step(self, x: Tensor, scaling: Any, grid: Grid, dtype: torch.dtype) -> Tensor:
         """The same for a `LearnedStep`, which becomes a value, and gets its gradient, in the same passes."""
         grid = grid._replace(smallest=SMALLEST_STEP, power_of_two=scaling.power_of_two)
-        factor = scaling.gradient_scale(x)
+        factor = scaling.gradient_scale(x) if scaling.step.requires_grad else 1.0
         return fake_quantize(x, scaling.step, grid, dtype, factor=factor, through=self.clamp_through)

@@ -17,7 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from qmu_edge.models.fused import PLAIN, Grid, Passes
+from qmu_edge.models.fused import PLAIN, Grid, Passes, serves_rows
 
 SOURCE: Final = Path(__file__).with_name("native.cpp")
 # Exact: no reordering of sums but where the source says so, no multiply-add, no assumption about NaN.
@@ -91,7 +91,7 @@ def _passes(library: ctypes.CDLL) -> Passes:
             return PLAIN.gradients(x, grad, step, grid, factor=factor)
         rows, width = _size(x, step)
         out = torch.empty_like(x)
-        sums = torch.empty(rows, -(-width // block)) if factor is not None else None
+        sums = torch.empty(rows, -(-width // block), dtype=torch.float32) if factor is not None else None
         function(
             x.data_ptr(), grad.data_ptr(), step.data_ptr(), _structure(grid), rows, width,
             out.data_ptr(), None if sums is None else sums.data_ptr(), factor or 0.0,
@@ -102,7 +102,8 @@ def _passes(library: ctypes.CDLL) -> Passes:
 
 
 def _served(x: Tensor, step: Tensor) -> bool:
-    return x.is_cpu and step.dtype == torch.float32 and step.is_contiguous()
+    known = x.is_cpu and step.is_cpu and step.dtype == torch.float32 and step.is_contiguous()
+    return known and serves_rows(x, step)
 
 
 def _size(x: Tensor, step: Tensor) -> tuple[int, int]:

@@ -112,7 +112,10 @@ class LearnedStep(nn.Module):
         self._batches_seen = 0
 
     def forward(self, x: Tensor, threshold: Tensor | None = None) -> Tensor:
-        """Scale for `x`; `threshold` is Brevitas' integer range, which a step does not need."""
+        """Scale for `x`, which has a gradient in training mode only.
+
+        `threshold` is Brevitas' integer range, which a step does not need.
+        """
         if self.observing:
             self.observe(x.detach())
         value = self.value()

@@ -20,9 +20,10 @@ def short_mantissa(x: Shaped[Tensor, "*s"], bits: int) -> Shaped[Tensor, "*s"]:
 
 
 def step_value(step: Float[Tensor, "*s"], smallest: float, *, power_of_two: bool) -> Float[Tensor, "*s"]:
-    """Its magnitude, so that one pushed below zero comes back, at least `smallest`; the nearest power of two.
+    """Its magnitude, so that one pushed below zero comes back, at least `smallest`.
 
-    NaN, a step that was never set, stays NaN.
+    With `power_of_two` the nearest one, through which a gradient passes straight. NaN, a step that was never
+    set, stays NaN.
 
     >>> step_value(torch.tensor([0.3, -0.3, 0.1]), 0.2, power_of_two=False)
     tensor([0.3000, 0.3000, 0.2000])
@@ -30,4 +31,7 @@ def step_value(step: Float[Tensor, "*s"], smallest: float, *, power_of_two: bool
     tensor([0.2500, 0.2500,    nan])
     """
     value = step.abs().clamp_min(smallest)
-    return short_mantissa(value, 1) if power_of_two else value
+    if not power_of_two:
+        return value
+    given = value.detach()
+    return value + (short_mantissa(given, 1) - given)  # exact: they are within a factor of two

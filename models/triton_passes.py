@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qmu_edge.models.fused import PLAIN, Grid, Passes
+from qmu_edge.models.fused import PLAIN, Grid, Passes, serves_rows
 
 BLOCK: Final = 1024
 ROUNDER: Final = tl.constexpr(12582912.0)
@@ -98,7 +98,8 @@ def _cut(x: Tensor, step: Tensor) -> tuple[int, tuple[int, int]]:
 def _served(x: Tensor, other: torch.dtype, step: Tensor) -> bool:
     return (
         x.dtype in TYPES and other in TYPES and x.numel() > 0
-        and step.dtype == torch.float32 and step.is_contiguous()
+        and step.dtype == torch.float32 and step.device == x.device and step.is_contiguous()
+        and serves_rows(x, step)
     )  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def gradients(
     out = torch.empty_like(x)
     width, programs = _cut(x, step)
     of_step = factor is not None
-    sums = torch.empty(programs[::-1] if of_step else 1, device=x.device)
+    sums = torch.empty(programs[::-1] if of_step else 1, dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
         _gradients[programs](
             x, grad, step, out, sums, width, *_numbers(grid), factor or 0.0,

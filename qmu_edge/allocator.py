@@ -6,6 +6,7 @@ zeroed by the kernel first: a tenth to a third of a step on a processor.
 """
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -24,7 +25,9 @@ _HANDED_BACK: Final = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 2**26, _MMAP_THRESHOLD
 
 @cache
 def _glibc() -> Any:
-    """The C library, None where it is not glibc."""
+    """The C library; None where it is not glibc, or the environment has other settings for its memory."""
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return None
     try:
         library = ctypes.CDLL("libc.so.6")
         return library if library.mallopt and library.malloc_trim else None

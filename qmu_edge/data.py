@@ -181,8 +181,8 @@ class ForgetRetain:
         validation: Images never trained on. Methods may stop by them, or by what a network says about
             them, and so they do not judge: the verdict is taken on test images.
         classes: Labels of the classes that are forgotten whole; () where samples are.
-        gone: Labels of which nothing is left, these and those of earlier requests: what no forget image may
-            be taken for.
+        gone: Labels of which no image is retained, because of this request or another one: methods that
+            choose a new label by the network's outputs choose none of these.
         augment: Augmentation of training images.
         progress: Where methods count their images.
         state: File in which a long method may keep its state, to continue after a kill.

@@ -127,3 +127,26 @@ def test_second_derivatives_exist() -> None:
     (slope,) = torch.autograd.grad((y * x).sum(), x, create_graph=True)  # y + x y'
     (curvature,) = torch.autograd.grad(slope.sum(), x)
     assert curvature.tolist() == [2.0, 2.0, 0.0]
+
+
+def test_a_step_has_second_derivatives() -> None:
+    x, step = torch.tensor(0.3), torch.tensor(0.5, requires_grad=True)
+    y = fused.fake_quantize(x, step, Grid(-7, 7), x.dtype)  # 1 step; x is 0.6
+    (slope,) = torch.autograd.grad(y.square(), step, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope, step)
+    assert slope.item() == pytest.approx(2 * 0.5 * (1 - 0.6))
+    assert curvature.item() == pytest.approx(2 * (1 - 0.6) ** 2 + 2 * 0.6)
+
+
+@pytest.mark.parametrize("power_of_two", [False, True])
+def test_second_derivatives_do_not_depend_on_the_order_of_memory(power_of_two: bool) -> None:
+    given, first = _example((), torch.float64)
+    grid = Grid(-7, 7, smallest=1e-8, power_of_two=power_of_two)
+    found = []
+    for order in (Tensor.contiguous, lambda x: x.transpose(1, 2).contiguous().transpose(1, 2)):
+        x, step = given.clone().requires_grad_(), first.clone().requires_grad_()
+        y = fused.fake_quantize(order(x), step, grid, x.dtype)
+        (slope,) = torch.autograd.grad(y.square().sum(), step, create_graph=True)
+        found.append(torch.autograd.grad(slope, [x, step]))
+    torch.testing.assert_close(found[1], found[0])
+    assert found[0][0].any() and found[0][1].any()

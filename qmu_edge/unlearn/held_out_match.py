@@ -135,8 +135,9 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     """
     data.retain.require_some("retain")
     labels = data.forget.labels.cpu()
-    logits = possible(predict(model, data.forget), labels, data.gone)
+    logits = predict(model, data.forget)
     ranks = hardness(model, data, logits, generator)
+    logits = possible(logits, labels, data.gone)
     few = max(1, round(SHARE * params.batch))
     sizes = few, max(1, params.batch - few)
     steps = pair_steps(len(data.forget), len(data.retain), sizes)

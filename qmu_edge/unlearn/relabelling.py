@@ -20,12 +20,18 @@ def possible(
 ) -> Float[Tensor, "n k"]:
     """Logits without the classes of which nothing is left (-inf), but for each image's own label.
 
+    All of them where there is no other class.
+
     >>> possible(torch.ones(1, 4), torch.tensor([0]), (0, 2))
     tensor([[1., 1., -inf, 1.]])
+    >>> possible(torch.ones(1, 2), torch.tensor([0]), (1,))
+    tensor([[1., 1.]])
     """
     barred = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
     barred[list(gone)] = True
-    return logits.masked_fill(barred & ~F.one_hot(labels, logits.shape[1]).bool(), -torch.inf)
+    other = ~F.one_hot(labels, logits.shape[1]).bool()
+    some = (other & ~barred).any(dim=1, keepdim=True)
+    return logits.masked_fill(barred & other & some, -torch.inf)
 
 
 def steps_of(loop: Loop, forget: int, retain: int, batch: int) -> int:

@@ -93,6 +93,35 @@ def test_a_step_that_was_never_set_makes_nan(compiled: Passes) -> None:
             assert passes.values(torch.ones(9), step, grid, torch.float32).isnan().all()
 
 
+def test_rows_that_do_not_tile_the_tensor_are_refused(compiled: Passes) -> None:
+    x, step = torch.ones(5, 3, 3, 3), torch.full((4, 1, 1, 1), 0.5)
+    for passes in (PLAIN, compiled):
+        with using(passes), pytest.raises(RuntimeError, match="must match the size"):
+            fake_quantize(x, step, GRIDS[1], x.dtype)
+
+
+def test_another_default_type_changes_nothing(compiled: Passes) -> None:
+    x, step = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)), torch.full((6, 1), 0.3)
+    expected = _passed(compiled, x, step, GRIDS[1], x.dtype)[2]
+    torch.set_default_dtype(torch.float64)
+    try:
+        passes, x, step = compiled, x.requires_grad_(), step.requires_grad_()
+        found = passes.gradients(
+            x, torch.linspace(-1, 2, 300, dtype=x.dtype).view_as(x), step, GRIDS[1], factor=0.3
+        )
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(found[1], expected)
+
+
+def test_a_frozen_step_takes_an_empty_batch(network: Callable[..., Classifier]) -> None:
+    model = network().train()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    quantizer = next(m for m in model.modules() if isinstance(m, quantized.QuantReLU))
+    assert quantizer(torch.empty(0, 3, 8, 8)).shape == (0, 3, 8, 8)
+
+
 def test_the_number_of_threads_changes_nothing(compiled: Passes) -> None:
     x, step = torch.randn(3, 50_000, generator=torch.Generator().manual_seed(0)), torch.tensor(0.3)
     before = torch.get_num_threads()

@@ -45,6 +45,22 @@ def test_the_schedule_ends_with_the_run(
     assert rates[-1] == pytest.approx(0.0, abs=1e-12) and 0.0 not in rates[:-1]
 
 
+@pytest.mark.parametrize("method", [qmul, boundary_shrink, held_out_match])
+def test_where_there_is_no_other_class_all_are_possible(network: Network, toy: Toy, method: Any) -> None:
+    pool = toy(24)
+    left = pool.take(torch.nonzero(pool.labels == 1)[:, 0])
+    forget, retain = (left.take(torch.arange(*at)) for at in ((0, 2), (2, len(left))))
+    model = network()
+    reference = method.run(
+        network(), ForgetRetain(forget=forget, retain=retain, validation=retain),
+        method.Params(epochs=1, batch=8), torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    data = ForgetRetain(forget=forget, retain=retain, validation=retain, gone=(0, 2))
+    method.run(model, data, method.Params(epochs=1, batch=8), torch.Generator().manual_seed(0))
+    for ours, theirs in zip(model.state_dict().values(), reference.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("classes", [(0, 1), (0, 2), (1, 2)])
 def test_forgotten_classes_are_no_way_out(
     network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch, classes: tuple[int, ...]
