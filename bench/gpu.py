@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 HERE = Path(__file__).parent
 
 
@@ -54,6 +56,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--authors", type=Path, help="The authors' repository, for authors.py.")
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("there is no GPU that PyTorch can use")
     end, failed = time.monotonic() + 60 * options.minutes, []
     for command in commands(options):
         left = end - time.monotonic()
