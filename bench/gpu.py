@@ -27,20 +27,7 @@ def commands(options: argparse.Namespace) -> list[list[str]]:
         ["memory.py", "--device", "cuda", "--batch", "256"],
         ["epoch.py", "--device", "cuda"],
         ["request.py", "--dataset", cifar, "--recipe", recipe, "--epochs", "30", "--seeds", "0", "1", "2"],
-        [
-            "together.py",
-            "gpu",
-            *shared,
-            "--network",
-            recipe,
-            "--at-once",
-            "1",
-            "2",
-            "4",
-            "8",
-            "--rounds",
-            "1",
-        ],
+        ["together.py", "gpu", *shared, "--network", recipe, "--rounds", "1"],
     ]
     if options.authors:
         more = ["--images", "10000", "--workers", "8", "--device", "cuda"]
