@@ -64,7 +64,7 @@ def arithmetic(twin: nn.Module, batch: torch.Tensor) -> float:
     """
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         twin(batch)
-    return 3.0 * counter.get_total_flops()
+    return 3.0 * float(counter.get_total_flops())
 
 
 def moved(twin: nn.Module, batch: torch.Tensor, itemsize: int) -> int:
