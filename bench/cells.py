@@ -153,7 +153,7 @@ class Bench:
         forget, retain, validation = (self.part(p) for p in ("forget", "retain", "validation"))
         return ForgetRetain(
             forget=forget, retain=retain, validation=validation, augment=Augment(recipe.pad, recipe.flip),
-            classes=self.sets.classes, gone=self.sets.classes,
+            classes=self.sets.classes, unretained=self.sets.classes,
         )  # fmt: skip
 
     def original(self) -> Classifier:

@@ -181,7 +181,7 @@ class ForgetRetain:
         validation: Images never trained on. Methods may stop by them, or by what a network says about
             them, and so they do not judge: the verdict is taken on test images.
         classes: Labels of the classes that are forgotten whole; () where samples are.
-        gone: Labels of which no image is retained, because of this request or another one: methods that
+        unretained: Labels of which no image is retained, because of this request or another one: methods that
             choose a new label by the network's outputs choose none of these.
         augment: Augmentation of training images.
         progress: Where methods count their images.
@@ -192,7 +192,7 @@ class ForgetRetain:
     retain: Samples
     validation: Samples
     classes: tuple[int, ...] = ()
-    gone: tuple[int, ...] = ()
+    unretained: tuple[int, ...] = ()
     augment: Augment = Augment()
     progress: Progress = field(default_factory=Progress)
     state: Path | None = None

@@ -166,7 +166,8 @@ def _packed(job: Job) -> bytes:
     model = b"" if job.method == TRAINING else checkpoint.dumps(job.model, origin)
     about = {
         "method": job.method, "given": job.given, "train": job.train.model_dump(mode="json"),
-        "seed": job.seed, "augment": asdict(data.augment), "classes": data.classes, "gone": data.gone,
+        "seed": job.seed, "augment": asdict(data.augment),
+        "classes": data.classes, "unretained": data.unretained,
         "recipe": job.model.recipe.model_dump(mode="json"), "shape": asdict(shape),
         "device": data.retain.device.type,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -193,7 +194,7 @@ def _unpacked(packed: bytes, state: Path) -> tuple[Job, bool]:
     )
     data = ForgetRetain(
         forget=forget, retain=retain, validation=validation, classes=tuple(about["classes"]),
-        gone=tuple(about["gone"]), augment=Augment(**about["augment"]), state=state,
+        unretained=tuple(about["unretained"]), augment=Augment(**about["augment"]), state=state,
     )  # fmt: skip
     recipe = ModelRecipe.model_validate_json(json.dumps(about["recipe"]))
     train = TrainRecipe.model_validate_json(json.dumps(about["train"]))

@@ -78,7 +78,7 @@ def forget_retain(project: Project, split: Split, device: torch.device, state: P
     found = gone(project.index, split, project.barred())
     left = np.isin(np.arange(len(project.index.class_names)), project.index.labels[split.retain])
     return ForgetRetain(
-        classes=() if found.others else found.classes, gone=tuple(np.flatnonzero(~left).tolist()),
+        classes=() if found.others else found.classes, unretained=tuple(np.flatnonzero(~left).tolist()),
         **{name: everything.take(torch.from_numpy(part)) for name, part in parts.items()},
         augment=Augment(recipe.pad, recipe.flip), progress=project.progress, state=state,
     )  # fmt: skip

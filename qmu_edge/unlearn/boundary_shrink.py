@@ -59,9 +59,9 @@ def adversarial(
 
 
 def nearest_labels(
-    model: Classifier, batch: Batch, radius: float, gone: Sequence[int] = ()
+    model: Classifier, batch: Batch, radius: float, unretained: Sequence[int] = ()
 ) -> Int64[Tensor, " n"]:
-    """The most probable class other than the label, after one step of `radius` against it; none of `gone`.
+    """The most probable class other than the label, after one step of `radius` against it; not `unretained`.
 
     Batch-norm statistics of `model` have to be frozen: each image is judged by itself.
     """
@@ -70,7 +70,7 @@ def nearest_labels(
     (gradient,) = torch.autograd.grad(loss, [images])
     with torch.no_grad():
         logits: Tensor = model(adversarial(images, gradient, radius))
-    return possible(logits, batch.labels, gone).scatter(1, batch.labels[:, None], -torch.inf).argmax(1)
+    return possible(logits, batch.labels, unretained).scatter(1, batch.labels[:, None], -torch.inf).argmax(1)
 
 
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
@@ -84,7 +84,9 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     descent = Descent(model, settings, steps, data.progress)
     data.progress.start("boundary_shrink", params.epochs * len(data.forget))
     train_mode(model, statistics=False)
-    labels = [nearest_labels(model, b, params.radius, data.gone) for b in data.forget.batches(params.batch)]
+    labels = [
+        nearest_labels(model, b, params.radius, data.unretained) for b in data.forget.batches(params.batch)
+    ]
     forget = data.forget.relabelled(torch.cat(labels))
     for _ in range(params.epochs):
         descent.epoch(forget.batches(params.batch, generator, data.augment))

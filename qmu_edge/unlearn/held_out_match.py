@@ -137,7 +137,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     labels = data.forget.labels.cpu()
     logits = predict(model, data.forget)
     ranks = hardness(model, data, logits, generator)
-    logits = possible(logits, labels, data.gone)
+    logits = possible(logits, labels, data.unretained)
     few = max(1, round(SHARE * params.batch))
     sizes = few, max(1, params.batch - few)
     steps = pair_steps(len(data.forget), len(data.retain), sizes)

@@ -182,7 +182,7 @@ def _labels(
     if not params.similar_labels:
         return random_labels(len(forget), model.shape.classes, generator)
     labels = forget.labels.cpu()
-    return similar_labels(possible(predict(model, forget), labels, data.gone), labels)
+    return similar_labels(possible(predict(model, forget), labels, data.unretained), labels)
 
 
 METHOD: Final = Method(

@@ -16,9 +16,9 @@ Loop = Literal["mixed", "sequential"]
 
 
 def possible(
-    logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], gone: Sequence[int]
+    logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], unretained: Sequence[int]
 ) -> Float[Tensor, "n k"]:
-    """Logits without the classes of which nothing is left (-inf), but for each image's own label.
+    """Logits without the classes of which no image is retained (-inf), but for each image's own label.
 
     All of them where there is no other class.
 
@@ -28,7 +28,7 @@ def possible(
     tensor([[1., 1.]])
     """
     barred = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-    barred[list(gone)] = True
+    barred[list(unretained)] = True
     other = ~F.one_hot(labels, logits.shape[1]).bool()
     some = (other & ~barred).any(dim=1, keepdim=True)
     return logits.masked_fill(barred & other & some, -torch.inf)

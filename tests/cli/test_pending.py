@@ -274,8 +274,8 @@ def test_a_class_that_an_earlier_request_has_emptied_is_no_way_out(planted: Any,
     project, _, split = planted
     left = split.retain[project.index.labels[split.retain] != 3]
     data = release.forget_retain(project, replace(split, retain=left), CPU, tmp_path / "state")
-    assert data.gone == (3,) and data.classes == ()
-    assert release.forget_retain(project, split, CPU, tmp_path / "state").gone == ()
+    assert data.unretained == (3,) and data.classes == ()
+    assert release.forget_retain(project, split, CPU, tmp_path / "state").unretained == ()
 
 
 def test_calibration_refuses_a_deleted_sample(planted: Any) -> None:

@@ -55,7 +55,7 @@ def test_where_there_is_no_other_class_all_are_possible(network: Network, toy: T
         network(), ForgetRetain(forget=forget, retain=retain, validation=retain),
         method.Params(epochs=1, batch=8), torch.Generator().manual_seed(0),
     )  # fmt: skip
-    data = ForgetRetain(forget=forget, retain=retain, validation=retain, gone=(0, 2))
+    data = ForgetRetain(forget=forget, retain=retain, validation=retain, unretained=(0, 2))
     method.run(model, data, method.Params(epochs=1, batch=8), torch.Generator().manual_seed(0))
     for ours, theirs in zip(model.state_dict().values(), reference.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
@@ -69,7 +69,7 @@ def test_forgotten_classes_are_no_way_out(
     pool = toy(24)
     gone = torch.isin(pool.labels, torch.tensor(classes))
     forget, retain = (pool.take(torch.nonzero(part)[:, 0]) for part in (gone, ~gone))
-    data = ForgetRetain(forget=forget, retain=retain, validation=retain, classes=classes, gone=classes)
+    data = ForgetRetain(forget=forget, retain=retain, validation=retain, classes=classes, unretained=classes)
     seen: list[Tensor] = []
     relabelled = Samples.relabelled
 
