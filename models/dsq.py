@@ -47,6 +47,7 @@ class SoftIntQuant(FusedIntQuant):
     """
 
     penalised: ClassVar[bool] = True
+    rounds: ClassVar[bool] = False
 
     def __init__(
         self,

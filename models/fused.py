@@ -12,14 +12,14 @@ processor, `triton_passes.py` as kernels for a GPU; `using` chooses.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import torch
 from brevitas.core.quant import IntQuant
 from jaxtyping import Float
 from torch import Tensor
 
-from qmu_edge.models.steps import SMALLEST_STEP, step_value
+from qmu_edge.models.steps import step_value
 
 
 class Grid(NamedTuple):
@@ -81,8 +81,13 @@ def gradients(
     return of_x, of_value * (step.sign() * factor)
 
 
+Codes = Callable[[Tensor, Tensor, Grid, int], tuple[Tensor, Tensor]]
+
+
 class Passes(NamedTuple):
     """The two functions above, or others that compute the same for tensors without gaps.
+
+    `codes`, where there is one, lets convolutions be computed in integers, see `integer.py`.
 
     A step is one number, or one for each entry of the first dimension, which is then the outermost in memory.
     Values and gradients lie in memory as `x` does.
@@ -90,6 +95,7 @@ class Passes(NamedTuple):
 
     values: Callable[[Tensor, Tensor, Grid, torch.dtype], Tensor]
     gradients: Callable[..., tuple[Tensor, Tensor | None]]
+    codes: Codes | None = None
 
 
 PLAIN: Final = Passes(values, gradients)
@@ -186,9 +192,11 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
     Attributes:
         clamp_through: While true, the gradient of the value passes outside of the clipping range as well,
             see `scales.clamp_through`; that of the step is as ever.
+        rounds: Whether what it makes while training lies on its grid.
     """
 
     clamp_through = False
+    rounds: ClassVar[bool] = True
     _grid: Grid | None = None
 
     def grid(self, bit_width: Callable[[], Tensor]) -> Grid:
@@ -211,6 +219,5 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
 
     def on_learned_step(self, x: Tensor, scaling: Any, grid: Grid, dtype: torch.dtype) -> Tensor:
         """The same for a `LearnedStep`, which becomes a value, and gets its gradient, in the same passes."""
-        grid = grid._replace(smallest=SMALLEST_STEP, power_of_two=scaling.power_of_two)
         factor = scaling.gradient_scale(x) if scaling.step.requires_grad else 1.0
         return fake_quantize(x, scaling.step, grid, dtype, factor=factor, through=self.clamp_through)

@@ -66,6 +66,18 @@ void value_block(const X* x, float step, Grid grid, int64_t n, Y* y) {
     for (int64_t i = 0; i < n; ++i) store(y + i, clipped(std::nearbyint(wide(x[i]) / step), grid) * step);
 }
 
+template <class X>
+bool code_block(const X* x, float step, Grid grid, int64_t n, int32_t zero, uint8_t* out) {
+    int32_t broken = 0;
+#pragma omp simd reduction(| : broken)
+    for (int64_t i = 0; i < n; ++i) {
+        const float code = clipped(std::nearbyint(wide(x[i]) / step), grid);
+        broken |= code != code;
+        out[i] = static_cast<uint8_t>(static_cast<int32_t>(code == code ? code : 0.0f) + zero);
+    }
+    return broken;
+}
+
 template <class X, class Y>
 void gradient_block(const X* x, const Y* grad, float step, Grid grid, int64_t n, X* out) {
     for (int64_t i = 0; i < n; ++i) {
@@ -116,6 +128,19 @@ void gradients(const X* x, const Y* grad, const float* step, Grid grid, int64_t 
     });
 }
 
+// Codes plus `zero` as bytes, and the value of each step: NaN where there is a NaN among its numbers.
+template <class X>
+void codes(const X* x, const float* step, Grid grid, int64_t rows, int64_t width, int32_t zero, uint8_t* out,
+           float* value) {
+    for (int64_t row = 0; row < rows; ++row) value[row] = step_value(step[row], grid);
+    for_blocks(rows, width, [=](int64_t, int64_t row, int64_t begin, int64_t n) {
+        if (code_block(x + begin, step_value(step[row], grid), grid, n, zero, out + begin)) {
+#pragma omp atomic write
+            value[row] = NAN;
+        }
+    });
+}
+
 }  // namespace
 
 // One pair of functions for each pair of types: of x, and of the value and its gradient.
@@ -132,5 +157,14 @@ void gradients(const X* x, const Y* grad, const float* step, Grid grid, int64_t 
 PASSES(float32_float32, float, float)
 PASSES(float32_bfloat16, float, Bfloat16)
 PASSES(bfloat16_bfloat16, Bfloat16, Bfloat16)
+
+#define CODES(NAME, X)                                                                                        \
+    extern "C" void codes_##NAME(const X* x, const float* step, Grid grid, int64_t rows, int64_t width,       \
+                                 int32_t zero, uint8_t* out, float* value) {                                  \
+        codes(x, step, grid, rows, width, zero, out, value);                                                  \
+    }
+
+CODES(float32, float)
+CODES(bfloat16, Bfloat16)
 
 extern "C" int64_t block_size() { return BLOCK; }

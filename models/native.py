@@ -17,7 +17,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from qmu_edge.models.fused import PLAIN, Grid, Passes, serves_rows
+from qmu_edge.models import integer
+from qmu_edge.models.fused import PLAIN, Codes, Grid, Passes, serves_rows
 
 SOURCE: Final = Path(__file__).with_name("native.cpp")
 # Exact: no reordering of sums but where the source says so, no multiply-add, no assumption about NaN.
@@ -98,7 +99,29 @@ def _passes(library: ctypes.CDLL) -> Passes:
         )  # fmt: skip
         return out, None if sums is None else sums.sum(-1).view(step.shape)
 
-    return Passes(values, gradients)
+    return Passes(values, gradients, _codes(library) if integer.works() else None)
+
+
+def _codes(library: ctypes.CDLL) -> Codes:
+    functions = {torch.float32: library.codes_float32, torch.bfloat16: library.codes_bfloat16}
+    for function in functions.values():
+        function.argtypes, function.restype = [
+            _POINTER, _POINTER, _Grid, _SIZE, _SIZE, ctypes.c_int32, _POINTER, _POINTER,
+        ], None  # fmt: skip
+
+    def codes(x: Tensor, step: Tensor, grid: Grid, zero: int) -> tuple[Tensor, Tensor]:
+        function = functions.get(x.dtype)
+        if function is None or not _served(x, step):
+            return integer.codes(x, step, grid, zero)
+        found = torch.empty_like(x, dtype=torch.uint8)
+        value = torch.empty(step.numel(), dtype=torch.float32)
+        function(
+            x.data_ptr(), step.data_ptr(), _structure(grid), *_size(x, step), zero,
+            found.data_ptr(), value.data_ptr(),
+        )  # fmt: skip
+        return found, value
+
+    return codes
 
 
 def _served(x: Tensor, step: Tensor) -> bool:

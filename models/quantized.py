@@ -13,7 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qmu_edge.models import integer
+from qmu_edge.models.fused import Grid
 from qmu_edge.models.quantizers import LearnedStep
+from qmu_edge.models.steps import SMALLEST_STEP
 
 
 def _trains(proxy: Any, quantizer: Any) -> bool:
@@ -34,8 +37,7 @@ def _activation(layer: Any, x: Tensor, *, rectify: bool) -> Tensor | None:
     grid = quantizer.int_quant.grid(quantizer.msb_clamp_bit_width_impl)
     if rectify:
         grid = grid._replace(floor=0.0)
-    made: Tensor = quantizer.int_quant.on_learned_step(x, quantizer.scaling_impl, grid, x.dtype)
-    return made
+    return _on_grid(quantizer, x, grid, x.dtype)
 
 
 def _weight(layer: Any) -> Tensor | None:
@@ -47,8 +49,14 @@ def _weight(layer: Any) -> Tensor | None:
     mixed = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if mixed else weight.dtype
     grid = quantizer.int_quant.grid(quantizer.msb_clamp_bit_width_impl)
-    made: Tensor = quantizer.int_quant.on_learned_step(weight, quantizer.scaling_impl, grid, dtype)
-    return made
+    return _on_grid(quantizer, weight, grid, dtype)
+
+
+def _on_grid(quantizer: Any, x: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
+    scaling = quantizer.scaling_impl
+    grid = grid._replace(smallest=SMALLEST_STEP, power_of_two=scaling.power_of_two)
+    made: Tensor = quantizer.int_quant.on_learned_step(x, scaling, grid, dtype)
+    return integer.mark(made, scaling.step, grid) if quantizer.int_quant.rounds else made
 
 
 class QuantConv2d(qnn.QuantConv2d):  # type: ignore[misc]
@@ -59,7 +67,8 @@ class QuantConv2d(qnn.QuantConv2d):  # type: ignore[misc]
         weight = _weight(self)
         if weight is None:
             return super().forward(x)  # type: ignore[no-any-return]
-        return self._conv_forward(x, weight, self.bias)  # type: ignore[no-any-return]
+        made = integer.convolve(x, weight, self)
+        return self._conv_forward(x, weight, self.bias) if made is None else made
 
 
 class QuantLinear(qnn.QuantLinear):  # type: ignore[misc]
