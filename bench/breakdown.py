@@ -1,6 +1,6 @@
 """Where does the time of a training step go: in Brevitas' layers as they come, in ours, in a float network?
 
-By PyTorch's profiler, which is itself a load: shares are what counts. Quantizers are `FakeQuantize` in ours;
+By PyTorch's profiler, which is itself a load: shares are what counts. Our quantizers are autograd functions,
 Brevitas' own are chains of elementwise operations.
 
     python bench/breakdown.py [--device cuda] [--architecture resnet18] [--width 1.0] [--batch 128]
@@ -20,8 +20,8 @@ from qmu_edge.allocator import kept_memory
 
 # What an operation's name contains, in this order; what is none of them is "all else".
 GROUPS = {
-    "quantizers": ("FakeQuantize",),
-    "convolutions": ("convolution", "linear", "addmm", "aten::mm"),
+    "quantizers": ("FakeQuantize", "IntegerConvolution"),  # the second by itself only writes codes
+    "convolutions": ("convolution", "qconv", "linear", "addmm", "aten::mm"),
     "batch-norm": ("batch_norm",),
     "optimizer": ("_fused_",),
     "copies": ("copy_", "clone", "aten::fill_", "aten::zero_"),

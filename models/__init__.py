@@ -7,6 +7,7 @@ own.py         a network of the user's own
 quantized.py   Brevitas' layers with a short way through training
 quantizers.py  the presets: which Brevitas quantizer each place gets
 fused.py       the passes of that way, forward and backward; native.py and native.cpp: as machine code
+integer.py     convolutions of codes, where the processor multiplies bytes
 pact.py        clipped activations with PACT's gradients
 dsq.py         the soft staircase
 scales.py      calibrate, freeze and check the quantizers of a network, and name parameter groups

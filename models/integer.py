@@ -23,6 +23,7 @@ from qmu_edge.models.steps import step_value
 # 500 outputs of a channel make up for, and inputs are written as bytes, which products in an output do.
 FROM_PLACES: Final = 1024
 FROM_PRODUCTS: Final = {torch.bfloat16: 512, torch.float32: 64}
+TO_PRODUCTS: Final = 2**31 // (255 * 128)  # what a sum of 32 bits holds
 MIDDLE: Final = 128  # of unsigned bytes
 
 
@@ -42,7 +43,8 @@ class OnGrid(NamedTuple):
 
 def mark(x: Tensor, step: Tensor, grid: Grid) -> Tensor:
     """`x`, which knows its grid until something new is made of it."""
-    x.on_grid = OnGrid(step, grid, x._version)  # type: ignore[attr-defined]
+    if not x.is_inference():  # such tensors have no version
+        x.on_grid = OnGrid(step, grid, x._version)  # type: ignore[attr-defined]
     return x
 
 
@@ -69,18 +71,19 @@ def codes(
 
     >>> codes(torch.tensor([-1.0, 0.25, 9.0]), torch.tensor(0.25), Grid(-2, 3), zero=128)
     (tensor([126, 129, 131], dtype=torch.uint8), tensor([0.2500]))
+    >>> codes(torch.tensor([-0.5, 0.25]), torch.tensor(0.25), Grid(-2, 3), zero=0)[0].view(torch.int8)
+    tensor([-2,  1], dtype=torch.int8)
     >>> codes(torch.tensor([0.5, torch.nan]), torch.tensor(0.25), Grid(0, 3), zero=0)[1]
     tensor([nan])
     """
     value = step_value(step, grid.smallest, power_of_two=grid.power_of_two)
     code = (x.to(step.dtype) / value).round_().clamp_(grid.low, grid.high)
     broken = code.isnan().reshape(step.numel(), -1).any(-1)
-    return (code.nan_to_num_() + zero).to(torch.int32).to(torch.uint8), value.view(-1).masked_fill(
-        broken, math.nan
-    )
+    found = (code.nan_to_num_() + zero).to(torch.int32).to(torch.uint8)
+    return found, value.view(-1).masked_fill(broken, math.nan)
 
 
-class _Convolution(torch.autograd.Function):
+class IntegerConvolution(torch.autograd.Function):
     """Forward in integers, backward as ever."""
 
     @staticmethod
@@ -91,12 +94,14 @@ class _Convolution(torch.autograd.Function):
         layer: nn.Conv2d,
         codes: Codes,
     ) -> Float[Tensor, "n d k l"]:
+        """See `product`."""
         ctx.save_for_backward(x, weight)
         ctx.form = [layer.stride, layer.padding, layer.dilation, False, (0, 0), layer.groups]
         return product(x, weight, layer, codes)
 
     @staticmethod
-    def backward(ctx: Any, grad: Float[Tensor, "n d k l"]) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Float[Tensor, "n d k l"]) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """Gradients of input and weight."""
         wanted = [*ctx.needs_input_grad[:2], False]
         backward = torch.ops.aten.convolution_backward
         of_x, of_weight, _ = backward(grad, *ctx.saved_tensors, None, *ctx.form, wanted)
@@ -131,9 +136,8 @@ def works() -> bool:
     mark(x, one, Grid(0, 255))
     mark(weight, one, Grid(-127, 127))
     try:
-        return torch.cpu._is_vnni_supported() and torch.equal(
-            product(x, weight, layer, codes), F.conv2d(x, weight)
-        )
+        known = torch.cpu._is_vnni_supported()
+        return known and torch.equal(product(x, weight, layer, codes), F.conv2d(x, weight))
     except (AttributeError, RuntimeError):
         return False
 
@@ -142,7 +146,8 @@ def _suits(x: Tensor, weight: Tensor, layer: nn.Conv2d) -> bool:
     places = len(x) * x.shape[2] * x.shape[3] // math.prod(layer.stride)
     plain = layer.bias is None and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
     known = grid_of(x) is not None and grid_of(weight) is not None
-    worth = places >= FROM_PLACES and weight[0].numel() >= FROM_PRODUCTS.get(x.dtype, math.inf)
+    least = FROM_PRODUCTS.get(x.dtype, math.inf)
+    worth = places >= FROM_PLACES and least <= weight[0].numel() < TO_PRODUCTS
     return plain and known and worth and x.is_cpu and x.dtype == weight.dtype
 
 
@@ -153,5 +158,5 @@ def convolve(
     codes = current().codes
     if codes is None or not _suits(x, weight, layer):
         return None
-    made: Tensor = _Convolution.apply(x, weight, layer, codes)  # type: ignore[no-untyped-call]
+    made: Tensor = IntegerConvolution.apply(x, weight, layer, codes)  # type: ignore[no-untyped-call]
     return made
