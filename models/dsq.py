@@ -47,7 +47,6 @@ class SoftIntQuant(FusedIntQuant):
     """
 
     penalised: ClassVar[bool] = True
-    rounds: ClassVar[bool] = False
 
     def __init__(
         self,

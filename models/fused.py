@@ -12,14 +12,14 @@ processor, `triton_passes.py` as kernels for a GPU; `using` chooses.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from brevitas.core.quant import IntQuant
 from jaxtyping import Float
 from torch import Tensor
 
-from qmu_edge.models.steps import step_value
+from qmu_edge.models.steps import SMALLEST_STEP, step_value
 
 
 class Grid(NamedTuple):
@@ -38,6 +38,32 @@ class Grid(NamedTuple):
     floor: float = -math.inf
     smallest: float = 0.0
     power_of_two: bool = False
+
+
+class OnGrid(NamedTuple):
+    """What a tensor knows that came from a quantizer.
+
+    Attributes:
+        step, grid: What it was rounded with.
+        versions: Of tensor and step then: where one was changed in place, the values may lie elsewhere.
+    """
+
+    step: Tensor
+    grid: Grid
+    versions: tuple[int, int]
+
+
+def mark(x: Float[Tensor, "*n"], step: Float[Tensor, "*s"], grid: Grid) -> Float[Tensor, "*n"]:
+    """`x`, which knows its grid until something new is made of it."""
+    if not x.is_inference() and not step.is_inference():  # such tensors have no version
+        x.on_grid = OnGrid(step.detach(), grid, (x._version, step._version))  # type: ignore[attr-defined]
+    return x
+
+
+def grid_of(x: Tensor) -> OnGrid | None:
+    """The grid on which `x` lies, where that is known."""
+    known: OnGrid | None = getattr(x, "on_grid", None)
+    return known if known and known.versions == (x._version, known.step._version) else None
 
 
 def values(
@@ -183,7 +209,7 @@ def fake_quantize(
     x = x.contiguous(memory_format=_order(x))
     value = x.detach() if through else x
     quantized: Tensor = FakeQuantize.apply(value, step, grid, dtype, factor)  # type: ignore[no-untyped-call]
-    return quantized + (x - value).to(dtype) if through else quantized
+    return mark(quantized + (x - value).to(dtype) if through else quantized, step, grid)
 
 
 class FusedIntQuant(IntQuant):  # type: ignore[misc]
@@ -192,11 +218,9 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
     Attributes:
         clamp_through: While true, the gradient of the value passes outside of the clipping range as well,
             see `scales.clamp_through`; that of the step is as ever.
-        rounds: Whether what it makes while training lies on its grid.
     """
 
     clamp_through = False
-    rounds: ClassVar[bool] = True
     _grid: Grid | None = None
 
     def grid(self, bit_width: Callable[[], Tensor]) -> Grid:
@@ -219,5 +243,6 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
 
     def on_learned_step(self, x: Tensor, scaling: Any, grid: Grid, dtype: torch.dtype) -> Tensor:
         """The same for a `LearnedStep`, which becomes a value, and gets its gradient, in the same passes."""
+        grid = grid._replace(smallest=SMALLEST_STEP, power_of_two=scaling.power_of_two)
         factor = scaling.gradient_scale(x) if scaling.step.requires_grad else 1.0
         return fake_quantize(x, scaling.step, grid, dtype, factor=factor, through=self.clamp_through)

@@ -1,8 +1,8 @@
 """Convolutions whose forward pass is computed in 8-bit integers, on processors with instructions for it.
 
 A convolution of two tensors on grids is a sum of products of codes, times two steps. Processors that have
-VNNI add four such products where they add two of bfloat16, and the sum is exact: the forward pass of training
-is then that of the exported file. Gradients are no integers; the backward pass stays as it is.
+VNNI add four such products where they add two of bfloat16, and lose nothing in the sum, as devices do.
+Gradients are no integers; the backward pass stays as it is.
 
 Shapes: n images, c channels in, d out, g channels in a group.
 """
@@ -12,56 +12,28 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from qmu_edge.models.fused import Codes, Grid, current
+from qmu_edge.models.fused import Codes, Grid, current, grid_of, mark
 from qmu_edge.models.steps import step_value
 
-# Below these integers would take longer (measured): a weight is packed anew for each convolution, which about
-# 500 outputs of a channel make up for, and inputs are written as bytes, which products in an output do.
+# Below these, integers take longer (measured on a processor with VNNI and vectors of bfloat16): outputs of a
+# channel, because weights are packed anew each time; and products for each number that is read or written,
+# because inputs are written as bytes.
 FROM_PLACES: Final = 1024
-FROM_PRODUCTS: Final = {torch.bfloat16: 512, torch.float32: 64}
-TO_PRODUCTS: Final = 2**31 // (255 * 128)  # what a sum of 32 bits holds
+FROM_INTENSITY: Final = {torch.bfloat16: 80, torch.float32: 16}
+TO_PRODUCTS: Final = 2**31 // (255 * 128)  # in an output: what a sum of 32 bits holds
 MIDDLE: Final = 128  # of unsigned bytes
 
 
-class OnGrid(NamedTuple):
-    """What is known of a tensor that came from a quantizer.
+class Form(NamedTuple):
+    """Of a convolution."""
 
-    Attributes:
-        step: Stored step, shape () or (d, 1, ...).
-        grid: Codes.
-        version: Of the tensor then; one that was changed in place may have left the grid.
-    """
-
-    step: Tensor
-    grid: Grid
-    version: int
-
-
-def mark(x: Tensor, step: Tensor, grid: Grid) -> Tensor:
-    """`x`, which knows its grid until something new is made of it."""
-    if not x.is_inference():  # such tensors have no version
-        x.on_grid = OnGrid(step, grid, x._version)  # type: ignore[attr-defined]
-    return x
-
-
-def grid_of(x: Tensor) -> OnGrid | None:
-    """The grid on which `x` lies; None where it is unknown, or has codes that are no bytes or look alike."""
-    known: OnGrid | None = getattr(x, "on_grid", None)
-    if known is None or known.version != x._version:
-        return None
-    lowest, highest = (code + zero_of(known.grid) for code in known.grid[:2])
-    # Codes from 128 on have no neighbour of their own in 8 bits of precision, but where the step is exact.
-    distinct = x.dtype != torch.bfloat16 or known.grid.power_of_two or max(map(abs, known.grid[:2])) < MIDDLE
-    return known if distinct and lowest >= 0 and highest < 2 * MIDDLE else None
-
-
-def zero_of(grid: Grid) -> int:
-    """Where the code 0 lies among unsigned bytes, which oneDNN wants for what enters a convolution."""
-    return MIDDLE if grid.low < 0 else 0
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
 
 
 def codes(
@@ -83,80 +55,110 @@ def codes(
     return found, value.view(-1).masked_fill(broken, math.nan)
 
 
+def product(
+    x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d g i j"], form: Form, codes: Codes
+) -> Float[Tensor, "n d k l"]:
+    """The convolution of two tensors that know their grids, as the type of `x`."""
+    of_x, of_weight = x.on_grid, weight.on_grid  # type: ignore[attr-defined]
+    zero = MIDDLE if of_x.grid.low < 0 else 0  # oneDNN wants unsigned bytes
+    inputs, step = codes(x, of_x.step, of_x.grid, zero)
+    weights, steps = codes(weight, of_weight.step, of_weight.grid, 0)
+    none, scale = steps.new_zeros(1, dtype=torch.int32), step.item()
+    # Packing has no use for the steps, but reads them one by one.
+    packed = torch.ops.onednn.qconv_prepack(
+        weights.view(torch.int8), torch.ones(1), scale, zero, *form, [*x.shape]
+    )
+    made: Tensor = torch.ops.onednn.qconv2d_pointwise(
+        inputs, scale, zero, packed, steps, none, None, *form, 1.0, 0, x.dtype, "none", [], ""
+    )
+    return made
+
+
 class IntegerConvolution(torch.autograd.Function):
-    """Forward in integers, backward as ever."""
+    """`product` forward, the convolution's own gradients backward."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Float[Tensor, "n c h w"],
-        weight: Float[Tensor, "d g i j"],
-        layer: nn.Conv2d,
-        codes: Codes,
+        ctx: Any, x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d g i j"], form: Form, codes: Codes
     ) -> Float[Tensor, "n d k l"]:
         """See `product`."""
         ctx.save_for_backward(x, weight)
-        ctx.form = [layer.stride, layer.padding, layer.dilation, False, (0, 0), layer.groups]
-        return product(x, weight, layer, codes)
+        ctx.form = form
+        return product(x, weight, form, codes)
 
     @staticmethod
     def backward(ctx: Any, grad: Float[Tensor, "n d k l"]) -> tuple[Tensor | None, Tensor | None, None, None]:
         """Gradients of input and weight."""
-        wanted = [*ctx.needs_input_grad[:2], False]
-        backward = torch.ops.aten.convolution_backward
-        of_x, of_weight, _ = backward(grad, *ctx.saved_tensors, None, *ctx.form, wanted)
+        stride, padding, dilation, groups = ctx.form
+        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
+            grad, *ctx.saved_tensors, None, stride, padding, dilation, False, (0, 0), groups,
+            (*ctx.needs_input_grad[:2], False),
+        )  # fmt: skip
         return of_x, of_weight, None, None
-
-
-def product(
-    x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d g i j"], layer: nn.Conv2d, codes: Codes
-) -> Float[Tensor, "n d k l"]:
-    """The convolution of two tensors on grids, as the type of `x`."""
-    form = [layer.stride, layer.padding, layer.dilation, layer.groups]
-    of_x, of_weight = grid_of(x), grid_of(weight)
-    assert of_x is not None and of_weight is not None
-    zero = zero_of(of_x.grid)
-    bytes_, scale = codes(x, of_x.step, of_x.grid, zero)
-    weights, scales = codes(weight, of_weight.step, of_weight.grid, 0)
-    packed = torch.ops.onednn.qconv_prepack(
-        weights.view(torch.int8), scales, scale.item(), zero, *form, [*x.shape]
-    )
-    made: Tensor = torch.ops.onednn.qconv2d_pointwise(
-        bytes_, scale.item(), zero, packed, scales, torch.zeros_like(scales, dtype=torch.int32), None,
-        *form, 1.0, 0, x.dtype, "none", [], "",
-    )  # fmt: skip
-    return made
 
 
 @cache
 def works() -> bool:
     """Whether this processor multiplies bytes, and exactly: some clip sums of two products at 16 bits."""
-    x, weight = torch.full((1, 32, 4, 4), 255.0), torch.full((1, 32, 1, 1), -127.0)
-    one, layer = torch.tensor(1.0), nn.Conv2d(32, 1, 1, bias=False)
-    mark(x, one, Grid(0, 255))
-    mark(weight, one, Grid(-127, 127))
+    if not torch.cpu._is_vnni_supported():
+        return False
+    one, form = torch.tensor(1.0), Form((1, 1), (0, 0), (1, 1), 1)
+    weight = torch.tensor([127.0, -127.0]).view(2, 1, 1, 1).repeat(1, 32, 1, 1)
     try:
-        known = torch.cpu._is_vnni_supported()
-        return known and torch.equal(product(x, weight, layer, codes), F.conv2d(x, weight))
+        for grid in (Grid(0, 255), Grid(-128, 127)):
+            for dtype in FROM_INTENSITY:
+                x = mark(torch.full((1, 32, 4, 4), grid.high, dtype=dtype), one, grid)
+                made = product(x, mark(weight.to(dtype), one, Grid(-127, 127)), form, codes)
+                expected = torch.tensor([32 * 127 * grid.high, -32 * 127 * grid.high]).to(dtype)
+                if not torch.equal(made, expected.view(1, 2, 1, 1).expand(1, 2, 4, 4)):
+                    return False
     except (AttributeError, RuntimeError):
         return False
+    return True
 
 
-def _suits(x: Tensor, weight: Tensor, layer: nn.Conv2d) -> bool:
-    places = len(x) * x.shape[2] * x.shape[3] // math.prod(layer.stride)
-    plain = layer.bias is None and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
-    known = grid_of(x) is not None and grid_of(weight) is not None
-    least = FROM_PRODUCTS.get(x.dtype, math.inf)
-    worth = places >= FROM_PLACES and least <= weight[0].numel() < TO_PRODUCTS
-    return plain and known and worth and x.is_cpu and x.dtype == weight.dtype
+def intensity(weight: Float[Tensor, "d g i j"], form: Form) -> float:
+    """Products for each number that a convolution reads or writes.
+
+    >>> intensity(torch.empty(64, 32, 3, 3), Form((1, 1), (1, 1), (1, 1), 1))
+    192.0
+    """
+    inputs = weight.shape[1] * form.groups * math.prod(form.stride)
+    return weight.numel() / (inputs + len(weight))
+
+
+def byte_grid(x: Tensor) -> Grid | None:
+    """The grid of `x`, where it is known, its codes are bytes, and values of this type tell them apart."""
+    known = grid_of(x)
+    if known is None:
+        return None
+    low, high = known.grid[:2]
+    # A step times more than 128 may be the same number as its neighbour in 8 bits of precision.
+    distinct = x.dtype != torch.bfloat16 or known.grid.power_of_two or max(-low, high) <= MIDDLE
+    fits = -MIDDLE <= low and high < (MIDDLE if low < 0 else 2 * MIDDLE)
+    return known.grid if distinct and fits else None
+
+
+def _worthwhile(x: Tensor, weight: Tensor, form: Form) -> bool:
+    if x.dim() != 4 or not x.is_cpu or x.dtype != weight.dtype or x.dtype not in FROM_INTENSITY:
+        return False
+    places = len(x) * x.shape[2] * x.shape[3] // math.prod(form.stride)
+    fits = weight.numel() // len(weight) < TO_PRODUCTS
+    return places >= FROM_PLACES and fits and intensity(weight, form) >= FROM_INTENSITY[x.dtype]
 
 
 def convolve(
-    x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d g i j"], layer: nn.Conv2d
-) -> Tensor | None:
+    x: Float[Tensor, "*n c h w"], weight: Float[Tensor, "d g i j"], layer: nn.Conv2d
+) -> Float[Tensor, "n d k l"] | None:
     """The convolution of `layer`, or None where integers do not serve it or would take longer."""
     codes = current().codes
-    if codes is None or not _suits(x, weight, layer):
+    if codes is None or layer.bias is not None or layer.padding_mode != "zeros":
         return None
-    made: Tensor = IntegerConvolution.apply(x, weight, layer, codes)  # type: ignore[no-untyped-call]
+    form = Form(layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
+    if isinstance(layer.padding, str) or not _worthwhile(x, weight, form):
+        return None
+    of_weight = byte_grid(weight)
+    if of_weight is None or of_weight.low >= 0 or byte_grid(x) is None:
+        return None
+    made: Tensor = IntegerConvolution.apply(x, weight, form, codes)  # type: ignore[no-untyped-call]
     return made

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from qmu_edge.models.fused import FusedIntQuant, Grid
+from qmu_edge.models.fused import FusedIntQuant, Grid, mark
 
 
 def clipping_slopes(
@@ -63,7 +63,7 @@ class ClippedIntQuant(FusedIntQuant):
     def while_training(self, x: Tensor, step: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
         """`x` on the grid as `dtype`."""
         quantized: Tensor = ClippedQuantize.apply(x, step, grid, dtype)  # type: ignore[no-untyped-call]
-        return quantized
+        return mark(quantized, step, grid)
 
     def on_learned_step(self, x: Tensor, scaling: Any, grid: Grid, dtype: torch.dtype) -> Tensor:
         """The same, the value of the step before it."""

@@ -2,7 +2,8 @@
 
 A Brevitas layer sends each tensor through a chain of proxies and wraps it up with scale and bit width. While
 a network trains on learned steps nobody looks at those, so these layers go straight from the step to the
-value: the same numbers, one pass, the rectifier included, weights at once in the convolution's precision.
+value: the same numbers, one pass, the rectifier included, weights at once in the convolution's precision. A
+convolution of two tensors whose grids are known may be computed in integers, see `integer.py`.
 Evaluation, calibration, export and every other quantizer take Brevitas' own way.
 """
 
@@ -14,9 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qmu_edge.models import integer
-from qmu_edge.models.fused import Grid
 from qmu_edge.models.quantizers import LearnedStep
-from qmu_edge.models.steps import SMALLEST_STEP
 
 
 def _trains(proxy: Any, quantizer: Any) -> bool:
@@ -37,7 +36,8 @@ def _activation(layer: Any, x: Tensor, *, rectify: bool) -> Tensor | None:
     grid = quantizer.int_quant.grid(quantizer.msb_clamp_bit_width_impl)
     if rectify:
         grid = grid._replace(floor=0.0)
-    return _on_grid(quantizer, x, grid, x.dtype)
+    made: Tensor = quantizer.int_quant.on_learned_step(x, quantizer.scaling_impl, grid, x.dtype)
+    return made
 
 
 def _weight(layer: Any) -> Tensor | None:
@@ -49,14 +49,8 @@ def _weight(layer: Any) -> Tensor | None:
     mixed = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if mixed else weight.dtype
     grid = quantizer.int_quant.grid(quantizer.msb_clamp_bit_width_impl)
-    return _on_grid(quantizer, weight, grid, dtype)
-
-
-def _on_grid(quantizer: Any, x: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
-    scaling = quantizer.scaling_impl
-    grid = grid._replace(smallest=SMALLEST_STEP, power_of_two=scaling.power_of_two)
-    made: Tensor = quantizer.int_quant.on_learned_step(x, scaling, grid, dtype)
-    return integer.mark(made, scaling.step, grid) if quantizer.int_quant.rounds else made
+    made: Tensor = quantizer.int_quant.on_learned_step(weight, quantizer.scaling_impl, grid, dtype)
+    return made
 
 
 class QuantConv2d(qnn.QuantConv2d):  # type: ignore[misc]

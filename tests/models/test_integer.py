@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from qmu_edge.data import Samples
 from qmu_edge.models import integer
-from qmu_edge.models.fused import PLAIN, Grid, Passes, fake_quantize, using
+from qmu_edge.models.blocks import Blocks
+from qmu_edge.models.fused import PLAIN, Grid, Passes, fake_quantize, grid_of, mark, using
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.native import native
 from qmu_edge.models.steps import step_value
@@ -39,8 +40,8 @@ def _inputs(layer: nn.Conv2d, dtype: torch.dtype, grid: Grid) -> tuple[Tensor, T
     x = torch.randn(32, layer.in_channels, 8, 8, generator=generator).to(memory_format=torch.channels_last)
     weight = torch.randn(layer.weight.shape, generator=generator).to(memory_format=torch.channels_last)
     step = torch.tensor(0.03 if grid.low < 0 else 0.3)
-    made = integer.mark(fake_quantize(x.to(dtype), step, grid, dtype).detach(), step, grid)
-    kernel = integer.mark(fake_quantize(weight, STEPS, WEIGHT, dtype).detach(), STEPS, WEIGHT)
+    made = mark(fake_quantize(x.to(dtype), step, grid, dtype).detach(), step, grid)
+    kernel = mark(fake_quantize(weight, STEPS, WEIGHT, dtype).detach(), STEPS, WEIGHT)
     return made.requires_grad_(), kernel.requires_grad_()
 
 
@@ -54,7 +55,7 @@ def test_integers_compute_the_convolution(
     integers: Passes, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, grid: Grid, form: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(integer, "FROM_PLACES", 1)
-    monkeypatch.setitem(integer.FROM_PRODUCTS, dtype, 1)
+    monkeypatch.setitem(integer.FROM_INTENSITY, dtype, 1)
     layer = _layer(**form)
     x, weight = _inputs(layer, dtype, grid)
     with using(integers):
@@ -72,7 +73,7 @@ def test_integers_compute_the_convolution(
 
 def _exact(x: Tensor) -> tuple[Tensor, Tensor]:
     """Codes and steps."""
-    known = integer.grid_of(x)
+    known = grid_of(x)
     assert known is not None
     step = step_value(known.step, known.grid.smallest, power_of_two=known.grid.power_of_two)
     return (x.double() / step).round(), step.double()
@@ -83,7 +84,7 @@ def _slopes(y: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
 
 
 def test_groups_and_a_gradient_of_one_side_only(integers: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(integer.FROM_PRODUCTS, torch.float32, 1)
+    monkeypatch.setitem(integer.FROM_INTENSITY, torch.float32, 1)
     layer = _layer(groups=16, padding=1)
     x, weight = _inputs(layer, torch.float32, UNSIGNED)
     x.requires_grad_(False)
@@ -109,7 +110,7 @@ def test_second_derivatives_are_those_of_the_convolution(integers: Passes) -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("grid", "zero"), [(UNSIGNED, 0), (SIGNED, 128), (Grid(0, 255), 0)])
+@pytest.mark.parametrize(("grid", "zero"), [(UNSIGNED, 0), (SIGNED, 128), (WEIGHT, 0), (Grid(0, 255), 0)])
 @pytest.mark.parametrize("channels", [False, True])
 def test_machine_code_finds_the_same_codes(
     integers: Passes, dtype: torch.dtype, grid: Grid, zero: int, channels: bool
@@ -131,8 +132,8 @@ def test_one_nan_is_not_lost(integers: Passes, broken: str) -> None:
     x, weight = _inputs(layer, torch.float32, UNSIGNED)
     with torch.no_grad():
         (x if broken == "input" else weight)[5, 3, 1, 1] = math.nan
-    x = integer.mark(x.detach(), torch.tensor(0.3), UNSIGNED)
-    weight = integer.mark(weight.detach(), STEPS, WEIGHT)
+    x = mark(x.detach(), torch.tensor(0.3), UNSIGNED)
+    weight = mark(weight.detach(), STEPS, WEIGHT)
     with using(integers):
         made = integer.convolve(x, weight, layer)
     assert made is not None
@@ -144,10 +145,14 @@ def test_a_grid_is_forgotten_with_the_values(integers: Passes) -> None:
     x, weight = _inputs(layer, torch.float32, UNSIGNED)
     new = [x + 0.1, x[:, :, 1:], F.max_pool2d(x, 3, stride=1, padding=1), x.detach().clone()]
     changed = fake_quantize(x.detach(), torch.tensor(0.3), UNSIGNED, x.dtype)
-    integer.mark(changed, torch.tensor(0.3), UNSIGNED).add_(0.1)
+    mark(changed, torch.tensor(0.3), UNSIGNED).add_(0.1)
+    step = torch.tensor(0.3)
+    moved = mark(x.detach() * 1.0, step, UNSIGNED)
+    step.mul_(2)
+    new.append(moved)
     with using(integers):
         assert integer.convolve(x, weight, layer) is not None
-        assert [integer.convolve(other, weight, layer) for other in (*new, changed)] == [None] * 5
+        assert [integer.convolve(other, weight, layer) for other in (*new, changed)] == [None] * 6
         assert integer.convolve(x, weight * 1.0, layer) is None
 
 
@@ -156,43 +161,55 @@ def test_what_integers_cannot_or_should_not_do_is_left_to_floats(integers: Passe
     with using(integers):
         for layer in (_layer(bias=True), _layer(padding_mode="reflect"), _layer(padding="same")):
             assert integer.convolve(x, weight, layer) is None
-        few = integer.mark(x.detach()[:4], torch.tensor(0.3), UNSIGNED)
+        assert integer.convolve(mark(x.detach()[0], torch.tensor(0.3), UNSIGNED), weight, _layer()) is None
+        unsigned = mark(weight.detach().clone(), STEPS, Grid(0, 255))
+        assert integer.convolve(x, unsigned, _layer()) is None
+        few = mark(x.detach()[:4], torch.tensor(0.3), UNSIGNED)
         assert integer.convolve(few, weight, _layer()) is None
-        depthwise = integer.mark(weight.detach()[:, :1].contiguous(), STEPS, WEIGHT)
+        depthwise = mark(weight.detach()[:, :1].contiguous(), STEPS, WEIGHT)
         assert integer.convolve(x, depthwise, _layer(out_channels=64, groups=64)) is None
     with using(PLAIN):
         assert integer.convolve(x, weight, _layer()) is None
     with torch.inference_mode():
-        assert integer.grid_of(integer.mark(torch.ones(3), torch.tensor(0.5), UNSIGNED)) is None
+        assert grid_of(mark(torch.ones(3), torch.tensor(0.5), UNSIGNED)) is None
 
 
 def test_codes_that_bfloat16_cannot_tell_apart_are_not_read_from_it() -> None:
     step = torch.tensor(0.013)
-    for bits, power_of_two, expected in ((7, False, True), (8, False, False), (8, True, True)):
-        grid = Grid(0, 2**bits - 1, smallest=1e-8, power_of_two=power_of_two)
-        true = torch.arange(2**bits) * step_value(step, 1e-8, power_of_two=power_of_two)
-        x = fake_quantize(true, step, grid, torch.bfloat16)
-        assert (integer.grid_of(integer.mark(x, step, grid)) is not None) == expected
-        read = integer.codes(x, step, grid, 0)[0]
-        assert torch.equal(read, torch.arange(2**bits, dtype=torch.uint8)) == expected
-    wide = integer.mark(torch.ones(3), step, Grid(0, 511))
-    assert integer.grid_of(wide) is None
+    cases = ((0, 127, False, True), (-128, 127, False, True), (0, 255, False, False), (0, 255, True, True))
+    for low, high, power_of_two, expected in cases:
+        grid = Grid(low, high, smallest=1e-8, power_of_two=power_of_two)
+        true = torch.arange(low, high + 1)
+        exact = true * step_value(step, 1e-8, power_of_two=power_of_two)
+        x = fake_quantize(exact, step, grid, torch.bfloat16)
+        assert (integer.byte_grid(x) is not None) == expected
+        read = integer.codes(x, step, grid, -low)[0]
+        assert torch.equal(read, (true - low).to(torch.uint8)) == expected
+    for wide in (Grid(0, 256), Grid(-129, 3), Grid(-3, 128)):
+        assert integer.byte_grid(mark(torch.ones(3), step, wide)) is None
 
 
 def test_a_processor_without_exact_integers_keeps_floats(monkeypatch: pytest.MonkeyPatch) -> None:
     if not integer.works():
         pytest.skip("a processor without VNNI")
-    monkeypatch.setattr(integer, "product", lambda x, weight, layer, codes: F.conv2d(x, weight) - 1)
+    monkeypatch.setattr(integer, "product", lambda x, weight, form, codes: F.conv2d(x, weight) - 1)
     assert not integer.works.__wrapped__()
     monkeypatch.undo()
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     assert not integer.works.__wrapped__()
 
 
-def _step(model: Classifier, samples: Samples, passes: Passes) -> dict[str, Tensor]:
+def test_finding_out_draws_no_random_numbers() -> None:
+    before = torch.get_rng_state()
+    integer.works.__wrapped__()
+    native.__wrapped__()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def _step(model: Classifier, samples: Samples, passes: Passes, *, mixed: bool = False) -> dict[str, Tensor]:
     torch.manual_seed(0)  # dropout
     (batch,) = samples.batches(60)
-    with using(passes):
+    with using(passes), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         loss = F.cross_entropy(model.train()(batch.images), batch.labels)
     loss.backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -219,7 +236,7 @@ def test_a_training_step_has_the_same_gradients(
     monkeypatch: pytest.MonkeyPatch,
     architecture: str,
 ) -> None:
-    monkeypatch.setitem(integer.FROM_PRODUCTS, torch.float32, 8)
+    monkeypatch.setitem(integer.FROM_INTENSITY, torch.float32, 1)
     seen = _counted(monkeypatch)
     floats = integers._replace(codes=None)
     ours, theirs = (_step(network(architecture=architecture), toy(60), p) for p in (integers, floats))
@@ -228,6 +245,43 @@ def test_a_training_step_has_the_same_gradients(
     for name, grad in theirs.items():
         off = float((ours[name] - grad).norm() / grad.norm().clamp_min(1e-6))
         assert off < 1e-3, (name, off)
+
+
+def test_mixed_precision_takes_integers_too(
+    network: Callable[..., Classifier],
+    toy: Callable[..., Samples],
+    integers: Passes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(integer.FROM_INTENSITY, torch.bfloat16, 1)
+    seen = _counted(monkeypatch)
+    floats = integers._replace(codes=None)
+    exact = {
+        "weight_bits": 8,
+        "activation_bits": 8,
+    }  # with 4, bfloat16 alone turns the gradient by 60 degrees
+    ours, theirs = (_step(network(**exact), toy(60), p, mixed=True) for p in (integers, floats))
+    assert len(seen) >= 4
+    assert {x.dtype for x in seen} == {torch.bfloat16}
+    mine, other = (torch.cat([g.flatten() for g in found.values()]) for found in (ours, theirs))
+    assert float(F.cosine_similarity(mine, other, dim=0)) > 0.9
+
+
+def test_blocks_that_are_computed_again_take_integers_again(
+    network: Callable[..., Classifier],
+    toy: Callable[..., Samples],
+    integers: Passes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = _counted(monkeypatch)
+    kept = _step(network(), toy(60), integers)
+    once, model = len(seen), network()
+    for module in model.modules():
+        if isinstance(module, Blocks):
+            module.recompute = True
+    again = _step(model, toy(60), integers)
+    assert len(seen) > 2 * once
+    assert all(torch.equal(again[name], grad) for name, grad in kept.items())
 
 
 def test_soft_staircases_are_no_grids(
