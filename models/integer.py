@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -23,6 +24,9 @@ from qmu_edge.models.steps import step_value
 # because inputs are written as bytes.
 FROM_PLACES: Final = 1024
 FROM_INTENSITY: Final = {torch.bfloat16: 80, torch.float32: 16}
+TO_UNFOLDED: Final = (
+    16  # outputs of an image and channel: from there on oneDNN's gradient of a weight is faster
+)
 TO_PRODUCTS: Final = 2**31 // (255 * 128)  # in an output: what a sum of 32 bits holds
 MIDDLE: Final = 128  # of unsigned bytes
 
@@ -74,6 +78,22 @@ def product(
     return made
 
 
+def weight_gradient(
+    grad: Float[Tensor, "n d k l"], x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c i j"], form: Form
+) -> Float[Tensor, "d c i j"]:
+    """Gradient of the weight of a convolution of one group: one product with what each output has seen."""
+    (high, wide), (top, left), (far, deep) = form.stride, form.padding, form.dilation
+    (n, outputs, *map_), (_, channels, *kernel) = grad.shape, weight.shape
+    padded = F.pad(x, (left, left, top, top)).permute(0, 2, 3, 1).contiguous()
+    image, row, column, channel = padded.stride()
+    seen = padded.as_strided(
+        (n, *map_, *kernel, channels),
+        (image, row * high, column * wide, row * far, column * deep, channel),
+    ).reshape(n * math.prod(map_), -1)
+    given = grad.permute(0, 2, 3, 1).reshape(-1, outputs)
+    return (given.t() @ seen).view(outputs, *kernel, channels).permute(0, 3, 1, 2)
+
+
 class IntegerConvolution(torch.autograd.Function):
     """`product` forward, the convolution's own gradients backward."""
 
@@ -90,11 +110,15 @@ class IntegerConvolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Float[Tensor, "n d k l"]) -> tuple[Tensor | None, Tensor | None, None, None]:
         """Gradients of input and weight."""
         stride, padding, dilation, groups = ctx.form
+        x, weight = ctx.saved_tensors
+        wants_x, wants_weight = ctx.needs_input_grad[:2]
+        unfolds = wants_weight and groups == 1 and grad.dtype == torch.bfloat16
+        unfolds = unfolds and grad.shape[2] * grad.shape[3] <= TO_UNFOLDED
         of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-            grad, *ctx.saved_tensors, None, stride, padding, dilation, False, (0, 0), groups,
-            (*ctx.needs_input_grad[:2], False),
+            grad, x, weight, None, stride, padding, dilation, False, (0, 0), groups,
+            (wants_x, wants_weight and not unfolds, False),
         )  # fmt: skip
-        return of_x, of_weight, None, None
+        return of_x, weight_gradient(grad, x, weight, ctx.form) if unfolds else of_weight, None, None
 
 
 @cache

@@ -96,6 +96,51 @@ def test_groups_and_a_gradient_of_one_side_only(integers: Passes, monkeypatch: p
     assert torch.equal(*(_slopes(y, weight)[0] for y in (made, stock)))
 
 
+@pytest.mark.parametrize(
+    "form", [{}, {"stride": (2, 1), "padding": (1, 0)}, {"padding": 2, "dilation": (2, 3)},
+             {"kernel_size": (1, 3)}], ids=str,
+)  # fmt: skip
+def test_a_product_makes_the_gradient_of_a_weight(form: dict[str, Any]) -> None:
+    layer = _layer(in_channels=5, **form)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 5, 9, 11, generator=generator, dtype=torch.float64)
+    weight = layer.weight.detach().double().requires_grad_()
+    y = layer._conv_forward(x, weight, None)
+    (expected,) = _slopes(y, weight)
+    grad = torch.linspace(-1, 2, y.numel()).view_as(y).to(y.dtype)
+    shape = integer.Form(layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
+    found = integer.weight_gradient(grad, x, weight, shape)
+    torch.testing.assert_close(found, expected)
+
+
+def test_small_maps_have_the_same_gradients(integers: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = _layer(stride=2, padding=1)
+    x, weight = _inputs(layer, torch.bfloat16, UNSIGNED)
+    monkeypatch.setattr(integer, "FROM_PLACES", 1)
+    monkeypatch.setitem(integer.FROM_INTENSITY, torch.bfloat16, 1)
+    calls: list[torch.Size] = []
+    made_of = integer.weight_gradient
+
+    def counted(grad: Tensor, *rest: Any) -> Tensor:
+        calls.append(grad.shape)
+        return made_of(grad, *rest)
+
+    monkeypatch.setattr(integer, "weight_gradient", counted)
+    with using(integers):
+        made = integer.convolve(x, weight, layer)
+    assert made is not None
+    stock = layer._conv_forward(x, weight, None)
+    mine, theirs = (_slopes(y, x, weight) for y in (made, stock))
+    assert torch.equal(mine[0], theirs[0])
+    assert mine[1].stride() == theirs[1].stride()
+    torch.testing.assert_close(mine[1], theirs[1], rtol=0.02, atol=0.02)
+    with using(integers):
+        fixed = integer.convolve(x, mark(weight.detach(), STEPS, WEIGHT), layer)
+    assert fixed is not None
+    _slopes(fixed, x)
+    assert calls == [(32, 16, 4, 4)]
+
+
 def test_second_derivatives_are_those_of_the_convolution(integers: Passes) -> None:
     layer = _layer(padding=1)
     x, weight = _inputs(layer, torch.float32, UNSIGNED)
