@@ -70,7 +70,7 @@ def product(
     none, scale = steps.new_zeros(1, dtype=torch.int32), step.item()
     # Packing has no use for the steps, but reads them one by one.
     packed = torch.ops.onednn.qconv_prepack(
-        weights.view(torch.int8), torch.ones(1), scale, zero, *form, [*x.shape]
+        weights.view(torch.int8), steps.new_ones(1), scale, zero, *form, [*x.shape]
     )
     made: Tensor = torch.ops.onednn.qconv2d_pointwise(
         inputs, scale, zero, packed, steps, none, None, *form, 1.0, 0, x.dtype, "none", [], ""
@@ -122,11 +122,12 @@ class IntegerConvolution(torch.autograd.Function):
 
 
 @cache
+@torch.inference_mode(mode=False)
 def works() -> bool:
     """Whether this processor multiplies bytes, and exactly: some clip sums of two products at 16 bits."""
     if not torch.cpu._is_vnni_supported():
         return False
-    one, form = torch.tensor(1.0), Form((1, 1), (0, 0), (1, 1), 1)
+    one, form = torch.ones((), dtype=torch.float32), Form((1, 1), (0, 0), (1, 1), 1)
     weight = torch.tensor([127.0, -127.0]).view(2, 1, 1, 1).repeat(1, 32, 1, 1)
     try:
         for grid in (Grid(0, 255), Grid(-128, 127)):

@@ -244,10 +244,15 @@ def test_a_processor_without_exact_integers_keeps_floats(monkeypatch: pytest.Mon
     assert not integer.works.__wrapped__()
 
 
-def test_finding_out_draws_no_random_numbers() -> None:
+def test_finding_out_depends_on_nothing_and_draws_no_random_numbers() -> None:
     before = torch.get_rng_state()
-    integer.works.__wrapped__()
-    native.__wrapped__()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            assert integer.works.__wrapped__() == integer.works()
+        native.__wrapped__()
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert torch.equal(torch.get_rng_state(), before)
 
 
