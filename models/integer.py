@@ -2,9 +2,10 @@
 
 A convolution of two tensors on grids is a sum of products of codes, times two steps. Processors that have
 VNNI add four such products where they add two of bfloat16, and lose nothing in the sum, as devices do.
-Gradients are no integers; the backward pass stays as it is.
+Gradients are no integers; the backward pass stays in floats.
 
-Shapes: n images, c channels in, d out, g channels in a group.
+Shapes: n images, c channels in, d out, g in a group; h x w and k x l pixels in and out, i x j of the kernel;
+r steps.
 """
 
 import math
@@ -24,15 +25,13 @@ from qmu_edge.models.steps import step_value
 # because inputs are written as bytes.
 FROM_PLACES: Final = 1024
 FROM_INTENSITY: Final = {torch.bfloat16: 80, torch.float32: 16}
-TO_UNFOLDED: Final = (
-    16  # outputs of an image and channel: from there on oneDNN's gradient of a weight is faster
-)
+TO_UNFOLDED: Final = 16  # outputs of an image and channel; for more, oneDNN's gradient of a weight is faster
 TO_PRODUCTS: Final = 2**31 // (255 * 128)  # in an output: what a sum of 32 bits holds
 MIDDLE: Final = 128  # of unsigned bytes
 
 
 class Form(NamedTuple):
-    """Of a convolution."""
+    """How a convolution moves: its stride, padding and dilation (height, width), and its groups."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -62,7 +61,11 @@ def codes(
 def product(
     x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d g i j"], form: Form, codes: Codes
 ) -> Float[Tensor, "n d k l"]:
-    """The convolution of two tensors that know their grids, as the type of `x`."""
+    """The convolution of two tensors that know their grids, as the type of `x`.
+
+    Raises:
+        AttributeError: One of them does not.
+    """
     of_x, of_weight = x.on_grid, weight.on_grid  # type: ignore[attr-defined]
     zero = MIDDLE if of_x.grid.low < 0 else 0  # oneDNN wants unsigned bytes
     inputs, step = codes(x, of_x.step, of_x.grid, zero)
@@ -81,17 +84,17 @@ def product(
 def weight_gradient(
     grad: Float[Tensor, "n d k l"], x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c i j"], form: Form
 ) -> Float[Tensor, "d c i j"]:
-    """Gradient of the weight of a convolution of one group: one product with what each output has seen."""
-    (high, wide), (top, left), (far, deep) = form.stride, form.padding, form.dilation
-    (n, outputs, *map_), (_, channels, *kernel) = grad.shape, weight.shape
-    padded = F.pad(x, (left, left, top, top)).permute(0, 2, 3, 1).contiguous()
+    """Gradient of the weight of a convolution of one group: one product with the unfolded input."""
+    stride, padding, dilation = form.stride, form.padding, form.dilation
+    (d, c, i, j), (n, _, k, l) = weight.shape, grad.shape  # noqa: E741
+    padded = F.pad(x, (padding[1], padding[1], padding[0], padding[0])).permute(0, 2, 3, 1).contiguous()
     image, row, column, channel = padded.stride()
-    seen = padded.as_strided(
-        (n, *map_, *kernel, channels),
-        (image, row * high, column * wide, row * far, column * deep, channel),
-    ).reshape(n * math.prod(map_), -1)
-    given = grad.permute(0, 2, 3, 1).reshape(-1, outputs)
-    return (given.t() @ seen).view(outputs, *kernel, channels).permute(0, 3, 1, 2)
+    unfolded = padded.as_strided(
+        (n, k, l, i, j, c),
+        (image, row * stride[0], column * stride[1], row * dilation[0], column * dilation[1], channel),
+    )
+    product = grad.permute(0, 2, 3, 1).reshape(-1, d).t() @ unfolded.reshape(n * k * l, -1)
+    return product.view(d, i, j, c).permute(0, 3, 1, 2)
 
 
 class IntegerConvolution(torch.autograd.Function):

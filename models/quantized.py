@@ -3,8 +3,8 @@
 A Brevitas layer sends each tensor through a chain of proxies and wraps it up with scale and bit width. While
 a network trains on learned steps nobody looks at those, so these layers go straight from the step to the
 value: the same numbers, one pass, the rectifier included, weights at once in the convolution's precision. A
-convolution of two tensors whose grids are known may be computed in integers, see `integer.py`.
-Evaluation, calibration, export and every other quantizer take Brevitas' own way.
+convolution of two tensors whose grids are known may be computed in integers, see `integer.py`. Evaluation,
+calibration, export and every other quantizer take Brevitas' own way.
 """
 
 from typing import Any
