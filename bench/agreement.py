@@ -20,15 +20,15 @@ from record import write
 from speed import LONG, stock
 
 from qmu_edge.audit.codes import code_changes, integer_codes
-from qmu_edge.data import Augment, Samples, on_device
-from qmu_edge.datasets import load
-from qmu_edge.descent import Descent, Optimization
-from qmu_edge.index import assign_splits, content_digests
-from qmu_edge.models import build
+from qmu_edge.data.index import assign_splits, content_digests
+from qmu_edge.data.sources import load
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.build import build
 from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.progress import Progress
 from qmu_edge.recipe import DataRecipe, ModelRecipe, TrainRecipe
-from qmu_edge.train import accuracy, fit
+from qmu_edge.train.batches import Augment, Samples, on_device
+from qmu_edge.train.fit import accuracy, fit
+from qmu_edge.train.loop import Descent, Optimization
 
 Way = Callable[[Classifier], Any]
 PATHS: dict[str, Way] = {"fast": lambda model: model, "brevitas": stock}

@@ -16,7 +16,7 @@ from record import write
 from speed import step_of
 from torch.profiler import profile
 
-from qmu_edge.allocator import kept_memory
+from qmu_edge.runtime.malloc import kept_memory
 
 # What an operation's name contains, in this order; what is none of them is "all else".
 GROUPS = {

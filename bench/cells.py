@@ -18,26 +18,26 @@ from filelock import FileLock
 from record import ROOT
 from scenarios import Sets, sets_of
 
-from qmu_edge import checkpoint
 from qmu_edge.audit.codes import code_changes, integer_codes
 from qmu_edge.audit.relearn import relearn_epochs, relearned_from_retain
 from qmu_edge.audit.svm import mia_efficacy
-from qmu_edge.data import Augment, ForgetRetain, Samples, on_device
-from qmu_edge.datasets import Source, load
+from qmu_edge.data.index import assign_splits, content_digests
+from qmu_edge.data.sources import Source, load
 from qmu_edge.errors import ConfigError
-from qmu_edge.export import ExportPlan, export
-from qmu_edge.index import assign_splits, content_digests
-from qmu_edge.meter import metered
-from qmu_edge.models import build
+from qmu_edge.export.exporter import ExportPlan, export
+from qmu_edge.io.files import write_atomic
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.build import build
 from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.progress import Progress
 from qmu_edge.recipe import Recipe
-from qmu_edge.requantize import requantize
-from qmu_edge.store import write_atomic
-from qmu_edge.train import accuracy, fit
-from qmu_edge.unlearn import apply, method, parameters
-from qmu_edge.verify.report import evaluate
-from qmu_edge.verify.runner import OrtRunner
+from qmu_edge.runtime.throughput import metered
+from qmu_edge.train import checkpoint
+from qmu_edge.train.batches import Augment, ForgetRetain, Samples, on_device
+from qmu_edge.train.fit import accuracy, fit
+from qmu_edge.train.requantize import requantize
+from qmu_edge.unlearn.registry import apply, method, parameters
+from qmu_edge.verify.evaluation import evaluate
+from qmu_edge.verify.session import OrtRunner
 
 PARITY_INPUTS: Final = 1000
 GRIDS: Final = ROOT / "bench" / "grids"

@@ -19,15 +19,15 @@ from record import float_twin, write
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from qmu_edge.allocator import kept_memory
-from qmu_edge.data import Augment, Samples, on_device
-from qmu_edge.descent import Descent, Optimization, mixed_precision, steps_per_epoch
-from qmu_edge.meter import metered
-from qmu_edge.models import build
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.build import build
+from qmu_edge.models.calibration import calibrate
 from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.models.scales import calibrate
-from qmu_edge.progress import Progress
 from qmu_edge.recipe import ModelRecipe
+from qmu_edge.runtime.malloc import kept_memory
+from qmu_edge.runtime.throughput import metered
+from qmu_edge.train.batches import Augment, Samples, on_device
+from qmu_edge.train.loop import Descent, Optimization, mixed_precision, steps_per_epoch
 
 AUGMENT = Augment(pad=4, flip=True)
 

@@ -30,18 +30,18 @@ from sessions import (
     static_int8,
 )
 
-from qmu_edge.checkpoint import Origin, dumps, loads
-from qmu_edge.data import Samples
-from qmu_edge.export import FORMATS, Exported, ExportPlan, export
-from qmu_edge.export.gates import run_file, runnable
-from qmu_edge.models import build
+from qmu_edge.export.checks import run_file, runnable
+from qmu_edge.export.exporter import FORMATS, Exported, ExportPlan, export
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.build import build
+from qmu_edge.models.calibration import calibrate, weight_layers
 from qmu_edge.models.deploy import deploy
 from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.models.scales import calibrate, weight_layers
-from qmu_edge.progress import Progress
 from qmu_edge.recipe import ModelRecipe
-from qmu_edge.requantize import requantize
-from qmu_edge.train import predict
+from qmu_edge.train.batches import Samples
+from qmu_edge.train.checkpoint import Origin, dumps, loads
+from qmu_edge.train.fit import predict
+from qmu_edge.train.requantize import requantize
 from qmu_edge.verify.parity import compare
 
 Bits = tuple[int, int | str]

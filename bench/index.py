@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from record import write
 
-from qmu_edge.index import SampleIndex, pseudonym
-from qmu_edge.ledger import Ledger
+from qmu_edge.data.index import SampleIndex, pseudonym
+from qmu_edge.io.files import write_atomic
 from qmu_edge.recipe import Recipe, to_toml
-from qmu_edge.store import write_atomic
+from qmu_edge.store.ledger.ledger import Ledger
 
 SAMPLES_OF_ONE = 10
 KEY = bytes(32)

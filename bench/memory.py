@@ -16,7 +16,7 @@ import torch
 from record import write
 from speed import KINDS, step_of
 
-from qmu_edge.allocator import kept_memory
+from qmu_edge.runtime.malloc import kept_memory
 
 
 def held(field: str) -> float:

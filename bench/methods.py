@@ -30,9 +30,9 @@ from record import ROOT, commit, write
 from tables import grouped, table_of
 
 from qmu_edge.errors import ConfigError, QmuEdgeError
+from qmu_edge.io.files import write_atomic
 from qmu_edge.models.layers import Classifier
-from qmu_edge.store import write_atomic
-from qmu_edge.unlearn import METHODS
+from qmu_edge.unlearn.registry import METHODS
 
 # Rows that are not a method under its default parameters.
 VARIANTS: Final[dict[str, tuple[str, dict[str, Any]]]] = {

@@ -17,7 +17,7 @@ from statistics import mean, median, stdev
 from record import write
 
 from qmu_edge import api
-from qmu_edge.progress import Progress
+from qmu_edge.io.progress import Progress
 
 OPEN = """
 import sys, time

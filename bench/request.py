@@ -17,8 +17,8 @@ import numpy as np
 from record import write
 
 from qmu_edge import api
-from qmu_edge.accounting import accounted
-from qmu_edge.progress import Progress
+from qmu_edge.io.progress import Progress
+from qmu_edge.machine.cost import accounted
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, to_toml
 
 KINDS = ("original", "unlearned", "retrained")

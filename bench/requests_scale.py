@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from record import write
 
 from qmu_edge import api
-from qmu_edge.progress import Progress
-from qmu_edge.project import opened
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.project import opened
 
 RECIPE = """
 [data]

@@ -19,15 +19,16 @@ import torch
 from record import write
 from sessions import CALIBRATION, Run, float_file, nncf_int8, onnxruntime_run, openvino_run
 
-from qmu_edge.data import Samples
-from qmu_edge.export import ExportPlan, export
-from qmu_edge.export.gates import runnable
-from qmu_edge.index import SAMPLE_SPLITS
+from qmu_edge.data.index import SAMPLE_SPLITS
+from qmu_edge.export.checks import runnable
+from qmu_edge.export.exporter import ExportPlan, export
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.deploy import deploy
-from qmu_edge.progress import Progress
-from qmu_edge.project import Project, opened
-from qmu_edge.release import load_checkpoint, parity_images
-from qmu_edge.train import predict
+from qmu_edge.pipeline.inputs import load_checkpoint
+from qmu_edge.pipeline.release import parity_images
+from qmu_edge.project.project import Project, opened
+from qmu_edge.train.batches import Samples
+from qmu_edge.train.fit import predict
 
 BATCH = 50
 THREADS = 2

@@ -19,12 +19,12 @@ from cells import GRIDS, Bench, Network, grid_at, parser_of
 from methods import Cell
 from record import write
 
-from qmu_edge.data import ForgetRetain
+from qmu_edge.io.files import write_atomic
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.progress import Progress
-from qmu_edge.requantize import requantize
-from qmu_edge.store import write_atomic
-from qmu_edge.unlearn import apply
+from qmu_edge.train.batches import ForgetRetain
+from qmu_edge.train.requantize import requantize
+from qmu_edge.unlearn.registry import apply
 
 MEASURED = ("FA", "RA", "TA", "MIA", "AUC")
 

@@ -31,25 +31,26 @@ from brevitas.core.quant import IntQuant
 from record import float_twin, summary, write
 from torch import nn
 
-from qmu_edge.allocator import kept_memory
-from qmu_edge.descent import Descent, Optimization
-from qmu_edge.models import build, quantized
-from qmu_edge.models.fused import FusedIntQuant
+from qmu_edge.io.progress import Progress
+from qmu_edge.models import quant_layers
+from qmu_edge.models.build import build
+from qmu_edge.models.calibration import calibrate
+from qmu_edge.models.kernels.fused import FusedIntQuant
+from qmu_edge.models.kernels.native import native
 from qmu_edge.models.layers import Shape
-from qmu_edge.models.native import native
-from qmu_edge.models.scales import calibrate
-from qmu_edge.progress import Progress
 from qmu_edge.recipe import ModelRecipe
+from qmu_edge.runtime.malloc import kept_memory
+from qmu_edge.train.loop import Descent, Optimization
 
 KINDS = ("float", "ours", "learned", "brevitas")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 LONG = 10_000  # steps: a run for which quantizers are compiled
 STOCK: dict[type, type] = {
     FusedIntQuant: type("StockIntQuant", (FusedIntQuant,), {"forward": IntQuant.forward}),
-    quantized.QuantConv2d: qnn.QuantConv2d,
-    quantized.QuantLinear: qnn.QuantLinear,
-    quantized.QuantReLU: qnn.QuantReLU,
-    quantized.QuantIdentity: qnn.QuantIdentity,
+    quant_layers.QuantConv2d: qnn.QuantConv2d,
+    quant_layers.QuantLinear: qnn.QuantLinear,
+    quant_layers.QuantReLU: qnn.QuantReLU,
+    quant_layers.QuantIdentity: qnn.QuantIdentity,
 }
 
 

@@ -17,7 +17,7 @@ from record import float_twin, interleaved, summary, write
 from torch import Tensor, nn
 from torch.func import functional_call, grad, replace_all_batch_norm_modules_, stack_module_state, vmap
 
-from qmu_edge.models import ARCHITECTURES, build
+from qmu_edge.models.build import ARCHITECTURES, build
 from qmu_edge.models.layers import Shape
 from qmu_edge.recipe import ModelRecipe
 

@@ -346,8 +346,8 @@ def demo(
     json: JsonOption = False,
 ) -> None:
     """Train on digits, delete one person, verify beside a retrained reference."""
+    from qmu_edge.api.demo import demo as run
     from qmu_edge.cli import render
-    from qmu_edge.demo import demo as run
 
     _show(run(folder, progress=_progress(quiet)), json, render.demo)
 
@@ -376,7 +376,7 @@ def _run() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         app()
         return
-    from qmu_edge import distributed
+    from qmu_edge.pipeline import distributed
 
     with distributed.group() as first:
         (app if first else distributed.follow)()

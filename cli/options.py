@@ -58,14 +58,14 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress on stder
 
 def progress(quiet: bool) -> Any:
     """Where long work shows itself."""
-    from qmu_edge.progress import Progress
+    from qmu_edge.io.progress import Progress
 
     return Progress() if quiet else Progress.stderr()
 
 
 def profiled(quiet: bool, path: Path | None) -> Any:
     """The same, as a context that records ten steps of the work to `path`."""
-    from qmu_edge.profiling import profiled as recording
+    from qmu_edge.runtime.profiling import profiled as recording
 
     return recording(None if quiet else sys.stderr, path)
 

@@ -187,7 +187,7 @@ def purged(result: Mapping[str, Any]) -> str:
 
 def receipt(result: Mapping[str, Any]) -> str:
     """A receipt as text."""
-    from qmu_edge.receipt import render
+    from qmu_edge.receipt.receipt import render
 
     return f"sha256 {result['sha256']}\nsigned by key {result['key']}\n{render(result['receipt'])}"
 

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from qmu_edge.errors import ExportError
 from qmu_edge.export.graph import QONNX_DOMAIN, code_range, constant, integer_codes
-from qmu_edge.models import quantized
+from qmu_edge.models import quant_layers
 from qmu_edge.models.deploy import Affine
 from qmu_edge.models.layers import Classifier, Normalize
 
@@ -208,10 +208,10 @@ def _add(w: _Writer, name: str, inputs: list[str], args: tuple[Any, ...]) -> str
 
 
 MODULES: Final[Mapping[type, Callable[[_Writer, str, str, Any], str]]] = {
-    quantized.QuantConv2d: _conv,
-    quantized.QuantLinear: _linear,
-    quantized.QuantReLU: _quant_relu,
-    quantized.QuantIdentity: lambda w, name, x, m: w.activation(name, x, m),
+    quant_layers.QuantConv2d: _conv,
+    quant_layers.QuantLinear: _linear,
+    quant_layers.QuantReLU: _quant_relu,
+    quant_layers.QuantIdentity: lambda w, name, x, m: w.activation(name, x, m),
     Affine: _affine,
     Normalize: _normalize,
     nn.ReLU: _relu,

@@ -9,7 +9,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from qmu_edge.models import fused
+from qmu_edge.models.kernels import fused
+
+
+def spare(model: nn.Module) -> bool:
+    """Let the backward passes of `model` take less memory; False where nothing is left to save.
+
+    A batch is not split instead: where batch-norm statistics move, smaller parts make another network.
+    """
+    kept = [m for m in model.modules() if isinstance(m, Blocks) and not m.recompute]
+    for blocks in kept:
+        blocks.recompute = True
+    return bool(kept)
 
 
 class Blocks(nn.Sequential):

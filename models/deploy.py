@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from qmu_edge.errors import ExportError
+from qmu_edge.models.calibration import weight_layers
+from qmu_edge.models.kernels.steps import short_mantissa
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.quantizers import LearnedStep
-from qmu_edge.models.scales import weight_layers
-from qmu_edge.models.steps import short_mantissa
+from qmu_edge.models.quantizers.presets import LearnedStep
 
 LARGEST_BIAS: Final = 2.0**30  # in units of the grid: sums fit int32
 LARGEST_HALF: Final = 65504.0  # of float16

@@ -14,11 +14,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.meter import entered
-from qmu_edge.models import quantized
-from qmu_edge.models.quantizers import PRESETS
+from qmu_edge.models import quant_layers
+from qmu_edge.models.quantizers.presets import PRESETS
 from qmu_edge.recipe import Count, ModelRecipe, Positive
-from qmu_edge.sharding import forward
+from qmu_edge.runtime.parallel import forward
+from qmu_edge.runtime.throughput import entered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Classifier(nn.Module):
     """A network from float images 0..1 (n, c, h, w) to logits (n, k) that knows how it was made.
 
     Attributes:
-        recipe, shape, factory: What `qmu_edge.models.build` makes another one from.
+        recipe, shape, factory: What `qmu_edge.models.build.build` makes another one from.
     """
 
     factory: "Factory | None" = None
@@ -115,7 +115,7 @@ class Layers:
     ) -> nn.Module:
         """Convolution without bias (batch-norm follows); `edge` marks the first layer."""
         bits = self.recipe.edge_bits if edge else self.recipe.weight_bits
-        return quantized.QuantConv2d(
+        return quant_layers.QuantConv2d(
             inputs,
             outputs,
             kernel,
@@ -132,20 +132,20 @@ class Layers:
 
     def linear(self, inputs: int, outputs: int) -> nn.Module:
         """The classifier, with a float bias."""
-        return quantized.QuantLinear(inputs, outputs, bias=True, **self._weight(self.recipe.edge_bits))
+        return quant_layers.QuantLinear(inputs, outputs, bias=True, **self._weight(self.recipe.edge_bits))
 
     def relu(self, *, ceiling: float | None = None) -> nn.Module:
         """Rectifier onto an unsigned grid; `ceiling` 6 makes the float version a ReLU6."""
         bits = self.recipe.activation_bits
         if bits == "float":
             return nn.ReLU() if ceiling is None else nn.Hardtanh(0.0, ceiling)
-        return quantized.QuantReLU(act_quant=self.preset.unsigned, bit_width=bits, **self._steps)
+        return quant_layers.QuantReLU(act_quant=self.preset.unsigned, bit_width=bits, **self._steps)
 
     def signed(self) -> nn.Module:
         """Signed grid for what meets in an addition."""
         if self.recipe.activation_bits == "float":
             return nn.Identity()
-        return quantized.QuantIdentity(
+        return quant_layers.QuantIdentity(
             act_quant=self.preset.signed, bit_width=self.recipe.residual_bits, **self._steps
         )
 
@@ -157,7 +157,7 @@ class Layers:
         """
         if self.recipe.activation_bits == "float" or self.recipe.edge_bits == "float":
             return nn.Identity()
-        return quantized.QuantIdentity(
+        return quant_layers.QuantIdentity(
             act_quant=self.preset.signed, bit_width=self.recipe.edge_bits, **self._steps
         )
 

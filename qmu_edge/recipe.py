@@ -17,8 +17,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.files import read_regular
-from qmu_edge.strict_json import MAX_DEPTH, flaw, join, nests_too_deep, shown
+from qmu_edge.io.files import read_regular
+from qmu_edge.io.json import MAX_DEPTH, flaw, join, nests_too_deep, shown
 
 Bits = Annotated[int, Field(ge=2, le=8)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -75,7 +75,7 @@ class ModelRecipe(_Section):
         activation_bits: Bits of the activations, or "float".
         edge_bits: Bits of the first and last layer and of what enters them, or "float".
         residual_bits: Bits of the signed tensors that meet in an addition, where activations are quantized.
-        quantizer: A preset of `qmu_edge.models.quantizers`.
+        quantizer: A preset of `qmu_edge.models.quantizers.presets`.
         activation_steps: "power_of_two" keeps the steps of activations on powers of two, which makes
             the exported file agree with the network to the bit; "free" leaves them as they are learned.
     """

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from qmu_edge.data import Samples
     from qmu_edge.models.layers import Classifier
+    from qmu_edge.train.batches import Samples
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -32,9 +32,9 @@ def network() -> "Callable[..., Classifier]":
     """Calibrated networks of width 0.125 for the toy images; each recipe is made once and copied."""
     import torch
 
-    from qmu_edge.models import build
+    from qmu_edge.models.build import build
+    from qmu_edge.models.calibration import calibrate, calibration_batches
     from qmu_edge.models.layers import Classifier, Shape
-    from qmu_edge.models.scales import calibrate, calibration_batches
     from qmu_edge.recipe import ModelRecipe
 
     made: dict[ModelRecipe, Classifier] = {}

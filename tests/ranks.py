@@ -13,15 +13,16 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from qmu_edge import descent, distributed
-from qmu_edge.data import Augment, Batch, ForgetRetain, Samples
-from qmu_edge.descent import Descent, Optimization
-from qmu_edge.models import build
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.build import build
+from qmu_edge.models.calibration import calibrate, calibration_batches
 from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.models.scales import calibrate, calibration_batches
-from qmu_edge.progress import Progress
+from qmu_edge.pipeline import distributed
 from qmu_edge.recipe import ModelRecipe, TrainRecipe
-from qmu_edge.sharding import processes
+from qmu_edge.runtime.parallel import processes
+from qmu_edge.train import loop
+from qmu_edge.train.batches import Augment, Batch, ForgetRetain, Samples
+from qmu_edge.train.loop import Descent, Optimization
 
 TRAIN = TrainRecipe(epochs=2, batch=15, lr=0.01, warmup=0.0, precision="float32")
 
@@ -99,7 +100,7 @@ def compute(wanted: list[list[Any]]) -> dict[str, Tensor]:
 def main(jobs: Path, results: Path) -> None:
     """The first process asks, all compute; what has no job of its own is asked of all alike."""
     torch.set_num_threads(1)
-    descent.mixed_precision = lambda *_: False  # half precision would round each part for itself
+    loop.mixed_precision = lambda *_: False  # half precision would round each part for itself
     wanted = json.loads(jobs.read_text("utf-8"))
     with distributed.group() as first:
         assert processes() == 2

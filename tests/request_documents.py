@@ -5,10 +5,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from qmu_edge.request import (
-    DeletionRequest,
-    parse_request,
-)
+from qmu_edge.request.document import DeletionRequest, parse_request
 
 NOW = datetime(2026, 11, 3, 12, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qmu_edge.allocator import _glibc
+from qmu_edge.runtime.malloc import _glibc
 
 PIECES, MIB = 4, 40
 MEASURED = """

@@ -8,10 +8,10 @@ import torch
 
 from qmu_edge.audit.codes import code_changes, integer_codes
 from qmu_edge.audit.relearn import relearn_epochs, relearned_from_retain
-from qmu_edge.data import Samples
+from qmu_edge.models.calibration import weight_layers
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.scales import weight_layers
-from qmu_edge.train import accuracy
+from qmu_edge.train.batches import Samples
+from qmu_edge.train.fit import accuracy
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

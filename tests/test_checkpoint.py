@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from qmu_edge.checkpoint import FORMAT, Origin, dumps, loads
 from qmu_edge.errors import IntegrityError, UnlearnError
-from qmu_edge.models import ARCHITECTURES, build
+from qmu_edge.models.build import ARCHITECTURES, build
+from qmu_edge.models.calibration import uncalibrated
 from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.models.quantizers import PRESETS
-from qmu_edge.models.scales import uncalibrated
+from qmu_edge.models.quantizers.presets import PRESETS
 from qmu_edge.recipe import ModelRecipe
+from qmu_edge.train.checkpoint import FORMAT, Origin, dumps, loads
 
 Network = Callable[..., Classifier]
 ORIGIN = Origin(class_names=("cat", "dog", "Zoë"), size=8, split="ab" * 32, method="qmul", parent="cd" * 32)

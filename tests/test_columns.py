@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmu_edge.columns import Column, Digests, Names
+from qmu_edge.data.columns import Column, Digests, Names
 from qmu_edge.errors import ConfigError
-from qmu_edge.strict_json import INVISIBLE
+from qmu_edge.io.json import INVISIBLE
 
 NAMES = st.lists(st.text("abé\U0001f600", min_size=1, max_size=3), unique=True, max_size=30)
 SHA = st.integers(0, 8).map(lambda i: hashlib.sha256(bytes([i])).hexdigest())

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from qmu_edge.data import Augment, Samples, on_device
 from qmu_edge.errors import UnlearnError
+from qmu_edge.train.batches import Augment, Samples, on_device
 
 # Not equal to device("cpu"), and yet the same memory: makes a pool on "the host" that has to be streamed.
 ELSEWHERE = torch.device("cpu:0")

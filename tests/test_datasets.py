@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from qmu_edge import datasets
-from qmu_edge.datasets import Source, load
+from qmu_edge.data import sources
+from qmu_edge.data.sources import Source, load
 from qmu_edge.errors import ConfigError
-from qmu_edge.progress import Progress
+from qmu_edge.io.progress import Progress
 from qmu_edge.recipe import DataRecipe
 
 Save = Callable[..., np.ndarray]
@@ -137,7 +137,7 @@ def test_damaged_image_decodes_or_is_refused(
     path = tmp_path / f"image.{kind}"
     path.write_bytes(bytes(data[:cut]))
     try:
-        datasets.open_image(path, None, 4)
+        sources.open_image(path, None, 4)
     except ConfigError as error:
         assert str(path) in str(error)
 
@@ -183,9 +183,9 @@ def test_image_of_too_many_pixels_is_refused(
     save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save("train/a/1.png", (6, 7))
-    monkeypatch.setattr(datasets, "MAX_PIXELS", 42)
+    monkeypatch.setattr(sources, "MAX_PIXELS", 42)
     _folder(tmp_path)
-    monkeypatch.setattr(datasets, "MAX_PIXELS", 41)
+    monkeypatch.setattr(sources, "MAX_PIXELS", 41)
     with pytest.raises(ConfigError, match=r"1\.png: 7x6 pixels, at most 41"):
         _folder(tmp_path)
 

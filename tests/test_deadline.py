@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmu_edge.deadline import days_left, due_time, rfc3339
+from qmu_edge.request.deadline import days_left, due_time, rfc3339
 
 MOMENTS = st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
 

@@ -9,7 +9,7 @@ from qmu_edge.errors import ConfigError
 
 
 def test_the_demonstration_does_not_empty_a_folder_of_somebody_else(tmp_path: Path) -> None:
-    from qmu_edge.demo import demo
+    from qmu_edge.api.demo import demo
 
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match="not an earlier demonstration"):
@@ -19,7 +19,7 @@ def test_the_demonstration_does_not_empty_a_folder_of_somebody_else(tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from qmu_edge.demo import demo
+    from qmu_edge.api.demo import demo
 
     return demo(tmp_path_factory.mktemp("demo") / "demo")
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from qmu_edge.determinism import WORKSPACE, determinism
 from qmu_edge.errors import ConfigError
+from qmu_edge.runtime.determinism import WORKSPACE, determinism
 
 TRAIN = """
 import hashlib, torch

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from qmu_edge.distributed import TRAINING
+from qmu_edge.pipeline.distributed import TRAINING
 from tests import ranks
 
 ROOT = Path(__file__).parents[1]
@@ -99,7 +99,7 @@ def test_a_batch_has_the_gradient_and_the_statistics_of_one_process(
 def test_a_run_makes_the_network_of_one_process(
     number: int, by_two: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qmu_edge.descent.mixed_precision", lambda *_: False)
+    monkeypatch.setattr("qmu_edge.train.loop.mixed_precision", lambda *_: False)
     method, recipe, given = RUNS[number]
     before = copy.deepcopy(ranks.job(method, recipe, given).model).state_dict()
     ours = ranks.job(method, recipe, given).run().state_dict()
@@ -153,10 +153,10 @@ def test_a_killed_process_ends_the_run_and_the_command_goes_on(project: Path) ->
     main = folder / "main.py"
     # The second process dies in the middle of training; the first one has saved its state by then.
     main.write_text(
-        "import os, threading, qmu_edge.train\n"
-        "qmu_edge.train.SAVE_EVERY_S = 0.0\n"
+        "import os, threading, qmu_edge.train.fit\n"
+        "qmu_edge.train.fit.SAVE_EVERY_S = 0.0\n"
         "from qmu_edge.cli.main import main\n"
-        "from qmu_edge import train\n"
+        "from qmu_edge.train import fit as train\n"
         "if os.environ['RANK'] == '1':\n"
         "    save = train._save\n"
         "    def then_die(*args):\n"

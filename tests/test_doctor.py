@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from qmu_edge.doctor import examine
 from qmu_edge.errors import BusyError
-from qmu_edge.ledger import Ledger
-from qmu_edge.progress import Progress
-from qmu_edge.project import Project, create, opened
-from qmu_edge.publication import papers, publish, sums
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.create import create
+from qmu_edge.project.doctor import examine
+from qmu_edge.project.project import Project, opened
+from qmu_edge.project.publish import papers, publish, sums
 from qmu_edge.recipe import Recipe, parse_recipe
-from qmu_edge.store import hold
+from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.lock import hold
 
 TINY = parse_recipe('[data]\nsource = "digits"\nsize = 8\n', "tiny")
 

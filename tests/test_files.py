@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qmu_edge.errors import ConfigError, IntegrityError
-from qmu_edge.files import read_regular
+from qmu_edge.io.files import read_regular
 
 
 def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:

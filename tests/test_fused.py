@@ -6,8 +6,8 @@ from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp
 from brevitas.core.quant import IntQuant
 from torch import Tensor
 
-from qmu_edge.models import fused
-from qmu_edge.models.fused import FusedIntQuant, Grid
+from qmu_edge.models.kernels import fused
+from qmu_edge.models.kernels.fused import FusedIntQuant, Grid
 
 GRIDS = [(True, True, 4), (True, False, 2), (False, False, 4), (True, True, 8), (False, False, 8)]
 SCALES = [(), (3, 1, 1)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qmu_edge.errors import LedgerError
-from qmu_edge.ledger import Ledger
+from qmu_edge.store.ledger.ledger import Ledger
 
 PREPARED = {
     "a trigger": "CREATE TRIGGER t AFTER INSERT ON tombstones BEGIN DELETE FROM tombstones; END",

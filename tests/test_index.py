@@ -13,8 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qmu_edge.errors import ConfigError
-from qmu_edge.index import (
+from qmu_edge.data.index import (
     SampleIndex,
     assign_splits,
     content_digest,
@@ -22,6 +21,7 @@ from qmu_edge.index import (
     pseudonym,
     read_subjects,
 )
+from qmu_edge.errors import ConfigError
 
 
 def hexes(*names: str) -> tuple[str, ...]:

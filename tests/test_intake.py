@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qmu_edge import intake
+from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex, pseudonym
 from qmu_edge.errors import ConfigError, IntegrityError, NoMatchError, RequestError
-from qmu_edge.index import SAMPLE_SPLITS, SampleIndex, pseudonym
-from qmu_edge.ledger import Ledger
-from qmu_edge.planning import EXACT, batch_name, batches, places, rungs_for, standing
-from qmu_edge.progress import Progress
-from qmu_edge.project import KEY, KEY_CHECK, STORE, Project, _key_check
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.project import KEY, KEY_CHECK, STORE, Project, _key_check
+from qmu_edge.queue import lifecycle
+from qmu_edge.queue.schedule import EXACT, batch_name, batches, places, rungs_for, standing
 from qmu_edge.recipe import Recipe
-from qmu_edge.request import DeletionRequest, new_request, parse_request
-from qmu_edge.split import Split, divide, stones_of
+from qmu_edge.request.document import DeletionRequest, new_request, parse_request
+from qmu_edge.request.resolve import stones_of
+from qmu_edge.request.split import Split, divide
+from qmu_edge.store.ledger.ledger import Ledger
 
 NOW = datetime(2026, 11, 3, 12, tzinfo=UTC)
 SECRET = b"k" * 32
@@ -89,11 +90,11 @@ def waits(project: Project) -> dict[str, str]:
 
 def test_a_request_is_recorded_and_resolved_once(project: Project) -> None:
     request = ask("1", requested_by="dpo", approved_by_ref="T-1")
-    row = intake.register(project, request)
+    row = lifecycle.register(project, request)
     assert (row.state, row.outcome, row.due) == ("received", None, "2026-12-03T12:00:00Z")
     assert (row.requested_by, row.approved_by) == ("dpo", "T-1")
     head = project.ledger.head()
-    assert intake.register(project, request) == row
+    assert lifecycle.register(project, request) == row
     assert project.ledger.head() == head
     held = np.flatnonzero(project.claimed()).tolist()
     assert held == list(range(10, 20)) and not set(held) & set(project.trainable().tolist())
@@ -102,7 +103,7 @@ def test_a_request_is_recorded_and_resolved_once(project: Project) -> None:
 
 def test_neither_the_document_nor_a_name_in_it_is_kept(project: Project) -> None:
     request = ask("1", sample_ids=["img-033"], requested_by="dpo")
-    intake.register(project, request)
+    lifecycle.register(project, request)
     project.ledger.close()
     stored = b"".join(p.read_bytes() for p in (project.root / STORE).rglob("*") if p.is_file())
     assert b"person-1" not in stored and b"subject_identities" not in stored and b"dpo" in stored
@@ -112,11 +113,11 @@ def test_neither_the_document_nor_a_name_in_it_is_kept(project: Project) -> None
 
 def test_the_same_id_with_another_content_is_a_conflict(project: Project) -> None:
     document = new_request(subject_ids=["person-1"], now=NOW)
-    intake.register(project, parse_request(json.dumps(document).encode(), source="a", now=NOW))
+    lifecycle.register(project, parse_request(json.dumps(document).encode(), source="a", now=NOW))
     document["api_version"] = "3"
     head = project.ledger.head()
     with pytest.raises(RequestError, match="conflict"):
-        intake.register(project, parse_request(json.dumps(document).encode(), source="b", now=NOW))
+        lifecycle.register(project, parse_request(json.dumps(document).encode(), source="b", now=NOW))
     assert project.ledger.head() == head
 
 
@@ -131,7 +132,7 @@ def test_nothing_of_a_request_is_fetched_from_a_network(
     document = new_request(subject_ids=["person-1"], now=NOW) | {
         "status_callback_urls": ["https://127.0.0.1/told", "file:///etc/passwd"]
     }
-    intake.register(project, parse_request(json.dumps(document).encode(), source="r", now=NOW))
+    lifecycle.register(project, parse_request(json.dumps(document).encode(), source="r", now=NOW))
     assert standing(project, NOW)[0]["state"] == "received"
 
 
@@ -149,45 +150,45 @@ def test_what_cannot_be_honoured_is_recorded(
 ) -> None:
     request = ask(**fields)
     with pytest.raises(error):
-        intake.register(project, request)
-    row = intake.require(project.ledger, request.request_id)
+        lifecycle.register(project, request)
+    row = lifecycle.require(project.ledger, request.request_id)
     assert (row.state, row.outcome, row.reason) == expected
     head = project.ledger.head()
     if expected[1] == "failed":
         with pytest.raises(error):
-            intake.register(project, request)
+            lifecycle.register(project, request)
     else:
-        assert intake.register(project, request) == row
+        assert lifecycle.register(project, request) == row
     assert project.ledger.head() == head and project.ledger.check() == []
 
 
 def test_what_another_request_deletes_is_closed_only_when_it_is_done(project: Project) -> None:
-    first = intake.register(project, ask("1"))
+    first = lifecycle.register(project, ask("1"))
     bar(project, first)
     second = ask(sample_ids=["img-010"])
     with pytest.raises(RequestError, match="already deleted"):
-        intake.register(project, second)
-    row = intake.require(project.ledger, second.request_id)
+        lifecycle.register(project, second)
+    row = lifecycle.require(project.ledger, second.request_id)
     assert (row.state, row.outcome) == ("received", "failed")  # barred, but the network still knows it
     project.ledger.set_outcome(first.request_id, "completed", "unlearned")
     with pytest.raises(RequestError, match="already deleted"):
-        intake.register(project, second)
-    row = intake.require(project.ledger, second.request_id)
+        lifecycle.register(project, second)
+    row = lifecycle.require(project.ledger, second.request_id)
     assert (row.state, row.outcome, row.reason) == ("completed", "denied", "already_deleted")
 
 
 @pytest.mark.parametrize(
     ("close", "outcome"),
     [
-        (lambda ledger, i: intake.withdraw(ledger, i), ("withdrawn", None)),
-        (lambda ledger, i: intake.deny(ledger, i, "insuf_verification"), ("denied", "insuf_verification")),
+        (lambda ledger, i: lifecycle.withdraw(ledger, i), ("withdrawn", None)),
+        (lambda ledger, i: lifecycle.deny(ledger, i, "insuf_verification"), ("denied", "insuf_verification")),
     ],
     ids=["withdraw", "deny"],
 )
 def test_a_request_is_withdrawn_or_denied_until_its_samples_are_barred(
     project: Project, close: Callable[[Ledger, str], Any], outcome: tuple[str, str | None]
 ) -> None:
-    one, two = (intake.register(project, ask(s)) for s in "12")
+    one, two = (lifecycle.register(project, ask(s)) for s in "12")
     row = close(project.ledger, one.request_id)
     assert (row.state, row.outcome, row.reason) == ("completed", *outcome)
     assert not project.claimed()[10:20].any() and project.claimed()[20:30].all()
@@ -204,78 +205,78 @@ def test_a_request_is_withdrawn_or_denied_until_its_samples_are_barred(
 
 
 def test_a_denial_needs_a_reason_that_others_understand(project: Project) -> None:
-    row = intake.register(project, ask("1"))
+    row = lifecycle.register(project, ask("1"))
     with pytest.raises(RequestError, match="found 'no', allowed suspected_fraud, "):
-        intake.deny(project.ledger, row.request_id, "no")
-    assert set(intake.DENIALS) >= {
+        lifecycle.deny(project.ledger, row.request_id, "no")
+    assert set(lifecycle.DENIALS) >= {
         "suspected_fraud", "insuf_verification", "no_match", "claim_not_covered", "outside_jurisdiction",
         "too_many_requests", "other",
     }  # fmt: skip
 
 
 def test_a_deadline_is_put_off_once_in_time_and_for_a_reason(project: Project) -> None:
-    row = intake.register(project, ask("1"))
+    row = lifecycle.register(project, ask("1"))
     late = datetime(2026, 12, 3, 12, 0, 1, tzinfo=UTC)
     for reason, now, message in (
         ("busy", NOW, "found 'busy', allowed complexity, number_of_requests"),
         ("complexity", late, "was due 2026-12-03T12:00:00Z"),
     ):
         with pytest.raises(RequestError, match=message):
-            intake.extend(project.ledger, row.request_id, reason, now)
-    row = intake.extend(project.ledger, row.request_id, "complexity", late - timedelta(seconds=1))
+            lifecycle.extend(project.ledger, row.request_id, reason, now)
+    row = lifecycle.extend(project.ledger, row.request_id, "complexity", late - timedelta(seconds=1))
     assert row.extended == "2027-02-03T12:00:00Z"
     step = project.ledger.step(row.request_id, "", "extended")
     assert step is not None and step.detail == {"reason": "complexity"}
     with pytest.raises(RequestError, match="extended before"):
-        intake.extend(project.ledger, row.request_id, "complexity", NOW)
+        lifecycle.extend(project.ledger, row.request_id, "complexity", NOW)
     research = parse_request(b'{"subject_ids": ["person-2"]}', source="r", now=NOW)
-    row = intake.register(project, research)
+    row = lifecycle.register(project, research)
     with pytest.raises(RequestError, match="no deadline"):
-        intake.extend(project.ledger, row.request_id, "complexity", NOW)
+        lifecycle.extend(project.ledger, row.request_id, "complexity", NOW)
 
 
 def test_status_counts_the_days(project: Project) -> None:
-    row = intake.register(project, ask("1", regulation="ccpa"))
+    row = lifecycle.register(project, ask("1", regulation="ccpa"))
     day = timedelta(days=1)
     for now, left, overdue in ((NOW, 45, False), (NOW + 45 * day, 0, False), (NOW + 46 * day, -1, True)):
         (shown,) = standing(project, now)
         assert (shown["days_left"], shown["overdue"]) == (left, overdue)
-    intake.extend(project.ledger, row.request_id, "number_of_requests", NOW)
+    lifecycle.extend(project.ledger, row.request_id, "number_of_requests", NOW)
     (shown,) = standing(project, NOW + 46 * day)
     assert (shown["days_left"], shown["overdue"]) == (44, False)
     assert shown["next"] == "run qmu-edge unlearn --pending" and shown["images"] == 8
-    intake.withdraw(project.ledger, row.request_id)
+    lifecycle.withdraw(project.ledger, row.request_id)
     (shown,) = standing(project, NOW + 400 * day)
     assert (shown["days_left"], shown["overdue"], shown["next"]) == (None, False, None)
 
 
 def test_a_large_request_waits_until_somebody_else_approves_it(project: Project) -> None:
     project = change(project, approval_above=0.1)
-    big = intake.register(project, ask("1", "2", requested_by="anna"))
+    big = lifecycle.register(project, ask("1", "2", requested_by="anna"))
     assert waits(project)[big.request_id].startswith("approval: 20.0% of the training images, approval_above")
     with pytest.raises(RequestError, match="whoever asked"):
-        intake.approve(project.ledger, big.request_id, "anna")
+        lifecycle.approve(project.ledger, big.request_id, "anna")
     for bad in ("", " ", "a\nb", "x" * 513):
         with pytest.raises(RequestError, match="printable"):
-            intake.approve(project.ledger, big.request_id, bad)
-    assert intake.approve(project.ledger, big.request_id, "T-9").approved_by == "T-9"
+            lifecycle.approve(project.ledger, big.request_id, bad)
+    assert lifecycle.approve(project.ledger, big.request_id, "T-9").approved_by == "T-9"
     assert waits(project)[big.request_id] == ""
-    own = intake.register(project, ask("3", "4", requested_by="anna", approved_by_ref="anna"))
+    own = lifecycle.register(project, ask("3", "4", requested_by="anna", approved_by_ref="anna"))
     assert own.approved_by is None and waits(project)[own.request_id]
 
 
 def test_many_small_requests_wait_when_together_they_are_too_much(project: Project) -> None:
     project = change(project, approval_above_total=0.3)
-    rows = [intake.register(project, ask(s)) for s in "12345"]
+    rows = [lifecycle.register(project, ask(s)) for s in "12345"]
     assert [bool(waits(project)[r.request_id]) for r in rows] == [False, False, False, True, True]
     bar(project, *rows[:3])
     assert [bool(waits(project)[r.request_id]) for r in rows] == [False, False, False, True, True]
-    intake.approve(project.ledger, rows[4].request_id, "T-1")
+    lifecycle.approve(project.ledger, rows[4].request_id, "T-1")
     assert [bool(waits(project)[r.request_id]) for r in rows] == [False, False, False, True, False]
 
 
 def test_no_limit_and_the_strictest_one(project: Project) -> None:
-    row = intake.register(project, ask("1"))
+    row = lifecycle.register(project, ask("1"))
     assert waits(change(project, approval_above=0.0))[row.request_id]
     assert not waits(change(project, approval_above="off", approval_above_total="off"))[row.request_id]
 
@@ -283,15 +284,15 @@ def test_no_limit_and_the_strictest_one(project: Project) -> None:
 def test_a_part_waits_for_approval_whatever_the_document_says(project: Project) -> None:
     request = ask(sample_ids=["img-000", "img-999"], approved_by_ref="T-1")
     with pytest.raises(RequestError, match="1 of 2 not in the index"):
-        intake.register(project, request)
+        lifecycle.register(project, request)
     assert "only a part" in waits(project)[request.request_id]
-    intake.approve(project.ledger, request.request_id, "T-2")
+    lifecycle.approve(project.ledger, request.request_id, "T-2")
     assert waits(project)[request.request_id] == ""
 
 
 def test_retraining_is_forced_by_what_was_deleted_since_the_last_one(project: Project) -> None:
     project = change(project, retrain_above=0.25)
-    rows = [intake.register(project, ask(s)) for s in "12"]
+    rows = [lifecycle.register(project, ask(s)) for s in "12"]
     bar(project, rows[0])
     one = split_of(project, rows[1])
     two = replace(one, forget=np.arange(16))
@@ -310,7 +311,7 @@ def test_retraining_is_forced_by_what_was_deleted_since_the_last_one(project: Pr
 
 def test_a_class_and_other_samples_together_are_trained_again(project: Project) -> None:
     project = change(project, retrain_above="off")
-    cats, person = (intake.register(project, r) for r in (ask(class_ids=[0]), ask("1")))
+    cats, person = (lifecycle.register(project, r) for r in (ask(class_ids=[0]), ask("1")))
     for rows in ([cats], [person]):
         assert rungs_for(project, rows, split_of(project, *rows), None)[1] == ""
     both = split_of(project, cats, person)
@@ -321,17 +322,17 @@ def test_a_class_and_other_samples_together_are_trained_again(project: Project) 
 
 
 def test_a_batch_that_has_begun_stays_together(project: Project) -> None:
-    one, two, three, four = (intake.register(project, ask(s)) for s in "1234")
+    one, two, three, four = (lifecycle.register(project, ask(s)) for s in "1234")
     assert batches(project.ledger, [one, two]) == [(one, two)]
     bar(project, one, two)
-    one, two = (intake.require(project.ledger, r.request_id) for r in (one, two))
+    one, two = (lifecycle.require(project.ledger, r.request_id) for r in (one, two))
     assert batches(project.ledger, [two]) == [(one, two)]
     assert batches(project.ledger, [three, one, four]) == [(one, two), (three, four)]
     assert batches(project.ledger, []) == []
 
 
 def test_the_guard_names_the_use_and_counts(project: Project) -> None:
-    row = intake.register(project, ask("1"))
+    row = lifecycle.register(project, ask("1"))
     assert project.allowed(np.arange(5, 15), "retain set").tolist() == list(range(5, 15))  # only held yet
     bar(project, row)
     assert project.allowed(np.arange(10), "retain set").tolist() == list(range(10))
@@ -341,7 +342,7 @@ def test_the_guard_names_the_use_and_counts(project: Project) -> None:
 
 def test_a_deleted_image_is_barred_under_another_name(project: Project) -> None:
     """As if it had been registered again: the same pixels, another id, nobody's."""
-    row = intake.register(project, ask("1"))
+    row = lifecycle.register(project, ask("1"))
     bar(project, row)
     index = make_index()
     again = SampleIndex.of(
@@ -357,10 +358,10 @@ def test_a_deleted_image_is_barred_under_another_name(project: Project) -> None:
 
 
 def test_events_tell_nothing_of_people(project: Project) -> None:
-    row = intake.register(project, ask("1", requested_by="anna"))
-    intake.extend(project.ledger, row.request_id, "complexity", NOW)
-    intake.approve(project.ledger, row.request_id, "bert")
-    intake.deny(project.ledger, row.request_id, "other")
+    row = lifecycle.register(project, ask("1", requested_by="anna"))
+    lifecycle.extend(project.ledger, row.request_id, "complexity", NOW)
+    lifecycle.approve(project.ledger, row.request_id, "bert")
+    lifecycle.deny(project.ledger, row.request_id, "other")
     told = " ".join(body for (body,) in project.ledger.rows("SELECT body FROM events"))
     for secret in (row.request_id, "anna", "bert", "img-", pseudonym(SECRET, "person-1")):
         assert secret not in told

@@ -20,16 +20,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from qmu_edge import intake
+from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import LedgerError, RequestError
-from qmu_edge.index import SampleIndex
-from qmu_edge.ledger import Ledger
-from qmu_edge.planning import batch_name, batches, places
-from qmu_edge.progress import Progress
-from qmu_edge.project import KEY, KEY_CHECK, STORE, Project, _key_check
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.project import KEY, KEY_CHECK, STORE, Project, _key_check
+from qmu_edge.queue import lifecycle
+from qmu_edge.queue.schedule import batch_name, batches, places
 from qmu_edge.recipe import Recipe
-from qmu_edge.request import parse_request
-from qmu_edge.split import stones_of
+from qmu_edge.request.document import parse_request
+from qmu_edge.request.resolve import stones_of
+from qmu_edge.store.ledger.ledger import Ledger
 
 NOW = datetime(2026, 11, 3, 12, tzinfo=UTC)
 N = 8  # samples; the last is a test image, and "s9" does not exist
@@ -97,7 +97,7 @@ class Lifecycle(RuleBasedStateMachine):
         again = before is not None and (before["state"] == CLOSED or before["named"])
         expected = before if before is not None and again else self.looked_up(names)
         try:
-            intake.register(self.project, request)
+            lifecycle.register(self.project, request)
             assert again or expected["error"] is None
         except RequestError as error:
             assert error.reason == expected["error"]
@@ -144,9 +144,9 @@ class Lifecycle(RuleBasedStateMachine):
     def closed(self, request: str, how: str) -> None:
         """Withdraw it or deny it."""
         if how == "withdraw":
-            intake.withdraw(self.ledger, request)
+            lifecycle.withdraw(self.ledger, request)
         else:
-            intake.deny(self.ledger, request, "other")
+            lifecycle.deny(self.ledger, request, "other")
 
     @rule(request=requests)
     def approve(self, request: str) -> None:
@@ -154,16 +154,16 @@ class Lifecycle(RuleBasedStateMachine):
         row = self.model[request]
         if row["state"] == CLOSED:
             with pytest.raises(RequestError, match="is closed"):
-                intake.approve(self.ledger, request, "T-1")
+                lifecycle.approve(self.ledger, request, "T-1")
         else:
-            intake.approve(self.ledger, request, "T-1")
+            lifecycle.approve(self.ledger, request, "T-1")
             row["approved"] = True
 
     @rule(request=requests, days=st.integers(0, 60))
     def extend(self, request: str, days: int) -> None:
         """A research request has no deadline."""
         with pytest.raises(RequestError):
-            intake.extend(self.ledger, request, "complexity", NOW + timedelta(days=days))
+            lifecycle.extend(self.ledger, request, "complexity", NOW + timedelta(days=days))
 
     def ready(self) -> list[str]:
         """What may be served now: approved, begun, or small and whole."""

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmu_edge import keys
 from qmu_edge.errors import ConfigError, IntegrityError, LedgerError, QmuEdgeError
-from qmu_edge.evidence import check_issued
-from qmu_edge.ledger import Ledger
+from qmu_edge.store.ledger import keys
+from qmu_edge.store.ledger.issued import check_issued
+from qmu_edge.store.ledger.ledger import Ledger
 from tests.test_receipt import made, sha
 
 
@@ -106,7 +106,7 @@ def test_the_time_of_a_key_is_told_by_receipts_and_not_by_clocks(
 ) -> None:
     keys.renew(folder, ledger)
     old = issue(ledger, folder)
-    monkeypatch.setattr("qmu_edge.keys.now", lambda: "1999-01-01T00:00:00.000+00:00")
+    monkeypatch.setattr("qmu_edge.store.ledger.keys.now", lambda: "1999-01-01T00:00:00.000+00:00")
     keys.renew(folder, ledger)
     assert check_issued(ledger, old) and check_issued(ledger, issue(ledger, folder, outcome="retrained"))
 
@@ -158,7 +158,7 @@ def test_a_kill_between_file_and_ledger_leaves_the_old_key_in_use(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("qmu_edge.keys._record", killed)
+        patch.setattr("qmu_edge.store.ledger.keys._record", killed)
         keys.renew(folder, ledger)
     assert keys.named(ledger, None) == key and keys.signing_key(folder, ledger)
     assert len(list(folder.iterdir())) == 2 and ledger.check() == []

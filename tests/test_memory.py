@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qmu_edge.data import Augment, Samples
-from qmu_edge.descent import Descent, Optimization
 from qmu_edge.errors import ConfigError
-from qmu_edge.memory import spare, within_memory
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.blocks import spare
 from qmu_edge.models.layers import Classifier
-from qmu_edge.progress import Progress
+from qmu_edge.runtime.memory import within_memory
+from qmu_edge.train.batches import Augment, Samples
+from qmu_edge.train.loop import Descent, Optimization
 
 
 def allocate() -> None:

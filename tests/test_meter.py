@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qmu_edge import meter
-from qmu_edge.data import Samples
-from qmu_edge.descent import Descent, Optimization
-from qmu_edge.meter import metered, timed, waited
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.progress import Progress
 from qmu_edge.recipe import ModelRecipe
+from qmu_edge.runtime import throughput
+from qmu_edge.runtime.throughput import metered, timed, waited
+from qmu_edge.train.batches import Samples
+from qmu_edge.train.loop import Descent, Optimization
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time is whatever the only element says."""
     now = [100.0]
-    monkeypatch.setattr("qmu_edge.meter.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("qmu_edge.runtime.throughput.time.perf_counter", lambda: now[0])
     return now
 
 
@@ -92,7 +92,7 @@ def test_the_inner_meter_measures_and_the_outer_one_goes_on_after_an_error(clock
         model(torch.ones(2, 1, 2, 2))
     model(torch.ones(50, 1, 2, 2))
     assert (inner.spent(1)["images"], outer.spent(1)["images"]) == (3, 2)
-    assert meter._current is None
+    assert throughput._current is None
 
 
 class Event:
@@ -115,7 +115,7 @@ class Event:
 
 
 def test_moments_are_read_only_after_the_device_has_passed_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meter, "_Moment", Event)
+    monkeypatch.setattr(throughput, "_Moment", Event)
     with metered(CPU) as found:
         for _ in range(3):
             with timed("step"):

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from qmu_edge import api
 from qmu_edge.errors import ConfigError, IntegrityError
-from qmu_edge.own_model import adopt, source_of
+from qmu_edge.project.model_file import adopt, source_of
 from qmu_edge.recipe import ModelRecipe, parse_recipe
 
 SOURCE = b"""

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
 
-from qmu_edge.bundle import write_bundle
+from qmu_edge.export.bundle import write_bundle
 
 ROOT = Path(__file__).parents[1]
 LINKS = ("cli", "models", "export")

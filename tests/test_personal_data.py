@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from qmu_edge import receipt
-from qmu_edge.artefacts import SENTENCES as ARTEFACTS
-from qmu_edge.personal_data import find
+from qmu_edge.project.inventory import SENTENCES as ARTEFACTS
+from qmu_edge.receipt import receipt
+from qmu_edge.receipt.personal_data import find
 
 SENTENCES = {*receipt.LIMITS, *ARTEFACTS}
 PSEUDONYM = hashlib.sha256(b"pseudonym").hexdigest()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qmu_edge.profiling import STEPS, WARM_UP, profiled
-from qmu_edge.progress import Progress
+from qmu_edge.io.progress import Progress
+from qmu_edge.runtime.profiling import STEPS, WARM_UP, profiled
 
 
 @pytest.mark.parametrize("steps", [WARM_UP + STEPS + 5, 7])

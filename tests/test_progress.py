@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from qmu_edge.progress import Progress
+from qmu_edge.io.progress import Progress
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time is whatever the only element says."""
     now = [100.0]
-    monkeypatch.setattr("qmu_edge.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("qmu_edge.io.progress.time.monotonic", lambda: now[0])
     return now
 
 

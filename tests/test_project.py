@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qmu_edge import api, intake
+from qmu_edge import api
 from qmu_edge.errors import ConfigError
-from qmu_edge.progress import Progress
-from qmu_edge.project import opened
-from qmu_edge.request import parse_request
-from qmu_edge.split import stones_of
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.project import opened
+from qmu_edge.queue import lifecycle
+from qmu_edge.request.document import parse_request
+from qmu_edge.request.resolve import stones_of
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def delete(root: Path, sample: str) -> None:
     """What the ledger holds once a request has been served."""
     with opened(root, Progress()) as project:
         document = f'{{"sample_ids": ["{sample}"]}}'.encode()
-        row = intake.register(project, parse_request(document, source="r", key=project.key))
+        row = lifecycle.register(project, parse_request(document, source="r", key=project.key))
         found = project.claim(project.ledger.open_details("resolved")[row.request_id])
         ids, digests = zip(*stones_of(project.index, found), strict=True)
         project.ledger.add_tombstones(row.request_id, ids, digests)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qmu_edge import envelope, receipt
 from qmu_edge.errors import LedgerError
+from qmu_edge.receipt import envelope, receipt
+from qmu_edge.receipt.verify import verify
 
 MODEL = b"the exported model"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -188,7 +189,7 @@ def test_a_receipt_under_another_name_is_refused() -> None:
     renamed = made().replace(PUBLIC.hex().encode(), STRANGER.hex().encode())
     for read in (
         lambda: receipt.loads(renamed, "r"),
-        lambda: receipt.verify(renamed, files={}, keys=[STRANGER]),
+        lambda: verify(renamed, files={}, keys=[STRANGER]),
     ):
         with pytest.raises(LedgerError, match="the signature does not hold"):
             read()
@@ -204,7 +205,7 @@ def test_a_bare_statement_is_not_a_receipt() -> None:
 
 def test_verify_says_what_it_checked_and_what_not(files: dict[str, Path]) -> None:
     first, name = made(), envelope.key_name(PUBLIC)
-    assert receipt.verify(first, files=files) == [
+    assert verify(first, files=files) == [
         f"signature: holds, key {name}; compared with no key, so it does not tell who signed",
         "bundle.zip: not checked, no file given",
         f"model.onnx ({files['model.onnx']}): SHA-256 {sha(MODEL)}, as stated",
@@ -212,17 +213,17 @@ def test_verify_says_what_it_checked_and_what_not(files: dict[str, Path]) -> Non
         "previous receipt: not checked, stated: none",
     ]
     second = made(previous=sha(first))
-    assert receipt.verify(second, files={}, previous=[first])[-1].endswith("as stated")
+    assert verify(second, files={}, previous=[first])[-1].endswith("as stated")
 
 
 def test_a_digest_that_a_device_reports_is_enough() -> None:
-    lines = receipt.verify(made(), files={}, digests=[sha(MODEL)], keys=[STRANGER, PUBLIC])
+    lines = verify(made(), files={}, digests=[sha(MODEL)], keys=[STRANGER, PUBLIC])
     assert lines[0] == f"signature: holds, key {envelope.key_name(PUBLIC)}, which is trusted"
     assert lines[1:3] == [
         "bundle.zip: not checked, no file given", f"model.onnx: SHA-256 {sha(MODEL)}, as stated",
     ]  # fmt: skip
     with pytest.raises(LedgerError, match=f"SHA-256 {sha(b'old')} is none of bundle.zip .*, model.onnx"):
-        receipt.verify(made(), files={}, digests=[sha(b"old")])
+        verify(made(), files={}, digests=[sha(b"old")])
 
 
 def test_verify_names_everything_that_does_not_hold(files: dict[str, Path]) -> None:
@@ -230,7 +231,7 @@ def test_verify_names_everything_that_does_not_hold(files: dict[str, Path]) -> N
     files["model.onnx"].write_bytes(MODEL + b"!")
     files |= {"bundle.zip": files["model.onnx"].parent / "absent", "other.onnx": Path("other")}
     with pytest.raises(LedgerError) as caught:
-        receipt.verify(data, files=files, previous=[made()], keys=[STRANGER])
+        verify(data, files=files, previous=[made()], keys=[STRANGER])
     for said in (
         f"signature: by key {envelope.key_name(PUBLIC)}; trusted: {envelope.key_name(STRANGER)}",
         f"SHA-256 is {sha(MODEL + b'!')}; stated: {sha(MODEL)}",
@@ -240,7 +241,7 @@ def test_verify_names_everything_that_does_not_hold(files: dict[str, Path]) -> N
     ):
         assert said in str(caught.value)
     with pytest.raises(LedgerError, match="stated: none, but one was given"):
-        receipt.verify(made(), files={}, previous=[data])
+        verify(made(), files={}, previous=[data])
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,7 @@ def test_verify_names_everything_that_does_not_hold(files: dict[str, Path]) -> N
 )
 def test_a_verdict_that_does_not_follow_from_its_numbers_is_noticed(verdict: dict[str, Any]) -> None:
     with pytest.raises(LedgerError, match="verdict: not what its values and limits say"):
-        receipt.verify(made(verdict=verdict), files={})
+        verify(made(verdict=verdict), files={})
 
 
 def test_a_later_receipt_vouches_for_those_before_it(files: dict[str, Path]) -> None:
@@ -264,7 +265,7 @@ def test_a_later_receipt_vouches_for_those_before_it(files: dict[str, Path]) -> 
     first = made(OTHER)
     second = made(OTHER, previous=sha(first))
     third = made(previous=sha(second))
-    lines = receipt.verify(third, files=files, previous=[second, first], keys=[PUBLIC])
+    lines = verify(third, files=files, previous=[second, first], keys=[PUBLIC])
     assert [line for line in lines if line.startswith("previous")] == [
         f"previous receipt: SHA-256 {sha(second)}, as stated",
         f"previous receipt: SHA-256 {sha(first)}, as stated",
@@ -272,13 +273,13 @@ def test_a_later_receipt_vouches_for_those_before_it(files: dict[str, Path]) -> 
     forged = made(OTHER, previous=sha(first), outcome="retrained")  # by somebody who has the old key
     for wrong in ([forged, first], [second, made(OTHER, outcome="retrained")], [first, second]):
         with pytest.raises(LedgerError, match="previous receipt: SHA-256 is"):
-            receipt.verify(third, files=files, previous=wrong, keys=[PUBLIC])
+            verify(third, files=files, previous=wrong, keys=[PUBLIC])
 
 
 def test_the_previous_receipt_must_be_one() -> None:
     data = made(previous=sha(b"no receipt"))
     with pytest.raises(LedgerError, match="previous receipt: not a signed envelope"):
-        receipt.verify(data, files={}, previous=[b"no receipt"])
+        verify(data, files={}, previous=[b"no receipt"])
 
 
 def test_it_works_in_an_empty_folder_without_the_rest(tmp_path: Path) -> None:
@@ -286,8 +287,8 @@ def test_it_works_in_an_empty_folder_without_the_rest(tmp_path: Path) -> None:
         "import sys\n"
         "for name in ('torch', 'numpy', 'filelock', 'brevitas', 'onnx', 'onnxruntime', 'sqlite3'):\n"
         "    sys.modules[name] = None\n"
-        "from qmu_edge import receipt\n"
-        "print(receipt.verify(sys.stdin.buffer.read(), files={})[1])\n"
+        "from qmu_edge.receipt.verify import verify\n"
+        "print(verify(sys.stdin.buffer.read(), files={})[1])\n"
     )
     words = [sys.executable, "-c", script]
     done = subprocess.run(words, input=made(), capture_output=True, cwd=tmp_path, check=True)
@@ -309,7 +310,7 @@ def test_receipts_of_earlier_versions_still_hold(name: str) -> None:
     key = envelope.read_public_key(GOLDEN / f"receipt.v1-{name}.pem")
     data = (GOLDEN / f"receipt.v1-{name}.json").read_bytes()
     digests = [s["digest"]["sha256"] for s in receipt.loads(data, name)["subject"]]
-    lines = receipt.verify(data, files={}, digests=digests, previous=previous, keys=[key])
+    lines = verify(data, files={}, digests=digests, previous=previous, keys=[key])
     assert "which is trusted" in lines[0] and not any("not checked" in line for line in lines if before)
 
 
@@ -327,7 +328,7 @@ def test_every_flipped_bit_and_every_missing_or_doubled_byte_is_noticed() -> Non
             data[:place] + data[place : place + 1] + data[place:],
         ):
             with pytest.raises(LedgerError):
-                receipt.verify(other, files={})
+                verify(other, files={})
 
 
 def _unnoticed(bits: Any) -> list[tuple[int, int]]:
@@ -339,7 +340,7 @@ def _unnoticed(bits: Any) -> list[tuple[int, int]]:
             flipped = bytearray(data)
             flipped[place] ^= 1 << bit
             try:
-                receipt.verify(bytes(flipped), files={})
+                verify(bytes(flipped), files={})
                 passed.append((place, bit))
             except LedgerError:
                 pass

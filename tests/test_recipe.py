@@ -7,7 +7,7 @@ import pytest
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
-from qmu_edge.unlearn import METHODS, parameters
+from qmu_edge.unlearn.registry import METHODS, parameters
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

@@ -8,15 +8,15 @@ import torch
 from brevitas.core.quant import RescalingIntQuant
 from torch import Tensor, nn
 
-from qmu_edge.data import Samples
 from qmu_edge.errors import UnlearnError
-from qmu_edge.models import build
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.build import build
+from qmu_edge.models.calibration import parameter_group
 from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.models.quantizers import PRESETS
-from qmu_edge.models.scales import parameter_group
-from qmu_edge.progress import Progress
+from qmu_edge.models.quantizers.presets import PRESETS
 from qmu_edge.recipe import ModelRecipe
-from qmu_edge.requantize import FACTORS, average_statistics, fit_activation_steps, requantize
+from qmu_edge.train.batches import Samples
+from qmu_edge.train.requantize import FACTORS, average_statistics, fit_activation_steps, requantize
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

@@ -9,12 +9,8 @@ from typing import Any
 import pytest
 
 from qmu_edge.errors import RequestError
-from qmu_edge.request import (
-    load_request,
-    new_request,
-    parse_request,
-)
-from qmu_edge.strict_json import MAX_BYTES
+from qmu_edge.io.json import MAX_BYTES
+from qmu_edge.request.document import load_request, new_request, parse_request
 from tests.request_documents import NOW, OPENDSR, OURS, RESEARCH, SECRET, UUID4, changed, parse
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmu_edge.errors import ConfigError, IntegrityError
-from qmu_edge.sealing import CHUNK_BYTES, MAGIC, TAG_BYTES, SealedStore, seal, unseal
+from qmu_edge.store.encrypted import CHUNK_BYTES, MAGIC, TAG_BYTES, SealedStore, seal, unseal
 
 SIZES = [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES + 5]
 KEY, DIGEST = bytes(range(32)), "ab" * 32

@@ -10,21 +10,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex, pseudonym
+from qmu_edge.data.tombstones import barred_samples
 from qmu_edge.errors import NoMatchError, RequestError
-from qmu_edge.index import SAMPLE_SPLITS, SampleIndex, pseudonym
-from qmu_edge.request import DeletionRequest
-from qmu_edge.split import (
-    Claim,
-    Gone,
-    Split,
-    barred_samples,
-    claim,
-    divide,
-    from_json,
-    gone,
-    stones_of,
-    to_json,
-)
+from qmu_edge.request.document import DeletionRequest
+from qmu_edge.request.resolve import Claim, claim, stones_of
+from qmu_edge.request.split import Gone, Split, divide, from_json, gone, to_json
 
 KEY = b"key"
 # id, pixels, class, split, subject

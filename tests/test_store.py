@@ -12,15 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmu_edge import store
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError
-from qmu_edge.store import ObjectStore, file_digest, hold, write_atomic
+from qmu_edge.io.files import BLOCK_BYTES, file_digest, unfinished, write_atomic
+from qmu_edge.store.lock import hold, holder_of
+from qmu_edge.store.objects import ObjectStore
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, "abc"
 HOLD = """
 import sys, time
 from pathlib import Path
-from qmu_edge.store import hold
+from qmu_edge.store.lock import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -93,7 +94,7 @@ def test_a_full_disk_in_the_middle_of_the_data(objects: ObjectStore, monkeypatch
 
     monkeypatch.setattr(tempfile, "mkstemp", full)
     with pytest.raises(ConfigError, match="No space left on device"):
-        objects.put_bytes(bytes(3 * store.BLOCK_BYTES))
+        objects.put_bytes(bytes(3 * BLOCK_BYTES))
     assert list(objects) == []
     assert objects.check() == []
 
@@ -243,11 +244,11 @@ def test_the_name_that_a_killed_process_left_is_not_told(tmp_path: Path) -> None
     with hold(tmp_path):
         mine = (tmp_path / "holder").read_text()
         (tmp_path / "holder").write_text(mine.replace(str(os.getpid()), str(_dead_pid())))
-        assert store.holder_of(tmp_path) is None
+        assert holder_of(tmp_path) is None
         with pytest.raises(BusyError, match="has not written its name"), hold(tmp_path):
             pass
         (tmp_path / "holder").write_text(f"pid {_dead_pid()}\nhost another\n")
-        assert store.holder_of(tmp_path) == f"pid {_dead_pid()}, host another"
+        assert holder_of(tmp_path) == f"pid {_dead_pid()}, host another"
 
 
 def _dead_pid() -> int:
@@ -262,9 +263,9 @@ def test_the_next_holder_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     (inside / "objects/ab/.tmp-1").write_bytes(b"half")
     (inside / ".tmp-2").symlink_to(outside)
     (inside / "objects/ab/kept").write_bytes(b"")
-    assert [p.name for p in store.unfinished(inside)] == [".tmp-2", ".tmp-1"]
+    assert [p.name for p in unfinished(inside)] == [".tmp-2", ".tmp-1"]
     with hold(inside):
-        assert store.unfinished(inside) == []
+        assert unfinished(inside) == []
     assert (inside / "objects/ab/kept").exists() and outside.read_bytes() == b"mine"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from qmu_edge.errors import ConfigError, RequestError
-from qmu_edge.strict_json import MAX_DEPTH, MAX_INTEGER, flaw, parse_object
+from qmu_edge.io.json import MAX_DEPTH, MAX_INTEGER, flaw, parse_object
 
 
 def nested(levels: int) -> Any:

@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from qmu_edge import train
-from qmu_edge.data import Augment, Samples
-from qmu_edge.descent import Descent, Optimization, cosine, train_mode
 from qmu_edge.errors import UnlearnError
-from qmu_edge.models import build
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.build import build
+from qmu_edge.models.calibration import parameter_group
 from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.models.scales import parameter_group
-from qmu_edge.progress import Progress
 from qmu_edge.recipe import ModelRecipe, TrainRecipe
-from qmu_edge.train import accuracy, fit, predict
+from qmu_edge.train import fit as fit_module
+from qmu_edge.train.batches import Augment, Samples
+from qmu_edge.train.fit import accuracy, fit, predict
+from qmu_edge.train.loop import Descent, Optimization, cosine, train_mode
 
 Toy = Callable[..., Samples]
 DROPOUT = {"architecture": "mobilenet_v2", "weight_bits": 2, "activation_bits": "float"}
@@ -68,15 +68,15 @@ def _killed_after_an_epoch(
     monkeypatch: pytest.MonkeyPatch, samples: Samples, state: Path, recipe: TrainRecipe = RECIPE, **model: Any
 ) -> None:
     """Train until the first state is written, and die."""
-    original = train._save
+    original = fit_module._save
 
     def save_and_die(*args: Any) -> None:
         original(*args)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "SAVE_EVERY_S", -1.0)
-        patch.setattr(train, "_save", save_and_die)
+        patch.setattr(fit, "SAVE_EVERY_S", -1.0)
+        patch.setattr(fit, "_save", save_and_die)
         with pytest.raises(Killed):
             _fit(samples, recipe, state, **model)
     assert state.is_file()

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from qmu_edge.models.calibration import weight_layers
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.scales import weight_layers
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ import copy
 
 import torch
 
-from qmu_edge.data import Samples
-from qmu_edge.descent import Descent, Optimization, steps_per_epoch
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.progress import Progress
-from qmu_edge.train import accuracy
+from qmu_edge.train.batches import Samples
+from qmu_edge.train.fit import accuracy
+from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch
 
 LR = 1e-3
 

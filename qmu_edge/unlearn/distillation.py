@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from qmu_edge.data import Samples
-from qmu_edge.descent import train_mode
-from qmu_edge.models.dsq import SoftIntQuant
 from qmu_edge.models.layers import Classifier
+from qmu_edge.models.quantizers.dsq import SoftIntQuant
+from qmu_edge.train.batches import Samples
+from qmu_edge.train.loop import train_mode
 
 
 def teacher(model: Classifier) -> Classifier:

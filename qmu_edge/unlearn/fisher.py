@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qmu_edge.data import Augment, Samples
-from qmu_edge.descent import Descent
+from qmu_edge.train.batches import Augment, Samples
+from qmu_edge.train.loop import Descent
 
 
 def softmax_noise(logits: Float[Tensor, "n k"], signs: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:

@@ -22,11 +22,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from qmu_edge.data import Samples
 from qmu_edge.errors import UnlearnError
-from qmu_edge.models.scales import weight_layers
-from qmu_edge.progress import Progress
-from qmu_edge.store import write_atomic
+from qmu_edge.io.files import write_atomic
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.calibration import weight_layers
+from qmu_edge.train.batches import Samples
 
 BATCH: Final = 64  # patches in float64 are large: 18 times the input of a 3x3 convolution
 ROUNDING: Final = 1e-9  # eigenvalues below zero by more than this share of the largest are no rounding

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qmu_edge.data import ForgetRetain
-from qmu_edge.descent import Descent, Optimization, steps_per_epoch, train_mode
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
+from qmu_edge.train.batches import ForgetRetain
+from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
 
 
 def last_blocks(model: Classifier, k: int) -> list[str]:

@@ -6,10 +6,10 @@ from typing import Any, Final, Literal
 
 import torch
 
-from qmu_edge.data import ForgetRetain
 from qmu_edge.errors import UnlearnError
+from qmu_edge.models.calibration import Group
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.scales import Group
+from qmu_edge.train.batches import ForgetRetain
 
 Run = Callable[[Classifier, ForgetRetain, Any, torch.Generator], Classifier]
 Check = Callable[[Classifier, ForgetRetain, Any], None]

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from qmu_edge.data import Augment, Batch, ForgetRetain, Samples, sent
-from qmu_edge.descent import Descent, steps_per_epoch, train_mode
+from qmu_edge.train.batches import Augment, Batch, ForgetRetain, Samples, sent
+from qmu_edge.train.loop import Descent, steps_per_epoch, train_mode
 
 Loop = Literal["mixed", "sequential"]
 

@@ -6,9 +6,9 @@ Going on would make the network wrong where one that never saw them is right, wh
 import torch
 from torch import Tensor
 
-from qmu_edge.data import ForgetRetain
-from qmu_edge.descent import Descent
-from qmu_edge.train import accuracy
+from qmu_edge.train.batches import ForgetRetain
+from qmu_edge.train.fit import accuracy
+from qmu_edge.train.loop import Descent
 
 
 class Crossing:

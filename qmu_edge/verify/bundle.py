@@ -25,13 +25,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qmu_edge import envelope
 from qmu_edge.errors import ConfigError, IntegrityError, LedgerError, RequestError
-from qmu_edge.files import read_regular
-from qmu_edge.strict_json import parse_object
-from qmu_edge.verify.report import Thresholds
-from qmu_edge.verify.runner import OrtRunner
-from qmu_edge.verify.sets import read_array
+from qmu_edge.io.files import read_regular
+from qmu_edge.io.json import parse_object
+from qmu_edge.receipt import envelope
+from qmu_edge.verify.npz import read_array
+from qmu_edge.verify.session import OrtRunner
+from qmu_edge.verify.verdict import Thresholds
 
 TYPE: Final = "urn:qmu-edge:bundle:v1"
 MANIFEST: Final = "manifest.json"

@@ -20,9 +20,9 @@ import pytest
 import torch
 
 from qmu_edge.cli.main import main
-from qmu_edge.export import export
+from qmu_edge.export.exporter import export
 from qmu_edge.export.trace import trace
-from qmu_edge.unlearn import apply
+from qmu_edge.unlearn.registry import apply
 
 SUBJECT = "writer-3"
 RECIPE = """
@@ -118,8 +118,8 @@ def work_is_remembered() -> Iterator[None]:
 def remember(patch: pytest.MonkeyPatch) -> None:
     """Do the same export and the same unlearning once, as long as the patch lasts."""
     patch.setattr("qmu_edge.export.trace", _remembered(trace, _trace_key))
-    patch.setattr("qmu_edge.release.export", _remembered(export, _export_key))
-    patch.setattr("qmu_edge.distributed.apply", _remembered(apply, _apply_key))
+    patch.setattr("qmu_edge.pipeline.release.export", _remembered(export, _export_key))
+    patch.setattr("qmu_edge.pipeline.distributed.apply", _remembered(apply, _apply_key))
 
 
 def _remembered(work: Callable[..., Any], key: Callable[..., str]) -> Callable[..., Any]:

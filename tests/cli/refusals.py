@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qmu_edge.ledger import Ledger
+from qmu_edge.store.ledger.ledger import Ledger
 
 
 def refused(ended: Any, code: int, *fragments: str) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qmu_edge.ledger import Ledger
-from qmu_edge.progress import Progress
-from qmu_edge.project import opened
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.project import opened
+from qmu_edge.store.ledger.ledger import Ledger
 from tests.cli.refusals import ask, refused
 
 CORPUS = Path(__file__).parents[1] / "corpus" / "requests"

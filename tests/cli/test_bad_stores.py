@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load, save
 
-from qmu_edge.ledger import Ledger
-from qmu_edge.store import ObjectStore
+from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.objects import ObjectStore
 from tests.cli.refusals import cut, flip, refused
 
 Damage = Callable[[Path], object]

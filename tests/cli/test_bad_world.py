@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from qmu_edge.ledger import Ledger
+from qmu_edge.store.ledger.ledger import Ledger
 from tests.cli.refusals import ask, current, refused
 
 
@@ -161,7 +161,7 @@ def test_out_of_memory_in_training_says_what_to_lower(
 ) -> None:
     words = ["train", "--project", untrained, "--quiet"]
     with monkeypatch.context() as patch:
-        patch.setattr("qmu_edge.distributed.fit", _take_all_memory)
+        patch.setattr("qmu_edge.pipeline.distributed.fit", _take_all_memory)
         refused(run(*words), 2, "[train] batch = 128 takes more memory", "64 or less")
     assert run(*words).code == 0
 

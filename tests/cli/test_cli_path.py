@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from qmu_edge.envelope import read
-from qmu_edge.ledger import Ledger
-from qmu_edge.pipeline import served_steps
-from qmu_edge.progress import Progress
-from qmu_edge.project import Project, opened
-from qmu_edge.receipt import loads
+from qmu_edge.io.progress import Progress
+from qmu_edge.pipeline.unlearn_run import served_steps
+from qmu_edge.project.project import Project, opened
+from qmu_edge.receipt.envelope import read
+from qmu_edge.receipt.receipt import loads
+from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.verify import __main__ as device
 
 SUBJECT = "writer-3"

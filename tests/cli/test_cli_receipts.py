@@ -10,9 +10,9 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from qmu_edge.envelope import read
-from qmu_edge.progress import Progress
-from qmu_edge.project import opened
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.project import opened
+from qmu_edge.receipt.envelope import read
 from qmu_edge.verify import __main__ as device
 from qmu_edge.verify.metrics import binomial_interval
 
@@ -173,7 +173,7 @@ def test_nothing_is_signed_that_the_linter_objects_to(
 ) -> None:
     with opened(trained, Progress()) as project:
         somebody = project.index.subjects[5]  # a person of the project, whether of this request or not
-    monkeypatch.setattr("qmu_edge.evidence._versions", lambda: {"torch": somebody})
+    monkeypatch.setattr("qmu_edge.pipeline.make_receipt._versions", lambda: {"torch": somebody})
     ended = run("unlearn", "--request", made.request, "--project", trained, "--quiet")
     assert ended.code == 8 and "$.predicate.tool.dependencies.torch: a forbidden text" in ended.err
     assert not (trained / "release").exists() and somebody not in ended.err

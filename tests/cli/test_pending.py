@@ -10,20 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from qmu_edge import checkpoint, pipeline, release, serving, training
-from qmu_edge.accounting import accounted
-from qmu_edge.data import Augment
+from qmu_edge.data.index import pseudonym
 from qmu_edge.errors import IntegrityError
-from qmu_edge.index import pseudonym
-from qmu_edge.ledger import Ledger
-from qmu_edge.models import build
-from qmu_edge.pipeline import attempt
-from qmu_edge.progress import Progress
-from qmu_edge.project import Project, opened
-from qmu_edge.receipt import loads
-from qmu_edge.requantize import requantize
-from qmu_edge.split import Split, from_json
-from qmu_edge.train import fit
+from qmu_edge.io.progress import Progress
+from qmu_edge.machine.cost import accounted
+from qmu_edge.models.build import build
+from qmu_edge.pipeline import evaluate, fulfil, inputs, release, train_run, unlearn_run
+from qmu_edge.pipeline.unlearn_run import attempt
+from qmu_edge.project.project import Project, opened
+from qmu_edge.receipt.receipt import loads
+from qmu_edge.request.split import Split, from_json
+from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.train import checkpoint
+from qmu_edge.train.batches import Augment
+from qmu_edge.train.fit import fit
+from qmu_edge.train.requantize import requantize
 
 STEPS = ("unlearned", "requantized", "exported", "verified", "receipted")
 
@@ -93,7 +94,7 @@ def test_all_open_requests_are_served_in_one_run(run: Any, trained: Path) -> Non
     assert (found[nobody]["state"], found[nobody]["outcome"]) == ("completed", "no_match")
     assert "approval_above" in found[big]["next"] and "only a part" in found[part]["next"]
     with opened(trained, Progress()) as project:
-        run_of = pipeline.served_steps(project, one)["unlearned"]
+        run_of = unlearn_run.served_steps(project, one)["unlearned"]
         split = from_json(Split, project.store.get_bytes(run_of["split"]))
         assert not project.claimed()[split.retain].any()  # what still waits was not trained on either
         for request_id in (one, some, again):
@@ -137,7 +138,7 @@ def _kill_after_start(patch: pytest.MonkeyPatch, step: str) -> None:
         return accounted(*args)
 
     patch.setattr(Ledger, "start_step", start)
-    patch.setattr(pipeline, "accounted", work)
+    patch.setattr(unlearn_run, "accounted", work)
 
 
 def _kill_at_end(patch: pytest.MonkeyPatch, step: str) -> None:
@@ -157,7 +158,7 @@ def _kill_publishing(patch: pytest.MonkeyPatch, step: str) -> None:
     def publish(*args: Any) -> Any:
         raise Killed
 
-    patch.setattr(serving, "publish_current", publish)
+    patch.setattr(fulfil, "publish_current", publish)
 
 
 @pytest.mark.slow
@@ -249,7 +250,7 @@ def planted(served: Path) -> Any:
     """A project with a deleted training sample, and the split of its request with that sample put back."""
     with opened(served, Progress()) as project:
         (row,) = project.ledger.requests()
-        found = pipeline.served_steps(project, row.request_id)["unlearned"]
+        found = unlearn_run.served_steps(project, row.request_id)["unlearned"]
         split = from_json(Split, project.store.get_bytes(found["split"]))
         yield project, row, split
 
@@ -267,36 +268,36 @@ CPU = torch.device("cpu")
 def test_methods_refuse_a_deleted_sample(planted: Any, part: str, tmp_path: Path) -> None:
     project, _, split = planted
     with pytest.raises(IntegrityError, match=f"{part} set: 1 of"):
-        release.forget_retain(project, back_in(split, part), CPU, tmp_path / "state")
+        inputs.forget_retain(project, back_in(split, part), CPU, tmp_path / "state")
 
 
 def test_a_class_that_an_earlier_request_has_emptied_is_no_way_out(planted: Any, tmp_path: Path) -> None:
     project, _, split = planted
     left = split.retain[project.index.labels[split.retain] != 3]
-    data = release.forget_retain(project, replace(split, retain=left), CPU, tmp_path / "state")
+    data = inputs.forget_retain(project, replace(split, retain=left), CPU, tmp_path / "state")
     assert data.unretained == (3,) and data.classes == ()
-    assert release.forget_retain(project, split, CPU, tmp_path / "state").unretained == ()
+    assert inputs.forget_retain(project, split, CPU, tmp_path / "state").unretained == ()
 
 
 def test_calibration_refuses_a_deleted_sample(planted: Any) -> None:
     project, row, split = planted
     run = attempt(project, [row], back_in(split, "retain"), "qmul", CPU)
     with pytest.raises(IntegrityError, match="calibration: 1 of"):
-        pipeline._requantized(run, project.current("checkpoint"))
+        unlearn_run._requantized(run, project.current("checkpoint"))
 
 
 @pytest.mark.parametrize("part", ["retain", "validation", "test"])
 def test_measurement_refuses_a_deleted_sample_among_those_kept(planted: Any, part: str) -> None:
     project, _, split = planted
     with pytest.raises(IntegrityError, match=f"measured {part} set: 1 of"):
-        release.evaluate_file(project, project.root / "release/model.onnx", back_in(split, part))
+        evaluate.evaluate_file(project, project.root / "release/model.onnx", back_in(split, part))
 
 
 def test_training_refuses_a_deleted_sample(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     project, _, split = planted
     monkeypatch.setattr(Project, "trainable", lambda self: back_in(split, "retain").retain)
     with pytest.raises(IntegrityError, match="training set: 1 of"):
-        training.train_project(project, "cpu")
+        train_run.train_project(project, "cpu")
 
 
 def test_parity_inputs_refuse_a_deleted_sample(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,12 +339,12 @@ def test_retraining_after_some_requests_is_training_without_them(run: Any, train
     with opened(trained, Progress()) as project:
         kept = {project.index.ids[i] for i in project.trainable()}
         assert kept and not kept & project.ledger.tombstones()
-        model, _ = release.load_checkpoint(project, project.current("checkpoint"))
+        model, _ = inputs.load_checkpoint(project, project.current("checkpoint"))
         fresh = from_scratch(project)
         for name, value in model.state_dict().items():
             assert torch.equal(value, fresh.state_dict()[name]), name
-        assert checkpoint.dumps(model, release.origin_of(project, "x")) == checkpoint.dumps(
-            fresh, release.origin_of(project, "x")
+        assert checkpoint.dumps(model, inputs.origin_of(project, "x")) == checkpoint.dumps(
+            fresh, inputs.origin_of(project, "x")
         )
 
 
@@ -353,13 +354,13 @@ def from_scratch(project: Project) -> Any:
     generator = torch.Generator().manual_seed(recipe.train.seed)
     torch.randint(2**31, (1,), generator=generator)  # the seed of dropout
     seed = int(torch.randint(2**31, (1,), generator=generator))
-    old, _ = release.load_checkpoint(project, project.current("checkpoint"))
-    kept = release.samples_of(project, CPU, project.trainable(), "test")
+    old, _ = inputs.load_checkpoint(project, project.current("checkpoint"))
+    kept = inputs.samples_of(project, CPU, project.trainable(), "test")
     model = build(recipe.model, old.shape, seed)
     train = recipe.train.model_copy(update={"seed": seed})
     fit(model, kept, train, Augment(recipe.data.pad, recipe.data.flip), progress=Progress())
     # As stored and read back: a network fresh from training lies otherwise in memory and sums otherwise.
-    stored = checkpoint.dumps(model.eval(), release.origin_of(project, "x"))
+    stored = checkpoint.dumps(model.eval(), inputs.origin_of(project, "x"))
     model, _ = checkpoint.loads(stored, "x", recipe.model)
     requantize(model, kept, batch=recipe.train.batch, seed=recipe.train.seed, progress=Progress())
     return model

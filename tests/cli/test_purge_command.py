@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from qmu_edge import receipt
-from qmu_edge.project import IMAGES
+from qmu_edge.project.project import IMAGES
+from qmu_edge.receipt import receipt
 
 
 def issued(project: Path) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from qmu_edge import pipeline, serving
-from qmu_edge.accounting import accounted
-from qmu_edge.ledger import Ledger
-from qmu_edge.receipt import loads
+from qmu_edge.machine.cost import accounted
+from qmu_edge.pipeline import fulfil, unlearn_run
+from qmu_edge.receipt.receipt import loads
+from qmu_edge.store.ledger.ledger import Ledger
 
 STEPS = ("resolved", "tombstoned", "unlearned", "requantized", "exported", "verified", "receipted")
 
@@ -37,7 +37,7 @@ def _start(patch: pytest.MonkeyPatch, step: str) -> None:
         return accounted(*args)
 
     patch.setattr(Ledger, "start_step", start)
-    patch.setattr(pipeline, "accounted", work)
+    patch.setattr(unlearn_run, "accounted", work)
 
 
 def _end(patch: pytest.MonkeyPatch, step: str) -> None:
@@ -70,7 +70,7 @@ def _publishing(patch: pytest.MonkeyPatch, step: str) -> None:
     def publish(*args: Any) -> Any:
         raise Killed
 
-    patch.setattr(serving, step, publish)
+    patch.setattr(fulfil, step, publish)
 
 
 KILLS: list[tuple[Callable[[pytest.MonkeyPatch, str], None], str]] = [
@@ -143,7 +143,7 @@ def test_ctrl_c_says_how_to_go_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("qmu_edge.distributed.apply", interrupted)
+        patch.setattr("qmu_edge.pipeline.distributed.apply", interrupted)
         ended = run("unlearn", "--request", made.request, "--project", trained, "--quiet")
     assert (ended.code, ended.out) == (130, "")
     assert ended.err == "interrupted; the same command goes on where it stopped\n"

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from qmu_edge import api, demo, desk, notary
+from qmu_edge.api import demo
+from qmu_edge.api import project as api
+from qmu_edge.api import receipts as notary
+from qmu_edge.api import requests as desk
 from qmu_edge.cli import main as cli
 from qmu_edge.cli import requests
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from qmu_edge.progress import Progress
-from qmu_edge.project import Project, opened
-from qmu_edge.receipt import loads
-from qmu_edge.release import make_release
-from qmu_edge.unlearn import apply
+from qmu_edge.io.progress import Progress
+from qmu_edge.pipeline.release import make_release
+from qmu_edge.project.project import Project, opened
+from qmu_edge.receipt.receipt import loads
+from qmu_edge.unlearn.registry import apply
 from tests.cli.refusals import current, flip, refused, set_policy
 
 
@@ -74,7 +74,7 @@ def test_a_missed_threshold_releases_nothing_and_retraining_can_follow(
                         parameter.copy_(torch.arange(10.0) * 1000)
         return model
 
-    monkeypatch.setattr("qmu_edge.distributed.apply", destroyed)
+    monkeypatch.setattr("qmu_edge.pipeline.distributed.apply", destroyed)
     set_policy(trained, max_ta_drop="0.12")
     before = {name: current(trained, name) for name in ("checkpoint", "release", "receipt")}
     command = ("unlearn", "--request", made.request, "--project", trained, "--quiet")

@@ -85,16 +85,16 @@ def warm(commands: list[list[str]]) -> dict[str, Any]:
 
 def remember_more(patch: Any) -> None:
     """Do the same loading, training, requantization and evaluation once; the rest is remembered already."""
-    from qmu_edge import checkpoint
-    from qmu_edge.release import evaluate_release
-    from qmu_edge.requantize import requantize
-    from qmu_edge.train import fit
+    from qmu_edge.pipeline.evaluate import evaluate_release
+    from qmu_edge.train import checkpoint
+    from qmu_edge.train.fit import fit
+    from qmu_edge.train.requantize import requantize
 
     patch.setattr(checkpoint, "loads", _once(checkpoint.loads, lambda data, *_: str(hash(data))))
-    patch.setattr("qmu_edge.pipeline.evaluate_release", _once(evaluate_release, _evaluation))
-    patch.setattr("qmu_edge.pipeline.requantize", _once_in_place(requantize))
-    patch.setattr("qmu_edge.training.requantize", _once_in_place(requantize))
-    patch.setattr("qmu_edge.distributed.fit", _once_in_place(fit))
+    patch.setattr("qmu_edge.pipeline.unlearn_run.evaluate_release", _once(evaluate_release, _evaluation))
+    patch.setattr("qmu_edge.pipeline.unlearn_run.requantize", _once_in_place(requantize))
+    patch.setattr("qmu_edge.pipeline.train_run.requantize", _once_in_place(requantize))
+    patch.setattr("qmu_edge.pipeline.distributed.fit", _once_in_place(fit))
 
 
 def _evaluation(project: Any, release: Any, split: Any) -> str:
@@ -132,9 +132,8 @@ def serve() -> None:
     """Answer orders until stdin ends."""
     import pytest
 
-    import qmu_edge.api
-    import qmu_edge.pipeline
-    import qmu_edge.training  # noqa: F401
+    import qmu_edge.api.project
+    import qmu_edge.pipeline.train_run  # noqa: F401
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qmu_edge.doctor import examine
-from qmu_edge.ledger import Ledger
-from qmu_edge.project import RECIPE, STORE
+from qmu_edge.project.doctor import examine
+from qmu_edge.project.project import RECIPE, STORE
+from qmu_edge.store.ledger.ledger import Ledger
 
 # What a killed writer may leave, and the next one or `doctor --repair` puts right.
 ALLOWED = (

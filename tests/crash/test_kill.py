@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from qmu_edge.doctor import examine
-from qmu_edge.project import STORE
+from qmu_edge.project.doctor import examine
+from qmu_edge.project.project import STORE
 from tests.crash.conftest import KILL_AFTER, KILL_BEFORE, KILL_HALF_WAY, Driver, Undisturbed, begin
 from tests.crash.disk import Call
 from tests.crash.jobs import Job, problems

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qmu_edge.project import STORE
+from qmu_edge.project.project import STORE
 from tests.crash.conftest import Base, copied
 from tests.crash.jobs import problems
 

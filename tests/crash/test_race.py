@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qmu_edge.ledger import Ledger
+from qmu_edge.store.ledger.ledger import Ledger
 from tests.crash.conftest import STOP, Base, Driver, Undisturbed, begin, copied, unlearn
 from tests.crash.jobs import Job, problems, state
 

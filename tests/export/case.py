@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from qmu_edge.export import FORMATS, Exported, ExportPlan, export
+from qmu_edge.export.exporter import FORMATS, Exported, ExportPlan, export
 from qmu_edge.export.trace import trace
 from qmu_edge.models.layers import Classifier
 

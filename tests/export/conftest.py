@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from qmu_edge.data import Samples
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.calibration import weight_layers
 from qmu_edge.models.deploy import deploy
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.scales import weight_layers
-from qmu_edge.progress import Progress
-from qmu_edge.requantize import requantize
-from qmu_edge.train import predict
+from qmu_edge.train.batches import Samples
+from qmu_edge.train.fit import predict
+from qmu_edge.train.requantize import requantize
 from tests.export.case import Case, export_small
 
 

@@ -13,12 +13,12 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from qmu_edge.export import FORMATS
-from qmu_edge.export.gates import check_file
+from qmu_edge.export.checks import check_file
+from qmu_edge.export.exporter import FORMATS
 from qmu_edge.export.graph import initializers
-from qmu_edge.models.quantizers import PRESETS
+from qmu_edge.models.calibration import weight_layers
+from qmu_edge.models.quantizers.presets import PRESETS
 from qmu_edge.models.resnet import BasicBlock
-from qmu_edge.models.scales import weight_layers
 from qmu_edge.recipe import ModelRecipe
 from tests.export.case import NAMES, Case
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-import qmu_edge.export
+import qmu_edge.export.exporter
 from qmu_edge.errors import ConfigError, ExportError
-from qmu_edge.export import Exported
-from qmu_edge.export.gates import Explained, explained
+from qmu_edge.export.checks import Explained, explained
+from qmu_edge.export.exporter import Exported
+from qmu_edge.export.formats.integer import to_integer
+from qmu_edge.export.formats.qcdq import to_qcdq
+from qmu_edge.export.formats.qonnx import quantizers
 from qmu_edge.export.graph import initializers, set_initializer
-from qmu_edge.export.integer import to_integer
-from qmu_edge.export.qcdq import to_qcdq
-from qmu_edge.export.qonnx import quantizers
-from qmu_edge.models.scales import weight_layers
+from qmu_edge.models.calibration import weight_layers
 from tests.export.case import Case
 
 pytestmark = pytest.mark.filterwarnings("default")  # brevitas and onnx warn about themselves
@@ -47,9 +47,9 @@ def faulty(request: pytest.FixtureRequest, one: Case, monkeypatch: pytest.Monkey
 
             return run
 
-        monkeypatch.setattr(qmu_edge.export, "trace", traced)
-        monkeypatch.setattr(qmu_edge.export, "to_qcdq", converted(to_qcdq))
-        monkeypatch.setattr(qmu_edge.export, "to_integer", converted(to_integer))
+        monkeypatch.setattr(qmu_edge.export.exporter, "trace", traced)
+        monkeypatch.setattr(qmu_edge.export.exporter, "to_qcdq", converted(to_qcdq))
+        monkeypatch.setattr(qmu_edge.export.exporter, "to_integer", converted(to_integer))
         return one.export(formats=(form,))
 
     return run
@@ -69,7 +69,7 @@ def test_latent_weights_left_in_place_are_found(one: Case, monkeypatch: pytest.M
     graph = one.graph()
     latent = dict(weight_layers(one.model))["blocks.0.first.0"].weight.detach().numpy()
     set_initializer(graph, "blocks.0.first.0.weight", latent)
-    monkeypatch.setattr(qmu_edge.export, "trace", lambda *_: graph)
+    monkeypatch.setattr(qmu_edge.export.exporter, "trace", lambda *_: graph)
     with pytest.raises(ExportError, match="latent-weight gate"):
         one.export(formats=("qonnx",))
 
@@ -158,7 +158,7 @@ def test_only_files_that_are_not_exact_are_compared_on_all_images(
     def nudge(values: np.ndarray) -> None:
         values *= np.float32(1.001)
 
-    monkeypatch.setattr(qmu_edge.export, "EXACT_IMAGES", 8)
+    monkeypatch.setattr(qmu_edge.export.exporter, "EXACT_IMAGES", 8)
     (exact,) = faulty("trace", lambda graph: None)
     (near,) = faulty("trace", lambda graph: _edit(graph, "head.1.gain", nudge))
     assert (exact.parity.n, exact.parity.max_abs_difference) == (8, 0.0)

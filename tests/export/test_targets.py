@@ -5,12 +5,12 @@ import onnx
 import pytest
 
 from qmu_edge.errors import ConfigError, ExportError
-from qmu_edge.export import TARGETS, Camera
-from qmu_edge.export.gates import run_file, runnable
+from qmu_edge.export.checks import run_file, runnable
+from qmu_edge.export.exporter import TARGETS, Camera
+from qmu_edge.export.formats.integer import to_integer
+from qmu_edge.export.formats.qonnx import inference_cost, quantizers
 from qmu_edge.export.graph import initializers, set_initializer
-from qmu_edge.export.integer import to_integer
-from qmu_edge.export.qonnx import inference_cost, quantizers
-from qmu_edge.models.scales import weight_layers
+from qmu_edge.models.calibration import weight_layers
 from tests.export.case import Case
 
 pytestmark = pytest.mark.filterwarnings("default")  # brevitas and onnx warn about themselves

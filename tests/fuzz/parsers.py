@@ -19,22 +19,24 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from qmu_edge import checkpoint, envelope, receipt
-from qmu_edge.bundle import write_bundle
-from qmu_edge.datasets import open_image
+from qmu_edge.data.index import SampleIndex, read_subjects
+from qmu_edge.data.sources import open_image
 from qmu_edge.errors import QmuEdgeError
-from qmu_edge.index import SampleIndex, read_subjects
-from qmu_edge.ledger import Ledger
-from qmu_edge.models import build
+from qmu_edge.export.bundle import write_bundle
+from qmu_edge.models.build import build
+from qmu_edge.models.calibration import calibrate, calibration_batches
 from qmu_edge.models.layers import Shape
-from qmu_edge.models.scales import calibrate, calibration_batches
+from qmu_edge.receipt import envelope, receipt
+from qmu_edge.receipt.verify import verify
 from qmu_edge.recipe import ModelRecipe, Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
-from qmu_edge.request import load_request, new_request
-from qmu_edge.split import Split, from_json, to_json
+from qmu_edge.request.document import load_request, new_request
+from qmu_edge.request.split import Split, from_json, to_json
+from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.train import checkpoint
 from qmu_edge.verify.bundle import GOLDEN, MANIFEST, SIGNATURE, Bundle, golden, opened
-from qmu_edge.verify.gates import check_latent_weights
-from qmu_edge.verify.onnx_file import read
-from qmu_edge.verify.sets import read_golden, read_sets
+from qmu_edge.verify.latent_weights import check_latent_weights
+from qmu_edge.verify.npz import read_golden, read_sets
+from qmu_edge.verify.onnx.reader import read
 from tests import test_receipt
 from tests.fuzz.mutate import mutated, mutated_json
 
@@ -364,7 +366,7 @@ def _statement(rng: random.Random) -> bytes:
 
 def _receipt(folder: Path, path: Path) -> None:
     data = path.read_bytes()
-    receipt.verify(data, files={})
+    verify(data, files={})
     receipt.render(receipt.loads(data, path))
 
 

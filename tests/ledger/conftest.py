@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qmu_edge.ledger import Ledger
+from qmu_edge.store.ledger.ledger import Ledger
 
 
 @pytest.fixture

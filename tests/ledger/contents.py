@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from qmu_edge.index import SampleIndex
-from qmu_edge.ledger import Ledger
+from qmu_edge.data.index import SampleIndex
+from qmu_edge.store.ledger.ledger import Ledger
 
 RECEIVED: dict[str, Any] = {
     "form": "opendsr",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from qmu_edge import chain
 from qmu_edge.errors import ConfigError, LedgerError
-from qmu_edge.ledger import Ledger
+from qmu_edge.store.ledger import chain
+from qmu_edge.store.ledger.ledger import Ledger
 from tests.ledger.contents import fill, outside, sha
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError, LedgerError, RequestError
-from qmu_edge.ledger import Ledger
+from qmu_edge.store.ledger.ledger import Ledger
 from tests.ledger.contents import RECEIVED, fill, make_index, outside, sha
 
 DIE = """

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from qmu_edge.data import Samples
 from qmu_edge.errors import ExportError
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.calibration import weight_layers
 from qmu_edge.models.deploy import Affine, deploy, input_grids, require_equivalent, settle, weight_scale
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.scales import weight_layers
-from qmu_edge.progress import Progress
-from qmu_edge.requantize import requantize
-from qmu_edge.train import predict
+from qmu_edge.train.batches import Samples
+from qmu_edge.train.fit import predict
+from qmu_edge.train.requantize import requantize
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

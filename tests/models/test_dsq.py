@@ -8,8 +8,8 @@ import torch
 from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp
 from torch import Tensor
 
-from qmu_edge.models.dsq import HARDEST, SoftIntQuant, soft_staircase
-from qmu_edge.models.quantizers import PRESETS
+from qmu_edge.models.quantizers.dsq import HARDEST, SoftIntQuant, soft_staircase
+from qmu_edge.models.quantizers.presets import PRESETS
 
 
 def paper(x: float, low: float, high: float, intervals: int, softness: float) -> float:

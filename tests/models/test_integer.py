@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmu_edge.data import Samples
-from qmu_edge.models import integer
 from qmu_edge.models.blocks import Blocks
-from qmu_edge.models.fused import PLAIN, Grid, Passes, fake_quantize, grid_of, mark, using
+from qmu_edge.models.kernels import integer_conv
+from qmu_edge.models.kernels.fused import PLAIN, Grid, Passes, fake_quantize, grid_of, mark, using
+from qmu_edge.models.kernels.native import native
+from qmu_edge.models.kernels.steps import step_value
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.native import native
-from qmu_edge.models.steps import step_value
+from qmu_edge.train.batches import Samples
 
 UNSIGNED, SIGNED = Grid(0, 15, floor=0, smallest=1e-8, power_of_two=True), Grid(-127, 127, smallest=1e-8)
 WEIGHT = Grid(-7, 7, smallest=1e-8)
@@ -54,12 +54,12 @@ def _inputs(layer: nn.Conv2d, dtype: torch.dtype, grid: Grid) -> tuple[Tensor, T
 def test_integers_compute_the_convolution(
     integers: Passes, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, grid: Grid, form: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(integer, "FROM_PLACES", 1)
-    monkeypatch.setitem(integer.FROM_INTENSITY, dtype, 1)
+    monkeypatch.setattr(integer_conv, "FROM_PLACES", 1)
+    monkeypatch.setitem(integer_conv.FROM_INTENSITY, dtype, 1)
     layer = _layer(**form)
     x, weight = _inputs(layer, dtype, grid)
     with using(integers):
-        made = integer.convolve(x, weight, layer)
+        made = integer_conv.convolve(x, weight, layer)
     assert made is not None
     (exact, step), (kernel, steps) = _exact(x), _exact(weight)
     expected = layer._conv_forward(exact, kernel, None) * step * steps.view(16, 1, 1)
@@ -84,12 +84,12 @@ def _slopes(y: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
 
 
 def test_groups_and_a_gradient_of_one_side_only(integers: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(integer.FROM_INTENSITY, torch.float32, 1)
+    monkeypatch.setitem(integer_conv.FROM_INTENSITY, torch.float32, 1)
     layer = _layer(groups=16, padding=1)
     x, weight = _inputs(layer, torch.float32, UNSIGNED)
     x.requires_grad_(False)
     with using(integers):
-        made = integer.convolve(x, weight, layer)
+        made = integer_conv.convolve(x, weight, layer)
     assert made is not None
     stock = F.conv2d(x, weight, padding=1, groups=16)
     torch.testing.assert_close(made, stock)
@@ -108,26 +108,26 @@ def test_a_product_makes_the_gradient_of_a_weight(form: dict[str, Any]) -> None:
     y = layer._conv_forward(x, weight, None)
     (expected,) = _slopes(y, weight)
     grad = torch.linspace(-1, 2, y.numel()).view_as(y).to(y.dtype)
-    shape = integer.Form(layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
-    found = integer.weight_gradient(grad, x, weight, shape)
+    shape = integer_conv.Form(layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
+    found = integer_conv.weight_gradient(grad, x, weight, shape)
     torch.testing.assert_close(found, expected)
 
 
 def test_small_maps_have_the_same_gradients(integers: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = _layer(stride=2, padding=1)
     x, weight = _inputs(layer, torch.bfloat16, UNSIGNED)
-    monkeypatch.setattr(integer, "FROM_PLACES", 1)
-    monkeypatch.setitem(integer.FROM_INTENSITY, torch.bfloat16, 1)
+    monkeypatch.setattr(integer_conv, "FROM_PLACES", 1)
+    monkeypatch.setitem(integer_conv.FROM_INTENSITY, torch.bfloat16, 1)
     calls: list[torch.Size] = []
-    made_of = integer.weight_gradient
+    made_of = integer_conv.weight_gradient
 
     def counted(grad: Tensor, *rest: Any) -> Tensor:
         calls.append(grad.shape)
         return made_of(grad, *rest)
 
-    monkeypatch.setattr(integer, "weight_gradient", counted)
+    monkeypatch.setattr(integer_conv, "weight_gradient", counted)
     with using(integers):
-        made = integer.convolve(x, weight, layer)
+        made = integer_conv.convolve(x, weight, layer)
     assert made is not None
     stock = layer._conv_forward(x, weight, None)
     mine, theirs = (_slopes(y, x, weight) for y in (made, stock))
@@ -135,7 +135,7 @@ def test_small_maps_have_the_same_gradients(integers: Passes, monkeypatch: pytes
     assert mine[1].stride() == theirs[1].stride()
     torch.testing.assert_close(mine[1], theirs[1], rtol=0.02, atol=0.02)
     with using(integers):
-        fixed = integer.convolve(x, mark(weight.detach(), STEPS, WEIGHT), layer)
+        fixed = integer_conv.convolve(x, mark(weight.detach(), STEPS, WEIGHT), layer)
     assert fixed is not None
     _slopes(fixed, x)
     assert calls == [(32, 16, 4, 4)]
@@ -145,7 +145,7 @@ def test_second_derivatives_are_those_of_the_convolution(integers: Passes) -> No
     layer = _layer(padding=1)
     x, weight = _inputs(layer, torch.float32, UNSIGNED)
     with using(integers):
-        made = integer.convolve(x, weight, layer)
+        made = integer_conv.convolve(x, weight, layer)
     assert made is not None
     found = []
     for y in (made, F.conv2d(x, weight, padding=1)):
@@ -165,7 +165,9 @@ def test_machine_code_finds_the_same_codes(
     x[3, 2, 1, 0] = math.nan
     step = STEPS if channels else torch.tensor(-0.3)
     assert integers.codes is not None
-    (mine, values), (theirs, expected) = (f(x, step, grid, zero) for f in (integers.codes, integer.codes))
+    (mine, values), (theirs, expected) = (
+        f(x, step, grid, zero) for f in (integers.codes, integer_conv.codes)
+    )
     assert torch.equal(mine, theirs)
     torch.testing.assert_close(values, expected, rtol=0, atol=0, equal_nan=True)
     assert values.isnan().nonzero().tolist() == ([[3]] if channels else [[0]])
@@ -180,7 +182,7 @@ def test_one_nan_is_not_lost(integers: Passes, broken: str) -> None:
     x = mark(x.detach(), torch.tensor(0.3), UNSIGNED)
     weight = mark(weight.detach(), STEPS, WEIGHT)
     with using(integers):
-        made = integer.convolve(x, weight, layer)
+        made = integer_conv.convolve(x, weight, layer)
     assert made is not None
     assert made.isnan().any(dim=(0, 2, 3)).tolist() == [broken == "input" or d == 5 for d in range(16)]
 
@@ -196,25 +198,27 @@ def test_a_grid_is_forgotten_with_the_values(integers: Passes) -> None:
     step.mul_(2)
     new.append(moved)
     with using(integers):
-        assert integer.convolve(x, weight, layer) is not None
-        assert [integer.convolve(other, weight, layer) for other in (*new, changed)] == [None] * 6
-        assert integer.convolve(x, weight * 1.0, layer) is None
+        assert integer_conv.convolve(x, weight, layer) is not None
+        assert [integer_conv.convolve(other, weight, layer) for other in (*new, changed)] == [None] * 6
+        assert integer_conv.convolve(x, weight * 1.0, layer) is None
 
 
 def test_what_integers_cannot_or_should_not_do_is_left_to_floats(integers: Passes) -> None:
     x, weight = _inputs(_layer(), torch.float32, UNSIGNED)
     with using(integers):
         for layer in (_layer(bias=True), _layer(padding_mode="reflect"), _layer(padding="same")):
-            assert integer.convolve(x, weight, layer) is None
-        assert integer.convolve(mark(x.detach()[0], torch.tensor(0.3), UNSIGNED), weight, _layer()) is None
+            assert integer_conv.convolve(x, weight, layer) is None
+        assert (
+            integer_conv.convolve(mark(x.detach()[0], torch.tensor(0.3), UNSIGNED), weight, _layer()) is None
+        )
         unsigned = mark(weight.detach().clone(), STEPS, Grid(0, 255))
-        assert integer.convolve(x, unsigned, _layer()) is None
+        assert integer_conv.convolve(x, unsigned, _layer()) is None
         few = mark(x.detach()[:4], torch.tensor(0.3), UNSIGNED)
-        assert integer.convolve(few, weight, _layer()) is None
+        assert integer_conv.convolve(few, weight, _layer()) is None
         depthwise = mark(weight.detach()[:, :1].contiguous(), STEPS, WEIGHT)
-        assert integer.convolve(x, depthwise, _layer(out_channels=64, groups=64)) is None
+        assert integer_conv.convolve(x, depthwise, _layer(out_channels=64, groups=64)) is None
     with using(PLAIN):
-        assert integer.convolve(x, weight, _layer()) is None
+        assert integer_conv.convolve(x, weight, _layer()) is None
     with torch.inference_mode():
         assert grid_of(mark(torch.ones(3), torch.tensor(0.5), UNSIGNED)) is None
 
@@ -227,21 +231,21 @@ def test_codes_that_bfloat16_cannot_tell_apart_are_not_read_from_it() -> None:
         true = torch.arange(low, high + 1)
         exact = true * step_value(step, 1e-8, power_of_two=power_of_two)
         x = fake_quantize(exact, step, grid, torch.bfloat16)
-        assert (integer.byte_grid(x) is not None) == expected
-        read = integer.codes(x, step, grid, -low)[0]
+        assert (integer_conv.byte_grid(x) is not None) == expected
+        read = integer_conv.codes(x, step, grid, -low)[0]
         assert torch.equal(read, (true - low).to(torch.uint8)) == expected
     for wide in (Grid(0, 256), Grid(-129, 3), Grid(-3, 128)):
-        assert integer.byte_grid(mark(torch.ones(3), step, wide)) is None
+        assert integer_conv.byte_grid(mark(torch.ones(3), step, wide)) is None
 
 
 def test_a_processor_without_exact_integers_keeps_floats(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not integer.works():
+    if not integer_conv.works():
         pytest.skip("a processor without VNNI")
-    monkeypatch.setattr(integer, "product", lambda x, weight, form, codes: F.conv2d(x, weight) - 1)
-    assert not integer.works.__wrapped__()
+    monkeypatch.setattr(integer_conv, "product", lambda x, weight, form, codes: F.conv2d(x, weight) - 1)
+    assert not integer_conv.works.__wrapped__()
     monkeypatch.undo()
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    assert not integer.works.__wrapped__()
+    assert not integer_conv.works.__wrapped__()
 
 
 def test_finding_out_depends_on_nothing_and_draws_no_random_numbers() -> None:
@@ -249,7 +253,7 @@ def test_finding_out_depends_on_nothing_and_draws_no_random_numbers() -> None:
     torch.set_default_dtype(torch.float64)
     try:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            assert integer.works.__wrapped__() == integer.works()
+            assert integer_conv.works.__wrapped__() == integer_conv.works()
         native.__wrapped__()
     finally:
         torch.set_default_dtype(torch.float32)
@@ -268,13 +272,13 @@ def _step(model: Classifier, samples: Samples, passes: Passes, *, mixed: bool = 
 def _counted(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """What is convolved in integers from now on."""
     seen: list[Tensor] = []
-    product = integer.product
+    product = integer_conv.product
 
     def counted(x: Tensor, *rest: Any) -> Tensor:
         seen.append(x)
         return product(x, *rest)
 
-    monkeypatch.setattr(integer, "product", counted)
+    monkeypatch.setattr(integer_conv, "product", counted)
     return seen
 
 
@@ -286,7 +290,7 @@ def test_a_training_step_has_the_same_gradients(
     monkeypatch: pytest.MonkeyPatch,
     architecture: str,
 ) -> None:
-    monkeypatch.setitem(integer.FROM_INTENSITY, torch.float32, 1)
+    monkeypatch.setitem(integer_conv.FROM_INTENSITY, torch.float32, 1)
     seen = _counted(monkeypatch)
     floats = integers._replace(codes=None)
     ours, theirs = (_step(network(architecture=architecture), toy(60), p) for p in (integers, floats))
@@ -303,7 +307,7 @@ def test_mixed_precision_takes_integers_too(
     integers: Passes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(integer.FROM_INTENSITY, torch.bfloat16, 1)
+    monkeypatch.setitem(integer_conv.FROM_INTENSITY, torch.bfloat16, 1)
     seen = _counted(monkeypatch)
     floats = integers._replace(codes=None)
     # With 4 bits bfloat16 alone turns the gradient by 57 degrees.

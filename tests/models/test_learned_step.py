@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from qmu_edge.models.quantizers import LearnedStep
-from qmu_edge.models.steps import SMALLEST_STEP
+from qmu_edge.models.kernels.steps import SMALLEST_STEP
+from qmu_edge.models.quantizers.presets import LearnedStep
 
 
 def test_first_step_of_a_tensor_is_twice_the_mean_magnitude_over_the_root_of_the_largest_code() -> None:

@@ -9,12 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qmu_edge.descent import train_mode
 from qmu_edge.errors import UnlearnError
-from qmu_edge.models import ARCHITECTURES, build
-from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.models.quantizers import PRESETS
-from qmu_edge.models.scales import (
+from qmu_edge.models.build import ARCHITECTURES, build
+from qmu_edge.models.calibration import (
     calibrate,
     calibration_batches,
     clamp_through,
@@ -23,7 +20,10 @@ from qmu_edge.models.scales import (
     uncalibrated,
     weight_layers,
 )
+from qmu_edge.models.layers import Classifier, Shape
+from qmu_edge.models.quantizers.presets import PRESETS
 from qmu_edge.recipe import ModelRecipe
+from qmu_edge.train.loop import train_mode
 
 # What must be known of a new architecture or preset before its tests can pass.
 LAYERS = {"resnet18": 21, "mobilenet_v2": 53}

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmu_edge import descent as descent_module
-from qmu_edge.data import Samples
-from qmu_edge.descent import NATIVE_FROM_STEPS, Descent, Optimization
-from qmu_edge.models import quantized
-from qmu_edge.models.fused import PLAIN, Grid, Passes, fake_quantize, using
+from qmu_edge.io.progress import Progress
+from qmu_edge.models import quant_layers
+from qmu_edge.models.kernels.fused import PLAIN, Grid, Passes, fake_quantize, using
+from qmu_edge.models.kernels.native import TYPES, native
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.native import TYPES, native
-from qmu_edge.progress import Progress
+from qmu_edge.train import loop
+from qmu_edge.train.batches import Samples
+from qmu_edge.train.loop import NATIVE_FROM_STEPS, Descent, Optimization
 
 GRIDS = (
     Grid(0, 15, floor=0), Grid(-7, 7), Grid(-127, 127), Grid(-2, 1),
@@ -118,7 +118,7 @@ def test_a_frozen_step_takes_an_empty_batch(network: Callable[..., Classifier]) 
     model = network().train()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    quantizer = next(m for m in model.modules() if isinstance(m, quantized.QuantReLU))
+    quantizer = next(m for m in model.modules() if isinstance(m, quant_layers.QuantReLU))
     assert quantizer(torch.empty(0, 3, 8, 8)).shape == (0, 3, 8, 8)
 
 
@@ -155,7 +155,7 @@ def test_a_step_has_the_gradients_that_brevitas_has(
     mixed: bool,
 ) -> None:
     ours, plain = (_gradients(network(**recipe), toy(6), p, mixed=mixed) for p in (compiled, PLAIN))
-    monkeypatch.setattr(quantized, "_trains", lambda proxy, quantizer: False)
+    monkeypatch.setattr(quant_layers, "_trains", lambda proxy, quantizer: False)
     brevitas = _gradients(network(**recipe), toy(6), PLAIN, mixed=mixed)
     assert ours.keys() == plain.keys() == brevitas.keys()
     for name, theirs in brevitas.items():
@@ -244,7 +244,7 @@ def test_without_a_compiler_one_line_says_so(
     network: Callable[..., Classifier], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr(descent_module, "native", native.__wrapped__)
+    monkeypatch.setattr(loop, "native", native.__wrapped__)
     told: list[str] = []
     monkeypatch.setattr(Progress, "note", lambda self, text: told.append(text))
     for steps, lines in ((NATIVE_FROM_STEPS - 1, 0), (NATIVE_FROM_STEPS, 1)):

@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-from qmu_edge.checkpoint import Origin, dumps, loads
-from qmu_edge.data import Augment, ForgetRetain, Samples
 from qmu_edge.errors import ConfigError, ExportError, IntegrityError
-from qmu_edge.export import ExportPlan, export
-from qmu_edge.models import build
+from qmu_edge.export.exporter import ExportPlan, export
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.build import build
+from qmu_edge.models.calibration import calibrate, calibration_batches, parameter_group
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.models.own import factory_in
-from qmu_edge.models.quantizers import PRESETS
-from qmu_edge.models.scales import calibrate, calibration_batches, parameter_group
-from qmu_edge.progress import Progress
+from qmu_edge.models.quantizers.presets import PRESETS
 from qmu_edge.recipe import ModelRecipe, TrainRecipe
-from qmu_edge.requantize import requantize
-from qmu_edge.train import fit
-from qmu_edge.unlearn import apply, parameters
+from qmu_edge.train.batches import Augment, ForgetRetain, Samples
+from qmu_edge.train.checkpoint import Origin, dumps, loads
+from qmu_edge.train.fit import fit
+from qmu_edge.train.requantize import requantize
+from qmu_edge.unlearn.registry import apply, parameters
 
 Toy = Callable[..., Samples]
 SHAPE = Shape(channels=1, classes=3)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from qmu_edge.descent import Descent, Optimization
-from qmu_edge.models.fused import Grid
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.kernels.fused import Grid
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.pact import ClippedQuantize
-from qmu_edge.models.quantizers import PRESETS
-from qmu_edge.progress import Progress
+from qmu_edge.models.quantizers.pact import ClippedQuantize
+from qmu_edge.models.quantizers.presets import PRESETS
+from qmu_edge.train.loop import Descent, Optimization
 
 
 def pact(x: Tensor, alpha: Tensor, largest: int) -> Tensor:

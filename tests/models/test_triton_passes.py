@@ -60,7 +60,7 @@ COMPILED = """
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from qmu_edge.models import triton_passes as t
+from qmu_edge.models.kernels import triton as t
 
 names = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 numbers = ("low", "high", "floor", "smallest", "power_of_two", "factor")
@@ -101,7 +101,7 @@ def test_kernels_that_compute_something_else_are_not_used() -> None:
 
 
 def test_where_kernels_cannot_run_the_plain_passes_do() -> None:
-    code = "import torch\nfrom qmu_edge.models.triton_passes import tried\nprint(tried(torch.device('cpu')))"
+    code = "import torch\nfrom qmu_edge.models.kernels.triton import tried\nprint(tried(torch.device('cpu')))"
     assert ran(code, TRITON_INTERPRET="0") == "None\n"
 
 

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qmu_edge.progress import Progress
-from qmu_edge.project import IMAGES, Project, create, opened
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.create import create
+from qmu_edge.project.project import IMAGES, Project, opened
 from qmu_edge.recipe import DataRecipe, Recipe
-from qmu_edge.split import Claim, to_json
+from qmu_edge.request.resolve import Claim
+from qmu_edge.request.split import to_json
 
 PEOPLE = 6
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -197,7 +199,7 @@ def living(template: Path) -> Living:
     @contextmanager
     def live(folder: Path, clock: Clock) -> Iterator[Life]:
         shutil.copytree(template, folder, symlinks=True)
-        with mock.patch("qmu_edge.chain.now", clock), opened(folder, Progress()) as project:
+        with mock.patch("qmu_edge.store.ledger.chain.now", clock), opened(folder, Progress()) as project:
             yield Life(project, clock)
 
     return live

@@ -5,10 +5,11 @@ from unittest import mock
 
 import pytest
 
-from qmu_edge.artefacts import NEVER_STORED, OUTSIDE, derived_artefacts
 from qmu_edge.errors import LedgerError
-from qmu_edge.ledger import Ledger
-from qmu_edge.purge import preview, purge
+from qmu_edge.project.checklist import derived_artefacts
+from qmu_edge.project.inventory import NEVER_STORED, OUTSIDE
+from qmu_edge.project.purge import preview, purge
+from qmu_edge.store.ledger.ledger import Ledger
 
 
 def rows(result: list[dict[str, Any]]) -> dict[tuple[str, str], int]:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qmu_edge.artefacts import derived_artefacts
 from qmu_edge.errors import IntegrityError
-from qmu_edge.progress import Progress
-from qmu_edge.project import IMAGES, opened
-from qmu_edge.purge import purge
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.checklist import derived_artefacts
+from qmu_edge.project.project import IMAGES, opened
+from qmu_edge.project.purge import purge
 
 DAY = timedelta(days=1)
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.ledger import Ledger
-from qmu_edge.progress import Progress
-from qmu_edge.project import IMAGES, Project, opened
-from qmu_edge.purge import purge
-from qmu_edge.store import ObjectStore
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.project import IMAGES, Project, opened
+from qmu_edge.project.purge import purge
+from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.objects import ObjectStore
 
 
 class Killed(BaseException):

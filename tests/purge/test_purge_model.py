@@ -19,8 +19,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from qmu_edge.project import IMAGES
-from qmu_edge.purge import purge
+from qmu_edge.project.project import IMAGES
+from qmu_edge.project.purge import purge
 
 DAY = timedelta(days=1)
 PEOPLE = range(6)

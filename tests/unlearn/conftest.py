@@ -6,4 +6,6 @@ import pytest
 @pytest.fixture(autouse=True)
 def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """No mixed precision unless it is asked for."""
-    monkeypatch.setattr("qmu_edge.descent.mixed_precision", lambda precision, model: precision == "bfloat16")
+    monkeypatch.setattr(
+        "qmu_edge.train.loop.mixed_precision", lambda precision, model: precision == "bfloat16"
+    )

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from qmu_edge.data import ForgetRetain, Samples
-from qmu_edge.descent import Descent
+from qmu_edge.models.calibration import parameter_group, uncalibrated
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.scales import parameter_group, uncalibrated
-from qmu_edge.train import predict
-from qmu_edge.unlearn import bad_teacher
-from qmu_edge.unlearn.bad_teacher import Params, untrained
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.fit import predict
+from qmu_edge.train.loop import Descent
 from qmu_edge.unlearn.distillation import divergence, teacher
+from qmu_edge.unlearn.methods import bad_teacher
+from qmu_edge.unlearn.methods.bad_teacher import Params, untrained
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from qmu_edge.data import ForgetRetain, Samples
-from qmu_edge.descent import Descent
 from qmu_edge.models.layers import Classifier
-from qmu_edge.unlearn import boundary_expand
-from qmu_edge.unlearn.boundary_expand import Params, extra_output
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.loop import Descent
+from qmu_edge.unlearn.methods import boundary_expand
+from qmu_edge.unlearn.methods.boundary_expand import Params, extra_output
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

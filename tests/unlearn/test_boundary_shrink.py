@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qmu_edge.data import Augment, Batch, ForgetRetain, Samples
-from qmu_edge.descent import train_mode
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train import predict
-from qmu_edge.unlearn import boundary_shrink
-from qmu_edge.unlearn.boundary_shrink import Params, nearest_labels
+from qmu_edge.train.batches import Augment, Batch, ForgetRetain, Samples
+from qmu_edge.train.fit import predict
+from qmu_edge.train.loop import train_mode
+from qmu_edge.unlearn.methods import boundary_shrink
+from qmu_edge.unlearn.methods.boundary_shrink import Params, nearest_labels
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

@@ -6,11 +6,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from qmu_edge.data import ForgetRetain, Samples
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
-from qmu_edge.unlearn import apply, ct, finetune
-from qmu_edge.unlearn.ct import Params
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.unlearn.methods import ct, finetune
+from qmu_edge.unlearn.methods.ct import Params
+from qmu_edge.unlearn.registry import apply
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

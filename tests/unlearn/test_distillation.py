@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from qmu_edge.data import Samples
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train import predict
+from qmu_edge.train.batches import Samples
+from qmu_edge.train.fit import predict
 from qmu_edge.unlearn.distillation import divergence, part, teacher
 
 Network = Callable[..., Classifier]

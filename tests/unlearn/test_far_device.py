@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from qmu_edge.data import ForgetRetain, Samples
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.progress import Progress
-from qmu_edge.requantize import requantize
-from qmu_edge.train import predict
-from qmu_edge.unlearn import apply, parameters
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.fit import predict
+from qmu_edge.train.requantize import requantize
+from qmu_edge.unlearn.registry import apply, parameters
 from tests.far import FAR, Far, far_device
 from tests.unlearn.test_methods import TABLE, TRAIN, _served
 
@@ -40,7 +40,7 @@ ROWS = [pytest.param(n, False, marks=[] if n in ALWAYS else pytest.mark.slow) fo
 def test_a_method_keeps_to_the_device_of_its_images(
     name: str, streamed: bool, network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qmu_edge.descent.mixed_precision", lambda *_: False)
+    monkeypatch.setattr("qmu_edge.train.loop.mixed_precision", lambda *_: False)
     near, model = _served(name, toy), network()
     params = parameters(name, TABLE[name], TRAIN)
     expected = apply(name, copy.deepcopy(model), near, params, torch.Generator().manual_seed(0))

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from qmu_edge.data import Augment, Samples
-from qmu_edge.descent import Descent, Optimization, train_mode
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.progress import Progress
+from qmu_edge.train.batches import Augment, Samples
+from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.fisher import diagonal_fisher, signed_gradient, softmax_noise
 
 Network = Callable[..., Classifier]

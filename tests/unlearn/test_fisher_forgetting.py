@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from qmu_edge.data import ForgetRetain, Samples
+from qmu_edge.models.calibration import weight_layers
 from qmu_edge.models.deploy import weight_scale
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.scales import weight_layers
-from qmu_edge.unlearn import apply, fisher_forgetting
-from qmu_edge.unlearn.fisher_forgetting import Params
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.unlearn.methods import fisher_forgetting
+from qmu_edge.unlearn.methods.fisher_forgetting import Params
+from qmu_edge.unlearn.registry import apply
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

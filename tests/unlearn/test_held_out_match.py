@@ -9,12 +9,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmu_edge.data import Augment, ForgetRetain, Samples
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train import accuracy, predict
-from qmu_edge.unlearn import apply, held_out_match
-from qmu_edge.unlearn.held_out_match import Params, confidence, hardness, matched, targets, unseen_odds
+from qmu_edge.train.batches import Augment, ForgetRetain, Samples
+from qmu_edge.train.fit import accuracy, predict
+from qmu_edge.unlearn.methods import held_out_match
+from qmu_edge.unlearn.methods.held_out_match import (
+    Params,
+    confidence,
+    hardness,
+    matched,
+    targets,
+    unseen_odds,
+)
+from qmu_edge.unlearn.registry import apply
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qmu_edge.data import ForgetRetain, Samples
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
-from qmu_edge.unlearn import apply, influence
-from qmu_edge.unlearn.influence import LADDER, Params
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.unlearn.methods import influence
+from qmu_edge.unlearn.methods.influence import LADDER, Params
+from qmu_edge.unlearn.registry import apply
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

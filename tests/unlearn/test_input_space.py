@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qmu_edge.data import Samples
 from qmu_edge.errors import UnlearnError
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.calibration import quantized_weights, weight_layers
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.scales import quantized_weights, weight_layers
-from qmu_edge.progress import Progress
+from qmu_edge.train.batches import Samples
 from qmu_edge.unlearn.input_space import basis, covariances, inside, load, outside, save
 
 Network = Callable[..., Classifier]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from qmu_edge.data import ForgetRetain, Samples
-from qmu_edge.descent import Descent
 from qmu_edge.models.layers import Classifier
-from qmu_edge.unlearn import METHODS, apply
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.loop import Descent
+from qmu_edge.unlearn.registry import METHODS, apply
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

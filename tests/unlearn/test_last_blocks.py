@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from qmu_edge.data import ForgetRetain, Samples
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
-from qmu_edge.unlearn import METHODS, apply
+from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.unlearn.last_blocks import last_blocks, part
+from qmu_edge.unlearn.registry import METHODS, apply
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qmu_edge.data import ForgetRetain, Samples
-from qmu_edge.descent import Descent
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train import predict
-from qmu_edge.unlearn import apply, lotus
-from qmu_edge.unlearn.lotus import Params, gumbel, smoothed
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.fit import predict
+from qmu_edge.train.loop import Descent
+from qmu_edge.unlearn.methods import lotus
+from qmu_edge.unlearn.methods.lotus import Params, gumbel, smoothed
+from qmu_edge.unlearn.registry import apply
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

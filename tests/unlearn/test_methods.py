@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from qmu_edge.data import Augment, ForgetRetain, Samples
 from qmu_edge.errors import ConfigError, UnlearnError
-from qmu_edge.export import ExportPlan, export
-from qmu_edge.models import ARCHITECTURES, build
+from qmu_edge.export.exporter import ExportPlan, export
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.build import ARCHITECTURES, build
+from qmu_edge.models.calibration import parameter_group
 from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.models.quantizers import PRESETS
-from qmu_edge.models.scales import parameter_group
-from qmu_edge.progress import Progress
+from qmu_edge.models.quantizers.presets import PRESETS
 from qmu_edge.recipe import ModelRecipe, TrainRecipe
-from qmu_edge.requantize import requantize
-from qmu_edge.train import predict
-from qmu_edge.unlearn import METHODS, apply, method, parameters
+from qmu_edge.train.batches import Augment, ForgetRetain, Samples
+from qmu_edge.train.fit import predict
+from qmu_edge.train.requantize import requantize
+from qmu_edge.unlearn.registry import METHODS, apply, method, parameters
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
@@ -295,6 +295,6 @@ def test_retraining_continues_after_a_kill(
     with_state = ForgetRetain(
         forget=data.forget, retain=data.retain, validation=data.validation, augment=data.augment, state=path
     )
-    monkeypatch.setattr("qmu_edge.train.SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr("qmu_edge.train.fit.SAVE_EVERY_S", -1.0)
     assert _same(_run("retrain", network(), data), _run("retrain", network(), with_state))
     assert not path.exists()

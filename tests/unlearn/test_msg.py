@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qmu_edge.data import ForgetRetain, Samples
-from qmu_edge.descent import Descent, Optimization, train_mode
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.progress import Progress
-from qmu_edge.unlearn import msg
-from qmu_edge.unlearn.msg import Params, mean_gradient, redraw, reset, smallest
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.loop import Descent, Optimization, train_mode
+from qmu_edge.unlearn.methods import msg
+from qmu_edge.unlearn.methods.msg import Params, mean_gradient, redraw, reset, smallest
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

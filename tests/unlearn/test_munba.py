@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from qmu_edge.data import Augment, ForgetRetain, Samples
-from qmu_edge.descent import Descent, Optimization, train_mode
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.progress import Progress
-from qmu_edge.unlearn.munba import CLIP_NORM, nash_epoch, nash_weights
+from qmu_edge.train.batches import Augment, ForgetRetain, Samples
+from qmu_edge.train.loop import Descent, Optimization, train_mode
+from qmu_edge.unlearn.methods.munba import CLIP_NORM, nash_epoch, nash_weights
 from qmu_edge.unlearn.relabelling import pair_steps, pairs
 
 Network = Callable[..., Classifier]

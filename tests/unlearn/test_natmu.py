@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from qmu_edge.data import ForgetRetain, Samples
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train import predict
-from qmu_edge.unlearn import apply, natmu
-from qmu_edge.unlearn.natmu import Params, hybrids, likeliest, partners, ramps
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.fit import predict
+from qmu_edge.unlearn.methods import natmu
+from qmu_edge.unlearn.methods.natmu import Params, hybrids, likeliest, partners, ramps
+from qmu_edge.unlearn.registry import apply
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

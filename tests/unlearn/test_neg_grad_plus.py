@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qmu_edge.data import ForgetRetain, Samples
-from qmu_edge.descent import Descent
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train import predict
-from qmu_edge.unlearn import neg_grad_plus
-from qmu_edge.unlearn.neg_grad_plus import Params, bounded_loss, pairs
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.fit import predict
+from qmu_edge.train.loop import Descent
+from qmu_edge.unlearn.methods import neg_grad_plus
+from qmu_edge.unlearn.methods.neg_grad_plus import Params, bounded_loss, pairs
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qmu_edge.data import ForgetRetain, Samples
-from qmu_edge.descent import Descent, Optimization, train_mode
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.calibration import quantized_weights, weight_layers
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.scales import quantized_weights, weight_layers
-from qmu_edge.progress import Progress
-from qmu_edge.unlearn import oeu
-from qmu_edge.unlearn.oeu import Params, cosine_of_change, negative_entropy, orthogonal, uniform_loss
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.loop import Descent, Optimization, train_mode
+from qmu_edge.unlearn.methods import oeu
+from qmu_edge.unlearn.methods.oeu import Params, cosine_of_change, negative_entropy, orthogonal, uniform_loss
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from qmu_edge.data import ForgetRetain, Samples
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.calibration import quantized_weights, weight_layers
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.scales import quantized_weights, weight_layers
-from qmu_edge.progress import Progress
-from qmu_edge.train import predict
-from qmu_edge.unlearn import pgu
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.fit import predict
 from qmu_edge.unlearn.input_space import basis, covariances, inside, load, save
-from qmu_edge.unlearn.pgu import Params, forget_loss, remove_outputs, share_inside
+from qmu_edge.unlearn.methods import pgu
+from qmu_edge.unlearn.methods.pgu import Params, forget_loss, remove_outputs, share_inside
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qmu_edge.data import ForgetRetain, Samples
-from qmu_edge.descent import Descent, Optimization
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.progress import Progress
-from qmu_edge.train import predict
-from qmu_edge.unlearn import qmul
-from qmu_edge.unlearn.munba import nash_epoch
-from qmu_edge.unlearn.qmul import Params, balance, mean_gradient_norm, similar_labels
-from qmu_edge.unlearn.random_label import random_labels
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.fit import predict
+from qmu_edge.train.loop import Descent, Optimization
+from qmu_edge.unlearn.methods import qmul
+from qmu_edge.unlearn.methods.munba import nash_epoch
+from qmu_edge.unlearn.methods.qmul import Params, balance, mean_gradient_norm, similar_labels
+from qmu_edge.unlearn.methods.random_label import random_labels
 from qmu_edge.unlearn.relabelling import epoch
 
 Network = Callable[..., Classifier]

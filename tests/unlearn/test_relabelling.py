@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from qmu_edge.data import ForgetRetain, Samples
-from qmu_edge.descent import Descent
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import TrainRecipe
-from qmu_edge.unlearn import apply, boundary_shrink, held_out_match, parameters, qmul
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.loop import Descent
+from qmu_edge.unlearn.methods import boundary_shrink, held_out_match, qmul
+from qmu_edge.unlearn.registry import apply, parameters
 from qmu_edge.unlearn.relabelling import steps_of
 
 Network = Callable[..., Classifier]

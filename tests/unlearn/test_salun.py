@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qmu_edge.data import ForgetRetain, Samples
-from qmu_edge.descent import Descent, Optimization
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.progress import Progress
-from qmu_edge.unlearn import METHODS, apply
-from qmu_edge.unlearn.salun import most_salient, saliency
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.loop import Descent, Optimization
+from qmu_edge.unlearn.methods.salun import most_salient, saliency
+from qmu_edge.unlearn.registry import METHODS, apply
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qmu_edge.data import ForgetRetain, Samples
-from qmu_edge.descent import Descent
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
-from qmu_edge.unlearn import apply, scrub_r
-from qmu_edge.unlearn.scrub_r import Params, matched_error
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.loop import Descent
+from qmu_edge.unlearn.methods import scrub_r
+from qmu_edge.unlearn.methods.scrub_r import Params, matched_error
+from qmu_edge.unlearn.registry import apply
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qmu_edge.data import Batch, ForgetRetain, Samples
-from qmu_edge.descent import Descent, Optimization, train_mode
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.progress import Progress
-from qmu_edge.unlearn import sfron
-from qmu_edge.unlearn.sfron import Params, adaptive_loss, climb, saliency
+from qmu_edge.train.batches import Batch, ForgetRetain, Samples
+from qmu_edge.train.loop import Descent, Optimization, train_mode
+from qmu_edge.unlearn.methods import sfron
+from qmu_edge.unlearn.methods.sfron import Params, adaptive_loss, climb, saliency
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

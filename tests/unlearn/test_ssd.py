@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qmu_edge.data import ForgetRetain, Samples
-from qmu_edge.descent import Descent, Optimization, train_mode
 from qmu_edge.errors import UnlearnError
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.calibration import weight_layers
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.scales import weight_layers
-from qmu_edge.progress import Progress
-from qmu_edge.unlearn import ssd
-from qmu_edge.unlearn.ssd import Params, dampening, importance
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.loop import Descent, Optimization, train_mode
+from qmu_edge.unlearn.methods import ssd
+from qmu_edge.unlearn.methods.ssd import Params, dampening, importance
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

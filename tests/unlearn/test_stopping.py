@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from qmu_edge.data import ForgetRetain, Samples
-from qmu_edge.descent import Descent, Optimization
 from qmu_edge.errors import UnlearnError
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.progress import Progress
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.loop import Descent, Optimization
 from qmu_edge.unlearn import stopping
 from qmu_edge.unlearn.stopping import Crossing
 

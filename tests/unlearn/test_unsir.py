@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qmu_edge.data import Augment, ForgetRetain, Samples
-from qmu_edge.descent import train_mode
 from qmu_edge.models.layers import Classifier
-from qmu_edge.unlearn import unsir
-from qmu_edge.unlearn.unsir import Params, class_noise, impairing, noise_loss, per_class
+from qmu_edge.train.batches import Augment, ForgetRetain, Samples
+from qmu_edge.train.loop import train_mode
+from qmu_edge.unlearn.methods import unsir
+from qmu_edge.unlearn.methods.unsir import Params, class_noise, impairing, noise_loss, per_class
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]

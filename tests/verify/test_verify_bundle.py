@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qmu_edge.bundle import golden_images, write_bundle
-from qmu_edge.envelope import key_name, seal, to_pem
 from qmu_edge.errors import ConfigError, LedgerError, QmuEdgeError
+from qmu_edge.export.bundle import golden_images, write_bundle
+from qmu_edge.receipt.envelope import key_name, seal, to_pem
 from qmu_edge.verify.__main__ import main
 from qmu_edge.verify.bundle import MANIFEST, SIGNATURE, opened
 
@@ -322,7 +322,7 @@ def test_a_full_disk_leaves_no_half_bundle(
     def full(path: Path, data: bytes, **_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("qmu_edge.bundle.write_atomic", full)
+    monkeypatch.setattr("qmu_edge.export.bundle.write_atomic", full)
     with pytest.raises(QmuEdgeError, match="No space left"):
         _write(tmp_path / "bundle", model_path)
     assert not (tmp_path / "bundle").exists() and not list(tmp_path.glob(".bundle*"))

@@ -9,13 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qmu_edge.errors import ExportError
-from qmu_edge.verify.gates import (
-    check_latent_weights,
-    code_range,
-    latent_weight_gate,
-    most_distinct,
-)
-from qmu_edge.verify.onnx_file import read
+from qmu_edge.verify.latent_weights import check_latent_weights, code_range, latent_weight_gate, most_distinct
+from qmu_edge.verify.onnx.reader import read
 
 
 def _initializer(model: Any, name: str) -> Any:

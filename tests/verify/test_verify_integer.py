@@ -12,14 +12,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from qmu_edge.data import Samples
 from qmu_edge.errors import ExportError
-from qmu_edge.export import Camera, ExportPlan, export
+from qmu_edge.export.exporter import Camera, ExportPlan, export
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.progress import Progress
-from qmu_edge.requantize import requantize
-from qmu_edge.verify.integer import convolve, run_integers
-from qmu_edge.verify.onnx_file import read
+from qmu_edge.train.batches import Samples
+from qmu_edge.train.requantize import requantize
+from qmu_edge.verify.integer_reference import convolve, run_integers
+from qmu_edge.verify.onnx.reader import read
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch, brevitas and onnx warn while they trace
 W4A4: dict[str, Any] = {"weight_bits": 4, "activation_bits": 4}

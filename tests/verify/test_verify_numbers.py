@@ -9,13 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from qmu_edge.errors import ConfigError, ExportError
-from qmu_edge.verify.metrics import (
-    accuracy,
-    binomial_interval,
-    confidence,
-    prediction_histogram,
-    softmax,
-)
+from qmu_edge.verify.metrics import accuracy, binomial_interval, confidence, prediction_histogram, softmax
 from qmu_edge.verify.mia import auc, mia_auc, scaled_confidence
 from qmu_edge.verify.parity import Parity, check_parity, compare
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from qmu_edge.errors import ExportError, IntegrityError, QmuEdgeError
-from qmu_edge.verify import onnx_file
-from qmu_edge.verify.gates import latent_weight_gate
-from qmu_edge.verify.graph import ELEMENT_TYPES
-from qmu_edge.verify.onnx_file import read
-from qmu_edge.verify.wire import Budget
+from qmu_edge.verify.latent_weights import latent_weight_gate
+from qmu_edge.verify.onnx import reader
+from qmu_edge.verify.onnx.graph import ELEMENT_TYPES
+from qmu_edge.verify.onnx.reader import read
+from qmu_edge.verify.onnx.wire import Budget
 
 
 @pytest.mark.parametrize("name", ["qcdq", "qcdq_dynamo", "qonnx"])
@@ -193,7 +193,7 @@ def test_bytes_behind_unknown_or_second_fields(make: Any, save: Any, tmp_path: P
 
 
 def test_many_tiny_messages_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "Budget", lambda: Budget(5000))  # the real one takes seconds
+    monkeypatch.setattr(reader, "Budget", lambda: Budget(5000))  # the real one takes seconds
     graph = b"\x0a\x00" * 1_200_000  # 2.4 MB of empty nodes
     path = tmp_path / "bomb.onnx"
     size = len(graph)

@@ -16,22 +16,11 @@ from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError, IntegrityError, QmuEdgeError
 from qmu_edge.verify.__main__ import main
+from qmu_edge.verify.evaluation import Accuracy, Evaluation, evaluate, evaluation_from_json, to_json
 from qmu_edge.verify.mia import Auc
-from qmu_edge.verify.report import (
-    Accuracy,
-    Evaluation,
-    Reference,
-    Thresholds,
-    evaluate,
-    evaluation_from_json,
-    forgotten_class,
-    from_retrained,
-    held_out,
-    judge,
-    to_json,
-)
-from qmu_edge.verify.runner import OrtRunner
-from qmu_edge.verify.sets import read_arrays, read_golden, read_sets
+from qmu_edge.verify.npz import read_arrays, read_golden, read_sets
+from qmu_edge.verify.session import OrtRunner
+from qmu_edge.verify.verdict import Reference, Thresholds, forgotten_class, from_retrained, held_out, judge
 
 Sets = dict[str, tuple[NDArray[Any], NDArray[Any]]]
 

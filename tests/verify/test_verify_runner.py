@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from qmu_edge.errors import ConfigError, ExportError, IntegrityError, QmuEdgeError
-from qmu_edge.verify.runner import OrtRunner
+from qmu_edge.verify.session import OrtRunner
 
 
 def _images(n: int) -> NDArray[np.uint8]:

@@ -1,0 +1,1 @@
+"""One file for each format. Nothing is imported here."""

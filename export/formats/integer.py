@@ -1,0 +1,233 @@
+"""Integer: the standard graph that onnxruntime runs fastest, every layer an integer kernel.
+
+A runtime replaces DequantizeLinear - Conv - QuantizeLinear by one integer kernel when nothing stands between
+them. So bias and scale of the deploy form move into the layer: the bias becomes int32 on the grid
+input step x weight step, the scale is multiplied into the weight's scale. Both are exact.
+
+    activations   uint8 whatever their width; signed ones carry the zero point 128, because onnxruntime has no
+                  fast kernels for int8 activations, and mixing both stops fusion
+    weights       int8, symmetric, one scale per output channel, zero point 0
+    biases        int32, scale = input scale x weight scale, zero point 0
+    below 8 bits  the same containers; a Clip keeps the narrower grid of activations: behind QuantizeLinear,
+                  on codes, where onnxruntime's integer kernels end, or before it, on values, which OpenVINO's
+                  kernels include
+    float inputs  of a layer leave its bias float; the layer runs in float with dequantized weights
+    float output  of a layer (the head's): the gain stays behind it, one multiplication of exact sums
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from qmu_edge.errors import ExportError
+from qmu_edge.export.formats.qonnx import Quantizer, quantizers
+from qmu_edge.export.graph import (
+    attributes,
+    constant,
+    initializers,
+    integer_codes,
+    make_standard,
+    set_initializer,
+)
+
+LAYERS = ("Conv", "Gemm")
+ON_CODES = ("Reshape", "MaxPool")  # compute the same on codes as on values
+SIGNED_ZERO = 128
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A layer with a quantized weight, and the Add and Mul of the deploy form behind it."""
+
+    node: onnx.NodeProto
+    weight: Quantizer
+    add: onnx.NodeProto
+    mul: onnx.NodeProto
+
+
+class _Graph:
+    """A graph and who makes and who reads each of its tensors."""
+
+    def __init__(self, model: onnx.ModelProto, *, zero_points: bool, clip_values: bool) -> None:
+        self.model = model
+        self.zero_points = zero_points
+        self.clip_values = clip_values
+        self.values = initializers(model)
+        self.made = {out: node for node in model.graph.node for out in node.output}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        self.quantizers = {q.node.output[0]: q for q in quantizers(model)}
+
+    def next(self, node: onnx.NodeProto, op_type: str) -> onnx.NodeProto:
+        """The only reader of a node, which adds or multiplies a constant."""
+        readers = self.readers.get(node.output[0], [])
+        if len(readers) != 1 or readers[0].op_type != op_type or readers[0].input[1] not in self.values:
+            raise ExportError(f"{node.name}: not followed by a constant {op_type}; is this the deploy form?")
+        return readers[0]
+
+    def grid(self, name: str) -> Quantizer | None:
+        """The activation quantizer whose codes a tensor holds; None for a float tensor."""
+        while name in self.made and self.made[name].op_type in ON_CODES:
+            name = self.made[name].input[0]
+        return self.quantizers.get(name)
+
+    def is_quantized(self, name: str) -> bool:
+        """Whether a tensor goes to one quantizer, or through a rectifier to one."""
+        readers = self.readers.get(name, [])
+        if len(readers) == 1 and readers[0].op_type == "Relu":
+            return self.is_quantized(readers[0].output[0])
+        return len(readers) == 1 and readers[0].op_type == "Quant"
+
+    def layers(self) -> list[_Layer]:
+        """All layers with a quantized weight."""
+        found = []
+        for node in self.model.graph.node:
+            if node.op_type in LAYERS and node.input[1] in self.quantizers:
+                add = self.next(node, "Add")
+                found.append(_Layer(node, self.quantizers[node.input[1]], add, self.next(add, "Mul")))
+        return found
+
+
+def to_integer(
+    qonnx_graph: onnx.ModelProto, *, zero_points: bool = True, clip_values: bool = False
+) -> onnx.ModelProto:
+    """A standard graph of integer layers that computes what the QONNX graph does.
+
+    Args:
+        qonnx_graph: Of the deploy form, from `trace`; left as it is.
+        zero_points: Activations are uint8 with zero point 128 for the signed ones. Else they are int8
+            without a zero point, and biases stay float, which is what TensorRT reads.
+        clip_values: Activations below 8 bits are clipped before they are quantized, and not as codes.
+
+    Raises:
+        ExportError: A layer is not as the deploy form has it, a bias does not fit int32, or unsigned
+            activations of 8 bits should become int8.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(qonnx_graph)
+    graph = _Graph(model, zero_points=zero_points, clip_values=clip_values)
+    replaced: dict[str, list[onnx.NodeProto]] = {}
+    for layer in graph.layers():
+        replaced[layer.weight.node.name] = []
+        replaced[layer.add.name] = []
+        _integer_layer(graph, layer, replaced)
+    for q in graph.quantizers.values():
+        if not q.weight:
+            _activation(graph, q, replaced)
+    for node in model.graph.node:
+        if node.op_type == "ReduceMean" and _over_space(node, graph.values):
+            pool = helper.make_node("GlobalAveragePool", node.input[:1], node.output, node.name)
+            replaced[node.name] = [pool]
+    make_standard(model, replaced)
+    return model
+
+
+def _integer_layer(graph: _Graph, layer: _Layer, replaced: dict[str, list[onnx.NodeProto]]) -> None:
+    """Layer with the bias in it, and the gain in the weight's scale where a quantizer follows."""
+    name, weight, values = layer.weight.weight, layer.weight, graph.values
+    codes = integer_codes(values[name], weight.scale, weight.low, weight.high)
+    step, gain, bias = (
+        np.broadcast_to(v.reshape(-1), codes.shape[0]).astype(np.float64)
+        for v in (weight.scale, values[layer.mul.input[1]], values[layer.add.input[1]])
+    )
+    grid = graph.grid(layer.node.input[0])
+    output = layer.add.output
+    if grid is None or graph.is_quantized(layer.mul.output[0]):
+        step, bias, output = step * gain, bias * gain, layer.mul.output
+        replaced[layer.mul.name] = []
+    scale = step.astype(np.float32)
+    set_initializer(graph.model, name, codes)
+    set_initializer(graph.model, f"{name}.scale", scale)
+    inputs = [name, f"{name}.scale"]
+    if layer.node.op_type == "Gemm":  # onnxruntime's integer kernel wants it spelled out
+        inputs.append(constant(graph.model, f"{name}.zero", np.zeros(len(codes), np.int8)))
+    made = [helper.make_node("DequantizeLinear", inputs, weight.node.output, axis=0)]
+    if grid is None:
+        made = _float_weight(graph, name, scale.reshape(-1, *(1,) * (codes.ndim - 1)), weight.node.output[0])
+    bias_name = f"{name.removesuffix('.weight')}.bias"
+    made += _bias(graph, bias_name, bias, scale, grid)
+    inputs = [layer.node.input[0], weight.node.output[0], f"{bias_name}.value"]
+    flags = attributes(layer.node)
+    made.append(helper.make_node(layer.node.op_type, inputs, output, layer.node.name, **flags))
+    replaced[layer.node.name] = made
+
+
+def _float_weight(graph: _Graph, name: str, scale: np.ndarray, output: str) -> list[onnx.NodeProto]:
+    """Cast and Mul, which a runtime computes once at load; DequantizeLinear it would repeat at every run."""
+    set_initializer(graph.model, f"{name}.scale", scale)
+    cast = helper.make_node("Cast", [name], [f"{name}.float"], to=onnx.TensorProto.FLOAT)
+    return [cast, helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [output])]
+
+
+def _bias(
+    graph: _Graph, name: str, bias: np.ndarray, scale: np.ndarray, grid: Quantizer | None
+) -> list[onnx.NodeProto]:
+    if grid is None or not graph.zero_points:
+        set_initializer(graph.model, f"{name}.value", bias.astype(np.float32))
+        return []
+    unit = grid.scale.reshape(()) * scale
+    set_initializer(graph.model, name, _int32(np.rint(bias / unit.astype(np.float64)), name))
+    set_initializer(graph.model, f"{name}.scale", unit)
+    return [helper.make_node("DequantizeLinear", [name, f"{name}.scale"], [f"{name}.value"], axis=0)]
+
+
+def _int32(biases: np.ndarray, name: str) -> np.ndarray:
+    limits = np.iinfo(np.int32)
+    if not ((biases >= limits.min) & (biases <= limits.max)).all():
+        raise ExportError(f"{name}: a bias of {np.abs(biases).max():.3g} steps does not fit int32")
+    return biases.astype(np.int32)
+
+
+def _activation(graph: _Graph, q: Quantizer, replaced: dict[str, list[onnx.NodeProto]]) -> None:
+    """QuantizeLinear, Clip, what computes on codes, DequantizeLinear."""
+    name, offset = q.node.name, SIGNED_ZERO if q.signed and graph.zero_points else 0
+    dtype = np.uint8 if graph.zero_points else np.int8
+    low, high = q.low + offset, q.high + offset
+    if high > np.iinfo(dtype).max:
+        raise ExportError(f"{name}: unsigned activations of {q.bits} bits; int8 without zero point holds 7")
+    zero = constant(graph.model, f"zero_{offset}", np.array(offset, dtype))
+    scale = constant(graph.model, f"{name}.scale", q.scale.reshape(()).astype(np.float32))
+    made: list[onnx.NodeProto] = []
+
+    def step(op_type: str, inputs: list[str], output: str) -> str:
+        made.append(helper.make_node(op_type, inputs, [output], f"{name}_{op_type}"))
+        return output
+
+    def clipped(x: str, low: np.ndarray, high: np.ndarray) -> str:
+        bounds = [constant(graph.model, f"{v.dtype}_{v}", v) for v in (low, high)]
+        return step("Clip", [x, *bounds], f"{name}.clipped")
+
+    x, narrow = q.node.input[0], (low, high) != (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    if narrow and graph.clip_values:
+        x = clipped(x, *(np.asarray(q.scale * v, np.float32).reshape(()) for v in (q.low, q.high)))
+    codes = step("QuantizeLinear", [x, scale, zero], f"{name}.codes")
+    if narrow and not graph.clip_values:
+        codes = clipped(codes, np.array(low, dtype), np.array(high, dtype))
+    value = q.node.output[0]
+    while _only_reader_on_codes(graph, value):
+        (reader,) = graph.readers[value]
+        moved = onnx.NodeProto.FromString(reader.SerializeToString())
+        moved.input[0], moved.output[0] = codes, f"{reader.output[0]}.codes"
+        made.append(moved)
+        replaced[reader.name] = []
+        codes, value = moved.output[0], reader.output[0]
+    step("DequantizeLinear", [codes, scale, zero], value)
+    replaced[name] = made
+
+
+def _only_reader_on_codes(graph: _Graph, value: str) -> bool:
+    readers = graph.readers.get(value, [])
+    return len(readers) == 1 and readers[0].op_type in ON_CODES
+
+
+def _over_space(node: onnx.NodeProto, values: dict[str, np.ndarray]) -> bool:
+    axes = values.get(node.input[1]) if len(node.input) > 1 else None
+    return (
+        axes is not None
+        and sorted(a % 4 for a in axes.tolist()) == [2, 3]
+        and attributes(node).get("keepdims", 1) == 1
+    )

@@ -1,0 +1,53 @@
+"""QCDQ: standard ONNX, integer codes as initialisers, QuantizeLinear-Clip-DequantizeLinear on activations.
+
+Runs in any ONNX runtime. Weights are int8 initialisers behind DequantizeLinear, whatever their width; what
+says 4 bits is that their codes stay within -7..7. Activations below 8 bits get a Clip on the integers.
+"""
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from qmu_edge.export.formats.qonnx import Quantizer, quantizers
+from qmu_edge.export.graph import constant, initializers, integer_codes, make_standard, set_initializer
+
+
+def to_qcdq(qonnx_graph: onnx.ModelProto) -> onnx.ModelProto:
+    """A standard ONNX graph that computes what the QONNX graph does.
+
+    Args:
+        qonnx_graph: From `trace`; left as it is.
+    """
+    graph = onnx.ModelProto()
+    graph.CopyFrom(qonnx_graph)
+    values = initializers(graph)
+    replaced = {
+        q.node.name: _weight(graph, q, values[q.weight]) if q.weight else _activation(graph, q)
+        for q in list(quantizers(graph))
+    }
+    make_standard(graph, replaced)
+    return graph
+
+
+def _weight(graph: onnx.ModelProto, q: Quantizer, dequantized: np.ndarray) -> list[onnx.NodeProto]:
+    codes = integer_codes(dequantized, q.scale, q.low, q.high)
+    set_initializer(graph, q.weight, codes)
+    set_initializer(graph, f"{q.weight}.scale", q.scale.reshape(-1))
+    inputs = [q.weight, f"{q.weight}.scale"]
+    return [helper.make_node("DequantizeLinear", inputs, q.node.output, f"{q.node.name}_dq", axis=0)]
+
+
+def _activation(graph: onnx.ModelProto, q: Quantizer) -> list[onnx.NodeProto]:
+    name, dtype = q.node.name, np.int8 if q.signed else np.uint8
+
+    zero = constant(graph, f"zero_{dtype.__name__}", np.array(0, dtype))
+    scale = constant(graph, f"{name}.scale", q.scale.reshape(()).astype(np.float32))
+    codes = f"{name}.codes"
+    nodes = [helper.make_node("QuantizeLinear", [q.node.input[0], scale, zero], [codes], f"{name}_q")]
+    if (q.low, q.high) != (np.iinfo(dtype).min, np.iinfo(dtype).max):
+        low, high = (constant(graph, f"{v}_{dtype.__name__}", np.array(v, dtype)) for v in (q.low, q.high))
+        clipped = f"{name}.clipped"
+        nodes.append(helper.make_node("Clip", [codes, low, high], [clipped], f"{name}_clip"))
+        codes = clipped
+    nodes.append(helper.make_node("DequantizeLinear", [codes, scale, zero], q.node.output, f"{name}_dq"))
+    return nodes

@@ -1,0 +1,62 @@
+"""Low-bit networks from Brevitas layers: `build` makes one, the rest looks after its quantizers.
+
+layers.py      the pieces both networks share: convolution, activation, normalisation of the input
+resnet.py      ResNet18
+mobilenet.py   MobileNetV2
+own.py         a network of the user's own
+quantized.py   Brevitas' layers with a short way through training
+quantizers.py  the presets: which Brevitas quantizer each place gets
+fused.py       the passes of that way, forward and backward; native.py and native.cpp: as machine code
+integer.py     convolutions of codes, where the processor multiplies bytes
+pact.py        clipped activations with PACT's gradients
+dsq.py         the soft staircase
+scales.py      calibrate, freeze and check the quantizers of a network, and name parameter groups
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+
+from qmu_edge.errors import ConfigError
+from qmu_edge.models.calibration import initialise_weight_steps
+from qmu_edge.models.layers import Classifier, Factory, Shape
+from qmu_edge.models.mobilenet import MobileNetV2
+from qmu_edge.models.own import OwnNetwork
+from qmu_edge.models.resnet import ResNet18
+from qmu_edge.recipe import ModelRecipe
+
+ARCHITECTURES: Final[dict[str, Callable[[ModelRecipe, Shape], Classifier]]] = {
+    "resnet18": ResNet18,
+    "mobilenet_v2": MobileNetV2,
+}
+
+
+def build(recipe: ModelRecipe, shape: Shape, seed: int, factory: Factory | None = None) -> Classifier:
+    """A freshly initialised network: weights drawn, weight steps set, activation steps not calibrated.
+
+    Args:
+        recipe: Architecture, bits and quantizer.
+        shape: What enters and leaves it.
+        seed: Of the initial weights; the caller's random state is untouched.
+        factory: Makes the body of a network of architecture "file".
+
+    Returns:
+        A module from float images 0..1 (n, c, h, w) to logits (n, k), on the CPU.
+
+    Raises:
+        ConfigError: The architecture is "file" and there is no factory, or it makes no network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _made(recipe, shape, factory)
+    initialise_weight_steps(model)
+    return model
+
+
+def _made(recipe: ModelRecipe, shape: Shape, factory: Factory | None) -> Classifier:
+    if recipe.architecture != "file":
+        return ARCHITECTURES[recipe.architecture](recipe, shape)
+    if factory is None:
+        raise ConfigError(f"the network is made by the file {recipe.path}, which is not at hand")
+    return OwnNetwork(recipe, shape, factory)

@@ -1,0 +1,248 @@
+"""Integer quantization for training: one pass forward, one pass backward.
+
+The stock path is a chain of elementwise operations, each with its own saved tensors; it costs more than the
+convolution beside it. This one computes the same forward values and the same gradients, saves only its input,
+and takes the rectifier before it into the same pass. Evaluation and export take the stock path, so what ships
+never depends on this file.
+
+The two passes are plain functions on any device. `native.py` has the same ones as machine code for the
+processor, `triton_passes.py` as kernels for a GPU; `using` chooses.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
+
+import torch
+from brevitas.core.quant import IntQuant
+from jaxtyping import Float
+from torch import Tensor
+
+from qmu_edge.models.kernels.steps import SMALLEST_STEP, step_value
+
+
+class Grid(NamedTuple):
+    """Codes of a quantizer.
+
+    Attributes:
+        low, high: Smallest and largest code.
+        floor: What x/step must exceed to have a gradient: 0 where a rectifier belongs to the quantizer. The
+            value needs no such thing: a grid that begins at 0 rectifies by clipping.
+        smallest, power_of_two: What a given step counts as, see `step_value`; the gradient passes straight
+            through to the given one.
+    """
+
+    low: float
+    high: float
+    floor: float = -math.inf
+    smallest: float = 0.0
+    power_of_two: bool = False
+
+
+class OnGrid(NamedTuple):
+    """What a tensor knows that came from a quantizer.
+
+    Attributes:
+        step, grid: What it was rounded with.
+        versions: Of tensor and step then: where one was changed in place, the values may lie elsewhere.
+    """
+
+    step: Tensor
+    grid: Grid
+    versions: tuple[int, int]
+
+
+def mark(x: Float[Tensor, "*n"], step: Float[Tensor, "*s"], grid: Grid) -> Float[Tensor, "*n"]:
+    """`x`, which knows its grid until something new is made of it."""
+    if not x.is_inference() and not step.is_inference():  # such tensors have no version
+        x.on_grid = OnGrid(step.detach(), grid, (x._version, step._version))  # type: ignore[attr-defined]
+    return x
+
+
+def grid_of(x: Tensor) -> OnGrid | None:
+    """The grid on which `x` lies, where that is known."""
+    known: OnGrid | None = getattr(x, "on_grid", None)
+    return known if known and known.versions == (x._version, known.step._version) else None
+
+
+def values(
+    x: Float[Tensor, "*n"], step: Float[Tensor, "*s"], grid: Grid, dtype: torch.dtype
+) -> Float[Tensor, "*n"]:
+    """`x` on the grid, as `dtype`; round half to even, as everywhere.
+
+    >>> values(torch.tensor([-0.7, 0.25, 9.0]), torch.tensor(0.5), Grid(0, 3), torch.float32)
+    tensor([0.0000, 0.0000, 1.5000])
+    """
+    value = step_value(step, grid.smallest, power_of_two=grid.power_of_two)
+    return ((x.to(step.dtype) / value).round_().clamp_(grid.low, grid.high) * value).to(dtype)
+
+
+def gradients(
+    x: Float[Tensor, "*n"],
+    grad: Float[Tensor, "*n"],
+    step: Float[Tensor, "*s"],
+    grid: Grid,
+    *,
+    factor: float | None,
+) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*s"] | None]:
+    """Gradient of `x`, and `factor` times that of `step` where there is one.
+
+    Value: 1 inside the clipping range, 0 outside. Step: code - x/step inside, the clipped code outside. The
+    sum is one of numbers as wide as the step: in half precision it would lose most of its terms.
+
+    >>> x, ones = torch.tensor([-0.1, 0.3, 9.0]), torch.ones(3)
+    >>> gradients(x, ones, torch.tensor(0.5), Grid(0, 3, floor=0), factor=1.0)
+    (tensor([0., 1., 0.]), tensor(3.4000))
+    """
+    scaled = x.to(step.dtype) / step_value(step, grid.smallest, power_of_two=grid.power_of_two)
+    rounded = scaled.round()
+    code = rounded.clamp(grid.low, grid.high)
+    inside = (rounded == code) & (scaled > grid.floor)
+    of_x = (grad * inside).to(x.dtype)
+    if factor is None:
+        return of_x, None
+    slope = torch.where(inside, code - scaled, code)
+    of_value = (grad.to(step.dtype) * slope).sum_to_size(step.shape)
+    return of_x, of_value * (step.sign() * factor)
+
+
+Codes = Callable[[Tensor, Tensor, Grid, int], tuple[Tensor, Tensor]]
+
+
+class Passes(NamedTuple):
+    """The two functions above, or others that compute the same for tensors without gaps.
+
+    `codes`, where there is one, lets convolutions be computed in integers, see `integer.py`.
+
+    A step is one number, or one for each entry of the first dimension, which is then the outermost in memory.
+    Values and gradients lie in memory as `x` does.
+    """
+
+    values: Callable[[Tensor, Tensor, Grid, torch.dtype], Tensor]
+    gradients: Callable[..., tuple[Tensor, Tensor | None]]
+    codes: Codes | None = None
+
+
+PLAIN: Final = Passes(values, gradients)
+_current = PLAIN
+
+
+def current() -> Passes:
+    """The passes that quantizers run."""
+    return _current
+
+
+@contextmanager
+def using(passes: Passes) -> Iterator[None]:
+    """Let quantizers that run forward in this context use these passes, forward and backward."""
+    global _current
+    before, _current = _current, passes
+    try:
+        yield
+    finally:
+        _current = before
+
+
+def _order(x: Tensor) -> torch.memory_format:
+    """An order of memory whose outermost dimension is the first; that of `x` where it is one."""
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def serves_rows(x: Tensor, step: Tensor) -> bool:
+    """Whether a step is one number, or one for each entry of the first dimension of `x`."""
+    return step.dim() == 0 or (step.dim() == x.dim() and step.numel() == step.shape[0] == x.shape[0])
+
+
+class FakeQuantize(torch.autograd.Function):
+    """Round to a clipped grid, with LSQ's gradients for value and step.
+
+    Source: Esser et al., "Learned Step Size Quantization", ICLR 2020, arXiv:1902.08153.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Float[Tensor, "*x"],
+        step: Float[Tensor, "*s"],
+        grid: Grid,
+        dtype: torch.dtype,
+        factor: float,
+    ) -> Float[Tensor, "*x"]:
+        """See `fake_quantize`; `x` lies in memory as `Passes` want it."""
+        ctx.save_for_backward(x, step)
+        ctx.grid, ctx.passes, ctx.factor = grid, _current, factor
+        return _current.values(x, step, grid, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Float[Tensor, "*x"]) -> tuple[Tensor, Tensor | None, None, None, None]:
+        """Gradients of value and step."""
+        x, step = ctx.saved_tensors
+        passes = PLAIN if torch.is_grad_enabled() else ctx.passes  # someone differentiates once more
+        of_x, of_step = passes.gradients(
+            x, grad.contiguous(memory_format=_order(x)), step, ctx.grid,
+            factor=ctx.factor if ctx.needs_input_grad[1] else None,
+        )  # fmt: skip
+        return of_x, of_step, None, None, None
+
+
+def fake_quantize(
+    x: Float[Tensor, "*x"],
+    step: Float[Tensor, "*s"],
+    grid: Grid,
+    dtype: torch.dtype,
+    *,
+    factor: float = 1.0,
+    through: bool = False,
+) -> Float[Tensor, "*x"]:
+    """`x` on the grid as `dtype`, with LSQ's gradients.
+
+    Args:
+        x: What is quantized.
+        step: Shape (), or (n, 1, ...) for the n channels that `x` has in its first dimension.
+        grid: Codes.
+        dtype: Of the result; the gradient of `x` has that of `x`.
+        factor: What the gradient of the step is multiplied by.
+        through: Let the gradient of `x` pass outside of the clipping range as well.
+    """
+    x = x.contiguous(memory_format=_order(x))
+    value = x.detach() if through else x
+    quantized: Tensor = FakeQuantize.apply(value, step, grid, dtype, factor)  # type: ignore[no-untyped-call]
+    return mark(quantized + (x - value).to(dtype) if through else quantized, step, grid)
+
+
+class FusedIntQuant(IntQuant):  # type: ignore[misc]
+    """Brevitas' `IntQuant` that takes one pass while training; presets may take another.
+
+    Attributes:
+        clamp_through: While true, the gradient of the value passes outside of the clipping range as well,
+            see `scales.clamp_through`; that of the step is as ever.
+    """
+
+    clamp_through = False
+    _grid: Grid | None = None
+
+    def grid(self, bit_width: Callable[[], Tensor]) -> Grid:
+        """The grid of this quantizer; the width is read once, because reading it from a GPU would stall."""
+        if self._grid is None:
+            bits = bit_width()
+            self._grid = Grid(float(self.min_int(bits)), float(self.max_int(bits)))
+        return self._grid
+
+    def forward(self, scale: Tensor, zero_point: Tensor, bit_width: Tensor, x: Tensor) -> Tensor:
+        """Quantize and dequantize `x`; zero points are always 0 in this package."""
+        if not self.training:
+            stock: Tensor = super().forward(scale, zero_point, bit_width, x)
+            return stock
+        return self.while_training(x, scale, self.grid(lambda: bit_width), x.dtype)
+
+    def while_training(self, x: Tensor, step: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
+        """`x` on the grid as `dtype`, with the gradients of this quantizer."""
+        return fake_quantize(x, step, grid, dtype, through=self.clamp_through)
+
+    def on_learned_step(self, x: Tensor, scaling: Any, grid: Grid, dtype: torch.dtype) -> Tensor:
+        """The same for a `LearnedStep`, which becomes a value, and gets its gradient, in the same passes."""
+        grid = grid._replace(smallest=SMALLEST_STEP, power_of_two=scaling.power_of_two)
+        factor = scaling.gradient_scale(x) if scaling.step.requires_grad else 1.0
+        return fake_quantize(x, scaling.step, grid, dtype, factor=factor, through=self.clamp_through)

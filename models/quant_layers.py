@@ -1,0 +1,94 @@
+"""Brevitas' layers with a short way through training.
+
+A Brevitas layer sends each tensor through a chain of proxies and wraps it up with scale and bit width. While
+a network trains on learned steps nobody looks at those, so these layers go straight from the step to the
+value: the same numbers, one pass, the rectifier included, weights at once in the convolution's precision. A
+convolution of two tensors whose grids are known may be computed in integers, see `integer.py`. Evaluation,
+calibration, export and every other quantizer take Brevitas' own way.
+"""
+
+from typing import Any
+
+import brevitas.nn as qnn
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qmu_edge.models.kernels import integer_conv
+from qmu_edge.models.quantizers.presets import LearnedStep
+
+
+def _trains(proxy: Any, quantizer: Any) -> bool:
+    return (
+        proxy.is_quant_enabled
+        and quantizer.training
+        and isinstance(getattr(quantizer, "scaling_impl", None), LearnedStep)
+        and not quantizer.scaling_impl.observing
+    )
+
+
+def _activation(layer: Any, x: Tensor, *, rectify: bool) -> Tensor | None:
+    """The quantized input, or None where it must go Brevitas' way."""
+    fused = layer.act_quant.fused_activation_quant_proxy
+    if fused is None or not _trains(layer.act_quant, fused.tensor_quant):
+        return None
+    quantizer = fused.tensor_quant
+    grid = quantizer.int_quant.grid(quantizer.msb_clamp_bit_width_impl)
+    if rectify:
+        grid = grid._replace(floor=0.0)
+    made: Tensor = quantizer.int_quant.on_learned_step(x, quantizer.scaling_impl, grid, x.dtype)
+    return made
+
+
+def _weight(layer: Any) -> Tensor | None:
+    """The quantized weight in the precision of the product, or None where it must go Brevitas' way."""
+    quantizer, weight = layer.weight_quant.tensor_quant, layer.weight
+    if not _trains(layer.weight_quant, quantizer):
+        return None
+    device = weight.device.type
+    mixed = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if mixed else weight.dtype
+    grid = quantizer.int_quant.grid(quantizer.msb_clamp_bit_width_impl)
+    made: Tensor = quantizer.int_quant.on_learned_step(weight, quantizer.scaling_impl, grid, dtype)
+    return made
+
+
+class QuantConv2d(qnn.QuantConv2d):  # type: ignore[misc]
+    """Convolution with quantized weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve `x` (n, c, h, w)."""
+        weight = _weight(self)
+        if weight is None:
+            return super().forward(x)  # type: ignore[no-any-return]
+        made = integer_conv.convolve(x, weight, self)
+        return self._conv_forward(x, weight, self.bias) if made is None else made
+
+
+class QuantLinear(qnn.QuantLinear):  # type: ignore[misc]
+    """Linear layer with quantized weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `x` (n, i) to (n, o)."""
+        weight = _weight(self)
+        if weight is None:
+            return super().forward(x)  # type: ignore[no-any-return]
+        return F.linear(x, weight, self.bias)
+
+
+class QuantReLU(qnn.QuantReLU):  # type: ignore[misc]
+    """Rectifier onto an unsigned grid."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rectify and quantize `x`."""
+        quantized = _activation(self, x, rectify=True)
+        return super().forward(x) if quantized is None else quantized
+
+
+class QuantIdentity(qnn.QuantIdentity):  # type: ignore[misc]
+    """Grid without a rectifier."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize `x`."""
+        quantized = _activation(self, x, rectify=False)
+        return super().forward(x) if quantized is None else quantized

@@ -1,0 +1,1 @@
+"""Quantizers of weights and activations, for Brevitas layers. Nothing is imported here."""

@@ -1,0 +1,35 @@
+"""The commands as Python functions, under the same names; the command line is a thin layer over them.
+
+Each takes plain values, returns a dictionary that is ready for JSON, and raises the errors of
+`qmu_edge.errors`. Imports of torch stand inside the functions that need it, so that `status` and
+`receipt_verify` answer at once.
+"""
+
+from qmu_edge.api.project import SOURCES, doctor, init, methods, purge, recipes, status
+from qmu_edge.api.receipts import (
+    keys_export,
+    keys_list,
+    keys_revoke,
+    keys_rotate,
+    receipt_schema,
+    receipt_show,
+    receipt_verify,
+)
+from qmu_edge.api.requests import (
+    request_add,
+    request_approve,
+    request_deny,
+    request_extend,
+    request_list,
+    request_new,
+    request_withdraw,
+)
+from qmu_edge.api.run import export, train, unlearn, verify
+
+__all__ = (
+    "SOURCES",
+    "doctor", "export", "init", "keys_export", "keys_list", "keys_revoke", "keys_rotate", "methods",
+    "purge", "receipt_schema", "receipt_show", "receipt_verify", "recipes", "request_add", "request_approve",
+    "request_deny", "request_extend", "request_list", "request_new", "request_withdraw", "status", "train",
+    "unlearn", "verify",
+)  # fmt: skip

@@ -1,0 +1,151 @@
+"""The commands as Python functions, under the same names; the command line is a thin layer over them.
+
+Each takes plain values, returns a dictionary that is ready for JSON, and raises the errors of
+`qmu_edge.errors`. Imports of torch stand inside the functions that need it, so that `status` and
+`receipt_verify` answer at once.
+"""
+
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from qmu_edge.errors import ConfigError
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.create import create
+from qmu_edge.project.model_file import adopt
+from qmu_edge.project.project import Project, find, opened
+from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes
+
+SOURCES = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist")
+
+
+def init(
+    folder: Path,
+    *,
+    dataset: str = "digits",
+    recipe: str = "digits-resnet18-w4a4",
+    data_path: Path | None = None,
+    subjects: Path | None = None,
+    previous: Path | None = None,
+    model: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Register a dataset and make a project of `folder`.
+
+    Args:
+        folder: The user's folder.
+        dataset: One of `SOURCES`, or a folder with `train/<class>/*` and `test/<class>/*`.
+        recipe: Name of a shipped recipe, or a TOML file.
+        data_path: Where torchvision keeps its downloads.
+        subjects: CSV file `sample,subject`.
+        previous: An earlier project of the same data: what was deleted there is refused here.
+        model: A Python file that makes the network: it is copied, and run by whatever needs the network.
+        progress: Silent when None.
+    """
+    found = parse_recipe(recipe_text(recipe), recipe)
+    values = found.data.model_dump()
+    if dataset in SOURCES:
+        values.update(source=dataset, path=str(data_path.resolve()) if data_path else None)
+    elif Path(dataset).is_dir():
+        values.update(source="folder", path=str(Path(dataset).resolve()))
+    else:
+        raise ConfigError(f"dataset {dataset!r}: no such folder, and not one of {', '.join(SOURCES)}")
+    network, source = adopt(found.model, model)
+    chosen = Recipe.model_validate({**found.model_dump(), "data": values, "model": network.model_dump()})
+    made = create(folder, chosen, subjects, progress or Progress(), previous=previous, model=source)
+    return {"project": str(folder), **made}
+
+
+def status(project: Path | None = None) -> dict[str, Any]:
+    """Where the project stands: current objects, requests with their deadlines, what comes next."""
+    from qmu_edge.queue.schedule import standing
+
+    with _project(project, None) as found:
+        ledger = found.ledger
+        requests = standing(found, datetime.now(UTC))
+        return {
+            "project": str(found.root),
+            "dataset": found.recipe.data.source,
+            "samples": ledger.sample_count(),
+            "deleted": len(ledger.tombstones()),
+            **{name: ledger.current(name) for name in ("checkpoint", "release", "receipt")},
+            "open": sum(r["next"] is not None for r in requests),
+            "overdue": sum(r["overdue"] for r in requests),
+            "requests": requests,
+        }
+
+
+def purge(project: Path | None = None, *, now: bool = False, dry_run: bool = False) -> dict[str, Any]:
+    """Remove superseded checkpoints and everything else made of deleted data, after the retention window.
+
+    Args:
+        project: Folder of the project.
+        now: Do not wait for the window; what is current or needed by an open request stays.
+        dry_run: Only say what would be removed, and each request's checklist.
+    """
+    from qmu_edge.project.purge import preview
+    from qmu_edge.project.purge import purge as run
+
+    moment = datetime.now(UTC)
+    with _project(project, None) as found:
+        if dry_run:
+            return preview(found, moment, at_once=now)
+        with found.held():
+            return run(found, moment, at_once=now)
+
+
+def methods() -> dict[str, Any]:
+    """The unlearning methods: category, summary, image sets, parameter groups, default parameters."""
+    from qmu_edge.unlearn.registry import METHODS, parameters
+
+    return {
+        name: {
+            "category": m.category, "summary": m.summary,
+            "reads": sorted(m.reads), "touches": sorted(m.touches),
+            "parameters": _defaults(parameters(name, {}, Recipe().train)),
+        }
+        for name, m in METHODS.items()
+    }  # fmt: skip
+
+
+def _defaults(params: Any) -> dict[str, Any]:
+    names = params.__dataclass_fields__
+    return {n: "the recipe's [train]" if n == "train" else getattr(params, n) for n in names}
+
+
+def recipes() -> dict[str, str]:
+    """The recipes that come with the package."""
+    return shipped_recipes()
+
+
+def doctor(project: Path | None = None, *, repair: bool = False) -> dict[str, Any]:
+    """Versions, GPU, and the integrity of everything that a project stores; see `qmu_edge.project.doctor`.
+
+    Args:
+        project: Its folder; found upwards from here when None, and without one only versions are told.
+        repair: Do what is safe to do about the problems.
+    """
+    from qmu_edge.machine.versions import versions
+    from qmu_edge.project.doctor import examine
+
+    machine = {"versions": versions(), "gpu": _gpu()}
+    try:
+        root = find(project or Path.cwd())
+    except ConfigError:
+        return {**machine, "problems": []}
+    return {**machine, "project": str(root), **examine(root, repair=repair)}
+
+
+def _gpu() -> str | None:
+    try:
+        from qmu_edge.runtime.device import gpu_name
+    except ImportError:  # PyTorch is not installed
+        return None
+    return gpu_name()
+
+
+def _project(
+    folder: Path | None, progress: Progress | None, wait_s: float = 0.0
+) -> AbstractContextManager[Project]:
+    return opened(find(folder or Path.cwd()), progress or Progress(), wait_s)

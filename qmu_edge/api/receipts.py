@@ -1,0 +1,143 @@
+"""The `receipt` and `keys` commands as Python functions; part of `qmu_edge.api`, and torch-free."""
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from qmu_edge.errors import ConfigError, LedgerError
+from qmu_edge.io.files import read_regular, write_atomic
+from qmu_edge.io.json import MAX_BYTES
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.project import KEYS, Project, find, opened
+from qmu_edge.receipt import receipt
+from qmu_edge.receipt.envelope import key_name, read_public_key
+from qmu_edge.receipt.verify import verify as verify_receipt
+from qmu_edge.store.ledger import keys
+from qmu_edge.store.ledger.issued import check_issued
+
+
+def receipt_show(path: Path | None = None, project: Path | None = None) -> dict[str, Any]:
+    """A receipt: the file at `path`, or the project's current one."""
+    data = _receipt_bytes(path, project)
+    return {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "key": key_name(receipt.signer(data)),
+        "receipt": receipt.loads(data, path or "receipt"),
+    }
+
+
+def receipt_verify(
+    path: Path | None = None,
+    project: Path | None = None,
+    *,
+    files: Sequence[Path] = (),
+    digests: Sequence[str] = (),
+    previous: Sequence[Path] = (),
+    trusted_keys: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """Check a receipt: signature, form, and the digests of the files at hand. Offline and without torch.
+
+    Args:
+        path: The receipt; the project's released one, or else its current one, when None.
+        project: Whose ledger must have issued the receipt, and whose store holds the one before it; with
+            a path and no project the receipt is checked on its own.
+        files: Model files; those that lie beside the receipt are found by name.
+        digests: SHA-256 of model files that are elsewhere, as a device reports them.
+        previous: The receipts before this one, newest first.
+        trusted_keys: Public keys, one of which must have signed it; the project's when empty.
+    """
+    place = path or _published(project)
+    data = _receipt_bytes(place, project)
+    statement = receipt.loads(data, place or "receipt")
+    names = [s["name"] for s in statement["subject"]]
+    beside = [place.parent / n for n in names if (place.parent / n).is_file()] if place else []
+    given = {f.name: f for f in [*beside, *files]}
+    trusted = [read_public_key(key) for key in trusted_keys]
+    before = [_receipt_bytes(other, None) for other in previous]
+    issued: list[str] = []
+    if path is None or project is not None:
+        with _project(project) as found:
+            issued = check_issued(found.ledger, data)
+            trusted = trusted or [k.raw for k in keys.known(found.ledger)]
+            if not before and (stated := statement["predicate"]["previous"]):
+                before = [found.store.get_bytes(stated)]
+    reported = [digest.lower() for digest in digests]
+    checks = verify_receipt(data, files=given, digests=reported, previous=before, keys=trusted)
+    return {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "key": key_name(receipt.signer(data)),
+        "checks": [*checks, *issued],
+    }
+
+
+def receipt_schema() -> dict[str, Any]:
+    """The JSON Schema of a receipt's statement, the payload of its envelope."""
+    from qmu_edge.receipt.statement import json_schema
+
+    return json_schema()
+
+
+def keys_list(project: Path | None = None) -> dict[str, Any]:
+    """The project's public keys: since when, until when and why, and which receipts they may have signed."""
+    with _project(project) as found:
+        return {key.name: asdict(key) for key in keys.known(found.ledger)}
+
+
+def keys_rotate(project: Path | None = None, *, reason: str = "rotated") -> dict[str, Any]:
+    """Put a new key in use and delete the private half of the one before.
+
+    `reason` is one of `qmu_edge.store.ledger.keys.REASONS`.
+    """
+    with _project(project) as found, found.held():
+        return keys.renew(found.folder / KEYS, found.ledger, reason).public()
+
+
+def keys_revoke(name: str, project: Path | None = None) -> dict[str, Any]:
+    """Declare a key that is out of use compromised."""
+    with _project(project) as found, found.held():
+        return keys.revoke(found.ledger, name).public()
+
+
+def keys_export(
+    name: str | None = None, project: Path | None = None, *, public: bool = False, out: Path | None = None
+) -> dict[str, Any]:
+    """A public key as PEM, the one in use when `name` is None; written to `out` when given.
+
+    Raises:
+        ConfigError: Not `public`: a private key never leaves the project. Or `out` exists.
+    """
+    if not public:
+        raise ConfigError("a private key is never exported; say --public for the public one")
+    with _project(project) as found:
+        result = keys.named(found.ledger, name).public()
+    if out is not None:
+        if out.exists():
+            raise ConfigError(f"{out}: exists already")
+        write_atomic(out, result["pem"].encode())
+    return result
+
+
+def _published(project: Path | None) -> Path | None:
+    """The released receipt, beside the files it speaks of; a writer may be about to release the next ones.
+
+    The link is followed once: what is found is of one release.
+    """
+    place = (find(project or Path.cwd()) / "release").resolve() / "receipt.json"
+    return place if place.is_file() else None
+
+
+def _receipt_bytes(path: Path | None, project: Path | None) -> bytes:
+    if path is not None:
+        return read_regular(path, limit=MAX_BYTES, error=LedgerError)
+    with _project(project) as found:
+        digest = found.ledger.current("receipt")
+        if digest is None:
+            raise ConfigError(f"{found.root}: no receipt yet")
+        return found.store.get_bytes(digest)
+
+
+def _project(folder: Path | None) -> AbstractContextManager[Project]:
+    return opened(find(folder or Path.cwd()), Progress())

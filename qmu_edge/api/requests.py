@@ -1,0 +1,89 @@
+"""The `request` commands as Python functions; part of `qmu_edge.api`, and torch-free like the ledger."""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from qmu_edge.errors import ConfigError
+from qmu_edge.io.files import write_atomic
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.project import Project, find, opened
+from qmu_edge.queue import lifecycle
+from qmu_edge.queue.schedule import standing
+from qmu_edge.request.document import load_request, new_request
+from qmu_edge.store.ledger.requests import RequestRow
+
+
+def request_new(
+    *,
+    subject_ids: Sequence[str] = (),
+    sample_ids: Sequence[str] = (),
+    class_ids: Sequence[str | int] = (),
+    regulation: str = "gdpr",
+    requested_by: str | None = None,
+    approved_by: str | None = None,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """A valid erasure request; written to `out` when given, which must not exist."""
+    document = new_request(
+        subject_ids=subject_ids, sample_ids=sample_ids, class_ids=class_ids,
+        regulation=regulation, requested_by=requested_by, approved_by_ref=approved_by,
+    )  # fmt: skip
+    if out is not None:
+        if out.exists():
+            raise ConfigError(f"{out}: exists already")
+        write_atomic(out, json.dumps(document, indent=2).encode() + b"\n", mode=0o600)
+    return document
+
+
+def request_add(request: Path, project: Path | None = None) -> dict[str, Any]:
+    """Record a deletion request without serving it; the same request again changes nothing.
+
+    Returns:
+        Like all functions here but `request_list` and `request_new`: where the request now stands.
+
+    Raises:
+        RequestError: Nothing or only a part of it is known. It is recorded with its outcome.
+    """
+    return _changed(project, lambda p: lifecycle.register(p, load_request(request, key=p.key)))
+
+
+def request_list(project: Path | None = None, *, open_only: bool = False) -> dict[str, Any]:
+    """All requests, or those that are open, with their dates and what happens next."""
+    with opened(find(project or Path.cwd()), Progress()) as found:
+        rows = standing(found, datetime.now(UTC))
+    return {"requests": [r for r in rows if r["next"]] if open_only else rows}
+
+
+def request_approve(request_id: str, project: Path | None = None, *, by: str) -> dict[str, Any]:
+    """Let a request that waits for approval be served; `by` is a reference, like a ticket."""
+    return _changed(project, lambda p: lifecycle.approve(p.ledger, request_id, by))
+
+
+def request_withdraw(request_id: str, project: Path | None = None) -> dict[str, Any]:
+    """Close a request because the person took it back; not once its samples are barred."""
+    return _changed(project, lambda p: lifecycle.withdraw(p.ledger, request_id))
+
+
+def request_deny(request_id: str, project: Path | None = None, *, reason: str) -> dict[str, Any]:
+    """Close a request that is not granted, for one of `qmu_edge.queue.lifecycle.DENIALS`."""
+    return _changed(project, lambda p: lifecycle.deny(p.ledger, request_id, reason))
+
+
+def request_extend(request_id: str, project: Path | None = None, *, reason: str) -> dict[str, Any]:
+    """Put the deadline off, once and before it has passed.
+
+    `reason` is one of `qmu_edge.request.deadline.EXTENSIONS`.
+    """
+    now = datetime.now(UTC)
+    return _changed(project, lambda p: lifecycle.extend(p.ledger, request_id, reason, now))
+
+
+def _changed(folder: Path | None, change: Callable[[Project], RequestRow]) -> dict[str, Any]:
+    with opened(find(folder or Path.cwd()), Progress()) as project:
+        with project.held():
+            row = change(project)
+        (shown,) = standing(project, datetime.now(UTC), only=row.request_id)
+        return shown

@@ -1,0 +1,165 @@
+"""The commands that compute: train, unlearn, export, verify."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qmu_edge.api.project import _project
+from qmu_edge.errors import ConfigError
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.project import Project, find
+from qmu_edge.project.publish import papers, publish
+from qmu_edge.request.document import load_request
+
+
+def train(
+    project: Path | None = None,
+    *,
+    device: str = "auto",
+    deterministic: bool = False,
+    wait_s: float = 0.0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train the recipe's network on all samples that no request has deleted; continues after a kill.
+
+    `wait_s` is how long to wait for another process that holds the project; `deterministic` allows only
+    operations that compute the same bits again.
+    """
+    from qmu_edge.pipeline.train_run import train_project
+    from qmu_edge.runtime.determinism import determinism
+
+    with _project(project, progress, wait_s) as opened_project, determinism(deterministic):
+        return train_project(opened_project, device)
+
+
+def unlearn(
+    request: Path | None = None,
+    project: Path | None = None,
+    *,
+    pending: bool = False,
+    method: str | None = None,
+    budget_s: float | None = None,
+    dry_run: bool = False,
+    device: str = "auto",
+    deterministic: bool = False,
+    wait_s: float = 0.0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Serve a deletion request, or all open ones: unlearn, re-quantize, export, verify, receipt.
+
+    Args:
+        request: The file. Either this or `pending`.
+        project: Its folder; found upwards from here when None.
+        pending: All open requests in one run, a receipt for each.
+        method: The only one to try, instead of the policy's rungs.
+        budget_s: No further rung begins after so many seconds.
+        dry_run: Only say what would be deleted.
+        device: "auto", "cpu" or "cuda".
+        deterministic: Allow only operations that compute the same bits again.
+        wait_s: How long to wait for another process that holds the project.
+        progress: Silent when None.
+    """
+    if (request is None) != pending:
+        raise ConfigError("unlearn needs either --request FILE or --pending")
+    with _project(project, progress, wait_s) as found:
+        parsed = load_request(request, key=found.key) if request is not None else None
+        from qmu_edge.pipeline.dry_run import preview_pending, preview_request
+        from qmu_edge.pipeline.fulfil import serve, serve_pending
+        from qmu_edge.pipeline.ladder import Effort
+        from qmu_edge.runtime.determinism import determinism
+        from qmu_edge.runtime.device import device_named
+
+        effort = Effort(device=device_named(device), method=method, budget_s=budget_s)
+        with determinism(deterministic):
+            if parsed is None:
+                if dry_run:
+                    return preview_pending(found, method)
+                return serve_pending(found, effort)
+            if dry_run:
+                return preview_request(found, parsed, method)
+            return serve(found, parsed, effort)
+
+
+def export(
+    project: Path | None = None,
+    *,
+    formats: Sequence[str] = (),
+    target: str = "onnxruntime",
+    dtype: str = "float32",
+    layout: str = "NCHW",
+    batch: int | None = None,
+    out: Path | None = None,
+    bundle: Path | None = None,
+    cost: bool = False,
+    wait_s: float = 0.0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Export the current checkpoint through all gates.
+
+    The files go to `out` or into a bundle; without either they become the project's `release`.
+
+    Args:
+        project: Folder of the project.
+        formats: integer, packed, qcdq, qonnx; what the target reads when empty.
+        target: onnxruntime, openvino, tensorrt, finn or hls4ml.
+        dtype: Of the file's input: float32 (0..1) or uint8.
+        layout: Of the file's input: NCHW or NHWC.
+        batch: A fixed batch size; any when None.
+        out: Folder for the files.
+        bundle: Folder for a bundle, which must not exist; its archive goes beside it.
+        cost: Analyse the QONNX file: bit operations and memory of one image.
+        wait_s: How long to wait for another process that holds the project.
+        progress: Where to count.
+    """
+    from qmu_edge.export.exporter import Camera
+    from qmu_edge.export.formats.qonnx import inference_cost
+    from qmu_edge.export.targets import target_named
+    from qmu_edge.pipeline.release import RELEASED, bundle_files, copy_files, make_release
+
+    taken = target_named(target, tuple(formats)).formats
+    chosen = tuple(formats) or tuple(f for f in RELEASED if f in taken)
+    options = {"target": target, "camera": Camera.of(dtype, layout), "batch": batch}
+    with _project(project, progress, wait_s) as found:
+        with found.held():
+            digest, release = make_release(found, found.current("checkpoint"), chosen, **options)
+            if bundle is not None:
+                paths = bundle_files(found, release, bundle, papers(found, release)[0])
+            elif out is not None:
+                paths = copy_files(found, release, out)
+            else:
+                found.ledger.set_current("release", digest)
+                link = publish(found, digest, *papers(found, release))
+                paths = [link / name for name in release["files"]]
+        analysed = inference_cost(_qonnx_of(found, release)) if cost else None
+        return {
+            "checkpoint": release["checkpoint"], "files": {p.name: str(p) for p in paths},
+            "sha256": release["files"], "bytes": release["bytes"], "parity": release["parity"],
+            "levels": release["levels"], "cost": analysed,
+        }  # fmt: skip
+
+
+def _qonnx_of(project: Project, release: dict[str, Any]) -> bytes:
+    from qmu_edge.export.exporter import FILES
+
+    if FILES["qonnx"] not in release["files"]:
+        raise ConfigError("--cost is measured on the QONNX file; add --format qonnx")
+    return project.store.get_bytes(release["files"][FILES["qonnx"]], limit=4 << 30)
+
+
+def verify(model: Path, project: Path | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Check an exported file: structure, latent weights, and its accuracies on the project's data.
+
+    Without a project only the file itself is checked. `passed` is false when a threshold is missed.
+    """
+    if project is None:
+        try:
+            project = find(Path.cwd())
+        except ConfigError:
+            from qmu_edge.verify.check import describe
+            from qmu_edge.verify.onnx.reader import read
+
+            return describe(read(model))
+    from qmu_edge.pipeline.verify_file import check_against_project
+
+    with _project(project, progress) as found:
+        return check_against_project(found, model)

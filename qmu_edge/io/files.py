@@ -1,0 +1,136 @@
+"""Files: read within bounds, written whole or not at all."""
+
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from qmu_edge.errors import ConfigError, IntegrityError, QmuEdgeError
+
+
+def read_regular(path: Path, *, limit: int, error: type[QmuEdgeError]) -> bytes:
+    """The whole content of a regular file.
+
+    Args:
+        path: Links are followed.
+        limit: Most bytes it may have.
+        error: What to raise.
+
+    Raises:
+        QmuEdgeError: An `error`: there is no such file, it is not a regular one, it is larger than
+            `limit`, or it cannot be read.
+    """
+    try:
+        # One descriptor for check and read; O_NONBLOCK so that nobody waits for a pipe's other end.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise error(f"{path}: not a regular file")
+            data = file.read(limit + 1)
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise error(f"{path}: not a regular file") from None
+    except (OSError, ValueError) as problem:  # a path with a zero byte is a ValueError
+        raise error(f"{path}: cannot be read: {getattr(problem, 'strerror', None) or problem}") from None
+    if len(data) > limit:
+        raise error(f"{path}: larger than the allowed {limit} bytes")
+    return data
+
+
+BLOCK_BYTES: Final = 1 << 20
+
+
+TEMPORARY: Final = ".tmp-"  # how every unfinished file begins
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Put `data` at `path` so that a crash at any instant leaves the old file or the new one.
+
+    Args:
+        path: Target; its folder must exist. A link at `path` is replaced, not followed.
+        data: The whole content.
+        mode: Permissions of the new file, whatever the umask.
+
+    Raises:
+        ConfigError: The disk is full, read-only or failing; the old file is untouched.
+    """
+    _write_blocks(path, [data], mode)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content as 64 lower-case hex digits, read in blocks.
+
+    Raises:
+        IntegrityError: The file is missing or cannot be read.
+    """
+    sha = hashlib.sha256()
+    for block in read_blocks(path):
+        sha.update(block)
+    return sha.hexdigest()
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Temporary files anywhere below `folder`: of a writer at work, or of one that was killed."""
+    return sorted(folder.rglob(f"{TEMPORARY}*"))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut.
+
+    Raises:
+        ConfigError: The disk fails.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        # The rename has happened, so "nothing was changed" would be a lie here.
+        raise ConfigError(
+            f"cannot force {folder} to the disk: {error.strerror}; "
+            "its files are whole, but a power cut may bring back older ones"
+        ) from error
+
+
+def read_blocks(path: Path, *, skip: int = 0) -> Iterator[bytes]:
+    """The bytes of a file, block by block, but for the first `skip`.
+
+    Raises:
+        IntegrityError: It cannot be read.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(skip)
+            yield from iter(lambda: file.read(BLOCK_BYTES), b"")
+    except OSError as error:
+        raise IntegrityError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _write_blocks(path: Path, blocks: Iterable[bytes], mode: int) -> None:
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+        with open(handle, "wb") as file:
+            file.writelines(blocks)
+            file.flush()
+            os.fchmod(handle, mode)
+            os.fsync(handle)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        # After a rename nothing has this name any more, and that is no error.
+        with suppress(OSError):
+            os.unlink(temporary)
+    sync_folder(path.parent)
+
+
+def _cannot_write(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot write {path}: {error.strerror}; nothing was changed")

@@ -1,0 +1,1 @@
+"""From a checkpoint and open requests to a judged release and its receipts."""

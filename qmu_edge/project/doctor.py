@@ -1,0 +1,246 @@
+"""Is everything that a project stores still what it was? And what is safe to repair?
+
+    objects      every one hashed; every one that the ledger names is there; those that nothing names
+    ledger       SQLite's own check, the chain of events, the rows that the events vouch for
+    images, key  the registered ones, and the model file that was given to `init`
+    release      the link leads to a whole folder with the files of the current release
+    leftovers    temporary files, states of trainings that nobody can go on with
+    permissions  keys, ledger and images are their owner's alone
+
+Contract. Looking takes no lock, writes nothing and never keeps a writer waiting. A repair is done under the
+lock, never removes what the ledger names, and never changes the ledger or an object. Whether it has helped is
+found out by looking again.
+"""
+
+import json
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from qmu_edge.errors import LedgerError, QmuEdgeError
+from qmu_edge.io.files import unfinished
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.model_file import source_of
+from qmu_edge.project.project import KEYS, STORE, Project, opened
+from qmu_edge.project.publish import LINK, RELEASES, files_in, is_whole, publish_current
+from qmu_edge.store.encrypted import SealedStore
+from qmu_edge.store.ledger import keys
+from qmu_edge.store.lock import hold, holder_of
+from qmu_edge.store.objects import is_digest
+
+PRIVATE: Final = ("keys", "keys/**/*", "ledger.db*", "cache/*", "work/*")
+OBJECTS_OF_STEP: Final = ("claim", "split", "checkpoint", "release", "report", "receipt")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong, in one sentence, and what may be done about it without asking.
+
+    Attributes:
+        text: Names the file.
+        repair: None when only a person can decide.
+        of_ledger: The ledger itself does not hold.
+    """
+
+    text: str
+    repair: Callable[[], object] | None = None
+    of_ledger: bool = False
+
+
+def examine(root: Path, *, repair: bool = False) -> dict[str, Any]:
+    """Examine the project in `root`, and repair it when asked.
+
+    Returns:
+        `problems` (sentences; empty when all is well), `repairable` (those that `repair` would see to),
+        `repaired` (those that it has), `ledger_holds`, `held_by` (who writes just now) and `unnamed` (how
+        many objects nothing names: what is left of attempts that were given up; `purge` removes them).
+
+    Raises:
+        BusyError: Another process writes, and a repair was asked for.
+    """
+    if not repair:
+        return _told(root, *_look(root, alone=holder_of(root / STORE) is None), repaired=[])
+    before = [] if holder_of(root / STORE) else _leftovers(root / STORE)
+    with hold(root / STORE):  # which removes them
+        before += _look(root, alone=True)[0]
+        for problem in before:
+            with suppress(QmuEdgeError, OSError):  # what has not helped is told again
+                (problem.repair or _nothing)()
+        after, unnamed = _look(root, alone=True)
+    left = {p.text for p in after}
+    repaired = [p.text for p in before if p.text not in left]
+    return _told(root, after, unnamed, repaired=repaired)
+
+
+def _nothing() -> None:
+    """The repair of what only a person can repair."""
+
+
+def _told(root: Path, found: list[Problem], unnamed: int, *, repaired: list[str]) -> dict[str, Any]:
+    return {
+        "problems": [p.text for p in found], "repairable": [p.text for p in found if p.repair],
+        "repaired": repaired, "ledger_holds": not any(p.of_ledger for p in found),
+        "held_by": holder_of(root / STORE), "unnamed": unnamed,
+    }  # fmt: skip
+
+
+def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
+    """All problems, and the number of objects that nothing names.
+
+    Unless alone, what a writer is just about is passed over: its files, and the release it switches to.
+    """
+    folder = root / STORE
+    store = SealedStore(folder / "objects", folder / "keys/objects", sealing=False)  # reads both kinds
+    found = [*map(Problem, store.check()), *_permissions(folder)]
+    named: dict[str, str] = {}
+    with ExitStack() as stack:
+        try:
+            project = stack.enter_context(opened(root, Progress()))
+            stack.enter_context(project.ledger.snapshot())
+            found += [Problem(text, of_ledger=True) for text in project.ledger.check()]
+            named = named_objects(project)
+            found += [*_dangling(project, named), *_contents(project)]
+            if alone:
+                found += [*_release(project), *_states(project)]
+        except QmuEdgeError as error:
+            found.append(Problem(str(error), of_ledger=isinstance(error, LedgerError)))
+    if alone:
+        found += _leftovers(folder)
+    return found, len(set(store) - named.keys()) if named and alone else 0
+
+
+def _leftovers(folder: Path) -> list[Problem]:
+    return [Problem(f"left over from an interrupted write: {p}", p.unlink) for p in unfinished(folder)]
+
+
+def named_objects(project: Project) -> dict[str, str]:
+    """Digest of every object that the ledger needs, and what needs it."""
+    named: dict[str, str] = {}
+    ledger = project.ledger
+    for request, step, text in ledger.rows(
+        "SELECT requests.seq, step, detail FROM steps JOIN requests USING (request_id) WHERE status = 'done'"
+    ):
+        detail = json.loads(text)
+        named |= {detail[k]: f"step {step} of request {request}" for k in OBJECTS_OF_STEP if k in detail}
+    for key, text in ledger.rows("SELECT key, value FROM meta WHERE key GLOB '*:*'"):
+        named |= dict.fromkeys(_digests(json.loads(text)), key.partition(":")[0])
+    named |= {d: f"receipt {seq}" for seq, d in ledger.rows("SELECT seq, receipt_digest FROM receipts")}
+    current = dict(ledger.rows("SELECT digest, name FROM current"))
+    named |= {digest: f"the current {name}" for digest, name in current.items()}
+    return {**named, **_files_of_releases(project, named)}
+
+
+def _digests(value: Any) -> Iterator[str]:
+    """Every digest in a JSON value."""
+    if isinstance(value, str) and is_digest(value):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _digests(part)
+
+
+def _files_of_releases(project: Project, named: dict[str, str]) -> dict[str, str]:
+    files: dict[str, str] = {}
+    for digest, why in named.items():
+        if "release" in why or "exported" in why:
+            try:
+                release = json.loads(project.store.get_bytes(digest))
+                files |= {sha: f"{name} of release {digest[:12]}" for name, sha in release["files"].items()}
+            except (QmuEdgeError, ValueError, KeyError, TypeError):
+                pass  # missing or altered, which is said of the object itself
+    return files
+
+
+def _dangling(project: Project, named: dict[str, str]) -> Iterator[Problem]:
+    purged = project.ledger.removed_names()
+    for digest in named.keys() - purged:
+        path = project.store.path(digest)
+        if not path.exists():
+            yield Problem(f"object {digest}: {named[digest]} needs it, and it is gone ({path})")
+
+
+def _contents(project: Project) -> Iterator[Problem]:
+    model = project.recipe.model
+    for part in (lambda: project.key, lambda: project.images, lambda: source_of(model, project.root)):
+        try:
+            part()
+        except QmuEdgeError as error:
+            yield Problem(str(error))
+    yield from map(Problem, keys.check(project.folder / KEYS, project.ledger))
+
+
+def _release(project: Project) -> Iterator[Problem]:
+    """The link and the folders of released files."""
+    link, folders = project.root / LINK, project.folder / RELEASES
+    digest = project.ledger.current("release")
+    linked = link.resolve() if link.is_symlink() else None
+    for folder in sorted(folders.iterdir()) if folders.is_dir() else ():
+        if folder.resolve() != linked and not is_whole(folder):
+            yield Problem(f"{folder}: not whole, and not current", _remover(folder))
+    if digest is None:
+        return
+    files = json.loads(project.store.get_bytes(digest))["files"]
+    found = files_in(link) if link.is_dir() else {}
+    if linked is None or linked.parent != folders.resolve() or not files.items() <= found.items():
+        what = "not the files of the current release"
+    elif not is_whole(linked):
+        what = "altered"
+    else:
+        return
+    yield Problem(f"{link}: {what}", None if _is_users(link) else lambda: _publish(project.root))
+
+
+def _publish(root: Path) -> None:
+    with opened(root, Progress()) as project:
+        publish_current(project)
+
+
+def _is_users(link: Path) -> bool:
+    return link.exists() and not link.is_symlink()
+
+
+def _states(project: Project) -> Iterator[Problem]:
+    """States of unfinished training; one that no command would go on with is of no use to anybody."""
+    for path in sorted((project.folder / "work").glob("*.safetensors")):
+        run, _, method = path.stem.partition("-")
+        live = _training_is_open(project, method) if run == "train" else _attempt_is_open(project, run)
+        if not live:
+            yield Problem(f"{path}: state of a training that nothing goes on with", path.unlink)
+
+
+def _training_is_open(project: Project, prefix: str) -> bool:
+    run = project.training()
+    return run.startswith(prefix) and project.ledger.meta(f"trained:{run}") is None
+
+
+def _attempt_is_open(project: Project, prefix: str) -> bool:
+    return bool(
+        project.ledger.rows(
+            "SELECT 1 FROM steps WHERE substr(run, 1, 16) = ? AND status <> 'done'"
+            " AND request_id NOT IN (SELECT request_id FROM receipts WHERE request_id IS NOT NULL)",
+            prefix,
+        )
+    )
+
+
+def _permissions(folder: Path) -> Iterator[Problem]:
+    for path in _matching(folder, PRIVATE):
+        mode = stat.S_IMODE(path.lstat().st_mode)
+        if mode & 0o077 and not path.is_symlink():
+            repair = _chmod(path, mode & 0o700)
+            yield Problem(f"{path}: mode {mode:04o} lets others in; allowed is {mode & 0o700:04o}", repair)
+
+
+def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def _chmod(path: Path, mode: int) -> Callable[[], object]:
+    return lambda: path.chmod(mode)
+
+
+def _remover(path: Path) -> Callable[[], object]:
+    return (lambda: shutil.rmtree(path)) if path.is_dir() and not path.is_symlink() else path.unlink

@@ -1,0 +1,69 @@
+"""A model of the user's own: a Python file in the project's folder, run while its digest is the recipe's.
+
+Running a file is running code, so nothing runs because a document names it. A person gives the file to
+`qmu-edge init --model`; the project keeps a copy, the recipe and every checkpoint its SHA-256. A changed
+file is refused. The digest covers this one file: what it imports is trusted as installed packages are.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.io.files import read_regular
+from qmu_edge.io.json import shown
+from qmu_edge.recipe import ModelRecipe
+
+MAX_BYTES: Final = 1 << 20
+
+
+def adopt(recipe: ModelRecipe, given: Path | None) -> tuple[ModelRecipe, bytes]:
+    """The recipe with the file that a person gave.
+
+    Args:
+        recipe: May name the file already, and its digest.
+        given: The file; None for none.
+
+    Returns:
+        The recipe with the file's name and digest, and its content; b"" without one.
+
+    Raises:
+        ConfigError: The recipe names a file and none is given, or another one; or it cannot be named.
+    """
+    if given is None:
+        if recipe.path is not None:
+            raise ConfigError(
+                f"the recipe's model is the Python file {recipe.path}: read it, for it will be run, "
+                "then give it with --model"
+            )
+        return recipe, b""
+    source = read_regular(given, limit=MAX_BYTES, error=ConfigError)
+    digest = hashlib.sha256(source).hexdigest()
+    for field, found in (("path", given.name), ("sha256", digest)):
+        if getattr(recipe, field) not in (None, found):
+            raise ConfigError(f"{given}: {field} is {found}, the recipe says {getattr(recipe, field)}")
+    fields = {**recipe.model_dump(), "architecture": "file", "path": given.name, "sha256": digest}
+    try:
+        return ModelRecipe.model_validate(fields), source
+    except ValidationError:
+        raise ConfigError(
+            f"model file {shown(given.name)}: allowed are names of letters, digits and _ that end in .py"
+        ) from None
+
+
+def source_of(recipe: ModelRecipe, folder: Path) -> bytes:
+    """The model file of a project, its digest checked; b"" when the recipe names none.
+
+    Raises:
+        IntegrityError: It is missing, or not the one that was given to `init`.
+    """
+    if recipe.path is None:
+        return b""
+    path = folder / recipe.path
+    source = read_regular(path, limit=MAX_BYTES, error=IntegrityError)
+    digest = hashlib.sha256(source).hexdigest()
+    if digest != recipe.sha256:
+        raise IntegrityError(f"{path}: SHA-256 is {digest}, allowed is {recipe.sha256}; it was not run")
+    return source

@@ -1,0 +1,130 @@
+"""The folder `release`: what is current, as plain files for people and programs.
+
+    .qmu/releases/<start of the release's digest>/   copies of objects
+    release                                          link to one of them, replaced in one step
+
+A reader sees the old files or the new ones, never some of each: another release is another folder. It is
+whole when its SHA256SUMS says so, which `sha256sum -c` reads too; that file is written last.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.io.files import TEMPORARY, file_digest, sync_folder, write_atomic
+from qmu_edge.project.project import Project
+from qmu_edge.receipt import receipt
+
+RELEASES: Final = "releases"
+LINK: Final = "release"
+SUMS: Final = "SHA256SUMS"
+LIMIT_BYTES: Final = 4 << 30
+
+
+def publish(project: Project, digest: str, receipt: bytes | None, report: bytes | None) -> Path:
+    """Make a release the current one: a folder of its files, and the link `release` to it.
+
+    Args:
+        project: Held by the caller.
+        digest: Of the release object.
+        receipt: Written beside the files as receipt.json.
+        report: Written beside the files as report.json.
+
+    Returns:
+        The link.
+
+    Raises:
+        ConfigError: Something of the user's is in the way, or the disk refuses.
+    """
+    link = project.root / LINK
+    if link.exists() and not link.is_symlink():
+        raise ConfigError(f"{link} is not a link of qmu-edge; move it away")
+    texts = {n: data for n, data in (("receipt.json", receipt), ("report.json", report)) if data is not None}
+    objects = json.loads(project.store.get_bytes(digest))["files"]
+    named = {**objects, **{n: hashlib.sha256(data).hexdigest() for n, data in texts.items()}}
+    texts[SUMS] = sums(named)
+    folder = project.folder / RELEASES / digest[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        present = files_in(folder)
+        for name in present.keys() - named.keys() - {SUMS}:
+            (folder / name).unlink()
+        for name in (n for n in (*named, SUMS) if n == SUMS or present.get(n) != named[n]):
+            write_atomic(folder / name, texts.get(name) or _copied(project, objects[name]))
+        sync_folder(folder.parent)
+        _switch(project, folder, link)
+    except OSError as error:
+        raise ConfigError(f"cannot write {error.filename or folder}: {error.strerror}") from error
+    return link
+
+
+def publish_current(project: Project) -> Path | None:
+    """Put in place what the ledger says is current; None when there is no release yet."""
+    digest = project.ledger.current("release")
+    if digest is None:
+        return None
+    return publish(project, digest, *papers(project, json.loads(project.store.get_bytes(digest))))
+
+
+def papers(project: Project, release: Mapping[str, Any]) -> tuple[bytes | None, bytes | None]:
+    """The current receipt and its report, when the receipt speaks of every file of the release."""
+    digest = project.ledger.current("receipt")
+    if digest is None:
+        return None, None
+    data = project.store.get_bytes(digest)
+    subjects = {s["digest"]["sha256"] for s in receipt.loads(data, "receipt")["subject"]}
+    if not subjects >= set(release["files"].values()):
+        return None, None
+    steps = project.ledger.rows(
+        "SELECT detail FROM steps JOIN receipts USING (request_id) WHERE receipt_digest = ?"
+        " AND step = 'verified' AND status = 'done' ORDER BY steps.finished DESC LIMIT 1",
+        digest,
+    )
+    return data, project.store.get_bytes(json.loads(steps[0][0])["report"]) if steps else None
+
+
+def sums(files: Mapping[str, str]) -> bytes:
+    r"""The content of SHA256SUMS for files (name to SHA-256).
+
+    >>> sums({"model.onnx": "00ab"})
+    b'00ab  model.onnx\n'
+    """
+    return "".join(f"{sha}  {name}\n" for name, sha in sorted(files.items())).encode()
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds what its SHA256SUMS says, and nothing else."""
+    try:
+        found = files_in(folder)
+        return found.pop(SUMS, None) == hashlib.sha256(sums(found)).hexdigest()
+    except (OSError, IntegrityError):
+        return False
+
+
+def files_in(folder: Path) -> dict[str, str]:
+    """Name and SHA-256 of everything in a folder; "" for what is no plain file."""
+    return {
+        path.name: "" if path.is_symlink() or not path.is_file() else file_digest(path)
+        for path in folder.iterdir()
+        if not path.name.startswith(TEMPORARY)
+    }
+
+
+def _copied(project: Project, digest: str) -> bytes:
+    return project.store.get_bytes(digest, limit=LIMIT_BYTES)
+
+
+def _switch(project: Project, folder: Path, link: Path) -> None:
+    """Point `link` to `folder` in one step; the new link is made where a killed one is swept away."""
+    target = os.path.relpath(folder, project.root)
+    if link.is_symlink() and os.readlink(link) == target:
+        return
+    fresh = project.folder / f"{TEMPORARY}{LINK}"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target, target_is_directory=True)
+    os.replace(fresh, link)
+    sync_folder(project.root)

@@ -1,0 +1,1 @@
+"""Requests on their way: received, approved, extended, closed; which are served next. Needs no torch."""

@@ -1,0 +1,241 @@
+"""What may happen to a request besides being served: received, approved, extended, withdrawn, denied.
+
+    received    understood, and resolved to samples at once: `partial` and `no_match` show here
+    unlearning  its samples are barred; from here on it is finished, never undone
+    completed   nothing more is due; the outcome says why
+
+What is kept. The document is never stored, and neither is a name in it. Once its subjects are turned
+into pseudonyms and these into samples, a list of positions in the sample index is all that is left to
+serve; beside it stand a keyed digest of the document and the references of who asked and approved.
+
+Withdrawing. A request can be withdrawn or denied until its samples are barred. After that the deletion
+has begun: nothing lifts a tombstone, because "deleted" must not depend on who asked last, and a network
+that has half forgotten serves nobody. The deletion is then finished; the person can be registered again
+with a new dataset.
+
+Functions that change something need the store's lock.
+"""
+
+import json
+from datetime import datetime
+from typing import Final
+
+from qmu_edge.errors import RequestError
+from qmu_edge.project.project import Project
+from qmu_edge.request.deadline import EXTENSIONS, due_time, rfc3339
+from qmu_edge.request.document import DeletionRequest
+from qmu_edge.request.resolve import Claim, claim
+from qmu_edge.request.split import to_json
+from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.requests import RequestRow
+
+SERVED: Final = ("unlearned", "retrained", "partial")  # outcomes of requests that have a receipt
+DENIALS: Final = (  # the vocabulary of the Data Rights Protocol, and one of ours
+    "suspected_fraud", "insuf_verification", "no_match", "claim_not_covered", "outside_jurisdiction",
+    "too_many_requests", "other", "already_deleted",
+)  # fmt: skip
+_MAX_REFERENCE: Final = 512
+
+
+def register(project: Project, request: DeletionRequest) -> RequestRow:
+    """Record a request and the samples that it names; the same request again changes nothing.
+
+    Raises:
+        RequestError: Nothing or only a part of it is known, everything is deleted already, or it
+            cannot be honoured at all. It is recorded nevertheless, with its outcome. Only a
+            conflict (its id with another content) is not.
+    """
+    row = known(project, request)
+    if row is not None and (not row.is_open or _resolved(project.ledger, row)):
+        return row
+    found, error = look_up(project, request)
+    digest = project.store.put_bytes(to_json(found)) if found is not None else ""
+    ledger, request_id = project.ledger, request.request_id
+    with ledger.change():
+        if row is None:
+            _receive(project, request, partial=found is not None and found.partial)
+        if found is not None:
+            ledger.start_step(request_id, "", "resolved")
+            # Counted once: `status` is to answer at once, and a million rows are not.
+            detail = {"claim": digest, "counts": found.counts(), "training_images": ledger.training_images()}
+            ledger.finish_step(request_id, "", "resolved", detail)
+        standing = _standing(ledger, error)
+        if row is None or standing != (row.state, row.outcome, row.reason):
+            ledger.set_outcome(request_id, *standing)
+    if error is not None:
+        raise error
+    return require(ledger, request_id)
+
+
+def known(project: Project, request: DeletionRequest) -> RequestRow | None:
+    """The row of this very request.
+
+    Raises:
+        RequestError: Its id was received before with another content.
+    """
+    row = project.ledger.request(request.request_id)
+    if row is not None and row.digest != request.digest(project.key):
+        raise RequestError(
+            f"request {request.request_id}: conflict: it was received before with another content"
+        )
+    return row
+
+
+def look_up(project: Project, request: DeletionRequest) -> tuple[Claim | None, RequestError | None]:
+    """What a request names, and what is wrong with it; a request of which a part is known has both."""
+    barred, key = project.ledger.barred(), project.key
+    try:
+        _require_model(project, request)
+        return claim(project.index, request, barred=barred, key=key), None
+    except RequestError as error:
+        if error.reason != "partial":
+            return None, error
+        partly = error
+    try:
+        return claim(project.index, request, barred=barred, key=key, partial=True), partly
+    except RequestError as error:
+        return None, error
+
+
+def require(ledger: Ledger, request_id: str) -> RequestRow:
+    """The row of a request.
+
+    Raises:
+        RequestError: No such request.
+    """
+    row = ledger.request(request_id.lower())
+    if row is None:
+        raise RequestError(f"request {request_id}: not known; qmu-edge request list shows those that are")
+    return row
+
+
+def withdraw(ledger: Ledger, request_id: str) -> RequestRow:
+    """Close a request because the person took it back.
+
+    Raises:
+        RequestError: No such request, it is closed, or its samples are barred already.
+    """
+    return _close(ledger, request_id, "withdrawn", None)
+
+
+def deny(ledger: Ledger, request_id: str, reason: str) -> RequestRow:
+    """Close a request that is not granted.
+
+    Raises:
+        RequestError: As for `withdraw`, or the reason is not one of `DENIALS`.
+    """
+    _one_of(reason, DENIALS)
+    return _close(ledger, request_id, "denied", reason)
+
+
+def extend(ledger: Ledger, request_id: str, reason: str, now: datetime) -> RequestRow:
+    """Put the deadline off: once, before it has passed, for a reason that the law knows.
+
+    Raises:
+        RequestError: One of these does not hold, or the request has no deadline.
+    """
+    _one_of(reason, EXTENSIONS)
+    row = _require_open(ledger, request_id)
+    received = datetime.fromisoformat(row.received)
+    until = due_time(received, row.regulation, extended=True)
+    if row.due is None or until is None:
+        raise RequestError(f"request {row.request_id}: it has no deadline that could be extended")
+    if row.extended is not None:
+        raise RequestError(f"request {row.request_id}: extended before, to {row.extended}; allowed is once")
+    if now > datetime.fromisoformat(row.due):
+        raise RequestError(
+            f"request {row.request_id}: was due {row.due}; an extension is allowed before that"
+        )
+    with ledger.change():
+        ledger.start_step(row.request_id, "", "extended")
+        ledger.finish_step(row.request_id, "", "extended", {"reason": reason})
+        ledger.extend(row.request_id, rfc3339(until))
+    return require(ledger, row.request_id)
+
+
+def approve(ledger: Ledger, request_id: str, by: str) -> RequestRow:
+    """Let a request that waits be served: it is large, or only a part of it is known.
+
+    Raises:
+        RequestError: No such request, it is closed, or `by` is no reference, or that of who asked.
+    """
+    row = _require_open(ledger, request_id)
+    if not by.strip() or len(by) > _MAX_REFERENCE or not by.isprintable():
+        raise RequestError(f"approved by: allowed are 1 to {_MAX_REFERENCE} printable characters")
+    if by == row.requested_by:
+        raise RequestError(f"request {row.request_id}: whoever asked for it cannot approve it")
+    ledger.approve(row.request_id, by)
+    return require(ledger, row.request_id)
+
+
+def _require_model(project: Project, request: DeletionRequest) -> None:
+    sha256 = request.model_sha256
+    if sha256 is None:
+        return
+    release = project.ledger.current("release")
+    files = json.loads(project.store.get_bytes(release))["files"] if release else {}
+    if sha256 not in {project.ledger.current("checkpoint"), *files.values()}:
+        raise RequestError(
+            f"request {request.request_id}: it is about model {sha256[:12]}…, which is not the current one",
+            reason="other_model",
+        )
+
+
+def _receive(project: Project, request: DeletionRequest, *, partial: bool) -> None:
+    due = due_time(request.received_time, request.regulation)
+    project.ledger.receive(
+        request.request_id, request.digest(project.key), form=request.form, regulation=request.regulation,
+        received=rfc3339(request.received_time), due=rfc3339(due) if due else None,
+        requested_by=request.requested_by, approved_by=approval(request, partial=partial),
+    )  # fmt: skip
+
+
+def approval(request: DeletionRequest, *, partial: bool) -> str | None:
+    """Who approved a request in its document: not for a part of it, and nobody approves their own."""
+    own = request.approved_by_ref == request.requested_by
+    return None if own or partial else request.approved_by_ref
+
+
+def _standing(ledger: Ledger, error: RequestError | None) -> tuple[str, str | None, str | None]:
+    """State, outcome and reason of a request that was just looked up."""
+    if error is None:
+        return "received", None, None
+    if error.reason == "partial":
+        return "received", "partial", None
+    if error.reason == "no_match":
+        return "completed", "no_match", None
+    if error.reason == "already_deleted" and not ledger.open_details("tombstoned"):
+        return "completed", "denied", error.reason
+    return "received", "failed", error.reason
+
+
+def _resolved(ledger: Ledger, row: RequestRow) -> bool:
+    step = ledger.step(row.request_id, "", "resolved")
+    return step is not None and step.status == "done"
+
+
+def _require_open(ledger: Ledger, request_id: str) -> RequestRow:
+    row = require(ledger, request_id)
+    if not row.is_open:
+        raise RequestError(f"request {row.request_id}: is closed: {said(row)}")
+    return row
+
+
+def said(row: RequestRow) -> str:
+    """Outcome and reason in one text."""
+    return f"{row.outcome} ({row.reason})" if row.reason else str(row.outcome)
+
+
+def _close(ledger: Ledger, request_id: str, outcome: str, reason: str | None) -> RequestRow:
+    row = _require_open(ledger, request_id)
+    if row.state != "received":
+        raise RequestError(
+            f"request {row.request_id}: its samples are barred already, so it is finished, not {outcome}"
+        )
+    ledger.set_outcome(row.request_id, "completed", outcome, reason)
+    return require(ledger, row.request_id)
+
+
+def _one_of(reason: str, allowed: tuple[str, ...]) -> None:
+    if reason not in allowed:
+        raise RequestError(f"reason: found {reason!r}, allowed {', '.join(allowed)}")

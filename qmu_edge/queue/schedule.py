@@ -1,0 +1,173 @@
+"""Which open requests are served next, together, and which wait for a person; torch-free.
+
+Requests that are served together are one batch: their samples are barred in one transaction, there is
+one union split, one unlearning and one release, and a receipt for each. A batch that has begun stays
+together until it ends, so that a kill never makes it start over with another forget set.
+
+A request waits when only a part of it is known, or when it is too large for the policy, until somebody
+approves it. Shares are of the training images that were registered.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from qmu_edge.errors import ConfigError
+from qmu_edge.project.project import Project
+from qmu_edge.queue.lifecycle import said
+from qmu_edge.recipe import RETRAIN, PolicyRecipe
+from qmu_edge.request.deadline import days_left
+from qmu_edge.request.split import Split, gone
+from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.requests import RequestRow
+
+# Keys in the ledger.
+EXACT: Final = "deleted before the last training from scratch"
+TRAINING_COST: Final = "seconds and images of the last training"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an open request stands: `waits` says for what, or is "" when it can be served."""
+
+    row: RequestRow
+    images: int
+    waits: str
+
+
+def places(ledger: Ledger, policy: PolicyRecipe) -> list[Place]:
+    """All open requests, in the order in which they are served."""
+    resolved, begun = ledger.open_details("resolved"), ledger.open_details("tombstoned")
+    gone = ledger.training_images(barred=True)
+    found = []
+    for row in filter(lambda row: row.is_open, ledger.requests()):
+        images, waits = 0, f"a decision: it cannot be honoured as written ({row.reason})"
+        if row.request_id in resolved:
+            detail = resolved[row.request_id]
+            images, total = int(detail["counts"]["forget"]), max(1, detail["training_images"])
+            shares = images / total, (gone + images) / total
+            approved = row.approved_by is not None or row.request_id in begun
+            waits = waits_for(policy, *shares, partial=row.outcome == "partial", approved=approved)
+            gone += images if not waits and row.request_id not in begun else 0
+        found.append(Place(row, images, waits))
+    return found
+
+
+def waits_for(policy: PolicyRecipe, share: float, together: float, *, partial: bool, approved: bool) -> str:
+    """What a request waits for, or "".
+
+    >>> waits_for(PolicyRecipe(), 0.1, 0.2, partial=False, approved=False)
+    ''
+    >>> waits_for(PolicyRecipe(), 0.3, 0.3, partial=False, approved=False)
+    'approval: 30.0% of the training images, approval_above is 25.0%'
+    >>> waits_for(PolicyRecipe(), 0.1, 0.6, partial=False, approved=False)
+    'approval: 60.0% of the training images, approval_above_total is 50.0%'
+    """
+    if approved:
+        return ""
+    if partial:
+        return "approval: only a part of what it names is known"
+    for name, value in (("approval_above", share), ("approval_above_total", together)):
+        limit = getattr(policy, name)
+        if limit != "off" and value > limit:
+            return f"approval: {value:.1%} of the training images, {name} is {limit:.1%}"
+    return ""
+
+
+def batches(ledger: Ledger, chosen: Sequence[RequestRow]) -> list[tuple[RequestRow, ...]]:
+    """The chosen requests as batches: those that have begun, whole, then one of all the others."""
+    begun = ledger.open_details("tombstoned")
+    groups: defaultdict[str, list[RequestRow]] = defaultdict(list)
+    for row in ledger.requests():
+        if row.request_id in begun:
+            groups[begun[row.request_id]["batch"]].append(row)
+    ids = {row.request_id for row in chosen}
+    started = [tuple(rows) for rows in groups.values() if ids & {r.request_id for r in rows}]
+    fresh = tuple(row for row in chosen if row.request_id not in begun)
+    return [*started, *([fresh] if fresh else [])]
+
+
+def batch_name(rows: Sequence[RequestRow]) -> str:
+    """What the ledger calls a batch: a digest of the digests of its requests."""
+    return hashlib.sha256("".join(sorted(row.digest for row in rows)).encode()).hexdigest()
+
+
+def rungs_for(
+    project: Project, rows: Sequence[RequestRow], split: Split, asked: str | None
+) -> tuple[tuple[str, ...], str]:
+    """The methods that these requests are tried with, and why they are not the policy's, or "".
+
+    Args:
+        project: Open.
+        rows: The requests.
+        split: The samples of all of them.
+        asked: The only method to try; the policy's rungs when None.
+
+    Raises:
+        ConfigError: The policy demands retrain, and another method was asked for.
+    """
+    ledger, policy = project.ledger, project.recipe.policy
+    names, limit = (asked,) if asked else policy.rungs, policy.retrain_above
+    ids = [row.request_id for row in rows]
+    since = ledger.training_images(barred=True, besides=ids) - int(ledger.meta(EXACT) or 0)
+    share = (since + len(split.forget)) / max(1, ledger.training_images())
+    found = gone(project.index, split, project.barred())
+    why = ""
+    if found.classes and found.others:
+        why = "whole classes and samples of other classes go together"
+    elif limit != "off" and share > limit:
+        why = f"{share:.1%} of the training images deleted since training, retrain_above is {limit:.1%}"
+    if names == (RETRAIN,) or not why:
+        return names, ""
+    if asked:
+        raise ConfigError(f"method {asked}: {why}; allowed is {RETRAIN}")
+    return (RETRAIN,), why
+
+
+def standing(project: Project, now: datetime, *, only: str | None = None) -> list[dict[str, Any]]:
+    """All requests, or one, with their dates and what happens next."""
+    ledger = project.ledger
+    waiting = {p.row.request_id: p for p in places(ledger, project.recipe.policy)}
+    receipts = dict(ledger.rows("SELECT request_id, receipt_digest FROM receipts"))
+    return [
+        _shown(ledger, row, waiting.get(row.request_id), receipts.get(row.request_id), now)
+        for row in ledger.requests()
+        if only in (None, row.request_id)
+    ]
+
+
+def _shown(
+    ledger: Ledger, row: RequestRow, place: Place | None, receipt: str | None, now: datetime
+) -> dict[str, Any]:
+    left = days_left(row.extended or row.due, now) if row.is_open else None
+    return {
+        "request": row.request_id, "regulation": row.regulation, "received": row.received, "due": row.due,
+        "extended": row.extended, "days_left": left, "overdue": left is not None and left < 0,
+        "state": row.state, "outcome": row.outcome, "reason": row.reason,
+        "requested_by": row.requested_by, "approved_by": row.approved_by,
+        "images": place.images if place else None, "receipt": receipt,
+        "next": _next(ledger, place) if place else None,
+    }  # fmt: skip
+
+
+def _next(ledger: Ledger, place: Place) -> str:
+    row = place.row
+    if place.waits.startswith("approval"):
+        return f"waits for {place.waits}: qmu-edge request approve, or deny"
+    if place.waits:
+        return f"waits for {place.waits}: qmu-edge request deny or withdraw, or send a corrected one"
+    if row.outcome == "failed":
+        return "no method passed: run qmu-edge unlearn with another --method, or with a larger --budget"
+    if row.state == "received":
+        return "run qmu-edge unlearn --pending"
+    open_steps = [s for s in ledger.steps(row.request_id) if s.status != "done"]
+    at = f" from step {open_steps[-1].step}" if open_steps else ""
+    return f"run qmu-edge unlearn --pending: it goes on{at}"
+
+
+def closed(row: RequestRow) -> str:
+    """What to say to somebody who wants a closed request served."""
+    return f"request {row.request_id}: is closed: {said(row)}"

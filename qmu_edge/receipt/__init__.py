@@ -1,0 +1,1 @@
+"""Erasure receipts: their form, their signature, and how anybody checks one. Needs no torch, no project."""

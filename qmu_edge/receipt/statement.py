@@ -1,0 +1,281 @@
+"""The form of an erasure receipt: an in-toto Statement whose predicate has no room for free text.
+
+Every object has exactly the fields below. A text is a digest, a time, one word without spaces or slashes,
+or a plain sentence; where names of metrics, parameters and libraries differ between versions, a small
+object of words and numbers holds them. So a name, a path or a picture has no place to stand; what a word
+could still hide is looked for in `qmu_edge.receipt.personal_data`.
+
+The JSON Schema of this form is published as `schemas/erasure-receipt.v1.json`. A form that differs gets a new
+predicate type; receipts of the old one stay readable.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+
+from qmu_edge.io.json import MAX_INTEGER, join, shown
+
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE: Final = "urn:qmu-edge:erasure-receipt:v1"
+MAX_ITEMS: Final = 64  # of any list or open object
+MAX_LIST: Final = 16  # of numbers: a row of more could be a picture
+
+
+def _plain(value: object, check: Callable[[object], Any]) -> Any:
+    """One message for all kinds of value, instead of one for each kind."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError("allowed are numbers, true, false, null, words and short lists of these") from None
+
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Time = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+        r"(\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+    ),
+]
+Word = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]
+Sentence = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z ,;:.'-]{0,299}$")]
+Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Integer = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+# The rest of what a pattern of names means to pydantic, said in the schema too.
+_OPEN: Final = Field(max_length=MAX_ITEMS, json_schema_extra={"additionalProperties": False})
+Scalar = bool | Integer | Number | Word | None
+Plain = Annotated[Scalar | Annotated[list[Scalar], Field(max_length=MAX_LIST)], WrapValidator(_plain)]
+Values = Annotated[dict[Word, Plain], _OPEN]
+Groups = Annotated[dict[Word, Annotated[Plain | Values, WrapValidator(_plain)]], _OPEN]
+Counts = Annotated[dict[Word, Count], _OPEN]
+
+
+class _Form(BaseModel):
+    """An object with exactly its fields, none converted; built when a receipt is first read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+
+class Digest(_Form):
+    """Digest of a file."""
+
+    sha256: Sha256
+
+
+class File(_Form):
+    """An exported file."""
+
+    name: Word
+    digest: Digest
+
+
+class Request(_Form):
+    """The request: a keyed digest of its document, and its clock."""
+
+    digest: Sha256
+    form: Literal["opendsr", "research"]
+    regulation: Literal["gdpr", "ccpa"] | None
+    received: Time
+    due: Time | None
+    deadline_met: bool | None
+
+
+class Batch(_Form):
+    """How many requests one run served, and how many samples they had forgotten together."""
+
+    requests: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+    forget: Count
+
+
+class Method(_Form):
+    """How the data were removed."""
+
+    name: Word
+    category: Literal["exact", "approximate"]
+    parameters: Groups
+    seed: Integer
+
+
+class Rung(_Form):
+    """A method that was tried on the way; the last one passed."""
+
+    method: Word
+    category: Literal["exact", "approximate"]
+    result: Literal["passed", "threshold_missed", "method_failed", "export_failed"]
+
+
+class Checkpoints(_Form):
+    """Digests of the network before and after."""
+
+    before: Sha256 | None
+    after: Sha256 | None
+
+
+class Split(_Form):
+    """The samples, as a digest and as counts."""
+
+    digest: Sha256
+    counts: Counts
+
+
+class Model(_Form):
+    """What kind of network it is."""
+
+    architecture: Word
+    bits: Values
+
+
+class Share(_Form):
+    """An accuracy: a fraction of n samples, with its 95 % Wilson interval."""
+
+    value: Fraction
+    n: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+    low: Fraction
+    high: Fraction
+
+
+class Interval(_Form):
+    """A measured value with its 95 % interval."""
+
+    value: Fraction
+    low: Fraction
+    high: Fraction
+
+
+class Evaluation(_Form):
+    """What the exported file does under onnxruntime."""
+
+    sha256: Sha256
+    bytes: Count
+    seconds: Number
+    fa: Share | None
+    ra: Share | None
+    ta: Share | None
+    va: Share | None
+    mia_auc: Interval | None
+    mean_confidence: Values
+
+
+class Metrics(_Form):
+    """Everything measured on the exported files."""
+
+    evaluation: Evaluation
+    mia_efficacy: Values | None
+    parity: Groups
+    bytes: Counts
+    latent_weights: Groups
+
+
+class Reference(_Form):
+    """What a model that never saw the data would do; `seed` when one was trained for it."""
+
+    kind: Word
+    fa: Number | None
+    ta: Number | None
+    ra: Number | None
+    mia_auc: Number | None
+    seed: Integer | None
+
+
+class Check(_Form):
+    """One threshold: the value found, the largest allowed, and the interval of what was measured."""
+
+    name: Word
+    value: Number | None
+    allowed: Number
+    passed: bool
+    low: Number | None
+    high: Number | None
+
+
+class Verdict(_Form):
+    """Whether every threshold is met."""
+
+    passed: bool
+    checks: Annotated[list[Check], Field(max_length=MAX_ITEMS)]
+
+
+class Artefact(_Form):
+    """Something else that was made of the data, and where it stands."""
+
+    kind: Sentence
+    count: Count | None
+    bytes: Count | None
+    state: Sentence
+
+
+class Tool(_Form):
+    """What wrote the receipt, with the versions it ran on."""
+
+    name: Word
+    version: Word
+    dependencies: Annotated[dict[Word, Word], _OPEN]
+
+
+class Predicate(_Form):
+    """What was done for one request."""
+
+    request: Request
+    batch: Batch
+    completed: Time
+    issued: Time
+    outcome: Literal["unlearned", "retrained", "withdrawn", "denied", "no_match", "partial", "failed"]
+    method: Method
+    rungs: Annotated[list[Rung], Field(max_length=256)] = []  # empty in receipts that are older than it
+    recipe: Sha256
+    checkpoints: Checkpoints
+    split: Split
+    model: Model
+    metrics: Metrics
+    reference: Reference | None
+    thresholds: Values
+    verdict: Verdict
+    derived_artefacts: Annotated[list[Artefact], Field(max_length=MAX_ITEMS)]
+    tool: Tool
+    limits: Annotated[list[Sentence], Field(min_length=1, max_length=MAX_ITEMS)]
+    previous: Sha256 | None
+
+
+class Statement(_Form):
+    """An in-toto Statement v1 about exported files."""
+
+    type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
+    subject: Annotated[list[File], Field(min_length=1, max_length=MAX_ITEMS)]
+    predicateType: Literal["urn:qmu-edge:erasure-receipt:v1"]
+    predicate: Predicate
+
+
+def faults(document: object) -> list[str]:
+    """What keeps a JSON value from being a receipt's statement, at most ten lines "path: why".
+
+    >>> faults({"_type": "https://in-toto.io/Statement/v1", "subject": [], "predicateType": 1})[0]
+    '$.subject: List should have at least 1 item after validation, not 0'
+    """
+    try:
+        Statement.model_validate(document)
+    except ValidationError as error:
+        return [_line(e) for e in error.errors(include_url=False)[:10]]
+    return []
+
+
+def json_schema() -> dict[str, Any]:
+    """The published JSON Schema (draft 2020-12); `schemas/erasure-receipt.v1.json` is its text."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": PREDICATE_TYPE,
+        **Statement.model_json_schema(by_alias=True),
+        "title": "qmu-edge erasure receipt (in-toto Statement)",
+    }
+
+
+def _line(error: Any) -> str:
+    path = "$"
+    for part in error["loc"]:
+        path = join(path, part) if part != "[key]" else path  # pydantic's mark for a bad key
+    known = {"extra_forbidden": "not a field", "missing": "missing"}
+    found = "" if error["type"] in (*known, "too_short", "too_long") else f", found {shown(error['input'])}"
+    reason = known.get(error["type"], error["msg"].removeprefix("Value error, "))
+    return f"{path}: {reason}{found}"

@@ -1,0 +1,196 @@
+"""The samples that a request names."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmu_edge.data.index import _TRAIN, SAMPLE_SPLITS, SampleIndex, pseudonym
+from qmu_edge.data.tombstones import Stones, _stones, barred_samples
+from qmu_edge.errors import NoMatchError, RequestError
+from qmu_edge.request.document import DeletionRequest
+
+ScopeName = Literal["samples", "classes", "subjects", "mixed"]
+
+
+_SHOWN_CLASSES: Final = 20
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Claim:
+    """What one request names, without what was barred before it.
+
+    Attributes:
+        forget: Training samples.
+        also_erased: Validation and test samples of the subjects and classes named. The model was
+            never trained on them, but they are tombstoned too and leave every later measurement
+            (class-wise test accuracy is taken without the class).
+        scope: What kind of thing the request names.
+        index_digest: `SampleIndex.digest` of the index that the positions refer to.
+        copies: How many of both were not named, but have the pixels of one that was.
+        unmatched_subjects: Names of the one person of an "opendsr" request that no sample has.
+        partial: Whether something that it names is not in the index, or was never trained on.
+    """
+
+    forget: NDArray[np.int64]
+    also_erased: NDArray[np.int64]
+    scope: ScopeName
+    index_digest: str
+    copies: int = 0
+    unmatched_subjects: int = 0
+    partial: bool = False
+
+    @property
+    def samples(self) -> NDArray[np.int64]:
+        """Everything that is to be barred."""
+        return np.concatenate([self.forget, self.also_erased])
+
+    def counts(self) -> dict[str, int]:
+        """How many samples there are of each kind; no personal data."""
+        return {
+            "forget": len(self.forget), "also_erased": len(self.also_erased), "copies": self.copies,
+            "unmatched_subjects": self.unmatched_subjects,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Answer for one kind of id: the samples (n,), how many ids are (un)known, and a complaint."""
+
+    samples: NDArray[np.bool_]
+    known: int
+    unknown: int = 0
+    problem: str = ""
+
+
+def claim(
+    index: SampleIndex, request: DeletionRequest, *, barred: Stones = (), key: bytes, partial: bool = False
+) -> Claim:
+    """Find the samples of a request.
+
+    Args:
+        index: All samples of the dataset.
+        request: What to forget.
+        barred: What earlier requests deleted; samples that are not in the index do not matter.
+        key: The HMAC key that the subjects of the index were made with.
+        partial: Take what is known when a part is not; otherwise that is an error.
+
+    Raises:
+        NoMatchError: Nothing in the index answers to the request.
+        RequestError: Only a part of it is known; a named sample was never trained on; everything
+            is deleted already; or nothing would be left to forget, or to retain. Its `reason` is a
+            fixed word.
+    """
+    who = f"request {request.request_id}"
+    kinds = {
+        "samples": _find_samples(index, request),
+        "classes": _find_classes(index, request),
+        "subjects": _find_subjects(index, request, key),
+    }
+    _check_found(list(kinds.values()), who, partial=partial)
+    named = np.logical_or.reduce([found.samples for found in kinds.values()])
+    before = barred_samples(index, barred)
+    after = barred_samples(index, {*barred, *_stones(index, np.flatnonzero(named))})
+    train = index.splits == _TRAIN
+    _check_parts(named, before, after, train, who)
+    scopes: list[ScopeName] = ["samples", "classes", "subjects"]
+    asked = [scope for scope in scopes if kinds[scope].known]
+    return Claim(
+        forget=np.flatnonzero(train & after & ~before),
+        also_erased=np.flatnonzero(~train & after & ~before),
+        scope=asked[0] if len(asked) == 1 else "mixed",
+        index_digest=index.digest(),
+        copies=int((after & ~before & ~named).sum()),
+        unmatched_subjects=kinds["subjects"].unknown,
+        partial=any(found.problem for found in kinds.values()),
+    )
+
+
+def stones_of(index: SampleIndex, part: Claim) -> list[tuple[str, str]]:
+    """Id and content digest of everything that a claim bars."""
+    return _stones(index, part.samples)
+
+
+def _find_samples(index: SampleIndex, request: DeletionRequest) -> _Found:
+    samples = index.ids.mask(request.sample_ids)
+    never = np.flatnonzero(samples & (index.splits != _TRAIN))
+    known = int(samples.sum())
+    unknown = len(request.sample_ids) - known
+    problem = ""
+    if unknown:
+        found = {index.ids[i] for i in np.flatnonzero(samples).tolist()}
+        first = next(i for i in request.sample_ids if i not in found)
+        problem = f"sample_ids: {unknown} of {known + unknown} not in the index, first {first!r}"
+    elif never.size:
+        first, split = index.ids[never[0]], SAMPLE_SPLITS[index.splits[never[0]]]
+        problem = (
+            f"sample_ids: never trained on {never.size} of {known}, first {first!r} ({split}); "
+            "allowed are training samples"
+        )
+    return _Found(samples, known, unknown, problem)
+
+
+def _find_classes(index: SampleIndex, request: DeletionRequest) -> _Found:
+    names = index.class_names
+    position = {name: i for i, name in enumerate(names)} | {i: i for i in range(len(names))}
+    unknown = [c for c in request.class_ids if c not in position]
+    classes = [position[c] for c in request.class_ids if c in position]
+    problem = ""
+    if unknown:
+        more = ", ..." if len(names) > _SHOWN_CLASSES else ""
+        problem = (
+            f"class_ids: {len(unknown)} of {len(request.class_ids)} unknown, first {unknown[0]!r}; "
+            f"allowed 0 to {len(names) - 1} or {', '.join(names[:_SHOWN_CLASSES])}{more}"
+        )
+    return _Found(np.isin(index.labels, classes), len(classes), len(unknown), problem)
+
+
+def _find_subjects(index: SampleIndex, request: DeletionRequest, key: bytes) -> _Found:
+    """In the "opendsr" form the ids are names of one person, and one that is known suffices."""
+    wanted = [pseudonym(key, subject) for subject in request.subject_ids]
+    samples = index.subjects.mask(wanted)
+    present = {index.subjects[i] for i in np.flatnonzero(samples).tolist()}
+    unknown = [i for i, subject in enumerate(wanted) if subject not in present]
+    known = len(wanted) - len(unknown)
+    problem = ""
+    if unknown and (known == 0 or request.form == "research"):
+        problem = (
+            f"subject_ids: {len(unknown)} of {len(wanted)} not in the index, first at position {unknown[0]}"
+        )
+    return _Found(samples, known, len(unknown), problem)
+
+
+def _check_found(kinds: list[_Found], who: str, *, partial: bool) -> None:
+    """Raise NoMatchError when nothing is known, RequestError when only a part is and all is wanted."""
+    problems = "; ".join(found.problem for found in kinds if found.problem)
+    if not any(found.samples.any() for found in kinds):
+        raise NoMatchError(f"{who}: {problems or 'the classes it names have no samples'}")
+    if problems and not partial:
+        raise RequestError(f"{who}: {problems}", reason="partial")
+
+
+def _check_parts(
+    named: NDArray[np.bool_],
+    before: NDArray[np.bool_],
+    after: NDArray[np.bool_],
+    train: NDArray[np.bool_],
+    who: str,
+) -> None:
+    """Raise RequestError unless there is something to forget and something to retain."""
+    total = int(named.sum())
+    if not (after & ~before).any():
+        raise RequestError(f"{who}: already deleted: all {total} samples it names", reason="already_deleted")
+    if not (after & train & ~before).any():
+        deleted = int((named & before).sum())
+        raise RequestError(
+            f"{who}: nothing to unlearn: of {total} samples it names, {deleted} are already "
+            f"deleted and {total - deleted} are validation or test samples, never trained on",
+            reason="never_trained_on",
+        )
+    if not (train & ~after).any():
+        raise RequestError(
+            f"{who}: names every training sample that is left; allowed all but one: withdraw "
+            "the model instead",
+            reason="nothing_left",
+        )

@@ -1,0 +1,1 @@
+"""How PyTorch computes here: device, memory, parallel processes, determinism, throughput, profiles."""

@@ -1,0 +1,1 @@
+"""The ledger: requests, steps, samples, tombstones, keys and receipts in one database of chained changes."""

@@ -1,0 +1,39 @@
+"""Whether a receipt is one that this ledger has issued."""
+
+import hashlib
+
+from qmu_edge.errors import LedgerError
+from qmu_edge.receipt import receipt
+from qmu_edge.receipt.envelope import key_name
+from qmu_edge.store.ledger import keys
+from qmu_edge.store.ledger.ledger import Ledger
+
+
+def check_issued(ledger: Ledger, data: bytes) -> list[str]:
+    """Hold a receipt against the ledger of the project that is said to have issued it.
+
+    The ledger's own list of receipts tells when it was issued, so it stays good when its key is later
+    declared compromised.
+
+    Returns:
+        One line for each thing that was checked.
+
+    Raises:
+        LedgerError: The project has not issued it, or its key was not in use then.
+    """
+    digest, public = hashlib.sha256(data).hexdigest(), receipt.signer(data).hex()
+    rows = ledger.rows("SELECT seq, issued FROM receipts WHERE receipt_digest = ?", digest)
+    if not rows:
+        raise LedgerError(f"receipt: SHA-256 {digest} is no receipt of {ledger.path}")
+    ((number, issued),) = rows
+    key = next((k for k in keys.known(ledger) if k.public_key == public), None)
+    name = key_name(bytes.fromhex(public))
+    if key is None or not key.covers(number):
+        raise LedgerError(
+            f"receipt {number} of {ledger.path}: signed by key {name}, which was not in use then"
+        )
+    lines = [f"ledger: receipt {number} of this project, issued {issued}"]
+    if key.until is None:
+        return [*lines, f"key {name}: in use since {key.since}"]
+    note = "; the signature alone would prove nothing, the ledger does" if key.reason == "compromised" else ""
+    return [*lines, f"key {name}: in use from {key.since} to {key.until}, then {key.reason}{note}"]

@@ -1,0 +1,144 @@
+"""What was removed from a store for good, as rows of the ledger.
+
+Contract. The intent to remove a thing is written down before it is touched, and the same transaction takes
+back every note that says where an earlier result lies, so that nothing leads to what may be gone. Whoever
+finds a removal "started" after a kill does it again: to remove what is gone changes nothing.
+
+A thing is known by its kind and its name: a digest, a file's name made of digests, or the number of a
+request. No sample and no person is named.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from qmu_edge.store.ledger.chain import now
+from qmu_edge.store.ledger.samples import SampleFile
+
+State = Literal["started", "done", "void"]
+IMAGES: Final = "decoded images"
+PSEUDONYMS: Final = "subject pseudonyms"
+REMOVALS: Final = """CREATE TABLE removals (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL,
+    items INTEGER NOT NULL, bytes INTEGER NOT NULL, since TEXT NOT NULL, reason TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('started', 'done', 'void')), started TEXT NOT NULL,
+    finished TEXT)"""
+REMOVAL: Final = "SELECT seq AS key, * FROM removals"
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """One thing that was removed, or is about to be.
+
+    Attributes:
+        seq: Its number.
+        kind: What it is, in words.
+        name: Its digest, file name or request number.
+        items: How many things it stands for: 1, or the images or rows of a request.
+        bytes: Its size.
+        since: When it was superseded.
+        reason: Why it goes.
+        status: "started", "done", or "void" when it came into use again before it was touched.
+        started, finished: When.
+    """
+
+    seq: int
+    kind: str
+    name: str
+    items: int
+    bytes: int
+    since: str
+    reason: str
+    status: State
+    started: str
+    finished: str | None
+
+
+class RemovalRows(SampleFile):
+    """The part of the ledger that speaks of removals."""
+
+    def start_removals(
+        self, things: Iterable[tuple[str, str, int, int, str]], reason: str, stale_notes: Iterable[str]
+    ) -> None:
+        """Write down what is about to be removed, all of it at once.
+
+        Args:
+            things: kind, name, items, bytes and since of each.
+            reason: Why they go.
+            stale_notes: Keys of `meta` that lead to one of them; they go at once.
+        """
+        with self.change() as db:
+            for thing in things:
+                cursor = db.execute(
+                    "INSERT INTO removals (kind, name, items, bytes, since, reason, status, started)"
+                    " VALUES (?, ?, ?, ?, ?, ?, 'started', ?)",
+                    (*thing, reason, now()),
+                )
+                self._append_removal(cursor.lastrowid or 0)
+            for key in stale_notes:
+                db.execute("DELETE FROM meta WHERE key = ?", (key,))
+                self.append("meta", key)
+
+    def end_removals(self, removals: Collection[Removal], status: Literal["done", "void"]) -> None:
+        """Say what became of started removals; pseudonyms are removed right here."""
+        with self.change() as db:
+            for removal in removals:
+                if removal.kind == PSEUDONYMS and status == "done":
+                    db.execute(_NO_SUBJECT, (removal.name,))
+                db.execute(
+                    "UPDATE removals SET status = ?, finished = ? WHERE seq = ?", (status, now(), removal.seq)
+                )
+                self._append_removal(removal.seq)
+            if status == "done" and any(r.kind == PSEUDONYMS for r in removals):
+                self.append_samples()
+
+    def removals(self) -> list[Removal]:
+        """Everything that was removed or is about to be, in order."""
+        return [Removal(*row) for row in self.rows("SELECT * FROM removals ORDER BY seq")]
+
+    def removed(self, name: str) -> bool:
+        """Whether what has this name is gone, or is going, on purpose."""
+        return bool(self.rows("SELECT 1 FROM removals WHERE name = ? AND status <> 'void'", name))
+
+    def removed_names(self) -> set[str]:
+        """Names of all that is gone, or is going, on purpose: their absence is no damage."""
+        return {name for (name,) in self.rows("SELECT name FROM removals WHERE status <> 'void'")}
+
+    def erased_images(self) -> dict[int, State]:
+        """Positions of the samples whose images were erased ("done") or may be half erased ("started")."""
+        return dict(self.rows(_ERASED, IMAGES))
+
+    def erasable(self) -> dict[str, list[tuple[int, bool]]]:
+        """Deleted samples of each request id: position, and whether a pseudonym is still there."""
+        found: dict[str, list[tuple[int, bool]]] = {}
+        for request_id, position, named in self.rows(_ERASABLE):
+            found.setdefault(request_id, []).append((position, bool(named)))
+        return found
+
+    def positions(self, name: str) -> list[int]:
+        """Positions of the deleted samples of "request-3"."""
+        return [position for (position,) in self.rows(_POSITIONS, int(name.removeprefix("request-")))]
+
+    def forget_deleted_pages(self) -> None:
+        """Bring the write-ahead log into the file and empty it, so that it keeps no older rows."""
+        self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _append_removal(self, seq: int) -> None:
+        ((kind, name, items, size, reason, status),) = self.rows(
+            "SELECT kind, name, items, bytes, reason, status FROM removals WHERE seq = ?", seq
+        )
+        visible: dict[str, Any] = {"kind": kind, "name": name, "items": items, "bytes": size}
+        self.append("removal", seq, **visible, reason=reason, status=status)
+
+
+# A request that was erased twice (a kill, a cache put back from a backup) counts as its last removal says.
+_ERASED = """SELECT s.position, p.status FROM removals p
+    JOIN requests r ON p.name = 'request-' || r.seq
+    JOIN tombstones t ON t.request_id = r.request_id
+    JOIN samples s ON s.id = t.sample_id
+    WHERE p.kind = ? AND p.status <> 'void' ORDER BY p.seq"""
+_ERASABLE = """SELECT t.request_id, s.position, s.subject <> '' FROM tombstones t
+    JOIN samples s ON s.id = t.sample_id ORDER BY s.position"""
+_POSITIONS = """SELECT s.position FROM requests r JOIN tombstones t ON t.request_id = r.request_id
+    JOIN samples s ON s.id = t.sample_id WHERE r.seq = ? ORDER BY s.position"""
+_NO_SUBJECT = """UPDATE samples SET subject = '' WHERE id IN (SELECT t.sample_id FROM tombstones t
+    JOIN requests r ON r.request_id = t.request_id WHERE 'request-' || r.seq = ?)"""

@@ -1,0 +1,93 @@
+"""One process at a time writes to a store."""
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from qmu_edge.errors import BusyError, ConfigError
+from qmu_edge.io.files import unfinished, write_atomic
+
+
+@contextmanager
+def hold(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Be the only process that writes to the store in `folder`.
+
+    The lock is the kernel's, so it is free the moment its holder dies, however it dies. The
+    file "holder" beside it only tells people whom they wait for; no decision is read from it.
+    Unfinished files in the folder, whose writers are dead, are removed first.
+
+    Args:
+        folder: The store; it must exist.
+        wait_s: Seconds to wait for another holder before giving up.
+
+    Raises:
+        BusyError: Somebody holds it, also when that is this process.
+        ConfigError: The folder is missing or cannot be written to.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"no store at {folder}: the folder does not exist")
+    holder = folder / "holder"
+    lock = FileLock(folder / "lock", timeout=max(wait_s, 0.0))
+    try:
+        lock.acquire()
+    except Timeout as error:
+        who = holder_of(folder) or "a process that has not written its name"
+        raise BusyError(f"store {folder} is held by {who}") from error
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot lock {folder / 'lock'}: {reason}") from error
+    try:
+        _sweep(folder)
+        write_atomic(holder, _who().encode())
+        yield
+    finally:
+        with suppress(OSError):
+            holder.unlink()
+        lock.release()
+
+
+def holder_of(folder: Path) -> str | None:
+    """Who holds the store in `folder`, for people: "pid 7, host h, ..."; None when nobody says so.
+
+    A holder that was killed leaves its name behind; on this machine that is recognised.
+    """
+    try:
+        with (folder / "holder").open(encoding="utf-8", errors="replace") as file:
+            lines = file.read(1000).splitlines()
+    except OSError:
+        return None
+    here = f"host {platform.node()}" in lines
+    return None if here and not _lives(lines[0]) else ", ".join(lines)
+
+
+def _who() -> str:
+    # The program's name alone: its arguments may name a person.
+    return (
+        f"pid {os.getpid()}\nhost {platform.node()}\ncommand {Path(sys.argv[0]).name}\n"
+        f"since {datetime.now(UTC).isoformat(timespec='seconds')}\n"
+    )
+
+
+def _lives(line: str) -> bool:
+    """Whether the process of a line "pid 7" runs on this machine; True when in doubt."""
+    try:
+        os.kill(int(line.removeprefix("pid ")), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, OverflowError):
+        return True
+    return True
+
+
+def _sweep(folder: Path) -> None:
+    for path in unfinished(folder):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot remove {path}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""Training: batches, the loop that all methods share, checkpoints, re-quantization."""

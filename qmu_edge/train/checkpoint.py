@@ -1,0 +1,134 @@
+"""Checkpoints: latent weights and quantizer state as safetensors, with what is needed to rebuild the network.
+
+One file, no pickle, the same bytes for the same network. The header entry `qmu_edge` is canonical JSON:
+the model section of the recipe, channels and classes, normalisation, class names, image size, and where
+the network came from (its parent's digest and the method).
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from qmu_edge.errors import ConfigError, IntegrityError, UnlearnError
+from qmu_edge.io.json import shown
+from qmu_edge.models.build import build
+from qmu_edge.models.layers import Classifier, Factory, Shape
+from qmu_edge.recipe import ModelRecipe
+
+FORMAT = 1
+MAX_CHANNELS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a checkpoint says about itself beside the network.
+
+    Attributes:
+        class_names: In label order.
+        size: Image side in pixels.
+        split: Digest of the sample index it was trained on.
+        method: "train" or the unlearning method.
+        parent: Digest of the checkpoint that was unlearned; "" after training.
+    """
+
+    class_names: tuple[str, ...]
+    size: int
+    split: str
+    method: str = "train"
+    parent: str = ""
+
+
+def dumps(model: Classifier, origin: Origin) -> bytes:
+    """The file of a network.
+
+    Raises:
+        UnlearnError: A weight is NaN or infinite.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    _require_finite(tensors, UnlearnError("the network holds weights that are not finite"))
+    header = {
+        "format": FORMAT,
+        "model": model.recipe.model_dump(mode="json"),
+        "shape": asdict(model.shape),
+        "origin": asdict(origin),
+    }
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"))
+    return save_tensors(tensors, metadata={"qmu_edge": text})
+
+
+def loads(
+    data: bytes, source: str, expected: ModelRecipe | None = None, factory: Factory | None = None
+) -> tuple[Classifier, Origin]:
+    """Rebuild a network from its file, on the CPU.
+
+    Args:
+        data: The file.
+        source: What to call it in an error.
+        expected: The network that the project's recipe describes.
+        factory: Makes the body of a network of the user's own. The file itself never brings code.
+
+    Raises:
+        ConfigError: It is such a network, and there is no factory.
+        IntegrityError: Not such a file, damaged, another network, or weights that are not finite.
+    """
+    header = _header(data, source)
+    try:
+        recipe = ModelRecipe.model_validate(header["model"])
+        shape = TypeAdapter(Shape).validate_json(json.dumps(header["shape"]), strict=True, extra="forbid")
+        origin = TypeAdapter(Origin).validate_json(json.dumps(header["origin"]), strict=True, extra="forbid")
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = shown(".".join(map(str, problem["loc"])))
+        raise IntegrityError(
+            f"{source}: its header does not describe a network: {error.title} {where}: {problem['msg']}"
+        ) from None
+    except (KeyError, ConfigError) as error:
+        raise IntegrityError(f"{source}: its header does not describe a network: {error}") from None
+    # Both before a network of that size is built.
+    if shape.classes != len(origin.class_names):
+        raise IntegrityError(f"{source}: {shape.classes} classes with {len(origin.class_names)} names")
+    if shape.channels > MAX_CHANNELS:
+        raise IntegrityError(f"{source}: {shape.channels} image channels, allowed {MAX_CHANNELS}")
+    if expected is not None and recipe != expected:
+        raise IntegrityError(f"{source}: a checkpoint of another model: {_difference(recipe, expected)}")
+    try:
+        tensors = load_tensors(data)
+        model = build(recipe, shape, seed=0, factory=factory)
+        model.load_state_dict(tensors)
+    except (SafetensorError, RuntimeError) as error:
+        first = str(error).partition("\n")[0][:200]
+        raise IntegrityError(f"{source}: its tensors do not fit its header: {first}") from None
+    _require_finite(tensors, IntegrityError(f"{source}: holds weights that are not finite"))
+    return model.eval(), origin
+
+
+def _header(data: bytes, source: str) -> dict[str, Any]:
+    """The JSON entry of a safetensors header, read without touching the tensors."""
+    try:
+        length = int.from_bytes(data[:8], "little")
+        if len(data) < 8 + length or length > 2**24:
+            raise ValueError(f"{len(data)} bytes, header of {length}")
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        header: dict[str, Any] = json.loads(metadata["qmu_edge"])
+        if header["format"] != FORMAT:
+            raise ValueError(f"format {shown(header['format'])}, allowed is {FORMAT}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IntegrityError(f"{source}: not a checkpoint of qmu-edge: {error}") from None
+    return header
+
+
+def _require_finite(tensors: dict[str, torch.Tensor], error: Exception) -> None:
+    for name, value in tensors.items():
+        if not bool(value.isfinite().all()):
+            raise type(error)(f"{error}: {name}")
+
+
+def _difference(found: ModelRecipe, expected: ModelRecipe) -> str:
+    pairs = ((k, v, getattr(expected, k)) for k, v in found.model_dump().items())
+    return ", ".join(f"{k} is {v}, the recipe says {e}" for k, v, e in pairs if v != e)

@@ -1,0 +1,192 @@
+"""Quantization-aware training: `fit` can continue after a kill; `predict` computes logits."""
+
+import copy
+import hashlib
+import math
+import time
+from pathlib import Path
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from qmu_edge.io.files import write_atomic
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.calibration import calibrate, calibration_batches
+from qmu_edge.recipe import TrainRecipe
+from qmu_edge.runtime.malloc import kept_memory
+from qmu_edge.train.batches import Augment, Samples
+from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch
+
+SAVE_EVERY_S: Final = 20.0
+
+
+def fit(
+    model: nn.Module,
+    samples: Samples,
+    recipe: TrainRecipe,
+    augment: Augment,
+    *,
+    progress: Progress,
+    label: str = "training",
+    resume: Path | None = None,
+) -> nn.Module:
+    """Train a freshly built network, from calibration to the end of its schedule.
+
+    Args:
+        model: On the device of the samples.
+        samples: Training images.
+        recipe: Every number of the run.
+        augment: Augmentation of training images.
+        progress: Where to count.
+        label: What to call it there.
+        resume: File that keeps the state between epochs; removed at the end. A state of the same run
+            is continued, anything else in it is ignored.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UnlearnError: The set is empty, or the loss is not finite.
+    """
+    samples.require_some("training")
+    generator = torch.Generator().manual_seed(recipe.seed)
+    per_epoch = steps_per_epoch(len(samples), recipe.batch)
+    settings = Optimization(
+        epochs=recipe.epochs, lr=recipe.lr, momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay, scale_lr=recipe.step_lr, warmup=recipe.warmup,
+        precision=recipe.precision,
+    )  # fmt: skip
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = _identity(samples, recipe, augment)
+    state = _restore(model, generator, run, resume)
+    descent = Descent(model, settings, recipe.epochs * per_epoch, progress)
+    progress.start(label, recipe.epochs * len(samples))
+    first = _continue(descent, state) if state else 0
+    if first == 0:
+        calibrate_on(model, samples, recipe.batch, generator, augment)
+    saved = time.monotonic()
+    with kept_memory(samples.device):
+        for epoch in range(first, recipe.epochs):
+            model.train()
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
+            descent.epoch(samples.batches(recipe.batch, generator, augment))
+            if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
+                _save(descent, generator, run, epoch + 1, resume)
+                saved = time.monotonic()
+    progress.finish()
+    if resume is not None:
+        resume.unlink(missing_ok=True)
+    return model.eval()
+
+
+def calibrate_on(
+    model: nn.Module,
+    samples: Samples,
+    batch: int,
+    generator: torch.Generator,
+    augment: Augment,
+    part: nn.Module | None = None,
+) -> None:
+    """Calibrate `model`, or a part of it, on as many shuffled batches as its quantizers need."""
+    wanted = calibration_batches(model)
+
+    def images() -> "list[Tensor]":
+        found: list[Tensor] = []
+        while len(found) < wanted:
+            for item in samples.batches(batch, generator, augment):
+                found.append(item.images)
+                if len(found) == wanted:
+                    break
+        return found
+
+    calibrate(model, images(), part)
+
+
+def _identity(samples: Samples, recipe: TrainRecipe, augment: Augment) -> Tensor:
+    """SHA-256 of what a run is made from, beside its network, as a tensor."""
+    rows = (samples.index.cpu().numpy().tobytes(), samples.labels.cpu().numpy().tobytes())
+    digest = hashlib.sha256(b"".join([f"{recipe!r}{augment!r}".encode(), *rows])).digest()
+    return torch.tensor(list(digest), dtype=torch.uint8)
+
+
+def _save(descent: Descent, generator: torch.Generator, run: Tensor, epoch: int, path: Path) -> None:
+    tensors = {f"model.{k}": v.contiguous() for k, v in descent.model.state_dict().items()}
+    for number, parameter in enumerate(descent.parameters):
+        momentum = descent.optimizer.state[parameter].get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum.{number}"] = momentum.contiguous()
+    tensors["generator"] = generator.get_state()
+    tensors["epoch"] = torch.tensor([epoch, descent.schedule.last_epoch])
+    tensors["run"] = run
+    data = save_tensors(tensors)
+    write_atomic(path, hashlib.sha256(data).digest() + data, mode=0o600)
+
+
+def _restore(
+    model: nn.Module, generator: torch.Generator, run: Tensor, path: Path | None
+) -> dict[str, Tensor]:
+    """Put a saved state of the same run into `model` and `generator`; all of it, empty without one.
+
+    Before there is an optimizer: Brevitas makes new scale parameters when it loads a state.
+    """
+    if path is None or not path.is_file():
+        return {}
+    stored = path.read_bytes()
+    if hashlib.sha256(stored[32:]).digest() != stored[:32]:
+        return {}
+    try:
+        tensors = load_tensors(stored[32:])
+        weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
+        # Loading marks Brevitas' statistics as collected, so a copy has to show that it works.
+        copy.deepcopy(model).load_state_dict(weights)
+        if not torch.equal(tensors["run"], run) or tensors["epoch"].shape != (2,):
+            return {}
+        generator.set_state(tensors["generator"])
+    except (SafetensorError, KeyError, RuntimeError, ValueError, TypeError):
+        return {}  # a damaged or foreign state is worth nothing: begin again
+    device = next(model.parameters()).device
+    model.load_state_dict(weights)
+    model.to(device)  # the new parameters are on the CPU
+    return tensors
+
+
+def _continue(descent: Descent, state: dict[str, Tensor]) -> int:
+    """Put the rest of a saved state into `descent`; the epoch to go on with."""
+    epoch, step = state["epoch"].tolist()
+    for number, parameter in enumerate(descent.parameters):
+        if f"momentum.{number}" in state:
+            momentum = torch.empty_like(parameter)  # fused kernels want the parameter's memory layout
+            momentum.copy_(state[f"momentum.{number}"])
+            descent.optimizer.state[parameter]["momentum_buffer"] = momentum
+    descent.schedule.last_epoch = step
+    for group, base in zip(descent.optimizer.param_groups, descent.schedule.base_lrs, strict=True):
+        group["lr"] = base * descent.schedule.lr_lambdas[0](step)
+    descent.progress.note(f"continuing after epoch {epoch}")
+    return int(epoch)
+
+
+def predict(model: nn.Module, samples: Samples, batch: int = 512) -> Float[Tensor, "n k"]:
+    """Logits of all images in order, in float32 and evaluation mode, on the host.
+
+    The mode of every module is restored.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    with torch.inference_mode():
+        logits = [model(b.images).float().cpu() for b in samples.batches(batch)]
+    for module, training in modes:
+        module.training = training
+    return torch.cat(logits)
+
+
+def accuracy(model: nn.Module, samples: Samples) -> float:
+    """Share of images whose largest logit is their label; NaN for an empty set."""
+    if len(samples) == 0:
+        return math.nan
+    predicted = predict(model, samples).argmax(1)
+    return float((predicted == samples.labels.cpu()).double().mean())

@@ -1,0 +1,334 @@
+"""The optimizer loop that training and unlearning methods share.
+
+`Descent` is one run: parameter groups, mixed precision, schedule, a check that the loss stays finite.
+Most methods only call `step`. Those that combine or change gradients take one as a flat vector with
+`gradient` and go down it with `follow`.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qmu_edge.errors import UnlearnError
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.blocks import spare
+from qmu_edge.models.calibration import Group, parameter_group, penalised
+from qmu_edge.models.kernels.fused import PLAIN, Passes, using
+from qmu_edge.models.kernels.native import native
+from qmu_edge.runtime.memory import PassState, ran_out
+from qmu_edge.runtime.parallel import average, processes, shared_batches
+from qmu_edge.runtime.throughput import timed
+from qmu_edge.train.batches import Batch
+
+Schedule = Literal["cosine", "constant", "exponential"]
+T = TypeVar("T")
+NATIVE_FROM_STEPS: Final = 100  # compiling takes a second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimization:
+    """Hyperparameters of one run.
+
+    Attributes:
+        epochs: Passes over the data.
+        lr: Learning rate at the top of the schedule.
+        optimizer: "sgd", "adam" or "adamw".
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights, and on what a quantizer penalises.
+        scale_lr: Learning rate of quantizer scales relative to `lr`; 0 freezes them.
+        schedule: "cosine" to zero, "constant", or "exponential" down to `final`.
+        warmup: Epochs of linear warm-up before the cosine.
+        final: Last learning rate relative to `lr` of the exponential schedule.
+        clip_norm: Largest norm of a gradient, longer ones are scaled down; 0 for no limit.
+        precision: "float32", "bfloat16" or "auto".
+    """
+
+    epochs: int = 10
+    lr: float = 0.01
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    scale_lr: float = 0.0
+    schedule: Schedule = "cosine"
+    warmup: float = 0.0
+    final: float = 0.1
+    clip_norm: float = 0.0
+    precision: str = "auto"
+
+
+def cosine(step: int, steps: int, warmup: int) -> float:
+    """Factor of the learning rate: linear over `warmup` steps, then half a cosine to zero.
+
+    >>> [round(cosine(s, 8, 2), 2) for s in (0, 1, 2, 5, 8)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def exponential(step: int, steps: int, final: float) -> float:
+    """Factor of the learning rate: from 1 at the first step to `final` at the last.
+
+    >>> [round(exponential(s, 5, 0.01), 4) for s in (0, 2, 4)]
+    [1.0, 0.1, 0.01]
+    """
+    return float(final ** (step / max(1, steps - 1)))
+
+
+def mixed_precision(precision: str, model: nn.Module) -> bool:
+    """Whether to compute in bfloat16: asked for, or "auto" where it is faster on the device of `model`.
+
+    Processors with vector but no matrix units for it gain a third in convolutions, and lose as much where
+    these are grouped.
+    """
+    if precision != "auto":
+        return precision == "bfloat16"
+    if next(model.parameters()).device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if torch.cpu._is_amx_tile_supported():
+        return True
+    grouped = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
+    return bool(torch.cpu._is_avx512_bf16_supported()) and not grouped
+
+
+def _passes(device: torch.device, steps: int, progress: Progress) -> Passes:
+    if device.type == "cuda":
+        kernels = _kernels(device)
+        if kernels is None:
+            progress.note("no Triton kernels for the quantizers: they run as they stand, slower")
+        return kernels or PLAIN
+    if device.type != "cpu" or steps < NATIVE_FROM_STEPS:
+        return PLAIN
+    compiled = native()
+    if compiled is None:
+        progress.note("no C++ compiler for the quantizers: they run as they stand, about a quarter slower")
+    return compiled or PLAIN
+
+
+def _kernels(device: torch.device) -> Passes | None:
+    try:
+        from qmu_edge.models.kernels.triton import tried
+    except ImportError:
+        return None
+    return tried(device)
+
+
+class Span(NamedTuple):
+    """Where a parameter lies in a flat gradient."""
+
+    name: str
+    group: Group
+    part: slice
+
+
+class Descent:
+    """One run over the parameters of a model that require a gradient.
+
+    Attributes:
+        model: What is changed.
+        parameters: The parameters that are optimized, in the order of flat gradients.
+        spans: Name, group and place of each of them in a flat gradient.
+        optimizer, schedule, progress: As in PyTorch; where images are counted.
+        passes: What quantizers run: machine code in long runs on the CPU.
+    """
+
+    def __init__(self, model: nn.Module, settings: Optimization, steps: int, progress: Progress) -> None:
+        """Prepare `steps` steps; freezes quantizer scales unless `settings.scale_lr` is given."""
+        self.model, self.progress = model, progress
+        self.device = next(model.parameters()).device
+        groups = _parameter_groups(model, settings)
+        self.parameters: list[Tensor] = [p for g in groups for p in g["params"]]  # type: ignore[attr-defined]
+        self.optimizer = _optimizer(groups, settings)
+        self.schedule = _schedule(self.optimizer, settings, steps)
+        self.mixed = mixed_precision(settings.precision, model)
+        self.passes = _passes(self.device, steps, progress)
+        self.spans = _spans(model, self.parameters)
+        self._clip_norm = settings.clip_norm
+        self._passes_done = 0  # the second needs most: the optimizer has its own tensors then
+        self._loss_sum = torch.zeros((), device=self.device)
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Context of the forward pass: mixed precision, the quantizers' passes, shared batches."""
+        mixed = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed)
+        with mixed, using(self.passes), shared_batches():
+            yield
+
+    def step(self, loss: Callable[[], Tensor], images: int) -> None:
+        """One step down `loss`, which is computed in mixed precision where that is on."""
+
+        def work() -> Tensor:
+            self.optimizer.zero_grad(set_to_none=True)
+            with self.autocast():
+                value = loss()
+            value.backward()  # type: ignore[no-untyped-call]
+            return value.detach()
+
+        with timed("step"):
+            value = self._within_memory(work)
+            average([p.grad for p in self.parameters if p.grad is not None])
+            self._update(value, images)
+
+    def epoch(self, batches: Iterable[Batch]) -> None:
+        """One pass down the mean cross-entropy of `batches`, in the mode that the model is in.
+
+        Raises:
+            UnlearnError: A loss was NaN or infinite.
+        """
+        for b in batches:
+            self.step(lambda b=b: F.cross_entropy(self.model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
+        self.require_finite()
+
+    def gradient(self, loss: Callable[[], Tensor]) -> Float[Tensor, " d"]:
+        """Gradient of `loss` over all `parameters`, flat; nothing is changed.
+
+        A parameter that the loss does not depend on has gradient 0.
+        """
+
+        def work() -> tuple[Tensor, tuple[Tensor, ...]]:
+            with self.autocast():
+                value = loss()
+            found = torch.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True)
+            return value.detach(), found
+
+        with timed("step"):
+            value, found = self._within_memory(work)
+            self._loss_sum += value
+            flat = torch.empty(sum(p.numel() for p in self.parameters), device=self.device)
+            torch._foreach_copy_(self.views(flat), list(found))
+            average([flat])
+            return flat
+
+    def _within_memory(self, work: Callable[[], T]) -> T:
+        """A pass forward and backward; where it runs out of memory, the same once more that keeps less."""
+        state = None if self._passes_done > 1 else PassState.of(self.model)
+        try:
+            found = work()
+        except (RuntimeError, MemoryError) as error:
+            # Processes that share a batch wait for each other: one alone cannot begin again.
+            if not ran_out(error) or processes() > 1 or not spare(self.model):
+                raise
+        else:
+            self._passes_done += 1
+            return found
+        # Not in the handler above: the error holds on to what the failed pass has stored.
+        self.progress.note("not enough memory for this batch: blocks are computed twice, a third more work")
+        if state is not None:
+            state.restore(self.model)
+        return work()
+
+    def views(self, flat: Float[Tensor, " d"]) -> list[Tensor]:
+        """The parts of a flat vector in the shapes and memory layouts of the parameters."""
+        return [
+            flat[span.part].as_strided(p.size(), p.stride(), flat.storage_offset() + span.part.start)
+            for span, p in zip(self.spans, self.parameters, strict=True)
+        ]
+
+    def follow(self, gradient: Float[Tensor, " d"], images: int) -> None:
+        """One step down a flat gradient, which is used up."""
+        with timed("step"):
+            for parameter, view in zip(self.parameters, self.views(gradient), strict=True):
+                parameter.grad = view
+            self._update(gradient.new_zeros(()), images)
+
+    def _update(self, loss: Tensor, images: int) -> None:
+        if self._clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self._clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self._loss_sum += loss
+        self.progress.advance(images)
+
+    def require_finite(self) -> None:
+        """Check the losses since the last call at once, so that a step never waits for the host.
+
+        Raises:
+            UnlearnError: A loss was NaN or infinite.
+        """
+        if not bool(self._loss_sum.isfinite()):
+            raise UnlearnError("the loss is not finite: the run diverged; try a smaller learning rate")
+        self._loss_sum.zero_()
+
+
+def _parameter_groups(model: nn.Module, settings: Optimization) -> list[dict[str, object]]:
+    decayed: list[Tensor] = []
+    plain: list[Tensor] = []
+    scales: list[Tensor] = []
+    pulled: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        group = parameter_group(name, model)
+        if group in ("weight_scale", "activation_scale"):
+            parameter.requires_grad_(settings.scale_lr > 0)
+            if settings.scale_lr > 0:
+                (pulled if penalised(name, model) else scales).append(parameter)
+        elif parameter.requires_grad:
+            (decayed if parameter.dim() > 1 else plain).append(parameter)
+    groups: list[dict[str, object]] = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+        {"params": scales, "weight_decay": 0.0, "lr": settings.lr * settings.scale_lr},
+        {"params": pulled, "weight_decay": settings.weight_decay, "lr": settings.lr * settings.scale_lr},
+    ]
+    return [g for g in groups if g["params"]]
+
+
+_OPTIMIZERS: Final = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def _optimizer(groups: list[dict[str, object]], settings: Optimization) -> torch.optim.Optimizer:
+    extra = {"momentum": settings.momentum} if settings.optimizer == "sgd" else {}
+    made: torch.optim.Optimizer = _OPTIMIZERS[settings.optimizer](groups, lr=settings.lr, fused=True, **extra)
+    return made
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, settings: Optimization, steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    warmup = round(settings.warmup * steps / max(1, settings.epochs))
+    factor: dict[Schedule, Callable[[int], float]] = {
+        "cosine": lambda step: cosine(step, steps, warmup),
+        "constant": lambda step: 1.0,
+        "exponential": lambda step: exponential(step, steps, settings.final),
+    }
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor[settings.schedule])
+
+
+def _spans(model: nn.Module, parameters: list[Tensor]) -> list[Span]:
+    names = {id(p): name for name, p in model.named_parameters()}
+    spans, start = [], 0
+    for parameter in parameters:
+        name = names[id(parameter)]
+        spans.append(
+            Span(name, parameter_group(name, model), slice(start, start := start + parameter.numel()))
+        )
+    return spans
+
+
+def steps_per_epoch(images: int, batch: int) -> int:
+    """Batches of one pass, the last one possibly smaller.
+
+    >>> steps_per_epoch(257, 128)
+    3
+    """
+    return -(-images // batch)
+
+
+def train_mode(model: nn.Module, *, statistics: bool) -> nn.Module:
+    """Put `model` into training mode; batch-norm statistics and dropout only where `statistics` is true.
+
+    Methods that must not let forget images into the statistics train with `statistics=False`.
+    """
+    model.train()
+    if not statistics:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.Dropout):
+                module.eval()
+    return model

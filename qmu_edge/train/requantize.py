@@ -1,0 +1,155 @@
+"""Make batch-norm statistics and grids true again after training or unlearning, on retain data only.
+
+Changed weights make old measurements (on the deleted images too) wrong. Activation steps are chosen anew by
+least squared rounding error on retain images, around the learned step; batch-norm statistics are the plain
+average over retain images.
+
+Activation steps become powers of two on the way, unless the recipe says otherwise, and batch-norms take the
+values that integer kernels can compute: that makes the exported file and PyTorch agree to the bit (see
+`qmu_edge.models.deploy`).
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+from brevitas.core.quant import RescalingIntQuant
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.calibration import require_calibrated
+from qmu_edge.models.deploy import settle
+from qmu_edge.models.kernels.steps import short_mantissa
+from qmu_edge.models.layers import Classifier
+from qmu_edge.models.quantizers.presets import LearnedStep
+from qmu_edge.train.batches import Samples
+
+FACTORS: Final = tuple(float(f) for f in torch.logspace(-1.0, 1.0, 5, base=2.0))
+STEP_IMAGES: Final = 1024
+STATISTICS_IMAGES: Final = 10_000
+
+
+def candidates(step: Float[Tensor, ""], rule: str) -> list[Float[Tensor, ""]]:
+    """Steps around `step`, one for each of `FACTORS`; the nearest powers of two where that is the rule."""
+    around = [step * f for f in FACTORS]
+    return [short_mantissa(s, 1) for s in around] if rule == "power_of_two" else around
+
+
+def rounding_errors(
+    x: Float[Tensor, "..."], steps: list[Float[Tensor, ""]], low: float, high: float
+) -> Float[Tensor, " s"]:
+    """Sum of squared rounding errors of `x` on the grid of each of `steps`.
+
+    >>> steps = [torch.tensor(0.5), torch.tensor(1.0)]
+    >>> rounding_errors(torch.tensor([1.0, 2.0]), steps, 0.0, 3.0)
+    tensor([0.2500, 0.0000])
+    """
+    return torch.stack([((x / s).round().clamp(low, high) * s - x).square().sum() for s in steps])
+
+
+def _activation_quantizers(model: nn.Module) -> Iterator[RescalingIntQuant]:
+    for name, module in model.named_modules():
+        if isinstance(module, RescalingIntQuant) and "act_quant" in name:
+            yield module
+
+
+def _step(quantizer: RescalingIntQuant) -> Tensor:
+    threshold = quantizer.int_scaling_impl(quantizer.msb_clamp_bit_width_impl())
+    step: Tensor = quantizer.scaling_impl(threshold, threshold)
+    return step
+
+
+def _set_step(quantizer: RescalingIntQuant, step: Tensor) -> None:
+    scaling = quantizer.scaling_impl
+    if isinstance(scaling, LearnedStep):
+        scaling.step.copy_(step)
+    else:  # Brevitas keeps the largest value, step x largest code, which is as exact as the step
+        scaling.value.copy_(step * quantizer.int_scaling_impl(quantizer.msb_clamp_bit_width_impl()))
+
+
+def fit_activation_steps(model: Classifier, retain: Samples, batch: int, generator: torch.Generator) -> None:
+    """Set each activation step to the candidate with the least rounding error on retain images."""
+    quantizers = list(_activation_quantizers(model))
+    errors = [torch.zeros(len(FACTORS), device=retain.device) for _ in quantizers]
+    rule = model.recipe.activation_steps
+    handles = [
+        q.register_forward_pre_hook(_accumulate(error, rule))
+        for q, error in zip(quantizers, errors, strict=True)
+    ]
+    some = torch.randperm(len(retain), generator=generator)[:STEP_IMAGES]
+    model.eval()
+    try:
+        with torch.no_grad():
+            for b in retain.take(some).batches(batch):
+                model(b.images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    with torch.no_grad():
+        for quantizer, error in zip(quantizers, errors, strict=True):
+            _set_step(quantizer, candidates(_step(quantizer), rule)[int(error.argmin())])
+
+
+def _accumulate(error: Tensor, rule: str) -> Any:
+    def hook(quantizer: RescalingIntQuant, inputs: tuple[Tensor, ...]) -> None:
+        bits = quantizer.msb_clamp_bit_width_impl()
+        low, high = quantizer.int_quant.min_int(bits), quantizer.int_quant.max_int(bits)
+        error.add_(rounding_errors(inputs[0], candidates(_step(quantizer), rule), float(low), float(high)))
+
+    return hook
+
+
+def average_statistics(
+    model: Classifier,
+    retain: Samples,
+    batch: int,
+    generator: torch.Generator,
+    progress: Progress,
+    images: int = STATISTICS_IMAGES,
+) -> None:
+    """Set batch-norm statistics to the plain average over retain images, without augmentation."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # PyTorch's cumulative average
+        norm.train()
+    some = torch.randperm(len(retain), generator=generator)[:images]
+    if len(some) > batch and len(some) % batch:
+        some = some[: len(some) // batch * batch]  # a small last batch would count as much as a full one
+    progress.start("re-estimating statistics", len(some))
+    with torch.no_grad():
+        for b in retain.take(some).batches(batch):
+            model(b.images)
+            progress.advance(len(b.labels))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+    progress.finish()
+
+
+def requantize(
+    model: Classifier, retain: Samples, *, batch: int, seed: int, progress: Progress
+) -> Classifier:
+    """Re-estimate activation steps and batch-norm statistics, then settle the network, in place.
+
+    Args:
+        model: Calibrated; integer codes of the weights stay as they are.
+        retain: Only these images are read: never forget, validation or test images.
+        batch: Images per forward pass.
+        seed: Draws which retain images are used where there are more than needed.
+        progress: Where to count.
+
+    Raises:
+        UnlearnError: No retain image, or the network was never calibrated.
+    """
+    retain.require_some("retain")
+    require_calibrated(model)
+    generator = torch.Generator().manual_seed(seed)
+    average_statistics(model, retain, batch, generator, progress, STEP_IMAGES)
+    fit_activation_steps(model, retain, batch, generator)
+    average_statistics(model, retain, batch, generator, progress)
+    settle(model, retain.pool.shape[-1])
+    return model

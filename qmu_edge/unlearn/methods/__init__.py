@@ -1,0 +1,1 @@
+"""One file for each unlearning method. Nothing is imported here."""

@@ -1,0 +1,93 @@
+"""Bad teacher: on forget images imitate a network that was never trained, on retain images the original.
+
+What it leaves is nearly uniform on forget images, which a membership test can notice. It is here to
+compare with.
+
+Source: Chundawat, Tarun, Mandal and Kankanhalli, "Can Bad Teaching Induce Forgetting?", AAAI 2023,
+    arXiv:2205.08096.
+Differs: the untrained teacher is quantized like the network itself; its activation steps and batch-norm
+    statistics come from retain images. Batch-norm statistics of the network stay; scales are frozen.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, islice
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from qmu_edge.models.build import build
+from qmu_edge.models.calibration import calibrate, calibration_batches
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, Fraction, Positive
+from qmu_edge.train.batches import Batch, ForgetRetain, Samples, sent
+from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.unlearn.distillation import divergence, part, teacher
+from qmu_edge.unlearn.method import TRAINED, Method
+
+STATISTICS_BATCHES: Final = 30  # after them 4 % of an untrained batch-norm's first statistics are left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of the bad teacher.
+
+    Attributes:
+        epochs: Passes over the forget set and the chosen retain images.
+        lr: Learning rate of Adam.
+        batch: Images per step, of both sets.
+        retain_share: How much of the retain set is used, 0..1, at least one image.
+    """
+
+    epochs: Count = 1
+    lr: Positive = 1e-4
+    batch: Count = 128
+    retain_share: Fraction = 0.3
+
+
+def untrained(model: Classifier, retain: Samples, batch: int, generator: torch.Generator) -> Classifier:
+    """A teacher like `model` with weights drawn anew, calibrated on retain images."""
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    fresh = build(model.recipe, model.shape, seed, model.factory).to(retain.device)
+    images = (b.images for _ in count() for b in retain.batches(batch, generator))
+    calibrate(fresh, islice(images, max(STATISTICS_BATCHES, calibration_batches(fresh))))
+    return teacher(fresh)
+
+
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
+    """Unlearn `data.forget` from `model`, in place.
+
+    Raises:
+        UnlearnError: A set is empty, or the loss is not finite.
+    """
+    data.retain.require_some("retain")
+    both = data.forget + part(data.retain, params.retain_share, generator)
+    bad, good = untrained(model, data.retain, params.batch, generator), teacher(model)
+    settings = Optimization(
+        epochs=params.epochs, lr=params.lr, optimizer="adam", weight_decay=0.0, schedule="constant"
+    )
+    steps = params.epochs * steps_per_epoch(len(both), params.batch)
+    descent = Descent(model, settings, steps, data.progress)
+
+    def loss(b: Batch) -> Tensor:
+        forget = sent(b.positions < len(data.forget), both.device)
+        with torch.no_grad():
+            target = torch.where(forget[:, None], bad(b.images), good(b.images))
+        return divergence(target, model(b.images))
+
+    data.progress.start("bad_teacher", params.epochs * len(both))
+    train_mode(model, statistics=False)
+    for _ in range(params.epochs):
+        for b in both.batches(params.batch, generator, data.augment):
+            descent.step(partial(loss, b), len(b.labels))
+        descent.require_finite()
+    data.progress.finish()
+    return model
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="imitates an untrained network on the forget set, the original on retain images",
+    touches=TRAINED - {"bn_stats"},
+)  # fmt: skip

@@ -1,0 +1,107 @@
+"""Fisher forgetting: add noise to weights, the more the less the retain set needs them.
+
+What the retain set does not pin down may hold what only the forget set taught; noise covers it. Nothing is
+trained, and the forget images are not opened.
+
+Source: Golatkar, Achille and Soatto, "Eternal Sunshine of the Spotless Net", CVPR 2020,
+    arXiv:1911.04933, in the form of its batch-wise variant that the SalUn family of papers compares with.
+Differs: noise on weights of convolutions and of the classifier only; on scales, batch-norms and biases the
+    released code adds ten times as much, which is fatal to a quantizer. The Fisher comes from one backward
+    pass per batch instead of one per class (see `fisher`), and its variance is averaged over all inputs of
+    an output channel, which is what shares a quantizer step. The deviation is at most `cap` of that step:
+    more would draw new codes; float layers have no step and no cap. In a request for classes their rows of
+    the classifier start anew; the released code knows such a request by its size.
+Limit: weights that clip have no gradient, and count as unimportant.
+Shapes: o output channels.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from qmu_edge.models.calibration import train_only, weight_layers
+from qmu_edge.models.deploy import weight_scale
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, Positive
+from qmu_edge.train.batches import ForgetRetain
+from qmu_edge.train.loop import Descent, Optimization, train_mode
+from qmu_edge.unlearn.fisher import diagonal_fisher
+from qmu_edge.unlearn.method import Method
+
+LARGEST: Final = 1e3  # of the inverse Fisher, as released
+HEAD_GAIN: Final = 10.0  # as released
+ROW_DEVIATION: Final = 0.01  # of a forgotten class's row, as released: that of a fresh classifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of Fisher forgetting.
+
+    Attributes:
+        alpha: Variance of the noise where the Fisher is 1; the papers search 1e-9..1e-6.
+        cap: Largest standard deviation of the noise, in quantizer steps.
+        batch: Images per squared gradient.
+    """
+
+    alpha: Positive = 1e-7
+    cap: Positive = 0.5
+    batch: Count = 32
+
+
+def noise_variance(fisher: Float[Tensor, "o ..."], alpha: float, gain: float) -> Float[Tensor, " o"]:
+    """Variance of the noise on each output channel.
+
+    >>> noise_variance(torch.tensor([[1.0, 0.5], [0.0, 0.0]]), 2.0, 1.0)
+    tensor([   3., 2000.])
+    """
+    each = alpha * (gain / (fisher + 1e-8)).clamp_max(LARGEST)
+    return each.flatten(1).mean(1)
+
+
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
+    """Add noise to the weights of `model`, in place.
+
+    Raises:
+        UnlearnError: A set is empty, or a gradient is not finite.
+    """
+    data.retain.require_some("retain")
+    train_only(model, {"weights", "head"})
+    descent = Descent(model, Optimization(), 1, data.progress)
+    data.progress.start("fisher_forgetting", len(data.retain))
+    train_mode(model, statistics=False)
+    fisher = diagonal_fisher(
+        descent, data.retain, classes=model.shape.classes, batch=params.batch,
+        augment=data.augment, generator=generator,
+    )  # fmt: skip
+    descent.require_finite()
+    views = {s.name: v for s, v in zip(descent.spans, descent.views(fisher), strict=True)}
+    for name, layer in weight_layers(model):
+        head = name == "head"
+        deviation = noise_variance(views[f"{name}.weight"], params.alpha, HEAD_GAIN if head else 1.0).sqrt()
+        _disturb(layer, deviation, params.cap, data.classes if head else (), generator)
+    data.progress.finish()
+    return model
+
+
+@torch.no_grad()
+def _disturb(
+    layer: Any, deviation: Float[Tensor, " o"], cap: float, anew: tuple[int, ...], generator: torch.Generator
+) -> None:
+    """Add noise to the weight of a layer; the rows `anew` keep nothing but noise."""
+    weight: Tensor = layer.weight
+    if layer.weight_quant.is_quant_enabled:
+        deviation = torch.minimum(deviation, cap * weight_scale(layer))
+    weight[list(anew)] = 0.0
+    deviation[list(anew)] = ROW_DEVIATION
+    noise = torch.randn(weight.shape, generator=generator).to(weight.device)
+    weight.add_(noise * deviation.view(-1, *(1,) * (weight.dim() - 1)))
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="noise on the weights that the retain set needs least (Fisher forgetting)",
+    touches=frozenset({"weights", "head"}), reads=frozenset({"retain"}),
+)  # fmt: skip

@@ -1,0 +1,63 @@
+"""Gradient ascent: climb the loss of the forget set. Needs no retain data.
+
+The loss has no upper bound, so a large learning rate destroys the network; a small one flips hardly any
+integer code and forgets nothing that ships. It is here to compare with.
+
+Source: Thudi et al., "Unrolling SGD: Understanding Factors Influencing Machine Unlearning", EuroS&P 2022,
+    arXiv:2109.13398, in the form that the SalUn family of papers compares with.
+Differs: batch-norm statistics stay as they are, since forget batches alone would
+    drag them; scales are frozen; no weight decay, which would be forgetting everything else.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, Positive
+from qmu_edge.train.batches import ForgetRetain
+from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.unlearn.method import TRAINED, Method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of gradient ascent.
+
+    Attributes:
+        epochs: Passes over the forget set.
+        lr: Highest learning rate of the cosine schedule; the papers search 1e-5..1e-3.
+        batch: Images per step.
+    """
+
+    epochs: Count = 5
+    lr: Positive = 1e-4
+    batch: Count = 128
+
+
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
+    """Unlearn `data.forget` from `model`, in place.
+
+    Raises:
+        UnlearnError: The forget set is empty, or the loss is not finite.
+    """
+    settings = Optimization(epochs=params.epochs, lr=params.lr, weight_decay=0.0)
+    steps = params.epochs * steps_per_epoch(len(data.forget), params.batch)
+    descent = Descent(model, settings, steps, data.progress)
+    data.progress.start("grad_ascent", params.epochs * len(data.forget))
+    train_mode(model, statistics=False)
+    for _ in range(params.epochs):
+        for b in data.forget.batches(params.batch, generator, data.augment):
+            descent.step(lambda b=b: -F.cross_entropy(model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
+        descent.require_finite()
+    data.progress.finish()
+    return model
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="up the loss of the forget set; needs no retain data",
+    touches=TRAINED - {"bn_stats"}, reads=frozenset({"forget"}),
+)  # fmt: skip

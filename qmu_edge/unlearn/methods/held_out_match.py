@@ -1,0 +1,172 @@
+"""Held-out matching: give forget images the confidences that images never seen have.
+
+An image that was never seen is sometimes wrong, and often unsure. How often, and how unsure, is known from
+validation images. The forget images are ranked by how hard the original finds them; the hardest gets the true
+class's confidence of the hardest validation image of its class, and so on. What is left of each probability
+goes to the other classes as the original would share it out. Before every epoch the confidences of validation
+images are taken anew, because they change with the network: what has to look unseen is the network that is
+released. Training towards these targets ends by itself where forget images look unseen: there is nothing to
+overshoot. Classes that are forgotten whole get probability 0.
+
+Batch-norm statistics move on both sets, and are taken anew from retain images at re-quantization.
+
+For low-bit weights: gradients reach saturated weights, so that every integer code can move; the rest is plain
+training at a rate that moves whole codes.
+
+Source: of this project. Relatives: the similar labels of Q-MUL (arXiv:2503.13917), the accuracy-guided
+    smoothing of LoTUS (arXiv:2503.18314), held-out references of ReGUn (arXiv:2603.11210).
+Shapes: n forget images, m validation images, k classes.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from qmu_edge.models.calibration import clamp_through
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, Positive
+from qmu_edge.train.batches import Augment, ForgetRetain, Samples, sent
+from qmu_edge.train.fit import predict
+from qmu_edge.train.loop import Descent, Optimization
+from qmu_edge.unlearn.method import Method, validation_for_samples
+from qmu_edge.unlearn.relabelling import pair_steps, pairs, possible
+
+VIEWS: Final = 4  # augmented views by which hard images are told from easy ones
+SHARE: Final = 0.25  # of each batch are forget images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of held-out matching.
+
+    Attributes:
+        epochs: Passes over the larger set, in shares of the batch.
+        lr: Highest learning rate of the cosine schedule.
+        batch: Images per step, of both sets.
+    """
+
+    epochs: Count = 10
+    lr: Positive = 0.02
+    batch: Count = 128
+
+
+def confidence(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Log-odds of the true class; above 0 it has more than half of the probability.
+
+    >>> confidence(torch.tensor([[2.0, 0.0, -torch.inf]]), torch.tensor([0]))
+    tensor([2.])
+    """
+    true = F.one_hot(labels, logits.shape[1]).bool()
+    return logits[true] - logits.masked_fill(true, -torch.inf).logsumexp(1)
+
+
+def matched(forget: Float[Tensor, " n"], unseen: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
+    """The quantiles of `unseen`, in the order of `forget`.
+
+    >>> matched(torch.tensor([9.0, 7.0, 8.0]), torch.tensor([5.0, -1.0, 2.0]))
+    tensor([ 5., -1.,  2.])
+    """
+    n = len(forget)
+    return unseen.quantile((forget.argsort().argsort() + 0.5) / n, interpolation="nearest")
+
+
+def targets(
+    logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], odds: Float[Tensor, " n"]
+) -> Float[Tensor, "n k"]:
+    """Probabilities with these log-odds of the true class, the rest shared out as in `logits`.
+
+    >>> targets(torch.tensor([[9.0, 1.0, 1.0]]), torch.tensor([0]), torch.tensor([0.0]))
+    tensor([[0.5000, 0.2500, 0.2500]])
+    """
+    true = F.one_hot(labels, logits.shape[1]).bool()
+    others = logits.masked_fill(true, -torch.inf).softmax(1)
+    return torch.where(true, odds.sigmoid()[:, None], (-odds).sigmoid()[:, None] * others)
+
+
+def hardness(
+    model: Classifier, data: ForgetRetain, logits: Float[Tensor, "n k"], generator: torch.Generator
+) -> Float[Tensor, " n"]:
+    """Confidence in each forget image, summed over itself (`logits`) and augmented views; small is hard.
+
+    No views where all would be the same, or where a class is forgotten whole and nobody asks.
+    """
+    labels = data.forget.labels.cpu()
+    found = confidence(logits, labels)
+    for _ in range(0 if data.classes or data.augment == Augment() else VIEWS):
+        found += confidence(predict(model, _view(data.forget, data.augment, generator)), labels)
+    return found
+
+
+def unseen_odds(model: Classifier, data: ForgetRetain, ranks: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The confidence that each forget image would have if it had never been seen, class by class.
+
+    Args:
+        model: What it would have it in.
+        data: The sets; a class that is forgotten whole is never right.
+        ranks: The hardness of the forget images.
+    """
+    labels, odds = data.forget.labels.cpu(), torch.full((len(ranks),), -torch.inf)
+    if data.classes:
+        return odds
+    known = data.validation.labels.cpu()
+    unseen = confidence(predict(model, data.validation), known)
+    for label in set(labels.tolist()):
+        ours, theirs = labels == label, known == label
+        odds[ours] = matched(ranks[ours], unseen[theirs] if theirs.any() else unseen)
+    return odds
+
+
+def _view(samples: Samples, augment: Augment, generator: torch.Generator) -> Samples:
+    """The same images, each under one augmentation."""
+    images = augment(samples.images(), generator).contiguous()
+    pool = images.to(samples.pool.device)
+    return Samples(pool, torch.arange(len(images), device=pool.device), samples.labels, samples.device)
+
+
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
+    """Unlearn `data.forget` from `model`, in place.
+
+    Raises:
+        UnlearnError: A set is empty, or the loss is not finite.
+    """
+    data.retain.require_some("retain")
+    labels = data.forget.labels.cpu()
+    logits = predict(model, data.forget)
+    ranks = hardness(model, data, logits, generator)
+    logits = possible(logits, labels, data.unretained)
+    few = max(1, round(SHARE * params.batch))
+    sizes = few, max(1, params.batch - few)
+    steps = pair_steps(len(data.forget), len(data.retain), sizes)
+    descent = Descent(
+        model, Optimization(epochs=params.epochs, lr=params.lr), params.epochs * steps, data.progress
+    )
+
+    def loss(images: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+        logits = model(images)
+        forgotten = F.cross_entropy(logits[: len(target)], target, reduction="sum")
+        kept = F.cross_entropy(logits[len(target) :], labels, reduction="sum")
+        return (forgotten + kept) / len(images)
+
+    data.progress.start("held_out_match", params.epochs * steps * params.batch)
+    for _ in range(params.epochs):
+        odds = unseen_odds(model, data, ranks)
+        wanted = targets(logits, labels, odds).to(data.forget.device)
+        model.train()
+        for f, r in pairs(data.forget, data.retain, sizes, generator, data.augment):
+            images, target = torch.cat([f.images, r.images]), wanted[sent(f.positions, wanted.device)]
+            with clamp_through(model):
+                descent.step(lambda i=images, t=target, y=r.labels: loss(i, t, y), len(images))  # type: ignore[misc]
+        descent.require_finite()
+    data.progress.finish()
+    return model
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="the confidences of unseen images for the forget set, rank by rank (held-out matching)",
+    reads=frozenset({"forget", "retain", "validation"}), check=validation_for_samples,
+)  # fmt: skip

@@ -1,0 +1,166 @@
+"""Influence: one step along the difference of the mean gradients of forget and retain set.
+
+To first order, training without the forget set would have ended at the weights plus H^-1 v, where v is that
+difference, scaled by the share of the forget set, and H the curvature. Variant "released" leaves H out;
+"diagonal_fisher" divides by the diagonal Fisher of the retain set. How far to go is searched on validation
+images unless `alpha` says so.
+
+Source: Koh and Liang, "Understanding Black-box Predictions via Influence Functions", ICML 2017,
+    arXiv:1703.04730; for unlearning Izzo et al., "Approximate Data Deletion from Machine Learning Models",
+    AISTATS 2021, arXiv:2002.10077, in the form that the SalUn family of papers compares with ("IU").
+Differs: weights and biases only: a small change of a scale or a batch-norm moves a whole layer. The papers'
+    code means to multiply by an inverse Fisher (WoodFisher) and only rescales one gradient instead, so that
+    in effect it takes a step along v; "released" is that effect without the rescaled rest. Their one fixed
+    alpha (1..20) is the wrong length for most networks, hence the search; images of forgotten classes do
+    not count in it. Damping is relative to the mean of the Fisher.
+Shapes: d parameters that may move.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from qmu_edge.errors import UnlearnError
+from qmu_edge.models.calibration import Group, train_only
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.fit import accuracy
+from qmu_edge.train.loop import Descent, Optimization, train_mode
+from qmu_edge.unlearn.fisher import diagonal_fisher
+from qmu_edge.unlearn.method import BOTH, Method
+
+MOVES: Final[frozenset[Group]] = frozenset({"weights", "bias", "head"})
+LADDER: Final = tuple(2.0**power for power in range(-10, 11))
+SMALLEST: Final = 1e-12  # keeps a network without any curvature from dividing by zero
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of the influence step.
+
+    Attributes:
+        variant: "released": along the gradient difference; "diagonal_fisher": divided by the Fisher.
+        alpha: Length of the step; the papers search 1..20. 0: doubled from 2^-10 to at most 2^10 for as
+            long as validation accuracy stays within `max_drop`.
+        max_drop: What the search may cost in validation accuracy, as a fraction of the images.
+        damping: Added to the Fisher, relative to its mean.
+        batch: Images per gradient of the mean.
+        fisher_batch: Images per squared gradient of the Fisher.
+    """
+
+    variant: Literal["released", "diagonal_fisher"] = "released"
+    alpha: NotNegative = 0.0
+    max_drop: Fraction = 0.01
+    damping: Positive = 1.0
+    batch: Count = 128
+    fisher_batch: Count = 32
+
+
+def direction(forget: Float[Tensor, " d"], retain: Float[Tensor, " d"], share: float) -> Float[Tensor, " d"]:
+    """Towards a network without the forget set, which is `share` of all images, from two mean gradients.
+
+    >>> direction(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0]), 0.5)
+    tensor([ 0.5000, -1.0000])
+    """
+    return share * (forget - retain)
+
+
+def precondition(
+    step: Float[Tensor, " d"], fisher: Float[Tensor, " d"], damping: float
+) -> Float[Tensor, " d"]:
+    """Divide a step by the damped diagonal Fisher.
+
+    >>> precondition(torch.ones(2), torch.tensor([0.0, 2.0]), 1.0)
+    tensor([1.0000, 0.3333])
+    """
+    return step / (fisher + damping * fisher.mean() + SMALLEST)
+
+
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
+    """Move `model` by one step, in place.
+
+    Raises:
+        UnlearnError: A set is empty, a gradient is not finite, or every length costs too much accuracy.
+    """
+    data.retain.require_some("retain")
+    train_only(model, MOVES)
+    descent = Descent(model, Optimization(), 1, data.progress)
+    images = len(data.forget) + len(data.retain)
+    data.progress.start("influence", images)
+    train_mode(model, statistics=False)
+    forget = _mean_gradient(descent, data, data.forget, params, generator)
+    retain = _mean_gradient(descent, data, data.retain, params, generator)
+    step = direction(forget, retain, len(data.forget) / images)
+    if params.variant == "diagonal_fisher":
+        fisher = diagonal_fisher(
+            descent, data.retain, classes=model.shape.classes, batch=params.fisher_batch,
+            augment=data.augment, generator=generator,
+        )  # fmt: skip
+        step = precondition(step, fisher, params.damping)
+    descent.require_finite()
+    start = [p.detach().clone() for p in descent.parameters]
+    alpha = params.alpha or _search(descent, start, step, _judges(data), params.max_drop)
+    _move(descent, start, step, alpha)
+    data.progress.finish(f"alpha {alpha:g}")
+    return model
+
+
+def _mean_gradient(
+    descent: Descent, data: ForgetRetain, samples: Samples, params: Params, generator: torch.Generator
+) -> Float[Tensor, " d"]:
+    total = torch.zeros(sum(p.numel() for p in descent.parameters), device=samples.device)
+    for b in samples.batches(params.batch, generator, data.augment):
+        total += descent.gradient(
+            lambda b=b: F.cross_entropy(descent.model(b.images), b.labels, reduction="sum")  # type: ignore[misc]
+        )
+        data.progress.advance(len(b.labels))
+    return total / len(samples)
+
+
+@torch.no_grad()
+def _move(descent: Descent, start: list[Tensor], step: Float[Tensor, " d"], alpha: float) -> None:
+    torch._foreach_copy_(descent.parameters, start)
+    torch._foreach_add_(descent.parameters, descent.views(step), alpha=alpha)
+
+
+def _search(
+    descent: Descent, start: list[Tensor], step: Float[Tensor, " d"], judges: Samples, max_drop: float
+) -> float:
+    """The largest length before accuracy first drops by more than `max_drop`; leaves the model moved."""
+    least = accuracy(descent.model, judges) - max_drop
+    best = 0.0
+    for alpha in LADDER:
+        _move(descent, start, step, alpha)
+        if accuracy(descent.model, judges) < least:
+            break
+        best = alpha
+    if best == 0.0:
+        raise UnlearnError(
+            f"influence: the smallest step (alpha {LADDER[0]:g}) costs more than {max_drop:.1%} of "
+            "validation accuracy; allow more with max_drop, or give alpha"
+        )
+    return best
+
+
+def _judges(data: ForgetRetain) -> Samples:
+    """Validation images of classes that are kept."""
+    gone = torch.tensor(data.classes, dtype=torch.int64, device=data.validation.labels.device)
+    return data.validation.take(torch.nonzero(~torch.isin(data.validation.labels, gone))[:, 0])
+
+
+def _check(model: Classifier, data: ForgetRetain, params: Params) -> None:
+    """The search needs validation images."""
+    if params.alpha == 0.0:
+        _judges(data).require_some("validation")
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="one step along the gradient difference of forget and retain set (influence)",
+    touches=MOVES, reads=BOTH | {"validation"}, check=_check,
+)  # fmt: skip

@@ -1,0 +1,125 @@
+"""LoTUS: towards noisy, smoothed predictions of the original on the forget set, as smooth as is needed.
+
+How smooth is decided before each epoch by how far the accuracy on the forget set is above that on images
+never seen: a network that knows its forget images no better than others is done, and the run stops.
+
+Source: Spartalis, Semertzidis, Gavves and Daras, "LoTUS: Large-Scale Machine Unlearning with a Taste of
+    Uncertainty", CVPR 2025, arXiv:2503.18314.
+Differs: accuracies are those of the rounded weights, as shipped. Retain images get the class that the
+    original finds likeliest, where the released code draws one from its probabilities. There is always one
+    epoch: the accuracy of few forget images may be low by chance. A class that is forgotten whole has no
+    unseen images to come up to: its targets stay as smooth as they were at first, and the run stops when
+    none of its images is recognised. Five times the learning rate, so that codes flip; batch-norm statistics
+    stay; scales are frozen.
+Shapes: n images, k classes.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, Fraction, Positive
+from qmu_edge.train.batches import Batch, ForgetRetain, sent
+from qmu_edge.train.fit import accuracy
+from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.unlearn.distillation import part, teacher
+from qmu_edge.unlearn.method import TRAINED, Method, validation_for_samples
+
+ENOUGH: Final = -0.01  # the forget accuracy is this far below that of unseen images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of LoTUS.
+
+    Attributes:
+        epochs: Most passes over the forget set and the chosen retain images.
+        lr: Learning rate of AdamW.
+        batch: Images per step, of both sets.
+        alpha: How fast the temperature grows with the accuracy gap; the paper has 8 for 10 classes, 2 for
+            100.
+        retain_share: How much of the retain set is used, 0..1, at least one image.
+    """
+
+    epochs: Count = 10
+    lr: Positive = 5e-4
+    batch: Count = 128
+    alpha: Positive = 8.0
+    retain_share: Fraction = 0.3
+
+
+def temperature(alpha: float, gap: float) -> float:
+    """Of the forget targets: 1 where forget images are known as well as unseen ones, more above.
+
+    >>> temperature(8.0, 0.0), round(temperature(8.0, 0.1), 4)
+    (1.0, 2.2255)
+    """
+    return math.exp(alpha * gap)
+
+
+def gumbel(n: int, k: int, generator: torch.Generator) -> Float[Tensor, "n k"]:
+    """Standard Gumbel noise, on the CPU: added to logits, the largest is a draw from their softmax."""
+    return -torch.empty(n, k).exponential_(generator=generator).log()
+
+
+def smoothed(logits: Float[Tensor, "n k"], noise: Float[Tensor, "n k"], t: float) -> Float[Tensor, "n k"]:
+    """Gumbel-softmax: probabilities of noisy logits at temperature `t`.
+
+    >>> smoothed(torch.tensor([[0.0, 1.0]]), torch.tensor([[3.0, 0.0]]), 2.0)  # logits 1.5, 0.5
+    tensor([[0.7311, 0.2689]])
+    """
+    return ((logits.float() + noise) / t).softmax(1)
+
+
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
+    """Unlearn `data.forget` from `model`, in place.
+
+    Raises:
+        UnlearnError: A set is empty, or the loss is not finite.
+    """
+    data.retain.require_some("retain")
+    both = data.forget + part(data.retain, params.retain_share, generator)
+    settings = Optimization(epochs=params.epochs, lr=params.lr, optimizer="adamw", schedule="constant")
+    steps = params.epochs * steps_per_epoch(len(both), params.batch)
+    descent = Descent(model, settings, steps, data.progress)
+    original = teacher(model)
+    # A network that never saw a class is never right about it.
+    unseen = 0.0 if data.classes else accuracy(model, data.validation)
+    first = gap = accuracy(model, data.forget) - unseen
+
+    def loss(b: Batch, t: float) -> Tensor:
+        noise = gumbel(len(b.labels), model.shape.classes, generator).to(both.device)
+        forget = sent(b.positions < len(data.forget), both.device)
+        with torch.no_grad():
+            logits = original(b.images)
+        hard = F.one_hot(logits.argmax(1), logits.shape[1]).float()
+        target = torch.where(forget[:, None], smoothed(logits, noise, t), hard)
+        return F.cross_entropy(model(b.images), target)
+
+    data.progress.start("lotus", params.epochs * len(both))
+    for _ in range(params.epochs):
+        t = temperature(params.alpha, first if data.classes else gap)
+        train_mode(model, statistics=False)
+        for b in both.batches(params.batch, generator, data.augment):
+            descent.step(partial(loss, b, t), len(b.labels))
+        descent.require_finite()
+        gap = accuracy(model, data.forget) - unseen
+        if gap <= (0.0 if data.classes else ENOUGH):
+            break
+    data.progress.finish(f"accuracy gap {gap:+.3f}")
+    return model
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="smoothed predictions for the forget set, until it is as unknown as unseen images (LoTUS)",
+    touches=TRAINED - {"bn_stats"}, reads=frozenset({"forget", "retain", "validation"}),
+    check=validation_for_samples,
+)  # fmt: skip

@@ -1,0 +1,137 @@
+"""MSG: re-initialise the convolution weights that matter least to the difference of the two sets.
+
+Where the gradients of retain and forget loss are small or agree, so that their difference is small, a weight
+is drawn anew. Then all is fine-tuned on the retain set, the convolution weights that stayed at a tenth of
+their gradient.
+
+Source: second of the NeurIPS 2023 unlearning challenge, as restated in Cadet et al., "Deep Unlearn:
+    Benchmarking Machine Unlearning for Image Classification", arXiv:2410.01276.
+Differs: a new value is one of the same output channel's own, drawn at random: He initialisation would not
+    fit the learned steps, which stay. A weight outside its clipping range has gradient exactly 0, which says
+    nothing about it, so those come last. The gradient is a mean over images with batch-norm statistics that
+    stand still; the learning rate falls along a cosine, not a line.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor
+
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, Fraction, Positive
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.unlearn.method import Method
+
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of MSG.
+
+    Attributes:
+        epochs: Passes over the retain set.
+        lr: Highest learning rate; it rises over half of the epochs and falls over the others.
+        batch: Images per step.
+        share: Of the weights of each convolution that are drawn anew.
+        damping: Factor on the gradient of the convolution weights that stayed.
+    """
+
+    epochs: Count = 5
+    lr: Positive = 1e-3
+    batch: Count = 64
+    share: Share = 0.3
+    damping: Fraction = 0.1
+
+
+def smallest(gradient: Float[Tensor, "*w"], share: float) -> Bool[Tensor, "*w"]:
+    """Mask of the `share` of entries that are smallest in magnitude, those that are exactly 0 last.
+
+    >>> smallest(torch.tensor([0.3, 0.0, -0.1, -2.0]), 0.5)
+    tensor([ True, False,  True, False])
+    """
+    size = gradient.abs().flatten()
+    ranked = size.masked_fill(size == 0.0, torch.inf).argsort(stable=True)
+    mask = torch.zeros_like(size, dtype=torch.bool)
+    mask[ranked[: round(share * len(ranked))]] = True
+    return mask.view(gradient.shape)
+
+
+def redraw(
+    weight: Float[Tensor, "o i h w"], mask: Bool[Tensor, "o i h w"], generator: torch.Generator
+) -> Float[Tensor, "o i h w"]:
+    """`weight` with masked entries replaced by random ones of the same output channel, with replacement."""
+    rows = weight.flatten(1)
+    source = torch.randint(rows.shape[1], rows.shape, generator=generator).to(weight.device)
+    return torch.where(mask, rows.gather(1, source).view(weight.shape), weight)
+
+
+def mean_gradient(
+    descent: Descent, samples: Samples, batch: int, generator: torch.Generator
+) -> Float[Tensor, " d"]:
+    """Gradient of the mean cross-entropy of all images; batch-norm statistics stay."""
+    model = train_mode(descent.model, statistics=False)
+    total = torch.zeros((), device=descent.device)
+    for b in samples.batches(batch, generator):
+        total = total + descent.gradient(
+            lambda b=b: F.cross_entropy(model(b.images), b.labels, reduction="sum")  # type: ignore[misc]
+        )
+    return total / len(samples)
+
+
+@torch.no_grad()
+def reset(
+    descent: Descent, gradient: Float[Tensor, " d"], params: Params, generator: torch.Generator
+) -> Float[Tensor, " d"]:
+    """Draw the convolution weights with the smallest `gradient` anew.
+
+    Returns:
+        Factors on later gradients: `params.damping` where a convolution weight stayed, else 1.
+    """
+    factors = torch.ones_like(gradient)
+    places = zip(
+        descent.spans, descent.parameters, descent.views(gradient), descent.views(factors), strict=True
+    )
+    for span, weight, of_weight, factor in places:
+        if span.group == "weights":
+            mask = smallest(of_weight, params.share)
+            weight.copy_(redraw(weight, mask, generator))
+            factor.copy_(torch.where(mask, 1.0, params.damping))
+    return factors
+
+
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
+    """Unlearn `data.forget` from `model`, in place.
+
+    Raises:
+        UnlearnError: A set is empty, or the loss is not finite.
+    """
+    data.retain.require_some("retain")
+    settings = Optimization(epochs=params.epochs, lr=params.lr, warmup=params.epochs / 2)
+    steps = params.epochs * steps_per_epoch(len(data.retain), params.batch)
+    descent = Descent(model, settings, steps, data.progress)
+    data.progress.start("msg", params.epochs * len(data.retain))
+    chosen = torch.randperm(len(data.retain), generator=generator)[: len(data.forget)]
+    kept, lost = (
+        mean_gradient(descent, s, params.batch, generator) for s in (data.retain.take(chosen), data.forget)
+    )
+    factors = reset(descent, kept - lost, params, generator)
+    for _ in range(params.epochs):
+        model.train()
+        for b in data.retain.batches(params.batch, generator, data.augment):
+            gradient = descent.gradient(lambda b=b: F.cross_entropy(model(b.images), b.labels))  # type: ignore[misc]
+            descent.follow(gradient * factors, len(b.labels))
+        descent.require_finite()
+    data.progress.finish()
+    return model
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="draw the convolution weights with the smallest gradient anew, then train on the retain set",
+)  # fmt: skip

@@ -1,0 +1,119 @@
+"""MUNBa: forgetting and keeping bargain over every step, each with its own gradient.
+
+Every step takes a batch of each set and goes down the bisector of the two gradients: the Nash solution of a
+game of two players, under which each loss falls in proportion to its own gradient. The forget set is under
+random labels.
+
+Source: Wu and Harandi, "MUNBa: Machine Unlearning via Nash Bargaining", ICCV 2025, arXiv:2411.15537.
+Differs: the closed form for two players, simplified, in place of a convex solver; a forget batch in every
+    step, where the released code pairs only the first retain batches of an epoch; labels drawn once an epoch;
+    cosine schedule; the gradient of a forget batch is taken with batch-norm statistics that stand still.
+    Two gradients that almost cancel count as no bargain, since what is left of them is rounding. Every
+    bargain has norm sqrt(2), so the paper's clip at 1 always bites: each step has the same length.
+Shapes: d parameters.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, Positive
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.loop import Descent, Optimization, train_mode
+from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.methods.random_label import random_labels
+from qmu_edge.unlearn.relabelling import pair_steps, pairs
+
+CLIP_NORM: Final = 1.0
+OPPOSITE: Final = 1e-3  # least 1 + cosine of a bargain
+NO_BARGAIN: Final = (0.1, 1.0)  # weights (forget, retain) without one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of MUNBa.
+
+    Attributes:
+        epochs: Passes over the larger of the two sets.
+        lr: Highest learning rate of the cosine schedule, the length of a step before momentum.
+        batch: Images of each set per step.
+    """
+
+    epochs: Count = 10
+    lr: Positive = 0.01
+    batch: Count = 128
+
+
+def nash_weights(
+    forget: Float[Tensor, " d"], retain: Float[Tensor, " d"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Weights (forget, retain) of two gradients under which each player gains the same.
+
+    With weights 1 / (norm * sqrt(1 + cosine)) both gradients contribute with the same norm, and the product
+    of weight, gradient and step is 1 for both. Where there is no bargain, `NO_BARGAIN`.
+
+    >>> [w.item() for w in nash_weights(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 4.0]))]
+    [0.5, 0.25]
+    """
+    norms = forget.norm(), retain.norm()
+    angle = 1.0 + forget.dot(retain) / (norms[0] * norms[1])
+    bargain = angle > OPPOSITE  # not where a gradient is 0: the angle is NaN
+    found = (torch.where(bargain, angle.rsqrt() / n, w) for n, w in zip(norms, NO_BARGAIN, strict=True))
+    of_forget, of_retain = found
+    return of_forget, of_retain
+
+
+def nash_epoch(
+    descent: Descent, data: ForgetRetain, forget: Samples, *, batch: int, generator: torch.Generator
+) -> None:
+    """Train one epoch, a bargain in every step; batch-norm statistics move on retain images only.
+
+    Args:
+        descent: The run, clipped at `CLIP_NORM`.
+        data: Retain set and augmentation.
+        forget: The forget set under its new labels.
+        batch: Images of each set per step.
+        generator: Draws order and augmentation.
+
+    Raises:
+        UnlearnError: A loss is not finite.
+    """
+    model = descent.model
+    for f, r in pairs(forget, data.retain, (batch, batch), generator, data.augment):
+        train_mode(model, statistics=False)
+        of_forget = descent.gradient(lambda b=f: F.cross_entropy(model(b.images), b.labels))  # type: ignore[misc]
+        train_mode(model, statistics=True)
+        of_retain = descent.gradient(lambda b=r: F.cross_entropy(model(b.images), b.labels))  # type: ignore[misc]
+        w_forget, w_retain = nash_weights(of_forget, of_retain)
+        descent.follow(w_forget * of_forget + w_retain * of_retain, len(f.labels) + len(r.labels))
+    descent.require_finite()
+
+
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
+    """Unlearn `data.forget` from `model`, in place.
+
+    Raises:
+        UnlearnError: A set is empty, or the loss is not finite.
+    """
+    data.retain.require_some("retain")
+    sizes = len(data.forget), len(data.retain)
+    steps = params.epochs * pair_steps(*sizes, (params.batch, params.batch))
+    settings = Optimization(epochs=params.epochs, lr=params.lr, clip_norm=CLIP_NORM)
+    descent = Descent(model, settings, steps, data.progress)
+    data.progress.start("munba", params.epochs * 2 * max(sizes))
+    for _ in range(params.epochs):
+        labels = random_labels(len(data.forget), model.shape.classes, generator)
+        nash_epoch(descent, data, data.forget.relabelled(labels), batch=params.batch, generator=generator)
+    data.progress.finish()
+    return model
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="random labels; the gradients of both sets bargain over every step (MUNBa)",
+)  # fmt: skip

@@ -1,0 +1,95 @@
+"""NegGrad+: down the loss of the retain set and, a little, up that of the forget set, in every step.
+
+Source: Kurmanji, Triantafillou, Hayes and Triantafillou, "Towards Unbounded Machine Unlearning", NeurIPS
+    2023, arXiv:2302.09880, where it is the strongest simple baseline.
+Differs: the forget loss is bounded: an image stops pushing once its loss is log k, that of a guess among
+    all k classes, since a loss without end would let a few images destroy the network. Batch-norm
+    statistics stay as they are; scales are frozen.
+Shapes: n images, k classes.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, Fraction, Positive
+from qmu_edge.train.batches import Batch, ForgetRetain
+from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.unlearn.method import TRAINED, Method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of NegGrad+.
+
+    Attributes:
+        epochs: Passes over the retain set; the forget set is repeated or cut to as many batches.
+        lr: Highest learning rate of the cosine schedule.
+        batch: Images of each set per step.
+        retain_weight: Of the retain loss, 0..1; the forget loss has the rest.
+    """
+
+    epochs: Count = 10
+    lr: Positive = 0.01
+    batch: Count = 128
+    retain_weight: Fraction = 0.95
+
+
+def bounded_loss(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Mean cross-entropy, where that of each image counts up to log k.
+
+    >>> logits = torch.tensor([[0.0, 0.0], [9.0, 0.0], [9.0, 0.0]])  # undecided, wrong, right
+    >>> bounded_loss(logits, torch.tensor([0, 1, 0]))  # 2/3 of log 2
+    tensor(0.4621)
+    """
+    each = F.cross_entropy(logits, labels, reduction="none")
+    return each.clamp_max(math.log(logits.shape[1])).mean()
+
+
+def pairs(data: ForgetRetain, batch: int, generator: torch.Generator) -> Iterator[tuple[Batch, Batch]]:
+    """One pass over the retain set, a batch of forget images with each batch; those begin again."""
+    again = data.forget.forever(batch, generator, data.augment)
+    return zip(data.retain.batches(batch, generator, data.augment), again, strict=False)
+
+
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
+    """Unlearn `data.forget` from `model`, in place.
+
+    Raises:
+        UnlearnError: A set is empty, or the loss is not finite.
+    """
+    data.retain.require_some("retain")
+    settings = Optimization(epochs=params.epochs, lr=params.lr)
+    steps = params.epochs * steps_per_epoch(len(data.retain), params.batch)
+    descent = Descent(model, settings, steps, data.progress)
+    weight = params.retain_weight
+
+    def loss(retain: Batch, forget: Batch) -> Tensor:
+        both = model(torch.cat([retain.images, forget.images]))
+        r, f = both.split([len(retain.labels), len(forget.labels)])
+        kept = F.cross_entropy(r, retain.labels)
+        return weight * kept - (1.0 - weight) * bounded_loss(f, forget.labels)
+
+    data.progress.start("neg_grad_plus", params.epochs * len(data.retain))
+    train_mode(model, statistics=False)
+    for _ in range(params.epochs):
+        for retain, forget in pairs(data, params.batch, generator):
+            descent.step(partial(loss, retain, forget), len(retain.labels))
+        descent.require_finite()
+    data.progress.finish()
+    return model
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="down the loss of the retain set and, within bounds, up that of the forget set (NegGrad+)",
+    touches=TRAINED - {"bn_stats"},
+)  # fmt: skip

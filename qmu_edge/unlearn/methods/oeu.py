@@ -1,0 +1,166 @@
+"""Orthogonal entropy unlearning, OEU-style: make forget images uncertain, across the retain gradient.
+
+Forget images are pushed towards equal probabilities of all classes. From that gradient the part along the
+gradient of the retain images is taken away, so that to first order forgetting does not change the retain
+loss. Rounding bends the step: each epoch reports how far the weights that ship still went along it.
+
+Source: Zhang, Tong, Dong, Xu, Wang and Yuan, "Forget by Uncertainty: Orthogonal Entropy Unlearning for
+    Quantized Neural Networks", ICML 2026, arXiv:2602.00567.
+Differs: this is a reconstruction from the abstract, which gives neither formula nor number: loss, step,
+    hyperparameters and stopping rule are ours. The default loss is the cross-entropy to uniform labels,
+    because the gradient of the entropy vanishes for the confident predictions that memorised images have.
+    One retain batch stands for the retain gradient. Batch-norm statistics and scales are frozen.
+Shapes: n images, k classes, d parameters.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from qmu_edge.models.calibration import quantized_weights
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, Positive
+from qmu_edge.train.batches import Batch, ForgetRetain
+from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.unlearn.method import TRAINED, Images, Method, validation_for_samples
+from qmu_edge.unlearn.stopping import Crossing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of OEU-style unlearning.
+
+    Attributes:
+        epochs: Passes over the retain set; the forget set is repeated beside it. Single samples may be
+            forgotten earlier, whole classes take all.
+        lr: Highest learning rate of the cosine schedule.
+        batch: Images per step, of each set.
+        forget_weight: Of the projected forget gradient; the retain gradient has weight 1.
+        loss: "uniform" or "entropy", see `LOSSES`.
+        projection: "whole": off the retain gradient of all parameters; "tensor": of each parameter tensor
+            by itself, which is stricter.
+        conflict_only: Project only where forgetting would raise the retain loss.
+    """
+
+    epochs: Count = 10
+    lr: Positive = 0.01
+    batch: Count = 128
+    forget_weight: Positive = 1.0
+    loss: Literal["uniform", "entropy"] = "uniform"
+    projection: Literal["whole", "tensor"] = "whole"
+    conflict_only: bool = False
+
+
+def uniform_loss(logits: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
+    """Mean cross-entropy to equal probabilities; its gradient in a logit is (p - 1/k) / n.
+
+    >>> uniform_loss(torch.zeros(2, 4)).exp()
+    tensor(4.)
+    """
+    return -logits.log_softmax(1).mean()
+
+
+def negative_entropy(logits: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
+    """Mean of -H(p) in nats; its gradient vanishes for equal and for certain probabilities.
+
+    >>> (-negative_entropy(torch.zeros(2, 4))).exp()
+    tensor(4.)
+    """
+    log_p = logits.log_softmax(1)
+    return (log_p.exp() * log_p).sum(1).mean()
+
+
+LOSSES: Final = {"uniform": uniform_loss, "entropy": negative_entropy}
+
+
+def orthogonal(
+    forget: Float[Tensor, " d"], retain: Float[Tensor, " d"], sizes: list[int], *, conflict_only: bool
+) -> Float[Tensor, " d"]:
+    """The forget gradient without its part along the retain gradient, in each of the pieces.
+
+    Args:
+        forget: What is projected.
+        retain: What it must not go along.
+        sizes: Lengths of the pieces that both vectors are cut into.
+        conflict_only: Leave pieces alone whose descent would lower the retain loss.
+
+    >>> f, r = torch.tensor([3.0, 4.0, 1.0]), torch.tensor([2.0, 0.0, -1.0])
+    >>> orthogonal(f, r, [3], conflict_only=False)
+    tensor([1., 4., 2.])
+    >>> orthogonal(f, r, [2, 1], conflict_only=True)
+    tensor([3., 4., 0.])
+    """
+    pieces = list(zip(torch.split(forget, sizes), torch.split(retain, sizes), strict=True))
+    along = torch.stack([f @ r for f, r in pieces])
+    if conflict_only:
+        along = along.clamp_max(0.0)
+    lengths = torch.stack([r @ r for _, r in pieces]).clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.cat([f - c * r for (f, r), c in zip(pieces, along / lengths, strict=True)])
+
+
+def cosine_of_change(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], gradient: Mapping[str, Tensor]
+) -> Float[Tensor, ""]:
+    """Cosine between the change of the quantized weights and a gradient; 0 when no code moved.
+
+    Negative: the change goes down the loss of the gradient. All three by the names of `before`.
+    """
+    change = torch.cat([(after[name] - before[name]).flatten() for name in before])
+    return F.cosine_similarity(change, torch.cat([gradient[name].flatten() for name in before]), dim=0)
+
+
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
+    """Unlearn `data.forget` from `model`, in place.
+
+    Raises:
+        UnlearnError: A set is empty, or the loss is not finite.
+    """
+    data.retain.require_some("retain")
+    settings = Optimization(epochs=params.epochs, lr=params.lr)
+    steps = params.epochs * steps_per_epoch(len(data.retain), params.batch)
+    descent = Descent(model, settings, steps, data.progress)
+    crossing = None if data.classes else Crossing(descent, data)
+    forget = data.forget.forever(params.batch, generator, data.augment)
+    data.progress.start("oeu", params.epochs * len(data.retain))
+    for number in range(params.epochs):
+        before = quantized_weights(model)
+        gradient = _epoch(descent, data, forget, params, generator)
+        named = {span.name: v for span, v in zip(descent.spans, descent.views(gradient), strict=True)}
+        cosine = cosine_of_change(before, quantized_weights(model), named)
+        data.progress.note(f"oeu: epoch {number + 1}, change of codes against retain gradient {cosine:.3f}")
+        if crossing is not None and crossing.reached():
+            break
+    data.progress.finish()
+    return model
+
+
+def _epoch(
+    descent: Descent, data: ForgetRetain, forget: Iterator[Batch], params: Params, generator: torch.Generator
+) -> Float[Tensor, " d"]:
+    """One pass over the retain set; the sum of its gradients."""
+    model, loss = train_mode(descent.model, statistics=False), LOSSES[params.loss]
+    total = torch.zeros(descent.spans[-1].part.stop, device=descent.device)
+    sizes = [p.numel() for p in descent.parameters] if params.projection == "tensor" else [len(total)]
+    for b in data.retain.batches(params.batch, generator, data.augment):
+        f = next(forget)
+        retain = descent.gradient(lambda b=b: F.cross_entropy(model(b.images), b.labels))  # type: ignore[misc]
+        away = descent.gradient(lambda f=f: loss(model(f.images)))  # type: ignore[misc]
+        total += retain
+        away = orthogonal(away, retain, sizes, conflict_only=params.conflict_only)
+        # Before momentum and weight decay, which the optimizer adds.
+        descent.follow(retain.add_(away, alpha=params.forget_weight), len(b.labels))
+    descent.require_finite()
+    return total
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="uncertain about the forget set, across the gradient of the retain set (OEU-style)",
+    touches=TRAINED - {"bn_stats"}, reads=frozenset[Images]({"forget", "retain", "validation"}),
+    check=validation_for_samples,
+)  # fmt: skip

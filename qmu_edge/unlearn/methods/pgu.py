@@ -1,0 +1,161 @@
+"""PGU, projected gradient unlearning: forget where retain images do not look.
+
+A change of a layer's weights that is orthogonal to all inputs which retain images give the layer does not
+change its outputs for them. So the forget loss is climbed with gradients that are projected off the main
+directions of those inputs, and no retain image takes part in a step. Rounding brings some of the change back
+into their space: the end of a run reports how much of what ships lies there.
+
+Source: Hoang, Rana, Gupta and Venkatesh, "Learn to Unlearn for Deep Neural Networks: Minimizing Unlearning
+    Interference with Gradient Projection", WACV 2024, arXiv:2312.04095.
+Differs: inputs are taken as in `input_space`. The gradient is projected after the quantizer has masked
+    clipped weights and not masked again, which keeps the latent change orthogonal. The rate falls in each
+    step, not in each epoch. The run also stops when both accuracies are equal, and a crossing in the first
+    epoch is kept with a note. Outputs of forgotten classes stay, since the shape of the network does, with
+    the mean of the others in place of their row: but for rounding, such a logit is never the largest.
+Shapes: n images, k classes.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor
+
+from qmu_edge.models.calibration import quantized_weights, weight_layers
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, NotNegative, Positive
+from qmu_edge.train.batches import ForgetRetain
+from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.unlearn.input_space import basis, covariances, inside, load, outside, save
+from qmu_edge.unlearn.method import Images, Method, validation_for_samples
+from qmu_edge.unlearn.stopping import Crossing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of PGU; the defaults are the paper's for ResNet18.
+
+    Attributes:
+        epochs: Passes over the forget set at most; single samples usually take far fewer.
+        lr: Learning rate of the first step; plain SGD.
+        final: Rate of the last step, relative to `lr`.
+        batch: Images per step.
+        gamma: Share of the sum of singular values that is protected. The papers take 0.90..0.98; smaller
+            leaves more freedom.
+        margin: What keeps the logarithm of the loss finite.
+        entropy: Weight of the entropy of the prediction, which is raised.
+    """
+
+    epochs: Count = 100
+    lr: Positive = 0.05
+    final: Positive = 0.2
+    batch: Count = 128
+    gamma: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
+    margin: Positive = 0.05
+    entropy: NotNegative = 0.2
+
+
+def forget_loss(
+    logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], margin: float, entropy: float
+) -> Float[Tensor, ""]:
+    """Mean of -log(1 + margin - p of the label) - entropy * H(p): bounded, low where the label is unlikely.
+
+    >>> logits, labels = torch.log(torch.tensor([[0.5, 0.5]])), torch.tensor([0])
+    >>> torch.exp(-forget_loss(logits, labels, 0.1, 0.0)), torch.exp(-forget_loss(logits, labels, 0.5, 1.0))
+    (tensor(0.6000), tensor(2.))
+    """
+    log_p = logits.float().log_softmax(1)
+    p = log_p.exp()
+    away = -torch.log(1.0 + margin - p.gather(1, labels[:, None])[:, 0])
+    return (away + entropy * (p * log_p).sum(1)).mean()
+
+
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
+    """Unlearn `data.forget` from `model`, in place.
+
+    Where `data.state` is a file of `input_space.save` for this network and all training images, no retain
+    image is opened. The file is replaced by what is left for the new network, the base of the next request.
+
+    Raises:
+        UnlearnError: A set is empty, the file does not cover the forget set, or the loss is not finite.
+    """
+    data.retain.require_some("retain")
+    stored = load(data.state, model)
+    if stored is None:
+        retain = covariances(model, data.retain, data.progress)
+    else:
+        forget = covariances(model, data.forget, data.progress)
+        retain = {name: stored[name] - forget[name] for name in forget}
+    spaces = {f"{name}.weight": basis(c, params.gamma) for name, c in retain.items()}
+    before = quantized_weights(model)
+    _descend(model, data, spaces, params, generator)
+    share = share_inside(before, quantized_weights(model), spaces)
+    data.progress.note(f"pgu: share of the change of codes in the space of retain inputs {share:.3f}")
+    if data.classes:
+        remove_outputs(model, data.classes)
+    if stored is not None and data.state is not None:
+        save(data.state, model, retain)
+    return model
+
+
+def _descend(
+    model: Classifier,
+    data: ForgetRetain,
+    spaces: dict[str, Tensor],
+    params: Params,
+    generator: torch.Generator,
+) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in spaces)
+    settings = Optimization(
+        epochs=params.epochs, lr=params.lr, momentum=0.0, weight_decay=0.0,
+        schedule="exponential", final=params.final,
+    )  # fmt: skip
+    steps = params.epochs * steps_per_epoch(len(data.forget), params.batch)
+    descent = Descent(model, settings, steps, data.progress)
+    crossing = None if data.classes else Crossing(descent, data)
+    data.progress.start("pgu", params.epochs * len(data.forget))
+    for _ in range(params.epochs):
+        train_mode(model, statistics=False)
+        for b in data.forget.batches(params.batch, generator, data.augment):
+            flat = descent.gradient(
+                lambda b=b: forget_loss(model(b.images), b.labels, params.margin, params.entropy)  # type: ignore[misc]
+            )
+            for span, view in zip(descent.spans, descent.views(flat), strict=True):
+                view.copy_(outside(view, spaces[span.name]))
+            descent.follow(flat, len(b.labels))
+        descent.require_finite()
+        if crossing is not None and crossing.reached():
+            break
+    data.progress.finish()
+
+
+def share_inside(
+    before: dict[str, Tensor], after: dict[str, Tensor], spaces: dict[str, Tensor]
+) -> Float[Tensor, ""]:
+    """Norm of the part of a change of weights inside their spaces, relative to all of it; NaN without one."""
+    changes = {name: after[name] - before[name] for name in spaces}
+    seen = torch.stack([inside(change, spaces[name]).norm() for name, change in changes.items()])
+    whole = torch.stack(torch._foreach_norm(list(changes.values())))
+    share: Tensor = seen.norm() / whole.norm()
+    return share
+
+
+@torch.no_grad()
+def remove_outputs(model: Classifier, classes: tuple[int, ...]) -> None:
+    """Give the outputs of these classes the mean of the rows and biases of all others."""
+    head: Any = dict(weight_layers(model))["head"]
+    gone = torch.tensor(classes, device=head.weight.device)
+    kept = torch.ones(len(head.weight), dtype=torch.bool, device=gone.device).index_fill_(0, gone, False)
+    for rows in (head.weight, head.bias):
+        rows[gone] = rows[kept].mean(0)
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="up the loss of the forget set, orthogonal to the inputs that retain images give a layer (PGU)",
+    touches=frozenset({"weights", "head"}), reads=frozenset[Images]({"forget", "retain", "validation"}),
+    check=validation_for_samples,
+)  # fmt: skip

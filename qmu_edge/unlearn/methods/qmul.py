@@ -1,0 +1,191 @@
+"""Q-MUL: similar labels for the forget set, and a balance of the two gradients, anew each epoch.
+
+A forget image is trained towards the class that the network itself finds nearest to the true one, not
+towards a random one: the smallest lie that makes the network wrong. The losses of the two sets are
+weighted so that their mean gradient norms are equal; or by a bargain in every step, see `munba`.
+
+Source: Tong, Wang, Yuan and Hu, "Robust Machine Unlearning for Quantized Neural Networks via Adaptive
+    Gradient Reweighting with Similar Labels", ICCV 2025, arXiv:2503.13917.
+Differs: this is the algorithm of the paper, not of the released code, which compares a logit with a
+    probability, loses one index after removing the true class, and permutes the labels between images.
+    Labels and norms are measured without moving batch-norm statistics; norms over at
+    most max(10, forget batches) batches of each set, quantizer scales not counted; scales are frozen
+    unless `scale_lr` is given. Labels are those of plain images in evaluation mode. The loop is "mixed" for
+    all datasets; the released code takes the sequential one for CIFAR-10 and SVHN.
+Shapes: n forget images, k classes.
+"""
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, NotNegative, Positive
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.fit import predict
+from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.methods.munba import CLIP_NORM, nash_epoch
+from qmu_edge.unlearn.methods.random_label import random_labels
+from qmu_edge.unlearn.relabelling import Loop, epoch, pair_steps, possible, steps_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of Q-MUL.
+
+    Attributes:
+        epochs: Passes over forget and retain set.
+        lr: Highest learning rate of the cosine schedule; the paper searches 1e-3..1e-1. The two weights
+            add up to 1, so a rate is about half of what the same rate is for `random_label`.
+        batch: Images per step.
+        loop: "mixed" or "sequential", see `relabelling.epoch`.
+        similar_labels: Off: random labels (the paper's ablation).
+        reweighting: Off: both losses have weight 1 (the paper's ablation).
+        weighting: "epoch": one pair of weights an epoch, the paper's; "nash": a bargain in every step, see
+            `munba.nash_epoch`, which has no use for `loop` and `norm`.
+        norm: "tensors": sum of the norms of all parameter tensors, as in the paper's code; "global":
+            the norm of the whole gradient.
+        scale_lr: Learning rate of quantizer scales relative to `lr`; 0 freezes them.
+    """
+
+    epochs: Count = 10
+    lr: Positive = 0.01
+    batch: Count = 128
+    loop: Loop = "mixed"
+    similar_labels: bool = True
+    reweighting: bool = True
+    weighting: Literal["epoch", "nash"] = "epoch"
+    norm: Literal["tensors", "global"] = "tensors"
+    scale_lr: NotNegative = 0.0
+
+
+def similar_labels(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """The class other than the label whose probability is nearest to the label's; none whose logit is -inf.
+
+    For an image that is classified correctly this is the runner-up, which is decided by logits: at high
+    confidence all other probabilities are too small to be told apart by a difference from 1.
+
+    >>> logits = torch.log(torch.tensor([[0.7, 0.1, 0.2], [0.5, 0.3, 0.2]]))
+    >>> similar_labels(logits, torch.tensor([0, 1]))  # runner-up; |.2 - .3| < |.5 - .3|
+    tensor([2, 2])
+    """
+    true = F.one_hot(labels, logits.shape[1]).bool()
+    runner_up = logits.masked_fill(true, -torch.inf).argmax(1)
+    p = logits.double().softmax(1)
+    distance = (p - p.gather(1, labels[:, None])).abs().masked_fill(true | logits.isneginf(), torch.inf)
+    return torch.where(logits.argmax(1) == labels, runner_up, distance.argmin(1))
+
+
+def balance(forget_norm: float, retain_norm: float) -> tuple[float, float]:
+    """Weights (forget, retain), adding up to 1, under which both gradients have the same norm.
+
+    >>> balance(3.0, 1.0)
+    (0.25, 0.75)
+    """
+    total = forget_norm + retain_norm
+    if total == 0.0:
+        return 0.5, 0.5
+    return retain_norm / total, forget_norm / total
+
+
+def mean_gradient_norm(
+    model: nn.Module,
+    samples: Samples,
+    descent: Descent,
+    params: Params,
+    generator: torch.Generator,
+    *,
+    batches: int,
+) -> float:
+    """Mean over mini-batches of the norm of the gradient of the cross-entropy.
+
+    Batch-norm statistics stay. Quantizer scales do not count, nor what is frozen.
+    """
+    train_mode(model, statistics=False)
+    scales = ("weight_scale", "activation_scale")
+    counted = [span.part for span in descent.spans if span.group not in scales]
+    norms: list[Tensor] = []
+    for b in islice(samples.batches(params.batch, generator), batches):
+        gradient = descent.gradient(lambda b=b: F.cross_entropy(model(b.images), b.labels))  # type: ignore[misc]
+        each = torch.stack(torch._foreach_norm([gradient[part] for part in counted]))
+        norms.append(each.norm() if params.norm == "global" else each.sum())
+    return float(torch.stack(norms).mean())
+
+
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
+    """Unlearn `data.forget` from `model`, in place.
+
+    Raises:
+        UnlearnError: A set is empty, or the loss is not finite.
+    """
+    data.retain.require_some("retain")
+    nash = params.reweighting and params.weighting == "nash"
+    descent = _descent(model, data, params, nash=nash)
+    data.progress.start("qmul", params.epochs * (len(data.forget) + len(data.retain)))
+    for number in range(params.epochs):
+        forget = data.forget.relabelled(_labels(model, data, params, generator))
+        if nash:
+            nash_epoch(descent, data, forget, batch=params.batch, generator=generator)
+            continue
+        weights = (1.0, 1.0)
+        if params.reweighting:
+            weights = _weights(descent, data, forget, params, generator, number=number)
+        epoch(
+            descent, data, forget, weights,
+            loop=params.loop, batch=params.batch, generator=generator,
+        )  # fmt: skip
+    data.progress.finish()
+    return model
+
+
+def _descent(model: Classifier, data: ForgetRetain, params: Params, *, nash: bool) -> Descent:
+    f, r = len(data.forget), len(data.retain)
+    each = pair_steps(f, r, (params.batch,) * 2) if nash else steps_of(params.loop, f, r, params.batch)
+    settings = Optimization(
+        epochs=params.epochs, lr=params.lr, scale_lr=params.scale_lr, clip_norm=CLIP_NORM if nash else 0.0
+    )
+    return Descent(model, settings, params.epochs * each, data.progress)
+
+
+def _weights(
+    descent: Descent,
+    data: ForgetRetain,
+    forget: Samples,
+    params: Params,
+    generator: torch.Generator,
+    *,
+    number: int,
+) -> tuple[float, float]:
+    cap = max(10, steps_per_epoch(len(forget), params.batch))
+    f, r = (
+        mean_gradient_norm(descent.model, s, descent, params, generator, batches=cap)
+        for s in (forget, data.retain)
+    )
+    weights = balance(f, r)
+    data.progress.note(
+        f"qmul: epoch {number + 1}, gradient norms forget {f:.3g} retain {r:.3g}, "
+        f"weights {weights[0]:.3f} {weights[1]:.3f}"
+    )
+    return weights
+
+
+def _labels(
+    model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator
+) -> Int64[Tensor, " n"]:
+    forget = data.forget
+    if not params.similar_labels:
+        return random_labels(len(forget), model.shape.classes, generator)
+    labels = forget.labels.cpu()
+    return similar_labels(possible(predict(model, forget), labels, data.unretained), labels)
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="similar labels for the forget set, adaptively reweighted against the retain set (Q-MUL)",
+)  # fmt: skip

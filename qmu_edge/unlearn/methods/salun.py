@@ -1,0 +1,148 @@
+"""SalUn: random labels, but only the weights that matter to the forget set may change.
+
+Variant "mask" ranks all weights by the gradient of the forget set and holds the others where they are.
+Variant "soft" holds none, but pulls every weight back to where it was: one that no gradient pushes harder
+than `beta` stays.
+
+Source: Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image
+    Classification and Generation", ICLR 2024, arXiv:2310.12508.
+Differs: ranked among weights of convolutions and of the classifier; batch-norm and biases move freely,
+    since gradients of other kinds of parameters have another magnitude. Held weights are put back after
+    each step; in the first released code momentum and weight decay moved them. The pull of "soft" is lr *
+    beta / (1 - momentum) per step, so that beta is a gradient; its strength is ours. Saliency is measured
+    on plain images and does not move batch-norm statistics. The rate falls along a cosine, where theirs is
+    constant over ten epochs. Quantizer scales are frozen.
+Shapes: d weights.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, Fraction, Positive
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.loop import Descent, Optimization, train_mode
+from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.methods.random_label import random_labels
+from qmu_edge.unlearn.relabelling import Loop, epoch, steps_of
+
+MOMENTUM: Final = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of SalUn.
+
+    Attributes:
+        epochs: Passes over forget and retain set.
+        lr: Highest learning rate of the cosine schedule; the papers search 5e-4..5e-2.
+        batch: Images per step.
+        loop: "mixed" or "sequential", see `relabelling.epoch`.
+        variant: "mask" or "soft".
+        share: Of the weights that may change in "mask"; the papers search 0.1..0.9.
+        beta: Pull of "soft", in units of the gradient.
+    """
+
+    epochs: Count = 10
+    lr: Positive = 0.013
+    batch: Count = 128
+    loop: Loop = "mixed"
+    variant: Literal["mask", "soft"] = "mask"
+    share: Fraction = 0.5
+    beta: Positive = 1e-4
+
+
+def most_salient(saliency: Float[Tensor, " d"], share: float) -> Bool[Tensor, " d"]:
+    """True for the `share` of entries with the largest magnitude.
+
+    >>> most_salient(torch.tensor([0.1, -3.0, 2.0, 0.0]), 0.5)
+    tensor([False,  True,  True, False])
+    """
+    mask = torch.zeros_like(saliency, dtype=torch.bool)
+    mask[saliency.abs().topk(round(share * len(saliency))).indices] = True
+    return mask
+
+
+def soft_threshold(change: Float[Tensor, "*s"], threshold: float) -> Float[Tensor, "*s"]:
+    """Every entry nearer to zero by `threshold`, and exactly zero where it is no larger than that.
+
+    >>> soft_threshold(torch.tensor([-3.0, 0.5, 1.5]), 1.0)
+    tensor([-2.0000,  0.0000,  0.5000])
+    """
+    return change - change.clamp(-threshold, threshold)
+
+
+def saliency(descent: Descent, weights: list[Tensor], forget: Samples, batch: int) -> Float[Tensor, " d"]:
+    """Gradient of the summed loss of the forget set by `weights`, one behind the other.
+
+    Leaves the model in training mode; batch-norm statistics stay.
+    """
+    model = train_mode(descent.model, statistics=False)
+    total = torch.zeros(sum(p.numel() for p in descent.parameters), device=forget.device)
+    for b in forget.batches(batch):
+        total += descent.gradient(
+            lambda b=b: F.cross_entropy(model(b.images), b.labels, reduction="sum")  # type: ignore[misc]
+        )
+    wanted = {id(w) for w in weights}
+    pairs = zip(descent.parameters, descent.views(total), strict=True)
+    return torch.cat([view.flatten() for p, view in pairs if id(p) in wanted])
+
+
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
+    """Unlearn `data.forget` from `model`, in place.
+
+    Raises:
+        UnlearnError: A set is empty, or the loss is not finite.
+    """
+    data.retain.require_some("retain")
+    images = len(data.forget) + len(data.retain)
+    settings = Optimization(epochs=params.epochs, lr=params.lr, momentum=MOMENTUM)
+    steps = params.epochs * steps_of(params.loop, len(data.forget), len(data.retain), params.batch)
+    descent = Descent(model, settings, steps, data.progress)
+    data.progress.start("salun", params.epochs * images)
+    descent.optimizer.register_step_post_hook(_restraint(descent, data.forget, params))
+    for _ in range(params.epochs):
+        labels = random_labels(len(data.forget), model.shape.classes, generator)
+        epoch(
+            descent, data, data.forget.relabelled(labels), (1.0, 1.0),
+            loop=params.loop, batch=params.batch, generator=generator,
+        )  # fmt: skip
+    data.progress.finish()
+    return model
+
+
+def _restraint(descent: Descent, forget: Samples, params: Params) -> Callable[..., None]:
+    """What follows each step of the optimizer."""
+    weights = [p for p in descent.parameters if p.dim() > 1]
+    start = [w.detach().clone() for w in weights]
+    masks: list[Tensor] = []
+    if params.variant == "mask":
+        found = saliency(descent, weights, forget, params.batch)
+        descent.require_finite()
+        parts = torch.split(most_salient(found, params.share), [w.numel() for w in weights])
+        masks = [m.view(w.shape) for m, w in zip(parts, weights, strict=True)]
+
+    @torch.no_grad()
+    def hold(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for weight, origin, mask in zip(weights, start, masks, strict=True):
+            torch.where(mask, weight, origin, out=weight)
+
+    @torch.no_grad()
+    def pull(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        threshold = optimizer.param_groups[0]["lr"] * params.beta / (1.0 - MOMENTUM)
+        for weight, origin in zip(weights, start, strict=True):
+            weight.copy_(origin + soft_threshold(weight - origin, threshold))
+
+    return hold if params.variant == "mask" else pull
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="random labels, changing only the weights that the forget set's gradient points at (SalUn)",
+)  # fmt: skip

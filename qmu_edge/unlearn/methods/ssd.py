@@ -1,0 +1,116 @@
+"""Selective synaptic dampening: shrink the weights that matter far more to the forget set than to all.
+
+There is no training: two measurements, and each chosen weight is multiplied by how much less it matters to
+all images. Strong where a whole class goes; images drawn at random share their weights with the rest.
+
+Source: Foster, Schoepf and Brintrup, "Fast Machine Unlearning Without Retraining Through Selective
+    Synaptic Dampening", AAAI 2024, arXiv:2308.07707.
+Differs: only convolution and classifier weights are measured and dampened, not batch-norm, biases and
+    scales. Saturated weights are measured as well, although the quantizer gives them no gradient: they are
+    the largest. Batches of different sizes count alike, see `importance`. A run that would change nothing
+    is an error.
+Shapes: d weights.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from qmu_edge.errors import UnlearnError
+from qmu_edge.models.calibration import clamp_through, parameter_group
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Count, Positive
+from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.loop import Descent, Optimization, train_mode
+from qmu_edge.unlearn.method import Method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Hyperparameters of selective synaptic dampening.
+
+    Attributes:
+        threshold: A weight is chosen when it matters so many times more to the forget set than to all
+            (alpha of the paper); smaller forgets more.
+        strength: Factor on the ratio of importances by which it is multiplied (lambda of the paper);
+            smaller forgets more.
+        batch: Images per gradient. Large batches bring out what the images of a set have in common; image by
+            image a weight matters at most all / forget images times more.
+    """
+
+    threshold: Positive = 10.0
+    strength: Positive = 1.0
+    batch: Count = 64
+
+
+def importance(
+    descent: Descent, samples: Samples, batch: int, generator: torch.Generator
+) -> Float[Tensor, " d"]:
+    """Diagonal importance: squares of the summed gradients of batches, over the number of images.
+
+    With one image per batch this is the diagonal of the empirical Fisher information. Where gradients
+    scatter around zero its expectation is the same for batches of any size, so that a small forget set is
+    not more important for being one small batch.
+    """
+    total = torch.zeros(sum(p.numel() for p in descent.parameters), device=descent.device)
+    for b in samples.batches(batch, generator):
+        gradient = descent.gradient(
+            lambda b=b: F.cross_entropy(descent.model(b.images), b.labels, reduction="sum")  # type: ignore[misc]
+        )
+        total.addcmul_(gradient, gradient)
+        descent.progress.advance(len(b.labels))
+    return total / len(samples)
+
+
+def dampening(
+    forget: Float[Tensor, " d"], everything: Float[Tensor, " d"], params: Params
+) -> tuple[Float[Tensor, " d"], Bool[Tensor, " d"]]:
+    """Factors of the weights, at most 1, and which weights are chosen.
+
+    >>> factors, chosen = dampening(torch.tensor([30.0, 9.0, 0.0]), torch.tensor([2.0, 1.0, 0.0]), Params())
+    >>> factors, chosen  # 30 > 10 * 2
+    (tensor([0.0667, 1.0000, 1.0000]), tensor([ True, False, False]))
+    """
+    chosen = forget > params.threshold * everything
+    factors = (params.strength * everything / forget).clamp_max(1.0)
+    return torch.where(chosen, factors, 1.0), chosen
+
+
+def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
+    """Unlearn `data.forget` from `model`, in place.
+
+    Raises:
+        UnlearnError: A set is empty, the loss is not finite, or no weight is chosen.
+    """
+    data.retain.require_some("retain")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter_group(name, model) in ("weights", "head") and parameter.dim() > 1)
+    descent = Descent(model, Optimization(), 1, data.progress)
+    everything = data.forget + data.retain
+    data.progress.start("ssd", len(data.forget) + len(everything))
+    train_mode(model, statistics=False)
+    with clamp_through(model):
+        f, e = (importance(descent, s, params.batch, generator) for s in (data.forget, everything))
+    descent.require_finite()
+    factors, chosen = dampening(f, e, params)
+    number = int(chosen.sum())
+    if number == 0:
+        raise UnlearnError(
+            f"no weight matters {params.threshold:g} times more to the forget set than to all images: "
+            "nothing would be forgotten; give unlearn.ssd.threshold a smaller value"
+        )
+    with torch.no_grad():
+        torch._foreach_mul_(descent.parameters, descent.views(factors))
+    data.progress.finish(f"{number:,} of {len(chosen):,} weights dampened")
+    return model
+
+
+METHOD: Final = Method(
+    run=run, params=Params,
+    summary="shrinks the weights that matter more to the forget set than to all; no training (SSD)",
+    touches=frozenset({"weights", "head"}),
+)  # fmt: skip

@@ -1,0 +1,148 @@
+"""Unlearning methods: one file each, registered in a plain dictionary.
+
+A method is `run(model, data, params, generator) -> model` with what it says about itself, see `method`. It
+never chooses a device, reads a command line, or knows the name of a dataset. Quantizer scales stay frozen
+unless a method says otherwise.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, get_type_hints
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from qmu_edge.errors import ConfigError
+from qmu_edge.models.calibration import require_calibrated
+from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import Recipe, TrainRecipe
+from qmu_edge.runtime.malloc import kept_memory
+from qmu_edge.train.batches import ForgetRetain
+from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.methods import (
+    bad_teacher,
+    boundary_expand,
+    boundary_shrink,
+    cf_k,
+    ct,
+    eu_k,
+    finetune,
+    fisher_forgetting,
+    grad_ascent,
+    held_out_match,
+    influence,
+    l1_sparse,
+    lotus,
+    msg,
+    munba,
+    natmu,
+    neg_grad_plus,
+    oeu,
+    pgu,
+    qmul,
+    random_label,
+    retrain,
+    salun,
+    scrub_r,
+    sfron,
+    ssd,
+    unsir,
+)
+
+METHODS: Final[Mapping[str, Method]] = {
+    "qmul": qmul.METHOD,
+    "random_label": random_label.METHOD,
+    "munba": munba.METHOD,
+    "natmu": natmu.METHOD,
+    "sfron": sfron.METHOD,
+    "msg": msg.METHOD,
+    "ct": ct.METHOD,
+    "grad_ascent": grad_ascent.METHOD,
+    "finetune": finetune.METHOD,
+    "l1_sparse": l1_sparse.METHOD,
+    "salun": salun.METHOD,
+    "influence": influence.METHOD,
+    "fisher_forgetting": fisher_forgetting.METHOD,
+    "cf_k": cf_k.METHOD,
+    "eu_k": eu_k.METHOD,
+    "neg_grad_plus": neg_grad_plus.METHOD,
+    "scrub_r": scrub_r.METHOD,
+    "bad_teacher": bad_teacher.METHOD,
+    "ssd": ssd.METHOD,
+    "lotus": lotus.METHOD,
+    "oeu": oeu.METHOD,
+    "pgu": pgu.METHOD,
+    "unsir": unsir.METHOD,
+    "boundary_shrink": boundary_shrink.METHOD,
+    "boundary_expand": boundary_expand.METHOD,
+    "held_out_match": held_out_match.METHOD,
+    "retrain": retrain.METHOD,
+}
+
+
+def method(name: str) -> Method:
+    """Look a method up.
+
+    Raises:
+        ConfigError: No such method; names those there are.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"method {name!r} is not one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def apply(
+    name: str, model: Classifier, data: ForgetRetain, params: Any, generator: torch.Generator
+) -> Classifier:
+    """Run a method after the checks that all of them need.
+
+    Raises:
+        UnlearnError: The network is not calibrated, a set is empty, the method cannot serve this
+            request, or it diverged.
+    """
+    require_calibrated(model)
+    data.forget.require_some("forget")
+    torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
+    method(name).check(model, data, params)
+    with kept_memory(data.retain.device):
+        changed = method(name).run(model, data, params, generator)
+    for parameter in changed.parameters():
+        parameter.requires_grad_(True)  # a method may have frozen some
+    return changed.eval()
+
+
+def require_known(names: Iterable[str], recipe: Recipe) -> None:
+    """Check methods and what the recipe says about each of them, before any work.
+
+    Raises:
+        ConfigError: See `parameters`.
+    """
+    for name in names:
+        parameters(name, recipe.unlearn.get(name, {}), recipe.train)
+
+
+def parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:
+    """Hyperparameters of a method: its defaults, overridden by `given`.
+
+    Args:
+        name: Of the method.
+        given: What the recipe's `[unlearn.<name>]` says.
+        train: The recipe's training section; what `retrain` repeats, and the batch size of all.
+
+    Raises:
+        ConfigError: An unknown parameter, or a value of the wrong type or out of range.
+    """
+    params = method(name).params
+    allowed = [f.name for f in dataclasses.fields(params)]
+    unknown = [key for key in given if key not in allowed]
+    if unknown:
+        raise ConfigError(f"unlearn.{name}.{unknown[0]}: unknown; allowed are {', '.join(allowed)}")
+    hints = get_type_hints(params, include_extras=True)
+    values = {"train": train} if "train" in allowed else {}
+    for key, value in given.items():
+        try:
+            values[key] = TypeAdapter(hints[key]).validate_python(value, strict=True)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            raise ConfigError(f"unlearn.{name}.{key}: {problem}, found {value!r}") from None
+    return params(**values)

@@ -1,0 +1,138 @@
+"""Images, labels and golden logits from `.npz` files, which are hostile input as well.
+
+No pickles, and no array is read before its header was compared with the bytes that follow it.
+"""
+
+import io
+import math
+import re
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.io.files import read_regular
+from qmu_edge.verify.evaluation import SETS
+
+MAX_BYTES = 16 * 2**30
+MAX_MEMBERS = 64
+MAX_RATIO = 100  # unpacked to packed; images stay below 10, a bomb reaches 1000
+_SMALL = 2**26
+_HEADER = re.compile(
+    rb"\{'descr': '[<>|][uif](?P<bytes>\d)', 'fortran_order': (True|False), "
+    rb"'shape': \((?P<shape>(\d{1,18}, ?)*+(\d{1,18})?)\), \} *\n"
+)
+
+
+def read_arrays(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[Any]]:
+    """Read all arrays of an `.npz` file.
+
+    Args:
+        path: The file.
+        max_bytes: Largest sum of the unpacked arrays.
+
+    Returns:
+        Arrays by name.
+
+    Raises:
+        ConfigError: There is no such file.
+        IntegrityError: No `.npz` file, too large, damaged, or an array of Python objects.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    allowed = min(max_bytes, max(_SMALL, MAX_RATIO * path.stat().st_size))
+    with _plainly(path, ".npz"):
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            total = sum(member.file_size for member in members)
+            if total > allowed or len(members) > MAX_MEMBERS:
+                raise IntegrityError(
+                    f"{path}: {len(members)} arrays of {total} bytes, allowed {MAX_MEMBERS} of {allowed}"
+                )
+            for member in members:
+                with archive.open(member) as file:
+                    _check_header(file, member.file_size)
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+
+@contextmanager
+def _plainly(path: Path, kind: str) -> Iterator[None]:
+    """Turn the many errors of numpy's and zip's readers into ours."""
+    try:
+        yield
+    except (
+        ValueError,
+        TypeError,
+        SyntaxError,
+        KeyError,
+        OSError,
+        EOFError,
+        MemoryError,
+        RuntimeError,  # an encrypted member
+        zipfile.BadZipFile,
+        zlib.error,
+        tokenize.TokenError,  # numpy parses headers as Python
+    ) as error:
+        raise IntegrityError(f"{path}: not a readable {kind} file: {str(error)[:200]!r}") from error
+
+
+def read_array(path: Path, *, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
+    """Read an `.npy` file; arguments and errors as for `read_arrays`."""
+    data = read_regular(path, limit=max_bytes, error=IntegrityError)
+    with _plainly(path, ".npy"):
+        _check_header(io.BytesIO(data), len(data))
+        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+        return array
+
+
+def read_sets(path: Path) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    """Read `forget_images`, `forget_labels`, `retain_...`, `test_...` and `validation_...`.
+
+    Returns:
+        Set name -> images uint8 (n, c, h, w), labels (n,), as `evaluate` takes them.
+
+    Raises:
+        ConfigError: Images without labels, other arrays, no set at all.
+        IntegrityError: See `read_arrays`.
+    """
+    arrays = read_arrays(path)
+    allowed = {f"{name}_{what}" for name in SETS for what in ("images", "labels")}
+    names = [name for name in SETS if f"{name}_images" in arrays and f"{name}_labels" in arrays]
+    if not names or len(arrays) != 2 * len(names):
+        raise ConfigError(f"{path}: holds {sorted(arrays)}; allowed pairs of {sorted(allowed)}")
+    return {name: (arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in names}
+
+
+def read_golden(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Read `images` uint8 (n, c, h, w) and `logits` float (n, k).
+
+    Raises:
+        ConfigError: Other arrays.
+        IntegrityError: See `read_arrays`.
+    """
+    arrays: Mapping[str, NDArray[Any]] = read_arrays(path)
+    if set(arrays) != {"images", "logits"} or arrays["logits"].dtype.kind != "f":
+        raise ConfigError(f"{path}: holds {sorted(arrays)}; allowed images and float logits")
+    return arrays["images"], arrays["logits"]
+
+
+def _check_header(file: Any, size: int) -> None:
+    """Compare what an array says it holds with the bytes it has; `file` is binary.
+
+    Only headers as numpy writes them: its reader evaluates others as Python, in several ways.
+    """
+    start = file.read(10)
+    header = _HEADER.fullmatch(file.read(int.from_bytes(start[8:], "little")))
+    if start[:8] != b"\x93NUMPY\x01\x00" or header is None:
+        raise ValueError("not an array of plain numbers in numpy's format 1.0")
+    shape = [int(n) for n in header["shape"].split(b",") if n.strip()]
+    if math.prod(shape) * int(header["bytes"]) > size:
+        raise ValueError(f"an array {shape} in {size} bytes")

@@ -1,0 +1,345 @@
+"""The strict reader of ONNX files, without the onnx package, and the policy for model files.
+
+A model file is hostile input. `read` takes a regular file of bounded size, parses it with
+`qmu_edge.verify.onnx.wire`, and applies the policy before anything is executed: no external data, no
+foreign operators, no custom functions, no training graph, no tensor that lies about its size, none
+that no output depends on.
+
+Source: onnx.proto, IR version 13 (github.com/onnx/onnx); the policy follows onnx's
+    docs/ExternalDataSecurity.md and advisory GHSA-7w46-vvrh-m8q5.
+Differs: stricter than any ONNX loader; see `wire`. Names are unique over all graphs of a file.
+"""
+
+import math
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from qmu_edge.errors import ExportError, IntegrityError, QmuEdgeError
+from qmu_edge.verify.onnx.graph import (
+    ELEMENT_TYPES,
+    QONNX_DOMAIN,
+    Attribute,
+    Graph,
+    Node,
+    OnnxFile,
+    Tensor,
+    Value,
+)
+from qmu_edge.verify.onnx.wire import Budget, Message, Schema, count_varints, parse
+
+__all__ = ["OnnxFile", "read"]
+
+DOMAINS: Final = frozenset({"", "ai.onnx", QONNX_DOMAIN})
+MAX_DEPTH: Final = 8
+MAX_RANK: Final = 8
+MAX_ELEMENTS: Final = 2**31
+MAX_METADATA_BYTES: Final = 2**20
+
+_MODEL: Final[Schema] = {
+    1: ("ir_version", "int"),
+    2: ("producer_name", "bytes"),
+    3: ("producer_version", "bytes"),
+    4: ("domain", "bytes"),
+    5: ("model_version", "int"),
+    6: ("doc_string", "bytes"),
+    7: ("graph", "bytes"),
+    8: ("opset_import", "bytes*"),
+    14: ("metadata_props", "bytes*"),
+    20: ("training_info", "bytes*"),
+    25: ("functions", "bytes*"),
+    26: ("configuration", "bytes*"),
+}
+_GRAPH: Final[Schema] = {
+    1: ("node", "bytes*"),
+    2: ("name", "bytes"),
+    5: ("initializer", "bytes*"),
+    10: ("doc_string", "bytes"),
+    11: ("input", "bytes*"),
+    12: ("output", "bytes*"),
+    13: ("value_info", "bytes*"),
+    14: ("quantization_annotation", "bytes*"),
+    15: ("sparse_initializer", "bytes*"),
+    16: ("metadata_props", "bytes*"),
+}
+_NODE: Final[Schema] = {
+    1: ("input", "bytes*"),
+    2: ("output", "bytes*"),
+    3: ("name", "bytes"),
+    4: ("op_type", "bytes"),
+    5: ("attribute", "bytes*"),
+    6: ("doc_string", "bytes"),
+    7: ("domain", "bytes"),
+    8: ("overload", "bytes"),
+    9: ("metadata_props", "bytes*"),
+    10: ("device_configurations", "bytes*"),
+}
+_ATTRIBUTE: Final[Schema] = {
+    1: ("name", "bytes"),
+    2: ("f", "float"),
+    3: ("i", "int"),
+    4: ("s", "bytes"),
+    5: ("t", "bytes"),
+    6: ("g", "bytes"),
+    7: ("floats", "float*"),
+    8: ("ints", "int*"),
+    9: ("strings", "bytes*"),
+    10: ("tensors", "bytes*"),
+    11: ("graphs", "bytes*"),
+    13: ("doc_string", "bytes"),
+    20: ("type", "int"),
+}
+# AttributeProto.type -> the one field that holds the value
+_ATTRIBUTE_VALUE: Final[Mapping[int, str]] = {
+    1: "f",
+    2: "i",
+    3: "s",
+    4: "t",
+    5: "g",
+    6: "floats",
+    7: "ints",
+    8: "strings",
+    9: "tensors",
+    10: "graphs",
+}
+_TENSOR: Final[Schema] = {
+    1: ("dims", "int*"),
+    2: ("data_type", "int"),
+    4: ("float_data", "bytes"),
+    5: ("int32_data", "bytes"),
+    7: ("int64_data", "bytes"),
+    8: ("name", "bytes"),
+    9: ("raw_data", "bytes"),
+    10: ("double_data", "bytes"),
+    12: ("doc_string", "bytes"),
+    13: ("external_data", "bytes*"),
+    14: ("data_location", "int"),
+    16: ("metadata_props", "bytes*"),
+}
+_TENSOR_VALUE: Final = ("raw_data", "float_data", "double_data", "int32_data", "int64_data")
+_PAIR: Final[Schema] = {1: ("key", "bytes"), 2: ("value", "bytes")}
+_OPSET: Final[Schema] = {1: ("domain", "bytes"), 2: ("version", "int")}
+_VALUE: Final[Schema] = {
+    1: ("name", "bytes"),
+    2: ("type", "bytes"),
+    3: ("doc_string", "bytes"),
+    4: ("metadata_props", "bytes*"),
+}
+_TYPE: Final[Schema] = {1: ("tensor_type", "bytes"), 6: ("denotation", "bytes")}
+_TENSOR_TYPE: Final[Schema] = {1: ("elem_type", "int"), 2: ("shape", "bytes")}
+_SHAPE: Final[Schema] = {1: ("dim", "bytes*")}
+_DIMENSION: Final[Schema] = {
+    1: ("dim_value", "int"),
+    2: ("dim_param", "bytes"),
+    3: ("denotation", "bytes"),
+}
+
+
+def read(path: Path, *, max_bytes: int = 2**31 - 1) -> OnnxFile:
+    """Read a model file and apply the model-file policy.
+
+    Args:
+        path: A regular file; a link to one is followed.
+        max_bytes: Larger files are refused before they are read.
+
+    Returns:
+        The parsed file.
+
+    Raises:
+        IntegrityError: Missing, not a regular file, empty, too large, truncated, not protobuf,
+            or without a graph.
+        ExportError: External data, foreign operators, custom functions, a training graph, deep
+            subgraphs, sparse, unused or unsupported tensors, a tensor whose size is not what its
+            shape says, unknown fields.
+    """
+    try:
+        data = _bytes(path, max_bytes)
+        return _model(path, data)
+    except OSError as error:
+        raise IntegrityError(f"{path}: cannot be read: {error.strerror}") from error
+    except QmuEdgeError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _bytes(path: Path, max_bytes: int) -> bytes:
+    # One descriptor for check and read; O_NONBLOCK so that a FIFO does not hang the verifier.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise IntegrityError("not a regular file")
+        if not 0 < status.st_size <= max_bytes:
+            raise IntegrityError(f"{status.st_size} bytes, allowed 1 to {max_bytes}")
+        data = file.read(status.st_size)
+    if len(data) != status.st_size:
+        raise IntegrityError(f"{len(data)} bytes read of {status.st_size}; the file is changing")
+    return data
+
+
+def _model(path: Path, data: bytes) -> OnnxFile:
+    budget = Budget()
+    model = parse(memoryview(data), _MODEL, "model", budget)
+    if "graph" not in model:
+        raise IntegrityError("no graph; this is not an ONNX model")
+    for name, reason in (("functions", "custom functions"), ("training_info", "a training graph")):
+        if name in model:
+            raise ExportError(f"the model holds {reason}; allowed: none")
+    imports = [parse(b, _OPSET, "opset_import", budget) for b in model.blobs.get("opset_import", [])]
+    graph = _graph(model.blob("graph"), budget, 0)
+    _check_names(graph)
+    _check_used(graph)
+    return OnnxFile(
+        path=path,
+        data=data,
+        ir_version=model.integer("ir_version"),
+        opset_imports={m.text("domain"): m.integer("version") for m in imports},
+        producer=f"{model.text('producer_name')} {model.text('producer_version')}".strip(),
+        metadata=_metadata(model, budget),
+        graph=graph,
+    )
+
+
+def _metadata(model: Message, budget: Budget) -> dict[str, str]:
+    pairs = [parse(b, _PAIR, "metadata", budget) for b in model.blobs.get("metadata_props", [])]
+    metadata = {p.text("key"): p.text("value", MAX_METADATA_BYTES) for p in pairs}
+    if len(metadata) != len(pairs):
+        raise ExportError("a metadata key occurs twice")
+    return metadata
+
+
+def _graph(view: memoryview, budget: Budget, depth: int) -> Graph:
+    if depth > MAX_DEPTH:
+        raise ExportError(f"subgraphs nest deeper than {MAX_DEPTH}")
+    graph = parse(view, _GRAPH, "graph", budget)
+    if "sparse_initializer" in graph:
+        raise ExportError("the graph holds sparse initializers; allowed: none")
+    tensors = [_tensor(blob, budget) for blob in graph.blobs.get("initializer", [])]
+    initializers = {tensor.name: tensor for tensor in tensors}
+    if len(initializers) != len(tensors) or "" in initializers:
+        raise ExportError("two initializers share a name, or one has none")
+    return Graph(
+        nodes=tuple(_node(blob, budget, depth) for blob in graph.blobs.get("node", [])),
+        initializers=initializers,
+        inputs=tuple(_value(blob, budget) for blob in graph.blobs.get("input", [])),
+        outputs=tuple(_value(blob, budget) for blob in graph.blobs.get("output", [])),
+    )
+
+
+def _node(view: memoryview, budget: Budget, depth: int) -> Node:
+    node = parse(view, _NODE, "node", budget)
+    domain, op_type = node.text("domain"), node.text("op_type")
+    if domain not in DOMAINS or node.text("overload"):
+        allowed = ", ".join(repr(d) for d in sorted(DOMAINS))
+        raise ExportError(f"operator {op_type!r} of domain {domain!r}; allowed domains: {allowed}")
+    attributes = [_attribute(b, budget, depth) for b in node.blobs.get("attribute", [])]
+    by_name = {attribute.name: attribute for attribute in attributes}
+    if len(by_name) != len(attributes):
+        raise ExportError(f"operator {op_type!r} has two attributes of one name")
+    return Node(op_type, domain, node.text("name"), node.texts("input"), node.texts("output"), by_name)
+
+
+def _attribute(view: memoryview, budget: Budget, depth: int) -> Attribute:
+    attribute = parse(view, _ATTRIBUTE, "attribute", budget)
+    name, kind = attribute.text("name"), _ATTRIBUTE_VALUE.get(attribute.integer("type"), "")
+    present = {value for value in _ATTRIBUTE_VALUE.values() if value in attribute}
+    if not kind or present - {kind}:
+        raise ExportError(f"attribute {name!r}: type {attribute.integer('type')} with {present}")
+    blobs = attribute.blobs.get(kind, [])
+    return Attribute(
+        name=name,
+        floats=attribute.floats(kind) if kind in ("f", "floats") else (),
+        ints=attribute.integers(kind) if kind in ("i", "ints") else (),
+        strings=tuple(bytes(b) for b in blobs) if kind in ("s", "strings") else (),
+        tensors=tuple(_tensor(b, budget) for b in blobs) if kind in ("t", "tensors") else (),
+        graphs=tuple(_graph(b, budget, depth + 1) for b in blobs) if kind in ("g", "graphs") else (),
+    )
+
+
+def _tensor(view: memoryview, budget: Budget) -> Tensor:
+    tensor = parse(view, _TENSOR, "tensor", budget)
+    name, data_type = tensor.text("name"), tensor.integer("data_type")
+    if tensor.integer("data_location") or "external_data" in tensor:
+        raise ExportError(f"tensor {name!r}: external data; allowed: values inside the file")
+    if data_type not in ELEMENT_TYPES:
+        raise ExportError(f"tensor {name!r}: element type {data_type}; allowed {[*ELEMENT_TYPES]}")
+    sources = [source for source in _TENSOR_VALUE if source in tensor]
+    allowed = ("raw_data", ELEMENT_TYPES[data_type].typed)
+    if len(sources) > 1 or not set(sources) <= set(allowed):
+        raise ExportError(f"tensor {name!r}: values in {sources}; allowed one of {allowed}")
+    source = sources[0] if sources else "raw_data"
+    result = Tensor(name, tensor.integers("dims"), data_type, source, tensor.blob(source))
+    _check_size(result)
+    return result
+
+
+def _check_size(tensor: Tensor) -> None:
+    """The bytes must be exactly what the shape says: no more to hide in, no fewer to read past."""
+    name, dims, element = tensor.name, tensor.dims, tensor.element
+    if len(dims) > MAX_RANK or min(dims, default=0) < 0:
+        raise ExportError(f"tensor {name!r}: rank {len(dims)} or a negative size; allowed {MAX_RANK}")
+    if math.prod(max(size, 1) for size in dims) > MAX_ELEMENTS:
+        raise ExportError(f"tensor {name!r}: shape {dims}; allowed {MAX_ELEMENTS} elements")
+    needed, unit = (tensor.elements * element.bits + 7) // 8, "bytes"
+    found = len(tensor.payload)
+    if tensor.source in ("int32_data", "int64_data"):
+        needed, unit = (needed if element.bits < 8 else tensor.elements), "numbers"
+        found = count_varints(tensor.payload)
+    if found != needed:
+        raise ExportError(
+            f"tensor {name!r}: {found} {unit} in {tensor.source}, allowed {needed} for {dims} "
+            f"of {element.name}"
+        )
+
+
+def _value(view: memoryview, budget: Budget) -> Value:
+    value = parse(view, _VALUE, "graph input or output", budget)
+    kind = parse(value.blob("type"), _TYPE, "type", budget)
+    tensor = parse(kind.blob("tensor_type"), _TENSOR_TYPE, "tensor type", budget)
+    shape = parse(tensor.blob("shape"), _SHAPE, "shape", budget)
+    dims = [parse(blob, _DIMENSION, "dim", budget) for blob in shape.blobs.get("dim", [])]
+    return Value(
+        name=value.text("name"),
+        data_type=tensor.integer("elem_type"),
+        dims=tuple(d.integer("dim_value") if "dim_value" in d else None for d in dims),
+    )
+
+
+def _check_names(graph: Graph) -> None:
+    """Every tensor is defined once, so that a name says which values are meant."""
+    seen: set[str] = set()
+    for part in graph.walk():
+        defined = [*part.initializers, *(name for n in part.nodes for name in n.outputs if name)]
+        for name in defined:
+            if name in seen:
+                raise ExportError(f"tensor {name!r} is defined twice")
+            seen.add(name)
+
+
+def _check_used(graph: Graph) -> None:
+    """Every stored tensor must reach an output: an unused one ships data that no result shows."""
+    used = _ancestors(graph)
+    for part in graph.walk():
+        for name in part.initializers:
+            if name not in used:
+                raise ExportError(f"initializer {name!r} is unused: no output depends on it")
+        for node in part.nodes:
+            if node.tensors() and not used.intersection(node.outputs):
+                raise ExportError(f"{node.label} holds a tensor, and no output depends on it")
+
+
+def _ancestors(graph: Graph) -> set[str]:
+    """Names that the outputs of the graph depend on, themselves included."""
+    producers = {name: node for part in graph.walk() for node in part.nodes for name in node.outputs}
+    todo = [value.name for value in graph.outputs]
+    found: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        found.add(name)
+        if node := producers.get(name):
+            todo += node.inputs
+            todo += (value.name for inner in node.graphs() for value in inner.outputs)
+    return found
