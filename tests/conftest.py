@@ -22,7 +22,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def toy() -> "Callable[..., Samples]":
     """Greyscale images of three classes, told apart by where the bright bar lies."""
-    from tests.ranks import images
+    from tests.pipeline.ranks import images
 
     return images
 

@@ -13,7 +13,7 @@ from qmu_edge.project.project import opened
 from qmu_edge.store.ledger.ledger import Ledger
 from tests.cli.refusals import ask, refused
 
-CORPUS = Path(__file__).parents[1] / "corpus" / "requests"
+CORPUS = Path(__file__).parents[1] / "request/corpus"
 # File -> exit code and words of the message.
 BAD: dict[str, tuple[int, str]] = {
     "malformed": (3, "not JSON"),

@@ -179,7 +179,7 @@ def test_nothing_is_signed_that_the_linter_objects_to(
     assert not (trained / "release").exists() and somebody not in ended.err
 
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[1] / "receipt/golden"
 
 
 def test_a_chain_of_receipts_is_checked_from_its_newest_link(run: Any) -> None:

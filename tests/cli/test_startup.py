@@ -8,25 +8,24 @@ from typing import Any
 
 import pytest
 
+from qmu_edge import api
 from qmu_edge.api import demo
-from qmu_edge.api import project as api
-from qmu_edge.api import receipts as notary
-from qmu_edge.api import requests as desk
-from qmu_edge.cli import main as cli
-from qmu_edge.cli import requests
+from qmu_edge.cli import keys, main, project, receipts, requests, run
 
 HEAVY = ("torch", "torchvision", "brevitas", "onnx", "qonnx", "sklearn", "onnxscript")
 FOREIGN = (*HEAVY, "pydantic", "typer", "safetensors", "jaxtyping", "filelock", "rfc8785", "PIL")
 COMMANDS: dict[str, Any] = {
-    "init": cli.init, "train": cli.train, "request new": requests.request_new, "unlearn": cli.unlearn,
-    "export": cli.export, "verify": cli.verify, "status": cli.status, "receipt show": cli.receipt_show,
-    "receipt verify": cli.receipt_verify, "receipt schema": cli.receipt_schema, "keys list": cli.keys_list,
-    "keys rotate": cli.keys_rotate, "keys revoke": cli.keys_revoke, "keys export": cli.keys_export,
-    "methods": cli.methods, "recipes": cli.recipes,
-    "doctor": cli.doctor, "purge": cli.purge, "demo": cli.demo,
-    "request add": requests.request_add, "request list": requests.request_list,
-    "request approve": requests.request_approve, "request withdraw": requests.request_withdraw,
-    "request deny": requests.request_deny, "request extend": requests.request_extend,
+    "init": project.init, "train": run.train, "unlearn": run.unlearn, "export": run.export,
+    "verify": run.verify, "status": project.status, "purge": project.purge, "methods": project.methods,
+    "recipes": project.recipes, "doctor": project.doctor, "demo": project.demo,
+    "request new": requests.request_new, "request add": requests.request_add,
+    "request list": requests.request_list, "request approve": requests.request_approve,
+    "request withdraw": requests.request_withdraw, "request deny": requests.request_deny,
+    "request extend": requests.request_extend,
+    "receipt show": receipts.receipt_show, "receipt verify": receipts.receipt_verify,
+    "receipt schema": receipts.receipt_schema,
+    "keys list": keys.keys_list, "keys rotate": keys.keys_rotate, "keys revoke": keys.keys_revoke,
+    "keys export": keys.keys_export,
 }  # fmt: skip
 
 
@@ -37,10 +36,10 @@ def without(blocked: tuple[str, ...], code: str, *arguments: object) -> "subproc
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
 
-CLI = "from qmu_edge.cli.main import main\nsys.argv[0] = 'qmu-edge'\nmain()\n"
+CLI = "from qmu_edge.keys.main import main\nsys.argv[0] = 'qmu-edge'\nmain()\n"
 HELPS = """
 from typer.testing import CliRunner
-from qmu_edge.cli.main import app
+from qmu_edge.keys.main import app
 for words in [[], *(name.split() for name in sys.argv[1:])]:
     result = CliRunner().invoke(app, [*words, "--help"])
     assert result.exit_code == 0 and "Usage:" in result.output, (words, result.output, result.exception)
@@ -58,9 +57,9 @@ def test_every_help_page_answers_without_torch_or_numpy() -> None:
 
 def test_the_list_of_commands_here_is_whole() -> None:
     found = {
-        c.name or c.callback.__name__.replace("_", "-") for c in cli.app.registered_commands if c.callback
+        c.name or c.callback.__name__.replace("_", "-") for c in main.app.registered_commands if c.callback
     }
-    for group in cli.app.registered_groups:
+    for group in main.app.registered_groups:
         assert group.typer_instance is not None
         found |= {f"{group.name} {c.name}" for c in group.typer_instance.registered_commands}
     assert found == set(COMMANDS)
@@ -128,8 +127,7 @@ def test_the_command_line_is_python_m_as_well_as_a_script(made: Any) -> None:
 
 def _functions() -> set[str]:
     found = inspect.getmembers(api, inspect.isfunction)
-    ours = (api.__name__, desk.__name__, notary.__name__)
-    return {n for n, f in found if f.__module__ in ours and not n.startswith("_")}
+    return {n for n, f in found if f.__module__.startswith("qmu_edge.api.") and not n.startswith("_")}
 
 
 def test_every_command_is_a_function_of_the_same_name() -> None:

@@ -37,8 +37,8 @@ from qmu_edge.verify.bundle import GOLDEN, MANIFEST, SIGNATURE, Bundle, golden, 
 from qmu_edge.verify.latent_weights import check_latent_weights
 from qmu_edge.verify.npz import read_golden, read_sets
 from qmu_edge.verify.onnx.reader import read
-from tests import test_receipt
 from tests.fuzz.mutate import mutated, mutated_json
+from tests.receipt import test_receipt
 
 Make = Callable[[random.Random], bytes]
 JSON_WORDS = (

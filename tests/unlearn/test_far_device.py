@@ -13,7 +13,7 @@ from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.train.fit import predict
 from qmu_edge.train.requantize import requantize
 from qmu_edge.unlearn.registry import apply, parameters
-from tests.far import FAR, Far, far_device
+from tests.runtime.far import FAR, Far, far_device
 from tests.unlearn.test_methods import TABLE, TRAIN, _served
 
 Network = Callable[..., Classifier]

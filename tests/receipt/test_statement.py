@@ -14,7 +14,7 @@ import qmu_edge.receipt.statement
 from qmu_edge.receipt import receipt
 from qmu_edge.receipt.statement import PREDICATE_TYPE, faults, json_schema
 
-SCHEMA_FILE = Path(qmu_edge.receipt.statement.__file__).parent / "schemas" / "erasure-receipt.v1.json"
+SCHEMA_FILE = Path(qmu_edge.__file__).parent / "schemas" / "erasure-receipt.v1.json"
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("receipt.*.json"))
 SCHEMA = jsonschema.Draft202012Validator(json_schema())
 

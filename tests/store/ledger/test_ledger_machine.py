@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from qmu_edge.errors import LedgerError, RequestError
 from qmu_edge.store.ledger.ledger import Ledger
-from tests.ledger.contents import RECEIVED, sha
+from tests.store.ledger.contents import RECEIVED, sha
 
 names = st.sampled_from(["a", "b", "c"])
 

@@ -11,7 +11,7 @@ import pytest
 from qmu_edge.errors import RequestError
 from qmu_edge.io.json import MAX_BYTES
 from qmu_edge.request.document import load_request, new_request, parse_request
-from tests.request_documents import NOW, OPENDSR, OURS, RESEARCH, SECRET, UUID4, changed, parse
+from tests.request.documents import NOW, OPENDSR, OURS, RESEARCH, SECRET, UUID4, changed, parse
 
 
 def test_opendsr_request_is_read() -> None:

@@ -14,9 +14,9 @@ import qmu_edge.request.document
 from qmu_edge.errors import RequestError
 from qmu_edge.io.json import MAX_BYTES, MAX_INTEGER
 from qmu_edge.request.document import MAX_IDS, json_schema, new_request
-from tests.request_documents import NOW, OPENDSR, OURS, RESEARCH, SECRET, UUID4, changed, parse
+from tests.request.documents import NOW, OPENDSR, OURS, RESEARCH, SECRET, UUID4, changed, parse
 
-SCHEMA_FILE = Path(qmu_edge.request.document.__file__).parent / "schemas" / "deletion-request.v1.json"
+SCHEMA_FILE = Path(qmu_edge.__file__).parent / "schemas" / "deletion-request.v1.json"
 
 
 def ids(n: int) -> str:

@@ -10,7 +10,7 @@ import pytest
 from qmu_edge.errors import ConfigError, LedgerError
 from qmu_edge.store.ledger import chain
 from qmu_edge.store.ledger.ledger import Ledger
-from tests.ledger.contents import fill, outside, sha
+from tests.store.ledger.contents import fill, outside, sha
 
 
 def test_events_hold_no_sample_and_no_person(ledger: Ledger) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError, LedgerError, RequestError
 from qmu_edge.store.ledger.ledger import Ledger
-from tests.ledger.contents import RECEIVED, fill, make_index, outside, sha
+from tests.store.ledger.contents import RECEIVED, fill, make_index, outside, sha
 
 DIE = """
 import os, signal, sys

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from qmu_edge.pipeline.distributed import TRAINING
-from tests import ranks
+from tests.pipeline import ranks
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LEARNED: dict[str, Any] = {"quantizer": "learned_step"}
 GRADIENTS: list[list[Any]] = [
     ["gradient", LEARNED, {}],
@@ -73,7 +73,7 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """What two processes find."""
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "jobs").write_text(json.dumps(GRADIENTS + RUNS), "utf-8")
-    process = torchrun("-m", "tests.ranks", folder / "jobs", folder / "results")
+    process = torchrun("-m", "tests.pipeline.ranks", folder / "jobs", folder / "results")
     _, told = process.communicate(timeout=300)
     assert process.returncode == 0, told
     return load_file(folder / "results")

@@ -13,7 +13,7 @@ from qmu_edge.errors import ConfigError, IntegrityError, LedgerError, QmuEdgeErr
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.issued import check_issued
 from qmu_edge.store.ledger.ledger import Ledger
-from tests.test_receipt import made, sha
+from tests.receipt.test_receipt import made, sha
 
 
 @pytest.fixture

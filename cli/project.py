@@ -1,0 +1,103 @@
+"""Commands about a project as a whole, and about this installation."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qmu_edge.cli.options import JsonOption, ProjectOption, QuietOption, progress, show
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the project.")] = Path("."),
+    dataset: Annotated[
+        str,
+        typer.Option(help="digits, cifar10, cifar100, svhn, fashion_mnist, or an image folder."),
+    ] = "digits",
+    recipe: Annotated[
+        str, typer.Option(help="Name of a shipped recipe, or a TOML file.")
+    ] = "digits-resnet18-w4a4",
+    data_path: Annotated[Path | None, typer.Option(help="Where torchvision keeps downloads.")] = None,
+    subjects: Annotated[Path | None, typer.Option(help="CSV file: sample,subject.")] = None,
+    previous: Annotated[
+        Path | None, typer.Option(help="An earlier project of the same data: its deletions stay deleted.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A Python file that makes the network; it will be run.")
+    ] = None,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Register a dataset and make a project."""
+    from qmu_edge import api
+
+    show(
+        api.init(
+            folder, dataset=dataset, recipe=recipe, data_path=data_path, subjects=subjects,
+            previous=previous, model=model, progress=progress(quiet),
+        ),
+        json,
+    )  # fmt: skip
+
+
+def status(project: ProjectOption = None, json: JsonOption = False) -> None:
+    """Where the project stands, and which requests are open."""
+    from qmu_edge import api
+    from qmu_edge.cli import render
+
+    show(api.status(project), json, render.status)
+
+
+def purge(
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for the retention window.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Remove superseded checkpoints and what deleted people have left in the store."""
+    from qmu_edge import api
+    from qmu_edge.cli import render
+
+    show(api.purge(project, now=now, dry_run=dry_run), json, None if dry_run else render.purged)
+
+
+def doctor(
+    project: ProjectOption = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Do what is safe to do.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Versions, GPU, and the integrity of everything stored; exit code 4 or 8 when something is wrong."""
+    from qmu_edge import api
+    from qmu_edge.errors import IntegrityError, LedgerError
+
+    result = api.doctor(project, repair=repair)
+    show(result, json)
+    if problems := result["problems"]:
+        wrong = IntegrityError if result["ledger_holds"] else LedgerError
+        raise wrong(f"{len(problems)} problems, the first: {problems[0]}")
+
+
+def methods(json: JsonOption = False) -> None:
+    """The unlearning methods."""
+    from qmu_edge import api
+
+    show(api.methods(), json)
+
+
+def recipes(json: JsonOption = False) -> None:
+    """The recipes that come with the package."""
+    from qmu_edge import api
+
+    show(api.recipes(), json)
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where; made when missing.")] = Path("demo"),
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train on digits, delete one person, verify beside a retrained reference."""
+    from qmu_edge.api.demo import demo as run
+    from qmu_edge.cli import render
+
+    show(run(folder, progress=progress(quiet)), json, render.demo)

@@ -1,0 +1,54 @@
+"""`qmu-edge receipt`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qmu_edge.cli.options import JsonOption, ProjectOption, show
+
+app = typer.Typer(no_args_is_help=True, help="Erasure receipts.", rich_markup_mode=None)
+
+
+@app.command("show")
+def receipt_show(
+    path: Annotated[Path | None, typer.Argument(help="The receipt; the current one when absent.")] = None,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show a receipt."""
+    from qmu_edge import api
+    from qmu_edge.cli import render
+
+    show(api.receipt_show(path, project), json, render.receipt)
+
+
+@app.command("verify")
+def receipt_verify(
+    path: Annotated[Path | None, typer.Argument(help="The receipt; the current one when absent.")] = None,
+    file: Annotated[list[Path] | None, typer.Option(help="A model file; repeatable.")] = None,
+    sha256: Annotated[
+        list[str] | None, typer.Option(help="Digest of a file on a device; repeatable.")
+    ] = None,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Public key that must have signed; repeatable.")
+    ] = None,
+    previous: Annotated[list[Path] | None, typer.Option(help="Receipts before it, newest first.")] = None,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Hold a receipt against its signature and the files that it speaks of."""
+    from qmu_edge import api
+
+    result = api.receipt_verify(
+        path, project, files=file or (), digests=sha256 or (), previous=previous or (), trusted_keys=key or ()
+    )
+    show(result, json)
+
+
+@app.command("schema")
+def receipt_schema(json: JsonOption = False) -> None:
+    """Print the JSON Schema of a receipt's statement, the payload of its envelope."""
+    from qmu_edge import api
+
+    show(api.receipt_schema(), True)
