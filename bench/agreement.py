@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import write
+from shared.record import write
 from speed import LONG, stock
 
 from qmu_edge.audit.codes import code_changes, integer_codes

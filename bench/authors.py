@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import interleaved, summary, write
+from shared.record import interleaved, summary, write
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from record import write
+from shared.record import write
 from speed import step_of
 from torch.profiler import profile
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import float_twin, write
+from shared.record import float_twin, write
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

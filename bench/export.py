@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import interleaved, summary, write
-from sessions import (
+from shared.record import interleaved, summary, write
+from shared.sessions import (
     CALIBRATION,
     Run,
     float_file,

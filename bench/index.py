@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from record import write
+from shared.record import write
 
 from qmu_edge.data.index import SampleIndex, pseudonym
 from qmu_edge.io.files import write_atomic

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from record import write
+from shared.record import write
 from speed import KINDS, step_of
 
 from qmu_edge.runtime.malloc import kept_memory

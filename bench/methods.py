@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from cells import GRIDS, Bench, Network, grid_at, score
 from filelock import FileLock
-from record import ROOT, commit, write
+from shared.cells import GRIDS, Bench, Network, grid_at, score
+from shared.record import ROOT, commit, write
 from tables import grouped, table_of
 
 from qmu_edge.errors import ConfigError, QmuEdgeError

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from statistics import mean, median, stdev
 
-from record import write
+from shared.record import write
 
 from qmu_edge import api
 from qmu_edge.io.progress import Progress

@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 import matplotlib.pyplot as plt
-from record import ROOT
+from shared.record import ROOT
 from tables import WHOLE, average_gap, load
 
 Points = dict[str, list[tuple[float, float]]]  # row -> gap and epoch-equivalents of each seed

@@ -14,7 +14,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from record import write
+from shared.record import write
 
 from qmu_edge import api
 from qmu_edge.io.progress import Progress

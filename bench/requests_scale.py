@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from record import write
+from shared.record import write
 
 from qmu_edge import api
 from qmu_edge.io.progress import Progress

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import write
-from sessions import CALIBRATION, Run, float_file, nncf_int8, onnxruntime_run, openvino_run
+from shared.record import write
+from shared.sessions import CALIBRATION, Run, float_file, nncf_int8, onnxruntime_run, openvino_run
 
 from qmu_edge.data.index import SAMPLE_SPLITS
 from qmu_edge.export.checks import runnable

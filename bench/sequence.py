@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import GRIDS, Bench, Network, grid_at, parser_of
 from methods import Cell
-from record import write
+from shared.cells import GRIDS, Bench, Network, grid_at, parser_of
+from shared.record import write
 
 from qmu_edge.io.files import write_atomic
 from qmu_edge.io.progress import Progress

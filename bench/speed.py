@@ -28,7 +28,7 @@ import brevitas.nn as qnn
 import torch
 import torch.nn.functional as F
 from brevitas.core.quant import IntQuant
-from record import float_twin, summary, write
+from shared.record import float_twin, summary, write
 from torch import nn
 
 from qmu_edge.io.progress import Progress

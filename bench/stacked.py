@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from record import float_twin, interleaved, summary, write
+from shared.record import float_twin, interleaved, summary, write
 from torch import Tensor, nn
 from torch.func import functional_call, grad, replace_all_batch_norm_modules_, stack_module_state, vmap
 

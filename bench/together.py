@@ -14,8 +14,8 @@ from dataclasses import replace
 from statistics import mean, stdev
 
 import torch
-from cells import GRIDS, Bench, Network, grid_at, parser_of
-from record import write
+from shared.cells import GRIDS, Bench, Network, grid_at, parser_of
+from shared.record import write
 
 from qmu_edge.errors import ConfigError
 

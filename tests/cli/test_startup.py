@@ -36,10 +36,10 @@ def without(blocked: tuple[str, ...], code: str, *arguments: object) -> "subproc
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
 
-CLI = "from qmu_edge.keys.main import main\nsys.argv[0] = 'qmu-edge'\nmain()\n"
+CLI = "from qmu_edge.cli.main import main\nsys.argv[0] = 'qmu-edge'\nmain()\n"
 HELPS = """
 from typer.testing import CliRunner
-from qmu_edge.keys.main import app
+from qmu_edge.cli.main import app
 for words in [[], *(name.split() for name in sys.argv[1:])]:
     result = CliRunner().invoke(app, [*words, "--help"])
     assert result.exit_code == 0 and "Usage:" in result.output, (words, result.output, result.exception)

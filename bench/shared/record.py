@@ -13,7 +13,7 @@ import brevitas.nn as qnn
 import torch
 from torch import nn
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def interleaved(

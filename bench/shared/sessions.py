@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from record import float_twin
+from shared.record import float_twin
 
 from qmu_edge.models.layers import Classifier
 

@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 from filelock import FileLock
-from record import ROOT
 from scenarios import Sets, sets_of
+from shared.record import ROOT
 
 from qmu_edge.audit.codes import code_changes, integer_codes
 from qmu_edge.audit.relearn import relearn_epochs, relearned_from_retain
