@@ -38,10 +38,11 @@ def peak():
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 """
 RESOLVE = f"""{PEAK}
-from qmu_edge.progress import Progress
-from qmu_edge.project import opened
-from qmu_edge.request import parse_request
-from qmu_edge.split import claim, divide
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.project import opened
+from qmu_edge.request.document import parse_request
+from qmu_edge.request.resolve import claim
+from qmu_edge.request.split import divide
 
 def ask(subject):
     document = json.dumps(dict(subject_ids=[subject])).encode()

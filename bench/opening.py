@@ -22,8 +22,8 @@ from qmu_edge.io.progress import Progress
 OPEN = """
 import sys, time
 from pathlib import Path
-from qmu_edge.progress import Progress
-from qmu_edge.project import opened
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.project import opened
 with opened(Path(sys.argv[1]), Progress()) as project:
     start = time.perf_counter()
     count = len(project.images)

@@ -4,10 +4,11 @@ The verdict of qmu-edge is about the ONNX file that ships. Everything here there
 file, never a torch model, and treats it as hostile input. Nothing is imported by this module; take
 what you need:
 
-    from qmu_edge.verify.onnx_file import read               # strict reader, model-file policy
-    from qmu_edge.verify.gates import check_latent_weights   # only integer codes may leave
-    from qmu_edge.verify.runner import OrtRunner             # uint8 images -> logits
-    from qmu_edge.verify.report import evaluate, held_out, judge, Thresholds
+    from qmu_edge.verify.onnx.reader import read                      # strict reader, model-file policy
+    from qmu_edge.verify.latent_weights import check_latent_weights   # only integer codes may leave
+    from qmu_edge.verify.session import OrtRunner                     # uint8 images -> logits
+    from qmu_edge.verify.evaluation import evaluate
+    from qmu_edge.verify.verdict import held_out, judge, Thresholds
 
     check_latent_weights(read(path))
     evaluation, logits = evaluate(path, {"forget": (images, labels), "test": (images, labels)})
@@ -15,14 +16,14 @@ what you need:
 
 | module | what for |
 |---|---|
-| `wire` | the protobuf wire format |
-| `graph`, `onnx_file` | what is in an ONNX file; its strict reader and the model-file policy |
-| `gates` | the latent-weight gate: no float weights behind the codes |
-| `runner` | one onnxruntime session on the CPU |
+| `onnx` | the wire format, what is in an ONNX file, its strict reader and the model-file policy |
+| `latent_weights` | the gate: no float weights behind the codes |
+| `session` | one onnxruntime session on the CPU |
 | `metrics`, `mia` | accuracy, confidence, intervals; membership inference by threshold |
-| `parity` | two sets of logits compared |
-| `report` | the evaluation of one file, and the judgement by thresholds |
-| `sets` | images, labels and golden logits from `.npz` files |
+| `parity`, `integer_reference` | two sets of logits compared; the file computed in integers |
+| `evaluation`, `verdict` | the figures of one file, and the judgement by thresholds |
+| `bundle`, `npz` | device bundles; images, labels and golden logits from `.npz` files |
+| `check`, `render` | all of it for one file, and the result as a table or JUnit XML |
 
 The same from a shell: `python -m qmu_edge.verify MODEL.onnx --data SETS.npz --json`.
 """

@@ -97,7 +97,7 @@ def test_a_full_disk_under_the_ledger_is_survived(
 HOLDER = """
 import sys
 from pathlib import Path
-from qmu_edge.store import hold
+from qmu_edge.store.lock import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

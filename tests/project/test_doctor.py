@@ -196,7 +196,7 @@ def test_an_object_that_nothing_names_is_counted_and_kept(root: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from qmu_edge.store import hold
+from qmu_edge.store.lock import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -12,11 +12,11 @@ from qmu_edge.runtime.determinism import WORKSPACE, determinism
 
 TRAIN = """
 import hashlib, torch
-from qmu_edge.data import Augment, Samples
-from qmu_edge.determinism import determinism
+from qmu_edge.train.batches import Augment, Samples
+from qmu_edge.runtime.determinism import determinism
 from qmu_edge.models import build
 from qmu_edge.models.layers import Shape
-from qmu_edge.progress import Progress
+from qmu_edge.io.progress import Progress
 from qmu_edge.recipe import ModelRecipe, TrainRecipe
 from qmu_edge.train import fit
 torch.set_num_threads(2)

@@ -16,7 +16,7 @@ PIECES, MIB = 4, 40
 MEASURED = """
 import json, resource, sys, threading
 import torch
-from qmu_edge.allocator import kept_memory
+from qmu_edge.runtime.malloc import kept_memory
 
 def step():
     return [torch.ones(40 * 2**18) for _ in range(4)]

@@ -75,8 +75,8 @@ def _killed_after_an_epoch(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "SAVE_EVERY_S", -1.0)
-        patch.setattr(fit, "_save", save_and_die)
+        patch.setattr(fit_module, "SAVE_EVERY_S", -1.0)
+        patch.setattr(fit_module, "_save", save_and_die)
         with pytest.raises(Killed):
             _fit(samples, recipe, state, **model)
     assert state.is_file()

@@ -14,8 +14,8 @@ pytest.importorskip("triton")
 
 INTERPRETED = """
 import torch
-from qmu_edge.models import triton_passes
-from qmu_edge.models.fused import PLAIN, Grid
+from qmu_edge.models.kernels import triton as triton_passes
+from qmu_edge.models.kernels.fused import PLAIN, Grid
 
 assert triton_passes.tried(torch.device("cpu")) is not None
 torch.manual_seed(0)
@@ -50,7 +50,7 @@ print("same")
 
 DEVIANT = """
 import torch
-from qmu_edge.models import triton_passes
+from qmu_edge.models.kernels import triton as triton_passes
 triton_passes.values = lambda x, step, grid, dtype: x.to(dtype)
 assert triton_passes.tried(torch.device("cpu")) is None
 print("same")

@@ -15,7 +15,7 @@ from tests.store.ledger.contents import RECEIVED, fill, make_index, outside, sha
 DIE = """
 import os, signal, sys
 from pathlib import Path
-from qmu_edge.ledger import Ledger
+from qmu_edge.store.ledger.ledger import Ledger
 
 class Dying(Ledger):
     def _point(self, name, digest):
