@@ -51,7 +51,7 @@ def ask(subject):
 imported = peak()
 with opened(Path(sys.argv[1]), Progress()) as project:
     start = time.perf_counter()
-    index = project.index
+    index = project.samples.index
     opening = time.perf_counter() - start
     seconds, cpu = [], []
     for number in range(10):

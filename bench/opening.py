@@ -26,7 +26,7 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import opened
 with opened(Path(sys.argv[1]), Progress()) as project:
     start = time.perf_counter()
-    count = len(project.images)
+    count = len(project.samples.images)
     print(count, time.perf_counter() - start)
 """
 

@@ -54,7 +54,7 @@ def timed(work: Callable[[], Result]) -> tuple[Result, float]:
 def documents(project: Path, n: int, folder: Path) -> list[Path]:
     """A request for each of the first n training samples."""
     with opened(project, Progress()) as found:
-        names = [found.index.ids[i] for i in found.trainable()[:n]]
+        names = [found.samples.index.ids[i] for i in found.samples.trainable()[:n]]
     paths = []
     for number, name in enumerate(names):
         paths.append(folder / f"{number}.json")

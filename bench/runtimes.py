@@ -19,14 +19,15 @@ import torch
 from shared.record import write
 from shared.sessions import CALIBRATION, Run, float_file, nncf_int8, onnxruntime_run, openvino_run
 
-from qmu_edge.data.index import SAMPLE_SPLITS
+from qmu_edge.data.index import SampleSplit
 from qmu_edge.export.checks import runnable
 from qmu_edge.export.exporter import ExportPlan, export
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.deploy import deploy
-from qmu_edge.pipeline.inputs import load_checkpoint
+from qmu_edge.pipeline.networks import Networks
 from qmu_edge.pipeline.release import parity_images
 from qmu_edge.project.project import Project, opened
+from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.train.batches import Samples
 from qmu_edge.train.fit import predict
 
@@ -41,9 +42,9 @@ def all_logits(run: Run, images: np.ndarray) -> np.ndarray:
 
 def sessions(project: Project, folder: Path, images: np.ndarray) -> dict[str, Run]:
     """Every file under every runtime that can run it."""
-    model, origin = load_checkpoint(project, project.current("checkpoint"))
+    model, origin = Networks.of(project).load(project.current(Pointer.CHECKPOINT))
     plan = ExportPlan(formats=("integer", "packed", "qcdq", "qonnx"), class_names=origin.class_names)
-    parity = parity_images(project)
+    parity = parity_images(project.samples, project.recipe.policy.parity_inputs)
     made = export(model, plan, images=parity, min_agreement=0.999, min_inputs=len(parity))
     paths = {f.format: folder / f"{f.format}.onnx" for f in made}
     for file in made:
@@ -64,11 +65,11 @@ def sessions(project: Project, folder: Path, images: np.ndarray) -> dict[str, Ru
 
 def measure(project: Project) -> dict[str, Any]:
     """Accuracy and agreement of every file on all test images."""
-    chosen = np.flatnonzero(project.index.splits == SAMPLE_SPLITS.index("test"))
+    chosen = np.flatnonzero(project.samples.index.in_split(SampleSplit.TEST))
     chosen = chosen[: len(chosen) // BATCH * BATCH]
-    images, labels = project.images[chosen], project.index.labels[chosen]
+    images, labels = project.samples.images[chosen], project.samples.index.labels[chosen]
     floats = images.astype(np.float32) / np.float32(255)
-    model, _ = load_checkpoint(project, project.current("checkpoint"))
+    model, _ = Networks.of(project).load(project.current(Pointer.CHECKPOINT))
     each, unlabelled = torch.arange(len(images)), torch.zeros(len(images), dtype=torch.int64)
     samples = Samples(torch.from_numpy(images), each, unlabelled, torch.device("cpu"))
     expected = predict(deploy(model, images.shape[-1]), samples, 64).numpy()

@@ -16,6 +16,7 @@ from qmu_edge.project.create import create
 from qmu_edge.project.model_file import adopt
 from qmu_edge.project.project import Project, find, opened
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes
+from qmu_edge.store.ledger.states import Pointer
 
 SOURCES = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist")
 
@@ -63,13 +64,13 @@ def status(project: Path | None = None) -> dict[str, Any]:
 
     with _project(project, None) as found:
         ledger = found.ledger
-        requests = standing(found, datetime.now(UTC))
+        requests = standing(ledger, found.recipe.policy, datetime.now(UTC))
         return {
             "project": str(found.root),
             "dataset": found.recipe.data.source,
             "samples": ledger.sample_count(),
             "deleted": len(ledger.tombstones()),
-            **{name: ledger.current(name) for name in ("checkpoint", "release", "receipt")},
+            **{name.value: ledger.current(name) for name in Pointer},
             "open": sum(r["next"] is not None for r in requests),
             "overdue": sum(r["overdue"] for r in requests),
             "requests": requests,
@@ -91,7 +92,7 @@ def purge(project: Path | None = None, *, now: bool = False, dry_run: bool = Fal
     with _project(project, None) as found:
         if dry_run:
             return preview(found, moment, at_once=now)
-        with found.held():
+        with found.locked():
             return run(found, moment, at_once=now)
 
 

@@ -17,6 +17,7 @@ from qmu_edge.receipt.envelope import key_name, read_public_key
 from qmu_edge.receipt.verify import verify as verify_receipt
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.issued import check_issued
+from qmu_edge.store.ledger.states import Pointer
 
 
 def receipt_show(path: Path | None = None, project: Path | None = None) -> dict[str, Any]:
@@ -91,13 +92,13 @@ def keys_rotate(project: Path | None = None, *, reason: str = "rotated") -> dict
 
     `reason` is one of `qmu_edge.store.ledger.keys.REASONS`.
     """
-    with _project(project) as found, found.held():
+    with _project(project) as found, found.locked():
         return keys.renew(found.folder / KEYS, found.ledger, reason).public()
 
 
 def keys_revoke(name: str, project: Path | None = None) -> dict[str, Any]:
     """Declare a key that is out of use compromised."""
-    with _project(project) as found, found.held():
+    with _project(project) as found, found.locked():
         return keys.revoke(found.ledger, name).public()
 
 
@@ -133,7 +134,7 @@ def _receipt_bytes(path: Path | None, project: Path | None) -> bytes:
     if path is not None:
         return read_regular(path, limit=MAX_BYTES, error=LedgerError)
     with _project(project) as found:
-        digest = found.ledger.current("receipt")
+        digest = found.ledger.current(Pointer.RECEIPT)
         if digest is None:
             raise ConfigError(f"{found.root}: no receipt yet")
         return found.store.get_bytes(digest)

@@ -7,9 +7,12 @@ from typing import Any
 from qmu_edge.api.project import _project
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
-from qmu_edge.project.project import Project, find
+from qmu_edge.project.project import find
 from qmu_edge.project.publish import papers, publish
+from qmu_edge.project.records import Release
 from qmu_edge.request.document import load_request
+from qmu_edge.store.ledger.states import Pointer
+from qmu_edge.store.objects import ObjectStore
 
 
 def train(
@@ -64,7 +67,7 @@ def unlearn(
     with _project(project, progress, wait_s) as found:
         parsed = load_request(request, key=found.key) if request is not None else None
         from qmu_edge.pipeline.dry_run import preview_pending, preview_request
-        from qmu_edge.pipeline.fulfil import serve, serve_pending
+        from qmu_edge.pipeline.fulfil import fulfil, fulfil_pending
         from qmu_edge.pipeline.ladder import Effort
         from qmu_edge.runtime.determinism import determinism
         from qmu_edge.runtime.device import device_named
@@ -74,10 +77,10 @@ def unlearn(
             if parsed is None:
                 if dry_run:
                     return preview_pending(found, method)
-                return serve_pending(found, effort)
+                return fulfil_pending(found, effort)
             if dry_run:
                 return preview_request(found, parsed, method)
-            return serve(found, parsed, effort)
+            return fulfil(found, parsed, effort)
 
 
 def export(
@@ -120,30 +123,30 @@ def export(
     chosen = tuple(formats) or tuple(f for f in RELEASED if f in taken)
     options = {"target": target, "camera": Camera.of(dtype, layout), "batch": batch}
     with _project(project, progress, wait_s) as found:
-        with found.held():
-            digest, release = make_release(found, found.current("checkpoint"), chosen, **options)
+        with found.locked():
+            digest, release = make_release(found, found.current(Pointer.CHECKPOINT), chosen, **options)
             if bundle is not None:
                 paths = bundle_files(found, release, bundle, papers(found, release)[0])
             elif out is not None:
-                paths = copy_files(found, release, out)
+                paths = copy_files(found.store, release, out)
             else:
-                found.ledger.set_current("release", digest)
+                found.ledger.set_current(Pointer.RELEASE, digest)
                 link = publish(found, digest, *papers(found, release))
-                paths = [link / name for name in release["files"]]
-        analysed = inference_cost(_qonnx_of(found, release)) if cost else None
+                paths = [link / name for name in release.files]
+        analysed = inference_cost(_qonnx_of(found.store, release)) if cost else None
         return {
-            "checkpoint": release["checkpoint"], "files": {p.name: str(p) for p in paths},
-            "sha256": release["files"], "bytes": release["bytes"], "parity": release["parity"],
-            "levels": release["levels"], "cost": analysed,
+            "checkpoint": release.checkpoint, "files": {p.name: str(p) for p in paths},
+            "sha256": release.files, "bytes": release.sizes, "parity": release.parity,
+            "levels": release.levels, "cost": analysed,
         }  # fmt: skip
 
 
-def _qonnx_of(project: Project, release: dict[str, Any]) -> bytes:
+def _qonnx_of(store: ObjectStore, release: Release) -> bytes:
     from qmu_edge.export.exporter import FILES
 
-    if FILES["qonnx"] not in release["files"]:
+    if FILES["qonnx"] not in release.files:
         raise ConfigError("--cost is measured on the QONNX file; add --format qonnx")
-    return project.store.get_bytes(release["files"][FILES["qonnx"]], limit=4 << 30)
+    return store.get_bytes(release.files[FILES["qonnx"]], limit=4 << 30)
 
 
 def verify(model: Path, project: Path | None = None, *, progress: Progress | None = None) -> dict[str, Any]:

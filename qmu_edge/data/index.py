@@ -14,6 +14,7 @@ import hmac
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -25,9 +26,27 @@ from qmu_edge.data.columns import MAX_NAME, Digests, Names
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.json import INVISIBLE
 
-SAMPLE_SPLITS: Final = ("train", "validation", "test")
-_TRAIN: Final = SAMPLE_SPLITS.index("train")
 MAX_SUBJECTS_BYTES: Final = 256 << 20
+
+
+class SampleSplit(IntEnum):
+    """What a sample is used for; the numbers are on disk."""
+
+    TRAIN = 0
+    VALIDATION = 1
+    TEST = 2
+
+    @property
+    def word(self) -> str:
+        """Its name as people and files write it.
+
+        >>> SampleSplit.TEST.word
+        'test'
+        """
+        return self.name.lower()
+
+
+SAMPLE_SPLITS: Final = tuple(split.word for split in SampleSplit)
 
 
 def content_digest(image: NDArray[np.uint8]) -> str:
@@ -83,7 +102,7 @@ class SampleIndex:
         ids: Unique names (n), as in requests.
         digests: `content_digest` of each sample (n).
         labels: Class of each sample (n,), int64, 0 to k - 1.
-        splits: Codes into `SAMPLE_SPLITS` (n,), int8.
+        splits: `SampleSplit` of each sample (n,), int8.
         subjects: `pseudonym` of each sample's person (n), "" when unknown.
         class_names: Unique names (k), written like ids.
 
@@ -97,6 +116,11 @@ class SampleIndex:
     splits: NDArray[np.int8]
     subjects: Digests
     class_names: tuple[str, ...]
+
+    def in_split(self, split: SampleSplit) -> NDArray[np.bool_]:
+        """Which samples (n,) are of a split."""
+        found: NDArray[np.bool_] = self.splits == split
+        return found
 
     def __post_init__(self) -> None:
         """Check lengths, types and ranges; the columns have checked their values."""

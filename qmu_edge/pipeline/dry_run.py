@@ -1,17 +1,20 @@
-"""What serving would do, without doing it: nothing is written, and nothing is computed on images."""
+"""What fulfilling would do, without doing it: nothing is written, and nothing is computed on images."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from qmu_edge.errors import RequestError
-from qmu_edge.pipeline.unlearn_run import served_steps
+from qmu_edge.pipeline.unlearn_run import fulfilled_steps
 from qmu_edge.project.project import Project
-from qmu_edge.queue.lifecycle import SERVED, approval, known, look_up
+from qmu_edge.queue.lifecycle import approval, known, look_up
 from qmu_edge.queue.schedule import closed, places, rungs_for, waits_for
+from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import Claim
 from qmu_edge.request.split import divide
+from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
+from qmu_edge.store.ledger.states import FULFILLED, Step
 from qmu_edge.unlearn.registry import require_known
 
 
@@ -21,22 +24,23 @@ def preview_request(project: Project, request: DeletionRequest, method: str | No
     Raises:
         RequestError: It cannot be honoured, or is closed.
     """
-    row = known(project, request)
-    if row is not None and row.outcome in SERVED and not row.is_open:
-        counts = served_steps(project, row.request_id)["unlearned"]["counts"]
+    ledger, samples = project.ledger, project.samples
+    row = known(ledger, request, project.key)
+    if row is not None and row.outcome in FULFILLED and not row.is_open:
+        counts = fulfilled_steps(ledger, row.request_id)[Step.UNLEARNED].counts
         return {"request": row.request_id, "dry_run": True, "outcome": row.outcome, "counts": counts}
     if row is not None and not row.is_open:
         raise RequestError(closed(row))
     error = None
-    resolved = project.ledger.open_details("resolved").get(request.request_id)
+    resolved = ledger.open_details(Step.RESOLVED).get(request.request_id)
     if row is not None and resolved is not None:
-        claim = project.claim(resolved)
-        waits = next(p.waits for p in places(project.ledger, project.recipe.policy) if p.row == row)
+        claim = samples.claim(resolved)
+        waits = next(p.waits for p in places(ledger, project.recipe.policy) if p.row == row)
     else:
         found, error = look_up(project, request)
         if found is None:
             raise error or RequestError(f"request {request.request_id}: nothing found")
-        claim, waits = found, _would_wait(project, request, found)
+        claim, waits = found, _would_wait(ledger, project.recipe.policy, request, found)
     rows = [row] if row is not None else []
     return {
         "request": request.request_id, "problem": str(error) if error else None, "waits_for": waits,
@@ -47,9 +51,9 @@ def preview_request(project: Project, request: DeletionRequest, method: str | No
 def preview_pending(project: Project, method: str | None) -> dict[str, Any]:
     """The same for all open requests together, as if none had begun in an earlier batch."""
     found = places(project.ledger, project.recipe.policy)
-    resolved = project.ledger.open_details("resolved")
+    resolved = project.ledger.open_details(Step.RESOLVED)
     rows = [p.row for p in found if not p.waits]
-    claims = [project.claim(resolved[row.request_id]) for row in rows]
+    claims = [project.samples.claim(resolved[row.request_id]) for row in rows]
     return {
         "requests": [row.request_id for row in rows],
         "waiting": [{"request": p.row.request_id, "waits_for": p.waits} for p in found if p.waits],
@@ -57,11 +61,11 @@ def preview_pending(project: Project, method: str | None) -> dict[str, Any]:
     }
 
 
-def _would_wait(project: Project, request: DeletionRequest, claim: Claim) -> str:
-    ledger, images = project.ledger, len(claim.forget)
-    total, gone = max(1, ledger.training_images()), ledger.training_images(barred=True)
+def _would_wait(ledger: Ledger, policy: PolicyRecipe, request: DeletionRequest, claim: Claim) -> str:
+    images, total = len(claim.forget), max(1, ledger.training_images())
+    deleted = ledger.training_images(barred=True)
     return waits_for(
-        project.recipe.policy, images / total, (gone + images) / total,
+        policy, images / total, (deleted + images) / total,
         partial=claim.partial, approved=approval(request, partial=claim.partial) is not None,
     )  # fmt: skip
 
@@ -70,8 +74,8 @@ def _planned(
     project: Project, rows: Sequence[RequestRow], claims: Sequence[Claim], method: str | None
 ) -> dict[str, Any]:
     ids = [row.request_id for row in rows]
-    barred, held = project.ledger.barred(besides=ids), project.claimed(besides=ids)
-    split = divide(project.index, claims, barred=barred, held=held)
+    barred, claimed = project.ledger.barred(besides=ids), project.samples.claimed(besides=ids)
+    split = divide(project.samples.index, claims, barred=barred, held=claimed)
     require_known((method,) if method else project.recipe.policy.rungs, project.recipe)
     names, why = rungs_for(project, rows, split, method)
     policy = project.recipe.policy

@@ -1,64 +1,71 @@
 """What an exported file does on the sets of a split, under onnxruntime."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from qmu_edge.audit.svm import mia_efficacy
 from qmu_edge.errors import ConfigError
 from qmu_edge.export.exporter import FILES
-from qmu_edge.project.project import Project
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.records import Measured, Release
+from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.request.split import Split
-from qmu_edge.verify.evaluation import Evaluation, evaluate, evaluation_from_json, to_json
+from qmu_edge.verify.evaluation import evaluate, to_json
 from qmu_edge.verify.session import OrtRunner
 
 THREADS: Final = max(1, min(8, os.cpu_count() or 1))
 
 
-def evaluate_release(project: Project, release: Mapping[str, Any], split: Split) -> dict[str, Any]:
-    """What the exported file does on the sets of a split.
+def runnable(release: Release) -> str:
+    """Name of the file of a release that is measured.
 
-    Returns:
-        `evaluation` (see `qmu_edge.verify.evaluation`) and `mia_efficacy` (mean and deviation over draws).
+    Raises:
+        ConfigError: There is none.
     """
-    runnable = [sha for name, sha in release["files"].items() if name != FILES["qonnx"]]
-    if not runnable:
+    names = [name for name in release.files if name != FILES["qonnx"]]
+    if not names:
         raise ConfigError(
             "a release of QONNX files alone cannot be evaluated; onnxruntime has no Quant operator"
         )
-    return evaluate_file(project, project.store.open_verified(runnable[0]), split)
+    return names[0]
 
 
-def evaluate_file(project: Project, path: Path, split: Split) -> dict[str, Any]:
-    """The same for any standard ONNX file."""
+def evaluate_file(
+    path: Path, samples: ProjectSamples, split: Split, *, most: int, progress: Progress
+) -> Measured:
+    """Run any standard ONNX file on the sets of a split.
+
+    Args:
+        path: The file.
+        samples: Of the project.
+        split: Which samples are in which set.
+        most: Retain images to run at most, drawn at random.
+        progress: Where images are counted.
+
+    Raises:
+        IntegrityError: A deleted sample is in a set that is kept.
+    """
     chosen = np.random.default_rng(0).permutation(split.retain)
-    parts = {
+    positions = {
         "forget": split.forget,
-        "retain": np.sort(chosen[: project.recipe.policy.evaluation_images]),
+        "retain": np.sort(chosen[:most]),
         "test": split.test,
         "validation": split.validation,
     }
     for name in ("retain", "test", "validation"):
-        project.allowed(parts[name], f"measured {name} set")
-    sets = {
-        name: (project.images[part], project.index.labels[part]) for name, part in parts.items() if len(part)
-    }
+        samples.allowed(positions[name], f"measured {name} set")
+    sets = {n: (samples.images[p], samples.index.labels[p]) for n, p in positions.items() if len(p)}
     images = sum(len(labels) for _, labels in sets.values())
-    project.progress.start("evaluating the exported file", images)
+    progress.start("evaluating the exported file", images)
     evaluation, logits = evaluate(OrtRunner(path, threads=THREADS), sets)
-    project.progress.advance(images)
-    project.progress.finish()
+    progress.advance(images)
+    progress.finish()
     efficacy = None
     if {"test", "retain", "forget"} <= sets.keys():
         efficacy = to_json(
             mia_efficacy(*(a for s in ("retain", "test", "forget") for a in (logits[s], sets[s][1])))
         )
-    return {"evaluation": to_json(evaluation), "mia_efficacy": efficacy}
-
-
-def evaluation_in(report: Mapping[str, Any]) -> Evaluation:
-    """The evaluation of a stored report."""
-    return evaluation_from_json(report["evaluation"])
+    return Measured(evaluation=evaluation, mia_efficacy=efficacy)

@@ -6,28 +6,32 @@
     unlearned, requantized, exported, verified                                   qmu_edge.pipeline.unlearn_run
     receipted   a receipt for each request, and everything switched to, in one transaction
 
-A request that cannot be served is recorded and does not hold up the others.
+A request that cannot be fulfilled is recorded and does not hold up the others.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple
+from pathlib import Path
 from typing import Any, Final
 
 from qmu_edge.errors import ExportError, RequestError, UnlearnError, VerificationFailed
-from qmu_edge.pipeline.inputs import load_checkpoint
 from qmu_edge.pipeline.ladder import Climb, Effort, climb
 from qmu_edge.pipeline.make_receipt import make_receipt
-from qmu_edge.pipeline.unlearn_run import plain, served_steps, thresholds_of
+from qmu_edge.pipeline.networks import Networks
+from qmu_edge.pipeline.unlearn_run import fulfilled_steps, plain, thresholds_of
 from qmu_edge.project.checklist import derived_artefacts_of
 from qmu_edge.project.project import Project
 from qmu_edge.project.publish import LINK, RELEASES, publish_current
-from qmu_edge.queue.lifecycle import SERVED, register, require
-from qmu_edge.queue.schedule import EXACT, batch_name, batches, closed, places, rungs_for
+from qmu_edge.project.records import StepResult
+from qmu_edge.project.samples import ProjectSamples
+from qmu_edge.queue.lifecycle import register, require
+from qmu_edge.queue.schedule import batch_name, batches, closed, places, rungs_for
 from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import Claim, stones_of
 from qmu_edge.request.split import divide
+from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
+from qmu_edge.store.ledger.states import FULFILLED, Outcome, Pointer, State, Step
 from qmu_edge.unlearn.registry import METHODS, require_known
 
 _COSTS: Final = ("seconds", "peak_mb", "spent")
@@ -35,8 +39,8 @@ _COSTS: Final = ("seconds", "peak_mb", "spent")
 _ONE_BATCH: Final = (RequestError, UnlearnError, ExportError, VerificationFailed)
 
 
-def serve(project: Project, request: DeletionRequest, effort: Effort) -> dict[str, Any]:
-    """Serve one request from receipt to release, with its batch if it has begun in one.
+def fulfil(project: Project, request: DeletionRequest, effort: Effort) -> dict[str, Any]:
+    """Fulfil one request from its receipt to the release, with its batch if it has begun in one.
 
     Args:
         project: Open; this function takes the store's lock.
@@ -51,7 +55,7 @@ def serve(project: Project, request: DeletionRequest, effort: Effort) -> dict[st
         VerificationFailed: A threshold is not met; nothing was released.
         QmuEdgeError: Any step's own error.
     """
-    with project.held():
+    with project.locked():
         _require_ready(project, effort)
         row = register(project, request)
         if row.is_open:
@@ -59,22 +63,22 @@ def serve(project: Project, request: DeletionRequest, effort: Effort) -> dict[st
             if waits:
                 raise RequestError(f"request {row.request_id}: waits for {waits}")
             (batch,) = batches(project.ledger, [row])
-            if row.request_id not in [r.request_id for r in _serve(project, batch, effort)]:
+            if row.request_id not in [r.request_id for r in _fulfil(project, batch, effort)]:
                 raise RequestError(f"request {row.request_id}: already deleted: all samples it names")
-        elif row.outcome not in SERVED:
+        elif row.outcome not in FULFILLED:
             raise RequestError(closed(row))
         publish_current(project)
         return _result(project, [row.request_id])
 
 
-def serve_pending(project: Project, effort: Effort) -> dict[str, Any]:
-    """Serve all open requests that do not wait for a person: one run for those that have not begun.
+def fulfil_pending(project: Project, effort: Effort) -> dict[str, Any]:
+    """Fulfil all open requests that do not wait for a person: one run for those that have not begun.
 
     Returns:
         `batches`: a result each; `failed`: the requests of a batch and its error; `waiting`: requests
         and what they wait for; `closed`: requests of which others had deleted everything meanwhile.
     """
-    with project.held():
+    with project.locked():
         _require_ready(project, effort)
         found = places(project.ledger, project.recipe.policy)
         chosen = [p.row for p in found if not p.waits]
@@ -84,7 +88,7 @@ def serve_pending(project: Project, effort: Effort) -> dict[str, Any]:
         for batch in batches(project.ledger, chosen):
             ids = [row.request_id for row in batch]
             try:
-                ids = [row.request_id for row in _serve(project, batch, effort)]
+                ids = [row.request_id for row in _fulfil(project, batch, effort)]
                 done += [_result(project, ids)] if ids else []
             except _ONE_BATCH as error:
                 failed.append({"requests": ids, "error": str(error), "exit_code": error.exit_code})
@@ -104,56 +108,58 @@ def _require_ready(project: Project, effort: Effort) -> None:
     """Check what every run needs before any request is recorded."""
     recipe = project.recipe
     require_known((effort.method,) if effort.method else recipe.policy.rungs, recipe)
-    if all(limit is None for limit in astuple(thresholds_of(project))):
+    if all(limit is None for limit in astuple(thresholds_of(recipe.policy))):
         raise VerificationFailed("the policy sets no threshold: nothing could be verified")
-    load_checkpoint(project, project.current("checkpoint"))
-    _ = project.images
+    Networks.of(project).load(project.current(Pointer.CHECKPOINT))
+    _ = project.samples.images
 
 
-def _serve(project: Project, batch: Sequence[RequestRow], effort: Effort) -> Sequence[RequestRow]:
-    """Serve a batch and return it, without the requests of which others have deleted everything."""
-    batch, claims = _still_there(project, batch)
+def _fulfil(project: Project, batch: Sequence[RequestRow], effort: Effort) -> Sequence[RequestRow]:
+    """Fulfil a batch and return it, without the requests of which others have deleted everything."""
+    ledger, samples = project.ledger, project.samples
+    batch, claims = _still_there(ledger, samples, batch)
     if not batch:
         return batch
     ids = [row.request_id for row in batch]
-    barred, held = project.ledger.barred(besides=ids), project.claimed(besides=ids)
-    split = divide(project.index, claims, barred=barred, held=held)
+    barred, claimed = ledger.barred(besides=ids), samples.claimed(besides=ids)
+    split = divide(samples.index, claims, barred=barred, held=claimed)
     names, why = rungs_for(project, batch, split, effort.method)
     if why:
         project.progress.note(f"{names[0]}: {why}")
-    _bar(project, batch, claims)
+    _bar(ledger, samples, batch, claims)
     _receipts(climb(project, batch, split, names, effort), claims)
     return batch
 
 
 def _still_there(
-    project: Project, batch: Sequence[RequestRow]
+    ledger: Ledger, samples: ProjectSamples, batch: Sequence[RequestRow]
 ) -> tuple[Sequence[RequestRow], Sequence[Claim]]:
-    ledger = project.ledger
-    resolved, begun = ledger.open_details("resolved"), ledger.open_details("tombstoned")
-    claims = {row.request_id: project.claim(resolved[row.request_id]) for row in batch}
-    dead = project.barred(besides=claims.keys())
-    gone = [row for row in batch if dead[claims[row.request_id].samples].all()]
-    if gone and not begun.keys() - claims.keys():  # else it is barred by another, but not yet forgotten
+    resolved, begun = ledger.open_details(Step.RESOLVED), ledger.open_details(Step.TOMBSTONED)
+    claims = {row.request_id: samples.claim(resolved[row.request_id]) for row in batch}
+    barred = samples.barred(besides=claims.keys())
+    deleted = [row for row in batch if barred[claims[row.request_id].samples].all()]
+    if deleted and not begun.keys() - claims.keys():  # else it is barred by another, but not yet forgotten
         with ledger.change():
-            for row in gone:
-                ledger.set_outcome(row.request_id, "completed", "denied", "already_deleted")
-    kept = [row for row in batch if row not in gone]
+            for row in deleted:
+                ledger.set_outcome(row.request_id, State.COMPLETED, Outcome.DENIED, "already_deleted")
+    kept = [row for row in batch if row not in deleted]
     return kept, [claims[row.request_id] for row in kept]
 
 
-def _bar(project: Project, batch: Sequence[RequestRow], claims: Sequence[Claim]) -> None:
-    ledger = project.ledger
-    if batch[0].request_id in ledger.open_details("tombstoned"):
+def _bar(
+    ledger: Ledger, samples: ProjectSamples, batch: Sequence[RequestRow], claims: Sequence[Claim]
+) -> None:
+    if batch[0].request_id in ledger.open_details(Step.TOMBSTONED):
         return
-    detail = {"batch": batch_name(batch)}
+    name = batch_name(batch)
     with ledger.change():
         for row, claim in zip(batch, claims, strict=True):
-            ledger.start_step(row.request_id, "", "tombstoned")
-            ids, digests = zip(*stones_of(project.index, claim), strict=True)
+            ledger.start_step(row.request_id, "", Step.TOMBSTONED)
+            ids, digests = zip(*stones_of(samples.index, claim), strict=True)
             count = ledger.add_tombstones(row.request_id, ids, digests)
-            ledger.finish_step(row.request_id, "", "tombstoned", {**detail, "count": count})
-            ledger.set_outcome(row.request_id, "unlearning", None)
+            result = StepResult(batch=name, count=count)
+            ledger.finish_step(row.request_id, "", Step.TOMBSTONED, result.to_json())
+            ledger.set_outcome(row.request_id, State.UNLEARNING, None)
 
 
 def _receipts(climbed: Climb, claims: Sequence[Claim]) -> None:
@@ -161,9 +167,10 @@ def _receipts(climbed: Climb, claims: Sequence[Claim]) -> None:
     run, release = climbed.run, climbed.release
     project, ledger, made = run.project, run.project.ledger, []
     category = METHODS[run.method].category
-    verified = ledger.step(run.rows[0].request_id, run.name, "verified")
+    verified = ledger.step(run.rows[0].request_id, run.name, Step.VERIFIED)
     stated: dict[str, Any] = {
-        "before": run.before, "release": release, "report": climbed.report, "rungs": climbed.tried,
+        "before": run.before, "release": release, "report": climbed.report.to_json(),
+        "rungs": [asdict(rung) for rung in climbed.tried],
         "completed": (verified.finished if verified else None) or "",
         "split": run.split, "batch": {"requests": len(run.rows), "forget": len(run.split.forget)},
         "method": {
@@ -171,59 +178,60 @@ def _receipts(climbed: Climb, claims: Sequence[Claim]) -> None:
         },
     }  # fmt: skip
 
-    def write() -> dict[str, Any]:
-        previous = ledger.current("receipt")
+    def write() -> StepResult:
+        previous = ledger.current(Pointer.RECEIPT)
         lists = derived_artefacts_of(project, [row.request_id for row in run.rows])
         for row, claim in zip(run.rows, claims, strict=True):
-            artefacts = lists[row.request_id]
+            artefacts = [line.to_json() for line in lists[row.request_id]]
             made.append(
                 make_receipt(project, row=row, claim=claim, artefacts=artefacts, previous=previous, **stated)
             )
             previous = made[-1][0]
-        return {"receipts": len(made)}
+        return StepResult(receipts=len(made))
 
-    def switch(found: dict[str, Any]) -> None:
-        checkpoint = json.loads(project.store.get_bytes(release))["checkpoint"]
+    def switch(result: StepResult) -> None:
+        checkpoint = project.results.release(release).checkpoint
         for row, (digest, outcome) in zip(run.rows, made, strict=True):
             ledger.commit_release(row.request_id, checkpoint=checkpoint, release=release, receipt=digest)
-            ledger.set_outcome(row.request_id, "completed", outcome)
+            ledger.set_outcome(row.request_id, State.COMPLETED, Outcome(outcome))
         if category == "exact":
-            ledger.set_meta(EXACT, ledger.training_images(barred=True))
+            project.results.note_training_from_scratch()
 
-    run.step("receipted", write, switch)
+    run.step(Step.RECEIPTED, write, switch)
 
 
 def _result(project: Project, ids: Sequence[str]) -> dict[str, Any]:
-    """What became of requests that were served in one run."""
-    store, ledger = project.store, project.ledger
-    steps = served_steps(project, ids[0])
-    made, reported = steps["exported"]["release"], steps["verified"]["report"]
-    requests = [_served(project, request_id) for request_id in ids]
+    """What became of requests that were fulfilled in one attempt."""
+    ledger, results, link = project.ledger, project.results, project.root / LINK
+    steps = fulfilled_steps(ledger, ids[0])
+    made, reported = steps[Step.EXPORTED].stored("release"), steps[Step.VERIFIED].stored("report")
+    requests = [_fulfilled(ledger, request_id, link, project.store.path) for request_id in ids]
     head = {
         **(requests[0] if len(requests) == 1 else {}),
-        "requests": requests, "counts": steps["unlearned"]["counts"],
+        "requests": requests, "counts": steps[Step.UNLEARNED].counts,
     }  # fmt: skip
-    if project.purged(made) or project.purged(reported):
+    if results.purged(made) or results.purged(reported):
         return {**head, "purged": True}
-    release = json.loads(store.get_bytes(made))
-    current = ledger.current("release") == made
-    folder = project.root / LINK if current else project.folder / RELEASES / made[:16]
+    release = results.release(made)
+    current = ledger.current(Pointer.RELEASE) == made
+    folder = link if current else project.folder / RELEASES / made[:16]
+    details = {name: step.to_json() for name, step in steps.items() if step.seconds is not None}
     return {
         **head,
-        "checkpoint": release["checkpoint"],
-        "files": {name: str(folder / name) for name in release["files"]},
-        "report": json.loads(store.get_bytes(reported)),
-        "steps": {k: {c: v[c] for c in _COSTS if c in v} for k, v in steps.items() if "seconds" in v},
+        "checkpoint": release.checkpoint,
+        "files": {name: str(folder / name) for name in release.files},
+        "report": results.report(reported).to_json(),
+        "steps": {k: {c: v[c] for c in _COSTS if c in v} for k, v in details.items()},
     }
 
 
-def _served(project: Project, request_id: str) -> dict[str, Any]:
-    row = project.ledger.request(request_id)
-    query = "SELECT receipt_digest FROM receipts WHERE request_id = ?"
-    ((digest,),) = project.ledger.rows(query, request_id)
-    current = project.ledger.current("receipt") == digest
-    path = project.root / LINK / "receipt.json" if current else project.store.path(digest)
+def _fulfilled(
+    ledger: Ledger, request_id: str, link: Path, place: Callable[[str], Path]
+) -> dict[str, str | None]:
+    """Where the receipt of a request lies: behind the link, or at its place in the store."""
+    row, digest = ledger.request(request_id), ledger.receipt_of(request_id)
+    current = ledger.current(Pointer.RECEIPT) == digest
     return {
         "request": request_id, "outcome": row.outcome if row else None,
-        "receipt": str(path), "receipt_sha256": digest,
+        "receipt": str(link / "receipt.json" if current else place(digest)), "receipt_sha256": digest,
     }  # fmt: skip

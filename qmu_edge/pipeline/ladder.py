@@ -9,22 +9,23 @@ passed is part of what it proves.
 
 import time
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final
+from dataclasses import asdict, dataclass, field
+from typing import Final
 
 import torch
 
 from qmu_edge.errors import ExportError, QmuEdgeError, UnlearnError, VerificationFailed
-from qmu_edge.pipeline.unlearn_run import Detail, Run, attempt, produce
+from qmu_edge.pipeline.unlearn_run import Run, attempt, produce
 from qmu_edge.project.project import Project
-from qmu_edge.queue.schedule import TRAINING_COST
+from qmu_edge.project.records import Report, StepResult
+from qmu_edge.project.results import Results
 from qmu_edge.recipe import RETRAIN
 from qmu_edge.request.split import Split
+from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
+from qmu_edge.store.ledger.states import REJECTED, Status
 from qmu_edge.unlearn.registry import METHODS
 
-REJECTED: Final = "rejected"  # how the steps begin that say what became of a run that did not pass
 # What ends a rung and not the climb, and the word for it in the receipt.
 _ENDS: Final[dict[type[QmuEdgeError], str]] = {
     VerificationFailed: "threshold_missed",
@@ -35,7 +36,7 @@ _ENDS: Final[dict[type[QmuEdgeError], str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How to serve requests, as the caller asked.
+    """How to fulfil requests, as the caller asked.
 
     Attributes:
         device: Where to compute.
@@ -52,13 +53,31 @@ class Effort:
 
 
 @dataclass(frozen=True, slots=True)
+class Rung:
+    """A method that was tried: "exact" or "approximate", and what came of it, as receipts say it."""
+
+    method: str
+    category: str
+    result: str
+
+    @classmethod
+    def of(cls, method: str, result: str) -> "Rung":
+        """The rung of a registered method."""
+        return cls(method, METHODS[method].category, result)
+
+    def as_step(self) -> StepResult:
+        """How the ledger keeps it."""
+        return StepResult(**asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
 class Climb:
     """Where a climb has ended: at a run that passed, after all that was `tried` for its requests before."""
 
     run: Run
     release: str
-    report: Detail
-    tried: list[dict[str, str]]
+    report: Report
+    tried: list[Rung]
 
 
 def climb(
@@ -77,47 +96,41 @@ def climb(
         VerificationFailed: The budget is spent, or the last one missed a threshold.
         QmuEdgeError: The last one's own error.
     """
-    tried: dict[str, dict[str, str]] = {}  # by the name of the run
+    tried: dict[str, Rung] = {}  # by the name of the run
     for name in names:
-        _require_time(project, split, name, effort, list(tried.values()))
+        _require_time(project.results, split, name, effort, list(tried.values()))
         run = attempt(project, rows, split, name, effort.device)
         try:
             release, report = produce(run)
         except tuple(_ENDS) as error:
-            tried[run.name] = _rung(name, _ENDS[type(error)])
-            run.step(f"{REJECTED}: {tried[run.name]['result']}", partial(dict, tried[run.name]))
+            tried[run.name] = rung = Rung.of(name, _ENDS[type(error)])
+            run.step(f"{REJECTED}: {rung.result}", rung.as_step)
             if name == names[-1]:
                 raise
             project.progress.note(f"{error}; next: {names[len(tried)]}")
         else:
-            tried[run.name] = _rung(name, "passed")
-            return Climb(run, release, report, _distinct([*_earlier(project, rows, tried), *tried.values()]))
+            tried[run.name] = Rung.of(name, "passed")
+            earlier = _earlier(project.ledger, rows, tried)
+            return Climb(run, release, report, _distinct([*earlier, *tried.values()]))
     raise ValueError("no method to try")
 
 
-def _rung(name: str, result: str) -> dict[str, str]:
-    return {"method": name, "category": METHODS[name].category, "result": result}
-
-
-def _earlier(project: Project, rows: Sequence[RequestRow], tried: Container[str]) -> list[dict[str, str]]:
+def _earlier(ledger: Ledger, rows: Sequence[RequestRow], tried: Container[str]) -> list[Rung]:
     """Rungs of earlier commands, but for runs that are `tried` again; all `rows` have the same."""
-    steps = project.ledger.steps(rows[0].request_id)
     return [
-        {key: step.detail[key] for key in ("method", "category", "result")}
-        for step in steps
-        if step.step.startswith(REJECTED) and step.status == "done" and step.run not in tried
+        Rung(**{name: step.detail[name] for name in ("method", "category", "result")})
+        for step in ledger.steps(rows[0].request_id)
+        if step.step.startswith(REJECTED) and step.status is Status.DONE and step.run not in tried
     ]
 
 
-def _distinct(rungs: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+def _distinct(rungs: Sequence[Rung]) -> list[Rung]:
     """Each method and result once, where it came last: settings may have been many."""
-    last = {tuple(rung.values()): number for number, rung in enumerate(rungs)}
+    last = {rung: number for number, rung in enumerate(rungs)}
     return [rungs[number] for number in sorted(last.values())]
 
 
-def _require_time(
-    project: Project, split: Split, name: str, effort: Effort, tried: Sequence[dict[str, str]]
-) -> None:
+def _require_time(results: Results, split: Split, name: str, effort: Effort, tried: Sequence[Rung]) -> None:
     """Stop before a rung for which there is no time.
 
     Raises:
@@ -125,18 +138,12 @@ def _require_time(
     """
     if effort.budget_s is None or not tried:
         return
-    expected = _retraining_seconds(project, split) if name == RETRAIN else 0.0
+    expected = results.seconds_to_retrain(len(split.retain)) if name == RETRAIN else 0.0
     left = effort.budget_s - (time.monotonic() - effort.started)
     if left <= 0 or left < expected:
-        missed = ", ".join(rung["method"] for rung in tried)
+        missed = ", ".join(rung.method for rung in tried)
         known = f" (about {expected:.0f} s)" if expected else ""
         raise VerificationFailed(
             f"{missed} did not pass, and {max(0.0, left):.0f} s of the budget are left for {name}{known}; "
             "nothing was released, a larger --budget goes on there"
         )
-
-
-def _retraining_seconds(project: Project, split: Split) -> float:
-    """What training took, for as many images as are retained; 0 when it is not known."""
-    known: dict[str, Any] = project.ledger.meta(TRAINING_COST) or {}
-    return float(known.get("seconds", 0.0)) * len(split.retain) / max(1, int(known.get("images", 1)))

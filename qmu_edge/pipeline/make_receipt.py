@@ -57,7 +57,7 @@ def make_receipt(
         report: As the verified step stored it.
         completed: When the exported file was verified, RFC 3339.
         batch: requests that the run serves, and their forget samples together.
-        artefacts: See `qmu_edge.project.checklist.derived_artefacts`.
+        artefacts: See `qmu_edge.project.checklist.derived_artefacts_of`.
         previous: Digest of the receipt before this one.
 
     Returns:
@@ -144,7 +144,7 @@ def _require_impersonal(project: Project, row: RequestRow, claim: Claim, stateme
 
 def _identifying(project: Project, row: RequestRow, claim: Claim) -> Iterator[str]:
     """Everything stored that names a person, a sample or a deleted class, of this request or any other."""
-    index = project.index
+    index = project.samples.index
     yield from (row.request_id, row.requested_by or "", row.approved_by or "", str(project.root))
     if claim.scope in ("classes", "mixed"):
         yield from (index.class_names[i] for i in set(index.labels[claim.samples].tolist()))

@@ -5,19 +5,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from qmu_edge.data.index import SampleSplit
 from qmu_edge.machine.cost import accounted
 from qmu_edge.models.build import build
-from qmu_edge.models.layers import Shape
+from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.pipeline.distributed import TRAINING, Job
-from qmu_edge.pipeline.inputs import factory_of, origin_of, samples_of
-from qmu_edge.project.model_file import source_of
+from qmu_edge.pipeline.inputs import samples_of
+from qmu_edge.pipeline.networks import Networks, origin_of
 from qmu_edge.project.project import Project
-from qmu_edge.queue.schedule import EXACT, TRAINING_COST
+from qmu_edge.project.records import Trained
 from qmu_edge.runtime.device import device_named
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.runtime.throughput import metered
-from qmu_edge.train import checkpoint
-from qmu_edge.train.batches import Augment, ForgetRetain
+from qmu_edge.store.ledger.states import Pointer
+from qmu_edge.train.batches import Augment, ForgetRetain, Samples
 from qmu_edge.train.fit import accuracy
 from qmu_edge.train.requantize import requantize
 from qmu_edge.unlearn.registry import require_known
@@ -34,50 +35,53 @@ def train_project(project: Project, device_name: str) -> dict[str, Any]:
     """
     require_known(project.recipe.policy.rungs, project.recipe)  # better now than after hours of training
     device = device_named(device_name)
-    with project.held():
-        return _train(project, device)
+    with project.locked():
+        run, results = project.training(), project.results
+        trained = results.trained(run)
+        if trained is None:
+            trained = _train(project, run, device)
+            results.note_trained(run, trained)
+        with project.ledger.change():
+            project.ledger.set_current(Pointer.CHECKPOINT, trained.checkpoint)
+            results.note_training_from_scratch()
+        return trained.to_json()
 
 
-def _train(project: Project, device: torch.device) -> dict[str, Any]:
-    recipe, index, positions = project.recipe, project.index, project.trainable()
-    run = project.training()
-    known = project.ledger.meta(f"trained:{run}")
-    if known is None:
-        shape = Shape(
-            channels=project.images.shape[1], classes=len(index.class_names),
-            mean=recipe.data.mean, std=recipe.data.std,
-        )  # fmt: skip
-        model = build(recipe.model, shape, recipe.train.seed, factory_of(project)).to(device)
-        chosen = samples_of(project, device, positions, "training set")
-        state = project.folder / "work" / f"train-{run[:16]}.safetensors"
-        nothing = torch.empty(0, dtype=torch.int64)
-        data = ForgetRetain(
-            forget=chosen.take(nothing), retain=chosen, validation=chosen.take(nothing),
-            augment=Augment(recipe.data.pad, recipe.data.flip), progress=project.progress, state=state,
-        )  # fmt: skip
-        job = Job(
-            method=TRAINING, model=model, data=data, given={}, train=recipe.train, seed=recipe.train.seed,
-            source=source_of(recipe.model, project.root),
-        )  # fmt: skip
-        batch = recipe.train.batch
-        with within_memory("[train] batch", batch):
-            with metered(device) as meter:
-                _, cost = accounted(job.shared)
-            spent = {**cost, **meter.spent(len(chosen))}
-            requantize(model, chosen, batch=batch, seed=recipe.train.seed, progress=project.progress)
-        digest = project.store.put_bytes(checkpoint.dumps(model, origin_of(project, "train")))
-        alive = ~project.barred()
-        scores = {
-            name: accuracy(
-                model, samples_of(project, device, np.flatnonzero(alive & (index.splits == code)), name)
-            )
-            for code, name in ((1, "validation"), (2, "test"))
-        }
-        known = {"checkpoint": digest, "images": len(positions), "accuracy": scores, "spent": spent}
-        project.ledger.set_meta(f"trained:{run}", known)
-        project.ledger.set_meta(TRAINING_COST, {"seconds": cost["seconds"], "images": len(positions)})
-    deleted = project.ledger.training_images(barred=True)
-    with project.ledger.change():
-        project.ledger.set_current("checkpoint", known["checkpoint"])
-        project.ledger.set_meta(EXACT, deleted)
-    return dict(known)
+def _train(project: Project, run: str, device: torch.device) -> Trained:
+    recipe, samples, networks = project.recipe, project.samples, Networks.of(project)
+    shape = Shape(
+        channels=samples.images.shape[1], classes=len(samples.index.class_names),
+        mean=recipe.data.mean, std=recipe.data.std,
+    )  # fmt: skip
+    model = build(recipe.model, shape, recipe.train.seed, networks.factory).to(device)
+    chosen = samples_of(samples, recipe.data, device, samples.trainable(), "training set")
+    nothing = chosen.take(torch.empty(0, dtype=torch.int64))
+    data = ForgetRetain(
+        forget=nothing, retain=chosen, validation=nothing,
+        augment=Augment(recipe.data.pad, recipe.data.flip), progress=project.progress,
+        state=project.folder / "work" / f"train-{run[:16]}.safetensors",
+    )  # fmt: skip
+    job = Job(
+        method=TRAINING, model=model, data=data, given={}, train=recipe.train, seed=recipe.train.seed,
+        source=networks.source,
+    )  # fmt: skip
+    batch = recipe.train.batch
+    with within_memory("[train] batch", batch):
+        with metered(device) as meter:
+            _, cost = accounted(job.shared)
+        spent = {**cost, **meter.spent(len(chosen))}
+        requantize(model, chosen, batch=batch, seed=recipe.train.seed, progress=project.progress)
+    checkpoint = networks.save(model, origin_of(samples, "train"))
+    scores = _accuracies(project, model, device)
+    return Trained(checkpoint=checkpoint, images=len(chosen), accuracy=scores, spent=spent)
+
+
+def _accuracies(project: Project, model: Classifier, device: torch.device) -> dict[str, float]:
+    """Accuracy in torch on the validation and the test samples that are not deleted."""
+    samples, usable = project.samples, ~project.samples.barred()
+
+    def images(split: SampleSplit) -> Samples:
+        positions = np.flatnonzero(usable & samples.index.in_split(split))
+        return samples_of(samples, project.recipe.data, device, positions, split.word)
+
+    return {s.word: accuracy(model, images(s)) for s in (SampleSplit.VALIDATION, SampleSplit.TEST)}

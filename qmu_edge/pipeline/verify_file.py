@@ -5,23 +5,36 @@ reference. Any other file is measured on all data: "forget" is then everything t
 the reference is data never trained on.
 """
 
-import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qmu_edge.data.index import SAMPLE_SPLITS
-from qmu_edge.pipeline.evaluate import evaluate_file, evaluation_in
-from qmu_edge.pipeline.unlearn_run import served_steps, thresholds_of
-from qmu_edge.project.project import TRAIN, Project
-from qmu_edge.queue.lifecycle import SERVED
+from qmu_edge.data.index import SampleSplit
+from qmu_edge.pipeline.evaluate import evaluate_file
+from qmu_edge.pipeline.unlearn_run import fulfilled_steps, thresholds_of
+from qmu_edge.project.project import Project
+from qmu_edge.project.records import Measured, Report
+from qmu_edge.project.results import Results
+from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.request.split import Split, from_json
+from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import FULFILLED, Step
+from qmu_edge.store.objects import ObjectStore
 from qmu_edge.verify.check import describe
 from qmu_edge.verify.evaluation import to_json
 from qmu_edge.verify.onnx.reader import read
-from qmu_edge.verify.verdict import Reference, Verdict, held_out, judge
+from qmu_edge.verify.verdict import Thresholds, Verdict, held_out, judge
+
+
+@dataclass(frozen=True, slots=True)
+class _Released:
+    """The request whose release holds a file; `split` and `report` are None when they are purged."""
+
+    request_id: str
+    split: Split | None
+    report: Report | None
 
 
 def check_against_project(project: Project, path: Path) -> dict[str, Any]:
@@ -36,60 +49,63 @@ def check_against_project(project: Project, path: Path) -> dict[str, Any]:
     if file.is_qonnx:
         result["note"] = "a QONNX file has no operators in onnxruntime: structure and weights were checked"
         return result
-    request, split, report = _request_of(project, file.sha256)
-    if request is not None and report is None:
-        result["note"] = f"the images deleted by {request} are purged; the receipt says what was measured"
-    found = evaluate_file(project, path, split)
-    verdict = _verdict(project, found, report)
-    passed = verdict is None or verdict.passed
-    return {**result, **found, "request": request, "verdict": to_json(verdict), "passed": passed}
+    ledger, policy, samples = project.ledger, project.recipe.policy, project.samples
+    of = _released(ledger, project.results, project.store, file.sha256)
+    if of is not None and of.report is None:
+        result["note"] = (
+            f"the images deleted by {of.request_id} are purged; the receipt says what was measured"
+        )
+    if of is not None and of.split is not None:
+        split = _still_kept(of.split, samples.barred())
+    else:
+        split = _everything(samples, set(ledger.erased_images()))
+    found = evaluate_file(path, samples, split, most=policy.evaluation_images, progress=project.progress)
+    verdict = _verdict(thresholds_of(policy), found, of.report if of else None)
+    return {
+        **result, **found.to_json(), "request": of.request_id if of else None, "verdict": to_json(verdict),
+        "passed": verdict is None or verdict.passed,
+    }  # fmt: skip
 
 
-def _request_of(project: Project, sha256: str) -> tuple[str | None, Split, dict[str, Any] | None]:
-    """The request whose release holds the file, its split and its report."""
-    for row in reversed(project.ledger.requests()):
-        if row.is_open or row.outcome not in SERVED:
+def _released(ledger: Ledger, results: Results, store: ObjectStore, sha256: str) -> _Released | None:
+    """The last request whose release holds the file."""
+    for row in reversed(ledger.requests()):
+        if row.is_open or row.outcome not in FULFILLED:
             continue
-        steps = served_steps(project, row.request_id)
-        if project.purged(steps["exported"]["release"]):
+        steps = fulfilled_steps(ledger, row.request_id)
+        release = steps[Step.EXPORTED].stored("release")
+        if results.purged(release) or sha256 not in results.release(release).files.values():
             continue
-        release = json.loads(project.store.get_bytes(steps["exported"]["release"]))
-        if sha256 in release["files"].values():
-            if project.purged(steps["unlearned"]["split"]) or project.purged(steps["verified"]["report"]):
-                return row.request_id, _everything(project), None
-            split = from_json(Split, project.store.get_bytes(steps["unlearned"]["split"]))
-            return (
-                row.request_id,
-                _still_kept(project, split),
-                json.loads(project.store.get_bytes(steps["verified"]["report"])),
-            )
-    return None, _everything(project), None
+        split, report = steps[Step.UNLEARNED].stored("split"), steps[Step.VERIFIED].stored("report")
+        if results.purged(split) or results.purged(report):
+            return _Released(row.request_id, None, None)
+        return _Released(row.request_id, from_json(Split, store.get_bytes(split)), results.report(report))
+    return None
 
 
-def _still_kept(project: Project, split: Split) -> Split:
-    """The same split without what later requests deleted from the parts that are kept."""
-    kept = ~project.barred()
-    parts = {name: getattr(split, name) for name in ("retain", "validation", "test")}
-    return replace(split, **{name: part[kept[part]] for name, part in parts.items()})
+def _still_kept(split: Split, barred: np.ndarray) -> Split:
+    """The same split without what later requests deleted from the sets that are kept."""
+    sets = {name: getattr(split, name) for name in ("retain", "validation", "test")}
+    return replace(split, **{name: positions[~barred[positions]] for name, positions in sets.items()})
 
 
-def _everything(project: Project) -> Split:
-    """All data: what was deleted and is not purged as forget, everything else as retain."""
-    index, gone = project.index, project.barred()
-    parts = [np.flatnonzero((index.splits == code) & ~gone) for code in range(len(SAMPLE_SPLITS))]
-    gone[list(project.ledger.erased_images())] = False  # zeros tell nothing about anybody
+def _everything(samples: ProjectSamples, erased: set[int]) -> Split:
+    """All data: what was deleted and is not erased as forget, everything else as retain."""
+    index, deleted = samples.index, samples.barred()
+    kept = {split: np.flatnonzero(index.in_split(split) & ~deleted) for split in SampleSplit}
+    deleted[list(erased)] = False  # zeros tell nothing about anybody
+    train = index.in_split(SampleSplit.TRAIN)
     return Split(
-        forget=np.flatnonzero((index.splits == TRAIN) & gone), retain=parts[0], validation=parts[1],
-        test=parts[2], also_erased=np.flatnonzero((index.splits != TRAIN) & gone), scope="mixed",
-        index_digest=index.digest(),
+        forget=np.flatnonzero(train & deleted), retain=kept[SampleSplit.TRAIN],
+        validation=kept[SampleSplit.VALIDATION], test=kept[SampleSplit.TEST],
+        also_erased=np.flatnonzero(~train & deleted), scope="mixed", index_digest=index.digest(),
     )  # fmt: skip
 
 
-def _verdict(project: Project, found: dict[str, Any], report: dict[str, Any] | None) -> Verdict | None:
-    evaluation = evaluation_in(found)
+def _verdict(thresholds: Thresholds, found: Measured, report: Report | None) -> Verdict | None:
+    evaluation = found.evaluation
     if report is not None:
-        reference = Reference(**report["reference"])
-        return judge(evaluation, reference, thresholds_of(project), evaluation_in(report["original"]))
+        return judge(evaluation, report.reference, thresholds, report.original.evaluation)
     if evaluation.fa is None:
         return None  # nothing was deleted yet, so there is nothing to have forgotten
-    return judge(evaluation, held_out(evaluation), thresholds_of(project))
+    return judge(evaluation, held_out(evaluation), thresholds)

@@ -2,107 +2,121 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from qmu_edge.errors import LedgerError
+from qmu_edge.project.history import NEVER, History
 from qmu_edge.project.inventory import (
-    _CURRENT,
-    _OPEN,
+    A_REQUEST_IS_OPEN,
     NEVER_STORED,
     OUTSIDE,
     UNNAMED,
     Artefact,
-    History,
-    _digests,
-    _files_of,
     inventory,
 )
+from qmu_edge.project.needs import CURRENT
 from qmu_edge.project.project import Project
+from qmu_edge.project.records import StepResult
+from qmu_edge.project.results import Results
+from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.purges import IMAGES, PSEUDONYMS, Removal
 from qmu_edge.store.ledger.requests import RequestRow
+from qmu_edge.store.ledger.states import RemovalStatus, Step
+
+_OF_THE_ATTEMPT = (Step.REQUANTIZED, Step.EXPORTED, Step.VERIFIED)
 
 
-def derived_artefacts(project: Project, request_id: str) -> list[dict[str, Any]]:
-    """The checklist of a request: everything made with its samples, and what became of it.
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a checklist.
 
-    While the request is being served, everything stored counts but what this attempt has made; afterwards
-    what was superseded by its receipt or before.
+    Attributes:
+        kind: What was made, in words.
+        count, bytes: How many things, and their size; None for what this tool cannot see.
+        state: "present", "purged", "kept: ..." with the reason, "never stored" or "outside".
+    """
 
-    Returns:
-        Rows of kind, count, bytes and state: "present", "purged", "kept: ..." with the reason,
-        "never stored" or "outside" (count and bytes None: this tool cannot see it).
+    kind: str
+    count: int | None
+    bytes: int | None
+    state: str
+
+    def to_json(self) -> dict[str, str | int | None]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def derived_artefacts_of(project: Project, request_ids: Sequence[str]) -> dict[str, list[Line]]:
+    """The checklists of requests: everything made with their samples, and what became of it.
+
+    While a request is being fulfilled, everything stored counts but what this attempt has made; afterwards
+    what was superseded by its receipt or before. The store is looked at once.
 
     Raises:
         LedgerError: There is no such request.
     """
-    return derived_artefacts_of(project, [request_id])[request_id]
-
-
-def derived_artefacts_of(project: Project, request_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """The checklists of many requests from one look at the store.
-
-    Raises:
-        LedgerError: There is no such request.
-    """
-    history = History(project)
+    history = History(project.ledger)
     found, known = inventory(project, history), {r.request_id: r for r in history.requests}
     if unknown := [i for i in request_ids if i not in known]:
         raise LedgerError(f"ledger {project.ledger.path}: no request {unknown[0]!r}")
-    return {i: checklist(project, history, found, known[i]) for i in request_ids}
+    return checklists(project, history, found, [known[i] for i in request_ids])
 
 
-def checklist(
-    project: Project, history: History, found: list[Artefact], request: RequestRow
-) -> list[dict[str, Any]]:
+def checklists(
+    project: Project, history: History, found: list[Artefact], requests: Sequence[RequestRow]
+) -> dict[str, list[Line]]:
     """The same from an inventory."""
+    made = {
+        r: set() if history.fulfilled(r) else _made_by(project.ledger, project.results, r) for r in requests
+    }
+    return {r.request_id: _checklist(history, found, r, made[r]) for r in requests}
+
+
+def _checklist(history: History, found: list[Artefact], request: RequestRow, made: set[str]) -> list[Line]:
     sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     states: list[tuple[Artefact | Removal, str]] = [
-        (a, f"kept: {_impersonal(a.kept)}" if a.kept and history.served(request) else "present")
-        for a in _concerned(project, history, found, request)
+        (a, f"kept: {_impersonal(a.kept)}" if a.kept and history.fulfilled(request) else "present")
+        for a in _concerned(history, found, request, made)
     ]
-    until = history.served(request) or "~"
-    removed = [r for r in history.removals if r.status == "done" and r.since <= until]
+    until = history.fulfilled(request) or NEVER
+    removed = [r for r in history.removals if r.status is RemovalStatus.DONE and r.since <= until]
     states += [(r, "purged") for r in removed]
     for thing, state in states:
         if _may_be_of(request, thing):
             sums[thing.kind, state][0] += thing.items
             sums[thing.kind, state][1] += thing.bytes
-    rows = [
-        {"kind": kind, "count": items, "bytes": size, "state": state}
-        for (kind, state), (items, size) in sorted(sums.items())
-    ]
-    rows += [{"kind": kind, "count": 0, "bytes": 0, "state": "never stored"} for kind in NEVER_STORED]
-    return rows + [{"kind": kind, "count": None, "bytes": None, "state": "outside"} for kind in OUTSIDE]
+    lines = [Line(kind, items, size, state) for (kind, state), (items, size) in sorted(sums.items())]
+    lines += [Line(kind, 0, 0, "never stored") for kind in NEVER_STORED]
+    return lines + [Line(kind, None, None, "outside") for kind in OUTSIDE]
 
 
 def _impersonal(kept: str) -> str:
     """A reason without the number of the request in it; receipts hold fixed sentences only."""
-    return _OPEN if kept.startswith("request ") else kept
+    return A_REQUEST_IS_OPEN if kept.startswith("request ") else kept
 
 
 def touching(found: list[Artefact]) -> Callable[[int, str], bool]:
     """Tell whether anything of an inventory was made with the samples of the request of this number.
 
-    The second argument is when it was served, "" for never. Quick, for thousands of requests.
+    The second argument is when it was fulfilled, "" for never. Quick, for thousands of requests.
     """
     old = [a for a in found if _is_past(a)]
     own = {a.name for a in old if a.kind in (IMAGES, PSEUDONYMS)}
-    first = min((a.since for a in old if a.kind not in (IMAGES, PSEUDONYMS)), default="~")
-    return lambda number, served: bool(served) and (first <= served or f"request-{number}" in own)
+    first = min((a.since for a in old if a.kind not in (IMAGES, PSEUDONYMS)), default=NEVER)
+    return lambda number, fulfilled: bool(fulfilled) and (first <= fulfilled or f"request-{number}" in own)
 
 
 def _is_past(thing: Artefact) -> bool:
     """Whether a thing is of an earlier network or of a deleted person."""
-    return thing.kind != "receipt" and thing.kept != _CURRENT and thing.since != ""
+    return thing.kind != "receipt" and thing.kept != CURRENT and thing.since != ""
 
 
 def _concerned(
-    project: Project, history: History, found: list[Artefact], request: RequestRow
+    history: History, found: list[Artefact], request: RequestRow, made: set[str]
 ) -> list[Artefact]:
     """What of an inventory was made with the samples of a request."""
-    if until := history.served(request):
+    if until := history.fulfilled(request):
         return [a for a in found if _is_past(a) and a.since <= until and _may_be_of(request, a)]
-    made = _made_by(project, request)
     others = [a for a in found if a.kind not in ("receipt", UNNAMED) and a.name not in made]
     return [a for a in others if _may_be_of(request, a)]
 
@@ -112,11 +126,11 @@ def _may_be_of(request: RequestRow, thing: Artefact | Removal) -> bool:
     return thing.kind not in (IMAGES, PSEUDONYMS) or thing.name == f"request-{request.seq}"
 
 
-def _made_by(project: Project, request: RequestRow) -> set[str]:
+def _made_by(ledger: Ledger, results: Results, request: RequestRow) -> set[str]:
     """What the attempt has made that is about to get its receipt: the network without the samples."""
-    steps = project.ledger.steps(request.request_id)
-    runs = {s.run for s in steps if s.step == "receipted"}
-    late = [s.detail for s in steps if s.run in runs and s.step in ("requantized", "exported", "verified")]
-    made = {digest for detail in late for _, digest in _digests(detail)}
-    files = [f for d in late if "release" in d for f in _files_of(project, d["release"])]
+    steps = ledger.steps(request.request_id)
+    runs = {s.run for s in steps if s.step == Step.RECEIPTED}
+    late = [StepResult.parse(s.detail) for s in steps if s.run in runs and s.step in _OF_THE_ATTEMPT]
+    made = {digest for result in late for _, digest in result.objects()}
+    files = [f for r in late if r.release is not None for f in results.release(r.release).files.values()]
     return made.union(files)

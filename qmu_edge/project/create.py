@@ -8,14 +8,14 @@ import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from qmu_edge.data.columns import Digests, Names
 from qmu_edge.data.index import (
-    SAMPLE_SPLITS,
     SampleIndex,
+    SampleSplit,
     assign_splits,
     content_digests,
     pseudonym,
@@ -25,14 +25,11 @@ from qmu_edge.data.tombstones import barred_samples
 from qmu_edge.errors import BusyError, ConfigError
 from qmu_edge.io.files import sync_folder, write_atomic
 from qmu_edge.io.progress import Progress
-from qmu_edge.project.project import IMAGES, KEY, KEY_CHECK, KEYS, RECIPE, STORE, _key_check, find, opened
+from qmu_edge.project.project import KEY, KEY_CHECK, KEYS, RECIPE, STORE, find, key_check, opened
+from qmu_edge.project.samples import IMAGES
 from qmu_edge.recipe import Recipe, parse_recipe, to_toml
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.ledger import Ledger
-
-if TYPE_CHECKING:
-    pass
-
 
 STAGING: Final = f"{STORE}.new"
 
@@ -108,7 +105,7 @@ def _alone(root: Path) -> Iterator[None]:
 def _make(
     root: Path, recipe: Recipe, source: Any, subjects: Path | None, previous: Path | None, model: bytes
 ) -> SampleIndex:
-    stones = _stones_of(previous) if previous is not None else set()
+    tombstones = _tombstones_of(previous) if previous is not None else set()
     staging = root / STAGING
     try:
         shutil.rmtree(staging, ignore_errors=True)  # of an `init` that was killed
@@ -118,14 +115,14 @@ def _make(
         write_atomic(staging / KEY, key, mode=0o600)
         given = read_subjects(subjects, source.ids) if subjects else source.subjects
         index = _index(source, given, key)
-        _require_none_deleted(index, stones, previous)
+        _require_none_deleted(index, tombstones, previous)
         write_atomic(staging / IMAGES, _npy(source.images), mode=0o600)
         with Ledger.create(staging / "ledger.db") as ledger:
             ledger.write_samples(index)
-            if stones:
-                ledger.carry(stones)
+            if tombstones:
+                ledger.carry(tombstones)
             keys.renew(staging / KEYS, ledger)
-            ledger.set_meta(KEY_CHECK, _key_check(key))
+            ledger.set_meta(KEY_CHECK, key_check(key))
         for name, data in _visible(recipe, model).items():
             write_atomic(staging / name, data)
             os.replace(staging / name, root / name)
@@ -138,16 +135,16 @@ def _make(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _stones_of(previous: Path) -> set[tuple[str, str]]:
+def _tombstones_of(previous: Path) -> set[tuple[str, str]]:
     with opened(find(previous), Progress()) as project:
         return project.ledger.barred()
 
 
 def _require_none_deleted(
-    index: SampleIndex, stones: Collection[tuple[str, str]], previous: Path | None
+    index: SampleIndex, tombstones: Collection[tuple[str, str]], previous: Path | None
 ) -> None:
     """Whose a deleted sample was is not carried over, so nobody's sample with its pixels is taken."""
-    found = np.flatnonzero(barred_samples(index, stones))
+    found = np.flatnonzero(barred_samples(index, tombstones))
     if found.size:
         raise ConfigError(
             f"{found.size} of {len(index.ids)} samples were deleted in {previous}, by name or by their "
@@ -169,7 +166,7 @@ def _index(source: Any, subjects: Sequence[str], key: bytes) -> SampleIndex:
 
 
 def _summary(index: SampleIndex) -> dict[str, Any]:
-    counts = {name: int((index.splits == code).sum()) for code, name in enumerate(SAMPLE_SPLITS)}
+    counts = {split.word: int(index.in_split(split).sum()) for split in SampleSplit}
     subjects = len(set(index.subjects) - {""})
     return {
         "samples": len(index.ids), **counts,

@@ -12,7 +12,6 @@ lock, never removes what the ledger names, and never changes the ledger or an ob
 found out by looking again.
 """
 
-import json
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -24,16 +23,19 @@ from typing import Any, Final
 from qmu_edge.errors import LedgerError, QmuEdgeError
 from qmu_edge.io.files import unfinished
 from qmu_edge.io.progress import Progress
+from qmu_edge.project.history import History
 from qmu_edge.project.model_file import source_of
+from qmu_edge.project.needs import Use, files_of, uses
 from qmu_edge.project.project import KEYS, STORE, Project, opened
 from qmu_edge.project.publish import LINK, RELEASES, files_in, is_whole, publish_current
 from qmu_edge.store.encrypted import SealedStore
 from qmu_edge.store.ledger import keys
+from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.lock import hold, holder_of
-from qmu_edge.store.objects import is_digest
+from qmu_edge.store.objects import ObjectStore
 
 PRIVATE: Final = ("keys", "keys/**/*", "ledger.db*", "cache/*", "work/*")
-OBJECTS_OF_STEP: Final = ("claim", "split", "checkpoint", "release", "report", "receipt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +98,15 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
     folder = root / STORE
     store = SealedStore(folder / "objects", folder / "keys/objects", sealing=False)  # reads both kinds
     found = [*map(Problem, store.check()), *_permissions(folder)]
-    named: dict[str, str] = {}
+    named: dict[str, list[Use]] = {}
     with ExitStack() as stack:
         try:
             project = stack.enter_context(opened(root, Progress()))
             stack.enter_context(project.ledger.snapshot())
             found += [Problem(text, of_ledger=True) for text in project.ledger.check()]
-            named = named_objects(project)
-            found += [*_dangling(project, named), *_contents(project)]
+            files = files_of(project.results, project.store, damaged=True)  # what is altered is told above
+            named = uses(project.ledger, project.results, History(project.ledger), files)
+            found += [*_dangling(project.ledger, project.store, named), *_contents(project)]
             if alone:
                 found += [*_release(project), *_states(project)]
         except QmuEdgeError as error:
@@ -117,56 +120,19 @@ def _leftovers(folder: Path) -> list[Problem]:
     return [Problem(f"left over from an interrupted write: {p}", p.unlink) for p in unfinished(folder)]
 
 
-def named_objects(project: Project) -> dict[str, str]:
-    """Digest of every object that the ledger needs, and what needs it."""
-    named: dict[str, str] = {}
-    ledger = project.ledger
-    for request, step, text in ledger.rows(
-        "SELECT requests.seq, step, detail FROM steps JOIN requests USING (request_id) WHERE status = 'done'"
-    ):
-        detail = json.loads(text)
-        named |= {detail[k]: f"step {step} of request {request}" for k in OBJECTS_OF_STEP if k in detail}
-    for key, text in ledger.rows("SELECT key, value FROM meta WHERE key GLOB '*:*'"):
-        named |= dict.fromkeys(_digests(json.loads(text)), key.partition(":")[0])
-    named |= {d: f"receipt {seq}" for seq, d in ledger.rows("SELECT seq, receipt_digest FROM receipts")}
-    current = dict(ledger.rows("SELECT digest, name FROM current"))
-    named |= {digest: f"the current {name}" for digest, name in current.items()}
-    return {**named, **_files_of_releases(project, named)}
-
-
-def _digests(value: Any) -> Iterator[str]:
-    """Every digest in a JSON value."""
-    if isinstance(value, str) and is_digest(value):
-        yield value
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _digests(part)
-
-
-def _files_of_releases(project: Project, named: dict[str, str]) -> dict[str, str]:
-    files: dict[str, str] = {}
-    for digest, why in named.items():
-        if "release" in why or "exported" in why:
-            try:
-                release = json.loads(project.store.get_bytes(digest))
-                files |= {sha: f"{name} of release {digest[:12]}" for name, sha in release["files"].items()}
-            except (QmuEdgeError, ValueError, KeyError, TypeError):
-                pass  # missing or altered, which is said of the object itself
-    return files
-
-
-def _dangling(project: Project, named: dict[str, str]) -> Iterator[Problem]:
-    purged = project.ledger.removed_names()
-    for digest in named.keys() - purged:
-        path = project.store.path(digest)
+def _dangling(ledger: Ledger, store: ObjectStore, named: dict[str, list[Use]]) -> Iterator[Problem]:
+    """Objects that are missing though no purge has removed them."""
+    for digest in named.keys() - ledger.removed_names():
+        path = store.path(digest)
         if not path.exists():
-            yield Problem(f"object {digest}: {named[digest]} needs it, and it is gone ({path})")
+            yield Problem(f"object {digest}: {named[digest][0].by} needs it, and it is gone ({path})")
 
 
 def _contents(project: Project) -> Iterator[Problem]:
-    model = project.recipe.model
-    for part in (lambda: project.key, lambda: project.images, lambda: source_of(model, project.root)):
+    model, samples = project.recipe.model, project.samples
+    for look in (lambda: project.key, lambda: samples.images, lambda: source_of(model, project.root)):
         try:
-            part()
+            look()
         except QmuEdgeError as error:
             yield Problem(str(error))
     yield from map(Problem, keys.check(project.folder / KEYS, project.ledger))
@@ -175,14 +141,14 @@ def _contents(project: Project) -> Iterator[Problem]:
 def _release(project: Project) -> Iterator[Problem]:
     """The link and the folders of released files."""
     link, folders = project.root / LINK, project.folder / RELEASES
-    digest = project.ledger.current("release")
+    digest = project.ledger.current(Pointer.RELEASE)
     linked = link.resolve() if link.is_symlink() else None
     for folder in sorted(folders.iterdir()) if folders.is_dir() else ():
         if folder.resolve() != linked and not is_whole(folder):
             yield Problem(f"{folder}: not whole, and not current", _remover(folder))
     if digest is None:
         return
-    files = json.loads(project.store.get_bytes(digest))["files"]
+    files = project.results.release(digest).files
     found = files_in(link) if link.is_dir() else {}
     if linked is None or linked.parent != folders.resolve() or not files.items() <= found.items():
         what = "not the files of the current release"
@@ -206,24 +172,14 @@ def _states(project: Project) -> Iterator[Problem]:
     """States of unfinished training; one that no command would go on with is of no use to anybody."""
     for path in sorted((project.folder / "work").glob("*.safetensors")):
         run, _, method = path.stem.partition("-")
-        live = _training_is_open(project, method) if run == "train" else _attempt_is_open(project, run)
+        live = _training_is_open(project, method) if run == "train" else project.ledger.is_open_attempt(run)
         if not live:
             yield Problem(f"{path}: state of a training that nothing goes on with", path.unlink)
 
 
 def _training_is_open(project: Project, prefix: str) -> bool:
     run = project.training()
-    return run.startswith(prefix) and project.ledger.meta(f"trained:{run}") is None
-
-
-def _attempt_is_open(project: Project, prefix: str) -> bool:
-    return bool(
-        project.ledger.rows(
-            "SELECT 1 FROM steps WHERE substr(run, 1, 16) = ? AND status <> 'done'"
-            " AND request_id NOT IN (SELECT request_id FROM receipts WHERE request_id IS NOT NULL)",
-            prefix,
-        )
-    )
+    return run.startswith(prefix) and project.results.trained(run) is None
 
 
 def _permissions(folder: Path) -> Iterator[Problem]:

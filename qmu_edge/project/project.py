@@ -15,28 +15,23 @@ first: a kill between the two leaves it alone, and the same `init` again goes on
 """
 
 import hashlib
-import io
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex, content_digests
-from qmu_edge.data.tombstones import barred_samples
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError
 from qmu_edge.io.files import read_regular
 from qmu_edge.io.progress import Progress
+from qmu_edge.project.results import Results
+from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_file
-from qmu_edge.request.resolve import Claim
-from qmu_edge.request.split import from_json
 from qmu_edge.store.encrypted import SealedStore
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.lock import hold
 from qmu_edge.store.objects import ObjectStore
 
@@ -47,9 +42,7 @@ RECIPE: Final = "qmu.toml"
 STORE: Final = ".qmu"
 KEYS: Final = "keys"
 KEY: Final = f"{KEYS}/pseudonym.key"
-IMAGES: Final = "cache/images.npy"
 KEY_CHECK: Final = "pseudonym key"  # what the ledger knows about it, of no use to guess it
-TRAIN: Final = SAMPLE_SPLITS.index("train")
 
 
 @dataclass
@@ -61,7 +54,7 @@ class Project:
         recipe: As `qmu.toml` says now.
         ledger: Open; closed with the project.
         progress: Where long work shows itself.
-        wait_s: How long `held` waits for another process.
+        wait_s: How long `locked` waits for another process.
     """
 
     root: Path
@@ -75,16 +68,21 @@ class Project:
         """The store's folder."""
         return self.root / STORE
 
-    @property
+    @cached_property
     def store(self) -> ObjectStore:
         """The objects."""
         sealing = self.recipe.policy.encrypt_at_rest
         return SealedStore(self.folder / "objects", self.folder / "keys/objects", sealing=sealing)
 
     @cached_property
-    def index(self) -> SampleIndex:
-        """All samples, as registered."""
-        return self.ledger.read_samples()
+    def samples(self) -> ProjectSamples:
+        """The registered samples."""
+        return ProjectSamples(self.folder, self.ledger, self.store)
+
+    @cached_property
+    def results(self) -> Results:
+        """What earlier work has stored."""
+        return Results(self.ledger, self.store)
 
     @cached_property
     def key(self) -> bytes:
@@ -97,7 +95,7 @@ class Project:
         key = read_regular(path, limit=1024, error=IntegrityError)
         if len(key) != 32:
             raise IntegrityError(f"{path}: {len(key)} bytes, allowed are 32")
-        if self.ledger.meta(KEY_CHECK) != _key_check(key):
+        if self.ledger.meta(KEY_CHECK) != key_check(key):
             raise IntegrityError(f"{path}: not the key that this project was made with")
         return key
 
@@ -110,90 +108,18 @@ class Project:
         """
         return keys.signing_key(self.folder / KEYS, self.ledger)
 
-    @cached_property
-    def images(self) -> np.ndarray:
-        """All decoded images, uint8 (n, c, h, w), as a private memory map; purged ones are all zero.
-
-        Raises:
-            IntegrityError: The cache is missing, or an image is not the one that was registered.
-        """
-        path = self.folder / IMAGES
-        try:
-            images: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise IntegrityError(f"{path}: decoded images cannot be opened: {error}") from None
-        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(self.index.ids):
-            raise IntegrityError(f"{path}: {images.dtype} {images.shape} is not the registered dataset")
-        header = _header(images)
-        with path.open("rb") as file:
-            whole = file.read(len(header)) == header
-        if not whole or path.stat().st_size != len(header) + images.nbytes:
-            raise IntegrityError(f"{path}: its header is altered, or something follows the images")
-        found = content_digests(images)
-        altered = set(np.flatnonzero((found.raw != self.index.digests.raw).any(axis=1)).tolist())
-        # Asked after hashing: the intent to erase an image is written down before it is touched.
-        erased = self.ledger.erased_images()
-        back = {i for i, state in erased.items() if state == "done" and images[i].any()}
-        if wrong := sorted(altered - erased.keys() | back):
-            again = (
-                f"; {len(back)} of them were purged: qmu-edge purge --now erases them again" if back else ""
-            )
-            raise IntegrityError(
-                f"{path}: {len(wrong)} images are not the registered ones, the first is "
-                f"{self.index.ids[wrong[0]]}{again}"
-            )
-        return images
-
-    def barred(self, *, besides: Collection[str] = ()) -> NDArray[np.bool_]:
-        """Which samples (n,) were deleted, by id or by their pixels; not by the requests `besides`."""
-        return barred_samples(self.index, self.ledger.barred(besides=besides))
-
-    def claimed(self, *, besides: Collection[str] = ()) -> NDArray[np.bool_]:
-        """Which samples (n,) open requests ask to delete: nothing new is trained on them meanwhile."""
-        found = np.zeros(len(self.index.ids), np.bool_)
-        for request_id, detail in self.ledger.open_details("resolved").items():
-            if request_id not in besides:
-                found[self.claim(detail).samples] = True
-        return found
-
-    def claim(self, resolved: Mapping[str, Any]) -> Claim:
-        """The claim that the detail of a resolved step points to."""
-        return from_json(Claim, self.store.get_bytes(resolved["claim"]))
-
-    def trainable(self) -> NDArray[np.int64]:
-        """Positions (m,) of all training samples that nobody has asked to delete."""
-        return np.flatnonzero((self.index.splits == TRAIN) & ~self.barred() & ~self.claimed())
-
-    def allowed(self, positions: NDArray[np.int64], use: str) -> NDArray[np.int64]:
-        """The same positions (m,), after the re-ingestion guard.
-
-        Every path from samples to training, calibration, tuning, golden inputs or measurement of what
-        is kept goes through here.
-
-        Raises:
-            IntegrityError: A deleted sample, or another with its pixels, is among them.
-        """
-        found = int(self.barred()[positions].sum())
-        if found:
-            raise IntegrityError(f"{use}: {found} of {len(positions)} samples are deleted; allowed are none")
-        return positions
-
-    def purged(self, digest: str) -> bool:
-        """Whether an object is not there because a purge removed it, which is no damage."""
-        return not self.store.path(digest).exists() and self.ledger.removed(digest)
-
     def training(self) -> str:
         """Digest that names a training on all samples that no request has deleted."""
-        recipe = self.recipe
-        identity = f"{recipe.model}{recipe.train}{recipe.data}{self.index.digest()}".encode()
-        return hashlib.sha256(identity + self.trainable().tobytes()).hexdigest()
+        recipe, samples = self.recipe, self.samples
+        identity = f"{recipe.model}{recipe.train}{recipe.data}{samples.index.digest()}".encode()
+        return hashlib.sha256(identity + samples.trainable().tobytes()).hexdigest()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Be the only process that writes to the project; waits `wait_s` for another one to end.
 
         Raises:
-            BusyError: Another process still holds it.
+            BusyError: Another process still writes.
         """
         with ExitStack() as stack:
             try:
@@ -205,15 +131,15 @@ class Project:
                 stack.enter_context(hold(self.folder, wait_s=self.wait_s))
             yield
 
-    def current(self, what: str) -> str:
+    def current(self, what: Pointer) -> str:
         """Digest of the current checkpoint or release.
 
         Raises:
             ConfigError: There is none yet.
         """
-        digest = self.ledger.current(what)  # type: ignore[arg-type]
+        digest = self.ledger.current(what)
         if digest is None:
-            first = "qmu-edge train" if what == "checkpoint" else "qmu-edge export"
+            first = "qmu-edge train" if what is Pointer.CHECKPOINT else "qmu-edge export"
             raise ConfigError(f"{self.root}: no {what} yet; run {first} first")
         return digest
 
@@ -233,7 +159,7 @@ def find(start: Path) -> Path:
 
 @contextmanager
 def opened(root: Path, progress: Progress, wait_s: float = 0.0) -> Iterator[Project]:
-    """Open the project in `root`; `wait_s` is for `Project.held`.
+    """Open the project in `root`; `wait_s` is for `Project.locked`.
 
     Raises:
         ConfigError: The recipe is wrong.
@@ -245,12 +171,6 @@ def opened(root: Path, progress: Progress, wait_s: float = 0.0) -> Iterator[Proj
         yield Project(root, recipe, ledger, progress, wait_s)
 
 
-def _key_check(key: bytes) -> str:
+def key_check(key: bytes) -> str:
+    """What the ledger keeps of the key of pseudonyms; it does not help to guess the key."""
     return hashlib.sha256(b"qmu-edge pseudonym key" + key).hexdigest()
-
-
-def _header(images: np.ndarray) -> bytes:
-    """What `_npy` writes before the images."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(images))
-    return buffer.getvalue()

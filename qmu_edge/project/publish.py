@@ -8,16 +8,17 @@ whole when its SHA256SUMS says so, which `sha256sum -c` reads too; that file is 
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.files import TEMPORARY, file_digest, sync_folder, write_atomic
 from qmu_edge.project.project import Project
+from qmu_edge.project.records import Release
 from qmu_edge.receipt import receipt
+from qmu_edge.store.ledger.states import Pointer
 
 RELEASES: Final = "releases"
 LINK: Final = "release"
@@ -44,7 +45,7 @@ def publish(project: Project, digest: str, receipt: bytes | None, report: bytes 
     if link.exists() and not link.is_symlink():
         raise ConfigError(f"{link} is not a link of qmu-edge; move it away")
     texts = {n: data for n, data in (("receipt.json", receipt), ("report.json", report)) if data is not None}
-    objects = json.loads(project.store.get_bytes(digest))["files"]
+    objects = project.results.release(digest).files
     named = {**objects, **{n: hashlib.sha256(data).hexdigest() for n, data in texts.items()}}
     texts[SUMS] = sums(named)
     folder = project.folder / RELEASES / digest[:16]
@@ -54,9 +55,11 @@ def publish(project: Project, digest: str, receipt: bytes | None, report: bytes 
         for name in present.keys() - named.keys() - {SUMS}:
             (folder / name).unlink()
         for name in (n for n in (*named, SUMS) if n == SUMS or present.get(n) != named[n]):
-            write_atomic(folder / name, texts.get(name) or _copied(project, objects[name]))
+            write_atomic(
+                folder / name, texts.get(name) or project.store.get_bytes(objects[name], limit=LIMIT_BYTES)
+            )
         sync_folder(folder.parent)
-        _switch(project, folder, link)
+        _switch(link, folder)
     except OSError as error:
         raise ConfigError(f"cannot write {error.filename or folder}: {error.strerror}") from error
     return link
@@ -64,27 +67,23 @@ def publish(project: Project, digest: str, receipt: bytes | None, report: bytes 
 
 def publish_current(project: Project) -> Path | None:
     """Put in place what the ledger says is current; None when there is no release yet."""
-    digest = project.ledger.current("release")
+    digest = project.ledger.current(Pointer.RELEASE)
     if digest is None:
         return None
-    return publish(project, digest, *papers(project, json.loads(project.store.get_bytes(digest))))
+    return publish(project, digest, *papers(project, project.results.release(digest)))
 
 
-def papers(project: Project, release: Mapping[str, Any]) -> tuple[bytes | None, bytes | None]:
+def papers(project: Project, release: Release) -> tuple[bytes | None, bytes | None]:
     """The current receipt and its report, when the receipt speaks of every file of the release."""
-    digest = project.ledger.current("receipt")
+    digest = project.ledger.current(Pointer.RECEIPT)
     if digest is None:
         return None, None
     data = project.store.get_bytes(digest)
     subjects = {s["digest"]["sha256"] for s in receipt.loads(data, "receipt")["subject"]}
-    if not subjects >= set(release["files"].values()):
+    if not subjects >= set(release.files.values()):
         return None, None
-    steps = project.ledger.rows(
-        "SELECT detail FROM steps JOIN receipts USING (request_id) WHERE receipt_digest = ?"
-        " AND step = 'verified' AND status = 'done' ORDER BY steps.finished DESC LIMIT 1",
-        digest,
-    )
-    return data, project.store.get_bytes(json.loads(steps[0][0])["report"]) if steps else None
+    report = project.ledger.report_of(digest)
+    return data, project.store.get_bytes(report) if report else None
 
 
 def sums(files: Mapping[str, str]) -> bytes:
@@ -114,17 +113,13 @@ def files_in(folder: Path) -> dict[str, str]:
     }
 
 
-def _copied(project: Project, digest: str) -> bytes:
-    return project.store.get_bytes(digest, limit=LIMIT_BYTES)
-
-
-def _switch(project: Project, folder: Path, link: Path) -> None:
+def _switch(link: Path, folder: Path) -> None:
     """Point `link` to `folder` in one step; the new link is made where a killed one is swept away."""
-    target = os.path.relpath(folder, project.root)
+    target = os.path.relpath(folder, link.parent)
     if link.is_symlink() and os.readlink(link) == target:
         return
-    fresh = project.folder / f"{TEMPORARY}{LINK}"
+    fresh = folder.parents[1] / f"{TEMPORARY}{LINK}"
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target, target_is_directory=True)
     os.replace(fresh, link)
-    sync_folder(project.root)
+    sync_folder(link.parent)

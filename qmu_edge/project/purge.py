@@ -15,22 +15,24 @@ Trap: removing a file does not overwrite the disk's blocks, and nothing here rea
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any, Final
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.files import sync_folder
 from qmu_edge.machine.cost import accounted
-from qmu_edge.project.checklist import checklist, touching
-from qmu_edge.project.inventory import FOLDER, OUTSIDE, WORK, Artefact, History, inventory
-from qmu_edge.project.project import IMAGES as IMAGE_FILE
+from qmu_edge.project.checklist import checklists, touching
+from qmu_edge.project.history import History
+from qmu_edge.project.inventory import FOLDER, OUTSIDE, WORK, Artefact, inventory
 from qmu_edge.project.project import Project
+from qmu_edge.project.publish import RELEASES
+from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.purges import IMAGES, PSEUDONYMS, Removal
-
-PURGED: Final = "purged"  # the step of a request
+from qmu_edge.store.ledger.states import RemovalStatus, Status, Step
 
 
 def purge(project: Project, now: datetime, *, at_once: bool = False) -> dict[str, Any]:
@@ -48,11 +50,16 @@ def purge(project: Project, now: datetime, *, at_once: bool = False) -> dict[str
         ConfigError: Something cannot be removed; the rest is, and the next purge tries again.
         IntegrityError: An object that has to be read is damaged.
     """
-    begun = _finish(project, inventory(project, History(project))) if _unfinished(project) else ([], [])
-    history = History(project)
+    begun = (
+        _finish(project, inventory(project, History(project.ledger)))
+        if _unfinished(project.ledger)
+        else ([], [])
+    )
+    history = History(project.ledger)
     found = inventory(project, history)
-    due, left = _parted(project, found, now, at_once)
-    _begin(project, history, found, due, "asked for" if at_once else "retention window over")
+    days = timedelta(days=project.recipe.policy.retention_days)
+    due, left = _due(found, now, None if at_once else days)
+    _begin(project.ledger, history, due, "asked for" if at_once else "retention window over")
     (removed, refused), cost = accounted(lambda: _finish(project, found))
     removed = [*begun[0], *removed]
     whole = _whole(project, cost)
@@ -64,55 +71,55 @@ def purge(project: Project, now: datetime, *, at_once: bool = False) -> dict[str
         )
     return {
         "removed": _sums((r.kind, r.reason, r.items, r.bytes) for r in removed),
-        "kept": _kept(project, left, now),
+        "kept": _kept(left, days),
         "requests": whole, "outside": list(OUTSIDE),
     }  # fmt: skip
 
 
 def preview(project: Project, now: datetime, *, at_once: bool = False) -> dict[str, Any]:
     """What `purge` would remove, thing by thing, what it would keep, and every open checklist."""
-    history = History(project)
+    history = History(project.ledger)
     found = inventory(project, history)
-    due, left = _parted(project, found, now, at_once)
-    open_ones = [r for r in history.requests if not _step_is(project, r.request_id, "done")]
+    days = timedelta(days=project.recipe.policy.retention_days)
+    due, left = _due(found, now, None if at_once else days)
+    open_ones = [r for r in history.requests if not _is_purged(project.ledger, r.request_id)]
     return {
         "dry_run": True,
         "retention_days": project.recipe.policy.retention_days,
-        "unfinished": len(_unfinished(project)),
+        "unfinished": len(_unfinished(project.ledger)),
         "remove": [{"kind": a.kind, "name": a.name, "bytes": a.bytes, "since": a.since} for a in due],
-        "kept": _kept(project, left, now),
-        "requests": {r.request_id: checklist(project, history, found, r) for r in open_ones},
+        "kept": _kept(left, days),
+        "requests": {
+            request_id: [line.to_json() for line in lines]
+            for request_id, lines in checklists(project, history, found, open_ones).items()
+        },
         "outside": list(OUTSIDE),
     }
 
 
-def _parted(
-    project: Project, found: list[Artefact], now: datetime, at_once: bool
+def _due(
+    found: list[Artefact], now: datetime, retention: timedelta | None
 ) -> tuple[list[Artefact], list[Artefact]]:
-    """What is due, and what stays for now."""
-    parts: tuple[list[Artefact], list[Artefact]] = ([], [])
+    """What is due, and what stays for now; without a retention window all that nothing needs is due."""
+    due: list[Artefact] = []
+    left: list[Artefact] = []
     for thing in found:
-        is_due = not thing.kept and (at_once or _day_of_removal(project, thing) <= now)
-        parts[0 if is_due else 1].append(thing)
-    return parts
+        is_old = retention is None or (
+            not thing.kept and datetime.fromisoformat(thing.since) + retention <= now
+        )
+        (due if is_old and not thing.kept else left).append(thing)
+    return due, left
 
 
-def _day_of_removal(project: Project, thing: Artefact) -> datetime:
-    return datetime.fromisoformat(thing.since) + timedelta(days=project.recipe.policy.retention_days)
-
-
-def _begin(
-    project: Project, history: History, found: list[Artefact], due: list[Artefact], reason: str
-) -> None:
+def _begin(ledger: Ledger, history: History, due: list[Artefact], reason: str) -> None:
     """Write down what goes, and that the requests which it belongs to are being purged."""
-    ledger = project.ledger
-    known = {(r.kind, r.name) for r in history.removals if r.status == "started"}
+    known = {(r.kind, r.name) for r in history.removals if r.status is RemovalStatus.STARTED}
     fresh = [a for a in due if (a.kind, a.name) not in known]
     touched = touching(due)
     for request in history.requests:
-        if touched(request.seq, history.served(request)):
-            if not _step_is(project, request.request_id, "started", "done"):
-                ledger.start_step(request.request_id, "", PURGED)
+        if touched(request.seq, history.fulfilled(request)):
+            if not _is_purged(ledger, request.request_id, begun=True):
+                ledger.start_step(request.request_id, "", Step.PURGED)
     if fresh:
         ledger.start_removals(
             ((a.kind, a.name, a.items, a.bytes, a.since) for a in fresh), reason,
@@ -123,53 +130,57 @@ def _begin(
 def _finish(project: Project, found: list[Artefact]) -> tuple[list[Removal], list[str]]:
     """Remove all that was begun, now or before a kill; what has come into use again is left alone."""
     needed = {a.name for a in found if a.kept}
-    started = _unfinished(project)
+    started = _unfinished(project.ledger)
     void = [r for r in started if r.name in needed]
     removed, refused = [], []
     for removal in started:
         if removal not in void:
             try:
-                _remover(project, removal.kind)(project, removal.name)
+                _remove(project, removal)
                 removed.append(removal)
             except (OSError, ValueError, ConfigError) as error:
                 reason = getattr(error, "strerror", None) or error
                 refused.append(f"{removal.kind} {removal.name}: {reason}")
-    project.ledger.end_removals(void, "void")
-    project.ledger.end_removals(removed, "done")
+    project.ledger.end_removals(void, RemovalStatus.VOID)
+    project.ledger.end_removals(removed, RemovalStatus.DONE)
     return removed, refused
 
 
-def _unfinished(project: Project) -> list[Removal]:
-    return [r for r in project.ledger.removals() if r.status == "started"]
+def _unfinished(ledger: Ledger) -> list[Removal]:
+    return [r for r in ledger.removals() if r.status is RemovalStatus.STARTED]
 
 
-def _remover(project: Project, kind: str) -> Callable[[Project, str], None]:
-    return _REMOVERS.get(kind, lambda p, name: p.store.remove(name))
+def _remove(project: Project, removal: Removal) -> None:
+    if removal.kind == WORK:
+        _remove_work(project.folder / "work" / removal.name)
+    elif removal.kind == FOLDER:
+        _remove_folder(project.folder / RELEASES / removal.name)
+    elif removal.kind == IMAGES:
+        _erase_images(project.samples.path, project.ledger.positions(removal.name))
+    elif removal.kind != PSEUDONYMS:  # these are a row of the ledger: it goes with the removal's own row
+        project.store.remove(removal.name)
 
 
-def _remove_work(project: Project, name: str) -> None:
-    path = project.folder / "work" / name
+def _remove_work(path: Path) -> None:
     path.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
-def _remove_folder(project: Project, name: str) -> None:
-    path = project.folder / "releases" / name
+def _remove_folder(path: Path) -> None:
     if path.exists():
         shutil.rmtree(path)
     sync_folder(path.parent)
 
 
-def _erase_images(project: Project, name: str) -> None:
-    """Overwrite the images of a request with zeros, in place; whoever reads them now sees no third thing."""
-    path = project.folder / IMAGE_FILE
+def _erase_images(path: Path, positions: Iterable[int]) -> None:
+    """Overwrite images with zeros, in place; whoever reads them now sees the old ones or zeros."""
     if not path.exists():
         return
     images = np.load(path, mmap_mode="r", allow_pickle=False)
     size, start = images[0].nbytes, images.offset
     handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
     try:
-        for position in project.ledger.positions(name):
+        for position in positions:
             _write_all(handle, bytes(size), start + position * size)
         os.fsync(handle)
     finally:
@@ -182,41 +193,34 @@ def _write_all(handle: int, data: bytes, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-_REMOVERS: Final[dict[str, Callable[[Project, str], None]]] = {
-    WORK: _remove_work,
-    FOLDER: _remove_folder,
-    IMAGES: _erase_images,
-    PSEUDONYMS: lambda project, name: None,  # a row of the ledger: it goes with the removal's own row
-}
-
-
 def _whole(project: Project, cost: dict[str, float]) -> list[str]:
-    """End the step of every served request of which nothing is left; returns their ids."""
-    history = History(project)
+    """End the step of every fulfilled request of which nothing is left; returns their ids."""
+    history = History(project.ledger)
     ledger, whole, left = project.ledger, [], touching(inventory(project, history))
     for request in history.requests:
-        served = history.served(request)
-        if served and not left(request.seq, served) and not _step_is(project, request.request_id, "done"):
-            if not _step_is(project, request.request_id, "started"):
-                ledger.start_step(request.request_id, "", PURGED)
-            ledger.finish_step(request.request_id, "", PURGED, cost)
+        fulfilled = history.fulfilled(request)
+        if fulfilled and not left(request.seq, fulfilled) and not _is_purged(ledger, request.request_id):
+            if not _is_purged(ledger, request.request_id, begun=True):
+                ledger.start_step(request.request_id, "", Step.PURGED)
+            ledger.finish_step(request.request_id, "", Step.PURGED, cost)
             whole.append(request.request_id)
     return whole
 
 
-def _step_is(project: Project, request_id: str, *statuses: str) -> bool:
-    step = project.ledger.step(request_id, "", PURGED)
-    return step is not None and step.status in statuses
+def _is_purged(ledger: Ledger, request_id: str, *, begun: bool = False) -> bool:
+    """Whether the purge of a request is done, or at least `begun`."""
+    step = ledger.step(request_id, "", Step.PURGED)
+    return step is not None and (step.status is Status.DONE or (begun and step.status is Status.STARTED))
 
 
-def _kept(project: Project, things: Iterable[Artefact], now: datetime) -> list[dict[str, Any]]:
+def _kept(things: Iterable[Artefact], retention: timedelta) -> list[dict[str, Any]]:
     """What stays, by kind and reason; for what only waits the reason is the day."""
-    days = project.recipe.policy.retention_days
-    return _sums(
-        (a.kind, a.kept or f"until {_day_of_removal(project, a):%Y-%m-%d}: younger than {days} days",
-         a.items, a.bytes)
-        for a in things
-    )  # fmt: skip
+    return _sums((a.kind, a.kept or _waits(a, retention), a.items, a.bytes) for a in things)
+
+
+def _waits(thing: Artefact, retention: timedelta) -> str:
+    day = datetime.fromisoformat(thing.since) + retention
+    return f"until {day:%Y-%m-%d}: younger than {retention.days} days"
 
 
 def _sums(rows: Iterable[tuple[str, str, int, int]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What may happen to a request besides being served: received, approved, extended, withdrawn, denied.
+"""What may happen to a request besides being fulfilled: received, approved, extended, withdrawn, denied.
 
     received    understood, and resolved to samples at once: `partial` and `no_match` show here
     unlearning  its samples are barred; from here on it is finished, never undone
@@ -10,26 +10,27 @@ serve; beside it stand a keyed digest of the document and the references of who 
 
 Withdrawing. A request can be withdrawn or denied until its samples are barred. After that the deletion
 has begun: nothing lifts a tombstone, because "deleted" must not depend on who asked last, and a network
-that has half forgotten serves nobody. The deletion is then finished; the person can be registered again
-with a new dataset.
+that has half forgotten is of no use to anybody. The deletion is then finished; the person can be
+registered again with a new dataset.
 
 Functions that change something need the store's lock.
 """
 
-import json
 from datetime import datetime
 from typing import Final
 
 from qmu_edge.errors import RequestError
 from qmu_edge.project.project import Project
+from qmu_edge.project.records import StepResult
+from qmu_edge.project.results import Results
 from qmu_edge.request.deadline import EXTENSIONS, due_time, rfc3339
 from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import Claim, claim
 from qmu_edge.request.split import to_json
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
+from qmu_edge.store.ledger.states import Outcome, Pointer, State, Status, Step
 
-SERVED: Final = ("unlearned", "retrained", "partial")  # outcomes of requests that have a receipt
 DENIALS: Final = (  # the vocabulary of the Data Rights Protocol, and one of ours
     "suspected_fraud", "insuf_verification", "no_match", "claim_not_covered", "outside_jurisdiction",
     "too_many_requests", "other", "already_deleted",
@@ -45,20 +46,20 @@ def register(project: Project, request: DeletionRequest) -> RequestRow:
             cannot be honoured at all. It is recorded nevertheless, with its outcome. Only a
             conflict (its id with another content) is not.
     """
-    row = known(project, request)
-    if row is not None and (not row.is_open or _resolved(project.ledger, row)):
+    row = known(project.ledger, request, project.key)
+    if row is not None and (not row.is_open or _is_resolved(project.ledger, row)):
         return row
     found, error = look_up(project, request)
     digest = project.store.put_bytes(to_json(found)) if found is not None else ""
     ledger, request_id = project.ledger, request.request_id
     with ledger.change():
         if row is None:
-            _receive(project, request, partial=found is not None and found.partial)
+            _receive(ledger, request, project.key, partial=found is not None and found.partial)
         if found is not None:
-            ledger.start_step(request_id, "", "resolved")
+            ledger.start_step(request_id, "", Step.RESOLVED)
             # Counted once: `status` is to answer at once, and a million rows are not.
-            detail = {"claim": digest, "counts": found.counts(), "training_images": ledger.training_images()}
-            ledger.finish_step(request_id, "", "resolved", detail)
+            result = StepResult(claim=digest, counts=found.counts(), training_images=ledger.training_images())
+            ledger.finish_step(request_id, "", Step.RESOLVED, result.to_json())
         standing = _standing(ledger, error)
         if row is None or standing != (row.state, row.outcome, row.reason):
             ledger.set_outcome(request_id, *standing)
@@ -67,14 +68,14 @@ def register(project: Project, request: DeletionRequest) -> RequestRow:
     return require(ledger, request_id)
 
 
-def known(project: Project, request: DeletionRequest) -> RequestRow | None:
-    """The row of this very request.
+def known(ledger: Ledger, request: DeletionRequest, key: bytes) -> RequestRow | None:
+    """The row of this very request; `key` is that of the project.
 
     Raises:
         RequestError: Its id was received before with another content.
     """
-    row = project.ledger.request(request.request_id)
-    if row is not None and row.digest != request.digest(project.key):
+    row = ledger.request(request.request_id)
+    if row is not None and row.digest != request.digest(key):
         raise RequestError(
             f"request {request.request_id}: conflict: it was received before with another content"
         )
@@ -83,16 +84,16 @@ def known(project: Project, request: DeletionRequest) -> RequestRow | None:
 
 def look_up(project: Project, request: DeletionRequest) -> tuple[Claim | None, RequestError | None]:
     """What a request names, and what is wrong with it; a request of which a part is known has both."""
-    barred, key = project.ledger.barred(), project.key
+    barred, key, index = project.ledger.barred(), project.key, project.samples.index
     try:
-        _require_model(project, request)
-        return claim(project.index, request, barred=barred, key=key), None
+        _require_model(project.ledger, project.results, request)
+        return claim(index, request, barred=barred, key=key), None
     except RequestError as error:
         if error.reason != "partial":
             return None, error
         partly = error
     try:
-        return claim(project.index, request, barred=barred, key=key, partial=True), partly
+        return claim(index, request, barred=barred, key=key, partial=True), partly
     except RequestError as error:
         return None, error
 
@@ -115,7 +116,7 @@ def withdraw(ledger: Ledger, request_id: str) -> RequestRow:
     Raises:
         RequestError: No such request, it is closed, or its samples are barred already.
     """
-    return _close(ledger, request_id, "withdrawn", None)
+    return _close(ledger, request_id, Outcome.WITHDRAWN, None)
 
 
 def deny(ledger: Ledger, request_id: str, reason: str) -> RequestRow:
@@ -125,7 +126,7 @@ def deny(ledger: Ledger, request_id: str, reason: str) -> RequestRow:
         RequestError: As for `withdraw`, or the reason is not one of `DENIALS`.
     """
     _one_of(reason, DENIALS)
-    return _close(ledger, request_id, "denied", reason)
+    return _close(ledger, request_id, Outcome.DENIED, reason)
 
 
 def extend(ledger: Ledger, request_id: str, reason: str, now: datetime) -> RequestRow:
@@ -147,8 +148,8 @@ def extend(ledger: Ledger, request_id: str, reason: str, now: datetime) -> Reque
             f"request {row.request_id}: was due {row.due}; an extension is allowed before that"
         )
     with ledger.change():
-        ledger.start_step(row.request_id, "", "extended")
-        ledger.finish_step(row.request_id, "", "extended", {"reason": reason})
+        ledger.start_step(row.request_id, "", Step.EXTENDED)
+        ledger.finish_step(row.request_id, "", Step.EXTENDED, StepResult(reason=reason).to_json())
         ledger.extend(row.request_id, rfc3339(until))
     return require(ledger, row.request_id)
 
@@ -168,23 +169,23 @@ def approve(ledger: Ledger, request_id: str, by: str) -> RequestRow:
     return require(ledger, row.request_id)
 
 
-def _require_model(project: Project, request: DeletionRequest) -> None:
+def _require_model(ledger: Ledger, results: Results, request: DeletionRequest) -> None:
     sha256 = request.model_sha256
     if sha256 is None:
         return
-    release = project.ledger.current("release")
-    files = json.loads(project.store.get_bytes(release))["files"] if release else {}
-    if sha256 not in {project.ledger.current("checkpoint"), *files.values()}:
+    release = ledger.current(Pointer.RELEASE)
+    files = results.release(release).files if release else {}
+    if sha256 not in {ledger.current(Pointer.CHECKPOINT), *files.values()}:
         raise RequestError(
             f"request {request.request_id}: it is about model {sha256[:12]}…, which is not the current one",
             reason="other_model",
         )
 
 
-def _receive(project: Project, request: DeletionRequest, *, partial: bool) -> None:
+def _receive(ledger: Ledger, request: DeletionRequest, key: bytes, *, partial: bool) -> None:
     due = due_time(request.received_time, request.regulation)
-    project.ledger.receive(
-        request.request_id, request.digest(project.key), form=request.form, regulation=request.regulation,
+    ledger.receive(
+        request.request_id, request.digest(key), form=request.form, regulation=request.regulation,
         received=rfc3339(request.received_time), due=rfc3339(due) if due else None,
         requested_by=request.requested_by, approved_by=approval(request, partial=partial),
     )  # fmt: skip
@@ -196,22 +197,22 @@ def approval(request: DeletionRequest, *, partial: bool) -> str | None:
     return None if own or partial else request.approved_by_ref
 
 
-def _standing(ledger: Ledger, error: RequestError | None) -> tuple[str, str | None, str | None]:
+def _standing(ledger: Ledger, error: RequestError | None) -> tuple[State, Outcome | None, str | None]:
     """State, outcome and reason of a request that was just looked up."""
     if error is None:
-        return "received", None, None
+        return State.RECEIVED, None, None
     if error.reason == "partial":
-        return "received", "partial", None
+        return State.RECEIVED, Outcome.PARTIAL, None
     if error.reason == "no_match":
-        return "completed", "no_match", None
-    if error.reason == "already_deleted" and not ledger.open_details("tombstoned"):
-        return "completed", "denied", error.reason
-    return "received", "failed", error.reason
+        return State.COMPLETED, Outcome.NO_MATCH, None
+    if error.reason == "already_deleted" and not ledger.open_details(Step.TOMBSTONED):
+        return State.COMPLETED, Outcome.DENIED, error.reason
+    return State.RECEIVED, Outcome.FAILED, error.reason
 
 
-def _resolved(ledger: Ledger, row: RequestRow) -> bool:
-    step = ledger.step(row.request_id, "", "resolved")
-    return step is not None and step.status == "done"
+def _is_resolved(ledger: Ledger, row: RequestRow) -> bool:
+    step = ledger.step(row.request_id, "", Step.RESOLVED)
+    return step is not None and step.status is Status.DONE
 
 
 def _require_open(ledger: Ledger, request_id: str) -> RequestRow:
@@ -226,13 +227,13 @@ def said(row: RequestRow) -> str:
     return f"{row.outcome} ({row.reason})" if row.reason else str(row.outcome)
 
 
-def _close(ledger: Ledger, request_id: str, outcome: str, reason: str | None) -> RequestRow:
+def _close(ledger: Ledger, request_id: str, outcome: Outcome, reason: str | None) -> RequestRow:
     row = _require_open(ledger, request_id)
-    if row.state != "received":
+    if row.state is not State.RECEIVED:
         raise RequestError(
             f"request {row.request_id}: its samples are barred already, so it is finished, not {outcome}"
         )
-    ledger.set_outcome(row.request_id, "completed", outcome, reason)
+    ledger.set_outcome(row.request_id, State.COMPLETED, outcome, reason)
     return require(ledger, row.request_id)
 
 

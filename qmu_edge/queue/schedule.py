@@ -1,6 +1,6 @@
-"""Which open requests are served next, together, and which wait for a person; torch-free.
+"""Which open requests are fulfilled next, together, and which wait for a person.
 
-Requests that are served together are one batch: their samples are barred in one transaction, there is
+Requests that are fulfilled together are one batch: their samples are barred in one transaction, there is
 one union split, one unlearning and one release, and a receipt for each. A batch that has begun stays
 together until it ends, so that a kill never makes it start over with another forget set.
 
@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.project.project import Project
@@ -23,15 +23,12 @@ from qmu_edge.request.deadline import days_left
 from qmu_edge.request.split import Split, gone
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
-
-# Keys in the ledger.
-EXACT: Final = "deleted before the last training from scratch"
-TRAINING_COST: Final = "seconds and images of the last training"
+from qmu_edge.store.ledger.states import Outcome, State, Status, Step
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an open request stands: `waits` says for what, or is "" when it can be served."""
+    """Where an open request stands: `waits` says for what, or is "" when it can be fulfilled."""
 
     row: RequestRow
     images: int
@@ -39,19 +36,19 @@ class Place:
 
 
 def places(ledger: Ledger, policy: PolicyRecipe) -> list[Place]:
-    """All open requests, in the order in which they are served."""
-    resolved, begun = ledger.open_details("resolved"), ledger.open_details("tombstoned")
-    gone = ledger.training_images(barred=True)
+    """All open requests, in the order in which they are fulfilled."""
+    resolved, begun = ledger.open_details(Step.RESOLVED), ledger.open_details(Step.TOMBSTONED)
+    deleted = ledger.training_images(barred=True)
     found = []
     for row in filter(lambda row: row.is_open, ledger.requests()):
         images, waits = 0, f"a decision: it cannot be honoured as written ({row.reason})"
         if row.request_id in resolved:
             detail = resolved[row.request_id]
             images, total = int(detail["counts"]["forget"]), max(1, detail["training_images"])
-            shares = images / total, (gone + images) / total
+            shares = images / total, (deleted + images) / total
             approved = row.approved_by is not None or row.request_id in begun
-            waits = waits_for(policy, *shares, partial=row.outcome == "partial", approved=approved)
-            gone += images if not waits and row.request_id not in begun else 0
+            waits = waits_for(policy, *shares, partial=row.outcome is Outcome.PARTIAL, approved=approved)
+            deleted += images if not waits and row.request_id not in begun else 0
         found.append(Place(row, images, waits))
     return found
 
@@ -79,7 +76,7 @@ def waits_for(policy: PolicyRecipe, share: float, together: float, *, partial: b
 
 def batches(ledger: Ledger, chosen: Sequence[RequestRow]) -> list[tuple[RequestRow, ...]]:
     """The chosen requests as batches: those that have begun, whole, then one of all the others."""
-    begun = ledger.open_details("tombstoned")
+    begun = ledger.open_details(Step.TOMBSTONED)
     groups: defaultdict[str, list[RequestRow]] = defaultdict(list)
     for row in ledger.requests():
         if row.request_id in begun:
@@ -112,9 +109,9 @@ def rungs_for(
     ledger, policy = project.ledger, project.recipe.policy
     names, limit = (asked,) if asked else policy.rungs, policy.retrain_above
     ids = [row.request_id for row in rows]
-    since = ledger.training_images(barred=True, besides=ids) - int(ledger.meta(EXACT) or 0)
+    since = ledger.training_images(barred=True, besides=ids) - project.results.deleted_before_training()
     share = (since + len(split.forget)) / max(1, ledger.training_images())
-    found = gone(project.index, split, project.barred())
+    found = gone(project.samples.index, split, project.samples.barred())
     why = ""
     if found.classes and found.others:
         why = "whole classes and samples of other classes go together"
@@ -127,11 +124,12 @@ def rungs_for(
     return (RETRAIN,), why
 
 
-def standing(project: Project, now: datetime, *, only: str | None = None) -> list[dict[str, Any]]:
+def standing(
+    ledger: Ledger, policy: PolicyRecipe, now: datetime, *, only: str | None = None
+) -> list[dict[str, Any]]:
     """All requests, or one, with their dates and what happens next."""
-    ledger = project.ledger
-    waiting = {p.row.request_id: p for p in places(ledger, project.recipe.policy)}
-    receipts = dict(ledger.rows("SELECT request_id, receipt_digest FROM receipts"))
+    waiting = {p.row.request_id: p for p in places(ledger, policy)}
+    receipts = {r.request_id: r.digest for r in ledger.receipts()}
     return [
         _shown(ledger, row, waiting.get(row.request_id), receipts.get(row.request_id), now)
         for row in ledger.requests()
@@ -159,15 +157,15 @@ def _next(ledger: Ledger, place: Place) -> str:
         return f"waits for {place.waits}: qmu-edge request approve, or deny"
     if place.waits:
         return f"waits for {place.waits}: qmu-edge request deny or withdraw, or send a corrected one"
-    if row.outcome == "failed":
+    if row.outcome is Outcome.FAILED:
         return "no method passed: run qmu-edge unlearn with another --method, or with a larger --budget"
-    if row.state == "received":
+    if row.state is State.RECEIVED:
         return "run qmu-edge unlearn --pending"
-    open_steps = [s for s in ledger.steps(row.request_id) if s.status != "done"]
+    open_steps = [s for s in ledger.steps(row.request_id) if s.status is not Status.DONE]
     at = f" from step {open_steps[-1].step}" if open_steps else ""
     return f"run qmu-edge unlearn --pending: it goes on{at}"
 
 
 def closed(row: RequestRow) -> str:
-    """What to say to somebody who wants a closed request served."""
+    """What to say to somebody who wants a closed request fulfilled."""
     return f"request {row.request_id}: is closed: {said(row)}"

@@ -6,7 +6,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qmu_edge.data.index import _TRAIN, SAMPLE_SPLITS, SampleIndex, pseudonym
+from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex, SampleSplit, pseudonym
 from qmu_edge.data.tombstones import Stones, _stones, barred_samples
 from qmu_edge.errors import NoMatchError, RequestError
 from qmu_edge.request.document import DeletionRequest
@@ -92,7 +92,7 @@ def claim(
     named = np.logical_or.reduce([found.samples for found in kinds.values()])
     before = barred_samples(index, barred)
     after = barred_samples(index, {*barred, *_stones(index, np.flatnonzero(named))})
-    train = index.splits == _TRAIN
+    train = index.in_split(SampleSplit.TRAIN)
     _check_parts(named, before, after, train, who)
     scopes: list[ScopeName] = ["samples", "classes", "subjects"]
     asked = [scope for scope in scopes if kinds[scope].known]
@@ -114,7 +114,7 @@ def stones_of(index: SampleIndex, part: Claim) -> list[tuple[str, str]]:
 
 def _find_samples(index: SampleIndex, request: DeletionRequest) -> _Found:
     samples = index.ids.mask(request.sample_ids)
-    never = np.flatnonzero(samples & (index.splits != _TRAIN))
+    never = np.flatnonzero(samples & ~index.in_split(SampleSplit.TRAIN))
     known = int(samples.sum())
     unknown = len(request.sample_ids) - known
     problem = ""

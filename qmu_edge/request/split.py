@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from qmu_edge.data.index import _TRAIN, SAMPLE_SPLITS, SampleIndex
+from qmu_edge.data.index import SampleIndex, SampleSplit
 from qmu_edge.data.tombstones import Stones, barred_samples
 from qmu_edge.errors import IntegrityError, RequestError
 from qmu_edge.request.resolve import Claim, ScopeName
@@ -130,7 +130,7 @@ def divide(
     dead = barred_samples(index, barred)
     claimed = np.zeros(len(dead), np.bool_)
     claimed[np.concatenate([c.samples for c in claims])] = True
-    train = index.splits == _TRAIN
+    train = index.in_split(SampleSplit.TRAIN)
     alive = ~dead & ~claimed if held is None else ~dead & ~claimed & ~held
     forget, kept = np.flatnonzero(train & claimed & ~dead), train & alive
     if not forget.size:
@@ -143,8 +143,8 @@ def divide(
     return Split(
         forget=forget,
         retain=np.flatnonzero(kept),
-        validation=np.flatnonzero((index.splits == SAMPLE_SPLITS.index("validation")) & measured),
-        test=np.flatnonzero((index.splits == SAMPLE_SPLITS.index("test")) & measured),
+        validation=np.flatnonzero(index.in_split(SampleSplit.VALIDATION) & measured),
+        test=np.flatnonzero(index.in_split(SampleSplit.TEST) & measured),
         also_erased=np.flatnonzero(~train & claimed & ~dead),
         scope=scopes.pop() if len(scopes) == 1 else "mixed",
         index_digest=index.digest(),
@@ -174,7 +174,7 @@ def gone(index: SampleIndex, split: Split, barred: NDArray[np.bool_]) -> Gone:
 
     What open requests only ask to delete is not retained, but not gone either.
     """
-    left = (index.splits == _TRAIN) & ~barred
+    left = index.in_split(SampleSplit.TRAIN) & ~barred
     left[split.forget] = False
     classes = _whole(index, split.forget, left)
     # Copies of a named class under another label are not a reason to train again.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Pointer
 
 
 def refused(ended: Any, code: int, *fragments: str) -> None:
@@ -39,7 +40,7 @@ def cut(path: Path) -> None:
 
 def current(project: Path, name: Any) -> str | None:
     with Ledger.open(project / ".qmu/ledger.db") as ledger:
-        return ledger.current(name)
+        return ledger.current(Pointer(name))
 
 
 def set_policy(project: Path, **limits: str) -> None:

@@ -154,8 +154,8 @@ def test_a_request_that_is_too_large_is_not_read(run: Any, trained_once: Path, t
 
 def test_test_images_cannot_be_unlearned(run: Any, trained: Path, tmp_path: Path) -> None:
     with opened(trained, Progress()) as project:
-        position = int(np.flatnonzero(project.index.splits == 2)[0])
-        document = {"sample_ids": [project.index.ids[position]]}
+        position = int(np.flatnonzero(project.samples.index.splits == 2)[0])
+        document = {"sample_ids": [project.samples.index.ids[position]]}
     ended = run("unlearn", "--request", ask(tmp_path, document), "--project", trained, "--quiet")
     refused(ended, 3, "never trained on")
     (row,) = run("request", "list", "--project", trained, "--json").json["requests"]

@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load, save
 
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.objects import ObjectStore
 from tests.cli.refusals import cut, flip, refused
 
@@ -17,7 +18,7 @@ Damage = Callable[[Path], object]
 
 def _object(project: Path) -> Path:
     with Ledger.open(project / ".qmu/ledger.db") as ledger:
-        digest = ledger.current("checkpoint")
+        digest = ledger.current(Pointer.CHECKPOINT)
     assert digest is not None
     return ObjectStore(project / ".qmu/objects").path(digest)
 
@@ -31,7 +32,7 @@ def _not_a_number(project: Path) -> None:
     tensors[first].view(-1)[0] = float("nan")
     digest = ObjectStore(project / ".qmu/objects").put_bytes(save(tensors, metadata=header))
     with Ledger.open(project / ".qmu/ledger.db") as ledger:
-        ledger.set_current("checkpoint", digest)
+        ledger.set_current(Pointer.CHECKPOINT, digest)
 
 
 def _replace(name: str, old: str, new: str) -> Damage:

@@ -141,9 +141,9 @@ def test_another_process_that_writes_the_ledger_is_waited_for_and_named(
 @pytest.mark.parametrize(
     ("work", "method", "setting"),
     [
-        ("distributed.apply", "qmul", "[unlearn.qmul] batch = 128"),
-        ("distributed.apply", "retrain", "[train] batch = 128"),
-        ("pipeline.requantize", "qmul", "[train] batch = 128"),
+        ("pipeline.distributed.apply", "qmul", "[unlearn.qmul] batch = 128"),
+        ("pipeline.distributed.apply", "retrain", "[train] batch = 128"),
+        ("pipeline.unlearn_run.requantize", "qmul", "[train] batch = 128"),
     ],
 )
 def test_out_of_memory_in_unlearning_says_what_to_lower(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qmu_edge.io.progress import Progress
-from qmu_edge.pipeline.unlearn_run import served_steps
+from qmu_edge.pipeline.unlearn_run import fulfilled_steps
 from qmu_edge.project.project import Project, opened
 from qmu_edge.receipt.envelope import read
 from qmu_edge.receipt.receipt import loads
@@ -38,7 +38,7 @@ def receipts(project: Path) -> list[tuple[str, str | None]]:
 
 def split_of(project: Path, request_id: str) -> dict[str, Any]:
     with opened(project, Progress()) as found:
-        split = served_steps(found, request_id)["unlearned"]["split"]
+        split = fulfilled_steps(found.ledger, request_id)["unlearned"].stored("split")
         document: dict[str, Any] = json.loads(found.store.get_bytes(split))
         return document
 
@@ -237,7 +237,7 @@ def test_deleted_samples_are_never_trained_on_again(made: Any, run: Any, served:
     again = run("train", "--project", served, "--json").json
     assert again["images"] == counts["retain"] == made.commands["train"].json["images"] - counts["forget"]
     with opened(served, Progress()) as project:
-        ids = {project.index.ids[i] for i in project.trainable()}
+        ids = {project.samples.index.ids[i] for i in project.samples.trainable()}
     assert ids and not ids & set(forgotten(served))
 
 
@@ -260,7 +260,7 @@ def test_a_second_request_follows_the_first(made: Any, run: Any, served: Path, t
 
 
 def personal_texts(project: Project, subject: str) -> list[str]:
-    index, key = project.index, project.key
+    index, key = project.samples.index, project.key
     gone = [i for i, name in enumerate(index.ids) if name in project.ledger.tombstones()]
     pseudonyms = {index.subjects[i] for i in gone}
     assert len(pseudonyms) == 1 and len(gone) > 100

@@ -172,7 +172,9 @@ def test_nothing_is_signed_that_the_linter_objects_to(
     made: Any, run: Any, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(trained, Progress()) as project:
-        somebody = project.index.subjects[5]  # a person of the project, whether of this request or not
+        somebody = project.samples.index.subjects[
+            5
+        ]  # a person of the project, whether of this request or not
     monkeypatch.setattr("qmu_edge.pipeline.make_receipt._versions", lambda: {"torch": somebody})
     ended = run("unlearn", "--request", made.request, "--project", trained, "--quiet")
     assert ended.code == 8 and "$.predicate.tool.dependencies.torch: a forbidden text" in ended.err

@@ -15,14 +15,16 @@ from qmu_edge.errors import IntegrityError
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.cost import accounted
 from qmu_edge.models.build import build
-from qmu_edge.pipeline import evaluate, fulfil, inputs, release, train_run, unlearn_run
+from qmu_edge.pipeline import evaluate, fulfil, inputs, networks, release, train_run, unlearn_run
 from qmu_edge.pipeline.unlearn_run import attempt
 from qmu_edge.project.project import Project, opened
+from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.receipt.receipt import loads
 from qmu_edge.request.split import Split, from_json
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.train import checkpoint
-from qmu_edge.train.batches import Augment
+from qmu_edge.train.batches import Augment, ForgetRetain
 from qmu_edge.train.fit import fit
 from qmu_edge.train.requantize import requantize
 
@@ -61,7 +63,9 @@ def samples(project: Path, subject: str, n: int) -> list[str]:
     """The first training samples of one writer."""
     with opened(project, Progress()) as p:
         owner = pseudonym(p.key, subject)
-        return [p.index.ids[i] for i in p.trainable() if p.index.subjects[i] == owner][:n]
+        return [
+            p.samples.index.ids[i] for i in p.samples.trainable() if p.samples.index.subjects[i] == owner
+        ][:n]
 
 
 def sound(run: Any, project: Path) -> None:
@@ -94,9 +98,9 @@ def test_all_open_requests_are_served_in_one_run(run: Any, trained: Path) -> Non
     assert (found[nobody]["state"], found[nobody]["outcome"]) == ("completed", "no_match")
     assert "approval_above" in found[big]["next"] and "only a part" in found[part]["next"]
     with opened(trained, Progress()) as project:
-        run_of = unlearn_run.served_steps(project, one)["unlearned"]
-        split = from_json(Split, project.store.get_bytes(run_of["split"]))
-        assert not project.claimed()[split.retain].any()  # what still waits was not trained on either
+        run_of = unlearn_run.fulfilled_steps(project.ledger, one)["unlearned"]
+        split = from_json(Split, project.store.get_bytes(run_of.stored("split")))
+        assert not project.samples.claimed()[split.retain].any()  # what still waits was not trained on either
         for request_id in (one, some, again):
             steps = {s.step: s.status for s in project.ledger.steps(request_id)}
             assert steps == dict.fromkeys(("resolved", "tombstoned", *STEPS), "done")
@@ -119,7 +123,7 @@ def receipts_chain_and_name_the_same_files(project: Path, digests: list[str]) ->
         assert found[0][-len(digests) :] == list(
             zip(digests, [found[0][-len(digests)][1], *digests[:-1]], strict=True)
         )
-        assert p.ledger.current("receipt") == digests[-1]
+        assert p.ledger.current(Pointer.RECEIPT) == digests[-1]
         documents = [p.store.get_bytes(d) for d in digests]
     current = (project / "release/receipt.json").read_bytes()
     assert current == documents[-1] and len(set(documents)) == len(digests)
@@ -233,13 +237,13 @@ def test_a_withdrawn_request_is_not_served_and_its_samples_are_trained_on_again(
     images = made.commands["train"].json["images"]
     added = run("request", "add", made.request, "--project", trained, "--json").json
     with opened(trained, Progress()) as project:
-        assert len(project.trainable()) == images - added["images"]
+        assert len(project.samples.trainable()) == images - added["images"]
     assert run("request", "withdraw", added["request"], "--project", trained).code == 0
     ended = run("unlearn", "--request", made.request, "--project", trained, "--quiet")
     assert ended.code == 3 and "is closed: withdrawn" in ended.err
     assert run("unlearn", "--pending", "--project", trained, "--quiet").code == 0
     with opened(trained, Progress()) as project:
-        assert len(project.trainable()) == images and project.ledger.tombstones() == set()
+        assert len(project.samples.trainable()) == images and project.ledger.tombstones() == set()
 
 
 # The re-ingestion guard: one test for each path from samples to a network or to what it is measured by.
@@ -250,8 +254,8 @@ def planted(served: Path) -> Any:
     """A project with a deleted training sample, and the split of its request with that sample put back."""
     with opened(served, Progress()) as project:
         (row,) = project.ledger.requests()
-        found = unlearn_run.served_steps(project, row.request_id)["unlearned"]
-        split = from_json(Split, project.store.get_bytes(found["split"]))
+        found = unlearn_run.fulfilled_steps(project.ledger, row.request_id)["unlearned"]
+        split = from_json(Split, project.store.get_bytes(found.stored("split")))
         yield project, row, split
 
 
@@ -264,63 +268,77 @@ def back_in(split: Split, part: str) -> Split:
 CPU = torch.device("cpu")
 
 
+def sets_of(project: Project, split: Split, folder: Path) -> ForgetRetain:
+    return inputs.forget_retain(
+        project.samples, project.recipe.data, CPU, split, state=folder / "state", progress=Progress()
+    )
+
+
 @pytest.mark.parametrize("part", ["retain", "validation"])
 def test_methods_refuse_a_deleted_sample(planted: Any, part: str, tmp_path: Path) -> None:
     project, _, split = planted
     with pytest.raises(IntegrityError, match=f"{part} set: 1 of"):
-        inputs.forget_retain(project, back_in(split, part), CPU, tmp_path / "state")
+        sets_of(project, back_in(split, part), tmp_path)
 
 
 def test_a_class_that_an_earlier_request_has_emptied_is_no_way_out(planted: Any, tmp_path: Path) -> None:
     project, _, split = planted
-    left = split.retain[project.index.labels[split.retain] != 3]
-    data = inputs.forget_retain(project, replace(split, retain=left), CPU, tmp_path / "state")
+    left = split.retain[project.samples.index.labels[split.retain] != 3]
+    data = sets_of(project, replace(split, retain=left), tmp_path)
     assert data.unretained == (3,) and data.classes == ()
-    assert inputs.forget_retain(project, split, CPU, tmp_path / "state").unretained == ()
+    assert sets_of(project, split, tmp_path).unretained == ()
 
 
 def test_calibration_refuses_a_deleted_sample(planted: Any) -> None:
     project, row, split = planted
     run = attempt(project, [row], back_in(split, "retain"), "qmul", CPU)
     with pytest.raises(IntegrityError, match="calibration: 1 of"):
-        unlearn_run._requantized(run, project.current("checkpoint"))
+        unlearn_run._requantized(run, project.current(Pointer.CHECKPOINT))
 
 
 @pytest.mark.parametrize("part", ["retain", "validation", "test"])
 def test_measurement_refuses_a_deleted_sample_among_those_kept(planted: Any, part: str) -> None:
     project, _, split = planted
     with pytest.raises(IntegrityError, match=f"measured {part} set: 1 of"):
-        evaluate.evaluate_file(project, project.root / "release/model.onnx", back_in(split, part))
+        evaluate.evaluate_file(
+            project.root / "release/model.onnx", project.samples, back_in(split, part), most=10**6,
+            progress=Progress(),
+        )  # fmt: skip
 
 
 def test_training_refuses_a_deleted_sample(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     project, _, split = planted
-    monkeypatch.setattr(Project, "trainable", lambda self: back_in(split, "retain").retain)
+    monkeypatch.setattr(ProjectSamples, "trainable", lambda self: back_in(split, "retain").retain)
     with pytest.raises(IntegrityError, match="training set: 1 of"):
         train_run.train_project(project, "cpu")
 
 
 def test_parity_inputs_refuse_a_deleted_sample(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     project, _, _ = planted
-    real = Project.barred
+    real = ProjectSamples.barred
     seen: list[int] = []
 
-    def barred(self: Project, **besides: Any) -> Any:
+    def barred(self: ProjectSamples, **besides: Any) -> Any:
         seen.append(1)  # the first answer, that makes the choice, is wrong; the guard's own is right
         return np.zeros(len(self.index.ids), bool) if len(seen) == 1 else real(self, **besides)
 
-    chosen = project.images[np.argsort(-project.index.splits, kind="stable")[:1000]]
+    chosen = project.samples.images[np.argsort(-project.samples.index.splits, kind="stable")[:1000]]
     assert len(chosen) == 1000
-    monkeypatch.setattr(Project, "barred", barred)
+    monkeypatch.setattr(ProjectSamples, "barred", barred)
     with pytest.raises(IntegrityError, match="parity inputs: "):
-        release.parity_images(project)
+        release.parity_images(project.samples, project.recipe.policy.parity_inputs)
 
 
 def test_what_is_measured_or_compared_is_free_of_deleted_samples(planted: Any) -> None:
     project, _, split = planted
     gone = np.concatenate([split.forget, split.also_erased])
-    deleted = {project.images[i].tobytes() for i in gone}
-    parity = {image.tobytes() for image in release.parity_images(project)[: len(split.test)]}
+    deleted = {project.samples.images[i].tobytes() for i in gone}
+    parity = {
+        image.tobytes()
+        for image in release.parity_images(project.samples, project.recipe.policy.parity_inputs)[
+            : len(split.test)
+        ]
+    }
     assert deleted and not deleted & parity
 
 
@@ -337,14 +355,14 @@ def test_retraining_after_some_requests_is_training_without_them(run: Any, train
         assert ended.code == 0, ended.err
     assert rows(run, trained)[ended.json["batches"][0]["request"]]["outcome"] == "retrained"
     with opened(trained, Progress()) as project:
-        kept = {project.index.ids[i] for i in project.trainable()}
+        kept = {project.samples.index.ids[i] for i in project.samples.trainable()}
         assert kept and not kept & project.ledger.tombstones()
-        model, _ = inputs.load_checkpoint(project, project.current("checkpoint"))
+        model, _ = networks.Networks.of(project).load(project.current(Pointer.CHECKPOINT))
         fresh = from_scratch(project)
         for name, value in model.state_dict().items():
             assert torch.equal(value, fresh.state_dict()[name]), name
-        assert checkpoint.dumps(model, inputs.origin_of(project, "x")) == checkpoint.dumps(
-            fresh, inputs.origin_of(project, "x")
+        assert checkpoint.dumps(model, networks.origin_of(project.samples, "x")) == checkpoint.dumps(
+            fresh, networks.origin_of(project.samples, "x")
         )
 
 
@@ -354,13 +372,13 @@ def from_scratch(project: Project) -> Any:
     generator = torch.Generator().manual_seed(recipe.train.seed)
     torch.randint(2**31, (1,), generator=generator)  # the seed of dropout
     seed = int(torch.randint(2**31, (1,), generator=generator))
-    old, _ = inputs.load_checkpoint(project, project.current("checkpoint"))
-    kept = inputs.samples_of(project, CPU, project.trainable(), "test")
+    old, _ = networks.Networks.of(project).load(project.current(Pointer.CHECKPOINT))
+    kept = inputs.samples_of(project.samples, recipe.data, CPU, project.samples.trainable(), "test")
     model = build(recipe.model, old.shape, seed)
     train = recipe.train.model_copy(update={"seed": seed})
     fit(model, kept, train, Augment(recipe.data.pad, recipe.data.flip), progress=Progress())
     # As stored and read back: a network fresh from training lies otherwise in memory and sums otherwise.
-    stored = checkpoint.dumps(model.eval(), inputs.origin_of(project, "x"))
+    stored = checkpoint.dumps(model.eval(), networks.origin_of(project.samples, "x"))
     model, _ = checkpoint.loads(stored, "x", recipe.model)
     requantize(model, kept, batch=recipe.train.batch, seed=recipe.train.seed, progress=Progress())
     return model

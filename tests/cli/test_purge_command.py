@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from qmu_edge.project.project import IMAGES
+from qmu_edge.project.samples import IMAGES
 from qmu_edge.receipt import receipt
 
 

@@ -15,6 +15,7 @@ from qmu_edge.machine.cost import accounted
 from qmu_edge.pipeline import fulfil, unlearn_run
 from qmu_edge.receipt.receipt import loads
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Pointer
 
 STEPS = ("resolved", "tombstoned", "unlearned", "requantized", "exported", "verified", "receipted")
 
@@ -56,7 +57,7 @@ def _before_outcome(patch: pytest.MonkeyPatch, step: str) -> None:
     """Die between the switch to the new state and the request's own row."""
     real = Ledger.set_outcome
 
-    def outcome(self: Ledger, request_id: str, state: str, *rest: Any) -> None:
+    def outcome(self: Ledger, request_id: str, state: Any, *rest: Any) -> None:
         if state == step:
             raise Killed
         real(self, request_id, state, *rest)
@@ -99,8 +100,8 @@ def finished(project: Path, run: Any, made: Any) -> None:
         (row,) = ledger.requests()
         assert (row.state, row.outcome) == ("completed", "unlearned")
         assert {s.step: s.status for s in ledger.steps(row.request_id)} == dict.fromkeys(STEPS, "done")
-        assert ledger.current("receipt") == result.json["receipt_sha256"]
-        assert ledger.current("checkpoint") == result.json["checkpoint"]
+        assert ledger.current(Pointer.RECEIPT) == result.json["receipt_sha256"]
+        assert ledger.current(Pointer.CHECKPOINT) == result.json["checkpoint"]
         assert (
             len(ledger.tombstones()) == result.json["counts"]["forget"] + result.json["counts"]["also_erased"]
         )

@@ -11,6 +11,7 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.pipeline.release import make_release
 from qmu_edge.project.project import Project, opened
 from qmu_edge.receipt.receipt import loads
+from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.unlearn.registry import apply
 from tests.cli.refusals import current, flip, refused, set_policy
 
@@ -51,12 +52,12 @@ def test_the_model_before_unlearning_misses_a_strict_threshold(run: Any, served:
 
 def _original(project: Project) -> Path:
     """The exported file of the checkpoint before the request."""
-    current = project.ledger.current("receipt")
+    current = project.ledger.current(Pointer.RECEIPT)
     assert current is not None
     receipt = loads(project.store.get_bytes(current), current)
     before = receipt["predicate"]["checkpoints"]["before"]
     _, release = make_release(project, before, ("integer",))
-    return project.store.open_verified(release["files"]["model.onnx"])
+    return project.store.open_verified(release.files["model.onnx"])
 
 
 def test_a_missed_threshold_releases_nothing_and_retraining_can_follow(

@@ -85,7 +85,7 @@ def warm(commands: list[list[str]]) -> dict[str, Any]:
 
 def remember_more(patch: Any) -> None:
     """Do the same loading, training, requantization and evaluation once; the rest is remembered already."""
-    from qmu_edge.pipeline.evaluate import evaluate_release
+    from qmu_edge.pipeline.release import evaluate_release
     from qmu_edge.train import checkpoint
     from qmu_edge.train.fit import fit
     from qmu_edge.train.requantize import requantize
@@ -98,7 +98,7 @@ def remember_more(patch: Any) -> None:
 
 
 def _evaluation(project: Any, release: Any, split: Any) -> str:
-    return json.dumps([release, split.digest()], sort_keys=True)
+    return f"{release.to_bytes()!r} {split.digest()}"
 
 
 def _once(work: Any, key: Any) -> Any:

@@ -32,6 +32,7 @@ from qmu_edge.recipe import ModelRecipe, Recipe, parse_recipe, recipe_text, ship
 from qmu_edge.request.document import load_request, new_request
 from qmu_edge.request.split import Split, from_json, to_json
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.train import checkpoint
 from qmu_edge.verify.bundle import GOLDEN, MANIFEST, SIGNATURE, Bundle, golden, opened
 from qmu_edge.verify.latent_weights import check_latent_weights
@@ -299,7 +300,7 @@ def ledgers() -> list[bytes]:
         with Ledger.create(path) as ledger:
             ledger.write_samples(_index())
             ledger.set_meta("a word", {"b": [1, None]})
-            ledger.set_current("checkpoint", SHA)
+            ledger.set_current(Pointer.CHECKPOINT, SHA)
         return [path.read_bytes()]
 
 
@@ -327,7 +328,7 @@ def _ledger(folder: Path, path: Path) -> None:
             assert problem.startswith("ledger ")
         for look in (
             ledger.has_samples, ledger.sample_count, ledger.read_samples, ledger.requests, ledger.head,
-            ledger.tombstones, lambda: ledger.meta("a word"), lambda: ledger.current("checkpoint"),
+            ledger.tombstones, lambda: ledger.meta("a word"), lambda: ledger.current(Pointer.CHECKPOINT),
             lambda: ledger.steps("a"), lambda: ledger.set_meta("b", 1),
         ):  # fmt: skip
             look()

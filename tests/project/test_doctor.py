@@ -17,8 +17,10 @@ from qmu_edge.project.create import create
 from qmu_edge.project.doctor import examine
 from qmu_edge.project.project import Project, opened
 from qmu_edge.project.publish import papers, publish, sums
+from qmu_edge.project.records import Release
 from qmu_edge.recipe import Recipe, parse_recipe
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.lock import hold
 
 TINY = parse_recipe('[data]\nsource = "digits"\nsize = 8\n', "tiny")
@@ -29,7 +31,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a release of two small files, made without any network."""
     root = tmp_path_factory.mktemp("released") / "project"
     create(root, Recipe.model_validate(TINY.model_dump()), None, Progress())
-    with opened(root, Progress()) as project, project.held():
+    with opened(root, Progress()) as project, project.locked():
         release(project, b"one")
     assert examine(root)["problems"] == []
     return root
@@ -38,10 +40,11 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def release(project: Project, content: bytes) -> str:
     """Store and publish a release of one file."""
     sha = project.store.put_bytes(content)
-    made = project.store.put_bytes(b'{"files":{"model.onnx":"%s"}}' % sha.encode())
+    whole = Release(checkpoint="0" * 64, files={"model.onnx": sha}, sizes={"model.onnx": len(content)})
+    made = project.store.put_bytes(whole.to_bytes())
     project.ledger.set_meta("release:x", made)
-    project.ledger.set_current("release", made)
-    publish(project, made, *papers(project, {"files": {"model.onnx": sha}}))
+    project.ledger.set_current(Pointer.RELEASE, made)
+    publish(project, made, *papers(project, whole))
     return sha
 
 
@@ -176,7 +179,7 @@ def head(root: Path) -> str:
 
 def test_an_older_release_that_is_whole_stays(root: Path) -> None:
     first = (root / "release").resolve()
-    with opened(root, Progress()) as project, project.held():
+    with opened(root, Progress()) as project, project.locked():
         release(project, b"newer")
     assert examine(root, repair=True)["problems"] == []
     assert first.is_dir() and first.name != (root / "release").resolve().name
@@ -225,10 +228,10 @@ def test_a_command_waits_for_a_writer_when_it_is_asked_to(root: Path) -> None:
         assert process.stdin is not None and process.stdout is not None
         assert process.stdout.readline() == "held\n"
         with opened(root, Progress(), wait_s=0.1) as project:
-            with pytest.raises(BusyError, match=f"pid {process.pid}"), project.held():
+            with pytest.raises(BusyError, match=f"pid {process.pid}"), project.locked():
                 pass
         threading.Timer(0.5, process.stdin.close).start()
-        with opened(root, Progress(), wait_s=60.0) as project, project.held():
+        with opened(root, Progress(), wait_s=60.0) as project, project.locked():
             assert process.wait() == 0
 
 

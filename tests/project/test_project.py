@@ -13,6 +13,7 @@ from qmu_edge.project.project import opened
 from qmu_edge.queue import lifecycle
 from qmu_edge.request.document import parse_request
 from qmu_edge.request.resolve import stones_of
+from qmu_edge.store.ledger.states import Step
 
 
 @pytest.fixture
@@ -38,8 +39,8 @@ def delete(root: Path, sample: str) -> None:
     with opened(root, Progress()) as project:
         document = f'{{"sample_ids": ["{sample}"]}}'.encode()
         row = lifecycle.register(project, parse_request(document, source="r", key=project.key))
-        found = project.claim(project.ledger.open_details("resolved")[row.request_id])
-        ids, digests = zip(*stones_of(project.index, found), strict=True)
+        found = project.samples.claim(project.ledger.open_details(Step.RESOLVED)[row.request_id])
+        ids, digests = zip(*stones_of(project.samples.index, found), strict=True)
         project.ledger.add_tombstones(row.request_id, ids, digests)
 
 
@@ -48,7 +49,7 @@ def test_what_was_deleted_is_refused_under_any_name_and_in_any_later_project(
 ) -> None:
     first = init(tmp_path / "first", dataset)
     with opened(first, Progress()) as project:
-        sample = project.index.ids[project.trainable()[0]]
+        sample = project.samples.index.ids[project.samples.trainable()[0]]
     delete(first, sample)
     with pytest.raises(ConfigError, match=f"1 of 24 samples were deleted in .*first is {sample}"):
         init(tmp_path / "second", dataset, first)
@@ -64,7 +65,7 @@ def test_what_was_deleted_is_refused_under_any_name_and_in_any_later_project(
     second = init(tmp_path / "second", dataset, first)
     with opened(second, Progress()) as project:
         assert project.ledger.tombstones() == {sample} and project.ledger.check() == []
-        assert not project.barred().any() and len(project.index.ids) == 23
+        assert not project.samples.barred().any() and len(project.samples.index.ids) == 23
 
     picture.save(dataset / "train/cat/back.png")
     for folder in (first, second):

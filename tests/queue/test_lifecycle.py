@@ -15,14 +15,16 @@ import pytest
 from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex, pseudonym
 from qmu_edge.errors import ConfigError, IntegrityError, NoMatchError, RequestError
 from qmu_edge.io.progress import Progress
-from qmu_edge.project.project import KEY, KEY_CHECK, STORE, Project, _key_check
+from qmu_edge.project.project import KEY, KEY_CHECK, STORE, Project, key_check
+from qmu_edge.project.results import EXACT
 from qmu_edge.queue import lifecycle
-from qmu_edge.queue.schedule import EXACT, batch_name, batches, places, rungs_for, standing
+from qmu_edge.queue.schedule import batch_name, batches, places, rungs_for, standing
 from qmu_edge.recipe import Recipe
 from qmu_edge.request.document import DeletionRequest, new_request, parse_request
 from qmu_edge.request.resolve import stones_of
 from qmu_edge.request.split import Split, divide
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Outcome, State, Step
 
 NOW = datetime(2026, 11, 3, 12, tzinfo=UTC)
 SECRET = b"k" * 32
@@ -53,7 +55,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
     key.write_bytes(SECRET)
     with Ledger.create(tmp_path / STORE / "ledger.db") as ledger:
         ledger.write_samples(make_index())
-        ledger.set_meta(KEY_CHECK, _key_check(SECRET))
+        ledger.set_meta(KEY_CHECK, key_check(SECRET))
         yield Project(tmp_path, Recipe(), ledger, Progress())
 
 
@@ -63,8 +65,8 @@ def ask(*subjects: str, **fields: Any) -> DeletionRequest:
 
 
 def split_of(project: Project, *rows: Any) -> Split:
-    resolved = project.ledger.open_details("resolved")
-    return divide(project.index, [project.claim(resolved[row.request_id]) for row in rows])
+    resolved = project.ledger.open_details(Step.RESOLVED)
+    return divide(project.samples.index, [project.samples.claim(resolved[row.request_id]) for row in rows])
 
 
 def change(project: Project, **policy: Any) -> Project:
@@ -74,14 +76,14 @@ def change(project: Project, **policy: Any) -> Project:
 
 def bar(project: Project, *rows: Any) -> None:
     """What serving does first."""
-    resolved = project.ledger.open_details("resolved")
+    resolved = project.ledger.open_details(Step.RESOLVED)
     with project.ledger.change():
         for row in rows:
-            stones = stones_of(project.index, project.claim(resolved[row.request_id]))
+            stones = stones_of(project.samples.index, project.samples.claim(resolved[row.request_id]))
             project.ledger.start_step(row.request_id, "", "tombstoned")
             project.ledger.add_tombstones(row.request_id, *zip(*stones, strict=True))
             project.ledger.finish_step(row.request_id, "", "tombstoned", {"batch": batch_name(rows)})
-            project.ledger.set_outcome(row.request_id, "unlearning", None)
+            project.ledger.set_outcome(row.request_id, State.UNLEARNING, None)
 
 
 def waits(project: Project) -> dict[str, str]:
@@ -96,9 +98,9 @@ def test_a_request_is_recorded_and_resolved_once(project: Project) -> None:
     head = project.ledger.head()
     assert lifecycle.register(project, request) == row
     assert project.ledger.head() == head
-    held = np.flatnonzero(project.claimed()).tolist()
-    assert held == list(range(10, 20)) and not set(held) & set(project.trainable().tolist())
-    assert len(project.trainable()) == 8 * (PEOPLE - 1) and project.ledger.check() == []
+    held = np.flatnonzero(project.samples.claimed()).tolist()
+    assert held == list(range(10, 20)) and not set(held) & set(project.samples.trainable().tolist())
+    assert len(project.samples.trainable()) == 8 * (PEOPLE - 1) and project.ledger.check() == []
 
 
 def test_neither_the_document_nor_a_name_in_it_is_kept(project: Project) -> None:
@@ -133,7 +135,7 @@ def test_nothing_of_a_request_is_fetched_from_a_network(
         "status_callback_urls": ["https://127.0.0.1/told", "file:///etc/passwd"]
     }
     lifecycle.register(project, parse_request(json.dumps(document).encode(), source="r", now=NOW))
-    assert standing(project, NOW)[0]["state"] == "received"
+    assert standing(project.ledger, project.recipe.policy, NOW)[0]["state"] == "received"
 
 
 OUTCOMES: list[tuple[dict[str, Any], type[RequestError], tuple[str, str, str | None]]] = [
@@ -170,7 +172,7 @@ def test_what_another_request_deletes_is_closed_only_when_it_is_done(project: Pr
         lifecycle.register(project, second)
     row = lifecycle.require(project.ledger, second.request_id)
     assert (row.state, row.outcome) == ("received", "failed")  # barred, but the network still knows it
-    project.ledger.set_outcome(first.request_id, "completed", "unlearned")
+    project.ledger.set_outcome(first.request_id, State.COMPLETED, Outcome.UNLEARNED)
     with pytest.raises(RequestError, match="already deleted"):
         lifecycle.register(project, second)
     row = lifecycle.require(project.ledger, second.request_id)
@@ -191,7 +193,7 @@ def test_a_request_is_withdrawn_or_denied_until_its_samples_are_barred(
     one, two = (lifecycle.register(project, ask(s)) for s in "12")
     row = close(project.ledger, one.request_id)
     assert (row.state, row.outcome, row.reason) == ("completed", *outcome)
-    assert not project.claimed()[10:20].any() and project.claimed()[20:30].all()
+    assert not project.samples.claimed()[10:20].any() and project.samples.claimed()[20:30].all()
     with pytest.raises(RequestError, match="is closed"):
         close(project.ledger, one.request_id)
     bar(project, two)
@@ -199,7 +201,7 @@ def test_a_request_is_withdrawn_or_denied_until_its_samples_are_barred(
     with pytest.raises(RequestError, match="barred already, so it is finished"):
         close(project.ledger, two.request_id)
     assert project.ledger.head() == head
-    assert project.barred()[20:30].all()
+    assert project.samples.barred()[20:30].all()
     with pytest.raises(RequestError, match="not known"):
         close(project.ledger, "0" * 36)
 
@@ -239,14 +241,14 @@ def test_status_counts_the_days(project: Project) -> None:
     row = lifecycle.register(project, ask("1", regulation="ccpa"))
     day = timedelta(days=1)
     for now, left, overdue in ((NOW, 45, False), (NOW + 45 * day, 0, False), (NOW + 46 * day, -1, True)):
-        (shown,) = standing(project, now)
+        (shown,) = standing(project.ledger, project.recipe.policy, now)
         assert (shown["days_left"], shown["overdue"]) == (left, overdue)
     lifecycle.extend(project.ledger, row.request_id, "number_of_requests", NOW)
-    (shown,) = standing(project, NOW + 46 * day)
+    (shown,) = standing(project.ledger, project.recipe.policy, NOW + 46 * day)
     assert (shown["days_left"], shown["overdue"]) == (44, False)
     assert shown["next"] == "run qmu-edge unlearn --pending" and shown["images"] == 8
     lifecycle.withdraw(project.ledger, row.request_id)
-    (shown,) = standing(project, NOW + 400 * day)
+    (shown,) = standing(project.ledger, project.recipe.policy, NOW + 400 * day)
     assert (shown["days_left"], shown["overdue"], shown["next"]) == (None, False, None)
 
 
@@ -333,11 +335,13 @@ def test_a_batch_that_has_begun_stays_together(project: Project) -> None:
 
 def test_the_guard_names_the_use_and_counts(project: Project) -> None:
     row = lifecycle.register(project, ask("1"))
-    assert project.allowed(np.arange(5, 15), "retain set").tolist() == list(range(5, 15))  # only held yet
+    assert project.samples.allowed(np.arange(5, 15), "retain set").tolist() == list(
+        range(5, 15)
+    )  # only held yet
     bar(project, row)
-    assert project.allowed(np.arange(10), "retain set").tolist() == list(range(10))
+    assert project.samples.allowed(np.arange(10), "retain set").tolist() == list(range(10))
     with pytest.raises(IntegrityError, match="retain set: 5 of 10 samples are deleted; allowed are none"):
-        project.allowed(np.arange(5, 15), "retain set")
+        project.samples.allowed(np.arange(5, 15), "retain set")
 
 
 def test_a_deleted_image_is_barred_under_another_name(project: Project) -> None:
@@ -351,10 +355,10 @@ def test_a_deleted_image_is_barred_under_another_name(project: Project) -> None:
         subjects=(*index.subjects, ""), class_names=index.class_names,
     )  # fmt: skip
     other = Project(project.root, project.recipe, project.ledger, project.progress)
-    other.__dict__["index"] = again
-    assert other.barred()[-1] and len(again.ids) - 1 not in other.trainable()
+    other.samples.__dict__["index"] = again
+    assert other.samples.barred()[-1] and len(again.ids) - 1 not in other.samples.trainable()
     with pytest.raises(IntegrityError, match="1 of 1"):
-        other.allowed(np.array([len(again.ids) - 1]), "training set")
+        other.samples.allowed(np.array([len(again.ids) - 1]), "training set")
 
 
 def test_events_tell_nothing_of_people(project: Project) -> None:

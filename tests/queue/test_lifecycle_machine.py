@@ -23,13 +23,14 @@ from hypothesis.stateful import (
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import LedgerError, RequestError
 from qmu_edge.io.progress import Progress
-from qmu_edge.project.project import KEY, KEY_CHECK, STORE, Project, _key_check
+from qmu_edge.project.project import KEY, KEY_CHECK, STORE, Project, key_check
 from qmu_edge.queue import lifecycle
 from qmu_edge.queue.schedule import batch_name, batches, places
 from qmu_edge.recipe import Recipe
 from qmu_edge.request.document import parse_request
 from qmu_edge.request.resolve import stones_of
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Outcome, Pointer, State, Step
 
 NOW = datetime(2026, 11, 3, 12, tzinfo=UTC)
 N = 8  # samples; the last is a test image, and "s9" does not exist
@@ -68,7 +69,7 @@ class Lifecycle(RuleBasedStateMachine):
         (root / STORE / KEY).write_bytes(b"k" * 32)
         ledger = Ledger.create(root / STORE / "ledger.db")
         ledger.write_samples(make_index())
-        ledger.set_meta(KEY_CHECK, _key_check(b"k" * 32))
+        ledger.set_meta(KEY_CHECK, key_check(b"k" * 32))
         policy = Recipe().policy.model_copy(update={"approval_above": 0.3, "approval_above_total": "off"})
         recipe = Recipe().model_copy(update={"policy": policy})
         self.project = Project(root, recipe, ledger, Progress())
@@ -184,18 +185,18 @@ class Lifecycle(RuleBasedStateMachine):
         found = places(self.ledger, self.project.recipe.policy)
         rows = [p.row for p in found if not p.waits]
         assert sorted(r.request_id for r in rows) == sorted(self.ready())
-        resolved = self.ledger.open_details("resolved")
+        resolved = self.ledger.open_details(Step.RESOLVED)
         fresh = [r for r in rows if r.state == "received"]
         try:
             with self.ledger.change():
                 for row in fresh:
-                    claim = self.project.claim(resolved[row.request_id])
-                    ids, digests = zip(*stones_of(self.project.index, claim), strict=True)
+                    claim = self.project.samples.claim(resolved[row.request_id])
+                    ids, digests = zip(*stones_of(self.project.samples.index, claim), strict=True)
                     self.ledger.start_step(row.request_id, "", "tombstoned")
                     self.ledger.add_tombstones(row.request_id, ids, digests)
                     detail = {"batch": batch_name(fresh)}
                     self.ledger.finish_step(row.request_id, "", "tombstoned", detail)
-                    self.ledger.set_outcome(row.request_id, "unlearning", None)
+                    self.ledger.set_outcome(row.request_id, State.UNLEARNING, None)
                 if killed:
                     raise Lost
         except Lost:
@@ -221,7 +222,7 @@ class Lifecycle(RuleBasedStateMachine):
             with self.ledger.change():
                 for row in batch:
                     self.ledger.fail_step(row.request_id, run, "receipted", "VerificationFailed")
-                    self.ledger.set_outcome(row.request_id, "unlearning", "failed")
+                    self.ledger.set_outcome(row.request_id, State.UNLEARNING, Outcome.FAILED)
                     self.model[row.request_id]["outcome"] = "failed"
             return
         made = [sha(f"receipt of {row.request_id}") for row in batch]
@@ -231,7 +232,7 @@ class Lifecycle(RuleBasedStateMachine):
                     self.ledger.commit_release(
                         row.request_id, checkpoint=sha(run), release=sha("r" + run), receipt=digest
                     )
-                    self.ledger.set_outcome(row.request_id, CLOSED, "unlearned")
+                    self.ledger.set_outcome(row.request_id, State.COMPLETED, Outcome.UNLEARNED)
                     self.ledger.finish_step(row.request_id, run, "receipted", {})
                 if ends == "killed":
                     raise Lost
@@ -243,7 +244,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     def detail(self, request_id: str) -> dict[str, Any]:
         """What the ledger says of its batch."""
-        return self.ledger.open_details("tombstoned")[request_id]
+        return self.ledger.open_details(Step.TOMBSTONED)[request_id]
 
     @rule(request=requests)
     def nothing_undoes_a_done_step(self, request: str) -> None:
@@ -275,18 +276,18 @@ class Lifecycle(RuleBasedStateMachine):
     def nobody_is_trained_on_who_asked(self) -> None:
         """Barred stays barred, and what is open is held."""
         held = {n for r in self.model.values() if r["state"] in OPEN for n in r["named"]}
-        ids = self.project.index.ids
-        assert {ids[i] for i in np.flatnonzero(self.project.claimed())} == held
-        assert {ids[i] for i in np.flatnonzero(self.project.barred())} == self.stones.keys()
+        ids = self.project.samples.index.ids
+        assert {ids[i] for i in np.flatnonzero(self.project.samples.claimed())} == held
+        assert {ids[i] for i in np.flatnonzero(self.project.samples.barred())} == self.stones.keys()
         trainable = {f"s{i}" for i in range(N - 1)} - self.stones.keys() - held
-        assert {ids[i] for i in self.project.trainable()} == trainable
+        assert {ids[i] for i in self.project.samples.trainable()} == trainable
 
     @invariant()
     def receipts_are_one_chain_with_one_for_each_request(self) -> None:
         """And the last of them is current."""
         rows = self.ledger.rows("SELECT receipt_digest, previous_digest FROM receipts ORDER BY seq")
         assert rows == list(zip(self.receipts, [None, *self.receipts[:-1]], strict=False))
-        assert self.ledger.current("receipt") == (self.receipts[-1] if self.receipts else None)
+        assert self.ledger.current(Pointer.RECEIPT) == (self.receipts[-1] if self.receipts else None)
         served = sum(r["outcome"] == "unlearned" for r in self.model.values())
         assert len(self.receipts) == served
 

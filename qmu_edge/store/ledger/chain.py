@@ -205,6 +205,21 @@ class ChainedFile:
         with self._plainly(), closing(self._db.execute(query, (key,))) as rows:
             return rows_digest(rows)
 
+    def events(self, *whats: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """Time, name and body of the events of these names, oldest first.
+
+        Raises:
+            LedgerError: A body is not JSON.
+        """
+        places = ", ".join("?" * len(whats))
+        for at, what, text in self.rows(
+            f"SELECT at, what, body FROM events WHERE what IN ({places}) ORDER BY seq", *whats
+        ):
+            try:
+                yield at, what, json.loads(text)
+            except (ValueError, TypeError, RecursionError) as error:
+                raise LedgerError(f"ledger {self.path}: an event is not JSON: {error}") from error
+
     def head(self) -> str:
         """Hash of the last event: pins everything before it."""
         last = self.rows("SELECT hash FROM events ORDER BY seq DESC LIMIT 1")

@@ -22,10 +22,10 @@ def check_issued(ledger: Ledger, data: bytes) -> list[str]:
         LedgerError: The project has not issued it, or its key was not in use then.
     """
     digest, public = hashlib.sha256(data).hexdigest(), receipt.signer(data).hex()
-    rows = ledger.rows("SELECT seq, issued FROM receipts WHERE receipt_digest = ?", digest)
-    if not rows:
+    row = ledger.receipt(digest)
+    if row is None:
         raise LedgerError(f"receipt: SHA-256 {digest} is no receipt of {ledger.path}")
-    ((number, issued),) = rows
+    number, issued = row.seq, row.issued
     key = next((k for k in keys.known(ledger) if k.public_key == public), None)
     name = key_name(bytes.fromhex(public))
     if key is None or not key.covers(number):

@@ -1,21 +1,21 @@
 """What was removed from a store for good, as rows of the ledger.
 
 Contract. The intent to remove a thing is written down before it is touched, and the same transaction takes
-back every note that says where an earlier result lies, so that nothing leads to what may be gone. Whoever
-finds a removal "started" after a kill does it again: to remove what is gone changes nothing.
+back every note that says where an earlier result lies, so that nothing leads to what may be missing. Whoever
+finds a removal "started" after a kill does it again: to remove what is missing changes nothing.
 
 A thing is known by its kind and its name: a digest, a file's name made of digests, or the number of a
 request. No sample and no person is named.
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 from qmu_edge.store.ledger.chain import now
-from qmu_edge.store.ledger.samples import SampleFile
+from qmu_edge.store.ledger.samples import SampleLedger
+from qmu_edge.store.ledger.states import RemovalStatus
 
-State = Literal["started", "done", "void"]
 IMAGES: Final = "decoded images"
 PSEUDONYMS: Final = "subject pseudonyms"
 REMOVALS: Final = """CREATE TABLE removals (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL,
@@ -37,7 +37,7 @@ class Removal:
         bytes: Its size.
         since: When it was superseded.
         reason: Why it goes.
-        status: "started", "done", or "void" when it came into use again before it was touched.
+        status: How far the removal is.
         started, finished: When.
     """
 
@@ -48,12 +48,12 @@ class Removal:
     bytes: int
     since: str
     reason: str
-    status: State
+    status: RemovalStatus
     started: str
     finished: str | None
 
 
-class RemovalRows(SampleFile):
+class RemovalLedger(SampleLedger):
     """The part of the ledger that speaks of removals."""
 
     def start_removals(
@@ -70,42 +70,43 @@ class RemovalRows(SampleFile):
             for thing in things:
                 cursor = db.execute(
                     "INSERT INTO removals (kind, name, items, bytes, since, reason, status, started)"
-                    " VALUES (?, ?, ?, ?, ?, ?, 'started', ?)",
-                    (*thing, reason, now()),
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (*thing, reason, RemovalStatus.STARTED, now()),
                 )
                 self._append_removal(cursor.lastrowid or 0)
             for key in stale_notes:
                 db.execute("DELETE FROM meta WHERE key = ?", (key,))
                 self.append("meta", key)
 
-    def end_removals(self, removals: Collection[Removal], status: Literal["done", "void"]) -> None:
+    def end_removals(self, removals: Collection[Removal], status: RemovalStatus) -> None:
         """Say what became of started removals; pseudonyms are removed right here."""
         with self.change() as db:
             for removal in removals:
-                if removal.kind == PSEUDONYMS and status == "done":
+                if removal.kind == PSEUDONYMS and status is RemovalStatus.DONE:
                     db.execute(_NO_SUBJECT, (removal.name,))
                 db.execute(
                     "UPDATE removals SET status = ?, finished = ? WHERE seq = ?", (status, now(), removal.seq)
                 )
                 self._append_removal(removal.seq)
-            if status == "done" and any(r.kind == PSEUDONYMS for r in removals):
+            if status is RemovalStatus.DONE and any(r.kind == PSEUDONYMS for r in removals):
                 self.append_samples()
 
     def removals(self) -> list[Removal]:
         """Everything that was removed or is about to be, in order."""
-        return [Removal(*row) for row in self.rows("SELECT * FROM removals ORDER BY seq")]
+        rows = self.rows("SELECT * FROM removals ORDER BY seq")
+        return [_removal(*row) for row in rows]
 
     def removed(self, name: str) -> bool:
-        """Whether what has this name is gone, or is going, on purpose."""
+        """Whether what has this name was removed on purpose, or is about to be."""
         return bool(self.rows("SELECT 1 FROM removals WHERE name = ? AND status <> 'void'", name))
 
     def removed_names(self) -> set[str]:
-        """Names of all that is gone, or is going, on purpose: their absence is no damage."""
+        """Names of all that was removed on purpose, or is about to be: their absence is no damage."""
         return {name for (name,) in self.rows("SELECT name FROM removals WHERE status <> 'void'")}
 
-    def erased_images(self) -> dict[int, State]:
+    def erased_images(self) -> dict[int, RemovalStatus]:
         """Positions of the samples whose images were erased ("done") or may be half erased ("started")."""
-        return dict(self.rows(_ERASED, IMAGES))
+        return {position: RemovalStatus(status) for position, status in self.rows(_ERASED, IMAGES)}
 
     def erasable(self) -> dict[str, list[tuple[int, bool]]]:
         """Deleted samples of each request id: position, and whether a pseudonym is still there."""
@@ -128,6 +129,11 @@ class RemovalRows(SampleFile):
         )
         visible: dict[str, Any] = {"kind": kind, "name": name, "items": items, "bytes": size}
         self.append("removal", seq, **visible, reason=reason, status=status)
+
+
+def _removal(*row: Any) -> Removal:
+    values = dict(zip((f.name for f in fields(Removal)), row, strict=True))
+    return Removal(**{**values, "status": RemovalStatus(values["status"])})
 
 
 # A request that was erased twice (a kill, a cache put back from a backup) counts as its last removal says.

@@ -1,6 +1,6 @@
-"""The casebook: every deletion request, its steps, and the samples that it has barred.
+"""The part of the ledger that holds deletion requests, their steps, and the samples that they have barred.
 
-A part of the ledger. A step is written down before its work starts (`start_step`) and goes into new
+A step is written down before its work starts (`start_step`) and goes into new
 objects; whoever finds a step "started" after a kill does it again. How a request may move from one
 state to another is not decided here but in `qmu_edge.queue.lifecycle`.
 
@@ -10,14 +10,14 @@ who asked and who approved. The document itself, and the names in it, are never 
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 from qmu_edge.errors import LedgerError, RequestError
 from qmu_edge.io.canonical import canonical
 from qmu_edge.store.ledger.chain import ChainedFile, now
+from qmu_edge.store.ledger.states import Outcome, State, Status, Step
 
-Status = Literal["started", "done", "failed"]
 _ONE_STEP = "WHERE request_id = ? AND run = ? AND step = ?"
 
 
@@ -30,7 +30,7 @@ class RequestRow:
         digest: Keyed digest of its document.
         due, extended: When the answer is due by law, and until when that was put off.
         requested_by, approved_by: References, like a ticket.
-        state: "received", "unlearning" (its samples are barred) or "completed" (nothing more is due).
+        state: Where it stands.
         outcome: What became of it; None while nothing has.
         reason: A fixed word where the outcome needs one, else None.
     """
@@ -45,14 +45,14 @@ class RequestRow:
     extended: str | None
     requested_by: str | None
     approved_by: str | None
-    state: str
-    outcome: str | None
+    state: State
+    outcome: Outcome | None
     reason: str | None
 
     @property
     def is_open(self) -> bool:
         """Whether something is still to be done."""
-        return self.state != "completed"
+        return self.state is not State.COMPLETED
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class StepRow:
     detail: dict[str, Any]
 
 
-class Casebook(ChainedFile):
+class RequestLedger(ChainedFile):
     """Requests, steps and tombstones of an open ledger.
 
     `run` is the digest that names one attempt at a request, or "" for the steps before a method is
@@ -125,8 +125,8 @@ class Casebook(ChainedFile):
             if known is None:
                 db.execute(
                     "INSERT INTO requests (request_id, digest, form, regulation, received, due,"
-                    " requested_by, approved_by, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'received')",
-                    values,
+                    " requested_by, approved_by, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (*values, State.RECEIVED),
                 )
                 self._append_request(request_id)
             elif known.digest != digest:
@@ -146,7 +146,7 @@ class Casebook(ChainedFile):
         return self._requests("ORDER BY seq")
 
     def set_outcome(
-        self, request_id: str, state: str, outcome: str | None, reason: str | None = None
+        self, request_id: str, state: State, outcome: Outcome | None, reason: str | None = None
     ) -> None:
         """Say where a request stands; `outcome` is None while nothing has become of it.
 
@@ -180,14 +180,14 @@ class Casebook(ChainedFile):
         with self.change() as db:
             self._known(request_id)
             known = self.step(request_id, run, step)
-            if known is not None and known.status == "done":
+            if known is not None and known.status is Status.DONE:
                 raise LedgerError(f"ledger {self.path}: step {step!r} of {request_id} is done")
             db.execute(
                 "INSERT INTO steps (request_id, run, step, status, started, detail)"
-                " VALUES (?, ?, ?, 'started', ?, '{}') ON CONFLICT (request_id, run, step)"
-                " DO UPDATE SET status = 'started', started = excluded.started,"
+                " VALUES (?, ?, ?, ?, ?, '{}') ON CONFLICT (request_id, run, step)"
+                " DO UPDATE SET status = excluded.status, started = excluded.started,"
                 " finished = NULL, detail = '{}'",
-                (request_id, run, step, now()),
+                (request_id, run, step, Status.STARTED, now()),
             )
             self._append_step(request_id, run, step)
 
@@ -199,7 +199,7 @@ class Casebook(ChainedFile):
         Raises:
             LedgerError: The step is not started, done with another detail, or not JSON.
         """
-        self._end_step(request_id, run, step, "done", detail)
+        self._end_step(request_id, run, step, Status.DONE, detail)
 
     def fail_step(self, request_id: str, run: str, step: str, reason: str) -> None:
         """Mark a started step as failed, detail {"reason": ...}; `start_step` may try it again.
@@ -207,7 +207,7 @@ class Casebook(ChainedFile):
         Raises:
             LedgerError: The step is not started.
         """
-        self._end_step(request_id, run, step, "failed", {"reason": reason})
+        self._end_step(request_id, run, step, Status.FAILED, {"reason": reason})
 
     def step(self, request_id: str, run: str, step: str) -> StepRow | None:
         """One step, if it was ever started."""
@@ -218,14 +218,18 @@ class Casebook(ChainedFile):
         """All steps of a request, in the order in which they were first started."""
         return self._steps("WHERE request_id = ? ORDER BY seq", request_id)
 
-    def open_details(self, step: str) -> dict[str, dict[str, Any]]:
+    def all_steps(self) -> list[StepRow]:
+        """The steps of all requests, in the order in which they were first started."""
+        return self._steps("ORDER BY seq")
+
+    def open_details(self, step: Step) -> dict[str, dict[str, Any]]:
         """Detail of a step with run "" for every open request that has it done, in order of receipt."""
         query = (
             "SELECT s.request_id, s.detail FROM steps s JOIN requests r USING (request_id)"
-            " WHERE s.run = '' AND s.step = ? AND s.status = 'done' AND r.state != 'completed'"
-            " ORDER BY r.seq"
+            " WHERE s.run = '' AND s.step = ? AND s.status = ? AND r.state != ? ORDER BY r.seq"
         )
-        return {request_id: self._parsed(detail) for request_id, detail in self.rows(query, step)}
+        rows = self.rows(query, step, Status.DONE, State.COMPLETED)
+        return {request_id: self._parsed(detail) for request_id, detail in rows}
 
     def add_tombstones(self, request_id: str, sample_ids: Sequence[str], digests: Sequence[str]) -> int:
         """Bar samples, by id and by content digest, for good; the ones barred already stay.
@@ -277,11 +281,25 @@ class Casebook(ChainedFile):
         return {sample_id for (sample_id,) in self.rows("SELECT sample_id FROM tombstones")}
 
     def _requests(self, which: str, *values: str) -> list[RequestRow]:
-        return [RequestRow(*row) for row in self.rows(f"SELECT * FROM requests {which}", *values)]
+        return [self._request_of(*row) for row in self.rows(f"SELECT * FROM requests {which}", *values)]
+
+    def _request_of(self, *row: Any) -> RequestRow:
+        values = dict(zip((f.name for f in fields(RequestRow)), row, strict=True))
+        try:
+            values["state"] = State(values["state"])
+            values["outcome"] = None if values["outcome"] is None else Outcome(values["outcome"])
+        except ValueError as error:
+            raise LedgerError(f"ledger {self.path}: request {values['seq']}: {error}") from error
+        return RequestRow(**values)
 
     def _steps(self, which: str, *values: str) -> list[StepRow]:
         rows = self.rows(f"SELECT * FROM steps {which}", *values)
-        return [StepRow(*(*row[:-1], self._parsed(row[-1]))) for row in rows]
+        return [self._step_of(*row) for row in rows]
+
+    def _step_of(self, *row: Any) -> StepRow:
+        values = dict(zip((f.name for f in fields(StepRow)), row, strict=True))
+        values |= {"status": Status(values["status"]), "detail": self._parsed(values["detail"])}
+        return StepRow(**values)
 
     def _parsed(self, text: str) -> Any:
         try:
@@ -307,9 +325,9 @@ class Casebook(ChainedFile):
         text = canonical(dict(detail), f"{subject}: detail").decode()
         with self.change() as db:
             known = self.step(request_id, run, step)
-            if known and known.status == status == "done" and known.detail == json.loads(text):
+            if known and known.status is status is Status.DONE and known.detail == json.loads(text):
                 return
-            if known is None or known.status != "started":
+            if known is None or known.status is not Status.STARTED:
                 found = known.status if known else "not known"
                 raise LedgerError(f"{subject}: is {found}; only a started step ends as {status}")
             db.execute(

@@ -17,8 +17,8 @@ from qmu_edge.io.canonical import rows_digest
 from qmu_edge.store.ledger.chain import ChainedFile
 
 
-class SampleFile(ChainedFile):
-    """A chained file with the sample index in it."""
+class SampleLedger(ChainedFile):
+    """The sample index of an open ledger."""
 
     SCHEMA: ClassVar[tuple[str, ...]] = (
         "CREATE TABLE classes (code INTEGER PRIMARY KEY, name TEXT NOT NULL)",

@@ -16,11 +16,14 @@ import pytest
 from PIL import Image
 
 from qmu_edge.io.progress import Progress
+from qmu_edge.project.checklist import derived_artefacts_of
 from qmu_edge.project.create import create
-from qmu_edge.project.project import IMAGES, Project, opened
+from qmu_edge.project.project import Project, opened
+from qmu_edge.project.samples import IMAGES
 from qmu_edge.recipe import DataRecipe, Recipe
 from qmu_edge.request.resolve import Claim
 from qmu_edge.request.split import to_json
+from qmu_edge.store.ledger.states import Outcome, Pointer, State
 
 PEOPLE = 6
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -66,8 +69,10 @@ class Life:
     def train(self) -> str:
         """A new current checkpoint."""
         digest = self.put("checkpoint")
-        self.ledger.set_meta(f"trained:{sha(digest.encode())}", {"checkpoint": digest, "images": 3})
-        self.ledger.set_current("checkpoint", digest)
+        self.ledger.set_meta(
+            f"trained:{sha(digest.encode())}", {"checkpoint": digest, "images": 3, "accuracy": {}}
+        )
+        self.ledger.set_current(Pointer.CHECKPOINT, digest)
         return digest
 
     def release(self, checkpoint: str) -> str:
@@ -94,7 +99,7 @@ class Life:
 
     def ask(self, person: int) -> str:
         """A request of a person, up to its tombstones."""
-        request, index = f"ask-{person}", self.project.index
+        request, index = f"ask-{person}", self.project.samples.index
         self.ledger.receive(
             request, sha(request.encode()), form="opendsr", regulation="gdpr",
             received="2026-01-01T00:00:00Z", due=None,
@@ -133,7 +138,7 @@ class Life:
         self.ledger.commit_release(
             request, checkpoint=made["requantized"], release=made["release"], receipt=receipt
         )
-        self.ledger.set_outcome(request, "completed", "unlearned")
+        self.ledger.set_outcome(request, State.COMPLETED, Outcome.UNLEARNED)
         self.ledger.finish_step(request, made["run"], "receipted", {"receipt": receipt})
         self.publish(made["release"])
         return receipt
@@ -216,3 +221,8 @@ def life(living: Living, tmp_path: Path, clock: Clock) -> Iterator[Life]:
     """A project with the clock's time."""
     with living(tmp_path / "project", clock) as life:
         yield life
+
+
+def checklist_of(project: Project, request_id: str) -> list[dict[str, Any]]:
+    """The checklist of one request as a receipt states it."""
+    return [line.to_json() for line in derived_artefacts_of(project, [request_id])[request_id]]

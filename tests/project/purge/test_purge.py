@@ -12,9 +12,11 @@ import pytest
 
 from qmu_edge.errors import IntegrityError
 from qmu_edge.io.progress import Progress
-from qmu_edge.project.checklist import derived_artefacts
-from qmu_edge.project.project import IMAGES, opened
+from qmu_edge.project.project import opened
 from qmu_edge.project.purge import purge
+from qmu_edge.project.samples import IMAGES
+from qmu_edge.store.ledger.states import Outcome, Pointer, State
+from tests.project.purge.conftest import checklist_of
 
 DAY = timedelta(days=1)
 
@@ -48,7 +50,7 @@ def test_after_its_time_everything_superseded_goes(life: Any, clock: Any) -> Non
     assert not list((life.project.folder / "work").iterdir())
     assert result["requests"] == [served["request"]]
     assert [s.status for s in life.ledger.steps(served["request"]) if s.step == "purged"] == ["done"]
-    assert life.ledger.check() == [] and life.project.images is not None
+    assert life.ledger.check() == [] and life.project.samples.images is not None
 
 
 def test_retention_days_of_the_recipe_are_the_window(life: Any, clock: Any) -> None:
@@ -110,7 +112,7 @@ def test_failed_attempts_go_with_their_request(life: Any, clock: Any) -> None:
 def test_a_checkpoint_that_is_current_again_is_kept(life: Any, clock: Any) -> None:
     first = life.train()
     second = life.train()
-    life.ledger.set_current("checkpoint", first)
+    life.ledger.set_current(Pointer.CHECKPOINT, first)
     purge(life.project, clock.now, at_once=True)
     assert first in life.stored() and second not in life.stored()
 
@@ -187,7 +189,7 @@ def test_every_removal_is_an_event_without_a_person_or_a_sample(life: Any, clock
         (b["kind"], b["name"], b["items"], b["bytes"]) for b in bodies
     ]
     text = json.dumps(bodies)
-    index = life.project.index
+    index = life.project.samples.index
     assert not any(word in text for word in (*index.ids, *index.digests, *index.subjects, "ask-0"))
     assert life.ledger.removed(base) and base in life.ledger.removed_names()
     assert not life.ledger.removed("0" * 64)
@@ -196,7 +198,7 @@ def test_every_removal_is_an_event_without_a_person_or_a_sample(life: Any, clock
 def test_pseudonyms_leave_no_trace_in_the_file(life: Any, clock: Any) -> None:
     life.train()
     life.serve(0)
-    pseudonym = life.project.index.subjects[0].encode()
+    pseudonym = life.project.samples.index.subjects[0].encode()
 
     assert life.ledger.rows("PRAGMA secure_delete") == [(1,)]  # some builds of SQLite do it anyway
 
@@ -242,9 +244,9 @@ def test_requests_served_together_are_purged_together(life: Any, clock: Any) -> 
         life.ledger.commit_release(
             request, checkpoint=made["requantized"], release=made["release"], receipt=life.put("receipt")
         )
-        life.ledger.set_outcome(request, "completed", "unlearned")
+        life.ledger.set_outcome(request, State.COMPLETED, Outcome.UNLEARNED)
     for request in requests:
-        rows = {row["kind"]: row for row in derived_artefacts(life.project, request)}
+        rows = {row["kind"]: row for row in checklist_of(life.project, request)}
         assert (rows["checkpoint"]["count"], rows["split"]["count"]) == (2, 2)
     assert purge(life.project, clock.now, at_once=True)["requests"] == requests
 
@@ -276,11 +278,11 @@ def test_only_zeros_are_accepted_where_an_image_was_erased(life: Any, clock: Any
         images[position, 0, 0, 0] ^= 1 + value
         np.save(path, images)
         with opened(life.project.root, Progress()) as again, pytest.raises(IntegrityError, match=message):
-            _ = again.images
+            _ = again.samples.images
     np.save(path, original)  # put back from a backup
     with opened(life.project.root, Progress()) as again:
         with pytest.raises(IntegrityError, match="2 of them were purged: qmu-edge purge --now"):
-            _ = again.images
+            _ = again.samples.images
         purge(again, clock.now, at_once=True)
     with opened(life.project.root, Progress()) as again:
-        assert (again.images == blank).all()
+        assert (again.samples.images == blank).all()

@@ -14,9 +14,11 @@ import pytest
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
-from qmu_edge.project.project import IMAGES, Project, opened
+from qmu_edge.project.project import Project, opened
 from qmu_edge.project.purge import purge
+from qmu_edge.project.samples import IMAGES
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.objects import ObjectStore
 
 
@@ -38,11 +40,11 @@ def state(project: Project) -> dict[str, Any]:
     """All that a purge changes, without times."""
     with opened(project.root, Progress()) as p:
         assert p.ledger.check() == []
-        _ = p.images
+        _ = p.samples.images
         return {
             "objects": set(p.store),
             "images": sha256((p.folder / IMAGES).read_bytes()).hexdigest(),
-            "subjects": [bool(s) for s in p.index.subjects],
+            "subjects": [bool(s) for s in p.samples.index.subjects],
             "work": sorted(x.name for x in (p.folder / "work").iterdir()),
             "folders": sorted(x.name for x in (p.folder / "releases").iterdir()),
             "removed": {(r.kind, r.name, r.status) for r in p.ledger.removals()},
@@ -109,7 +111,7 @@ def killed_everywhere(
             kills += 1
             with opened(copy, Progress()) as project:
                 assert project.ledger.check() == []
-                _ = project.images  # a reader is not disturbed by a half-done purge
+                _ = project.samples.images  # a reader is not disturbed by a half-done purge
                 missing = {d for d in expected["objects"] if not project.store.path(d).exists()}
                 assert not missing
                 purge(project, clock.now, at_once=True)
@@ -162,7 +164,7 @@ def test_what_came_into_use_again_after_a_kill_is_left_alone(life: Any, clock: A
     with pytest.raises(Killed), pytest.MonkeyPatch.context() as patch:
         patch.setattr(ObjectStore, "remove", lambda *args: die())
         purge(life.project, clock.now, at_once=True)
-    life.ledger.set_current("checkpoint", first)
+    life.ledger.set_current(Pointer.CHECKPOINT, first)
     purge(life.project, clock.now, at_once=True)
     assert first in life.stored()
     assert [r.status for r in life.ledger.removals() if r.name == first] == ["void"]
@@ -202,6 +204,6 @@ def test_images_that_cannot_be_erased_are_tried_again(life: Any, clock: Any) -> 
         patch.setattr(os, "pwrite", fails)
         with pytest.raises(ConfigError, match="decoded images request-1: Input/output error"):
             purge(life.project, clock.now, at_once=True)
-    _ = life.project.images
+    _ = life.project.samples.images
     purge(life.project, clock.now, at_once=True)
     assert life.is_blank(0)

@@ -19,8 +19,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from qmu_edge.project.project import IMAGES
 from qmu_edge.project.purge import purge
+from qmu_edge.project.samples import IMAGES
+from qmu_edge.store.ledger.states import Pointer
 
 DAY = timedelta(days=1)
 PEOPLE = range(6)
@@ -85,7 +86,7 @@ class Purging(RuleBasedStateMachine):
     @rule()
     def export(self) -> None:
         release = self.life.release(self.current["checkpoint"])
-        self.life.ledger.set_current("release", release)
+        self.life.ledger.set_current(Pointer.RELEASE, release)
         self.point("release", release)
         self.of_checkpoint(release, self.current["checkpoint"])
 

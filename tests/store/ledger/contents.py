@@ -10,6 +10,7 @@ import numpy as np
 
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Outcome, State
 
 RECEIVED: dict[str, Any] = {
     "form": "opendsr",
@@ -43,7 +44,7 @@ def fill(ledger: Ledger) -> None:
     ledger.start_step("req-1", sha("run"), "unlearned")
     ledger.add_tombstones("req-1", ["img/0.png", "img/1.png"], [sha("0"), sha("1")])
     ledger.commit_release("req-1", checkpoint=sha("c"), release=sha("r"), receipt=sha("receipt"))
-    ledger.set_outcome("req-1", "receipted", "unlearned")
+    ledger.set_outcome("req-1", State.COMPLETED, Outcome.UNLEARNED)
     ledger.set_meta("dataset", {"name": "cifar10", "digest": sha("d")})
 
 

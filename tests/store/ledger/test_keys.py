@@ -13,6 +13,7 @@ from qmu_edge.errors import ConfigError, IntegrityError, LedgerError, QmuEdgeErr
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.issued import check_issued
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Pointer
 from tests.receipt.test_receipt import made, sha
 
 
@@ -30,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 def issue(ledger: Ledger, folder: Path, **changes: Any) -> bytes:
     """A receipt, signed with the key in use and recorded."""
-    data = made(keys.signing_key(folder, ledger), previous=ledger.current("receipt"), **changes)
+    data = made(keys.signing_key(folder, ledger), previous=ledger.current(Pointer.RECEIPT), **changes)
     ledger.commit_release(None, checkpoint=None, release=None, receipt=sha(data))
     return data
 

@@ -10,6 +10,7 @@ import pytest
 
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError, LedgerError, RequestError
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Outcome, Pointer, State
 from tests.store.ledger.contents import RECEIVED, fill, make_index, outside, sha
 
 DIE = """
@@ -55,7 +56,7 @@ def test_everything_survives_reopening(ledger: Ledger) -> None:
     ledger.close()
     with Ledger.open(ledger.path) as again:
         assert again.check() == []
-        assert again.current("release") == sha("r")
+        assert again.current(Pointer.RELEASE) == sha("r")
         assert again.meta("dataset") == {"name": "cifar10", "digest": sha("d")}
         assert len(again.steps("req-1")) == 2
 
@@ -116,7 +117,7 @@ def test_readers_are_not_blocked_and_a_second_writer_is_told(ledger: Ledger) -> 
     with Ledger.open(ledger.path) as second:
         second.rows("PRAGMA busy_timeout = 0")
         with ledger.change():
-            assert second.current("release") == sha("r")
+            assert second.current(Pointer.RELEASE) == sha("r")
             with pytest.raises(BusyError, match="locked"):
                 second.set_meta("a", 1)
         second.set_meta("a", 1)
@@ -127,7 +128,7 @@ def test_a_killed_process_leaves_the_old_state(ledger: Ledger) -> None:
     fill(ledger)
     done = subprocess.run([sys.executable, "-c", DIE, str(ledger.path)], check=False)
     assert done.returncode == -9
-    assert ledger.current("checkpoint") == sha("c")
+    assert ledger.current(Pointer.CHECKPOINT) == sha("c")
     assert ledger.check() == []
     assert ledger.rows("SELECT count(*) FROM receipts") == [(1,)]
 
@@ -176,12 +177,12 @@ def test_the_same_request_twice_is_one_and_another_body_is_a_conflict(ledger: Le
 
 def test_an_outcome_is_kept_and_needs_a_request(ledger: Ledger) -> None:
     ledger.receive("req-1", sha("body"), **{**RECEIVED, "regulation": None, "due": None})
-    ledger.set_outcome("req-1", "resolved", "no_match")
+    ledger.set_outcome("req-1", State.COMPLETED, Outcome.NO_MATCH)
     row = ledger.request("req-1")
     assert row is not None
-    assert (row.state, row.outcome, row.due) == ("resolved", "no_match", None)
+    assert (row.state, row.outcome, row.due) == ("completed", "no_match", None)
     with pytest.raises(LedgerError, match="no request 'req-2'"):
-        ledger.set_outcome("req-2", "resolved", None)
+        ledger.set_outcome("req-2", State.COMPLETED, None)
 
 
 def test_a_step_is_started_failed_started_again_and_done(ledger: Ledger) -> None:
@@ -268,13 +269,13 @@ def test_a_release_is_switched_whole_or_not_at_all(ledger: Ledger, monkeypatch: 
         patch.setattr(Ledger, "_point", fail)
         with pytest.raises(KeyboardInterrupt):
             ledger.commit_release("req-1", **new)
-    assert ledger.current("checkpoint") == sha("c")
+    assert ledger.current(Pointer.CHECKPOINT) == sha("c")
     assert ledger.check() == []
     ledger.commit_release(None, **new)
     head = ledger.head()
     ledger.commit_release(None, **new)
     assert ledger.head() == head
-    assert ledger.current("checkpoint") == sha("c2")
+    assert ledger.current(Pointer.CHECKPOINT) == sha("c2")
     assert ledger.rows("SELECT receipt_digest, previous_digest FROM receipts ORDER BY seq") == [
         (sha("receipt"), None),
         (sha("receipt2"), sha("receipt")),
@@ -282,15 +283,15 @@ def test_a_release_is_switched_whole_or_not_at_all(ledger: Ledger, monkeypatch: 
     with pytest.raises(LedgerError, match="UNIQUE"):
         ledger.commit_release(None, checkpoint=None, release=None, receipt=sha("receipt"))
     ledger.commit_release(None, checkpoint=sha("c3"), release=None, receipt=None)
-    assert ledger.current("release") == sha("r2")
+    assert ledger.current(Pointer.RELEASE) == sha("r2")
 
 
 def test_current_and_meta(ledger: Ledger) -> None:
-    assert ledger.current("checkpoint") is None
-    ledger.set_current("checkpoint", sha("c"))
-    assert ledger.current("checkpoint") == sha("c")
+    assert ledger.current(Pointer.CHECKPOINT) is None
+    ledger.set_current(Pointer.CHECKPOINT, sha("c"))
+    assert ledger.current(Pointer.CHECKPOINT) == sha("c")
     with pytest.raises(LedgerError, match="CHECK"):
-        ledger.set_current("checkpoint", "short")
+        ledger.set_current(Pointer.CHECKPOINT, "short")
     assert ledger.meta("key") is None
     ledger.set_meta("key", [1, {"a": None}])
     ledger.set_meta("key", {"b": 0.25})

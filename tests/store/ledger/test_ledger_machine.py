@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from qmu_edge.errors import LedgerError, RequestError
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Outcome, Pointer, State
 from tests.store.ledger.contents import RECEIVED, sha
 
 names = st.sampled_from(["a", "b", "c"])
@@ -39,8 +40,8 @@ class LedgerMachine(RuleBasedStateMachine):
             assert self.ledger.receive(name, sha(body), **RECEIVED) == (known is None)
             self.requests.setdefault(name, [sha(body), "received", None])
 
-    @rule(name=names, state=names, outcome=st.none() | names)
-    def set_outcome(self, name: str, state: str, outcome: str | None) -> None:
+    @rule(name=names, state=st.sampled_from(State), outcome=st.none() | st.sampled_from(Outcome))
+    def set_outcome(self, name: str, state: State, outcome: Outcome | None) -> None:
         if name in self.requests:
             self.ledger.set_outcome(name, state, outcome)
             self.requests[name][1:] = state, outcome
@@ -107,8 +108,8 @@ class LedgerMachine(RuleBasedStateMachine):
         }
         assert self.ledger.tombstones() == self.stones
         assert self.ledger.barred() == {(s, sha(s)) for s in self.stones}
-        for name in ("checkpoint", "release"):
-            assert self.ledger.current(name) == self.pointers.get(name)
+        for pointer in (Pointer.CHECKPOINT, Pointer.RELEASE):
+            assert self.ledger.current(pointer) == self.pointers.get(pointer)
         assert self.ledger.check() == []
 
     def teardown(self) -> None:

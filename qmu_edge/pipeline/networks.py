@@ -1,0 +1,77 @@
+"""The project's networks as stored checkpoints."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from qmu_edge.models.layers import Classifier, Factory
+from qmu_edge.models.own import factory_in
+from qmu_edge.project.model_file import source_of
+from qmu_edge.project.project import Project
+from qmu_edge.project.samples import ProjectSamples
+from qmu_edge.recipe import ModelRecipe
+from qmu_edge.store.objects import ObjectStore
+from qmu_edge.train import checkpoint
+
+MAX_BYTES = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """Checkpoints of one project.
+
+    Attributes:
+        store: Where they are.
+        recipe: What network it is.
+        root: The user's folder, with the model file where the recipe names one.
+    """
+
+    store: ObjectStore
+    recipe: ModelRecipe
+    root: Path
+
+    @classmethod
+    def of(cls, project: Project) -> "Networks":
+        """The networks of a project."""
+        return cls(project.store, project.recipe.model, project.root)
+
+    @property
+    def source(self) -> bytes | None:
+        """Content of the user's own model file; None without one.
+
+        Raises:
+            IntegrityError: The file is missing, or not the one that was given to `init`.
+        """
+        return source_of(self.recipe, self.root) or None
+
+    @property
+    def factory(self) -> Factory | None:
+        """What makes the network, when that is one of the user's own: their file is run.
+
+        Raises:
+            IntegrityError: See `source`.
+            ConfigError: The file cannot be run.
+        """
+        source = self.source
+        return factory_in(source, self.recipe) if source else None
+
+    def load(self, digest: str) -> tuple[Classifier, checkpoint.Origin]:
+        """A network, and what its checkpoint says about itself.
+
+        Raises:
+            IntegrityError: Missing, altered, or of another model.
+        """
+        data = self.store.get_bytes(digest, limit=MAX_BYTES)
+        return checkpoint.loads(data, f"checkpoint {digest[:12]}", self.recipe, self.factory)
+
+    def save(self, model: Classifier, origin: checkpoint.Origin) -> str:
+        """Store a network and return its digest."""
+        return self.store.put_bytes(checkpoint.dumps(model, origin))
+
+
+def origin_of(samples: ProjectSamples, method: str, parent: str = "") -> checkpoint.Origin:
+    """What a new checkpoint says about itself: trained on `samples`, by `method`, from `parent`."""
+    index = samples.index
+    return checkpoint.Origin(
+        class_names=index.class_names, size=samples.images.shape[-1], split=index.digest(),
+        method=method, parent=parent,
+    )  # fmt: skip

@@ -1,0 +1,142 @@
+"""What every object of a store is there for: the one rule of purge, checklists and doctor.
+
+The walk starts from the ledger: what is current, what receipts and requests name, what earlier results are
+noted. Each of these is a use. An object with a use in force is kept; the others have been superseded since
+the last of their uses ended.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from qmu_edge.errors import IntegrityError
+from qmu_edge.project.history import History
+from qmu_edge.project.records import StepResult
+from qmu_edge.project.results import REFERENCE, RELEASE, Results
+from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Pointer
+
+EXPORTED: Final = "exported file"
+CURRENT: Final = "it is current"
+RECEIPT: Final = "receipts are kept for good"
+COMPARED: Final = "an open request may compare with it"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One reason for which an object is there.
+
+    Attributes:
+        kind: What the object is, in words.
+        by: What names it, for messages; no sample and no person.
+        since: When the use ended; "" when it never has.
+        kept: What the object is still needed for; "" for nothing.
+        note: The key of `meta` that leads to it, or "".
+    """
+
+    kind: str
+    by: str
+    since: str
+    kept: str = ""
+    note: str = ""
+
+
+def uses(
+    ledger: Ledger, results: Results, history: History, files: Callable[[str], Iterable[str]]
+) -> dict[str, list[Use]]:
+    """All uses of each digest that the ledger names.
+
+    Args:
+        ledger: Open.
+        results: Of the same project.
+        history: Of the same ledger.
+        files: Digests of the files of a release by its digest, see `files_of`.
+    """
+    found: dict[str, list[Use]] = defaultdict(list)
+    for walk in (_current(history), _receipts(ledger), _steps(ledger, history), _notes(results, history)):
+        for digest, use in walk:
+            found[digest].append(use)
+    for digest, use in list(_releases(results, history, found)):
+        found[digest].append(use)
+    for digest in [d for d, named in found.items() if any(u.kind == "release" for u in named)]:
+        for file in files(digest):
+            found[file] += [
+                replace(u, kind=EXPORTED, by=f"release {digest[:12]}", note="") for u in found[digest]
+            ]
+    return found
+
+
+def files_of(results: Results, store: Iterable[str], *, damaged: bool) -> Callable[[str], Iterable[str]]:
+    """How to find the files of a release.
+
+    Args:
+        results: Reads the release.
+        store: Digests of all objects that are there.
+        damaged: Pass over a release that is altered, instead of raising `IntegrityError`.
+    """
+    there = set(store)
+
+    def files(release: str) -> Iterable[str]:
+        try:
+            return results.release(release).files.values() if release in there else ()
+        except IntegrityError:
+            if not damaged:
+                raise
+            return ()
+
+    return files
+
+
+def fate(found: list[Use]) -> tuple[str, str]:
+    """Why a thing is kept, "" when nothing keeps it, and since when it is superseded."""
+    kept = [u.kept for u in found if u.kept]
+    return (CURRENT if CURRENT in kept else "".join(kept[:1])), max(u.since for u in found)
+
+
+def _current(history: History) -> Iterator[tuple[str, Use]]:
+    for name in Pointer:
+        for digest, until in history.superseded(name):
+            yield digest, Use(name, f"the {name} before", until)
+    for current, digest in history.current().items():
+        yield digest, Use(current, f"the current {current}", "", CURRENT)
+
+
+def _receipts(ledger: Ledger) -> Iterator[tuple[str, Use]]:
+    for row in ledger.receipts():
+        yield row.digest, Use("receipt", f"receipt {row.seq}", "", RECEIPT)
+
+
+def _steps(ledger: Ledger, history: History) -> Iterator[tuple[str, Use]]:
+    """What the steps of each request name; the report that the current receipt rests on is current too."""
+    current, requests = ledger.current_runs(), {r.request_id: r for r in history.requests}
+    for step in ledger.all_steps():
+        request = requests[step.request_id]
+        closed = history.closed(request)
+        kept = "" if closed else f"request {request.seq} is open"
+        by = f"step {step.step} of request {request.seq}"
+        for name, digest in StepResult.parse(step.detail).objects():
+            rests = name == "report" and step.run in current
+            yield digest, Use(name, by, closed, CURRENT if rests else kept)
+
+
+def _notes(results: Results, history: History) -> Iterator[tuple[str, Use]]:
+    """Trainings and reference models of earlier runs; the latter stay while a request may need them."""
+    for note in results.notes():
+        if note.kind != RELEASE:
+            at = history.noted[note.key]
+            kept = COMPARED if note.kind == REFERENCE and at >= history.oldest_open else ""
+            for kind, digest in note.objects:
+                yield digest, Use(kind, note.kind, at, kept, note.key)
+
+
+def _releases(
+    results: Results, history: History, found: Mapping[str, list[Use]]
+) -> Iterator[tuple[str, Use]]:
+    """Releases share the fate of the checkpoint that they were made of."""
+    for note in results.notes():
+        if note.kind == RELEASE:
+            made_of = found.get(note.source) or [Use("", note.kind, history.noted[note.key])]
+            kept, since = fate(made_of)
+            for kind, digest in note.objects:
+                yield digest, Use(kind, note.kind, since, kept, note.key)

@@ -1,0 +1,286 @@
+"""What work leaves behind: steps, releases, reports, trainings and retrained references.
+
+Each kind has one class and one parser. Releases and reports are JSON objects under their digest; the others
+stand in the ledger.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
+
+from qmu_edge.errors import IntegrityError
+from qmu_edge.verify.evaluation import Evaluation, evaluation_from_json, to_json
+from qmu_edge.verify.verdict import Check, Reference, Thresholds, Verdict
+
+N = TypeVar("N", "Trained", "RetrainedReference")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What a step of a request has found; a field is None where the step has nothing to say.
+
+    Attributes:
+        claim, split, checkpoint, release, report: Digests of the objects that it stored.
+        counts: How many samples there are of each kind.
+        training_images: How many were registered when the request was resolved.
+        batch: Names the requests that are served together.
+        count: New tombstones.
+        receipts: How many were written.
+        method, category, result: Of an attempt that did not pass.
+        spent: What the training of the step has cost, see `Throughput.spent`.
+        seconds, peak_mb: Wall-clock time, and MiB of resident memory at the highest point.
+        reason: Of an extension, or the class of the error that ended the step.
+    """
+
+    OBJECTS: ClassVar[tuple[str, ...]] = ("claim", "split", "checkpoint", "release", "report")
+
+    claim: str | None = None
+    split: str | None = None
+    checkpoint: str | None = None
+    release: str | None = None
+    report: str | None = None
+    counts: Mapping[str, int] | None = None
+    training_images: int | None = None
+    batch: str | None = None
+    count: int | None = None
+    receipts: int | None = None
+    method: str | None = None
+    category: str | None = None
+    result: str | None = None
+    spent: Mapping[str, int | float] | None = None
+    seconds: int | float | None = None
+    peak_mb: int | float | None = None
+    reason: str | None = None
+
+    @classmethod
+    def parse(cls, detail: Mapping[str, Any]) -> "StepResult":
+        """What `to_json` wrote into a step's detail; fields of other versions are passed over."""
+        return cls(**{f.name: detail[f.name] for f in fields(cls) if f.name in detail})
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that say something."""
+        found = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: value for name, value in found if value is not None}
+
+    def objects(self) -> Iterator[tuple[str, str]]:
+        """Kind and digest of everything that the step has stored."""
+        for name in self.OBJECTS:
+            digest = getattr(self, name)
+            if digest is not None:
+                yield name, digest
+
+    def stored(self, name: str) -> str:
+        """Digest of what a finished step has stored under `name`.
+
+        Raises:
+            IntegrityError: The ledger says nothing of it.
+        """
+        digest = getattr(self, name)
+        if not isinstance(digest, str):
+            raise IntegrityError(f"the ledger's step names no {name}")
+        return digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Exported files of one checkpoint, and what the gates found.
+
+    Attributes:
+        checkpoint: Digest of the checkpoint.
+        files, sizes: SHA-256, and size in bytes, of each file by its name.
+        parity, levels, explained, gate: Reports of the export's gates by format.
+    """
+
+    checkpoint: str
+    files: Mapping[str, str]
+    sizes: Mapping[str, int]
+    parity: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    levels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    explained: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    gate: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Release":
+        """What `to_bytes` wrote.
+
+        Raises:
+            IntegrityError: It wrote something else.
+        """
+        document = document_of(data, "a stored release")
+        try:
+            return cls(sizes=document.pop("bytes"), **document)
+        except (TypeError, KeyError) as error:
+            raise IntegrityError(f"a stored release is not as it was written: {error}") from None
+
+    def to_bytes(self) -> bytes:
+        """The same bytes for the same release."""
+        return _stored(
+            {"bytes" if f.name == "sizes" else f.name: getattr(self, f.name) for f in fields(self)}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What one exported file does.
+
+    Attributes:
+        evaluation: Accuracies and membership inference.
+        mia_efficacy: Mean and deviation over draws of the attack of the papers; None without its sets.
+        seconds, peak_mb: What it took to train the network; of a retrained reference only.
+        sizes: Of its files in bytes by name; likewise.
+    """
+
+    evaluation: Evaluation
+    mia_efficacy: Mapping[str, Any] | None
+    seconds: int | float | None = None
+    peak_mb: int | float | None = None
+    sizes: Mapping[str, int] | None = None
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> "Measured":
+        """What `to_json` wrote.
+
+        Raises:
+            IntegrityError: It wrote something else.
+        """
+        try:
+            rest = {k: v for k, v in document.items() if k not in ("evaluation", "bytes")}
+            evaluation = evaluation_from_json(document["evaluation"])
+            return cls(evaluation=evaluation, sizes=document.get("bytes"), **rest)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise IntegrityError(f"a stored report is not as it was written: {error}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """Evaluation and efficacy, and of a retrained reference what it took."""
+        head = {"evaluation": to_json(self.evaluation), "mia_efficacy": self.mia_efficacy}
+        rest = {"seconds": self.seconds, "peak_mb": self.peak_mb, "bytes": self.sizes}
+        return head | {name: value for name, value in rest.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What was measured for a request, and the verdict.
+
+    Attributes:
+        unlearned, original, retrained: The exported file, the one before, and that of a network trained
+            without the data; the last is None where the policy compares with held-out data.
+        reference: What the file was compared with.
+        thresholds: What is allowed.
+        verdict: The outcome.
+        sizes: Of the files in bytes by name: of "unlearned" and "original".
+    """
+
+    unlearned: Measured
+    original: Measured
+    retrained: Measured | None
+    reference: Reference
+    thresholds: Thresholds
+    verdict: Verdict
+    sizes: Mapping[str, Mapping[str, int]]
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Report":
+        """What `to_bytes` wrote.
+
+        Raises:
+            IntegrityError: It wrote something else.
+        """
+        document = document_of(data, "a stored report")
+        try:
+            verdict, retrained = document["verdict"], document["retrained"]
+            return cls(
+                unlearned=Measured.parse(document["unlearned"]),
+                original=Measured.parse(document["original"]),
+                retrained=Measured.parse(retrained) if retrained else None,
+                reference=Reference(**document["reference"]),
+                thresholds=Thresholds(**document["thresholds"]),
+                verdict=Verdict(verdict["passed"], tuple(Check(**c) for c in verdict["checks"])),
+                sizes=document["bytes"],
+            )
+        except (TypeError, KeyError) as error:
+            raise IntegrityError(f"a stored report is not as it was written: {error}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "unlearned": self.unlearned.to_json(),
+            "original": self.original.to_json(),
+            "retrained": self.retrained.to_json() if self.retrained else None,
+            "reference": to_json(self.reference),
+            "thresholds": to_json(self.thresholds),
+            "verdict": to_json(self.verdict),
+            "bytes": self.sizes,
+        }
+
+    def to_bytes(self) -> bytes:
+        """The same bytes for the same report."""
+        return _stored(self.to_json())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A training that ended.
+
+    Attributes:
+        checkpoint: Digest of the network.
+        images: How many it was trained on.
+        accuracy: In PyTorch, on the "validation" and the "test" samples.
+        spent: What it has cost; None in projects that are older than the figure.
+    """
+
+    checkpoint: str
+    images: int
+    accuracy: Mapping[str, int | float]
+    spent: Mapping[str, int | float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that say something."""
+        return said(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrainedReference:
+    """A network trained without the data.
+
+    Attributes:
+        report: Digest of what its exported file does, as `Measured`.
+        checkpoint: Digest of the network.
+        trained: The same before re-quantization.
+    """
+
+    report: str
+    checkpoint: str
+    trained: str | None = None
+
+
+def noted(kind: type[N], value: Any) -> N:
+    """A note as its class; fields of other versions are passed over."""
+    try:
+        return kind(**{f.name: value[f.name] for f in fields(kind) if f.name in value})
+    except TypeError as error:
+        raise IntegrityError(f"the ledger's note of a result is not as it was written: {error}") from None
+
+
+def said(note: Trained | RetrainedReference) -> dict[str, Any]:
+    """The fields of a note that say something, ready for JSON."""
+    return {name: value for name, value in asdict(note).items() if value is not None}
+
+
+def document_of(data: bytes, what: str) -> dict[str, Any]:
+    """The JSON object in `data`.
+
+    Raises:
+        IntegrityError: It is not one; the message begins with `what`.
+    """
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{what} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise IntegrityError(f"{what} is not an object")
+    return document
+
+
+def _stored(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,133 @@
+"""Where the results of earlier work are: objects of the store, and the notes in the ledger that lead to them.
+
+Notes are values of the ledger's `meta`: whoever does the same work again finds its result there.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from qmu_edge.project.records import (
+    Measured,
+    Release,
+    Report,
+    RetrainedReference,
+    Trained,
+    document_of,
+    noted,
+    said,
+)
+from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.objects import ObjectStore
+
+# Keys of `meta` that hold one value.
+EXACT: Final = "deleted before the last training from scratch"
+TRAINING_COST: Final = "seconds and images of the last training"
+# Kinds of keys that lead to objects: "<kind>:<what it was made of>".
+TRAINED: Final = "trained"
+REFERENCE: Final = "reference"
+RELEASE: Final = "release"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A note that leads to objects: its key, its kind, what the result was made of, and the objects."""
+
+    key: str
+    kind: str
+    source: str
+    objects: tuple[tuple[str, str], ...]
+
+
+class Results:
+    """Results of earlier work in an open project."""
+
+    def __init__(self, ledger: Ledger, store: ObjectStore) -> None:
+        """Both are the project's."""
+        self._ledger = ledger
+        self._store = store
+
+    def purged(self, digest: str) -> bool:
+        """Whether an object is not there because a purge has removed it, which is no damage."""
+        return not self._store.path(digest).exists() and self._ledger.removed(digest)
+
+    def release(self, digest: str) -> Release:
+        """A stored release.
+
+        Raises:
+            IntegrityError: It is missing or altered.
+        """
+        return Release.parse(self._store.get_bytes(digest))
+
+    def report(self, digest: str) -> Report:
+        """A stored report; raises like `release`."""
+        return Report.parse(self._store.get_bytes(digest))
+
+    def measured(self, digest: str) -> Measured:
+        """The stored measurement of a retrained reference; raises like `release`."""
+        return Measured.parse(document_of(self._store.get_bytes(digest), "a stored report"))
+
+    def store_measured(self, measured: Measured) -> str:
+        """Store the measurement of a retrained reference and return its digest."""
+        return self._store.put_bytes(json.dumps(measured.to_json(), sort_keys=True).encode())
+
+    def released(self, checkpoint: str, plan: str) -> str | None:
+        """Digest of the release that was made of a checkpoint by a plan of this digest."""
+        found = self._ledger.meta(f"{RELEASE}:{checkpoint}:{plan}")
+        return str(found) if found else None
+
+    def note_released(self, checkpoint: str, plan: str, release: str) -> None:
+        """Let `released` find a release."""
+        self._ledger.set_meta(f"{RELEASE}:{checkpoint}:{plan}", release)
+
+    def trained(self, run: str) -> Trained | None:
+        """The result of a training that is named by `run`."""
+        found = self._ledger.meta(f"{TRAINED}:{run}")
+        return noted(Trained, found) if found else None
+
+    def note_trained(self, run: str, trained: Trained) -> None:
+        """Let `trained` find a training, and `seconds_to_retrain` what it took."""
+        seconds = (trained.spent or {}).get("seconds", 0.0)
+        self._ledger.set_meta(f"{TRAINED}:{run}", said(trained))
+        self._ledger.set_meta(TRAINING_COST, {"seconds": seconds, "images": trained.images})
+
+    def reference(self, name: str) -> RetrainedReference | None:
+        """The retrained reference of this name."""
+        found = self._ledger.meta(f"{REFERENCE}:{name}")
+        return noted(RetrainedReference, found) if found else None
+
+    def note_reference(self, name: str, reference: RetrainedReference) -> None:
+        """Let `reference` find a retrained reference."""
+        self._ledger.set_meta(f"{REFERENCE}:{name}", said(reference))
+
+    def seconds_to_retrain(self, images: int) -> float:
+        """What the last training would have taken on so many images; 0 when there was none."""
+        known = self._ledger.meta(TRAINING_COST) or {}
+        return float(known.get("seconds", 0.0)) * images / max(1, int(known.get("images", 1)))
+
+    def deleted_before_training(self) -> int:
+        """How many training images had been deleted when a network was last trained from scratch."""
+        return int(self._ledger.meta(EXACT) or 0)
+
+    def note_training_from_scratch(self) -> None:
+        """All that is deleted now is unknown to the network that becomes current."""
+        self._ledger.set_meta(EXACT, self._ledger.training_images(barred=True))
+
+    def notes(self) -> Iterator[Note]:
+        """All notes that lead to objects."""
+        for key, value in self._ledger.notes(TRAINED, REFERENCE, RELEASE):
+            kind, _, source = key.partition(":")
+            yield Note(key, kind, source.partition(":")[0], tuple(_objects_of(kind, value)))
+
+
+def _objects_of(kind: str, value: Any) -> Iterator[tuple[str, str]]:
+    if kind == RELEASE:
+        yield "release", value
+    elif kind == TRAINED:
+        yield "checkpoint", noted(Trained, value).checkpoint
+    else:
+        reference = noted(RetrainedReference, value)
+        yield "reference report", reference.report
+        for digest in filter(None, (reference.checkpoint, reference.trained)):
+            yield "reference model", digest

@@ -1,0 +1,120 @@
+"""The samples that a project has registered: index, decoded images, and which of them may still be used."""
+
+import io
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmu_edge.data.index import SampleIndex, SampleSplit, content_digests
+from qmu_edge.data.tombstones import barred_samples
+from qmu_edge.errors import IntegrityError
+from qmu_edge.request.resolve import Claim
+from qmu_edge.request.split import from_json
+from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import RemovalStatus, Step
+from qmu_edge.store.objects import ObjectStore
+
+IMAGES: Final = "cache/images.npy"
+
+
+class ProjectSamples:
+    """The registered samples of an open project.
+
+    Shapes: n samples; images uint8 (n, c, h, w).
+    """
+
+    def __init__(self, folder: Path, ledger: Ledger, store: ObjectStore) -> None:
+        """`folder` is the store's."""
+        self.path = folder / IMAGES
+        self._ledger = ledger
+        self._store = store
+
+    @cached_property
+    def index(self) -> SampleIndex:
+        """All samples, as registered."""
+        return self._ledger.read_samples()
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """All decoded images, uint8 (n, c, h, w), as a private memory map; purged ones are all zero.
+
+        Raises:
+            IntegrityError: The cache is missing, or an image is not the one that was registered.
+        """
+        try:
+            images: np.ndarray = np.load(self.path, mmap_mode="c", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise IntegrityError(f"{self.path}: decoded images cannot be opened: {error}") from None
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(self.index.ids):
+            raise IntegrityError(f"{self.path}: {images.dtype} {images.shape} is not the registered dataset")
+        self._require_whole(images)
+        self._require_registered(images)
+        return images
+
+    def _require_whole(self, images: np.ndarray) -> None:
+        """Nothing but the images is in the file: an altered header, or a tail, could hide something."""
+        header = npy_header(images)
+        with self.path.open("rb") as file:
+            whole = file.read(len(header)) == header
+        if not whole or self.path.stat().st_size != len(header) + images.nbytes:
+            raise IntegrityError(f"{self.path}: its header is altered, or something follows the images")
+
+    def _require_registered(self, images: np.ndarray) -> None:
+        found = content_digests(images)
+        altered = set(np.flatnonzero((found.raw != self.index.digests.raw).any(axis=1)).tolist())
+        # Asked after hashing: the intent to erase an image is written down before it is touched.
+        erased = self._ledger.erased_images()
+        back = {i for i, status in erased.items() if status is RemovalStatus.DONE and images[i].any()}
+        if wrong := sorted(altered - erased.keys() | back):
+            again = (
+                f"; {len(back)} of them were purged: qmu-edge purge --now erases them again" if back else ""
+            )
+            raise IntegrityError(
+                f"{self.path}: {len(wrong)} images are not the registered ones, the first is "
+                f"{self.index.ids[wrong[0]]}{again}"
+            )
+
+    def barred(self, *, besides: Collection[str] = ()) -> NDArray[np.bool_]:
+        """Which samples (n,) were deleted, by id or by their pixels; not by the requests `besides`."""
+        return barred_samples(self.index, self._ledger.barred(besides=besides))
+
+    def claimed(self, *, besides: Collection[str] = ()) -> NDArray[np.bool_]:
+        """Which samples (n,) open requests ask to delete: nothing new is trained on them meanwhile."""
+        found = np.zeros(len(self.index.ids), np.bool_)
+        for request_id, detail in self._ledger.open_details(Step.RESOLVED).items():
+            if request_id not in besides:
+                found[self.claim(detail).samples] = True
+        return found
+
+    def claim(self, resolved: Mapping[str, Any]) -> Claim:
+        """The claim that the detail of a resolved step points to."""
+        return from_json(Claim, self._store.get_bytes(resolved["claim"]))
+
+    def trainable(self) -> NDArray[np.int64]:
+        """Positions (m,) of all training samples that nobody has asked to delete."""
+        return np.flatnonzero(self.index.in_split(SampleSplit.TRAIN) & ~self.barred() & ~self.claimed())
+
+    def allowed(self, positions: NDArray[np.int64], use: str) -> NDArray[np.int64]:
+        """The same positions (m,), after the re-ingestion guard.
+
+        Every path from samples to training, calibration, tuning, golden inputs or measurement of what
+        is kept goes through here.
+
+        Raises:
+            IntegrityError: A deleted sample, or another with its pixels, is among them.
+        """
+        found = int(self.barred()[positions].sum())
+        if found:
+            raise IntegrityError(f"{use}: {found} of {len(positions)} samples are deleted; allowed are none")
+        return positions
+
+
+def npy_header(images: np.ndarray) -> bytes:
+    """What stands before the values of an array in a .npy file."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(images))
+    return file.getvalue()
