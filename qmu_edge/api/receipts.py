@@ -16,7 +16,7 @@ from qmu_edge.receipt import receipt
 from qmu_edge.receipt.envelope import key_name, read_public_key
 from qmu_edge.receipt.verify import verify as verify_receipt
 from qmu_edge.store.ledger import keys
-from qmu_edge.store.ledger.issued import check_issued
+from qmu_edge.store.ledger.issued import verify_issued
 from qmu_edge.store.ledger.states import Pointer
 
 
@@ -61,7 +61,7 @@ def receipt_verify(
     issued: list[str] = []
     if path is None or project is not None:
         with _project(project) as found:
-            issued = check_issued(found.ledger, data)
+            issued = verify_issued(found.ledger, data)
             trusted = trusted or [k.raw for k in keys.known(found.ledger)]
             if not before and (stated := statement["predicate"]["previous"]):
                 before = [found.store.get_bytes(stated)]

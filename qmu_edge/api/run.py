@@ -8,7 +8,7 @@ from qmu_edge.api.project import _project
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import find
-from qmu_edge.project.publish import papers, publish
+from qmu_edge.project.publish import papers_of, publish
 from qmu_edge.project.records import Release
 from qmu_edge.request.document import load_request
 from qmu_edge.store.ledger.states import Pointer
@@ -126,12 +126,16 @@ def export(
         with found.locked():
             digest, release = make_release(found, found.current(Pointer.CHECKPOINT), chosen, **options)
             if bundle is not None:
-                paths = bundle_files(found, release, bundle, papers(found, release)[0])
+                paths = bundle_files(
+                    release, bundle, papers_of(release, found.ledger, found.store)[0], store=found.store,
+                    policy=found.recipe.policy, key=found.signing_key,
+                )  # fmt: skip
             elif out is not None:
                 paths = copy_files(found.store, release, out)
             else:
                 found.ledger.set_current(Pointer.RELEASE, digest)
-                link = publish(found, digest, *papers(found, release))
+                papers = papers_of(release, found.ledger, found.store)
+                link = publish(found.root, found.store, digest, release, papers)
                 paths = [link / name for name in release.files]
         analysed = inference_cost(_qonnx_of(found.store, release)) if cost else None
         return {

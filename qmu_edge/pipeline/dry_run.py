@@ -1,19 +1,16 @@
 """What fulfilling would do, without doing it: nothing is written, and nothing is computed on images."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from qmu_edge.errors import RequestError
 from qmu_edge.pipeline.unlearn_run import fulfilled_steps
 from qmu_edge.project.project import Project
 from qmu_edge.queue.lifecycle import approval, known, look_up
-from qmu_edge.queue.schedule import closed, places, rungs_for, waits_for
+from qmu_edge.queue.schedule import Plan, closed, places, plan, waits_for
 from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import Claim
-from qmu_edge.request.split import divide
 from qmu_edge.store.ledger.ledger import Ledger
-from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import FULFILLED, Step
 from qmu_edge.unlearn.registry import require_known
 
@@ -37,14 +34,15 @@ def preview_request(project: Project, request: DeletionRequest, method: str | No
         claim = samples.claim(resolved)
         waits = next(p.waits for p in places(ledger, project.recipe.policy) if p.row == row)
     else:
-        found, error = look_up(project, request)
+        found, error = look_up(ledger, project.results, samples.index, request, project.key)
         if found is None:
             raise error or RequestError(f"request {request.request_id}: nothing found")
         claim, waits = found, _would_wait(ledger, project.recipe.policy, request, found)
-    rows = [row] if row is not None else []
+    require_known((method,) if method else project.recipe.policy.rungs, project.recipe)
+    planned = plan(project, [row] if row is not None else [], [claim], method)
     return {
         "request": request.request_id, "problem": str(error) if error else None, "waits_for": waits,
-        **_planned(project, rows, [claim], method),
+        **_shown(planned, ledger, project.recipe.policy),
     }  # fmt: skip
 
 
@@ -54,10 +52,12 @@ def preview_pending(project: Project, method: str | None) -> dict[str, Any]:
     resolved = project.ledger.open_details(Step.RESOLVED)
     rows = [p.row for p in found if not p.waits]
     claims = [project.samples.claim(resolved[row.request_id]) for row in rows]
+    require_known((method,) if method else project.recipe.policy.rungs, project.recipe)
+    planned = plan(project, rows, claims, method) if rows else None
     return {
         "requests": [row.request_id for row in rows],
         "waiting": [{"request": p.row.request_id, "waits_for": p.waits} for p in found if p.waits],
-        **(_planned(project, rows, claims, method) if rows else {"dry_run": True}),
+        **(_shown(planned, project.ledger, project.recipe.policy) if planned else {"dry_run": True}),
     }
 
 
@@ -70,18 +70,11 @@ def _would_wait(ledger: Ledger, policy: PolicyRecipe, request: DeletionRequest, 
     )  # fmt: skip
 
 
-def _planned(
-    project: Project, rows: Sequence[RequestRow], claims: Sequence[Claim], method: str | None
-) -> dict[str, Any]:
-    ids = [row.request_id for row in rows]
-    barred, claimed = project.ledger.barred(besides=ids), project.samples.claimed(besides=ids)
-    split = divide(project.samples.index, claims, barred=barred, held=claimed)
-    require_known((method,) if method else project.recipe.policy.rungs, project.recipe)
-    names, why = rungs_for(project, rows, split, method)
-    policy = project.recipe.policy
+def _shown(planned: Plan, ledger: Ledger, policy: PolicyRecipe) -> dict[str, Any]:
     limits = {n: getattr(policy, n) for n in ("approval_above", "approval_above_total", "retrain_above")}
+    split = planned.split
     return {
-        "rungs": list(names), "rungs_forced_by": why, "scope": split.scope, "counts": split.counts(),
-        "share": len(split.forget) / max(1, project.ledger.training_images()), "limits": limits,
-        "split": split.digest(), "dry_run": True,
+        "rungs": list(planned.rungs), "rungs_forced_by": planned.forced_by, "scope": split.scope,
+        "counts": split.counts(), "share": len(split.forget) / max(1, ledger.training_images()),
+        "limits": limits, "split": split.digest(), "dry_run": True,
     }  # fmt: skip

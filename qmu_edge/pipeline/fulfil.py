@@ -9,7 +9,7 @@
 A request that cannot be fulfilled is recorded and does not hold up the others.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any, Final
@@ -19,19 +19,22 @@ from qmu_edge.pipeline.ladder import Climb, Effort, climb
 from qmu_edge.pipeline.make_receipt import make_receipt
 from qmu_edge.pipeline.networks import Networks
 from qmu_edge.pipeline.unlearn_run import fulfilled_steps, plain, thresholds_of
-from qmu_edge.project.checklist import derived_artefacts_of
-from qmu_edge.project.project import Project
+from qmu_edge.project.checklist import checklists
+from qmu_edge.project.history import History
+from qmu_edge.project.inventory import inventory
+from qmu_edge.project.project import STORE, Project
 from qmu_edge.project.publish import LINK, RELEASES, publish_current
 from qmu_edge.project.records import StepResult
+from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.queue.lifecycle import register, require
-from qmu_edge.queue.schedule import batch_name, batches, closed, places, rungs_for
+from qmu_edge.queue.schedule import batch_name, batches, closed, places, plan
 from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import Claim, stones_of
-from qmu_edge.request.split import divide
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import FULFILLED, Outcome, Pointer, State, Step
+from qmu_edge.store.objects import ObjectStore
 from qmu_edge.unlearn.registry import METHODS, require_known
 
 _COSTS: Final = ("seconds", "peak_mb", "spent")
@@ -67,8 +70,8 @@ def fulfil(project: Project, request: DeletionRequest, effort: Effort) -> dict[s
                 raise RequestError(f"request {row.request_id}: already deleted: all samples it names")
         elif row.outcome not in FULFILLED:
             raise RequestError(closed(row))
-        publish_current(project)
-        return _result(project, [row.request_id])
+        publish_current(project.root, project.store, project.ledger, project.results)
+        return _result(project.root, project.store, project.ledger, project.results, [row.request_id])
 
 
 def fulfil_pending(project: Project, effort: Effort) -> dict[str, Any]:
@@ -89,11 +92,15 @@ def fulfil_pending(project: Project, effort: Effort) -> dict[str, Any]:
             ids = [row.request_id for row in batch]
             try:
                 ids = [row.request_id for row in _fulfil(project, batch, effort)]
-                done += [_result(project, ids)] if ids else []
+                done += (
+                    [_result(project.root, project.store, project.ledger, project.results, ids)]
+                    if ids
+                    else []
+                )
             except _ONE_BATCH as error:
                 failed.append({"requests": ids, "error": str(error), "exit_code": error.exit_code})
             told |= set(ids)
-        publish_current(project)
+        publish_current(project.root, project.store, project.ledger, project.results)
         rest = [require(project.ledger, row.request_id) for row in chosen if row.request_id not in told]
         waits = {p.row.request_id: p.waits for p in found if p.waits}
         waits |= {row.request_id: "the request that deletes the same samples" for row in rest if row.is_open}
@@ -120,14 +127,11 @@ def _fulfil(project: Project, batch: Sequence[RequestRow], effort: Effort) -> Se
     batch, claims = _still_there(ledger, samples, batch)
     if not batch:
         return batch
-    ids = [row.request_id for row in batch]
-    barred, claimed = ledger.barred(besides=ids), samples.claimed(besides=ids)
-    split = divide(samples.index, claims, barred=barred, held=claimed)
-    names, why = rungs_for(project, batch, split, effort.method)
-    if why:
-        project.progress.note(f"{names[0]}: {why}")
+    planned = plan(project, batch, claims, effort.method)
+    if planned.forced_by:
+        project.progress.note(f"{planned.rungs[0]}: {planned.forced_by}")
     _bar(ledger, samples, batch, claims)
-    _receipts(climb(project, batch, split, names, effort), claims)
+    _receipts(climb(project, batch, planned.split, planned.rungs, effort), claims)
     return batch
 
 
@@ -180,7 +184,9 @@ def _receipts(climbed: Climb, claims: Sequence[Claim]) -> None:
 
     def write() -> StepResult:
         previous = ledger.current(Pointer.RECEIPT)
-        lists = derived_artefacts_of(project, [row.request_id for row in run.rows])
+        history = History(ledger)
+        found = inventory(project, history)
+        lists = checklists(ledger, project.results, history, found, [r.request_id for r in run.rows])
         for row, claim in zip(run.rows, claims, strict=True):
             artefacts = [line.to_json() for line in lists[row.request_id]]
             made.append(
@@ -200,12 +206,14 @@ def _receipts(climbed: Climb, claims: Sequence[Claim]) -> None:
     run.step(Step.RECEIPTED, write, switch)
 
 
-def _result(project: Project, ids: Sequence[str]) -> dict[str, Any]:
+def _result(
+    root: Path, store: ObjectStore, ledger: Ledger, results: Results, ids: Sequence[str]
+) -> dict[str, Any]:
     """What became of requests that were fulfilled in one attempt."""
-    ledger, results, link = project.ledger, project.results, project.root / LINK
+    link = root / LINK
     steps = fulfilled_steps(ledger, ids[0])
     made, reported = steps[Step.EXPORTED].stored("release"), steps[Step.VERIFIED].stored("report")
-    requests = [_fulfilled(ledger, request_id, link, project.store.path) for request_id in ids]
+    requests = [_fulfilled(ledger, request_id, link, store) for request_id in ids]
     head = {
         **(requests[0] if len(requests) == 1 else {}),
         "requests": requests, "counts": steps[Step.UNLEARNED].counts,
@@ -214,7 +222,7 @@ def _result(project: Project, ids: Sequence[str]) -> dict[str, Any]:
         return {**head, "purged": True}
     release = results.release(made)
     current = ledger.current(Pointer.RELEASE) == made
-    folder = link if current else project.folder / RELEASES / made[:16]
+    folder = link if current else root / STORE / RELEASES / made[:16]
     details = {name: step.to_json() for name, step in steps.items() if step.seconds is not None}
     return {
         **head,
@@ -225,13 +233,11 @@ def _result(project: Project, ids: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _fulfilled(
-    ledger: Ledger, request_id: str, link: Path, place: Callable[[str], Path]
-) -> dict[str, str | None]:
+def _fulfilled(ledger: Ledger, request_id: str, link: Path, store: ObjectStore) -> dict[str, str | None]:
     """Where the receipt of a request lies: behind the link, or at its place in the store."""
     row, digest = ledger.request(request_id), ledger.receipt_of(request_id)
     current = ledger.current(Pointer.RECEIPT) == digest
     return {
         "request": request_id, "outcome": row.outcome if row else None,
-        "receipt": str(link / "receipt.json" if current else place(digest)), "receipt_sha256": digest,
+        "receipt": str(link / "receipt.json" if current else store.path(digest)), "receipt_sha256": digest,
     }  # fmt: skip

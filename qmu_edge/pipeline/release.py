@@ -5,7 +5,7 @@ A release is made once for a checkpoint and an export plan; whoever wants the sa
 
 import hashlib
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -13,14 +13,19 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.export.bundle import write_bundle
 from qmu_edge.export.exporter import FILES, ExportPlan, export
 from qmu_edge.io.files import write_atomic
+from qmu_edge.io.progress import Progress
 from qmu_edge.pipeline.evaluate import evaluate_file, runnable
 from qmu_edge.pipeline.networks import MAX_BYTES, Networks
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release
 from qmu_edge.project.samples import ProjectSamples
+from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.split import Split
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.verify.evaluation import to_json
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 RELEASED: Final = ("integer", "packed", "qonnx")  # what a release holds where nothing else is asked for
 
@@ -88,15 +93,22 @@ def parity_images(samples: ProjectSamples, wanted: int) -> np.ndarray:
     return np.concatenate([images, *shifts])[: max(wanted, len(alive))]
 
 
-def evaluate_release(project: Project, release: Release, split: Split) -> Measured:
-    """What the exported file of a release does on the sets of a split; never the network.
+def evaluate_release(
+    store: ObjectStore,
+    release: Release,
+    samples: ProjectSamples,
+    split: Split,
+    *,
+    most: int,
+    progress: Progress,
+) -> Measured:
+    """What the exported file of a release does on the sets of a split, as `evaluate_file`; never the network.
 
     Raises:
         ConfigError: The release holds no file that onnxruntime can run.
     """
-    path = project.store.open_verified(release.files[runnable(release)])
-    most = project.recipe.policy.evaluation_images
-    return evaluate_file(path, project.samples, split, most=most, progress=project.progress)
+    path = store.open_verified(release.files[runnable(release)])
+    return evaluate_file(path, samples, split, most=most, progress=progress)
 
 
 def copy_files(store: ObjectStore, release: Release, out: Path) -> list[Path]:
@@ -112,7 +124,15 @@ def copy_files(store: ObjectStore, release: Release, out: Path) -> list[Path]:
     return paths
 
 
-def bundle_files(project: Project, release: Release, out: Path, receipt: bytes | None) -> list[Path]:
+def bundle_files(
+    release: Release,
+    out: Path,
+    receipt: bytes | None,
+    *,
+    store: ObjectStore,
+    policy: PolicyRecipe,
+    key: "Ed25519PrivateKey",
+) -> list[Path]:
     """Write the files of a release as a bundle, with the receipt when there is one.
 
     Raises:
@@ -121,13 +141,12 @@ def bundle_files(project: Project, release: Release, out: Path, receipt: bytes |
     model = next((name for name in release.files if name != FILES["qonnx"]), None)
     if model is None:
         raise ConfigError("a bundle needs a file that onnxruntime can run; add --format integer")
-    files = {n: project.store.get_bytes(sha, limit=MAX_BYTES) for n, sha in release.files.items()}
+    files = {n: store.get_bytes(sha, limit=MAX_BYTES) for n, sha in release.files.items()}
     if receipt is not None:
         files["receipt.json"] = receipt
-    policy = project.recipe.policy
     limits = {n: getattr(policy, n) for n in ("max_fa_gap", "max_ta_drop", "max_ra_drop", "max_mia_auc_gap")}
     manifest = write_bundle(
-        out, files, model=model, key=project.signing_key, min_agreement=policy.min_agreement,
+        out, files, model=model, key=key, min_agreement=policy.min_agreement,
         thresholds={name: None if v == "off" else v for name, v in limits.items()},
     )  # fmt: skip
     return [out / name for name in manifest["files"]]

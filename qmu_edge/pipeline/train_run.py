@@ -14,6 +14,8 @@ from qmu_edge.pipeline.inputs import samples_of
 from qmu_edge.pipeline.networks import Networks, origin_of
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Trained
+from qmu_edge.project.samples import ProjectSamples
+from qmu_edge.recipe import DataRecipe
 from qmu_edge.runtime.device import device_named
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.runtime.throughput import metered
@@ -72,16 +74,18 @@ def _train(project: Project, run: str, device: torch.device) -> Trained:
         spent = {**cost, **meter.spent(len(chosen))}
         requantize(model, chosen, batch=batch, seed=recipe.train.seed, progress=project.progress)
     checkpoint = networks.save(model, origin_of(samples, "train"))
-    scores = _accuracies(project, model, device)
+    scores = _accuracies(samples, recipe.data, model, device)
     return Trained(checkpoint=checkpoint, images=len(chosen), accuracy=scores, spent=spent)
 
 
-def _accuracies(project: Project, model: Classifier, device: torch.device) -> dict[str, float]:
+def _accuracies(
+    samples: ProjectSamples, data: DataRecipe, model: Classifier, device: torch.device
+) -> dict[str, float]:
     """Accuracy in torch on the validation and the test samples that are not deleted."""
-    samples, usable = project.samples, ~project.samples.barred()
+    usable = ~samples.barred()
 
     def images(split: SampleSplit) -> Samples:
         positions = np.flatnonzero(usable & samples.index.in_split(split))
-        return samples_of(samples, project.recipe.data, device, positions, split.word)
+        return samples_of(samples, data, device, positions, split.word)
 
     return {s.word: accuracy(model, images(s)) for s in (SampleSplit.VALIDATION, SampleSplit.TEST)}

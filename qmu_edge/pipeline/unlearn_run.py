@@ -28,7 +28,7 @@ from qmu_edge.pipeline.make_receipt import REFERENCE_SEED
 from qmu_edge.pipeline.networks import Networks, origin_of
 from qmu_edge.pipeline.release import evaluate_release, make_release
 from qmu_edge.project.project import Project
-from qmu_edge.project.records import Measured, Report, RetrainedReference, StepResult
+from qmu_edge.project.records import Measured, Release, Report, RetrainedReference, StepResult
 from qmu_edge.recipe import RETRAIN, PolicyRecipe, Recipe
 from qmu_edge.request.split import Split, gone
 from qmu_edge.request.split import to_json as split_to_json
@@ -80,6 +80,13 @@ class Run:
     def networks(self) -> Networks:
         """The project's checkpoints."""
         return Networks.of(self.project)
+
+    def evaluate(self, release: Release) -> Measured:
+        """What the exported file of a release does on the sets of this attempt."""
+        project, most = self.project, self.project.recipe.policy.evaluation_images
+        return evaluate_release(
+            project.store, release, project.samples, self.split, most=most, progress=project.progress
+        )
 
     def step(
         self,
@@ -214,9 +221,9 @@ def _exported(run: Run, digest: str) -> StepResult:
 def _verified(run: Run, release_digest: str) -> StepResult:
     project = run.project
     release = project.results.release(release_digest)
-    found = evaluate_release(project, release, run.split)
+    found = run.evaluate(release)
     _, original = make_release(project, run.before, ("integer",))
-    before = evaluate_release(project, original, run.split)
+    before = run.evaluate(original)
     reference, retrained = _reference(run, found, before)
     thresholds = thresholds_of(project.recipe.policy)
     verdict = judge(found.evaluation, reference, thresholds, before.evaluation)
@@ -265,7 +272,7 @@ def _made_reference(run: Run) -> RetrainedReference:
     before = trained.stored("checkpoint")
     after = _requantized(run, before).stored("checkpoint")
     _, release = make_release(project, after, ("integer",))
-    measured = evaluate_release(project, release, run.split)
+    measured = run.evaluate(release)
     found = replace(measured, seconds=cost["seconds"], peak_mb=cost["peak_mb"], sizes=release.sizes)
     return RetrainedReference(report=project.results.store_measured(found), checkpoint=after, trained=before)
 

@@ -1,7 +1,7 @@
 """What was made with the samples of a request, and what became of it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 from qmu_edge.errors import LedgerError
@@ -12,10 +12,8 @@ from qmu_edge.project.inventory import (
     OUTSIDE,
     UNNAMED,
     Artefact,
-    inventory,
 )
 from qmu_edge.project.needs import CURRENT
-from qmu_edge.project.project import Project
 from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import Results
 from qmu_edge.store.ledger.ledger import Ledger
@@ -46,30 +44,37 @@ class Line:
         return asdict(self)
 
 
-def derived_artefacts_of(project: Project, request_ids: Sequence[str]) -> dict[str, list[Line]]:
+def checklists(
+    ledger: Ledger,
+    results: Results,
+    history: History,
+    found: list[Artefact],
+    request_ids: Iterable[str],
+) -> dict[str, list[Line]]:
     """The checklists of requests: everything made with their samples, and what became of it.
 
     While a request is being fulfilled, everything stored counts but what this attempt has made; afterwards
-    what was superseded by its receipt or before. The store is looked at once.
+    what was superseded by its receipt or before.
+
+    Args:
+        ledger: Of the project.
+        results: Likewise.
+        history: Of the same ledger.
+        found: The inventory.
+        request_ids: Of requests that the ledger knows.
 
     Raises:
         LedgerError: There is no such request.
     """
-    history = History(project.ledger)
-    found, known = inventory(project, history), {r.request_id: r for r in history.requests}
-    if unknown := [i for i in request_ids if i not in known]:
-        raise LedgerError(f"ledger {project.ledger.path}: no request {unknown[0]!r}")
-    return checklists(project, history, found, [known[i] for i in request_ids])
-
-
-def checklists(
-    project: Project, history: History, found: list[Artefact], requests: Sequence[RequestRow]
-) -> dict[str, list[Line]]:
-    """The same from an inventory."""
-    made = {
-        r: set() if history.fulfilled(r) else _made_by(project.ledger, project.results, r) for r in requests
-    }
-    return {r.request_id: _checklist(history, found, r, made[r]) for r in requests}
+    known = {r.request_id: r for r in history.requests}
+    lists = {}
+    for request_id in request_ids:
+        if request_id not in known:
+            raise LedgerError(f"ledger {ledger.path}: no request {request_id!r}")
+        request = known[request_id]
+        made = set() if history.fulfilled(request) else _made_by(ledger, results, request)
+        lists[request_id] = _checklist(history, found, request, made)
+    return lists
 
 
 def _checklist(history: History, found: list[Artefact], request: RequestRow, made: set[str]) -> list[Line]:

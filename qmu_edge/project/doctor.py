@@ -28,6 +28,7 @@ from qmu_edge.project.model_file import source_of
 from qmu_edge.project.needs import Use, files_of, uses
 from qmu_edge.project.project import KEYS, STORE, Project, opened
 from qmu_edge.project.publish import LINK, RELEASES, files_in, is_whole, publish_current
+from qmu_edge.project.results import Results
 from qmu_edge.store.encrypted import SealedStore
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.ledger import Ledger
@@ -103,12 +104,15 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
         try:
             project = stack.enter_context(opened(root, Progress()))
             stack.enter_context(project.ledger.snapshot())
-            found += [Problem(text, of_ledger=True) for text in project.ledger.check()]
+            found += [Problem(text, of_ledger=True) for text in project.ledger.problems()]
             files = files_of(project.results, project.store, damaged=True)  # what is altered is told above
             named = uses(project.ledger, project.results, History(project.ledger), files)
             found += [*_dangling(project.ledger, project.store, named), *_contents(project)]
             if alone:
-                found += [*_release(project), *_states(project)]
+                found += [
+                    *_release(root, project.ledger, project.results),
+                    *_states(folder / "work", project.ledger, project.open_training()),
+                ]
         except QmuEdgeError as error:
             found.append(Problem(str(error), of_ledger=isinstance(error, LedgerError)))
     if alone:
@@ -135,20 +139,20 @@ def _contents(project: Project) -> Iterator[Problem]:
             look()
         except QmuEdgeError as error:
             yield Problem(str(error))
-    yield from map(Problem, keys.check(project.folder / KEYS, project.ledger))
+    yield from map(Problem, keys.problems(project.folder / KEYS, project.ledger))
 
 
-def _release(project: Project) -> Iterator[Problem]:
+def _release(root: Path, ledger: Ledger, results: Results) -> Iterator[Problem]:
     """The link and the folders of released files."""
-    link, folders = project.root / LINK, project.folder / RELEASES
-    digest = project.ledger.current(Pointer.RELEASE)
+    link, folders = root / LINK, root / STORE / RELEASES
+    digest = ledger.current(Pointer.RELEASE)
     linked = link.resolve() if link.is_symlink() else None
     for folder in sorted(folders.iterdir()) if folders.is_dir() else ():
         if folder.resolve() != linked and not is_whole(folder):
             yield Problem(f"{folder}: not whole, and not current", _remover(folder))
     if digest is None:
         return
-    files = project.results.release(digest).files
+    files = results.release(digest).files
     found = files_in(link) if link.is_dir() else {}
     if linked is None or linked.parent != folders.resolve() or not files.items() <= found.items():
         what = "not the files of the current release"
@@ -156,30 +160,25 @@ def _release(project: Project) -> Iterator[Problem]:
         what = "altered"
     else:
         return
-    yield Problem(f"{link}: {what}", None if _is_users(link) else lambda: _publish(project.root))
+    yield Problem(f"{link}: {what}", None if _is_users(link) else lambda: _publish(root))
 
 
 def _publish(root: Path) -> None:
     with opened(root, Progress()) as project:
-        publish_current(project)
+        publish_current(root, project.store, project.ledger, project.results)
 
 
 def _is_users(link: Path) -> bool:
     return link.exists() and not link.is_symlink()
 
 
-def _states(project: Project) -> Iterator[Problem]:
+def _states(work: Path, ledger: Ledger, training: str) -> Iterator[Problem]:
     """States of unfinished training; one that no command would go on with is of no use to anybody."""
-    for path in sorted((project.folder / "work").glob("*.safetensors")):
+    for path in sorted(work.glob("*.safetensors")):
         run, _, method = path.stem.partition("-")
-        live = _training_is_open(project, method) if run == "train" else project.ledger.is_open_attempt(run)
+        live = training.startswith(method) if run == "train" else ledger.is_open_attempt(run)
         if not live:
             yield Problem(f"{path}: state of a training that nothing goes on with", path.unlink)
-
-
-def _training_is_open(project: Project, prefix: str) -> bool:
-    run = project.training()
-    return run.startswith(prefix) and project.results.trained(run) is None
 
 
 def _permissions(folder: Path) -> Iterator[Problem]:

@@ -18,10 +18,12 @@ import numpy as np
 
 from qmu_edge.project.history import History
 from qmu_edge.project.needs import COMPARED, CURRENT, EXPORTED, RECEIPT, Use, fate, files_of, uses
-from qmu_edge.project.project import Project
+from qmu_edge.project.project import STORE, Project
 from qmu_edge.project.publish import LINK, RELEASES
+from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.purges import IMAGES, PSEUDONYMS
 from qmu_edge.store.ledger.states import Pointer
+from qmu_edge.store.objects import ObjectStore
 
 NEVER_STORED: Final = ("calibration batches", "saliency masks", "plots", "golden inputs made of images")
 OUTSIDE: Final = (
@@ -74,51 +76,52 @@ def inventory(project: Project, history: History) -> list[Artefact]:
     """Everything that lies in the store or its rows, but for the ledger, the keys and the sample index."""
     files = files_of(project.results, project.store, damaged=False)
     named = uses(project.ledger, project.results, history, files)
+    ledger = project.ledger
     return [
-        *_objects(project, named),
-        *_work(project, history),
-        *_folders(project, history),
-        *_people(project, history),
+        *_objects(project.store, named),
+        *_work(project.folder / "work", ledger, history, project.training()),
+        *_folders(project.root, ledger, history),
+        *_people(project.samples.path, ledger, history),
     ]
 
 
-def _objects(project: Project, named: dict[str, list[Use]]) -> Iterator[Artefact]:
-    for digest in project.store:
-        path = project.store.path(digest)
+def _objects(store: ObjectStore, named: dict[str, list[Use]]) -> Iterator[Artefact]:
+    for digest in store:
+        path = store.path(digest)
         found = named.get(digest) or [Use(UNNAMED, "", _written(path))]
         kept, since = fate(found)
         notes = tuple(sorted({u.note for u in found if u.note}))
         yield Artefact(found[0].kind, digest, 1, path.stat().st_size, since, kept, notes)
 
 
-def _work(project: Project, history: History) -> Iterator[Artefact]:
+def _work(folder: Path, ledger: Ledger, history: History, training: str) -> Iterator[Artefact]:
     """States of unfinished training: needed while the same training can still go on."""
-    needed = {project.training()[:16]: _TRAINING}
+    needed = {training[:16]: _TRAINING}
     open_ones = {r.request_id: r for r in history.requests if not history.closed(r)}
-    for step in project.ledger.all_steps():
+    for step in ledger.all_steps():
         if step.request_id in open_ones:
             needed[step.run[:16]] = f"request {open_ones[step.request_id].seq} is open"
-    for path in sorted((project.folder / "work").iterdir()):
+    for path in sorted(folder.iterdir()):
         words = re.split(r"[-.]", path.name)
         kept = next((needed[w] for w in words if w and w in needed), "")
         yield Artefact(WORK, path.name, 1, _size(path), "" if kept else _written(path), kept)
 
 
-def _folders(project: Project, history: History) -> Iterator[Artefact]:
+def _folders(root: Path, ledger: Ledger, history: History) -> Iterator[Artefact]:
     """Folders of released files; the one behind the link stays even when the link is behind the ledger."""
-    current = (project.ledger.current(Pointer.RELEASE) or "")[:16]
-    linked = os.path.basename(os.path.realpath(project.root / LINK))
+    current = (ledger.current(Pointer.RELEASE) or "")[:16]
+    linked = os.path.basename(os.path.realpath(root / LINK))
     ends = {digest[:16]: at for digest, at in history.superseded(Pointer.RELEASE)}
-    for path in sorted((project.folder / RELEASES).iterdir()):
+    for path in sorted((root / STORE / RELEASES).iterdir()):
         kept = CURRENT if path.name in (current, linked) else ""
         since = "" if kept else ends.get(path.name, _written(path))
         yield Artefact(FOLDER, path.name, 1, _size(path), since, kept)
 
 
-def _people(project: Project, history: History) -> Iterator[Artefact]:
+def _people(cache: Path, ledger: Ledger, history: History) -> Iterator[Artefact]:
     """Decoded images of deleted samples, and the pseudonyms of their subjects, request by request."""
-    images = _cached(project.samples.path)
-    places = project.ledger.erasable()
+    images = _cached(cache)
+    places = ledger.erasable()
     for request in history.requests:
         rows = places.get(request.request_id, [])
         name, since = f"request-{request.seq}", history.closed(request)

@@ -114,6 +114,11 @@ class Project:
         identity = f"{recipe.model}{recipe.train}{recipe.data}{samples.index.digest()}".encode()
         return hashlib.sha256(identity + samples.trainable().tobytes()).hexdigest()
 
+    def open_training(self) -> str:
+        """The name of the training that is not done yet; "" when it is."""
+        run = self.training()
+        return run if self.results.trained(run) is None else ""
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Be the only process that writes to the project; waits `wait_s` for another one to end.

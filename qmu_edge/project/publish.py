@@ -15,10 +15,13 @@ from typing import Final
 
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.files import TEMPORARY, file_digest, sync_folder, write_atomic
-from qmu_edge.project.project import Project
+from qmu_edge.project.project import STORE
 from qmu_edge.project.records import Release
+from qmu_edge.project.results import Results
 from qmu_edge.receipt import receipt
+from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
+from qmu_edge.store.objects import ObjectStore
 
 RELEASES: Final = "releases"
 LINK: Final = "release"
@@ -26,14 +29,18 @@ SUMS: Final = "SHA256SUMS"
 LIMIT_BYTES: Final = 4 << 30
 
 
-def publish(project: Project, digest: str, receipt: bytes | None, report: bytes | None) -> Path:
+def publish(
+    root: Path, store: ObjectStore, digest: str, release: Release, papers: tuple[bytes | None, bytes | None]
+) -> Path:
     """Make a release the current one: a folder of its files, and the link `release` to it.
 
     Args:
-        project: Held by the caller.
-        digest: Of the release object.
-        receipt: Written beside the files as receipt.json.
-        report: Written beside the files as report.json.
+        root: The user's folder; its store is locked by the caller.
+        store: Holds the files.
+        digest: Of the release.
+        release: What it is.
+        papers: Its receipt and report, written beside the files as receipt.json and report.json; see
+            `papers_of`.
 
     Returns:
         The link.
@@ -41,14 +48,14 @@ def publish(project: Project, digest: str, receipt: bytes | None, report: bytes 
     Raises:
         ConfigError: Something of the user's is in the way, or the disk refuses.
     """
-    link = project.root / LINK
+    link = root / LINK
     if link.exists() and not link.is_symlink():
         raise ConfigError(f"{link} is not a link of qmu-edge; move it away")
-    texts = {n: data for n, data in (("receipt.json", receipt), ("report.json", report)) if data is not None}
-    objects = project.results.release(digest).files
-    named = {**objects, **{n: hashlib.sha256(data).hexdigest() for n, data in texts.items()}}
+    names = ("receipt.json", "report.json")
+    texts = {n: data for n, data in zip(names, papers, strict=True) if data is not None}
+    named = {**release.files, **{n: hashlib.sha256(data).hexdigest() for n, data in texts.items()}}
     texts[SUMS] = sums(named)
-    folder = project.folder / RELEASES / digest[:16]
+    folder = root / STORE / RELEASES / digest[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         present = files_in(folder)
@@ -56,7 +63,7 @@ def publish(project: Project, digest: str, receipt: bytes | None, report: bytes 
             (folder / name).unlink()
         for name in (n for n in (*named, SUMS) if n == SUMS or present.get(n) != named[n]):
             write_atomic(
-                folder / name, texts.get(name) or project.store.get_bytes(objects[name], limit=LIMIT_BYTES)
+                folder / name, texts.get(name) or store.get_bytes(release.files[name], limit=LIMIT_BYTES)
             )
         sync_folder(folder.parent)
         _switch(link, folder)
@@ -65,25 +72,26 @@ def publish(project: Project, digest: str, receipt: bytes | None, report: bytes 
     return link
 
 
-def publish_current(project: Project) -> Path | None:
+def publish_current(root: Path, store: ObjectStore, ledger: Ledger, results: Results) -> Path | None:
     """Put in place what the ledger says is current; None when there is no release yet."""
-    digest = project.ledger.current(Pointer.RELEASE)
+    digest = ledger.current(Pointer.RELEASE)
     if digest is None:
         return None
-    return publish(project, digest, *papers(project, project.results.release(digest)))
+    release = results.release(digest)
+    return publish(root, store, digest, release, papers_of(release, ledger, store))
 
 
-def papers(project: Project, release: Release) -> tuple[bytes | None, bytes | None]:
+def papers_of(release: Release, ledger: Ledger, store: ObjectStore) -> tuple[bytes | None, bytes | None]:
     """The current receipt and its report, when the receipt speaks of every file of the release."""
-    digest = project.ledger.current(Pointer.RECEIPT)
+    digest = ledger.current(Pointer.RECEIPT)
     if digest is None:
         return None, None
-    data = project.store.get_bytes(digest)
+    data = store.get_bytes(digest)
     subjects = {s["digest"]["sha256"] for s in receipt.loads(data, "receipt")["subject"]}
     if not subjects >= set(release.files.values()):
         return None, None
-    report = project.ledger.report_of(digest)
-    return data, project.store.get_bytes(report) if report else None
+    report = ledger.report_of(digest)
+    return data, store.get_bytes(report) if report else None
 
 
 def sums(files: Mapping[str, str]) -> bytes:

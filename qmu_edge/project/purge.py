@@ -15,8 +15,9 @@ Trap: removing a file does not overwrite the disk's blocks, and nothing here rea
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,18 @@ from qmu_edge.project.history import History
 from qmu_edge.project.inventory import FOLDER, OUTSIDE, WORK, Artefact, inventory
 from qmu_edge.project.project import Project
 from qmu_edge.project.publish import RELEASES
+from qmu_edge.project.samples import IMAGES as IMAGE_FILE
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.purges import IMAGES, PSEUDONYMS, Removal
 from qmu_edge.store.ledger.states import RemovalStatus, Status, Step
+from qmu_edge.store.objects import ObjectStore
 
 
 def purge(project: Project, now: datetime, *, at_once: bool = False) -> dict[str, Any]:
     """Remove everything that is due.
 
     Args:
-        project: Open, and held by the caller.
+        project: Open, and locked by the caller.
         now: The moment to count the retention window from.
         at_once: Do not wait for the window; what is needed stays all the same.
 
@@ -50,20 +53,20 @@ def purge(project: Project, now: datetime, *, at_once: bool = False) -> dict[str
         ConfigError: Something cannot be removed; the rest is, and the next purge tries again.
         IntegrityError: An object that has to be read is damaged.
     """
-    begun = (
-        _finish(project, inventory(project, History(project.ledger)))
-        if _unfinished(project.ledger)
-        else ([], [])
-    )
-    history = History(project.ledger)
+    ledger, days = project.ledger, timedelta(days=project.recipe.policy.retention_days)
+    remove = partial(_remove, project.folder, ledger, project.store)
+    begun: list[Removal] = []
+    if _unfinished(ledger):
+        begun, _ = _finish(ledger, inventory(project, History(ledger)), remove)
+    history = History(ledger)
     found = inventory(project, history)
-    days = timedelta(days=project.recipe.policy.retention_days)
     due, left = _due(found, now, None if at_once else days)
-    _begin(project.ledger, history, due, "asked for" if at_once else "retention window over")
-    (removed, refused), cost = accounted(lambda: _finish(project, found))
-    removed = [*begun[0], *removed]
-    whole = _whole(project, cost)
-    project.ledger.forget_deleted_pages()
+    _begin(ledger, history, due, "asked for" if at_once else "retention window over")
+    (finished, refused), cost = accounted(lambda: _finish(ledger, found, remove))
+    removed = [*begun, *finished]
+    history = History(ledger)
+    whole = _whole(ledger, history, inventory(project, history), cost)
+    ledger.forget_deleted_pages()
     if refused:
         raise ConfigError(
             f"{len(refused)} of {len(removed) + len(refused)} things could not be removed, the first is "
@@ -82,7 +85,7 @@ def preview(project: Project, now: datetime, *, at_once: bool = False) -> dict[s
     found = inventory(project, history)
     days = timedelta(days=project.recipe.policy.retention_days)
     due, left = _due(found, now, None if at_once else days)
-    open_ones = [r for r in history.requests if not _is_purged(project.ledger, r.request_id)]
+    open_ones = [r.request_id for r in history.requests if not _is_purged(project.ledger, r.request_id)]
     return {
         "dry_run": True,
         "retention_days": project.recipe.policy.retention_days,
@@ -91,7 +94,9 @@ def preview(project: Project, now: datetime, *, at_once: bool = False) -> dict[s
         "kept": _kept(left, days),
         "requests": {
             request_id: [line.to_json() for line in lines]
-            for request_id, lines in checklists(project, history, found, open_ones).items()
+            for request_id, lines in checklists(
+                project.ledger, project.results, history, found, open_ones
+            ).items()
         },
         "outside": list(OUTSIDE),
     }
@@ -127,22 +132,24 @@ def _begin(ledger: Ledger, history: History, due: list[Artefact], reason: str) -
         )  # fmt: skip
 
 
-def _finish(project: Project, found: list[Artefact]) -> tuple[list[Removal], list[str]]:
+def _finish(
+    ledger: Ledger, found: list[Artefact], remove: Callable[[Removal], None]
+) -> tuple[list[Removal], list[str]]:
     """Remove all that was begun, now or before a kill; what has come into use again is left alone."""
     needed = {a.name for a in found if a.kept}
-    started = _unfinished(project.ledger)
+    started = _unfinished(ledger)
     void = [r for r in started if r.name in needed]
     removed, refused = [], []
     for removal in started:
         if removal not in void:
             try:
-                _remove(project, removal)
+                remove(removal)
                 removed.append(removal)
             except (OSError, ValueError, ConfigError) as error:
                 reason = getattr(error, "strerror", None) or error
                 refused.append(f"{removal.kind} {removal.name}: {reason}")
-    project.ledger.end_removals(void, RemovalStatus.VOID)
-    project.ledger.end_removals(removed, RemovalStatus.DONE)
+    ledger.end_removals(void, RemovalStatus.VOID)
+    ledger.end_removals(removed, RemovalStatus.DONE)
     return removed, refused
 
 
@@ -150,15 +157,15 @@ def _unfinished(ledger: Ledger) -> list[Removal]:
     return [r for r in ledger.removals() if r.status is RemovalStatus.STARTED]
 
 
-def _remove(project: Project, removal: Removal) -> None:
+def _remove(folder: Path, ledger: Ledger, store: ObjectStore, removal: Removal) -> None:
     if removal.kind == WORK:
-        _remove_work(project.folder / "work" / removal.name)
+        _remove_work(folder / "work" / removal.name)
     elif removal.kind == FOLDER:
-        _remove_folder(project.folder / RELEASES / removal.name)
+        _remove_folder(folder / RELEASES / removal.name)
     elif removal.kind == IMAGES:
-        _erase_images(project.samples.path, project.ledger.positions(removal.name))
+        _erase_images(folder / IMAGE_FILE, ledger.positions(removal.name))
     elif removal.kind != PSEUDONYMS:  # these are a row of the ledger: it goes with the removal's own row
-        project.store.remove(removal.name)
+        store.remove(removal.name)
 
 
 def _remove_work(path: Path) -> None:
@@ -193,10 +200,9 @@ def _write_all(handle: int, data: bytes, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _whole(project: Project, cost: dict[str, float]) -> list[str]:
+def _whole(ledger: Ledger, history: History, found: list[Artefact], cost: dict[str, float]) -> list[str]:
     """End the step of every fulfilled request of which nothing is left; returns their ids."""
-    history = History(project.ledger)
-    ledger, whole, left = project.ledger, [], touching(inventory(project, history))
+    whole, left = [], touching(found)
     for request in history.requests:
         fulfilled = history.fulfilled(request)
         if fulfilled and not left(request.seq, fulfilled) and not _is_purged(ledger, request.request_id):

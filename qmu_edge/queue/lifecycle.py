@@ -19,6 +19,7 @@ Functions that change something need the store's lock.
 from datetime import datetime
 from typing import Final
 
+from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import RequestError
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import StepResult
@@ -49,7 +50,8 @@ def register(project: Project, request: DeletionRequest) -> RequestRow:
     row = known(project.ledger, request, project.key)
     if row is not None and (not row.is_open or _is_resolved(project.ledger, row)):
         return row
-    found, error = look_up(project, request)
+    index = project.samples.index
+    found, error = look_up(project.ledger, project.results, index, request, project.key)
     digest = project.store.put_bytes(to_json(found)) if found is not None else ""
     ledger, request_id = project.ledger, request.request_id
     with ledger.change():
@@ -82,11 +84,13 @@ def known(ledger: Ledger, request: DeletionRequest, key: bytes) -> RequestRow | 
     return row
 
 
-def look_up(project: Project, request: DeletionRequest) -> tuple[Claim | None, RequestError | None]:
+def look_up(
+    ledger: Ledger, results: Results, index: SampleIndex, request: DeletionRequest, key: bytes
+) -> tuple[Claim | None, RequestError | None]:
     """What a request names, and what is wrong with it; a request of which a part is known has both."""
-    barred, key, index = project.ledger.barred(), project.key, project.samples.index
+    barred = ledger.barred()
     try:
-        _require_model(project.ledger, project.results, request)
+        _require_model(ledger, results, request)
         return claim(index, request, barred=barred, key=key), None
     except RequestError as error:
         if error.reason != "partial":

@@ -17,10 +17,12 @@ from typing import Any
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.project.project import Project
+from qmu_edge.project.results import Results
 from qmu_edge.queue.lifecycle import said
 from qmu_edge.recipe import RETRAIN, PolicyRecipe
 from qmu_edge.request.deadline import days_left
-from qmu_edge.request.split import Split, gone
+from qmu_edge.request.resolve import Claim
+from qmu_edge.request.split import Gone, Split, divide, gone
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import Outcome, State, Status, Step
@@ -92,28 +94,71 @@ def batch_name(rows: Sequence[RequestRow]) -> str:
     return hashlib.sha256("".join(sorted(row.digest for row in rows)).encode()).hexdigest()
 
 
-def rungs_for(
-    project: Project, rows: Sequence[RequestRow], split: Split, asked: str | None
-) -> tuple[tuple[str, ...], str]:
-    """The methods that these requests are tried with, and why they are not the policy's, or "".
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How requests would be fulfilled together.
+
+    Attributes:
+        split: The samples of all of them.
+        rungs: The methods to try, in order.
+        forced_by: Why these are not the policy's, or "".
+    """
+
+    split: Split
+    rungs: tuple[str, ...]
+    forced_by: str
+
+
+def plan(project: Project, rows: Sequence[RequestRow], claims: Sequence[Claim], asked: str | None) -> Plan:
+    """Divide the samples for a run that fulfils these requests, and choose its methods.
 
     Args:
         project: Open.
-        rows: The requests.
-        split: The samples of all of them.
+        rows: The requests that the ledger knows of those whose `claims` these are.
+        claims: What they name.
         asked: The only method to try; the policy's rungs when None.
 
     Raises:
-        ConfigError: The policy demands retrain, and another method was asked for.
+        RequestError: Nothing would be left to forget, or to retain.
+        ConfigError: See `rungs`.
     """
-    ledger, policy = project.ledger, project.recipe.policy
-    names, limit = (asked,) if asked else policy.rungs, policy.retrain_above
+    ledger, samples = project.ledger, project.samples
     ids = [row.request_id for row in rows]
-    since = ledger.training_images(barred=True, besides=ids) - project.results.deleted_before_training()
-    share = (since + len(split.forget)) / max(1, ledger.training_images())
-    found = gone(project.samples.index, split, project.samples.barred())
-    why = ""
-    if found.classes and found.others:
+    barred, claimed = ledger.barred(besides=ids), samples.claimed(besides=ids)
+    split = divide(samples.index, claims, barred=barred, held=claimed)
+    share = deleted_share(ledger, project.results, rows, split)
+    emptied = gone(samples.index, split, samples.barred())
+    return Plan(split, *rungs(project.recipe.policy, asked, emptied, share))
+
+
+def deleted_share(ledger: Ledger, results: Results, rows: Sequence[RequestRow], split: Split) -> float:
+    """The share of the training images deleted since the last training from scratch, and by `split`."""
+    ids = [row.request_id for row in rows]
+    since = ledger.training_images(barred=True, besides=ids) - results.deleted_before_training()
+    return (since + len(split.forget)) / max(1, ledger.training_images())
+
+
+def rungs(
+    policy: PolicyRecipe, asked: str | None, emptied: Gone, share: float
+) -> tuple[tuple[str, ...], str]:
+    """The methods to try, and why they are not the policy's, or "".
+
+    Args:
+        policy: Of the project.
+        asked: The only method to try; the policy's rungs when None.
+        emptied: The classes that the split leaves empty.
+        share: See `deleted_share`.
+
+    Raises:
+        ConfigError: The policy demands retraining, and another method was asked for.
+
+    >>> rungs(PolicyRecipe(), "qmul", Gone((), others=True), 0.1)
+    (('qmul',), '')
+    >>> rungs(PolicyRecipe(retrain_above=0.5), None, Gone((), others=True), 0.6)[0]
+    ('retrain',)
+    """
+    names, limit, why = (asked,) if asked else policy.rungs, policy.retrain_above, ""
+    if emptied.classes and emptied.others:
         why = "whole classes and samples of other classes go together"
     elif limit != "off" and share > limit:
         why = f"{share:.1%} of the training images deleted since training, retrain_above is {limit:.1%}"

@@ -142,7 +142,7 @@ def test_a_request_that_cannot_be_honoured_is_recorded_and_nothing_else(
     refused(run(*words), code)
     assert run("request", "list", "--project", trained, "--json").json["requests"] == [row]
     with Ledger.open(trained / ".qmu/ledger.db") as ledger:
-        assert ledger.tombstones() == set() and ledger.check() == []
+        assert ledger.tombstones() == set() and ledger.problems() == []
 
 
 def test_a_request_that_is_too_large_is_not_read(run: Any, trained_once: Path, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_a_batch_that_is_killed_at_every_instant_ends_in_a_receipt_for_each(run:
             with pytest.raises(Killed):
                 run(*words)
         with Ledger.open(trained / ".qmu/ledger.db") as ledger:
-            assert ledger.check() == []
+            assert ledger.problems() == []
             steps = [[(s.run, s.step, s.status) for s in ledger.steps(i)] for i in ids]
             assert steps[0] == steps[1]
         if step == "requantized" and not later:  # a request that comes meanwhile joins no batch that began

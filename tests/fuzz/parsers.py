@@ -324,7 +324,7 @@ def _ledger(folder: Path, path: Path) -> None:
     for rest in ("-wal", "-shm", "-journal"):
         path.with_name(path.name + rest).unlink(missing_ok=True)
     with Ledger.open(path) as ledger:
-        for problem in ledger.check():
+        for problem in ledger.problems():
             assert problem.startswith("ledger ")
         for look in (
             ledger.has_samples, ledger.sample_count, ledger.read_samples, ledger.requests, ledger.head,

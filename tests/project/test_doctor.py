@@ -16,7 +16,7 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.project.create import create
 from qmu_edge.project.doctor import examine
 from qmu_edge.project.project import Project, opened
-from qmu_edge.project.publish import papers, publish, sums
+from qmu_edge.project.publish import publish, sums
 from qmu_edge.project.records import Release
 from qmu_edge.recipe import Recipe, parse_recipe
 from qmu_edge.store.ledger.ledger import Ledger
@@ -44,7 +44,7 @@ def release(project: Project, content: bytes) -> str:
     made = project.store.put_bytes(whole.to_bytes())
     project.ledger.set_meta("release:x", made)
     project.ledger.set_current(Pointer.RELEASE, made)
-    publish(project, made, *papers(project, whole))
+    publish(project.root, project.store, made, whole, (None, None))
     return sha
 
 
@@ -256,7 +256,7 @@ def _sha(data: bytes) -> str:
 
 def test_the_ledger_is_examined_at_one_instant(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody changes a row between the look at the events and the look at the rows."""
-    real: Any = Ledger._check_chain
+    real: Any = Ledger._chain
 
     def meanwhile(self: Ledger) -> Any:
         with Ledger.open(root / ".qmu/ledger.db") as other:
@@ -265,5 +265,5 @@ def test_the_ledger_is_examined_at_one_instant(root: Path, monkeypatch: pytest.M
         with Ledger.open(root / ".qmu/ledger.db") as other:
             other.set_meta("word", 2)
 
-    monkeypatch.setattr(Ledger, "_check_chain", meanwhile)
+    monkeypatch.setattr(Ledger, "_chain", meanwhile)
     assert examine(root)["problems"] == []

@@ -64,7 +64,7 @@ def test_what_was_deleted_is_refused_under_any_name_and_in_any_later_project(
     (dataset / "train/dog/renamed.bmp").unlink()
     second = init(tmp_path / "second", dataset, first)
     with opened(second, Progress()) as project:
-        assert project.ledger.tombstones() == {sample} and project.ledger.check() == []
+        assert project.ledger.tombstones() == {sample} and project.ledger.problems() == []
         assert not project.samples.barred().any() and len(project.samples.index.ids) == 23
 
     picture.save(dataset / "train/cat/back.png")

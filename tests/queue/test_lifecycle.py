@@ -3,7 +3,7 @@
 import hashlib
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,12 +18,13 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import KEY, KEY_CHECK, STORE, Project, key_check
 from qmu_edge.project.results import EXACT
 from qmu_edge.queue import lifecycle
-from qmu_edge.queue.schedule import batch_name, batches, places, rungs_for, standing
+from qmu_edge.queue.schedule import batch_name, batches, deleted_share, places, rungs, standing
 from qmu_edge.recipe import Recipe
 from qmu_edge.request.document import DeletionRequest, new_request, parse_request
 from qmu_edge.request.resolve import stones_of
-from qmu_edge.request.split import Split, divide
+from qmu_edge.request.split import Split, divide, gone
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import Outcome, State, Step
 
 NOW = datetime(2026, 11, 3, 12, tzinfo=UTC)
@@ -90,6 +91,15 @@ def waits(project: Project) -> dict[str, str]:
     return {p.row.request_id: p.waits for p in places(project.ledger, project.recipe.policy)}
 
 
+def rungs_for(
+    project: Project, rows: Sequence[RequestRow], split: Split, asked: str | None
+) -> tuple[tuple[str, ...], str]:
+    """What `plan` chooses for a split that is given."""
+    emptied = gone(project.samples.index, split, project.samples.barred())
+    share = deleted_share(project.ledger, project.results, rows, split)
+    return rungs(project.recipe.policy, asked, emptied, share)
+
+
 def test_a_request_is_recorded_and_resolved_once(project: Project) -> None:
     request = ask("1", requested_by="dpo", approved_by_ref="T-1")
     row = lifecycle.register(project, request)
@@ -100,7 +110,7 @@ def test_a_request_is_recorded_and_resolved_once(project: Project) -> None:
     assert project.ledger.head() == head
     held = np.flatnonzero(project.samples.claimed()).tolist()
     assert held == list(range(10, 20)) and not set(held) & set(project.samples.trainable().tolist())
-    assert len(project.samples.trainable()) == 8 * (PEOPLE - 1) and project.ledger.check() == []
+    assert len(project.samples.trainable()) == 8 * (PEOPLE - 1) and project.ledger.problems() == []
 
 
 def test_neither_the_document_nor_a_name_in_it_is_kept(project: Project) -> None:
@@ -161,7 +171,7 @@ def test_what_cannot_be_honoured_is_recorded(
             lifecycle.register(project, request)
     else:
         assert lifecycle.register(project, request) == row
-    assert project.ledger.head() == head and project.ledger.check() == []
+    assert project.ledger.head() == head and project.ledger.problems() == []
 
 
 def test_what_another_request_deletes_is_closed_only_when_it_is_done(project: Project) -> None:

@@ -294,7 +294,7 @@ class Lifecycle(RuleBasedStateMachine):
     @invariant()
     def the_ledger_is_sound(self) -> None:
         """Every row is as the last event left it."""
-        assert self.ledger.check() == []
+        assert self.ledger.problems() == []
 
 
 def test_the_life_of_requests() -> None:

@@ -2,7 +2,7 @@
 
 Contract. `change` is one transaction: killed at any instant, the file holds the old state or the
 new one. Inside it, `append` adds an event whose hash covers the event before it and a digest of
-the rows just written, so `check` notices rows that were changed behind its back. Events carry
+the rows just written, so `problems` notices rows that were changed behind its back. Events carry
 counts, digests and fixed words only, and triggers refuse to update or delete one.
 
 Trap: whoever can write the file can write a whole new chain. Only a `head` kept elsewhere (with
@@ -127,7 +127,7 @@ class ChainedFile:
                 ((found,),) = file.rows(f"PRAGMA {pragma}")
                 if found != allowed:
                     raise LedgerError(f"ledger {path}: {pragma} is {found}; allowed: {allowed}")
-            for problem in file._check_shape():  # a trigger of a stranger would run with our next write
+            for problem in file._shape():  # a trigger of a stranger would run with our next write
                 raise LedgerError(f"ledger {path}: {problem}")
         return file
 
@@ -225,33 +225,33 @@ class ChainedFile:
         last = self.rows("SELECT hash FROM events ORDER BY seq DESC LIMIT 1")
         return str(last[0][0]) if last else GENESIS
 
-    def check(self) -> list[str]:
+    def problems(self) -> list[str]:
         """Say what is wrong with the file, one sentence each; an empty list is health.
 
         Inside `snapshot` when others may write: the events and the rows must be of one instant.
         """
-        problems = []
-        for part in (self._check_pages, self._check_shape, self._check_chain, self._check_facts):
+        found = []
+        for look in (self._pages, self._shape, self._chain, self._facts):
             try:
-                for problem in part():
-                    problems.append(f"ledger {self.path}: {problem}")
+                for problem in look():
+                    found.append(f"ledger {self.path}: {problem}")
             except LedgerError as error:  # SQLite could not even read it
-                problems.append(str(error))
-        return problems
+                found.append(str(error))
+        return found
 
-    def _check_pages(self) -> Iterator[str]:
+    def _pages(self) -> Iterator[str]:
         # Not quick_check: it passes over indices, and a wrong index hides a step.
         yield from (line for (line,) in self.rows("PRAGMA integrity_check") if line != "ok")
         yield from (f"a row of {r[0]} points nowhere" for r in self.rows("PRAGMA foreign_key_check"))
 
-    def _check_shape(self) -> Iterator[str]:
+    def _shape(self) -> Iterator[str]:
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
             self._lay_out(model)
             shapes = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
             if set(model.execute(shapes)) != set(self.rows(shapes)):
                 yield "its tables or triggers are not those of this version"
 
-    def _check_chain(self) -> Iterator[str]:
+    def _chain(self) -> Iterator[str]:
         previous = GENESIS
         for number, row in enumerate(self.rows("SELECT * FROM events ORDER BY seq"), start=1):
             seq, at, what, text, before, found = row
@@ -263,7 +263,7 @@ class ChainedFile:
                 return
             previous = found
 
-    def _check_facts(self) -> Iterator[str]:
+    def _facts(self) -> Iterator[str]:
         """Compare what the last event said of each key with the rows that are there."""
         said: dict[tuple[str, Any], str] = {}
         for what, text in self.rows("SELECT what, body FROM events ORDER BY seq"):

@@ -9,7 +9,7 @@ from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.ledger import Ledger
 
 
-def check_issued(ledger: Ledger, data: bytes) -> list[str]:
+def verify_issued(ledger: Ledger, data: bytes) -> list[str]:
     """Hold a receipt against the ledger of the project that is said to have issued it.
 
     The ledger's own list of receipts tells when it was issued, so it stays good when its key is later

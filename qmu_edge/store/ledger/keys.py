@@ -165,7 +165,7 @@ def signing_key(folder: Path, ledger: ChainedFile) -> "Ed25519PrivateKey":
     return private
 
 
-def check(folder: Path, ledger: ChainedFile) -> Iterator[str]:
+def problems(folder: Path, ledger: ChainedFile) -> Iterator[str]:
     """What is wrong with the keys, one sentence each."""
     try:
         signing_key(folder, ledger)

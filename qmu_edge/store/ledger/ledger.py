@@ -20,7 +20,7 @@ from qmu_edge.store.ledger.samples import SampleLedger
 
 
 class Ledger(ReceiptLedger, RemovalLedger):
-    """An open ledger; `create`, `open`, `close`, `head` and `check` come from `ChainedFile`.
+    """An open ledger; `create`, `open`, `close`, `head` and `problems` come from `ChainedFile`.
 
     Its errors do too, from every method; the sample index from `SampleLedger`, requests and steps from
     `RequestLedger`, receipts and current objects from `ReceiptLedger`, removals from `RemovalLedger`.

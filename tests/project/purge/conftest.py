@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from qmu_edge.io.progress import Progress
-from qmu_edge.project.checklist import derived_artefacts_of
+from qmu_edge.project.checklist import checklists
 from qmu_edge.project.create import create
+from qmu_edge.project.history import History
+from qmu_edge.project.inventory import inventory
 from qmu_edge.project.project import Project, opened
 from qmu_edge.project.samples import IMAGES
 from qmu_edge.recipe import DataRecipe, Recipe
@@ -225,4 +227,7 @@ def life(living: Living, tmp_path: Path, clock: Clock) -> Iterator[Life]:
 
 def checklist_of(project: Project, request_id: str) -> list[dict[str, Any]]:
     """The checklist of one request as a receipt states it."""
-    return [line.to_json() for line in derived_artefacts_of(project, [request_id])[request_id]]
+    history = History(project.ledger)
+    found = inventory(project, history)
+    lists = checklists(project.ledger, project.results, history, found, [request_id])
+    return [line.to_json() for line in lists[request_id]]

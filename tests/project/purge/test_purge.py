@@ -50,7 +50,7 @@ def test_after_its_time_everything_superseded_goes(life: Any, clock: Any) -> Non
     assert not list((life.project.folder / "work").iterdir())
     assert result["requests"] == [served["request"]]
     assert [s.status for s in life.ledger.steps(served["request"]) if s.step == "purged"] == ["done"]
-    assert life.ledger.check() == [] and life.project.samples.images is not None
+    assert life.ledger.problems() == [] and life.project.samples.images is not None
 
 
 def test_retention_days_of_the_recipe_are_the_window(life: Any, clock: Any) -> None:
@@ -164,14 +164,14 @@ def test_earlier_results_that_are_gone_are_not_looked_for(life: Any, clock: Any)
     note = f"trained:{sha256(base.encode()).hexdigest()}"
     assert life.ledger.meta(note) is not None
     purge(life.project, clock.now, at_once=True)
-    assert life.ledger.meta(note) is None and life.ledger.check() == []
+    assert life.ledger.meta(note) is None and life.ledger.problems() == []
 
 
 def test_a_note_that_is_deleted_behind_the_ledger_is_noticed(life: Any, clock: Any) -> None:
     life.train()
     with life.ledger.change() as db:
         db.execute("DELETE FROM meta")
-    assert any("meta trained:" in problem for problem in life.ledger.check())
+    assert any("meta trained:" in problem for problem in life.ledger.problems())
 
 
 # Records
@@ -216,7 +216,7 @@ def test_a_tampered_removal_is_noticed(life: Any, clock: Any) -> None:
     purge(life.project, clock.now, at_once=True)
     with life.ledger.change() as db:
         db.execute("UPDATE removals SET name = 'nothing' WHERE seq = 1")
-    assert any("removal 1" in problem for problem in life.ledger.check())
+    assert any("removal 1" in problem for problem in life.ledger.problems())
 
 
 def test_keys_of_sealed_objects_are_shredded(life: Any, clock: Any) -> None:

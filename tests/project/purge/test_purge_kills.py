@@ -39,7 +39,7 @@ def prepared(life: Any) -> None:
 def state(project: Project) -> dict[str, Any]:
     """All that a purge changes, without times."""
     with opened(project.root, Progress()) as p:
-        assert p.ledger.check() == []
+        assert p.ledger.problems() == []
         _ = p.samples.images
         return {
             "objects": set(p.store),
@@ -110,7 +110,7 @@ def killed_everywhere(
                 return kills
             kills += 1
             with opened(copy, Progress()) as project:
-                assert project.ledger.check() == []
+                assert project.ledger.problems() == []
                 _ = project.samples.images  # a reader is not disturbed by a half-done purge
                 missing = {d for d in expected["objects"] if not project.store.path(d).exists()}
                 assert not missing
@@ -188,7 +188,7 @@ def test_what_cannot_be_removed_is_named_and_the_rest_goes(life: Any, clock: Any
             purge(life.project, clock.now, at_once=True)
     assert base in life.stored() and life.is_blank(0)
     assert {r.name for r in life.ledger.removals() if r.status == "started"} == {base}
-    assert life.ledger.check() == []
+    assert life.ledger.problems() == []
     assert purge(life.project, clock.now)["requests"] == ["ask-0"]
     assert base not in life.stored()
 

@@ -145,7 +145,7 @@ class Purging(RuleBasedStateMachine):
                 self.purged.add(digest)
         assert stored == self.uses.keys() - self.purged
         self.check_people(limit)
-        assert self.life.ledger.check() == []
+        assert self.life.ledger.problems() == []
 
     def ended(self, digest: str) -> datetime | None:
         """When the last use of an object ended; None while one lasts."""

@@ -85,11 +85,11 @@ def lock_again(path: Path) -> None:
 )
 def test_tampering_is_noticed(ledger: Ledger, tampering: tuple[str, ...]) -> None:
     fill(ledger)
-    assert ledger.check() == []
+    assert ledger.problems() == []
     outside(ledger.path, *tampering)
     if tampering != UNLOCK:
         lock_again(ledger.path)
-    problems = ledger.check()
+    problems = ledger.problems()
     assert problems
     assert all(str(ledger.path) in problem for problem in problems)
 
@@ -104,7 +104,7 @@ def test_an_event_with_a_fitting_hash_must_still_follow_the_one_before(ledger: L
         f"UPDATE events SET previous = '{ZERO}', hash = '{forged}' WHERE seq = {seq}",
     )
     lock_again(ledger.path)
-    (problem,) = ledger.check()
+    (problem,) = ledger.problems()
     assert f"event {seq} is missing or does not follow" in problem
 
 
@@ -119,7 +119,7 @@ def test_a_cut_chain_with_fitting_rows_needs_the_head_kept_elsewhere(ledger: Led
         "DELETE FROM meta WHERE key = 'late'",
     )
     lock_again(ledger.path)
-    assert ledger.check() == []  # as the module says: this is the chain's limit
+    assert ledger.problems() == []  # as the module says: this is the chain's limit
     assert ledger.head() == head
 
 
@@ -135,7 +135,7 @@ def test_a_damaged_index_that_hides_a_step_is_noticed(ledger: Ledger) -> None:
     with Ledger.open(ledger.path) as damaged:
         assert damaged.step("req-1", "", "resolved") is None
         assert len(damaged.rows("SELECT step FROM steps NOT INDEXED")) == 2
-        assert damaged.check()
+        assert damaged.problems()
 
 
 def test_flipped_bytes_are_noticed_unless_nothing_was_lost(ledger: Ledger) -> None:
@@ -152,7 +152,7 @@ def test_flipped_bytes_are_noticed_unless_nothing_was_lost(ledger: Ledger) -> No
         ledger.path.write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
         try:
             with Ledger.open(ledger.path) as damaged:
-                problems = damaged.check()
+                problems = damaged.problems()
         except (LedgerError, ConfigError):
             problems = ["does not open"]
         noticed += bool(problems)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qmu_edge.errors import ConfigError, IntegrityError, LedgerError, QmuEdgeError
 from qmu_edge.store.ledger import keys
-from qmu_edge.store.ledger.issued import check_issued
+from qmu_edge.store.ledger.issued import verify_issued
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from tests.receipt.test_receipt import made, sha
@@ -48,7 +48,7 @@ def test_the_first_key_is_private_and_known(ledger: Ledger, folder: Path) -> Non
     assert private.private_bytes_raw().hex() not in str(key.public()) + (
         folder.parent / "ledger.db"
     ).read_text("latin-1")
-    assert list(keys.check(folder, ledger)) == [] == ledger.check()
+    assert list(keys.problems(folder, ledger)) == [] == ledger.problems()
 
 
 def test_rotation_ends_one_key_and_begins_the_next(ledger: Ledger, folder: Path) -> None:
@@ -60,11 +60,11 @@ def test_rotation_ends_one_key_and_begins_the_next(ledger: Ledger, folder: Path)
     assert (ended.first_receipt, ended.last_receipt, ended.reason) == (1, 1, "rotated")
     assert ended.until == second.since and second.first_receipt == 2
     assert [p.name for p in folder.iterdir()] == [f"signing-{second.name}.key"]
-    assert check_issued(ledger, old)[1] == (
+    assert verify_issued(ledger, old)[1] == (
         f"key {first.name}: in use from {first.since} to {ended.until}, then rotated"
     )
-    assert check_issued(ledger, new)[1] == f"key {second.name}: in use since {second.since}"
-    assert ledger.check() == []
+    assert verify_issued(ledger, new)[1] == f"key {second.name}: in use since {second.since}"
+    assert ledger.problems() == []
 
 
 def test_what_an_ended_key_signs_later_is_refused(ledger: Ledger, folder: Path) -> None:
@@ -74,10 +74,10 @@ def test_what_an_ended_key_signs_later_is_refused(ledger: Ledger, folder: Path) 
     keys.renew(folder, ledger, "compromised")
     forged = made(thief)
     with pytest.raises(LedgerError, match=f"SHA-256 {sha(forged)} is no receipt of"):
-        check_issued(ledger, forged)
+        verify_issued(ledger, forged)
     ledger.commit_release(None, checkpoint=None, release=None, receipt=sha(forged))
     with pytest.raises(LedgerError, match=r"receipt 1 of .*, which was not in use then"):
-        check_issued(ledger, forged)
+        verify_issued(ledger, forged)
 
 
 def test_a_key_that_was_never_the_project_s_is_refused(ledger: Ledger, folder: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_key_that_was_never_the_project_s_is_refused(ledger: Ledger, folder: P
     foreign = made()
     ledger.commit_release(None, checkpoint=None, release=None, receipt=sha(foreign))
     with pytest.raises(LedgerError, match="which was not in use then"):
-        check_issued(ledger, foreign)
+        verify_issued(ledger, foreign)
 
 
 def test_receipts_of_a_compromised_key_stay_good_by_the_ledger(ledger: Ledger, folder: Path) -> None:
@@ -94,12 +94,12 @@ def test_receipts_of_a_compromised_key_stay_good_by_the_ledger(ledger: Ledger, f
     with pytest.raises(ConfigError, match="is in use: run qmu-edge keys rotate --reason compromised"):
         keys.revoke(ledger, first.name)
     keys.renew(folder, ledger)
-    assert "rotated" in check_issued(ledger, old)[1]
+    assert "rotated" in verify_issued(ledger, old)[1]
     keys.revoke(ledger, first.name)
-    assert check_issued(ledger, old)[1].endswith(
+    assert verify_issued(ledger, old)[1].endswith(
         "then compromised; the signature alone would prove nothing, the ledger does"
     )
-    assert keys.known(ledger)[0].last_receipt == 1 and ledger.check() == []
+    assert keys.known(ledger)[0].last_receipt == 1 and ledger.problems() == []
 
 
 def test_the_time_of_a_key_is_told_by_receipts_and_not_by_clocks(
@@ -109,7 +109,7 @@ def test_the_time_of_a_key_is_told_by_receipts_and_not_by_clocks(
     old = issue(ledger, folder)
     monkeypatch.setattr("qmu_edge.store.ledger.keys.now", lambda: "1999-01-01T00:00:00.000+00:00")
     keys.renew(folder, ledger)
-    assert check_issued(ledger, old) and check_issued(ledger, issue(ledger, folder, outcome="retrained"))
+    assert verify_issued(ledger, old) and verify_issued(ledger, issue(ledger, folder, outcome="retrained"))
 
 
 def test_a_lost_key_is_said_and_can_be_replaced(ledger: Ledger, folder: Path) -> None:
@@ -117,9 +117,9 @@ def test_a_lost_key_is_said_and_can_be_replaced(ledger: Ledger, folder: Path) ->
     (folder / f"signing-{key.name}.key").unlink()
     with pytest.raises(IntegrityError, match=r"No such file.*keys rotate --reason lost"):
         keys.signing_key(folder, ledger)
-    assert len(list(keys.check(folder, ledger))) == 1
+    assert len(list(keys.problems(folder, ledger))) == 1
     keys.renew(folder, ledger, "lost")
-    assert keys.known(ledger)[0].reason == "lost" and list(keys.check(folder, ledger)) == []
+    assert keys.known(ledger)[0].reason == "lost" and list(keys.problems(folder, ledger)) == []
 
 
 @pytest.mark.parametrize("content", ["", "zz", "00" * 31, "11" * 32])
@@ -144,10 +144,10 @@ def test_a_key_is_written_in_one_way(ledger: Ledger, folder: Path) -> None:
 def test_a_forgotten_file_is_noticed(ledger: Ledger, folder: Path) -> None:
     keys.renew(folder, ledger)
     (folder / "signing-0123456789abcdef.key").write_text("11" * 32)
-    found = list(keys.check(folder, ledger))
+    found = list(keys.problems(folder, ledger))
     assert len(found) == 1 and "of no key in use" in found[0]
     keys.renew(folder, ledger)
-    assert list(keys.check(folder, ledger)) == []
+    assert list(keys.problems(folder, ledger)) == []
 
 
 def test_a_kill_between_file_and_ledger_leaves_the_old_key_in_use(
@@ -162,7 +162,7 @@ def test_a_kill_between_file_and_ledger_leaves_the_old_key_in_use(
         patch.setattr("qmu_edge.store.ledger.keys._record", killed)
         keys.renew(folder, ledger)
     assert keys.named(ledger, None) == key and keys.signing_key(folder, ledger)
-    assert len(list(folder.iterdir())) == 2 and ledger.check() == []
+    assert len(list(folder.iterdir())) == 2 and ledger.problems() == []
     keys.renew(folder, ledger)
     assert len(list(folder.iterdir())) == 1 and len(keys.known(ledger)) == 2
 
@@ -202,14 +202,14 @@ def test_whatever_happens_every_issued_receipt_has_one_key(tmp_path_factory: Any
             else:
                 keys.renew(root / "keys", ledger, act)
         for number, data in enumerate(issued, start=1):
-            assert check_issued(ledger, data)[0].startswith(f"ledger: receipt {number} of")
+            assert verify_issued(ledger, data)[0].startswith(f"ledger: receipt {number} of")
             assert sum(k.covers(number) for k in keys.known(ledger)) == 1
         assert sum(k.until is None for k in keys.known(ledger)) == 1
-        assert len(list((root / "keys").iterdir())) == 1 and ledger.check() == []
+        assert len(list((root / "keys").iterdir())) == 1 and ledger.problems() == []
 
 
 def test_a_changed_key_row_is_noticed(ledger: Ledger, folder: Path) -> None:
     keys.renew(folder, ledger)
     with ledger.change() as db:
         db.execute("UPDATE keys SET public_key = ?", ("11" * 32,))
-    assert any("key 1 is not as the last event left it" in p for p in ledger.check())
+    assert any("key 1 is not as the last event left it" in p for p in ledger.problems())

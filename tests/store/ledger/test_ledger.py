@@ -33,7 +33,7 @@ ledger.commit_release("req-1", checkpoint="a" * 64, release="b" * 64, receipt="c
 
 
 def test_a_new_ledger_is_sound_private_and_durable(tmp_path: Path, ledger: Ledger) -> None:
-    assert ledger.check() == []
+    assert ledger.problems() == []
     assert ledger.path.stat().st_mode & 0o777 == 0o600
     assert ledger.rows("PRAGMA journal_mode") == [("wal",)]
     assert ledger.rows("PRAGMA synchronous") == [(2,)]
@@ -55,7 +55,7 @@ def test_everything_survives_reopening(ledger: Ledger) -> None:
     fill(ledger)
     ledger.close()
     with Ledger.open(ledger.path) as again:
-        assert again.check() == []
+        assert again.problems() == []
         assert again.current(Pointer.RELEASE) == sha("r")
         assert again.meta("dataset") == {"name": "cifar10", "digest": sha("d")}
         assert len(again.steps("req-1")) == 2
@@ -103,7 +103,7 @@ def test_a_full_disk_is_said_and_changes_nothing(ledger: Ledger) -> None:
     with pytest.raises(ConfigError, match="full; nothing was changed"):
         ledger.set_meta("big", "x" * 100_000)
     assert ledger.meta("big") is None
-    assert ledger.check() == []
+    assert ledger.problems() == []
 
 
 def test_a_read_only_ledger_is_said(ledger: Ledger) -> None:
@@ -129,7 +129,7 @@ def test_a_killed_process_leaves_the_old_state(ledger: Ledger) -> None:
     done = subprocess.run([sys.executable, "-c", DIE, str(ledger.path)], check=False)
     assert done.returncode == -9
     assert ledger.current(Pointer.CHECKPOINT) == sha("c")
-    assert ledger.check() == []
+    assert ledger.problems() == []
     assert ledger.rows("SELECT count(*) FROM receipts") == [(1,)]
 
 
@@ -248,7 +248,7 @@ def test_tombstones_stay_and_do_not_double(ledger: Ledger) -> None:
     assert {digest for _, digest in ledger.barred()} == {sha("a"), sha("b")}
     assert ledger.add_tombstones("s", ["a"], [sha("a, cropped")]) == 1  # one id, new pixels
     assert ledger.barred() >= {("a", sha("a")), ("a", sha("a, cropped"))}
-    assert ledger.check() == []
+    assert ledger.problems() == []
     with pytest.raises(LedgerError, match="1 ids, 0 digests"):
         ledger.add_tombstones("r", ["d"], [])
     with pytest.raises(LedgerError, match="no request"):
@@ -270,7 +270,7 @@ def test_a_release_is_switched_whole_or_not_at_all(ledger: Ledger, monkeypatch: 
         with pytest.raises(KeyboardInterrupt):
             ledger.commit_release("req-1", **new)
     assert ledger.current(Pointer.CHECKPOINT) == sha("c")
-    assert ledger.check() == []
+    assert ledger.problems() == []
     ledger.commit_release(None, **new)
     head = ledger.head()
     ledger.commit_release(None, **new)

@@ -110,7 +110,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.barred() == {(s, sha(s)) for s in self.stones}
         for pointer in (Pointer.CHECKPOINT, Pointer.RELEASE):
             assert self.ledger.current(pointer) == self.pointers.get(pointer)
-        assert self.ledger.check() == []
+        assert self.ledger.problems() == []
 
     def teardown(self) -> None:
         self.ledger.close()
