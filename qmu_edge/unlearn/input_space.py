@@ -27,6 +27,7 @@ from qmu_edge.io.files import write_atomic
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.calibration import weight_layers
 from qmu_edge.train.batches import Samples
+from qmu_edge.unlearn.eigen import eigen
 
 BATCH: Final = 64  # patches in float64 are large: 18 times the input of a 3x3 convolution
 ROUNDING: Final = 1e-9  # eigenvalues below zero by more than this share of the largest are no rounding
@@ -81,16 +82,15 @@ def basis(covariance: Float64[Tensor, "g d d"], gamma: float) -> Float[Tensor, "
     Groups with fewer than k directions have columns of zeros; a group without inputs has no directions.
 
     Raises:
-        UnlearnError: It is no covariance: not finite, or negative in some direction.
+        UnlearnError: It is no covariance (not finite, or negative in some direction), or no solver finds its
+            eigenvalues.
 
     >>> covariance = torch.diag(torch.tensor([1.0, 16.0, 0.0, 4.0], dtype=torch.float64))[None]
     >>> basis(covariance, 0.9).abs()[0].T  # singular values 4, 2, 1: of these (4 + 2) / 7
     tensor([[0., 1., 0., 0.],
             [0., 0., 0., 1.]])
     """
-    if not bool(covariance.isfinite().all()):
-        raise UnlearnError("the network computes numbers that are not finite on the training images")
-    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = eigen(covariance, "the covariance of a layer's inputs")
     if bool(values.min() < -ROUNDING * values.max()):
         raise UnlearnError("the stored covariances do not cover the forget set: some directions are negative")
     singular = values.clamp_min(0.0).sqrt().flip(-1)
