@@ -28,7 +28,7 @@ from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.recipe import DataRecipe, ModelRecipe, TrainRecipe
 from qmu_edge.train.batches import Augment, Samples, on_device
 from qmu_edge.train.fit import accuracy, fit
-from qmu_edge.train.loop import Descent, Optimization
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy
 
 Way = Callable[[Classifier], Any]
 PATHS: dict[str, Way] = {"fast": lambda model: model, "brevitas": stock}
@@ -47,7 +47,8 @@ def tuned(path: Way, model: Classifier, train: Samples, recipe: TrainRecipe) -> 
     model = copy.deepcopy(model)
     settings = Optimization(epochs=1, lr=0.01, precision=recipe.precision)
     descent = Descent(path(model).train(), settings, LONG, Progress())
-    descent.epoch(train.batches(recipe.batch, torch.Generator().manual_seed(recipe.seed)))
+    batches = train.batches(recipe.batch, torch.Generator().manual_seed(recipe.seed))
+    descent.epoch(cross_entropy(descent.model), batches)
     return model.eval()
 
 

@@ -27,7 +27,7 @@ from qmu_edge.recipe import ModelRecipe
 from qmu_edge.runtime.malloc import kept_memory
 from qmu_edge.runtime.throughput import metered
 from qmu_edge.train.batches import Augment, Samples, on_device
-from qmu_edge.train.loop import Descent, Optimization, mixed_precision, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, mixed_precision, steps_per_epoch
 
 AUGMENT = Augment(pad=4, flip=True)
 
@@ -49,7 +49,7 @@ def epochs(model: nn.Module, samples: Samples, options: argparse.Namespace) -> I
     for number in range(1 + options.epochs):
         start = time.perf_counter()
         with metered(samples.device) as meter:
-            descent.epoch(samples.batches(options.batch, generator, AUGMENT))
+            descent.epoch(cross_entropy(model), samples.batches(options.batch, generator, AUGMENT))
         spent = meter.spent(len(samples))
         if number:
             yield {"seconds": time.perf_counter() - start, **spent}

@@ -78,7 +78,11 @@ def step_of(
     settings = Optimization(epochs=1, lr=1e-3, scale_lr=learned, precision=precision)
     descent = Descent(model.train(), settings, LONG, Progress())
     labels = torch.arange(len(images), device=images.device) % 10
-    return lambda: descent.step(lambda: F.cross_entropy(model(images), labels), len(labels))
+
+    def loss(batch: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(model(batch), labels)
+
+    return lambda: descent.step(loss, images)
 
 
 def turns(

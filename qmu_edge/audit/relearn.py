@@ -16,7 +16,7 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import Samples
 from qmu_edge.train.fit import accuracy
-from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch
 
 LR = 1e-3
 
@@ -68,5 +68,5 @@ def _epoch(
     model: Classifier, samples: Samples, descent: Descent, generator: torch.Generator, batch: int
 ) -> None:
     model.train()
-    descent.epoch(samples.batches(batch, generator))
+    descent.epoch(cross_entropy(model), samples.batches(batch, generator))
     model.eval()

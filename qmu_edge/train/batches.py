@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -54,15 +53,45 @@ class Augment:
         return images[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-class Batch(NamedTuple):
-    """Float images 0..1 (n, c, h, w) and labels (n,) on the computing device.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images and labels on the computing device.
 
-    `positions` (n,), on the CPU, say where in their `Samples` the images stand.
+    Attributes:
+        images: Float pixels 0..1.
+        labels: Their classes.
+        positions: Where in their `Samples` the images stand; on the CPU.
     """
 
     images: Float[Tensor, "n c h w"]
     labels: Int64[Tensor, " n"]
     positions: Int64[Tensor, " n"]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A batch of each of two sets, for one step; its images are those of both, the first batch first."""
+
+    first: Batch
+    second: Batch
+
+    def __len__(self) -> int:
+        """Number of images of both."""
+        return len(self.first) + len(self.second)
+
+    @property
+    def images(self) -> Float[Tensor, "n c h w"]:
+        """Pixels, as in `Batch`."""
+        return torch.cat([self.first.images, self.second.images])
+
+    @property
+    def labels(self) -> Int64[Tensor, " n"]:
+        """Their classes."""
+        return torch.cat([self.first.labels, self.second.labels])
 
 
 @dataclass(frozen=True, slots=True)

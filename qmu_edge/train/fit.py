@@ -20,7 +20,7 @@ from qmu_edge.models.calibration import calibrate, calibration_batches
 from qmu_edge.recipe import TrainRecipe
 from qmu_edge.runtime.malloc import kept_memory
 from qmu_edge.train.batches import Augment, Samples
-from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch
 
 SAVE_EVERY_S: Final = 20.0
 
@@ -74,7 +74,7 @@ def fit(
         for epoch in range(first, recipe.epochs):
             model.train()
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
-            descent.epoch(samples.batches(recipe.batch, generator, augment))
+            descent.epoch(cross_entropy(model), samples.batches(recipe.batch, generator, augment))
             if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
                 _save(descent, generator, run, epoch + 1, resume)
                 saved = time.monotonic()

@@ -1,12 +1,12 @@
 """The optimizer loop that training and unlearning methods share.
 
 `Descent` is one run: parameter groups, mixed precision, schedule, a check that the loss stays finite.
-Most methods only call `step`. Those that combine or change gradients take one as a flat vector with
-`gradient` and go down it with `follow`.
+A loss is a function of a batch. Most methods only call `epoch`, which takes a step for each of many batches.
+Those that combine or change gradients get one as a flat vector with `gradient` and go down it with `follow`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeVar
@@ -25,10 +25,12 @@ from qmu_edge.models.kernels.native import native
 from qmu_edge.runtime.memory import PassState, ran_out
 from qmu_edge.runtime.parallel import average, processes, shared_batches
 from qmu_edge.runtime.throughput import timed
-from qmu_edge.train.batches import Batch
+from qmu_edge.train.batches import Batch, Pair
 
 Schedule = Literal["cosine", "constant", "exponential"]
 T = TypeVar("T")
+B = TypeVar("B")  # what a loss is computed of
+Counted = TypeVar("Counted", bound=Sized)  # the same, with as many images as its length says
 NATIVE_FROM_STEPS: Final = 100  # compiling takes a second
 
 
@@ -162,40 +164,40 @@ class Descent:
         with mixed, using(self.passes), shared_batches():
             yield
 
-    def step(self, loss: Callable[[], Tensor], images: int) -> None:
-        """One step down `loss`, which is computed in mixed precision where that is on."""
+    def step(self, loss: Callable[[Counted], Tensor], batch: Counted) -> None:
+        """One step down the loss of `batch`, which is computed in mixed precision where that is on."""
 
         def work() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
             with self.autocast():
-                value = loss()
+                value = loss(batch)
             value.backward()  # type: ignore[no-untyped-call]
             return value.detach()
 
         with timed("step"):
             value = self._within_memory(work)
             average([p.grad for p in self.parameters if p.grad is not None])
-            self._update(value, images)
+            self._update(value, len(batch))
 
-    def epoch(self, batches: Iterable[Batch]) -> None:
-        """One pass down the mean cross-entropy of `batches`, in the mode that the model is in.
+    def epoch(self, loss: Callable[[Counted], Tensor], batches: Iterable[Counted]) -> None:
+        """A step for each of `batches`, in the mode that the model is in.
 
         Raises:
             UnlearnError: A loss was NaN or infinite.
         """
-        for b in batches:
-            self.step(lambda b=b: F.cross_entropy(self.model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
+        for batch in batches:
+            self.step(loss, batch)
         self.require_finite()
 
-    def gradient(self, loss: Callable[[], Tensor]) -> Float[Tensor, " d"]:
-        """Gradient of `loss` over all `parameters`, flat; nothing is changed.
+    def gradient(self, loss: Callable[[B], Tensor], batch: B) -> Float[Tensor, " d"]:
+        """Gradient of the loss of `batch` by all `parameters`, flat; nothing is changed.
 
         A parameter that the loss does not depend on has gradient 0.
         """
 
         def work() -> tuple[Tensor, tuple[Tensor, ...]]:
             with self.autocast():
-                value = loss()
+                value = loss(batch)
             found = torch.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True)
             return value.detach(), found
 
@@ -256,6 +258,17 @@ class Descent:
         if not bool(self._loss_sum.isfinite()):
             raise UnlearnError("the loss is not finite: the run diverged; try a smaller learning rate")
         self._loss_sum.zero_()
+
+
+def cross_entropy(
+    model: nn.Module, reduction: Literal["mean", "sum"] = "mean"
+) -> Callable[[Batch | Pair], Tensor]:
+    """The cross-entropy of the logits of `model` to the labels, as a loss of a batch."""
+
+    def loss(batch: Batch | Pair) -> Tensor:
+        return F.cross_entropy(model(batch.images), batch.labels, reduction=reduction)
+
+    return loss
 
 
 def _parameter_groups(model: nn.Module, settings: Optimization) -> list[dict[str, object]]:

@@ -123,7 +123,7 @@ def average_statistics(
     with torch.no_grad():
         for b in retain.take(some).batches(batch):
             model(b.images)
-            progress.advance(len(b.labels))
+            progress.advance(len(b))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

@@ -38,12 +38,12 @@ def signed_gradient(
 ) -> Float[Tensor, " d"]:
     """Sum over images of the gradient of the logits along `softmax_noise`."""
 
-    def loss() -> Tensor:
-        logits = descent.model(images).float()
+    def loss(batch: Tensor) -> Tensor:
+        logits = descent.model(batch).float()
         total: Tensor = (softmax_noise(logits.detach(), signs) * logits).sum()
         return total
 
-    return descent.gradient(loss)
+    return descent.gradient(loss, images)
 
 
 def diagonal_fisher(
@@ -67,8 +67,8 @@ def diagonal_fisher(
     """
     total = torch.zeros(sum(p.numel() for p in descent.parameters), device=samples.device)
     for b in samples.batches(batch, generator, augment):
-        signs = 2.0 * torch.randint(2, (len(b.labels), classes), generator=generator) - 1.0
+        signs = 2.0 * torch.randint(2, (len(b), classes), generator=generator) - 1.0
         found = signed_gradient(descent, b.images, signs.to(samples.device))
         total.addcmul_(found, found)
-        descent.progress.advance(len(b.labels))
+        descent.progress.advance(len(b))
     return total / len(samples)

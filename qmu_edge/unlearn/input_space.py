@@ -67,7 +67,7 @@ def covariances(model: nn.Module, samples: Samples, progress: Progress) -> dict[
         with torch.no_grad():
             for b in samples.batches(BATCH):
                 model(b.images)
-                progress.advance(len(b.labels))
+                progress.advance(len(b))
     finally:
         for hook in hooks:
             hook.remove()

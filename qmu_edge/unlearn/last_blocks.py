@@ -4,13 +4,12 @@ A network's `blocks` are its stages in forward order, and its children are regis
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import ForgetRetain
-from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
 
 
 def last_blocks(model: Classifier, k: int) -> list[str]:
@@ -66,7 +65,5 @@ def train_end(
     train_mode(model, statistics=False)
     end.train()
     for _ in range(settings.epochs):
-        for b in data.retain.batches(batch, generator, data.augment):
-            descent.step(lambda b=b: F.cross_entropy(model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
-        descent.require_finite()
+        descent.epoch(cross_entropy(model), data.retain.batches(batch, generator, data.augment))
     data.progress.finish()

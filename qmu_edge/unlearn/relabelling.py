@@ -1,15 +1,15 @@
 """One epoch over forget and retain images together, for the methods that relabel the forget set."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from qmu_edge.train.batches import Augment, Batch, ForgetRetain, Samples, sent
+from qmu_edge.train.batches import Augment, Batch, ForgetRetain, Pair, Samples, sent
 from qmu_edge.train.loop import Descent, steps_per_epoch, train_mode
 
 Loop = Literal["mixed", "sequential"]
@@ -68,27 +68,32 @@ def epoch(
         generator: Draws order and augmentation.
     """
     model = descent.model.train()
-    n = len(forget)
-    both = forget + data.retain
-    each = torch.full((len(both),), weights[1], device=both.device)
-    each[:n] = weights[0]
+    each = torch.tensor(weights, device=forget.device)
+    if loop == "mixed":
+        both = forget + data.retain
+        counts = torch.tensor([len(forget), len(data.retain)], device=both.device)
+        loss = weighted_loss(model, each.repeat_interleave(counts))
+        descent.epoch(loss, both.batches(batch, generator, data.augment))
+        return
+    for samples, weight in zip((forget, data.retain), each, strict=True):
+        train_mode(model, statistics=len(samples) > 1)  # one image may have no deviation
+        loss = weighted_loss(model, weight.expand(len(samples)))
+        descent.epoch(loss, samples.batches(batch, generator, data.augment))
 
-    def passes() -> Iterator[tuple[Batch, Tensor]]:
-        if loop == "mixed":
-            for b in both.batches(batch, generator, data.augment):
-                yield b, each[sent(b.positions, both.device)]
-            return
-        for samples, offset in ((forget, 0), (data.retain, n)):
-            train_mode(model, statistics=len(samples) > 1)  # one image may have no deviation
-            for b in samples.batches(batch, generator, data.augment):
-                yield b, each[sent(b.positions, both.device) + offset]
 
-    for b, weight in passes():
-        descent.step(
-            lambda b=b, w=weight: (w * F.cross_entropy(model(b.images), b.labels, reduction="none")).mean(),  # type: ignore[misc]
-            len(b.labels),
-        )
-    descent.require_finite()
+def weighted_loss(model: nn.Module, weights: Float[Tensor, " N"]) -> Callable[[Batch], Tensor]:
+    """The mean over a batch of each image's cross-entropy times its weight.
+
+    Args:
+        model: Whose logits are compared with the labels.
+        weights: Of every image of the set that the batches come from.
+    """
+
+    def loss(batch: Batch) -> Tensor:
+        losses = F.cross_entropy(model(batch.images), batch.labels, reduction="none")
+        return (weights[sent(batch.positions, weights.device)] * losses).mean()
+
+    return loss
 
 
 def pair_steps(first: int, second: int, sizes: tuple[int, int]) -> int:
@@ -102,7 +107,7 @@ def pair_steps(first: int, second: int, sizes: tuple[int, int]) -> int:
 
 def pairs(
     first: Samples, second: Samples, sizes: tuple[int, int], generator: torch.Generator, augment: Augment
-) -> Iterator[tuple[Batch, Batch]]:
+) -> Iterator[Pair]:
     """A batch of each set, step by step; the set that is through first begins again.
 
     Args:
@@ -113,4 +118,4 @@ def pairs(
         augment: Of the images of both.
     """
     streams = (s.forever(size, generator, augment) for s, size in zip((first, second), sizes, strict=True))
-    return islice(zip(*streams, strict=True), pair_steps(len(first), len(second), sizes))
+    return islice(map(Pair, *streams), pair_steps(len(first), len(second), sizes))

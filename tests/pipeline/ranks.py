@@ -76,12 +76,12 @@ def gradient(recipe: dict[str, Any]) -> dict[str, Tensor]:
     one = Descent(model, Optimization(scale_lr=1.0, precision="float32"), 1, Progress())
     batch: Batch = next(images(7, 2).batches(7))
 
-    def loss() -> Tensor:
+    def loss(batch: Batch) -> Tensor:
         penalty = sum(p.abs().sum() for p in model.parameters() if p.dim() > 1)
         return F.cross_entropy(model(batch.images.double()), batch.labels) + 1e-3 * penalty
 
-    found = {"gradient": one.gradient(loss)}
-    one.step(loss, 7)
+    found = {"gradient": one.gradient(loss, batch)}
+    one.step(loss, batch)
     statistics = {n: b for n, b in model.named_buffers() if "running" in n}
     return found | {n: t.detach() for n, t in (statistics | dict(model.named_parameters())).items()}
 

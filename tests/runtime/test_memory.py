@@ -15,7 +15,7 @@ from qmu_edge.models.blocks import spare
 from qmu_edge.models.layers import Classifier
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.train.batches import Augment, Samples
-from qmu_edge.train.loop import Descent, Optimization
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy
 
 
 def allocate() -> None:
@@ -56,7 +56,7 @@ def trained(model: Classifier, samples: Samples, notes: list[str] | None = None)
     torch.manual_seed(0)  # dropout
     for _ in range(3):
         model.train()
-        descent.epoch(samples.batches(16, generator, Augment(flip=True)))
+        descent.epoch(cross_entropy(model), samples.batches(16, generator, Augment(flip=True)))
     return model
 
 
@@ -105,11 +105,7 @@ def test_flat_gradients_are_the_same_in_less_memory(
         if found:
             Scarce(model)
         descent = Descent(model.train(), Optimization(lr=0.1, precision="float32"), 1, Progress())
-
-        def loss(model: Classifier = model) -> Tensor:
-            return nn.functional.cross_entropy(model(batch.images), batch.labels)
-
-        found.append(descent.gradient(loss))
+        found.append(descent.gradient(cross_entropy(model), batch))
     assert torch.equal(*found) and found[0].abs().sum() > 0
 
 

@@ -20,7 +20,7 @@ from qmu_edge.recipe import ModelRecipe, TrainRecipe
 from qmu_edge.train import fit as fit_module
 from qmu_edge.train.batches import Augment, Samples
 from qmu_edge.train.fit import accuracy, fit, predict
-from qmu_edge.train.loop import Descent, Optimization, cosine, train_mode
+from qmu_edge.train.loop import Descent, Optimization, cosine, cross_entropy, train_mode
 
 Toy = Callable[..., Samples]
 DROPOUT = {"architecture": "mobilenet_v2", "weight_bits": 2, "activation_bits": "float"}
@@ -186,7 +186,7 @@ def test_schedule_is_followed(network: Callable[..., Classifier]) -> None:
     seen = []
     for _ in range(8):
         seen.append([g["lr"] for g in descent.optimizer.param_groups])
-        descent.step(lambda: model(torch.rand(2, 1, 8, 8)).square().sum() * 0, 2)
+        descent.step(lambda images: model(images).square().sum() * 0, torch.rand(2, 1, 8, 8))
     assert [s[0] for s in seen] == pytest.approx([0.5 * cosine(t, 8, 2) for t in range(8)])
     assert [s[2] for s in seen] == pytest.approx([0.05 * cosine(t, 8, 2) for t in range(8)])
 
@@ -222,7 +222,7 @@ def test_scales_move_only_when_asked(
     (batch,) = samples.batches(8)
     model(batch.images)  # Brevitas turns its statistics into the parameter at this forward
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    descent.step(lambda: nn.functional.cross_entropy(model(batch.images), batch.labels), 8)
+    descent.step(cross_entropy(model), batch)
     for name, parameter in model.named_parameters():
         scale = parameter_group(name, model) in ("weight_scale", "activation_scale")
         if scale and scale_lr == 0.0:
@@ -263,12 +263,12 @@ def test_loss_is_counted_where_progress_is_shown(network: Callable[..., Classifi
     model = network()
     descent = Descent(model, Optimization(precision="float32"), 2, Counting())
 
-    def loss() -> Tensor:
-        logits: Tensor = model(torch.rand(2, 1, 8, 8))
+    def loss(images: Tensor) -> Tensor:
+        logits: Tensor = model(images)
         return (logits * math.nan).sum()
 
     descent.require_finite()
-    descent.step(loss, 7)
+    descent.step(loss, torch.rand(7, 1, 8, 8))
     with pytest.raises(UnlearnError):
         descent.require_finite()
     assert counted == [7]

@@ -108,8 +108,9 @@ def test_each_step_has_the_same_length(network: Network, toy: Toy) -> None:
 def test_pairs_pass_the_larger_set_once_and_repeat_the_other(toy: Toy, first: int, second: int) -> None:
     found = list(pairs(toy(first), toy(second), (2, 2), torch.Generator().manual_seed(0), Augment()))
     assert len(found) == pair_steps(first, second, (2, 2)) == -(-max(first, second) // 2)
-    for part, n in enumerate((first, second)):
-        seen = torch.cat([pair[part].positions for pair in found]).bincount(minlength=n)
+    sides = [p.first for p in found], [p.second for p in found]
+    for batches, n in zip(sides, (first, second), strict=True):
+        seen = torch.cat([b.positions for b in batches]).bincount(minlength=n)
         assert seen.min() >= 1
         assert seen.max() - seen.min() <= 1
         if n == max(first, second):

@@ -56,8 +56,8 @@ def test_image_that_is_forgotten_pushes_no_further() -> None:
 def test_each_retain_image_comes_once_and_forget_images_begin_again(toy: Toy, forget: int) -> None:
     data = _sets(toy, forget)
     met = list(pairs(data, 2, torch.Generator().manual_seed(0)))
-    retain = torch.cat([r.positions for r, _ in met]).tolist()
+    retain = torch.cat([pair.first.positions for pair in met]).tolist()
     assert sorted(retain) == list(range(12 - forget))
-    seen = torch.cat([f.positions for _, f in met]).bincount(minlength=forget)
+    seen = torch.cat([pair.second.positions for pair in met]).bincount(minlength=forget)
     assert seen.max() - seen.min() <= (1 if forget == 9 else 0)
     assert len(met) == -(-(12 - forget) // 2)

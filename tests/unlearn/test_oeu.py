@@ -82,13 +82,13 @@ def test_step_adds_the_orthogonal_part_to_the_retain_gradient(
 
     train_mode(before, statistics=False)
     descent = Descent(before, Optimization(), 1, Progress())
-    retain, forget = (
-        descent.gradient(lambda s=s, loss=loss: loss(before(s.images().float() / 255.0), s))  # type: ignore[misc]
-        for s, loss in (
-            (data.retain, lambda z, s: F.cross_entropy(z, s.labels)),
-            (data.forget, lambda z, s: uniform_loss(z)),
-        )
-    )
+
+    def logits(samples: Samples) -> Tensor:
+        found: Tensor = before(samples.images().float() / 255.0)
+        return found
+
+    retain = descent.gradient(lambda s: F.cross_entropy(logits(s), s.labels), data.retain)
+    forget = descent.gradient(lambda s: uniform_loss(logits(s)), data.forget)
     (step,) = steps
     away = (step - retain) / 2.0
     pieces = [s.part for s in descent.spans] if projection == "tensor" else [slice(None)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import TrainRecipe
-from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.batches import Batch, ForgetRetain, Samples
 from qmu_edge.train.loop import Descent
 from qmu_edge.unlearn.methods import boundary_shrink, held_out_match, qmul
 from qmu_edge.unlearn.registry import apply, parameters
@@ -35,8 +35,8 @@ def test_the_schedule_ends_with_the_run(
     rates: list[float] = []
     step = Descent.step
 
-    def spy(self: Descent, loss: Callable[[], Tensor], images: int) -> None:
-        step(self, loss, images)
+    def spy(self: Descent, loss: Callable[[Batch], Tensor], batch: Batch) -> None:
+        step(self, loss, batch)
         rates.append(self.optimizer.param_groups[0]["lr"])
 
     monkeypatch.setattr(Descent, "step", spy)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.batches import Batch, ForgetRetain, Samples
 from qmu_edge.train.loop import Descent
 from qmu_edge.unlearn.methods import scrub_r
 from qmu_edge.unlearn.methods.scrub_r import Params, matched_error
@@ -33,13 +33,13 @@ def test_retain_comes_first_forget_passes_climb_without_statistics_and_epochs_ar
     norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
     seen: list[tuple[bool, int, float]] = []
 
-    def spy(self: Descent, loss: Callable[[], Tensor], images: int) -> None:
-        def watched() -> Tensor:
-            value = loss()
-            seen.append((norm.training, images, value.item()))
+    def spy(self: Descent, loss: Callable[[Batch], Tensor], batch: Batch) -> None:
+        def watched(batch: Batch) -> Tensor:
+            value = loss(batch)
+            seen.append((norm.training, len(batch), value.item()))
             return value
 
-        step(self, watched, images)
+        step(self, watched, batch)
 
     ends: list[Classifier] = []
 

@@ -106,9 +106,9 @@ def test_ascent_comes_every_few_steps_and_fades(
 
     original = Descent.step
 
-    def step(self: Descent, loss: Callable[[], torch.Tensor], images: int) -> None:
+    def step(self: Descent, loss: Callable[[Batch], torch.Tensor], batch: Batch) -> None:
         events.append(0.0)
-        original(self, loss, images)
+        original(self, loss, batch)
 
     monkeypatch.setattr(sfron, "climb", spy)
     monkeypatch.setattr(Descent, "step", step)

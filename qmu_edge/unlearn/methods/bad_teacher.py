@@ -10,7 +10,6 @@ Differs: the untrained teacher is quantized like the network itself; its activat
 """
 
 from dataclasses import dataclass
-from functools import partial
 from itertools import count, islice
 from typing import Final
 
@@ -79,9 +78,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     data.progress.start("bad_teacher", params.epochs * len(both))
     train_mode(model, statistics=False)
     for _ in range(params.epochs):
-        for b in both.batches(params.batch, generator, data.augment):
-            descent.step(partial(loss, b), len(b.labels))
-        descent.require_finite()
+        descent.epoch(loss, both.batches(params.batch, generator, data.augment))
     data.progress.finish()
     return model
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
 from qmu_edge.train.batches import ForgetRetain
-from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
 from qmu_edge.unlearn.method import TRAINED, Method
 
 
@@ -76,7 +76,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         descent = Descent(model, settings, steps, data.progress)
         train_mode(model, statistics=False)
         for _ in range(params.epochs):
-            descent.epoch(forget.batches(params.batch, generator, data.augment))
+            descent.epoch(cross_entropy(model), forget.batches(params.batch, generator, data.augment))
     data.progress.finish()
     return model
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
 from qmu_edge.train.batches import Batch, ForgetRetain
-from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
 from qmu_edge.unlearn.method import TRAINED, Method
 from qmu_edge.unlearn.relabelling import possible
 
@@ -89,7 +89,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     ]
     forget = data.forget.relabelled(torch.cat(labels))
     for _ in range(params.epochs):
-        descent.epoch(forget.batches(params.batch, generator, data.augment))
+        descent.epoch(cross_entropy(model), forget.batches(params.batch, generator, data.augment))
     data.progress.finish()
     return model
 

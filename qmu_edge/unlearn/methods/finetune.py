@@ -14,7 +14,7 @@ import torch
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain
-from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch
 from qmu_edge.unlearn.method import Method
 
 
@@ -48,7 +48,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     data.progress.start("finetune", params.epochs * len(data.retain))
     for _ in range(params.epochs):
         model.train()
-        descent.epoch(data.retain.batches(params.batch, generator, data.augment))
+        descent.epoch(cross_entropy(model), data.retain.batches(params.batch, generator, data.augment))
     data.progress.finish()
     return model
 

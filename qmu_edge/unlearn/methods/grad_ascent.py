@@ -14,10 +14,11 @@ from typing import Final
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
-from qmu_edge.train.batches import ForgetRetain
+from qmu_edge.train.batches import Batch, ForgetRetain
 from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
 from qmu_edge.unlearn.method import TRAINED, Method
 
@@ -46,12 +47,14 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     settings = Optimization(epochs=params.epochs, lr=params.lr, weight_decay=0.0)
     steps = params.epochs * steps_per_epoch(len(data.forget), params.batch)
     descent = Descent(model, settings, steps, data.progress)
+
+    def loss(b: Batch) -> Tensor:
+        return -F.cross_entropy(model(b.images), b.labels)
+
     data.progress.start("grad_ascent", params.epochs * len(data.forget))
     train_mode(model, statistics=False)
     for _ in range(params.epochs):
-        for b in data.forget.batches(params.batch, generator, data.augment):
-            descent.step(lambda b=b: -F.cross_entropy(model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
-        descent.require_finite()
+        descent.epoch(loss, data.forget.batches(params.batch, generator, data.augment))
     data.progress.finish()
     return model
 

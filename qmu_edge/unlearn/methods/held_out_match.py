@@ -19,6 +19,7 @@ Shapes: n forget images, m validation images, k classes.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor
 from qmu_edge.models.calibration import clamp_through
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
-from qmu_edge.train.batches import Augment, ForgetRetain, Samples, sent
+from qmu_edge.train.batches import Augment, ForgetRetain, Pair, Samples, sent
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization
 from qmu_edge.unlearn.method import Method, validation_for_samples
@@ -145,22 +146,21 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         model, Optimization(epochs=params.epochs, lr=params.lr), params.epochs * steps, data.progress
     )
 
-    def loss(images: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-        logits = model(images)
-        forgotten = F.cross_entropy(logits[: len(target)], target, reduction="sum")
-        kept = F.cross_entropy(logits[len(target) :], labels, reduction="sum")
-        return (forgotten + kept) / len(images)
+    def loss(wanted: Tensor, pair: Pair) -> Tensor:
+        forget, retain = pair.first, pair.second
+        f, r = model(pair.images).split([len(forget), len(retain)])
+        target = wanted[sent(forget.positions, wanted.device)]
+        forgotten = F.cross_entropy(f, target, reduction="sum")
+        return (forgotten + F.cross_entropy(r, retain.labels, reduction="sum")) / len(pair)
 
     data.progress.start("held_out_match", params.epochs * steps * params.batch)
     for _ in range(params.epochs):
         odds = unseen_odds(model, data, ranks)
         wanted = targets(logits, labels, odds).to(data.forget.device)
         model.train()
-        for f, r in pairs(data.forget, data.retain, sizes, generator, data.augment):
-            images, target = torch.cat([f.images, r.images]), wanted[sent(f.positions, wanted.device)]
-            with clamp_through(model):
-                descent.step(lambda i=images, t=target, y=r.labels: loss(i, t, y), len(images))  # type: ignore[misc]
-        descent.require_finite()
+        batches = pairs(data.forget, data.retain, sizes, generator, data.augment)
+        with clamp_through(model):
+            descent.epoch(partial(loss, wanted), batches)
     data.progress.finish()
     return model
 

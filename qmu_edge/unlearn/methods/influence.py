@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,7 +29,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.train.fit import accuracy
-from qmu_edge.train.loop import Descent, Optimization, train_mode
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.fisher import diagonal_fisher
 from qmu_edge.unlearn.method import BOTH, Method
 
@@ -115,10 +114,8 @@ def _mean_gradient(
 ) -> Float[Tensor, " d"]:
     total = torch.zeros(sum(p.numel() for p in descent.parameters), device=samples.device)
     for b in samples.batches(params.batch, generator, data.augment):
-        total += descent.gradient(
-            lambda b=b: F.cross_entropy(descent.model(b.images), b.labels, reduction="sum")  # type: ignore[misc]
-        )
-        data.progress.advance(len(b.labels))
+        total += descent.gradient(cross_entropy(descent.model, "sum"), b)
+        data.progress.advance(len(b))
     return total / len(samples)
 
 

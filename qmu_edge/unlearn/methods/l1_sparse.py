@@ -10,6 +10,7 @@ Differs: only weights of convolutions and of the classifier are penalised; the r
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
-from qmu_edge.train.batches import ForgetRetain
+from qmu_edge.train.batches import Batch, ForgetRetain
 from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch
 from qmu_edge.unlearn.method import Method
 
@@ -69,16 +70,15 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     steps = params.epochs * steps_per_epoch(len(data.retain), params.batch)
     descent = Descent(model, Optimization(epochs=params.epochs, lr=params.lr), steps, data.progress)
     weights = [p for p in descent.parameters if p.dim() > 1]
+
+    def loss(gamma: float, b: Batch) -> Tensor:
+        return F.cross_entropy(model(b.images), b.labels) + gamma * l1(weights)
+
     data.progress.start("l1_sparse", params.epochs * len(data.retain))
     model.train()
     for epoch in range(params.epochs):
         gamma = penalty_weight(params.gamma, epoch, params.epochs)
-        for b in data.retain.batches(params.batch, generator, data.augment):
-            descent.step(
-                lambda b=b, g=gamma: F.cross_entropy(model(b.images), b.labels) + g * l1(weights),  # type: ignore[misc]
-                len(b.labels),
-            )
-        descent.require_finite()
+        descent.epoch(partial(loss, gamma), data.retain.batches(params.batch, generator, data.augment))
     data.progress.finish()
     return model
 

@@ -94,8 +94,8 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     unseen = 0.0 if data.classes else accuracy(model, data.validation)
     first = gap = accuracy(model, data.forget) - unseen
 
-    def loss(b: Batch, t: float) -> Tensor:
-        noise = gumbel(len(b.labels), model.shape.classes, generator).to(both.device)
+    def loss(t: float, b: Batch) -> Tensor:
+        noise = gumbel(len(b), model.shape.classes, generator).to(both.device)
         forget = sent(b.positions < len(data.forget), both.device)
         with torch.no_grad():
             logits = original(b.images)
@@ -107,9 +107,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     for _ in range(params.epochs):
         t = temperature(params.alpha, first if data.classes else gap)
         train_mode(model, statistics=False)
-        for b in both.batches(params.batch, generator, data.augment):
-            descent.step(partial(loss, b, t), len(b.labels))
-        descent.require_finite()
+        descent.epoch(partial(loss, t), both.batches(params.batch, generator, data.augment))
         gap = accuracy(model, data.forget) - unseen
         if gap <= (0.0 if data.classes else ENOUGH):
             break

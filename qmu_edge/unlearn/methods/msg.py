@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
@@ -24,7 +23,7 @@ from torch import Tensor
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, Positive
 from qmu_edge.train.batches import ForgetRetain, Samples
-from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
 from qmu_edge.unlearn.method import Method
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -78,9 +77,7 @@ def mean_gradient(
     model = train_mode(descent.model, statistics=False)
     total = torch.zeros((), device=descent.device)
     for b in samples.batches(batch, generator):
-        total = total + descent.gradient(
-            lambda b=b: F.cross_entropy(model(b.images), b.labels, reduction="sum")  # type: ignore[misc]
-        )
+        total = total + descent.gradient(cross_entropy(model, "sum"), b)
     return total / len(samples)
 
 
@@ -124,8 +121,8 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     for _ in range(params.epochs):
         model.train()
         for b in data.retain.batches(params.batch, generator, data.augment):
-            gradient = descent.gradient(lambda b=b: F.cross_entropy(model(b.images), b.labels))  # type: ignore[misc]
-            descent.follow(gradient * factors, len(b.labels))
+            gradient = descent.gradient(cross_entropy(model), b)
+            descent.follow(gradient * factors, len(b))
         descent.require_finite()
     data.progress.finish()
     return model

@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
 from qmu_edge.train.batches import ForgetRetain, Samples
-from qmu_edge.train.loop import Descent, Optimization, train_mode
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.method import Method
 from qmu_edge.unlearn.methods.random_label import random_labels
 from qmu_edge.unlearn.relabelling import pair_steps, pairs
@@ -84,13 +83,14 @@ def nash_epoch(
         UnlearnError: A loss is not finite.
     """
     model = descent.model
-    for f, r in pairs(forget, data.retain, (batch, batch), generator, data.augment):
+    loss = cross_entropy(model)
+    for pair in pairs(forget, data.retain, (batch, batch), generator, data.augment):
         train_mode(model, statistics=False)
-        of_forget = descent.gradient(lambda b=f: F.cross_entropy(model(b.images), b.labels))  # type: ignore[misc]
+        of_forget = descent.gradient(loss, pair.first)
         train_mode(model, statistics=True)
-        of_retain = descent.gradient(lambda b=r: F.cross_entropy(model(b.images), b.labels))  # type: ignore[misc]
+        of_retain = descent.gradient(loss, pair.second)
         w_forget, w_retain = nash_weights(of_forget, of_retain)
-        descent.follow(w_forget * of_forget + w_retain * of_retain, len(f.labels) + len(r.labels))
+        descent.follow(w_forget * of_forget + w_retain * of_retain, len(pair))
     descent.require_finite()
 
 

@@ -26,7 +26,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.train.fit import predict
-from qmu_edge.train.loop import Descent, Optimization
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy
 from qmu_edge.unlearn.method import Method
 from qmu_edge.unlearn.relabelling import pair_steps, pairs
 
@@ -160,10 +160,8 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     data.progress.start("natmu", params.epochs * images)
     for _ in range(params.epochs):
         model.train()
-        for h, r in pairs(made, data.retain, sizes, generator, data.augment):
-            pixels, labels = torch.cat([h.images, r.images]), torch.cat([h.labels, r.labels])
-            descent.step(lambda x=pixels, y=labels: F.cross_entropy(model(x), y), len(labels))  # type: ignore[misc]
-        descent.require_finite()
+        batches = pairs(made, data.retain, sizes, generator, data.augment)
+        descent.epoch(cross_entropy(model), batches)
     data.progress.finish()
     return model
 

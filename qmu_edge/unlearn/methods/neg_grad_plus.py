@@ -11,7 +11,6 @@ Shapes: n images, k classes.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, Positive
-from qmu_edge.train.batches import Batch, ForgetRetain
+from qmu_edge.train.batches import ForgetRetain, Pair
 from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
 from qmu_edge.unlearn.method import TRAINED, Method
 
@@ -54,10 +53,10 @@ def bounded_loss(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> F
     return each.clamp_max(math.log(logits.shape[1])).mean()
 
 
-def pairs(data: ForgetRetain, batch: int, generator: torch.Generator) -> Iterator[tuple[Batch, Batch]]:
+def pairs(data: ForgetRetain, batch: int, generator: torch.Generator) -> Iterator[Pair]:
     """One pass over the retain set, a batch of forget images with each batch; those begin again."""
     again = data.forget.forever(batch, generator, data.augment)
-    return zip(data.retain.batches(batch, generator, data.augment), again, strict=False)
+    return map(Pair, data.retain.batches(batch, generator, data.augment), again)
 
 
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
@@ -72,18 +71,17 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     descent = Descent(model, settings, steps, data.progress)
     weight = params.retain_weight
 
-    def loss(retain: Batch, forget: Batch) -> Tensor:
-        both = model(torch.cat([retain.images, forget.images]))
-        r, f = both.split([len(retain.labels), len(forget.labels)])
+    def loss(pair: Pair) -> Tensor:
+        retain, forget = pair.first, pair.second
+        r, f = model(pair.images).split([len(retain), len(forget)])
         kept = F.cross_entropy(r, retain.labels)
         return weight * kept - (1.0 - weight) * bounded_loss(f, forget.labels)
 
-    data.progress.start("neg_grad_plus", params.epochs * len(data.retain))
+    again = steps * min(params.batch, len(data.forget))
+    data.progress.start("neg_grad_plus", params.epochs * len(data.retain) + again)
     train_mode(model, statistics=False)
     for _ in range(params.epochs):
-        for retain, forget in pairs(data, params.batch, generator):
-            descent.step(partial(loss, retain, forget), len(retain.labels))
-        descent.require_finite()
+        descent.epoch(loss, pairs(data, params.batch, generator))
     data.progress.finish()
     return model
 

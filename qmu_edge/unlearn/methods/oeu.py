@@ -26,7 +26,7 @@ from qmu_edge.models.calibration import quantized_weights
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
 from qmu_edge.train.batches import Batch, ForgetRetain
-from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
 from qmu_edge.unlearn.method import TRAINED, Images, Method, validation_for_samples
 from qmu_edge.unlearn.stopping import Crossing
 
@@ -146,14 +146,17 @@ def _epoch(
     model, loss = train_mode(descent.model, statistics=False), LOSSES[params.loss]
     total = torch.zeros(descent.spans[-1].part.stop, device=descent.device)
     sizes = [p.numel() for p in descent.parameters] if params.projection == "tensor" else [len(total)]
-    for b in data.retain.batches(params.batch, generator, data.augment):
-        f = next(forget)
-        retain = descent.gradient(lambda b=b: F.cross_entropy(model(b.images), b.labels))  # type: ignore[misc]
-        away = descent.gradient(lambda f=f: loss(model(f.images)))  # type: ignore[misc]
+
+    def uncertainty(batch: Batch) -> Tensor:
+        return loss(model(batch.images))
+
+    for b, f in zip(data.retain.batches(params.batch, generator, data.augment), forget, strict=False):
+        retain = descent.gradient(cross_entropy(model), b)
+        away = descent.gradient(uncertainty, f)
         total += retain
         away = orthogonal(away, retain, sizes, conflict_only=params.conflict_only)
         # Before momentum and weight decay, which the optimizer adds.
-        descent.follow(retain.add_(away, alpha=params.forget_weight), len(b.labels))
+        descent.follow(retain.add_(away, alpha=params.forget_weight), len(b))
     descent.require_finite()
     return total
 

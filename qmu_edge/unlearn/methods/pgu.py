@@ -26,7 +26,7 @@ from torch import Tensor
 from qmu_edge.models.calibration import quantized_weights, weight_layers
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
-from qmu_edge.train.batches import ForgetRetain
+from qmu_edge.train.batches import Batch, ForgetRetain
 from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
 from qmu_edge.unlearn.input_space import basis, covariances, inside, load, outside, save
 from qmu_edge.unlearn.method import Images, Method, validation_for_samples
@@ -116,16 +116,18 @@ def _descend(
     steps = params.epochs * steps_per_epoch(len(data.forget), params.batch)
     descent = Descent(model, settings, steps, data.progress)
     crossing = None if data.classes else Crossing(descent, data)
+
+    def loss(b: Batch) -> Tensor:
+        return forget_loss(model(b.images), b.labels, params.margin, params.entropy)
+
     data.progress.start("pgu", params.epochs * len(data.forget))
     for _ in range(params.epochs):
         train_mode(model, statistics=False)
         for b in data.forget.batches(params.batch, generator, data.augment):
-            flat = descent.gradient(
-                lambda b=b: forget_loss(model(b.images), b.labels, params.margin, params.entropy)  # type: ignore[misc]
-            )
+            flat = descent.gradient(loss, b)
             for span, view in zip(descent.spans, descent.views(flat), strict=True):
                 view.copy_(outside(view, spaces[span.name]))
-            descent.follow(flat, len(b.labels))
+            descent.follow(flat, len(b))
         descent.require_finite()
         if crossing is not None and crossing.reached():
             break

@@ -28,7 +28,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.train.fit import predict
-from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
 from qmu_edge.unlearn.method import Method
 from qmu_edge.unlearn.methods.munba import CLIP_NORM, nash_epoch
 from qmu_edge.unlearn.methods.random_label import random_labels
@@ -112,7 +112,7 @@ def mean_gradient_norm(
     counted = [span.part for span in descent.spans if span.group not in scales]
     norms: list[Tensor] = []
     for b in islice(samples.batches(params.batch, generator), batches):
-        gradient = descent.gradient(lambda b=b: F.cross_entropy(model(b.images), b.labels))  # type: ignore[misc]
+        gradient = descent.gradient(cross_entropy(model), b)
         each = torch.stack(torch._foreach_norm([gradient[part] for part in counted]))
         norms.append(each.norm() if params.norm == "global" else each.sum())
     return float(torch.stack(norms).mean())

@@ -20,14 +20,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, Positive
 from qmu_edge.train.batches import ForgetRetain, Samples
-from qmu_edge.train.loop import Descent, Optimization, train_mode
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.method import Method
 from qmu_edge.unlearn.methods.random_label import random_labels
 from qmu_edge.unlearn.relabelling import Loop, epoch, steps_of
@@ -86,9 +85,7 @@ def saliency(descent: Descent, weights: list[Tensor], forget: Samples, batch: in
     model = train_mode(descent.model, statistics=False)
     total = torch.zeros(sum(p.numel() for p in descent.parameters), device=forget.device)
     for b in forget.batches(batch):
-        total += descent.gradient(
-            lambda b=b: F.cross_entropy(model(b.images), b.labels, reduction="sum")  # type: ignore[misc]
-        )
+        total += descent.gradient(cross_entropy(model, "sum"), b)
     wanted = {id(w) for w in weights}
     pairs = zip(descent.parameters, descent.views(total), strict=True)
     return torch.cat([view.flatten() for p, view in pairs if id(p) in wanted])

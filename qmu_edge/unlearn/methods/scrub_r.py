@@ -14,9 +14,8 @@ Shapes: n, m images, k classes.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
-from qmu_edge.train.batches import Batch, ForgetRetain, Samples
+from qmu_edge.train.batches import Batch, ForgetRetain
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
 from qmu_edge.unlearn.distillation import divergence, teacher
@@ -122,18 +121,13 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     def disobey(b: Batch) -> Tensor:
         return -compare(b)[1]
 
-    def once(samples: Samples, loss: Callable[[Batch], Tensor]) -> None:
-        for b in samples.batches(params.batch, generator, data.augment):
-            descent.step(partial(loss, b), len(b.labels))
-
     data.progress.start("scrub_r", sum(times * n for times, n in passes))
     for number in range(params.epochs):
         model.train()
-        once(data.retain, obey)
+        descent.epoch(obey, data.retain.batches(params.batch, generator, data.augment))
         if number < forget_epochs:
             train_mode(model, statistics=False)
-            once(data.forget, disobey)
-        descent.require_finite()
+            descent.epoch(disobey, data.forget.batches(params.batch, generator, data.augment))
         descent.optimizer.zero_grad()  # gradients would be stored as well
         stored.append(copy.deepcopy(model))
     data.progress.finish()

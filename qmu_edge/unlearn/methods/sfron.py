@@ -26,7 +26,7 @@ from torch import Tensor
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import Batch, ForgetRetain, Samples
-from qmu_edge.train.loop import Descent, Optimization, cosine, steps_per_epoch, train_mode
+from qmu_edge.train.loop import Descent, Optimization, cosine, cross_entropy, steps_per_epoch, train_mode
 from qmu_edge.unlearn.method import Method
 
 SMALLEST_LOSS: Final = 1e-6
@@ -75,7 +75,7 @@ def squared_gradient(
     model = train_mode(descent.model, statistics=False)
     total = torch.zeros((), device=descent.device)
     for b in samples.batches(batch, generator):
-        total = total + descent.gradient(lambda b=b: F.cross_entropy(model(b.images), b.labels)).square()  # type: ignore[misc]
+        total = total + descent.gradient(cross_entropy(model), b).square()
     return total / steps_per_epoch(len(samples), batch)
 
 
@@ -97,11 +97,11 @@ def climb(descent: Descent, batch: Batch, mask: Bool[Tensor, " d"], factor: floa
     """One step up `factor` times the forget loss, where `mask` lets it; batch-norm statistics stay."""
     model = train_mode(descent.model, statistics=False)
 
-    def loss() -> Tensor:
+    def loss(batch: Batch) -> Tensor:
         losses = F.cross_entropy(model(batch.images), batch.labels, reduction="none")
         return -factor * adaptive_loss(losses, power)
 
-    descent.follow(descent.gradient(loss) * mask, len(batch.labels))
+    descent.follow(descent.gradient(loss, batch) * mask, len(batch))
     model.train()
 
 
@@ -127,7 +127,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
             if step % params.every == 0:
                 factor = params.ascent * cosine(step, down, 0)
                 climb(descent, next(forget), mask, factor, params.power)
-            descent.step(lambda b=b: F.cross_entropy(model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
+            descent.step(cross_entropy(model), b)
             step += 1
         descent.require_finite()
     data.progress.finish()

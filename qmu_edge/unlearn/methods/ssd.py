@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -25,7 +24,7 @@ from qmu_edge.models.calibration import clamp_through, parameter_group
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
 from qmu_edge.train.batches import ForgetRetain, Samples
-from qmu_edge.train.loop import Descent, Optimization, train_mode
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.method import Method
 
 
@@ -58,11 +57,9 @@ def importance(
     """
     total = torch.zeros(sum(p.numel() for p in descent.parameters), device=descent.device)
     for b in samples.batches(batch, generator):
-        gradient = descent.gradient(
-            lambda b=b: F.cross_entropy(descent.model(b.images), b.labels, reduction="sum")  # type: ignore[misc]
-        )
+        gradient = descent.gradient(cross_entropy(descent.model, "sum"), b)
         total.addcmul_(gradient, gradient)
-        descent.progress.advance(len(b.labels))
+        descent.progress.advance(len(b))
     return total / len(samples)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import Augment, ForgetRetain, Samples
-from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
 from qmu_edge.unlearn.method import Images, Method, classes_only
 
 
@@ -152,9 +152,7 @@ def _train(
     data.progress.start("unsir", epochs * len(samples))
     model.train()
     for _ in range(epochs):
-        for b in samples.batches(params.batch, generator, augment):
-            descent.step(lambda b=b: F.cross_entropy(model(b.images), b.labels), len(b.labels))  # type: ignore[misc]
-        descent.require_finite()
+        descent.epoch(cross_entropy(model), samples.batches(params.batch, generator, augment))
     data.progress.finish()
 
 

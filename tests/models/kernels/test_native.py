@@ -16,8 +16,8 @@ from qmu_edge.models.kernels.fused import PLAIN, Grid, Passes, fake_quantize, us
 from qmu_edge.models.kernels.native import TYPES, native
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train import loop
-from qmu_edge.train.batches import Samples
-from qmu_edge.train.loop import NATIVE_FROM_STEPS, Descent, Optimization
+from qmu_edge.train.batches import Batch, Samples
+from qmu_edge.train.loop import NATIVE_FROM_STEPS, Descent, Optimization, cross_entropy
 
 GRIDS = (
     Grid(0, 15, floor=0), Grid(-7, 7), Grid(-127, 127), Grid(-2, 1),
@@ -177,12 +177,12 @@ def _losses(model: Classifier, samples: Samples, passes: Passes) -> list[float]:
     descent.passes = passes
     found: list[Tensor] = []
 
-    def loss(images: Tensor, labels: Tensor) -> Tensor:
-        found.append(F.cross_entropy(model(images), labels))
+    def loss(batch: Batch) -> Tensor:
+        found.append(F.cross_entropy(model(batch.images), batch.labels))
         return found[-1]
 
     for b in islice(samples.forever(30, torch.Generator().manual_seed(0)), 50):
-        descent.step(lambda b=b: loss(b.images, b.labels), len(b.labels))  # type: ignore[misc]
+        descent.step(loss, b)
     return torch.stack(found).tolist()
 
 
@@ -222,7 +222,7 @@ def test_frozen_steps_lose_the_same_to_the_bit(
         descent = Descent(model, Optimization(lr=0.02, precision="bfloat16"), steps, Progress())
         descent.passes = passes
         for _ in range(steps):
-            descent.step(lambda b=batch, m=model: F.cross_entropy(m(b.images), b.labels), 12)  # type: ignore[misc]
+            descent.step(cross_entropy(model), batch)
         found.append(model.state_dict())
     assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
 
