@@ -26,7 +26,7 @@ def receipt_show(path: Path | None = None, project: Path | None = None) -> dict[
     return {
         "sha256": hashlib.sha256(data).hexdigest(),
         "key": key_name(receipt.signer(data)),
-        "receipt": receipt.loads(data, path or "receipt"),
+        "receipt": receipt.loads(data, path or "receipt").document(),
     }
 
 
@@ -53,8 +53,7 @@ def receipt_verify(
     place = path or _published(project)
     data = _receipt_bytes(place, project)
     statement = receipt.loads(data, place or "receipt")
-    names = [s["name"] for s in statement["subject"]]
-    beside = [place.parent / n for n in names if (place.parent / n).is_file()] if place else []
+    beside = [place.parent / n for n in statement.files if (place.parent / n).is_file()] if place else []
     given = {f.name: f for f in [*beside, *files]}
     trusted = [read_public_key(key) for key in trusted_keys]
     before = [_receipt_bytes(other, None) for other in previous]
@@ -63,7 +62,7 @@ def receipt_verify(
         with _project(project) as found:
             issued = verify_issued(found.ledger, data)
             trusted = trusted or [k.raw for k in keys.known(found.ledger)]
-            if not before and (stated := statement["predicate"]["previous"]):
+            if not before and (stated := statement.predicate.previous):
                 before = [found.store.get_bytes(stated)]
     reported = [digest.lower() for digest in digests]
     checks = verify_receipt(data, files=given, digests=reported, previous=before, keys=trusted)

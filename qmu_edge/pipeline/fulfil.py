@@ -10,13 +10,13 @@ A request that cannot be fulfilled is recorded and does not hold up the others.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, astuple
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Final
 
 from qmu_edge.errors import ExportError, RequestError, UnlearnError, VerificationFailed
 from qmu_edge.pipeline.ladder import Climb, Effort, climb
-from qmu_edge.pipeline.make_receipt import make_receipt
+from qmu_edge.pipeline.make_receipt import FulfilledRun, make_receipt, require_impersonal
 from qmu_edge.pipeline.networks import Networks
 from qmu_edge.pipeline.unlearn_run import fulfilled_steps, plain, thresholds_of
 from qmu_edge.project.checklist import checklists
@@ -29,6 +29,8 @@ from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.queue.lifecycle import register, require
 from qmu_edge.queue.schedule import batch_name, batches, closed, places, plan
+from qmu_edge.receipt.receipt import sign
+from qmu_edge.receipt.statement import Method, Rung, refusing
 from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import Claim, stones_of
 from qmu_edge.store.ledger.ledger import Ledger
@@ -36,6 +38,7 @@ from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import FULFILLED, Outcome, Pointer, State, Step
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.unlearn.registry import METHODS, require_known
+from qmu_edge.verify.evaluation import to_json
 
 _COSTS: Final = ("seconds", "peak_mb", "spent")
 # What stops one batch and not the next.
@@ -168,42 +171,55 @@ def _bar(
 
 def _receipts(climbed: Climb, claims: Sequence[Claim]) -> None:
     """Write a receipt for each request; switch to the release, and to all of them, at once."""
-    run, release = climbed.run, climbed.release
-    project, ledger, made = run.project, run.project.ledger, []
-    category = METHODS[run.method].category
-    verified = ledger.step(run.rows[0].request_id, run.name, Step.VERIFIED)
-    stated: dict[str, Any] = {
-        "before": run.before, "release": release, "report": climbed.report.to_json(),
-        "rungs": [asdict(rung) for rung in climbed.tried],
-        "completed": (verified.finished if verified else None) or "",
-        "split": run.split, "batch": {"requests": len(run.rows), "forget": len(run.split.forget)},
-        "method": {
-            "name": run.method, "category": category, "parameters": plain(run.params), "seed": run.seed,
-        },
-    }  # fmt: skip
+    run, project, ledger = climbed.run, climbed.run.project, climbed.run.project.ledger
+    made: list[tuple[str, Outcome]] = []
 
     def write() -> StepResult:
-        previous = ledger.current(Pointer.RECEIPT)
+        fulfilled, previous = _fulfilled_run(climbed), ledger.current(Pointer.RECEIPT)
         history = History(ledger)
         found = inventory(project, history)
         lists = checklists(ledger, project.results, history, found, [r.request_id for r in run.rows])
         for row, claim in zip(run.rows, claims, strict=True):
-            artefacts = [line.to_json() for line in lists[row.request_id]]
-            made.append(
-                make_receipt(project, row=row, claim=claim, artefacts=artefacts, previous=previous, **stated)
+            receipt = make_receipt(
+                fulfilled, row=row, claim=claim, artefacts=lists[row.request_id], previous=previous
             )
-            previous = made[-1][0]
+            require_impersonal(receipt, row=row, claim=claim, index=project.samples.index, root=project.root)
+            previous = project.store.put_bytes(sign(receipt, project.signing_key))
+            made.append((previous, Outcome(receipt.predicate.outcome)))
         return StepResult(receipts=len(made))
 
     def switch(result: StepResult) -> None:
+        release = climbed.release
         checkpoint = project.results.release(release).checkpoint
         for row, (digest, outcome) in zip(run.rows, made, strict=True):
             ledger.commit_release(row.request_id, checkpoint=checkpoint, release=release, receipt=digest)
-            ledger.set_outcome(row.request_id, State.COMPLETED, Outcome(outcome))
-        if category == "exact":
+            ledger.set_outcome(row.request_id, State.COMPLETED, outcome)
+        if METHODS[run.method].category == "exact":
             project.results.note_training_from_scratch()
 
     run.step(Step.RECEIPTED, write, switch)
+
+
+def _fulfilled_run(climbed: Climb) -> FulfilledRun:
+    run, project = climbed.run, climbed.run.project
+    verified = project.ledger.step(run.rows[0].request_id, run.name, Step.VERIFIED)
+    with refusing("new receipt"):
+        return FulfilledRun(
+            method=Method(
+                name=run.method,
+                category=METHODS[run.method].category,
+                parameters=to_json(plain(run.params)),
+                seed=run.seed,
+            ),
+            rungs=[Rung.of(rung) for rung in climbed.tried],
+            split=run.split,
+            before=run.before,
+            release=project.results.release(climbed.release),
+            report=climbed.report,
+            completed=(verified.finished if verified else None) or "",
+            recipe=project.recipe.digest(),
+            model=project.recipe.model,
+        )
 
 
 def _result(

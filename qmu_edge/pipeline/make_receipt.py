@@ -1,153 +1,183 @@
-"""What goes into the receipt of a served request.
+"""What the receipt of a fulfilled request says.
 
-The receipt is built from what the ledger and the stored report say and signed with the key in use,
-so building it again after a kill gives the same bytes. Before that a linter looks for personal data in it.
+It follows from what the ledger and the stored objects say, so making it again after a kill gives the same
+bytes. Before it is signed, `require_impersonal` looks for personal data in it.
 """
 
-import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import metadata
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from qmu_edge import __version__
+from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import LedgerError
+from qmu_edge.project.checklist import Line
 from qmu_edge.project.inventory import SENTENCES
-from qmu_edge.project.project import Project
-from qmu_edge.receipt import personal_data, receipt
+from qmu_edge.project.records import Measured, Release, Report
+from qmu_edge.receipt import personal_data, statement
+from qmu_edge.receipt.receipt import LIMITS
+from qmu_edge.receipt.statement import Method, Predicate, Rung, Statement
+from qmu_edge.recipe import ModelRecipe
 from qmu_edge.request.resolve import Claim
 from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.requests import RequestRow
+from qmu_edge.verify.evaluation import to_json
+from qmu_edge.verify.verdict import Reference
 
 LIBRARIES: Final = ("torch", "brevitas", "onnx", "onnxruntime", "numpy", "scikit-learn")
 REFERENCE_SEED: Final = 1  # added to the method's seed where a reference is trained
-MEASURED: Final = (
-    "sha256", "bytes", "seconds", "fa", "ra", "ta", "va", "mia_auc", "mean_confidence",
-)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FulfilledRun:
+    """What the receipts of all requests that one run has fulfilled have in common.
+
+    Attributes:
+        method: The method that passed.
+        rungs: Every method that was tried for the requests, in order, and what it came to.
+        split: The samples of all requests together.
+        before: Digest of the checkpoint before.
+        release: The exported files.
+        report: What was measured on them.
+        completed: When they were verified, RFC 3339.
+        recipe: Digest of the recipe.
+        model: The recipe's network.
+    """
+
+    method: Method
+    rungs: Sequence[Rung]
+    split: Split
+    before: str
+    release: Release
+    report: Report
+    completed: str
+    recipe: str
+    model: ModelRecipe
 
 
 def make_receipt(
-    project: Project,
-    *,
-    row: RequestRow,
-    claim: Claim,
-    split: Split,
-    method: Mapping[str, Any],
-    rungs: Sequence[Mapping[str, str]],
-    before: str,
-    release: str,
-    report: Mapping[str, Any],
-    completed: str,
-    batch: Mapping[str, int],
-    artefacts: Sequence[Mapping[str, Any]],
-    previous: str | None,
-) -> tuple[str, str]:
-    """Store the receipt of one request. Nothing is current yet; the caller switches to all of it at once.
+    run: FulfilledRun, *, row: RequestRow, claim: Claim, artefacts: Sequence[Line], previous: str | None
+) -> Statement:
+    """The statement of the receipt of one request.
 
     Args:
-        project: Open and held.
+        run: The run that has fulfilled it, perhaps with others.
         row: The request.
         claim: Its own samples.
-        split: Of the run, which may serve other requests too.
-        method: name, category, parameters, seed.
-        rungs: Every method that was tried for the request, in order, and what it came to.
-        before: Digest of the checkpoint before.
-        release: Digest of the release object.
-        report: As the verified step stored it.
-        completed: When the exported file was verified, RFC 3339.
-        batch: requests that the run serves, and their forget samples together.
-        artefacts: See `qmu_edge.project.checklist.derived_artefacts_of`.
-        previous: Digest of the receipt before this one.
-
-    Returns:
-        The receipt's digest, and the outcome that it states.
+        artefacts: See `qmu_edge.project.checklist.checklists`.
+        previous: Digest of the receipt before this one; None for the first.
 
     Raises:
-        LedgerError: The receipt would hold personal data, or does not hold together.
+        LedgerError: A value has no place in a receipt.
     """
-    made = json.loads(project.store.get_bytes(release))
-    outcome = "retrained" if method["category"] == "exact" else "unlearned"
-    outcome = "partial" if claim.partial else outcome
-    statement = receipt.build(
-        subjects=made["files"],
-        request=_request(row, completed),
-        batch=batch,
-        completed=completed,
-        issued=completed,
-        outcome=outcome,
-        method=method,
-        rungs=rungs,
-        recipe=project.recipe.digest(),
-        checkpoints={"before": before, "after": made["checkpoint"]},
-        split={"digest": split.digest(), "counts": {**split.counts(), **claim.counts()}},
-        model={"architecture": project.recipe.model.architecture, "bits": _bits(project)},
-        metrics=_metrics(report["unlearned"], made),
-        reference=_reference(report["reference"], method["seed"]),
-        thresholds=report["thresholds"],
-        verdict=report["verdict"],
-        derived_artefacts=artefacts,
-        tool={"name": "qmu-edge", "version": __version__, "dependencies": _versions()},
-        previous=previous,
-    )  # fmt: skip
-    _require_impersonal(project, row, claim, statement)
-    return project.store.put_bytes(receipt.seal(statement, project.signing_key)), outcome
+    with statement.refusing("new receipt"):
+        predicate = Predicate(
+            request=_request(row, run.completed),
+            batch=statement.Batch(requests=run.split.requests, forget=len(run.split.forget)),
+            completed=run.completed,
+            issued=run.completed,
+            outcome=_outcome(run.method, claim),
+            method=run.method,
+            rungs=list(run.rungs),
+            recipe=run.recipe,
+            checkpoints=statement.Checkpoints(before=run.before, after=run.release.checkpoint),
+            split=statement.Split(digest=run.split.digest(), counts={**run.split.counts(), **claim.counts()}),
+            model=_model(run.model),
+            metrics=_metrics(run.report.unlearned, run.release),
+            reference=_reference(run.report.reference, run.method.seed),
+            thresholds=asdict(run.report.thresholds),
+            verdict=statement.Verdict(
+                passed=run.report.verdict.passed,
+                checks=[statement.Check.of(check) for check in run.report.verdict.checks],
+            ),
+            derived_artefacts=[statement.Artefact.of(line) for line in artefacts],
+            tool=statement.Tool(name="qmu-edge", version=__version__, dependencies=_versions()),
+            limits=list(LIMITS),
+            previous=previous,
+        )
+        return Statement.about(run.release.files, predicate)
 
 
-def _bits(project: Project) -> dict[str, Any]:
-    model = project.recipe.model
-    return {
-        "weights": model.weight_bits, "activations": model.activation_bits, "edges": model.edge_bits
-    }  # fmt: skip
+def require_impersonal(
+    made: Statement, *, row: RequestRow, claim: Claim, index: SampleIndex, root: Path
+) -> None:
+    """Look for personal data in a receipt before it is signed.
 
+    Args:
+        made: What is to be signed.
+        row: The request that it answers.
+        claim: The samples of that request.
+        index: All samples of the project.
+        root: The project's folder, whose path may name a person.
 
-def _request(row: RequestRow, completed: str) -> dict[str, Any]:
-    due = row.extended or row.due
-    met = datetime.fromisoformat(completed) <= datetime.fromisoformat(due) if due else None
-    return {
-        "digest": row.digest, "form": row.form, "regulation": row.regulation,
-        "received": row.received, "due": due, "deadline_met": met,
-    }  # fmt: skip
-
-
-def _reference(found: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    return {**found, "seed": seed + REFERENCE_SEED if found["kind"] == "retrained" else None}
-
-
-def _metrics(found: Mapping[str, Any], release: Mapping[str, Any]) -> dict[str, Any]:
-    # Not the histogram of predictions: for one forgotten image it would be the prediction itself.
-    return {
-        "evaluation": {name: found["evaluation"][name] for name in MEASURED},
-        "mia_efficacy": found["mia_efficacy"],
-        "parity": release["parity"],
-        "bytes": release["bytes"],
-        "latent_weights": {name: _gate(gate) for name, gate in release["gate"].items()},
-    }
-
-
-def _gate(gate: Mapping[str, Any]) -> dict[str, Any]:
-    """The gate's report without the names of layers: how many weights, how many float residues."""
-    return {key: len(value) for key, value in gate.items() if isinstance(value, list)}
-
-
-def _versions() -> dict[str, str]:
-    found = {name: metadata.version(name) for name in LIBRARIES}
-    return {"python": platform.python_version(), **found}
-
-
-def _require_impersonal(project: Project, row: RequestRow, claim: Claim, statement: dict[str, Any]) -> None:
-    sentences = {*receipt.LIMITS, *SENTENCES}
-    finds = personal_data.find(statement, forbidden=_identifying(project, row, claim), sentences=sentences)
+    Raises:
+        LedgerError: There is some; the message says where and of what kind, not what.
+    """
+    forbidden = _identifying(row, claim, index, root)
+    finds = personal_data.find(made.document(), forbidden=forbidden, sentences={*LIMITS, *SENTENCES})
     if finds:
         raise LedgerError(f"the receipt would hold personal data: {'; '.join(finds[:3])}")
 
 
-def _identifying(project: Project, row: RequestRow, claim: Claim) -> Iterator[str]:
+def _identifying(row: RequestRow, claim: Claim, index: SampleIndex, root: Path) -> Iterator[str]:
     """Everything stored that names a person, a sample or a deleted class, of this request or any other."""
-    index = project.samples.index
-    yield from (row.request_id, row.requested_by or "", row.approved_by or "", str(project.root))
+    yield from (row.request_id, row.requested_by or "", row.approved_by or "", str(root))
     if claim.scope in ("classes", "mixed"):
         yield from (index.class_names[i] for i in set(index.labels[claim.samples].tolist()))
     yield from index.ids
     yield from index.digests
     yield from set(index.subjects)
+
+
+def _outcome(method: Method, claim: Claim) -> Literal["unlearned", "retrained", "partial"]:
+    if claim.partial:
+        return "partial"
+    return "retrained" if method.category == "exact" else "unlearned"
+
+
+def _request(row: RequestRow, completed: str) -> statement.Request:
+    due = row.extended or row.due
+    met = datetime.fromisoformat(completed) <= datetime.fromisoformat(due) if due else None
+    return statement.Request.model_validate(
+        {
+            "digest": row.digest, "form": row.form, "regulation": row.regulation,
+            "received": row.received, "due": due, "deadline_met": met,
+        }
+    )  # fmt: skip
+
+
+def _model(recipe: ModelRecipe) -> statement.Model:
+    bits: dict[str, Any] = {
+        "weights": recipe.weight_bits, "activations": recipe.activation_bits, "edges": recipe.edge_bits,
+    }  # fmt: skip
+    return statement.Model(architecture=recipe.architecture, bits=bits)
+
+
+def _metrics(measured: Measured, release: Release) -> statement.Metrics:
+    # There is no field for the histogram of predictions: of one forgotten image it would be the prediction.
+    return statement.Metrics(
+        evaluation=statement.Evaluation.of(measured.evaluation),
+        mia_efficacy=to_json(measured.mia_efficacy),
+        parity=to_json(release.parity),
+        bytes=dict(release.sizes),
+        latent_weights={name: _gate_counts(gate) for name, gate in release.gate.items()},
+    )
+
+
+def _gate_counts(gate: Mapping[str, Any]) -> dict[str, Any]:
+    """The gate's report without the names of layers: how many weights, how many float residues."""
+    return {key: len(value) for key, value in gate.items() if isinstance(value, list)}
+
+
+def _reference(found: Reference, seed: int) -> statement.Reference:
+    trained = seed + REFERENCE_SEED if found.kind == "retrained" else None
+    return statement.Reference(**asdict(found), seed=trained)
+
+
+def _versions() -> dict[str, str]:
+    found = {name: metadata.version(name) for name in LIBRARIES}
+    return {"python": platform.python_version(), **found}

@@ -87,8 +87,8 @@ def papers_of(release: Release, ledger: Ledger, store: ObjectStore) -> tuple[byt
     if digest is None:
         return None, None
     data = store.get_bytes(digest)
-    subjects = {s["digest"]["sha256"] for s in receipt.loads(data, "receipt")["subject"]}
-    if not subjects >= set(release.files.values()):
+    stated = receipt.loads(data, "receipt").files
+    if not set(stated.values()) >= set(release.files.values()):
         return None, None
     report = ledger.report_of(digest)
     return data, store.get_bytes(report) if report else None

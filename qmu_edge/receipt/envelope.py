@@ -1,8 +1,8 @@
 """DSSE: a payload and an Ed25519 signature over it, in one JSON object that needs nothing else.
 
-Contract. `seal` writes one byte string for one payload and key, and `read` takes exactly that form, so
+Contract. `sign` writes one byte string for one payload and key, and `read` takes exactly that form, so
 that no byte of an envelope can change unnoticed. The signature covers the payload and its type, as DSSE
-says (PAE). `keyid` is the public key itself: whoever has the envelope can check the signature, and learns
+says (PAE). `keyid` is the public key itself: whoever has the envelope can verify the signature, and learns
 which key made it. It does not tell whose key that is; compare it with a key from a source you trust.
 
 Standard library only, so that a device can read it; signatures need the `cryptography` package, which is
@@ -31,8 +31,8 @@ MAX_KEY_FILE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
-    """What an envelope holds; worth nothing until `check` has passed.
+class Envelope:
+    """What an envelope holds; worth nothing until `verify` has passed.
 
     Attributes:
         payload: The signed bytes.
@@ -64,42 +64,42 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def seal(payload: bytes, key: "Ed25519PrivateKey") -> bytes:
+def sign(payload: bytes, key: "Ed25519PrivateKey") -> bytes:
     """The envelope of a payload; the same again for the same key."""
     public = key.public_key().public_bytes_raw()
     return _encoded(payload, public, key.sign(pae(PAYLOAD_TYPE, payload)))
 
 
-def read(data: bytes, source: object) -> Sealed:
-    """Take an envelope apart; `check` must follow.
+def read(data: bytes, source: object) -> Envelope:
+    """Take an envelope apart; `verify` must follow.
 
     Args:
         data: At most 1 MiB.
         source: Where it comes from, for messages.
 
     Raises:
-        LedgerError: It is not what `seal` writes.
+        LedgerError: It is not what `sign` writes.
     """
     try:
         document = parse_object(data)
         (mark,) = document["signatures"]
-        sealed = Sealed(_bytes(document["payload"]), bytes.fromhex(mark["keyid"]), _bytes(mark["sig"]))
+        envelope = Envelope(_bytes(document["payload"]), bytes.fromhex(mark["keyid"]), _bytes(mark["sig"]))
     except RequestError as error:
         raise LedgerError(f"{source}: not a signed envelope: {error}") from None
     except (KeyError, TypeError, ValueError):
         raise LedgerError(
             f"{source}: not a signed envelope: allowed is a DSSE object with one payload and one signature"
         ) from None
-    if _encoded(sealed.payload, sealed.public_key, sealed.signature) != data:
+    if _encoded(envelope.payload, envelope.public_key, envelope.signature) != data:
         raise LedgerError(
             f"{source}: not a signed envelope of type {PAYLOAD_TYPE} in its one form: "
             "a field, a space or the order differs"
         )
-    return sealed
+    return envelope
 
 
-def check(sealed: Sealed, source: object) -> None:
-    """Check the signature against the key in the envelope.
+def verify(envelope: Envelope, source: object) -> None:
+    """Verify the signature with the key in the envelope.
 
     Raises:
         LedgerError: The signature does not hold.
@@ -109,10 +109,10 @@ def check(sealed: Sealed, source: object) -> None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
-        public = Ed25519PublicKey.from_public_bytes(sealed.public_key)
-        public.verify(sealed.signature, pae(PAYLOAD_TYPE, sealed.payload))
+        public = Ed25519PublicKey.from_public_bytes(envelope.public_key)
+        public.verify(envelope.signature, pae(PAYLOAD_TYPE, envelope.payload))
     except (ValueError, InvalidSignature):
-        name = key_name(sealed.public_key)
+        name = key_name(envelope.public_key)
         raise LedgerError(f"{source}: the signature does not hold for key {name}") from None
 
 

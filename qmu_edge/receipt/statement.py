@@ -1,20 +1,23 @@
-"""The form of an erasure receipt: an in-toto Statement whose predicate has no room for free text.
+"""The fields of an erasure receipt: an in-toto Statement whose predicate has no room for free text.
 
-Every object has exactly the fields below. A text is a digest, a time, one word without spaces or slashes,
-or a plain sentence; where names of metrics, parameters and libraries differ between versions, a small
-object of words and numbers holds them. So a name, a path or a picture has no place to stand; what a word
-could still hide is looked for in `qmu_edge.receipt.personal_data`.
+This is the one list of fields. Whoever makes a receipt constructs these objects, whoever reads one gets them,
+and the JSON Schema that is published as `schemas/erasure-receipt.v1.json` is generated from them. A text is a
+digest, a time, one word without spaces or slashes, or a plain sentence. Where the names of metrics,
+parameters and libraries differ between versions, a small object of words and numbers holds them. So there is
+no field that a name, a path or a picture would fit into; `qmu_edge.receipt.personal_data` looks at the words.
 
-The JSON Schema of this form is published as `schemas/erasure-receipt.v1.json`. A form that differs gets a new
-predicate type; receipts of the old one stay readable.
+Other fields need a new predicate type; receipts of the old type stay readable.
 """
 
-from collections.abc import Callable
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 
-from qmu_edge.io.json import MAX_INTEGER, join, shown
+from qmu_edge.errors import LedgerError, RequestError
+from qmu_edge.io.canonical import canonical
+from qmu_edge.io.json import MAX_INTEGER, join, parse_object, shown
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "urn:qmu-edge:erasure-receipt:v1"
@@ -53,10 +56,22 @@ Groups = Annotated[dict[Word, Annotated[Plain | Values, WrapValidator(_plain)]],
 Counts = Annotated[dict[Word, Count], _OPEN]
 
 
+F = TypeVar("F", bound="_Form")
+
+
 class _Form(BaseModel):
-    """An object with exactly its fields, none converted; built when a receipt is first read."""
+    """An object with exactly its fields, none converted; validators are built at the first use."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+    @classmethod
+    def of(cls: type[F], thing: object) -> F:
+        """This form of an object that has the fields as attributes; its other attributes are left out.
+
+        Raises:
+            ValidationError: An attribute is missing, or its value is not allowed.
+        """
+        return cls.model_validate(thing, from_attributes=True)
 
 
 class Digest(_Form):
@@ -239,30 +254,96 @@ class Predicate(_Form):
     previous: Sha256 | None
 
 
+def _distinct(files: list[File]) -> list[File]:
+    names = [file.name for file in files]
+    if len(set(names)) < len(names):
+        raise ValueError("two files of one name; allowed: each once")
+    return files
+
+
 class Statement(_Form):
     """An in-toto Statement v1 about exported files."""
 
     type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
-    subject: Annotated[list[File], Field(min_length=1, max_length=MAX_ITEMS)]
+    subject: Annotated[list[File], Field(min_length=1, max_length=MAX_ITEMS), AfterValidator(_distinct)]
     predicateType: Literal["urn:qmu-edge:erasure-receipt:v1"]
     predicate: Predicate
 
+    @classmethod
+    def about(cls, files: Mapping[str, str], predicate: Predicate) -> "Statement":
+        """The statement that `predicate` is true of these files, given as SHA-256 by name.
 
-def faults(document: object) -> list[str]:
-    """What keeps a JSON value from being a receipt's statement, at most ten lines "path: why".
+        Raises:
+            ValidationError: There is no file, or a name or a digest is not allowed.
+        """
+        subject = [{"name": name, "digest": {"sha256": sha}} for name, sha in sorted(files.items())]
+        return cls.model_validate(
+            {
+                "_type": STATEMENT_TYPE,
+                "subject": subject,
+                "predicateType": PREDICATE_TYPE,
+                "predicate": predicate,
+            }
+        )
 
-    >>> faults({"_type": "https://in-toto.io/Statement/v1", "subject": [], "predicateType": 1})[0]
-    '$.subject: List should have at least 1 item after validation, not 0'
-    """
+    @classmethod
+    def parse(cls, payload: bytes, source: object) -> "Statement":
+        """Read a statement in RFC 8785 form from bytes that nobody vouches for.
+
+        Raises:
+            LedgerError: It is not a statement of a receipt, or not in that form; `source` is what the
+                message calls it.
+
+        >>> Statement.parse(b"[]", "receipt.json")
+        Traceback (most recent call last):
+        qmu_edge.errors.LedgerError: receipt.json: not a receipt: must be a JSON object, like {...}
+        """
+        try:
+            document = parse_object(payload)
+        except RequestError as error:
+            raise LedgerError(f"{source}: not a receipt: {error}") from error
+        with refusing(source):
+            statement = cls.model_validate(document)
+        if canonical(document) != payload:
+            raise LedgerError(
+                f"{source}: not a receipt: the JSON is not in RFC 8785 form: spaces, order or numbers differ"
+            )
+        return statement
+
+    def to_bytes(self) -> bytes:
+        """The RFC 8785 form, the bytes that are signed.
+
+        Raises:
+            LedgerError: It holds a number that JSON cannot hold.
+        """
+        # Receipts that are older than a field must get their own bytes back, without the field's default.
+        return canonical(self.model_dump(by_alias=True, exclude_unset=True), "receipt")
+
+    def document(self) -> dict[str, Any]:
+        """The JSON object that `to_bytes` encodes: keys are sorted, whole numbers are integers."""
+        return parse_object(self.to_bytes())
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of each file by its name."""
+        return {file.name: file.digest.sha256 for file in self.subject}
+
+
+@contextmanager
+def refusing(source: object) -> Iterator[None]:
+    """Turn a ValidationError about a receipt's fields into a LedgerError of at most ten "path: why"."""
     try:
-        Statement.model_validate(document)
+        yield
     except ValidationError as error:
-        return [_line(e) for e in error.errors(include_url=False)[:10]]
-    return []
+        lines = "; ".join(_line(e) for e in error.errors(include_url=False)[:10])
+        raise LedgerError(f"{source}: not a receipt: {lines}") from None
 
 
 def json_schema() -> dict[str, Any]:
-    """The published JSON Schema (draft 2020-12); `schemas/erasure-receipt.v1.json` is its text."""
+    """The published JSON Schema (draft 2020-12); `schemas/erasure-receipt.v1.json` is its text.
+
+    It cannot say that two files have two names; `Statement.parse` checks that.
+    """
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": PREDICATE_TYPE,

@@ -236,18 +236,18 @@ def _signature(folder: Path, data: bytes, path: Path, key: Path | None) -> str:
 def _receipt(folder: Path, manifest: Mapping[str, Any], path: Path) -> str:
     """What is known about the receipt; one that does not hold or is about another model is an error."""
     what = f"{path}: {RECEIPT}"
-    sealed = envelope.read(read_regular(folder / RECEIPT, limit=MAX_MANIFEST, error=LedgerError), what)
+    signed = envelope.read(read_regular(folder / RECEIPT, limit=MAX_MANIFEST, error=LedgerError), what)
     model = manifest["files"][manifest["model"]]["sha256"]
     try:
-        subjects = parse_object(sealed.payload)["subject"]
+        subjects = parse_object(signed.payload)["subject"]
         named = {subject["digest"]["sha256"] for subject in subjects}
     except (RequestError, KeyError, TypeError):
         raise LedgerError(f"{what}: not a receipt") from None
     if model not in named:
         raise LedgerError(f"{what}: is not about {manifest['model']}, SHA-256 {model}")
-    name = envelope.key_name(sealed.public_key)
+    name = envelope.key_name(signed.public_key)
     try:
-        envelope.check(sealed, what)
+        envelope.verify(signed, what)
     except ModuleNotFoundError:
         return f"about {manifest['model']}; signature {NOT_CHECKED}"
     same = "the bundle's" if name == manifest["key"] else "another than the bundle's, which vouches for it"

@@ -74,10 +74,8 @@ def test_release_is_a_relative_link_to_the_files_that_the_receipt_names(made: An
     assert link.is_symlink() and not link.readlink().is_absolute()
     assert sorted(p.name for p in link.iterdir()) == sorted([*FILES, "SHA256SUMS"])
     receipt = loads((link / "receipt.json").read_bytes(), link)
-    assert {s["name"]: s["digest"]["sha256"] for s in receipt["subject"]} == {
-        name: sha(link / name) for name in MODELS
-    }
-    stated = receipt["predicate"]["metrics"]["evaluation"]
+    assert receipt.files == {name: sha(link / name) for name in MODELS}
+    stated = receipt.document()["predicate"]["metrics"]["evaluation"]
     assert stated["sha256"] == sha(link / "model.onnx")
     assert stated.items() <= _report(link)["unlearned"]["evaluation"].items()
 
@@ -135,7 +133,7 @@ def test_the_project_is_found_upwards_from_here(
 
 def test_receipt_show_prints_the_stored_receipt(run: Any, served: Path) -> None:
     shown = run("receipt", "show", "--project", served, "--json").json
-    assert shown["receipt"] == loads((served / "release/receipt.json").read_bytes(), served)
+    assert shown["receipt"] == loads((served / "release/receipt.json").read_bytes(), served).document()
     assert shown["sha256"] == sha(served / "release/receipt.json")
     text = run("receipt", "show", served / "release/receipt.json").out
     assert "What this does not prove" in text
@@ -247,11 +245,11 @@ def test_a_second_request_follows_the_first(made: Any, run: Any, served: Path, t
     run("request", "new", "--subject", "writer-5", "--out", request)
     result = run("unlearn", "--request", request, "--project", served, "--json").json
     receipt = loads((served / "release/receipt.json").read_bytes(), served)
-    assert receipt["predicate"]["previous"] == first["receipt_sha256"]
+    assert receipt.predicate.previous == first["receipt_sha256"]
     assert receipts(served) == [
         (first["receipt_sha256"], None), (result["receipt_sha256"], first["receipt_sha256"]),
     ]  # fmt: skip
-    assert receipt["predicate"]["checkpoints"]["before"] == first["checkpoint"]
+    assert receipt.predicate.checkpoints.before == first["checkpoint"]
     one, two = split_of(served, first["request"]), split_of(served, result["request"])
     gone = {*one["forget"], *one["also_erased"]}
     assert one["forget"] and not gone & {*two["retain"], *two["forget"], *two["test"], *two["validation"]}

@@ -222,7 +222,7 @@ def test_a_partial_request_is_served_once_it_is_approved(run: Any, trained: Path
     ended = run(*words)
     assert ended.code == 0 and ended.json["outcome"] == "partial" and ended.json["counts"]["forget"] == 3
     statement = loads((trained / "release/receipt.json").read_bytes(), trained)
-    assert statement["predicate"]["outcome"] == "partial"
+    assert statement.predicate.outcome == "partial"
     assert run("verify", trained / "release/model.onnx", "--project", trained, "--quiet").code == 0
 
 

@@ -11,7 +11,7 @@ from qmu_edge.receipt import receipt
 
 def issued(project: Path) -> dict[str, Any]:
     """The statement of the current receipt."""
-    return receipt.loads((project / "release/receipt.json").read_bytes(), "receipt")
+    return receipt.loads((project / "release/receipt.json").read_bytes(), "receipt").document()
 
 
 def blank(project: Path) -> int:

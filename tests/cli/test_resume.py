@@ -106,7 +106,7 @@ def finished(project: Path, run: Any, made: Any) -> None:
             len(ledger.tombstones()) == result.json["counts"]["forget"] + result.json["counts"]["also_erased"]
         )
     statement = loads((project / "release/receipt.json").read_bytes(), project)
-    assert statement["predicate"]["previous"] is None
+    assert statement.predicate.previous is None
     assert run("receipt", "verify", "--project", project).code == 0
     doctor = run("doctor", "--project", project, "--json")
     assert doctor.json["problems"] == []
@@ -166,8 +166,8 @@ def test_another_request_may_come_before_a_killed_one_is_finished(
     first = run("unlearn", "--request", made.request, "--project", trained, "--json", "--quiet").json
     assert receipts(trained) == [follower["receipt_sha256"], first["receipt_sha256"]]
     released = loads((trained / "release/receipt.json").read_bytes(), trained)
-    assert released["predicate"]["previous"] == follower["receipt_sha256"]
-    assert released["predicate"]["checkpoints"]["before"] == follower["checkpoint"]
+    assert released.predicate.previous == follower["receipt_sha256"]
+    assert released.predicate.checkpoints.before == follower["checkpoint"]
     retained = first["counts"]["retain"]
     assert retained == made.commands["train"].json["images"] - sum(
         r["counts"]["forget"] for r in (first, follower)

@@ -55,7 +55,8 @@ def _original(project: Project) -> Path:
     current = project.ledger.current(Pointer.RECEIPT)
     assert current is not None
     receipt = loads(project.store.get_bytes(current), current)
-    before = receipt["predicate"]["checkpoints"]["before"]
+    before = receipt.predicate.checkpoints.before
+    assert before is not None
     _, release = make_release(project, before, ("integer",))
     return project.store.open_verified(release.files["model.onnx"])
 

@@ -362,13 +362,13 @@ def _statement(rng: random.Random) -> bytes:
     text = mutated_json(rng, [test_receipt.make()]).decode("utf-8", "replace")
     with suppress(ValueError, RecursionError):
         text = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return envelope.seal(text.encode("utf-8", "replace"), test_receipt.KEY)
+    return envelope.sign(text.encode("utf-8", "replace"), test_receipt.KEY)
 
 
 def _receipt(folder: Path, path: Path) -> None:
     data = path.read_bytes()
     verify(data, files={})
-    receipt.render(receipt.loads(data, path))
+    receipt.render(receipt.loads(data, path).document())
 
 
 # Images.

@@ -20,14 +20,14 @@ PUBLIC = KEY.public_key().public_bytes_raw()
 PAYLOAD = b'{"a":1}'
 
 
-def opened(data: bytes) -> envelope.Sealed:
-    sealed = envelope.read(data, "x.json")
-    envelope.check(sealed, "x.json")
-    return sealed
+def opened(data: bytes) -> envelope.Envelope:
+    signed = envelope.read(data, "x.json")
+    envelope.verify(signed, "x.json")
+    return signed
 
 
 def test_anybody_who_knows_dsse_can_check_it() -> None:
-    document = json.loads(envelope.seal(PAYLOAD, KEY))
+    document = json.loads(envelope.sign(PAYLOAD, KEY))
     assert document["payloadType"] == "application/vnd.in-toto+json"
     payload = base64.b64decode(document["payload"])
     (signature,) = document["signatures"]
@@ -37,14 +37,14 @@ def test_anybody_who_knows_dsse_can_check_it() -> None:
 
 
 @given(st.binary(max_size=300))
-def test_what_is_sealed_is_read_and_the_same_again(payload: bytes) -> None:
-    data = envelope.seal(payload, KEY)
-    assert opened(data) == envelope.Sealed(payload, PUBLIC, opened(data).signature)
-    assert envelope.seal(payload, KEY) == data
+def test_what_is_signed_is_read_and_the_same_again(payload: bytes) -> None:
+    data = envelope.sign(payload, KEY)
+    assert opened(data) == envelope.Envelope(payload, PUBLIC, opened(data).signature)
+    assert envelope.sign(payload, KEY) == data
 
 
 def test_every_bit_of_an_envelope_counts() -> None:
-    data = envelope.seal(PAYLOAD, KEY)
+    data = envelope.sign(PAYLOAD, KEY)
     for place in range(8 * len(data)):
         flipped = bytearray(data)
         flipped[place // 8] ^= 1 << place % 8
@@ -53,17 +53,17 @@ def test_every_bit_of_an_envelope_counts() -> None:
 
 
 def _with(**changes: Any) -> bytes:
-    document = {**json.loads(envelope.seal(PAYLOAD, KEY)), **changes}
+    document = {**json.loads(envelope.sign(PAYLOAD, KEY)), **changes}
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
-SIGNATURE = json.loads(envelope.seal(PAYLOAD, KEY))["signatures"][0]
+SIGNATURE = json.loads(envelope.sign(PAYLOAD, KEY))["signatures"][0]
 BAD: dict[str, bytes] = {
     "empty": b"",
     "list": b"[]",
     "deep": b"[" * 100_000,
     "huge": b" " * (2**20 + 1),
-    "newline": envelope.seal(PAYLOAD, KEY) + b"\n",
+    "newline": envelope.sign(PAYLOAD, KEY) + b"\n",
     "bare payload": PAYLOAD,
     "another payload": _with(payload=base64.b64encode(b'{"a":2}').decode()),
     "another type": _with(payloadType="text/plain"),

@@ -1,5 +1,6 @@
 """A receipt is signed, has one form, holds against its files, and says its limits."""
 
+import copy
 import hashlib
 import json
 import re
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmu_edge.errors import LedgerError
 from qmu_edge.receipt import envelope, receipt
+from qmu_edge.receipt.statement import Statement, refusing
 from qmu_edge.receipt.verify import verify
 
 MODEL = b"the exported model"
@@ -33,9 +35,9 @@ EVALUATION = {
 CHECK = {"name": "fa_gap", "value": 0.01, "allowed": 0.05, "passed": True, "low": 0.24, "high": 0.76}
 
 
-def make(**changes: Any) -> receipt.Statement:
-    fields: dict[str, Any] = {
-        "subjects": {"model.onnx": sha(MODEL), "bundle.zip": sha(b"bundle")},
+def make(**changes: Any) -> dict[str, Any]:
+    """The document of a statement; `changes` are fields of its predicate."""
+    predicate: dict[str, Any] = {
         "request": {
             "digest": sha(b"request"), "form": "opendsr", "regulation": "gdpr", "deadline_met": True,
             "received": "2026-11-02T15:04:11Z", "due": "2026-12-02T15:04:11.250+01:00",
@@ -66,13 +68,23 @@ def make(**changes: Any) -> receipt.Statement:
         "verdict": {"passed": True, "checks": [CHECK]},
         "derived_artefacts": [{"kind": "split", "count": 1, "bytes": 9, "state": "present"}],
         "tool": {"name": "qmu-edge", "version": "0.1.0", "dependencies": {"torch": "2.11.0+cpu"}},
+        "limits": list(receipt.LIMITS),
         "previous": None,
     }  # fmt: skip
-    return receipt.build(**{**fields, **changes})
+    document = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [
+            {"name": "bundle.zip", "digest": {"sha256": sha(b"bundle")}},
+            {"name": "model.onnx", "digest": {"sha256": sha(MODEL)}},
+        ],
+        "predicateType": "urn:qmu-edge:erasure-receipt:v1",
+        "predicate": {**predicate, **changes},
+    }
+    return copy.deepcopy(document)
 
 
 def made(key: Ed25519PrivateKey = KEY, **changes: Any) -> bytes:
-    return receipt.seal(make(**changes), key)
+    return receipt.sign(Statement.model_validate(make(**changes)), key)
 
 
 def changed(where: str, value: object) -> bytes:
@@ -86,7 +98,7 @@ def changed(where: str, value: object) -> bytes:
         del part[last]
     else:
         part[last] = value
-    return envelope.seal(json.dumps(statement, sort_keys=True, separators=(",", ":")).encode(), KEY)
+    return envelope.sign(json.dumps(statement, sort_keys=True, separators=(",", ":")).encode(), KEY)
 
 
 @pytest.fixture
@@ -100,20 +112,22 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 def test_a_receipt_is_an_in_toto_statement_in_dsse_that_says_its_limits() -> None:
     data = made()
-    sealed = envelope.read(data, "r")
-    statement = json.loads(sealed.payload)
+    signed = envelope.read(data, "r")
+    statement = json.loads(signed.payload)
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
     assert statement["predicateType"] == "urn:qmu-edge:erasure-receipt:v1"
     assert [file["name"] for file in statement["subject"]] == ["bundle.zip", "model.onnx"]
     assert statement["predicate"]["limits"] == list(receipt.LIMITS)
-    assert receipt.loads(data, "r") == statement and receipt.signer(data) == PUBLIC
+    assert receipt.loads(data, "r").document() == statement and receipt.signer(data) == PUBLIC
     assert "operator who ran it is honest" in receipt.render(statement)
 
 
 def test_one_statement_and_one_key_have_one_byte_string() -> None:
     data = made()
     shuffled = json.loads(json.dumps(make()), object_pairs_hook=lambda pairs: dict(reversed(pairs)))
-    assert receipt.seal(shuffled, KEY) == data != receipt.seal(shuffled, OTHER)
+    read = Statement.model_validate(shuffled)
+    assert receipt.sign(read, KEY) == data != receipt.sign(read, OTHER)
+    assert sha(data) == "dca97248a241b0e9ecb1f6fc8bbda5beec57be807be6bd3035cf2424f05eca64"
     payload = envelope.read(data, "r").payload
     assert payload == json.dumps(make(), sort_keys=True, separators=(",", ":")).replace("10.0", "10").encode()
 
@@ -160,14 +174,18 @@ def test_a_wrong_field_is_named(where: str, value: object, said: str) -> None:
 
 
 def test_what_could_not_be_read_is_never_signed() -> None:
-    wrongs: list[dict[str, Any]] = [{"thresholds": {"x": float("nan")}}, {"outcome": ""}, {"subjects": {}}]
+    wrongs: list[dict[str, Any]] = [{"thresholds": {"x": float("nan")}}, {"outcome": ""}, {"extra": 1}]
     for wrong in wrongs:
+        with pytest.raises(LedgerError, match=r"^new receipt: not a receipt: \$\.predicate\."):
+            with refusing("new receipt"):
+                made(**wrong)
+    good = Statement.model_validate(make())
+    with pytest.raises(LedgerError, match=r"subject: .*at least 1"), refusing("new receipt"):
+        Statement.about({}, good.predicate)
+    for changes in ({"outcome": "unheard-of"}, {"thresholds": {"x": float("nan")}}):
+        unchecked = good.model_copy(update={"predicate": good.predicate.model_copy(update=changes)})
         with pytest.raises(LedgerError):
-            make(**wrong)
-    statement = make()
-    statement["predicate"]["outcome"] = "unheard-of"
-    with pytest.raises(LedgerError):
-        receipt.seal(statement, KEY)
+            receipt.sign(unchecked, KEY)
 
 
 def test_the_same_json_in_another_form_is_refused_although_signed() -> None:
@@ -182,7 +200,7 @@ def test_the_same_json_in_another_form_is_refused_although_signed() -> None:
     ):  # fmt: skip
         assert other != payload
         with pytest.raises(LedgerError, match="not a receipt"):
-            receipt.loads(envelope.seal(other, KEY), "r")
+            receipt.loads(envelope.sign(other, KEY), "r")
 
 
 def test_a_receipt_under_another_name_is_refused() -> None:
@@ -309,7 +327,9 @@ def test_receipts_of_earlier_versions_still_hold(name: str) -> None:
     previous = [(GOLDEN / f"receipt.v1-{before}.json").read_bytes()] if before else []
     key = envelope.read_public_key(GOLDEN / f"receipt.v1-{name}.pem")
     data = (GOLDEN / f"receipt.v1-{name}.json").read_bytes()
-    digests = [s["digest"]["sha256"] for s in receipt.loads(data, name)["subject"]]
+    statement = receipt.loads(data, name)
+    assert statement.to_bytes() == envelope.read(data, name).payload
+    digests = list(statement.files.values())
     lines = verify(data, files={}, digests=digests, previous=previous, keys=[key])
     assert "which is trusted" in lines[0] and not any("not checked" in line for line in lines if before)
 
@@ -351,7 +371,7 @@ def _unnoticed(bits: Any) -> list[tuple[int, int]]:
 
 
 def test_render_shows_every_value_and_steers_no_terminal() -> None:
-    statement = make()
+    statement = Statement.model_validate(make()).document()
     statement["predicate"]["outcome"] = "\x1b[2Jgone\u202e"
     text = receipt.render(statement)
     for shown in (sha(MODEL), "resnet18", "0.502", "kind: split", "forget: 12", "torch: 2.11.0"):

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmu_edge.errors import ConfigError, LedgerError, QmuEdgeError
 from qmu_edge.export.bundle import golden_images, write_bundle
-from qmu_edge.receipt.envelope import key_name, seal, to_pem
+from qmu_edge.receipt.envelope import key_name, sign, to_pem
 from qmu_edge.verify.__main__ import main
 from qmu_edge.verify.bundle import MANIFEST, SIGNATURE, opened
 
@@ -46,7 +46,7 @@ def bundle(model_path: Path, tmp_path: Path) -> Path:
 def receipt_about(model: bytes, key: Ed25519PrivateKey = KEY) -> bytes:
     """As much of a receipt as a device reads."""
     subject = {"name": "model.onnx", "digest": {"sha256": hashlib.sha256(model).hexdigest()}}
-    return seal(json.dumps({"subject": [subject]}).encode(), key)
+    return sign(json.dumps({"subject": [subject]}).encode(), key)
 
 
 def _write(out: Path, model: Path, receipt: bytes | None = None) -> dict[str, Any]:
@@ -128,9 +128,9 @@ def _of_another_key(receipt: bytes) -> bytes:
 BAD_RECEIPTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "no envelope": (lambda model: b"{}", "not a signed envelope"),
     "another model": (lambda model: receipt_about(b"another"), "is not about model.onnx"),
-    "no subject": (lambda model: seal(b"{}", KEY), "not a receipt"),
-    "subject is text": (lambda model: seal(b'{"subject":["x"]}', KEY), "not a receipt"),
-    "payload is no JSON": (lambda model: seal(b"not JSON", KEY), "not a receipt"),
+    "no subject": (lambda model: sign(b"{}", KEY), "not a receipt"),
+    "subject is text": (lambda model: sign(b'{"subject":["x"]}', KEY), "not a receipt"),
+    "payload is no JSON": (lambda model: sign(b"not JSON", KEY), "not a receipt"),
     "another key": (lambda model: _of_another_key(receipt_about(model)), "signature does not hold for key"),
 }
 

@@ -1,0 +1,188 @@
+"""The same facts and the same key make the same receipt, byte for byte, as they did in version 0.1.0."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from qmu_edge.data.index import SampleIndex
+from qmu_edge.errors import LedgerError
+from qmu_edge.pipeline.make_receipt import FulfilledRun, make_receipt, require_impersonal
+from qmu_edge.project.checklist import Line
+from qmu_edge.project.needs import CURRENT
+from qmu_edge.project.records import Measured, Release, Report
+from qmu_edge.receipt.receipt import sign
+from qmu_edge.receipt.statement import Method, Rung, Statement
+from qmu_edge.recipe import ModelRecipe
+from qmu_edge.request.resolve import Claim
+from qmu_edge.request.split import Split
+from qmu_edge.store.ledger.requests import RequestRow
+from qmu_edge.store.ledger.states import State
+from qmu_edge.verify.evaluation import Accuracy, Evaluation
+from qmu_edge.verify.mia import Auc
+from qmu_edge.verify.verdict import Check, Reference, Thresholds, Verdict
+
+GOLDEN = Path(__file__).parent / "golden"
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+INDEX = SampleIndex.of(
+    ids=[f"img-{i:04d}" for i in range(10)],
+    digests=[sha(f"image {i}") for i in range(10)],
+    labels=np.arange(10) % 3,
+    splits=np.array([0] * 6 + [1, 1, 2, 2], np.int8),
+    subjects=[sha(f"subject {i % 4}") for i in range(10)],
+    class_names=["cat", "dog", "hen"],
+)
+CLAIM = Claim(
+    forget=np.array([1, 3]),
+    also_erased=np.array([7]),
+    scope="subjects",
+    index_digest=INDEX.digest(),
+    copies=1,
+)
+SPLIT = Split(
+    forget=np.array([1, 3, 4]), retain=np.array([0, 2, 5]), validation=np.array([6]), test=np.array([8, 9]),
+    also_erased=np.array([7]), scope="subjects", index_digest=INDEX.digest(), requests=2, copies=2,
+    duplicates_retained=1,
+)  # fmt: skip
+ROW = RequestRow(
+    seq=1, request_id="a7551968-d5d6-44b2-9831-815ac9017798", digest=sha("request"), form="opendsr",
+    regulation="gdpr", received="2026-11-02T15:04:11Z", due="2026-12-02T15:04:11Z", extended=None,
+    requested_by="ticket-88", approved_by=None, state=State.UNLEARNING, outcome=None, reason=None,
+)  # fmt: skip
+RELEASE = Release(
+    checkpoint=sha("after"),
+    files={"model.onnx": sha("model"), "model.packed.onnx": sha("packed")},
+    sizes={"model.onnx": 48_211, "model.packed.onnx": 31_007},
+    parity={"integer": {"n": 1000, "agreement": 1.0, "max_abs_difference": -0.0, "share": 3e-7}},
+    levels={"integer": {"conv1": 1}},
+    gate={"integer": {"weights": ["conv1", "conv2", "fc"], "problems": [], "checked": 3}},
+)
+MEASURED = Measured(
+    evaluation=Evaluation(
+        sha256=sha("model"), bytes=48_211, seconds=2.0, fa=Accuracy(1 / 3, 3, 0.06, 0.79),
+        ra=Accuracy(1.0, 3, 0.44, 1.0), ta=Accuracy(0.5, 2, 0.09, 0.91), va=None,
+        mia_auc=Auc(0.52, 0.1, 0.9), forget_predictions=(1, 1, 1),
+        mean_confidence={"forget": 0.31, "retain": 1e-21},
+    ),
+    mia_efficacy={"mean": 0.25, "deviation": 0.0, "draws": 5},
+)  # fmt: skip
+REPORT = Report(
+    unlearned=MEASURED, original=MEASURED, retrained=MEASURED,
+    reference=Reference(kind="retrained", fa=0.3, ta=0.5, ra=1.0, mia_auc=0.5),
+    thresholds=Thresholds(max_fa_gap=0.05, max_mia_auc_gap=None),
+    verdict=Verdict(True, (
+        Check("fa_gap", 1 / 30, 0.05, True, 0.06, 0.79), Check("ta_drop", 0.0, 0.02, True, 0.09, 0.91),
+    )),
+    sizes={"unlearned": {"model.onnx": 48_211}, "original": {"model.onnx": 48_311}},
+)  # fmt: skip
+PARAMETERS: dict[str, Any] = {
+    "alpha": 10.0,
+    "lambda": 1,
+    "layers": ["conv1", "fc"],
+    "train": {"epochs": 3, "lr": 1e-3},
+}
+RUN = FulfilledRun(
+    method=Method(name="ssd", category="approximate", parameters=PARAMETERS, seed=7),
+    rungs=[
+        Rung(method="finetune", category="approximate", result="threshold_missed"),
+        Rung(method="ssd", category="approximate", result="passed"),
+    ],
+    split=SPLIT,
+    before=sha("before"),
+    release=RELEASE,
+    report=REPORT,
+    completed="2026-11-21T14:37:00.265+00:00",
+    recipe=sha("recipe"),
+    model=ModelRecipe(architecture="resnet18", weight_bits=4, activation_bits="float", edge_bits=8),
+)
+ARTEFACTS = [Line("checkpoint", 2, 9_000, "present"), Line("checkpoint", 1, 4_500, f"kept: {CURRENT}")]
+
+
+def made(**changes: Any) -> Statement:
+    """The receipt of `ROW`, with changed arguments."""
+    arguments: dict[str, Any] = {"row": ROW, "claim": CLAIM, "artefacts": ARTEFACTS, "previous": None}
+    return make_receipt(changes.pop("run", RUN), **{**arguments, **changes})
+
+
+@pytest.fixture(autouse=True)
+def versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receipts were recorded on these."""
+    monkeypatch.setattr(
+        "qmu_edge.pipeline.make_receipt._versions", lambda: {"python": "3.11.7", "torch": "2.11.0+cpu"}
+    )
+    monkeypatch.setattr("qmu_edge.pipeline.make_receipt.__version__", "0.1.0")
+
+
+def test_a_receipt_has_the_bytes_it_had_in_version_0_1_0() -> None:
+    assert sign(made(), KEY) == (GOLDEN / "unlearned.json").read_bytes()
+
+
+def test_so_has_one_of_a_partial_request_without_a_deadline() -> None:
+    exact = Method(name="retrain", category="exact", parameters=PARAMETERS, seed=7)
+    held_out = replace(REPORT, reference=replace(REPORT.reference, kind="held-out"))
+    statement = made(
+        run=replace(RUN, method=exact, report=held_out),
+        row=replace(ROW, form="research", regulation=None, due=None),
+        claim=replace(CLAIM, partial=True),
+        previous=sha("previous"),
+    )
+    assert sign(statement, KEY) == (GOLDEN / "partial.json").read_bytes()
+
+
+def test_an_exact_method_retrains_and_a_deadline_can_be_missed() -> None:
+    exact = Method(name="retrain", category="exact", parameters={}, seed=7)
+    statement = made(run=replace(RUN, method=exact), row=replace(ROW, due="2026-11-21T14:37:00Z"))
+    assert statement.predicate.outcome == "retrained"
+    assert statement.predicate.request.deadline_met is False
+    extended = made(row=replace(ROW, due="2026-11-21T14:37:00Z", extended="2027-01-21T14:37:00Z"))
+    assert extended.predicate.request.due == "2027-01-21T14:37:00Z"
+    assert extended.predicate.request.deadline_met is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"previous": "no digest"}, r"previous: .*pattern"),
+        ({"row": replace(ROW, form="by telephone")}, r"form: .*'opendsr' or 'research'"),
+        ({"artefacts": [Line("checkpoint", -1, 0, "present")]}, r"count: .*greater than or equal to 0"),
+        ({"run": replace(RUN, recipe="")}, r"recipe: .*pattern"),
+        ({"run": replace(RUN, release=replace(RELEASE, files={}))}, r"subject: .*at least 1"),
+    ],
+)
+def test_what_has_no_place_in_a_receipt_is_named(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(LedgerError, match=f"^new receipt: not a receipt: .*{said}"):
+        made(**changes)
+
+
+@pytest.mark.parametrize(
+    "person", [INDEX.ids[4], INDEX.digests[4], INDEX.subjects[0], "ticket-88", ROW.request_id, "ana"]
+)
+def test_a_receipt_that_names_somebody_is_not_for_signing(
+    person: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qmu_edge.pipeline.make_receipt._versions", lambda: {"torch": person})
+    found: dict[str, Any] = {"row": ROW, "claim": CLAIM, "index": INDEX, "root": Path("ana")}
+    with pytest.raises(
+        LedgerError, match=r"personal data: \$\.predicate\.tool\.dependencies\.torch"
+    ) as caught:
+        require_impersonal(made(), **found)
+    assert person not in str(caught.value)
+
+
+def test_a_class_is_named_only_by_requests_that_do_not_delete_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qmu_edge.pipeline.make_receipt._versions", lambda: {"torch": "dog"})
+    require_impersonal(made(), row=ROW, claim=CLAIM, index=INDEX, root=Path("/srv"))
+    with pytest.raises(LedgerError, match="a forbidden text"):
+        require_impersonal(
+            made(), row=ROW, claim=replace(CLAIM, scope="classes"), index=INDEX, root=Path("/srv")
+        )
