@@ -30,8 +30,8 @@ from shared.sessions import (
     static_int8,
 )
 
-from qmu_edge.export.checks import run_file, runnable
 from qmu_edge.export.exporter import FORMATS, Exported, ExportPlan, export
+from qmu_edge.export.gates import run_file, runnable
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
 from qmu_edge.models.calibration import calibrate, weight_layers

@@ -20,8 +20,8 @@ from shared.record import write
 from shared.sessions import CALIBRATION, Run, float_file, nncf_int8, onnxruntime_run, openvino_run
 
 from qmu_edge.data.index import SampleSplit
-from qmu_edge.export.checks import runnable
 from qmu_edge.export.exporter import ExportPlan, export
+from qmu_edge.export.gates import runnable
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.deploy import deploy
 from qmu_edge.pipeline.networks import Networks

@@ -6,11 +6,12 @@ qonnx.py     that graph as FINN and hls4ml want it
 qcdq.py      standard ONNX as literally as it goes: runs anywhere, fast nowhere
 integer.py   standard ONNX that runtimes turn into integer kernels
 packed.py    the integer file with 4-bit and 2-bit weights on disk
-camera.py    what the input looks like
+input.py     what the input looks like
 targets.py   what each consumer takes
 gates.py     what a file must pass before it exists
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,13 +26,22 @@ from jaxtyping import Float, UInt8
 
 from qmu_edge import __version__
 from qmu_edge.errors import ConfigError, ExportError
-from qmu_edge.export.checks import MAIN, Explained, Levels, check_file, explained, levels, run_file, runnable
 from qmu_edge.export.formats.integer import to_integer
 from qmu_edge.export.formats.packed import pack
 from qmu_edge.export.formats.qcdq import to_qcdq
 from qmu_edge.export.formats.qonnx import clean, quantizers
+from qmu_edge.export.gates import (
+    MAIN_LEVEL,
+    Arbitration,
+    Levels,
+    arbitrate,
+    parity_by_level,
+    require_valid,
+    run_file,
+    runnable,
+)
 from qmu_edge.export.graph import initializers
-from qmu_edge.export.input import Camera, fix_batch, put_camera
+from qmu_edge.export.input import InputSpec, apply_input, fix_batch
 from qmu_edge.export.targets import TARGETS, Target, target_named
 from qmu_edge.export.trace import trace
 from qmu_edge.models.calibration import require_calibrated, weight_layers
@@ -39,9 +49,9 @@ from qmu_edge.models.deploy import deploy, require_equivalent
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import on_device
 from qmu_edge.train.fit import predict
-from qmu_edge.verify.parity import Parity, check_parity, compare
+from qmu_edge.verify.parity import Parity, compare, require_parity
 
-__all__ = ["FILES", "FORMATS", "TARGETS", "Camera", "ExportPlan", "Exported", "export"]
+__all__ = ["FILES", "FORMATS", "TARGETS", "ExportPlan", "Exported", "InputSpec", "export"]
 
 FILES: Final[Mapping[str, str]] = {
     "integer": "model.onnx",
@@ -63,7 +73,7 @@ class ExportPlan:
     Attributes:
         formats: Among `FORMATS`.
         target: Among `TARGETS`.
-        camera: What the file takes.
+        input: What the file takes.
         batch: Fixed batch size; None for any.
         class_names: Written into the file.
         recipe: Digest of the recipe, written into the file.
@@ -71,10 +81,19 @@ class ExportPlan:
 
     formats: tuple[str, ...] = ("integer", "packed", "qonnx")
     target: str = "onnxruntime"
-    camera: Camera = field(default_factory=Camera)
+    input: InputSpec = field(default_factory=InputSpec)
     batch: int | None = None
     class_names: tuple[str, ...]
     recipe: str = ""
+
+    def digest(self) -> str:
+        """SHA-256 (hex) under which projects find what they exported before; so the text must stay."""
+        given = f"dtype={self.input.dtype!r}, layout={self.input.layout!r}"
+        text = (
+            f"ExportPlan(formats={self.formats!r}, target={self.target!r}, camera=Camera({given}), "
+            f"batch={self.batch!r}, class_names={self.class_names!r}, recipe={self.recipe!r})"
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +105,7 @@ class Exported:
         data: The file.
         parity: Agreement with the deploy form in torch.
         levels: The same on fewer images, for each optimization level and thread count.
-        explained: What the integer reference says where they disagree.
+        arbitration: What the integer reference says where they disagree.
         gate: The latent-weight gate's report, as plain values.
     """
 
@@ -94,7 +113,7 @@ class Exported:
     data: bytes
     parity: Parity
     levels: Levels
-    explained: Explained
+    arbitration: Arbitration
     gate: dict[str, Any]
 
 
@@ -172,29 +191,29 @@ def _gated(name: str, data: bytes, reference: _Reference, min_agreement: float) 
     A file that gives every logit of these few images to the bit computes the same function; more images
     would tell nothing more. One that does not must name the same class on all of them.
     """
-    gate = check_file(data)
+    gate = require_valid(data)
     run = runnable(data)
     images, expected = reference.few, reference.logits_of_few
     logits = run_file(run, images)
-    every = {**levels(run, images, expected), MAIN: compare(expected, logits)}
+    every = {**parity_by_level(run, images, expected), MAIN_LEVEL: compare(expected, logits)}
     allowed = reference.tolerance * np.abs(expected).max()
     if np.abs(logits - expected).max() > allowed:
         images, expected = reference.all, reference.logits_of_all
         logits = run_file(run, images)
     parity = compare(expected, logits)
-    why = explained(data, images, expected, logits)
+    why = arbitrate(data, images, expected, logits)
     try:
-        check_parity(parity, min_agreement=min_agreement, min_inputs=len(images))
+        require_parity(parity, min_agreement=min_agreement, min_inputs=len(images))
     except ExportError as error:
         raise ExportError(f"{name}: {error}{why}") from None
     return Exported(name, data, parity, every, why, gate)
 
 
 def _graph(name: str, qonnx: onnx.ModelProto, target: Target, plan: ExportPlan) -> onnx.ModelProto:
-    """The graph of one format, as the target and the camera want it."""
+    """The graph of one format, as the target wants it, with the input that was asked for."""
     if name == "qonnx":
         graph = clean(qonnx, batch=plan.batch or target.batch, matmul=plan.target == "hls4ml")
-        put_camera(graph, plan.camera)
+        apply_input(graph, plan.input)
         return graph
     if name == "qcdq":
         graph = to_qcdq(qonnx)
@@ -211,7 +230,7 @@ def _graph(name: str, qonnx: onnx.ModelProto, target: Target, plan: ExportPlan) 
         graph = pack(graph, bits, _float_weights(qonnx))
     if plan.batch or target.batch:
         fix_batch(graph, plan.batch or target.batch or 1)
-    put_camera(graph, plan.camera)
+    apply_input(graph, plan.input)
     return graph
 
 
@@ -232,9 +251,9 @@ def _describe(graph: onnx.ModelProto, model: Classifier, plan: ExportPlan) -> No
         "float_weights": float_weights,
         "activation_bits": model.recipe.activation_bits,
         "input": {
-            "layout": plan.camera.layout,
-            "dtype": plan.camera.dtype,
-            "range": [0, 255] if plan.camera.dtype == "uint8" else [0.0, 1.0],
+            "layout": plan.input.layout,
+            "dtype": plan.input.dtype,
+            "range": [0, 255] if plan.input.dtype == "uint8" else [0.0, 1.0],
             "channels": model.shape.channels,
         },
         "classes": list(plan.class_names),

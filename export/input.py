@@ -1,6 +1,7 @@
-"""What a camera gives: uint8 or float 0..1, channels first or last. The file takes it as it comes.
+"""What an exported file takes: uint8 or float32 images, channels first or last.
 
-The network's own normalisation is inside the graph in every case; here the step before it is added.
+The network's own normalisation is inside the graph in every case. What is added here stands before it: the
+conversion of what a camera delivers to float32 0..1 (n, c, h, w).
 """
 
 from dataclasses import dataclass
@@ -16,15 +17,20 @@ from qmu_edge.export.trace import INPUT
 
 
 @dataclass(frozen=True, slots=True)
-class Camera:
-    """Element type and order of axes of the file's input."""
+class InputSpec:
+    """Element type and order of axes of a file's input.
+
+    Attributes:
+        dtype: float32 means values 0..1, uint8 means 0..255.
+        layout: NCHW means channels first, NHWC channels last.
+    """
 
     dtype: Literal["float32", "uint8"] = "float32"
     layout: Literal["NCHW", "NHWC"] = "NCHW"
 
     @classmethod
-    def of(cls, dtype: str, layout: str) -> "Camera":
-        """A camera from what a user wrote.
+    def parse(cls, dtype: str, layout: str) -> "InputSpec":
+        """Take what a user wrote.
 
         Raises:
             ConfigError: Another element type or order.
@@ -34,19 +40,24 @@ class Camera:
         return cls(dtype, layout)  # type: ignore[arg-type]
 
 
-def put_camera(graph: onnx.ModelProto, camera: Camera) -> None:
-    """Make the graph take what the camera gives, in place."""
+def apply_input(graph: onnx.ModelProto, spec: InputSpec) -> None:
+    """Make the graph take images of this specification, in place.
+
+    Args:
+        graph: Takes float32 images 0..1 (n, c, h, w).
+        spec: What it takes afterwards.
+    """
     (image,) = graph.graph.input
     shape = image.type.tensor_type.shape
     made: list[onnx.NodeProto] = []
     name = INPUT
-    if camera.dtype == "uint8":
+    if spec.dtype == "uint8":
         image.type.tensor_type.elem_type = TensorProto.UINT8
         set_initializer(graph, "pixel_range", np.array(255, np.float32))
         made.append(helper.make_node("Cast", [name], ["pixels"], "input_cast", to=TensorProto.FLOAT))
         made.append(helper.make_node("Div", ["pixels", "pixel_range"], ["scaled"], "input_scale"))
         name = "scaled"
-    if camera.layout == "NHWC":
+    if spec.layout == "NHWC":
         dims = [onnx.TensorShapeProto.Dimension.FromString(d.SerializeToString()) for d in shape.dim]
         for place, dim in zip(shape.dim, (dims[0], dims[2], dims[3], dims[1]), strict=True):
             place.CopyFrom(dim)

@@ -114,14 +114,14 @@ def export(
         wait_s: How long to wait for another process that holds the project.
         progress: Where to count.
     """
-    from qmu_edge.export.exporter import Camera
+    from qmu_edge.export.exporter import InputSpec
     from qmu_edge.export.formats.qonnx import inference_cost
     from qmu_edge.export.targets import target_named
     from qmu_edge.pipeline.release import RELEASED, bundle_files, copy_files, make_release
 
     taken = target_named(target, tuple(formats)).formats
     chosen = tuple(formats) or tuple(f for f in RELEASED if f in taken)
-    options = {"target": target, "camera": Camera.of(dtype, layout), "batch": batch}
+    options = {"target": target, "input": InputSpec.parse(dtype, layout), "batch": batch}
     with _project(project, progress, wait_s) as found:
         with found.locked():
             digest, release = make_release(found, found.current(Pointer.CHECKPOINT), chosen, **options)
@@ -162,10 +162,10 @@ def verify(model: Path, project: Path | None = None, *, progress: Progress | Non
         try:
             project = find(Path.cwd())
         except ConfigError:
-            from qmu_edge.verify.check import describe
             from qmu_edge.verify.onnx.reader import read
+            from qmu_edge.verify.verification import verify_structure
 
-            return describe(read(model))
+            return verify_structure(read(model))
     from qmu_edge.pipeline.verify_file import check_against_project
 
     with _project(project, progress) as found:

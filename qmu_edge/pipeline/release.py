@@ -3,7 +3,6 @@
 A release is made once for a checkpoint and an export plan; whoever wants the same again finds it.
 """
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,7 +55,7 @@ def make_release(
         formats=formats, class_names=origin.class_names, recipe=project.recipe.digest(), **options
     )
     results, policy = project.results, project.recipe.policy
-    planned = hashlib.sha256(repr(plan).encode()).hexdigest()
+    planned = plan.digest()
     known = results.released(digest, planned)
     if known:
         return known, results.release(known)
@@ -72,7 +71,7 @@ def make_release(
         sizes={FILES[f.format]: len(f.data) for f in files},
         parity={f.format: to_json(f.parity) for f in files},
         levels={f.format: to_json(f.levels) for f in files},
-        explained={f.format: to_json(f.explained) for f in files},
+        explained={f.format: to_json(f.arbitration) for f in files},
         gate={f.format: to_json(f.gate) for f in files},
     )
     found = project.store.put_bytes(release.to_bytes())

@@ -22,10 +22,10 @@ from qmu_edge.request.split import Split, from_json
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import FULFILLED, Step
 from qmu_edge.store.objects import ObjectStore
-from qmu_edge.verify.check import describe
 from qmu_edge.verify.evaluation import to_json
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.verdict import Thresholds, Verdict, held_out, judge
+from qmu_edge.verify.verification import verify_structure
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def check_against_project(project: Project, path: Path) -> dict[str, Any]:
         file, or None) and `passed`.
     """
     file = read(path)
-    result = describe(file)
+    result = verify_structure(file)
     if file.is_qonnx:
         result["note"] = "a QONNX file has no operators in onnxruntime: structure and weights were checked"
         return result

@@ -5,12 +5,12 @@ file, never a torch model, and treats it as hostile input. Nothing is imported b
 what you need:
 
     from qmu_edge.verify.onnx.reader import read                      # strict reader, model-file policy
-    from qmu_edge.verify.latent_weights import check_latent_weights   # only integer codes may leave
+    from qmu_edge.verify.latent_weights import latent_weight_gate   # only integer codes may leave
     from qmu_edge.verify.session import OrtRunner                     # uint8 images -> logits
     from qmu_edge.verify.evaluation import evaluate
     from qmu_edge.verify.verdict import held_out, judge, Thresholds
 
-    check_latent_weights(read(path))
+    latent_weight_gate(read(path))
     evaluation, logits = evaluate(path, {"forget": (images, labels), "test": (images, labels)})
     verdict = judge(evaluation, held_out(evaluation, original), Thresholds(), original)
 

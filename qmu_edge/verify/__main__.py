@@ -15,10 +15,10 @@ from pathlib import Path
 
 from qmu_edge.errors import QmuEdgeError, VerificationFailed
 from qmu_edge.verify import bundle
-from qmu_edge.verify.check import run, run_bundle
-from qmu_edge.verify.render import _table, junit
+from qmu_edge.verify.render import junit, table
 from qmu_edge.verify.session import OPTIMIZATION
 from qmu_edge.verify.verdict import Thresholds
+from qmu_edge.verify.verification import verify_bundle, verify_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(argv)
     try:
-        result = run_bundle(options) if bundle.is_bundle(options.model) else run(options)
+        result = verify_bundle(options) if bundle.is_bundle(options.model) else verify_file(options)
     except QmuEdgeError as error:
         print(f"qmu_edge.verify: {error}", file=sys.stderr)
         if options.junit:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     if options.junit:
         options.junit.write_text(junit(result), "utf-8")
-    print(json.dumps(result, indent=2, sort_keys=True) if options.json else _table(result))
+    print(json.dumps(result, indent=2, sort_keys=True) if options.json else table(result))
     if result["passed"]:
         return 0
     print(f"qmu_edge.verify: {options.model}: a threshold is not met", file=sys.stderr)

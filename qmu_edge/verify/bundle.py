@@ -29,7 +29,7 @@ from qmu_edge.errors import ConfigError, IntegrityError, LedgerError, RequestErr
 from qmu_edge.io.files import read_regular
 from qmu_edge.io.json import parse_object
 from qmu_edge.receipt import envelope
-from qmu_edge.verify.npz import read_array
+from qmu_edge.verify.arrays import read_npy
 from qmu_edge.verify.session import OrtRunner
 from qmu_edge.verify.verdict import Thresholds
 
@@ -91,11 +91,11 @@ def opened(path: Path, key: Path | None = None) -> Iterator[Bundle]:
     if not path.exists():
         raise ConfigError(f"{path}: no such bundle")
     if path.is_dir():
-        yield _check(path, path, key)
+        yield _verified(path, path, key)
         return
     with tempfile.TemporaryDirectory() as folder:
         _unpack(path, Path(folder))
-        yield _check(Path(folder), path, key)
+        yield _verified(Path(folder), path, key)
 
 
 def is_bundle(path: Path) -> bool:
@@ -109,7 +109,7 @@ def golden(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     Raises:
         IntegrityError: They are no arrays.
     """
-    images, logits = (read_array(bundle.folder / name, max_bytes=MAX_GOLDEN) for name in GOLDEN)
+    images, logits = (read_npy(bundle.folder / name, max_bytes=MAX_GOLDEN) for name in GOLDEN)
     kinds = [(a.dtype.name, a.ndim) for a in (images, logits)]
     if kinds != [("uint8", 4), ("float32", 2)] or len(images) != len(logits):
         raise IntegrityError(f"golden inputs: {kinds}, allowed as many uint8 images as float32 logits")
@@ -141,7 +141,7 @@ def peak_megabytes() -> float | None:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _check(folder: Path, path: Path, key: Path | None) -> Bundle:
+def _verified(folder: Path, path: Path, key: Path | None) -> Bundle:
     with os.scandir(folder) as entries:
         present = {entry.name: entry for entry in islice(entries, MAX_ENTRIES + 1)}
     if len(present) > MAX_ENTRIES:
@@ -158,7 +158,7 @@ def _check(folder: Path, path: Path, key: Path | None) -> Bundle:
         word = "missing" if name in expected else "not in the manifest"
         raise IntegrityError(f"{path}: {name}: {word}")
     for name, entry in manifest["files"].items():
-        _check_file(folder / name, entry, f"{path}: {name}")
+        _require_file(folder / name, entry, f"{path}: {name}")
     signature = _signature(folder, data, path, key)
     return Bundle(
         folder=folder,
@@ -198,7 +198,7 @@ def _manifest(data: bytes, path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_file(path: Path, entry: Mapping[str, Any], what: str) -> None:
+def _require_file(path: Path, entry: Mapping[str, Any], what: str) -> None:
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode) or status.st_size != entry["bytes"]:
         raise IntegrityError(f"{what}: {status.st_size} bytes, the manifest says {entry['bytes']}")

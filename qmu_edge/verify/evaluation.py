@@ -23,9 +23,9 @@ from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.verify.metrics import (
     accuracy,
     binomial_interval,
-    check_labels,
     confidence,
     prediction_histogram,
+    require_labels,
 )
 from qmu_edge.verify.mia import Auc, mia_auc
 from qmu_edge.verify.session import OrtRunner
@@ -76,7 +76,7 @@ def measure(logits: NDArray[Any], labels: NDArray[Any]) -> Accuracy:
     """Give the accuracy of logits (n, k) on integer labels (n,), with its interval.
 
     Raises:
-        ConfigError: See `check_labels`.
+        ConfigError: See `require_labels`.
 
     >>> measure(np.eye(2), np.array([0, 0])).value
     0.5
@@ -111,7 +111,7 @@ def evaluate(
     seconds = time.perf_counter() - start
     labels = {name: pair[1] for name, pair in sets.items()}
     for name in sets:
-        check_labels(logits[name], labels[name])
+        require_labels(logits[name], labels[name])
     share = {name: measure(logits[name], labels[name]) for name in sets}
     # Not validation images where there are others: methods may have been stopped by them.
     held_out_set = next((name for name in ("test", "validation") if name in sets), None)

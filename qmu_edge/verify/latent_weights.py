@@ -38,7 +38,7 @@ WEIGHTED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, slots=True)
-class WeightCheck:
+class WeightFinding:
     """One weight tensor of one layer.
 
     Attributes:
@@ -84,7 +84,7 @@ class LatentReport:
         problems: Empty when the file may leave.
     """
 
-    weights: tuple[WeightCheck, ...]
+    weights: tuple[WeightFinding, ...]
     float_residue: tuple[Residue, ...]
     other_bytes: int
     problems: tuple[str, ...]
@@ -173,7 +173,7 @@ def scale_problem(scale: NDArray[Any] | None, *, signed: bool = False) -> str:
     return f"a scale of {bad.flat[0]}; allowed: {allowed}" if bad.size else ""
 
 
-def latent_weight_gate(model: OnnxFile) -> LatentReport:
+def inspect_weights(model: OnnxFile) -> LatentReport:
     """Look at every weight and list what stays in float.
 
     Args:
@@ -188,7 +188,7 @@ def latent_weight_gate(model: OnnxFile) -> LatentReport:
     names = names_of(model.graph)
     declared = _declared(model)
     weights = [
-        _check(name, node, names, declared)
+        _inspect(name, node, names, declared)
         for graph in model.graph.walk()
         for node in graph.nodes
         if node.op_type in WEIGHTED
@@ -214,7 +214,7 @@ def latent_weight_gate(model: OnnxFile) -> LatentReport:
     )
 
 
-def check_latent_weights(model: OnnxFile) -> LatentReport:
+def latent_weight_gate(model: OnnxFile) -> LatentReport:
     """Run the gate and refuse a file that does not pass.
 
     Args:
@@ -227,7 +227,7 @@ def check_latent_weights(model: OnnxFile) -> LatentReport:
         ExportError: It did not pass; the message names the first tensor, the number of distinct
             values found and allowed, and the file.
     """
-    report = latent_weight_gate(model)
+    report = inspect_weights(model)
     if report.problems:
         more = len(report.problems) - 1
         rest = f" (and {more} more)" if more else ""
@@ -235,13 +235,13 @@ def check_latent_weights(model: OnnxFile) -> LatentReport:
     return report
 
 
-def _check(name: str, node: Node, names: Names, declared: _Declared) -> WeightCheck:
+def _inspect(name: str, node: Node, names: Names, declared: _Declared) -> WeightFinding:
     found = names.trace(name)
     if found.root is None:
-        return WeightCheck(name, node.label, "unknown", problem=found.stopped)
+        return WeightFinding(name, node.label, "unknown", problem=found.stopped)
     element = found.root.element
     bits = declared.bits.get(found.name, 8 if element.is_float else element.bits)
-    check = WeightCheck(
+    check = WeightFinding(
         name=found.name,
         layer=node.label,
         form="codes",
@@ -252,13 +252,13 @@ def _check(name: str, node: Node, names: Names, declared: _Declared) -> WeightCh
     )
     values = found.root.array()
     if not element.is_float:
-        return _check_codes(check, values, found.steps, names, element.is_signed)
+        return _inspect_codes(check, values, found.steps, names, element.is_signed)
     # The quantizer must be the first to touch the floats: then the file holds what it puts out.
     quants = [step for step in found.steps if step.op_type != "Identity"]
     if quants and is_quant(quants[-1]):
         if element.name != "FLOAT":
             return replace(check, form="grid", problem=f"stored as {element.name}; allowed FLOAT")
-        return _check_grid(check, values, quants[-1], names)
+        return _inspect_grid(check, values, quants[-1], names)
     check = replace(check, bits=0, distinct=most_distinct(values, None), allowed=0)
     seen = f"{check.distinct} distinct float values, allowed 0"
     if any(step.op_type == "QuantizeLinear" for step in found.steps):
@@ -268,9 +268,9 @@ def _check(name: str, node: Node, names: Names, declared: _Declared) -> WeightCh
     return replace(check, form="float", problem=f"float weights without quantizer: {seen}")
 
 
-def _check_codes(
-    check: WeightCheck, codes: NDArray[Any], steps: tuple[Node, ...], names: Names, signed: bool
-) -> WeightCheck:
+def _inspect_codes(
+    check: WeightFinding, codes: NDArray[Any], steps: tuple[Node, ...], names: Names, signed: bool
+) -> WeightFinding:
     """Integers: they must fit the declared width, and no scale may hold what they lack."""
     scaling = [step for step in steps if step.op_type in ("Mul", "DequantizeLinear", "Quant")]
     scales = [names.scale(step) for step in scaling]
@@ -289,7 +289,7 @@ def _check_codes(
     return replace(check, problem=problem)
 
 
-def _check_grid(check: WeightCheck, x: NDArray[np.float32], quant: Node, names: Names) -> WeightCheck:
+def _inspect_grid(check: WeightFinding, x: NDArray[np.float32], quant: Node, names: Names) -> WeightFinding:
     """Floats before Quant: they must be code times scale already, so that Quant changes nothing."""
     check = replace(check, form="grid")
     if len(quant.inputs) != 4:
@@ -317,8 +317,8 @@ def _check_grid(check: WeightCheck, x: NDArray[np.float32], quant: Node, names: 
 
 
 def _on_grid(
-    check: WeightCheck, x: NDArray[np.float32], scale: NDArray[np.float32], zero: float, quant: Node
-) -> WeightCheck:
+    check: WeightFinding, x: NDArray[np.float32], scale: NDArray[np.float32], zero: float, quant: Node
+) -> WeightFinding:
     with np.errstate(all="ignore"):  # NaN and infinity fail the comparisons below
         codes = x / scale + np.float32(zero)
         off = float(np.abs(codes - np.round(codes)).max(initial=0.0))

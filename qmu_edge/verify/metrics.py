@@ -26,7 +26,7 @@ def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
-def check_labels(logits: NDArray[Any], labels: NDArray[Any]) -> None:
+def require_labels(logits: NDArray[Any], labels: NDArray[Any]) -> None:
     """Refuse logits and labels that do not belong together.
 
     Args:
@@ -51,12 +51,12 @@ def confidence(logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64
     """Give the softmax probability of the true class, float64 (n,).
 
     Raises:
-        ConfigError: See `check_labels`.
+        ConfigError: See `require_labels`.
 
     >>> confidence(np.log([[1.0, 3.0], [1.0, 1.0]]), np.array([1, 0])).round(6).tolist()
     [0.75, 0.5]
     """
-    check_labels(logits, labels)
+    require_labels(logits, labels)
     return np.asarray(softmax(logits)[np.arange(labels.size), labels], dtype=np.float64)
 
 
@@ -64,12 +64,12 @@ def accuracy(logits: NDArray[Any], labels: NDArray[Any]) -> float:
     """Give the fraction of samples whose largest logit is the true class.
 
     Raises:
-        ConfigError: See `check_labels`.
+        ConfigError: See `require_labels`.
 
     >>> accuracy(np.array([[0.0, 1.0], [2.0, 1.0]]), np.array([1, 1]))
     0.5
     """
-    check_labels(logits, labels)
+    require_labels(logits, labels)
     return float((logits.argmax(axis=1) == labels).mean())
 
 

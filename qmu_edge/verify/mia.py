@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.verify.metrics import Z_95, check_labels
+from qmu_edge.verify.metrics import Z_95, require_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,12 @@ def scaled_confidence(logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.
         float64 (n,), finite for finite logits however confident the model is.
 
     Raises:
-        ConfigError: See `check_labels`; or one class only.
+        ConfigError: See `require_labels`; or one class only.
 
     >>> scaled_confidence(np.log([[3.0, 1.0]]), np.array([0])).round(6).tolist()  # log(3)
     [1.098612]
     """
-    check_labels(logits, labels)
+    require_labels(logits, labels)
     if logits.shape[1] < 2:
         raise ConfigError("membership needs at least 2 classes, found 1")
     rows = np.arange(labels.size)

@@ -52,7 +52,7 @@ def compare(expected: NDArray[Any], actual: NDArray[Any]) -> Parity:
     )
 
 
-def check_parity(parity: Parity, *, min_agreement: float = 0.999, min_inputs: int = 1000) -> None:
+def require_parity(parity: Parity, *, min_agreement: float = 0.999, min_inputs: int = 1000) -> None:
     """Refuse a file that predicts otherwise than it should.
 
     Args:

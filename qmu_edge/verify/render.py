@@ -28,7 +28,8 @@ def junit(result: dict[str, Any], error: str = "") -> str:
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
 
 
-def _table(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
+    """The result as lines of text, one for each figure."""
     weights = result["latent_weights"]["weights"]
     lines = [
         f"file            {result['file']}",

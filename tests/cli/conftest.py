@@ -117,7 +117,7 @@ def work_is_remembered() -> Iterator[None]:
 
 def remember(patch: pytest.MonkeyPatch) -> None:
     """Do the same export and the same unlearning once, as long as the patch lasts."""
-    patch.setattr("qmu_edge.export.trace", _remembered(trace, _trace_key))
+    patch.setattr("qmu_edge.export.exporter.trace", _remembered(trace, _trace_key))
     patch.setattr("qmu_edge.pipeline.release.export", _remembered(export, _export_key))
     patch.setattr("qmu_edge.pipeline.distributed.apply", _remembered(apply, _apply_key))
 

@@ -13,8 +13,8 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from qmu_edge.export.checks import check_file
 from qmu_edge.export.exporter import FORMATS
+from qmu_edge.export.gates import require_valid
 from qmu_edge.export.graph import initializers
 from qmu_edge.models.calibration import weight_layers
 from qmu_edge.models.quantizers.presets import PRESETS
@@ -66,7 +66,7 @@ def test_files_pass_their_gates_and_agree_with_torch(case: Case) -> None:
         assert file.parity.n == 32 or not exact
         assert file.parity.agreement == 1.0
         assert file.gate["problems"] == ()
-        assert check_file(file.data) == file.gate
+        assert require_valid(file.data) == file.gate
         assert len(file.levels) == 6
         for level in (file.parity, *file.levels.values()):
             assert level.max_abs_difference <= allowed, name

@@ -1,14 +1,14 @@
-"""Who reads the files: cameras, targets, fixed batches, qonnx's own executor."""
+"""Who reads the files: inputs, targets, fixed batches, qonnx's own executor."""
 
 import numpy as np
 import onnx
 import pytest
 
 from qmu_edge.errors import ConfigError, ExportError
-from qmu_edge.export.checks import run_file, runnable
-from qmu_edge.export.exporter import TARGETS, Camera
+from qmu_edge.export.exporter import TARGETS, InputSpec
 from qmu_edge.export.formats.integer import to_integer
 from qmu_edge.export.formats.qonnx import inference_cost, quantizers
+from qmu_edge.export.gates import run_file, runnable
 from qmu_edge.export.graph import initializers, set_initializer
 from qmu_edge.models.calibration import weight_layers
 from tests.export.case import Case
@@ -29,14 +29,14 @@ def test_any_batch_gives_the_same_logits(one: Case, name: str, batch: int) -> No
         pytest.param("float32", "NHWC", marks=pytest.mark.slow),
     ],
 )
-def test_any_camera_gives_the_same_logits(one: Case, dtype: str, layout: str) -> None:
-    for file in one.export(camera=Camera.of(dtype, layout), batch=3):
+def test_any_input_gives_the_same_logits(one: Case, dtype: str, layout: str) -> None:
+    for file in one.export(input=InputSpec.parse(dtype, layout), batch=3):
         graph = onnx.load_from_string(file.data).graph
         dims = [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim]
         assert dims == ([3, 1, 8, 8] if layout == "NCHW" else [3, 8, 8, 1])
         assert file.parity.max_abs_difference == 0.0
     with pytest.raises(ConfigError, match="allowed float32 or uint8"):
-        Camera.of("int8", layout)
+        InputSpec.parse("int8", layout)
 
 
 @pytest.mark.parametrize(

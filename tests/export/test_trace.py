@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from qmu_edge.errors import ExportError
-from qmu_edge.export.checks import run_file, runnable
 from qmu_edge.export.formats.qonnx import quantizers
+from qmu_edge.export.gates import run_file, runnable
 from qmu_edge.export.graph import initializers
 from qmu_edge.export.trace import trace
 from tests.export.case import Case

@@ -34,9 +34,9 @@ from qmu_edge.request.split import Split, from_json, to_json
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.train import checkpoint
+from qmu_edge.verify.arrays import read_golden, read_sets
 from qmu_edge.verify.bundle import GOLDEN, MANIFEST, SIGNATURE, Bundle, golden, opened
-from qmu_edge.verify.latent_weights import check_latent_weights
-from qmu_edge.verify.npz import read_golden, read_sets
+from qmu_edge.verify.latent_weights import latent_weight_gate
 from qmu_edge.verify.onnx.reader import read
 from tests.fuzz.mutate import mutated, mutated_json
 from tests.receipt import test_receipt
@@ -430,7 +430,7 @@ PARSERS: dict[str, Parser] = {
         3_000,
     ),
     "model": Parser(
-        lambda folder, path: check_latent_weights(read(path)), _bytes(models, *MODEL_WORDS), 20_000
+        lambda folder, path: latent_weight_gate(read(path)), _bytes(models, *MODEL_WORDS), 20_000
     ),
     "golden inputs": Parser(_golden, _bytes(arrays, *ARRAY_WORDS), 10_000),
     "sets": Parser(_sets, _bytes(archives, *ARRAY_WORDS), 10_000),

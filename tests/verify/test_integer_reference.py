@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 from qmu_edge.errors import ExportError
-from qmu_edge.export.exporter import Camera, ExportPlan, export
+from qmu_edge.export.exporter import ExportPlan, InputSpec, export
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import Samples
@@ -50,7 +50,7 @@ def file(network: Callable[..., Classifier], toy: Callable[..., Samples]) -> Cal
         model, samples = network(**recipe), _resized(toy(32, seed=1), size)
         requantize(model, samples, batch=8, seed=0, progress=Progress())
         plan = ExportPlan(
-            formats=(form,), class_names=("a", "b", "c"), camera=Camera("uint8", "NCHW"), target=target
+            formats=(form,), class_names=("a", "b", "c"), input=InputSpec("uint8", "NCHW"), target=target
         )
         (made,) = export(model, plan, images=samples.images().numpy(), min_agreement=0.9, min_inputs=1)
         return made.data

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qmu_edge.errors import ExportError
-from qmu_edge.verify.latent_weights import check_latent_weights, code_range, latent_weight_gate, most_distinct
+from qmu_edge.verify.latent_weights import code_range, inspect_weights, latent_weight_gate, most_distinct
 from qmu_edge.verify.onnx.reader import read
 
 
@@ -18,7 +18,7 @@ def _initializer(model: Any, name: str) -> Any:
 
 
 def test_codes_pass(make: Any, save: Any) -> None:
-    report = check_latent_weights(read(save(make.qcdq())))
+    report = latent_weight_gate(read(save(make.qcdq())))
     conv, fc = report.weights
     assert (conv.name, conv.form, conv.bits, conv.declared) == ("conv.w", "codes", 4, True)
     assert 2 <= conv.distinct <= conv.allowed == 16 and fc.elements == 20
@@ -31,7 +31,7 @@ def test_codes_pass(make: Any, save: Any) -> None:
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_grid_passes(make: Any, save: Any, bits: int) -> None:
-    report = check_latent_weights(read(save(make.qonnx(bits))))
+    report = latent_weight_gate(read(save(make.qonnx(bits))))
     assert [(w.form, w.bits) for w in report.weights] == [("grid", bits)] * 2
     assert "conv.w" not in {r.name for r in report.float_residue}
 
@@ -46,23 +46,23 @@ def test_one_code_too_many(make: Any, save: Any, bits: int) -> None:
     del model.metadata_props[:]
     declared = {"weight_bits": {"conv.w": bits, "fc.w": bits}}
     helper.set_model_props(model, {"qmu_edge": json.dumps(declared)})
-    check_latent_weights(read(save(model)))
+    latent_weight_gate(read(save(model)))
     if bits < 8:
         codes[3, 2, 1, 0] = high + 1
         make.replace(model, "conv.w", codes)
         with pytest.raises(ExportError, match=r"'conv\.w': codes from .* distinct values; allowed"):
-            check_latent_weights(read(save(model)))
+            latent_weight_gate(read(save(model)))
 
 
 def test_brevitas_codes_pass_and_latents_do_not(brevitas_exports: dict[str, Path]) -> None:
-    report = check_latent_weights(read(brevitas_exports["qcdq"]))
+    report = latent_weight_gate(read(brevitas_exports["qcdq"]))
     assert [(w.form, w.bits, w.declared) for w in report.weights] == [("codes", 8, False)]
     with pytest.raises(ExportError, match="before QuantizeLinear: 108 distinct"):
-        check_latent_weights(read(brevitas_exports["qcdq_dynamo"]))
+        latent_weight_gate(read(brevitas_exports["qcdq_dynamo"]))
     with pytest.raises(ExportError, match=r"before Quant, off grid: \d+ distinct .* allowed 16"):
-        check_latent_weights(read(brevitas_exports["qonnx"]))
+        latent_weight_gate(read(brevitas_exports["qonnx"]))
     for name in ("qcdq_dynamo", "qonnx"):
-        (weight,) = latent_weight_gate(read(brevitas_exports[name])).weights
+        (weight,) = inspect_weights(read(brevitas_exports[name])).weights
         assert weight.form == "latent"
 
 
@@ -72,7 +72,7 @@ def test_one_weight_off_grid(make: Any, save: Any) -> None:
     w[0, 0, 0, 0] += np.float32(0.01)  # a tenth of the step
     make.replace(model, "conv.w", w)
     with pytest.raises(ExportError, match=r"conv\.w.*off grid"):
-        check_latent_weights(read(save(model)))
+        latent_weight_gate(read(save(model)))
 
 
 def test_less_than_the_tolerance_is_still_not_idempotent(make: Any, save: Any) -> None:
@@ -81,7 +81,7 @@ def test_less_than_the_tolerance_is_still_not_idempotent(make: Any, save: Any) -
     w[0, 0, 0, 0] = np.nextafter(w[0, 0, 0, 0], np.float32(9))
     make.replace(model, "conv.w", w)
     with pytest.raises(ExportError, match="quantizing again"):
-        check_latent_weights(read(save(model)))
+        latent_weight_gate(read(save(model)))
 
 
 def test_the_sign_of_zero_is_a_latent_bit(make: Any, save: Any) -> None:
@@ -90,7 +90,7 @@ def test_the_sign_of_zero_is_a_latent_bit(make: Any, save: Any) -> None:
     w[0, 0, 0, 0] = -0.0
     make.replace(model, "conv.w", w)
     with pytest.raises(ExportError, match="negative zeros"):
-        check_latent_weights(read(save(model)))
+        latent_weight_gate(read(save(model)))
 
 
 def test_grid_beyond_its_bits(make: Any, save: Any) -> None:
@@ -99,7 +99,7 @@ def test_grid_beyond_its_bits(make: Any, save: Any) -> None:
     w[0, 0, 0, 0] = np.float32(9) * np.float32(0.1)
     make.replace(model, "conv.w", w)
     with pytest.raises(ExportError, match=r"codes -7 to 9, allowed \(-7, 7\)"):
-        check_latent_weights(read(save(model)))
+        latent_weight_gate(read(save(model)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0, -0.1])
@@ -111,10 +111,10 @@ def test_impossible_scales(make: Any, save: Any, form: str, name: str, bad: floa
     scale.reshape(-1)[-1] = bad
     make.replace(model, name, scale)
     if form == "qcdq" and bad == -0.1:  # batch-norm's sign
-        check_latent_weights(read(save(model)))
+        latent_weight_gate(read(save(model)))
         return
     with pytest.raises(ExportError, match="a scale of"):
-        check_latent_weights(read(save(model)))
+        latent_weight_gate(read(save(model)))
 
 
 def test_a_scale_per_weight_could_hold_the_weights(make: Any, save: Any) -> None:
@@ -123,7 +123,7 @@ def test_a_scale_per_weight_could_hold_the_weights(make: Any, save: Any) -> None
     make.replace(model, "conv.w", w)
     make.replace(model, "s1", w)
     with pytest.raises(ExportError, match="one per channel"):
-        check_latent_weights(read(save(model)))
+        latent_weight_gate(read(save(model)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -133,14 +133,14 @@ def test_weights_that_are_no_numbers(make: Any, save: Any, value: float) -> None
     w[1, 1, 1, 1] = value
     make.replace(model, "conv.w", w)
     with pytest.raises(ExportError, match="off grid"):
-        check_latent_weights(read(save(model)))
+        latent_weight_gate(read(save(model)))
 
 
 def test_double_precision_weights_hide_digits(make: Any, save: Any) -> None:
     model = make.qonnx()
     make.replace(model, "conv.w", make.value_of(model, "conv.w").astype(np.float64))
     with pytest.raises(ExportError, match="stored as DOUBLE"):
-        check_latent_weights(read(save(model)))
+        latent_weight_gate(read(save(model)))
 
 
 def test_float_weights_need_a_licence(make: Any, save: Any) -> None:
@@ -153,9 +153,9 @@ def test_float_weights_need_a_licence(make: Any, save: Any) -> None:
     gemm.input[1] = "fc.w"
     del model.metadata_props[:]
     with pytest.raises(ExportError, match=r"'fc\.w': float weights without quantizer"):
-        check_latent_weights(read(save(model)))
+        latent_weight_gate(read(save(model)))
     helper.set_model_props(model, {"qmu_edge": json.dumps({"float_weights": ["fc.w"]})})
-    report = check_latent_weights(read(save(model)))
+    report = latent_weight_gate(read(save(model)))
     assert "fc.w" in {r.name for r in report.float_residue}
 
 
@@ -172,11 +172,11 @@ def test_packed_codes_and_weight_only_forms(make: Any, save: Any) -> None:
     other = helper.make_node("Cast", ["fc.w"], ["fc.float"], to=TensorProto.FLOAT)
     model.graph.node.insert(0, cast)
     model.graph.node.insert(0, other)
-    report = check_latent_weights(read(save(model)))
+    report = latent_weight_gate(read(save(model)))
     assert [(w.name, w.bits) for w in report.weights] == [("conv.w", 4), ("fc.w", 4)]
     make.replace(model, "s2", np.random.default_rng(0).random((5, 4), dtype=np.float32))
     with pytest.raises(ExportError, match="one per channel"):
-        check_latent_weights(read(save(model)))
+        latent_weight_gate(read(save(model)))
 
 
 def test_a_constant_node_is_no_hiding_place(make: Any, save: Any) -> None:
@@ -187,14 +187,14 @@ def test_a_constant_node_is_no_hiding_place(make: Any, save: Any) -> None:
     constant = helper.make_node("Constant", [], ["w2"], value=numpy_helper.from_array(latent))
     model.graph.node[1].CopyFrom(constant)
     with pytest.raises(ExportError, match="'w2': float weights without quantizer"):
-        check_latent_weights(read(save(model)))
+        latent_weight_gate(read(save(model)))
 
 
 def test_what_cannot_be_traced_is_refused(make: Any, save: Any) -> None:
     model = make.qcdq()
     model.graph.node[1].op_type = "Add"
     with pytest.raises(ExportError, match="cannot be checked"):
-        check_latent_weights(read(save(model)))
+        latent_weight_gate(read(save(model)))
 
 
 def test_no_weights_is_no_pass(make: Any, save: Any) -> None:
@@ -202,7 +202,7 @@ def test_no_weights_is_no_pass(make: Any, save: Any) -> None:
     for node in model.graph.node:
         node.op_type = "Sum"
     with pytest.raises(ExportError, match="no weight found"):
-        check_latent_weights(read(save(model)))
+        latent_weight_gate(read(save(model)))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_metadata_that_is_wrong(make: Any, save: Any, text: str) -> None:
     del model.metadata_props[:]
     helper.set_model_props(model, {"qmu_edge": text})
     with pytest.raises(ExportError, match="metadata"):
-        check_latent_weights(read(save(model)))
+        latent_weight_gate(read(save(model)))
 
 
 def test_most_distinct_equals_the_obvious() -> None:

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.verify.metrics import accuracy, binomial_interval, confidence, prediction_histogram, softmax
 from qmu_edge.verify.mia import auc, mia_auc, scaled_confidence
-from qmu_edge.verify.parity import Parity, check_parity, compare
+from qmu_edge.verify.parity import Parity, compare, require_parity
 
 _scores = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=30)
 
@@ -92,13 +92,13 @@ def test_binomial_interval() -> None:
 
 def test_parity() -> None:
     logits = np.random.default_rng(0).normal(size=(2000, 5))
-    check_parity(compare(logits, logits))
+    require_parity(compare(logits, logits))
     swapped = logits.copy()
     swapped[:3] = -swapped[:3]
     with pytest.raises(ExportError, match=r"99\.8500%"):
-        check_parity(compare(logits, swapped))
+        require_parity(compare(logits, swapped))
     with pytest.raises(ExportError, match="on 10 inputs"):
-        check_parity(Parity(10, 1.0, 0.0, 0.0))
+        require_parity(Parity(10, 1.0, 0.0, 0.0))
     with pytest.raises(ExportError, match="finite"):
         compare(logits, logits * np.nan)
     with pytest.raises(ConfigError):

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError, IntegrityError, QmuEdgeError
 from qmu_edge.verify.__main__ import main
+from qmu_edge.verify.arrays import read_golden, read_npz, read_sets
 from qmu_edge.verify.evaluation import Accuracy, Evaluation, evaluate, evaluation_from_json, to_json
 from qmu_edge.verify.mia import Auc
-from qmu_edge.verify.npz import read_arrays, read_golden, read_sets
 from qmu_edge.verify.session import OrtRunner
 from qmu_edge.verify.verdict import Reference, Thresholds, forgotten_class, from_retrained, held_out, judge
 
@@ -129,7 +129,7 @@ def test_npz_readers(tmp_path: Path, model_and_sets: tuple[Path, Sets]) -> None:
     path = _write(tmp_path / "sets.npz", sets)
     assert set(read_sets(path)) == set(sets)
     with pytest.raises(IntegrityError, match="allowed 64 of 100"):
-        read_arrays(path, max_bytes=100)
+        read_npz(path, max_bytes=100)
     with pytest.raises(ConfigError, match="no such file"):
         read_sets(tmp_path / "absent.npz")
     with pytest.raises(ConfigError, match="allowed images and float logits"):
@@ -139,13 +139,13 @@ def test_npz_readers(tmp_path: Path, model_and_sets: tuple[Path, Sets]) -> None:
         read_sets(path)
     np.savez(path, a=np.array([{}], dtype=object))
     with pytest.raises(IntegrityError):
-        read_arrays(path)
+        read_npz(path)
     huge = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1099511627776,), }\n"
     for header, found in ((huge, "1099511627776"), (b"(", "readable"), (b"{'descr': 'x'}", "format 1.0")):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + bytes([len(header), 0]) + header)
         with pytest.raises(IntegrityError, match=found):
-            read_arrays(path)
+            read_npz(path)
 
 
 def test_damaged_npz_only_raises_our_errors(tmp_path: Path) -> None:

@@ -188,8 +188,8 @@ def _model(path: Path, data: bytes) -> OnnxFile:
             raise ExportError(f"the model holds {reason}; allowed: none")
     imports = [parse(b, _OPSET, "opset_import", budget) for b in model.blobs.get("opset_import", [])]
     graph = _graph(model.blob("graph"), budget, 0)
-    _check_names(graph)
-    _check_used(graph)
+    _require_unique_names(graph)
+    _require_used(graph)
     return OnnxFile(
         path=path,
         data=data,
@@ -270,11 +270,11 @@ def _tensor(view: memoryview, budget: Budget) -> Tensor:
         raise ExportError(f"tensor {name!r}: values in {sources}; allowed one of {allowed}")
     source = sources[0] if sources else "raw_data"
     result = Tensor(name, tensor.integers("dims"), data_type, source, tensor.blob(source))
-    _check_size(result)
+    _require_size(result)
     return result
 
 
-def _check_size(tensor: Tensor) -> None:
+def _require_size(tensor: Tensor) -> None:
     """The bytes must be exactly what the shape says: no more to hide in, no fewer to read past."""
     name, dims, element = tensor.name, tensor.dims, tensor.element
     if len(dims) > MAX_RANK or min(dims, default=0) < 0:
@@ -306,7 +306,7 @@ def _value(view: memoryview, budget: Budget) -> Value:
     )
 
 
-def _check_names(graph: Graph) -> None:
+def _require_unique_names(graph: Graph) -> None:
     """Every tensor is defined once, so that a name says which values are meant."""
     seen: set[str] = set()
     for part in graph.walk():
@@ -317,7 +317,7 @@ def _check_names(graph: Graph) -> None:
             seen.add(name)
 
 
-def _check_used(graph: Graph) -> None:
+def _require_used(graph: Graph) -> None:
     """Every stored tensor must reach an output: an unused one ships data that no result shows."""
     used = _ancestors(graph)
     for part in graph.walk():

@@ -11,11 +11,11 @@ from onnx import numpy_helper
 
 import qmu_edge.export.exporter
 from qmu_edge.errors import ConfigError, ExportError
-from qmu_edge.export.checks import Explained, explained
 from qmu_edge.export.exporter import Exported
 from qmu_edge.export.formats.integer import to_integer
 from qmu_edge.export.formats.qcdq import to_qcdq
 from qmu_edge.export.formats.qonnx import quantizers
+from qmu_edge.export.gates import Arbitration, arbitrate
 from qmu_edge.export.graph import initializers, set_initializer
 from qmu_edge.models.calibration import weight_layers
 from tests.export.case import Case
@@ -170,8 +170,8 @@ def test_integer_reference_says_who_is_right(one: Case) -> None:
     data, logits = one.files["integer"].data, one.logits
     other = logits.copy()
     other[:2] = np.roll(other[:2], 1, axis=1)
-    assert explained(data, one.images, logits, logits) == Explained(0, 0, 0)
-    assert explained(data, one.images, other, logits) == Explained(2, 2, 2)
-    assert explained(data, one.images, logits, other) == Explained(2, 2, 0)
+    assert arbitrate(data, one.images, logits, logits) == Arbitration(0, 0, 0)
+    assert arbitrate(data, one.images, other, logits) == Arbitration(2, 2, 2)
+    assert arbitrate(data, one.images, logits, other) == Arbitration(2, 2, 0)
     for name in ("qonnx", "qcdq"):  # whose layers are float ones
-        assert explained(one.files[name].data, one.images, other, logits) == Explained(2, 0, 0)
+        assert arbitrate(one.files[name].data, one.images, other, logits) == Arbitration(2, 0, 0)

@@ -26,7 +26,7 @@ Levels = dict[str, Parity]
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
+class Arbitration:
     """Images on which file and network name different classes, and whom the integer reference sides with.
 
     Attributes:
@@ -46,13 +46,13 @@ class Explained:
         return f"; on {self.as_file} of {self.asked} that differ, exact integers say what the file says"
 
 
-MAIN: Final = "all, 2 threads"  # where parity is measured on more images
+MAIN_LEVEL: Final = "all, 2 threads"  # where parity is measured on more images
 LEVEL_IMAGES: Final = 8
 EXPLAINED_IMAGES: Final = 16
 BATCH: Final = 64
 
 
-def check_file(data: bytes) -> dict[str, Any]:
+def require_valid(data: bytes) -> dict[str, Any]:
     """`onnx.checker` and the latent-weight gate on the bytes that would ship.
 
     Raises:
@@ -63,7 +63,7 @@ def check_file(data: bytes) -> dict[str, Any]:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"onnx.checker: {str(error).strip().partition(chr(10))[0]}") from None
     with _on_disk(data) as path:
-        return asdict(latent_weights.check_latent_weights(reader.read(path)))
+        return asdict(latent_weights.latent_weight_gate(reader.read(path)))
 
 
 def runnable(data: bytes) -> bytes:
@@ -90,23 +90,25 @@ def run_file(
         return OrtRunner(path, threads=threads, optimization=optimization).logits(images, batch=BATCH)
 
 
-def levels(data: bytes, images: UInt8[np.ndarray, "n c h w"], logits: Float[np.ndarray, "n k"]) -> Levels:
+def parity_by_level(
+    data: bytes, images: UInt8[np.ndarray, "n c h w"], logits: Float[np.ndarray, "n k"]
+) -> Levels:
     """Parity of a runnable file on a few images, for each level and thread count but those of `run_file`."""
     images, logits = images[:LEVEL_IMAGES], logits[:LEVEL_IMAGES]
     return {
         name: compare(logits, run_file(data, images, optimization=optimization, threads=threads))
         for optimization in OPTIMIZATION
         for threads in (1, 2)
-        if (name := f"{optimization}, {threads} threads") != MAIN
+        if (name := f"{optimization}, {threads} threads") != MAIN_LEVEL
     }
 
 
-def explained(
+def arbitrate(
     data: bytes,
     images: UInt8[np.ndarray, "n c h w"],
     logits: Float[np.ndarray, "n k"],
     found: Float[np.ndarray, "n k"],
-) -> Explained:
+) -> Arbitration:
     """Who is right where file and network name different classes: integers in numpy, which round no sum.
 
     Args:
@@ -118,16 +120,16 @@ def explained(
     differing = np.flatnonzero(logits.argmax(1) != found.argmax(1))
     some = differing[:EXPLAINED_IMAGES]
     if not len(some):
-        return Explained(len(differing), 0, 0)
+        return Arbitration(len(differing), 0, 0)
     with _on_disk(data) as path:
         file = reader.read(path)
         try:
             fed = OrtRunner(path).fed(images[some])
             reference = run_integers(file, fed)[file.graph.outputs[0].name]
         except ExportError:  # a float layer, or a format without integer layers
-            return Explained(len(differing), 0, 0)
+            return Arbitration(len(differing), 0, 0)
     as_file = int((reference.argmax(1) == found[some].argmax(1)).sum())
-    return Explained(len(differing), len(some), as_file)
+    return Arbitration(len(differing), len(some), as_file)
 
 
 @contextmanager

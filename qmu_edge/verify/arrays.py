@@ -24,14 +24,14 @@ from qmu_edge.verify.evaluation import SETS
 MAX_BYTES = 16 * 2**30
 MAX_MEMBERS = 64
 MAX_RATIO = 100  # unpacked to packed; images stay below 10, a bomb reaches 1000
-_SMALL = 2**26
+_ALWAYS_ALLOWED = 2**26
 _HEADER = re.compile(
     rb"\{'descr': '[<>|][uif](?P<bytes>\d)', 'fortran_order': (True|False), "
     rb"'shape': \((?P<shape>(\d{1,18}, ?)*+(\d{1,18})?)\), \} *\n"
 )
 
 
-def read_arrays(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[Any]]:
+def read_npz(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[Any]]:
     """Read all arrays of an `.npz` file.
 
     Args:
@@ -47,8 +47,8 @@ def read_arrays(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
-    allowed = min(max_bytes, max(_SMALL, MAX_RATIO * path.stat().st_size))
-    with _plainly(path, ".npz"):
+    allowed = min(max_bytes, max(_ALWAYS_ALLOWED, MAX_RATIO * path.stat().st_size))
+    with _our_errors(path, ".npz"):
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             total = sum(member.file_size for member in members)
@@ -58,13 +58,13 @@ def read_arrays(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[
                 )
             for member in members:
                 with archive.open(member) as file:
-                    _check_header(file, member.file_size)
+                    _require_header(file, member.file_size)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
 
 @contextmanager
-def _plainly(path: Path, kind: str) -> Iterator[None]:
+def _our_errors(path: Path, kind: str) -> Iterator[None]:
     """Turn the many errors of numpy's and zip's readers into ours."""
     try:
         yield
@@ -84,11 +84,11 @@ def _plainly(path: Path, kind: str) -> Iterator[None]:
         raise IntegrityError(f"{path}: not a readable {kind} file: {str(error)[:200]!r}") from error
 
 
-def read_array(path: Path, *, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
-    """Read an `.npy` file; arguments and errors as for `read_arrays`."""
+def read_npy(path: Path, *, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
+    """Read an `.npy` file; arguments and errors as for `read_npz`."""
     data = read_regular(path, limit=max_bytes, error=IntegrityError)
-    with _plainly(path, ".npy"):
-        _check_header(io.BytesIO(data), len(data))
+    with _our_errors(path, ".npy"):
+        _require_header(io.BytesIO(data), len(data))
         array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
         return array
 
@@ -101,9 +101,9 @@ def read_sets(path: Path) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
 
     Raises:
         ConfigError: Images without labels, other arrays, no set at all.
-        IntegrityError: See `read_arrays`.
+        IntegrityError: See `read_npz`.
     """
-    arrays = read_arrays(path)
+    arrays = read_npz(path)
     allowed = {f"{name}_{what}" for name in SETS for what in ("images", "labels")}
     names = [name for name in SETS if f"{name}_images" in arrays and f"{name}_labels" in arrays]
     if not names or len(arrays) != 2 * len(names):
@@ -116,15 +116,15 @@ def read_golden(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 
     Raises:
         ConfigError: Other arrays.
-        IntegrityError: See `read_arrays`.
+        IntegrityError: See `read_npz`.
     """
-    arrays: Mapping[str, NDArray[Any]] = read_arrays(path)
+    arrays: Mapping[str, NDArray[Any]] = read_npz(path)
     if set(arrays) != {"images", "logits"} or arrays["logits"].dtype.kind != "f":
         raise ConfigError(f"{path}: holds {sorted(arrays)}; allowed images and float logits")
     return arrays["images"], arrays["logits"]
 
 
-def _check_header(file: Any, size: int) -> None:
+def _require_header(file: Any, size: int) -> None:
     """Compare what an array says it holds with the bytes it has; `file` is binary.
 
     Only headers as numpy writes them: its reader evaluates others as Python, in several ways.

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from qmu_edge.verify import bundle
+from qmu_edge.verify.arrays import read_golden, read_sets
 from qmu_edge.verify.evaluation import Evaluation, evaluate, to_json
-from qmu_edge.verify.latent_weights import check_latent_weights
-from qmu_edge.verify.npz import read_golden, read_sets
+from qmu_edge.verify.latent_weights import latent_weight_gate
 from qmu_edge.verify.onnx.reader import OnnxFile, read
-from qmu_edge.verify.parity import check_parity, compare
+from qmu_edge.verify.parity import compare, require_parity
 from qmu_edge.verify.session import OrtRunner
 from qmu_edge.verify.verdict import Thresholds, Verdict, forgotten_class, from_retrained, held_out, judge
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def verify_file(options: argparse.Namespace) -> dict[str, Any]:
     """Do what the arguments ask for.
 
     Args:
@@ -27,13 +27,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         QmuEdgeError: Any deliberate error.
     """
-    result = describe(read(options.model))
+    result = verify_structure(read(options.model))
     if options.golden or options.data:
         runner = OrtRunner(options.model, threads=options.threads, optimization=options.optimization)
         if options.golden:
             images, logits = read_golden(options.golden)
             parity = compare(logits, runner.logits(images))
-            check_parity(parity, min_inputs=options.min_golden)
+            require_parity(parity, min_inputs=options.min_golden)
             result["parity"] = to_json(parity)
         if options.data:
             evaluation, verdict = _judge(runner, options)
@@ -42,14 +42,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def run_bundle(options: argparse.Namespace) -> dict[str, Any]:
+def verify_bundle(options: argparse.Namespace) -> dict[str, Any]:
     """The same for a bundle, after its digests and its signature.
 
     Args:
         options: As parsed by the command; the bundle's thresholds take the place of the defaults.
 
     Returns:
-        As `run`, and `bundle`: files, signature, receipt, latency in milliseconds, memory in megabytes.
+        As `verify_file`, and `bundle`: files, signature, receipt, latency in milliseconds, peak memory in
+            mebibytes.
 
     Raises:
         QmuEdgeError: Any deliberate error.
@@ -57,11 +58,11 @@ def run_bundle(options: argparse.Namespace) -> dict[str, Any]:
     with bundle.opened(options.model, options.key) as found:
         limits = {k: v for k, v in found.thresholds.items() if hasattr(options, k)}
         inner = argparse.Namespace(**{**vars(options), **limits, "model": found.model})
-        result = run(inner)
+        result = verify_file(inner)
         runner = OrtRunner(found.model, threads=options.threads, optimization=options.optimization)
         images, logits = bundle.golden(found)
         parity = compare(logits, runner.logits(images))
-        check_parity(parity, min_agreement=found.min_agreement, min_inputs=len(images))
+        require_parity(parity, min_agreement=found.min_agreement, min_inputs=len(images))
         result["file"] = found.model.name
         result["parity"] = to_json(parity)
         result["bundle"] = {
@@ -75,7 +76,7 @@ def run_bundle(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def describe(file: OnnxFile) -> dict[str, Any]:
+def verify_structure(file: OnnxFile) -> dict[str, Any]:
     """Check the file alone: the latent-weight gate behind the model-file policy of `read`.
 
     Args:
@@ -85,7 +86,7 @@ def describe(file: OnnxFile) -> dict[str, Any]:
         What `--json` prints; `parity`, `evaluation` and `verdict` are None, `passed` is true.
 
     Raises:
-        ExportError: See `check_latent_weights`.
+        ExportError: See `latent_weight_gate`.
     """
     return {
         "file": str(file.path),
@@ -93,7 +94,7 @@ def describe(file: OnnxFile) -> dict[str, Any]:
         "bytes": len(file.data),
         "format": "qonnx" if file.is_qonnx else "onnx",
         "opset_imports": to_json(file.opset_imports),
-        "latent_weights": to_json(check_latent_weights(file)),
+        "latent_weights": to_json(latent_weight_gate(file)),
         "parity": None,
         "evaluation": None,
         "verdict": None,
