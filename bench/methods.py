@@ -26,8 +26,8 @@ from typing import Any, Final
 import torch
 from filelock import FileLock
 from shared.cells import GRIDS, Bench, Network, grid_at, score
+from shared.compared import grouped, table_of
 from shared.record import ROOT, commit, write
-from tables import grouped, table_of
 
 from qmu_edge.errors import ConfigError, QmuEdgeError
 from qmu_edge.io.files import write_atomic

@@ -9,8 +9,9 @@ from statistics import mean
 from typing import Any
 
 import matplotlib.pyplot as plt
+from shared.compared import WHOLE, average_gap
+from shared.measured import load
 from shared.record import ROOT
-from tables import WHOLE, average_gap, load
 
 Points = dict[str, list[tuple[float, float]]]  # row -> gap and epoch-equivalents of each seed
 
