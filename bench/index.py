@@ -41,7 +41,7 @@ RESOLVE = f"""{PEAK}
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import opened
 from qmu_edge.request.document import parse_request
-from qmu_edge.request.resolve import claim
+from qmu_edge.request.resolve import resolve
 from qmu_edge.request.split import divide
 
 def ask(subject):
@@ -57,7 +57,7 @@ with opened(Path(sys.argv[1]), Progress()) as project:
     for number in range(10):
         start, busy = time.perf_counter(), time.process_time()
         barred = project.ledger.barred()
-        found = claim(index, ask("person %d" % number), barred=barred, key=bytes(32))
+        found = resolve(index, ask("person %d" % number), barred=barred, key=bytes(32))
         split = divide(index, [found], barred=barred)
         seconds.append(time.perf_counter() - start)
         cpu.append(time.process_time() - busy)

@@ -12,7 +12,6 @@ gates.py     what a file must pass before it exists
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -44,6 +43,7 @@ from qmu_edge.export.graph import initializers
 from qmu_edge.export.input import InputSpec, apply_input, fix_batch
 from qmu_edge.export.targets import TARGETS, Target, target_named
 from qmu_edge.export.trace import trace
+from qmu_edge.io.json import compact
 from qmu_edge.models.calibration import require_calibrated, weight_layers
 from qmu_edge.models.deploy import deploy, require_equivalent
 from qmu_edge.models.layers import Classifier
@@ -260,7 +260,7 @@ def _describe(graph: onnx.ModelProto, model: Classifier, plan: ExportPlan) -> No
     }
     entry = graph.metadata_props.add()
     entry.key = "qmu_edge"
-    entry.value = json.dumps(about, sort_keys=True, separators=(",", ":"))
+    entry.value = compact(about).decode()
 
 
 def _float_weights(graph: onnx.ModelProto) -> list[str]:

@@ -5,7 +5,6 @@ errors, because a misspelt threshold that silently falls back to its default is 
 The method's own parameters (`[unlearn.<method>]`) are checked by that method's `Params`, which needs torch.
 """
 
-import hashlib
 import json
 import re
 import tomllib
@@ -17,8 +16,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.files import read_regular
-from qmu_edge.io.json import MAX_DEPTH, flaw, join, nests_too_deep, shown
+from qmu_edge.io.json import MAX_DEPTH, compact, flaw, join, nests_too_deep, shown
 
 Bits = Annotated[int, Field(ge=2, le=8)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -185,10 +185,9 @@ class Recipe(_Section):
     unlearn: dict[Word, dict[Word, bool | int | float | str]] = Field(default_factory=dict)
     policy: PolicyRecipe = PolicyRecipe()
 
-    def digest(self) -> str:
-        """SHA-256 of the canonical JSON form: the name of the recipe in receipts."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+    def digest(self) -> Sha256:
+        """SHA-256 of the stored JSON form: the name of the recipe in receipts."""
+        return sha256_of(compact(self.model_dump(mode="json")))
 
 
 def parse_recipe(text: str, source: str) -> Recipe:

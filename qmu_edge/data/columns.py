@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.digest import PATTERN
 from qmu_edge.io.json import INVISIBLE
 
 MAX_NAME: Final = 512
-_CHUNK: Final = 1 << 14  # strings that exist at the same time
+_CHUNK: Final = 1 << 14  # Python strings that exist at the same time
 _BLANK: Final = "0" * 64
 
 
 class Column(Sequence[str]):
-    """What names and digests share.
+    """A sequence of n texts that can be searched for many at once.
 
     Attributes:
         keys: A number of each value (n,), int64; equal values have equal numbers.
@@ -140,7 +141,7 @@ class Digests(Column):
         Raises:
             ConfigError: A value is something else.
         """
-        allowed = re.compile("([0-9a-f]{64})?" if blank else "[0-9a-f]{64}", re.ASCII)
+        allowed = re.compile(f"({PATTERN})?" if blank else PATTERN, re.ASCII)
         parts = []
         for chunk in _chunks(digests):
             if not all(map(allowed.fullmatch, chunk)) or _BLANK in chunk:

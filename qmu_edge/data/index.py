@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from qmu_edge.data.columns import MAX_NAME, Digests, Names
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.digest import Sha256
 from qmu_edge.io.json import INVISIBLE
 
 MAX_SUBJECTS_BYTES: Final = 256 << 20
@@ -49,8 +50,8 @@ class SampleSplit(IntEnum):
 SAMPLE_SPLITS: Final = tuple(split.word for split in SampleSplit)
 
 
-def content_digest(image: NDArray[np.uint8]) -> str:
-    """SHA-256 (hex) of the pixels of one image (c, h, w), whatever file they came from.
+def content_digest(image: NDArray[np.uint8]) -> Sha256:
+    """SHA-256 of the pixels of one image (c, h, w), whatever file they came from.
 
     Raises:
         ConfigError: It is not a uint8 array of three axes.
@@ -59,7 +60,7 @@ def content_digest(image: NDArray[np.uint8]) -> str:
     >>> content_digest(square) == content_digest(square.reshape(1, 1, 4))  # the shape counts
     False
     """
-    return content_digests(image[np.newaxis])[0]
+    return Sha256(content_digests(image[np.newaxis])[0])
 
 
 def content_digests(images: NDArray[np.uint8]) -> Digests:
@@ -79,8 +80,8 @@ def content_digests(images: NDArray[np.uint8]) -> Digests:
     return Digests(raw)
 
 
-def pseudonym(key: bytes, subject_id: str) -> str:
-    """HMAC-SHA256 (hex) of a subject id: the same person, not to be guessed without the key.
+def pseudonym(key: bytes, subject_id: str) -> Sha256:
+    """HMAC-SHA256 of a subject id: the same person, not to be guessed without the key.
 
     The id is put into Unicode normal form NFC first, as requests demand; otherwise letters count
     as written: "A@x.org" and "a@x.org" are two subjects.
@@ -89,7 +90,7 @@ def pseudonym(key: bytes, subject_id: str) -> str:
     ('0c8de79c', 'c13bc323')
     """
     name = unicodedata.normalize("NFC", subject_id).encode()
-    return hmac.digest(key, b"qmu-edge subject v1\0" + name, "sha256").hex()
+    return Sha256(hmac.digest(key, b"qmu-edge subject v1\0" + name, "sha256").hex())
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,16 +157,16 @@ class SampleIndex:
             class_names=tuple(class_names),
         )
 
-    def digest(self) -> str:
-        """The split digest: SHA-256 (hex) of ids, digests, labels, splits and class names.
+    def digest(self) -> Sha256:
+        """SHA-256 of ids, digests, labels, splits and class names.
 
         Whose a sample is does not enter: a subject list may be completed without a new dataset.
         """
         return self._digest
 
     @cached_property
-    def _digest(self) -> str:
-        parts = (
+    def _digest(self) -> Sha256:
+        columns = (
             self.ids.data,
             self.digests.raw.data,
             np.ascontiguousarray(self.labels, "<i8").data,
@@ -173,10 +174,10 @@ class SampleIndex:
             "\n".join(self.class_names).encode(),
         )
         total = hashlib.sha256(b"qmu-edge samples v1\0")
-        for part in parts:
-            total.update(memoryview(part).nbytes.to_bytes(8, "little"))
-            total.update(part)
-        return total.hexdigest()
+        for column in columns:
+            total.update(memoryview(column).nbytes.to_bytes(8, "little"))
+            total.update(column)
+        return Sha256(total.hexdigest())
 
 
 def assign_splits(
@@ -218,10 +219,11 @@ def assign_splits(
     if unknown.size:
         raise ConfigError(f"given split: found {str(unknown[0])!r}, allowed 'train', 'test' or ''")
     keys = np.array(digests, dtype="S64")
-    codes = np.where(given == "test", np.int8(2), np.int8(0))
+    codes = np.where(given == "test", np.int8(SampleSplit.TEST), np.int8(SampleSplit.TRAIN))
     if not (given == "test").any():
-        _move_share(codes, np.flatnonzero(given == ""), labels, keys, share=test, to=2)
-    _move_share(codes, np.flatnonzero(codes == 0), labels, keys, share=validation, to=1)
+        _move_share(codes, np.flatnonzero(given == ""), labels, keys, share=test, to=SampleSplit.TEST)
+    train = np.flatnonzero(codes == SampleSplit.TRAIN)
+    _move_share(codes, train, labels, keys, share=validation, to=SampleSplit.VALIDATION)
     return codes
 
 
@@ -284,7 +286,7 @@ def _move_share(
     keys: NDArray[np.character],
     *,
     share: float,
-    to: int,
+    to: SampleSplit,
 ) -> None:
     """Set `codes` to `to` for the first share, by key, of each class among `pool` (positions).
 

@@ -1,4 +1,4 @@
-"""Deleted samples, by id and by pixels: which samples of an index are barred."""
+"""Tombstones: the samples that were deleted, by id and by pixels, and which samples of an index they bar."""
 
 from collections import defaultdict
 from collections.abc import Collection
@@ -7,32 +7,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.data.index import SampleIndex
+from qmu_edge.io.digest import Sha256
 
-Stones = Collection[tuple[str, str]]  # id and content digest of each barred sample
+Tombstones = Collection[tuple[str, str]]
+"""Id and content digest of each deleted sample."""
 
 
-def barred_samples(index: SampleIndex, stones: Stones) -> NDArray[np.bool_]:
+def barred_samples(index: SampleIndex, tombstones: Tombstones) -> NDArray[np.bool_]:
     """Which samples (n,) must never be trained on: the re-ingestion guard.
 
     Barred is what was deleted by id, and every other sample with the pixels of a deleted one, unless
     it belongs to a known person, all of the deleted ones are in this index, and none of them is that
-    person's. More stones never bar less.
+    person's. More tombstones never bar less.
     """
-    if not stones:
+    if not tombstones:
         return np.zeros(len(index.ids), np.bool_)
-    dead = index.ids.mask({name for name, _ in stones})
-    deleted = np.flatnonzero(dead).tolist()
+    barred = index.ids.mask({name for name, _ in tombstones})
+    deleted = np.flatnonzero(barred).tolist()
     here = {(index.ids[i], index.digests[i]) for i in deleted}
-    elsewhere = {digest for name, digest in stones if (name, digest) not in here}
+    elsewhere = {digest for name, digest in tombstones if (name, digest) not in here}
     owners: defaultdict[str, set[str]] = defaultdict(set)
     for i in deleted:
         owners[index.digests[i]].add(index.subjects[i])
-    alike = index.digests.find({digest for _, digest in stones})
-    for i in alike[~dead[alike]].tolist():
+    alike = index.digests.find({digest for _, digest in tombstones})
+    for i in alike[~barred[alike]].tolist():
         owner, digest = index.subjects[i], index.digests[i]
-        dead[i] = not owner or digest in elsewhere or owner in owners[digest]
-    return dead
+        barred[i] = not owner or digest in elsewhere or owner in owners[digest]
+    return barred
 
 
-def _stones(index: SampleIndex, positions: NDArray[np.int64]) -> list[tuple[str, str]]:
-    return [(index.ids[i], index.digests[i]) for i in positions.tolist()]
+def tombstones_at(index: SampleIndex, positions: NDArray[np.int64]) -> list[tuple[str, Sha256]]:
+    """Id and content digest of the samples at some positions (m,)."""
+    return [(index.ids[i], Sha256(index.digests[i])) for i in positions.tolist()]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from qmu_edge.errors import ConfigError, IntegrityError, QmuEdgeError
+from qmu_edge.io.digest import Sha256
 
 
 def read_regular(path: Path, *, limit: int, error: type[QmuEdgeError]) -> bytes:
@@ -62,8 +63,8 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     _write_blocks(path, [data], mode)
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content as 64 lower-case hex digits, read in blocks.
+def file_digest(path: Path) -> Sha256:
+    """SHA-256 of a file's content, read in blocks.
 
     Raises:
         IntegrityError: The file is missing or cannot be read.
@@ -71,7 +72,7 @@ def file_digest(path: Path) -> str:
     sha = hashlib.sha256()
     for block in read_blocks(path):
         sha.update(block)
-    return sha.hexdigest()
+    return Sha256(sha.hexdigest())
 
 
 def unfinished(folder: Path) -> list[Path]:

@@ -1,8 +1,13 @@
-"""JSON from strangers: bounded before it is parsed, and nothing that two readers may differ on.
+"""The one reader of JSON, and the encoding of JSON that is stored.
 
-At most 1 MiB of UTF-8, nested at most 16 levels, no key twice, no number that a double cannot
-hold, no control or invisible characters, all text in Unicode normal form NFC. What is left has
-one RFC 8785 form, so a digest of it means something. Standard library only.
+`parse_object` reads JSON from strangers. It is bounded before it is parsed, and nothing is accepted that two
+readers may differ on: at most 1 MiB of UTF-8, nested at most 16 levels, no key twice, no number that a double
+cannot hold, no control or invisible characters, all text in Unicode normal form NFC. What is left has one RFC
+8785 form, so a digest of it means something.
+
+`parse_stored` reads what this program has written. `compact` writes objects that are found by the digest of
+their bytes; the other encoding, RFC 8785, is in `qmu_edge.io.canonical`, which says which is used where.
+Standard library only.
 """
 
 import json
@@ -11,9 +16,9 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Final
+from typing import Any, Final, Never
 
-from qmu_edge.errors import RequestError
+from qmu_edge.errors import IntegrityError, QmuEdgeError
 
 MAX_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 16
@@ -33,24 +38,33 @@ INVISIBLE: Final = re.compile(f"[{INVISIBLE_RANGES}]")
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
-def parse_object(data: bytes) -> dict[str, Any]:
+def parse_object(
+    data: bytes, what: str, error: type[QmuEdgeError], *, limit: int = MAX_BYTES
+) -> dict[str, Any]:
     """The JSON object that `data` is; integers, floats, text, lists and dicts below it.
 
-    Raises:
-        RequestError: It is none, or breaks a rule above; the message has the path of the field.
+    Args:
+        data: From anybody.
+        what: What messages call it.
+        error: What to raise.
+        limit: Most bytes it may have.
 
-    >>> parse_object(b'{"a": [1, 2]}')
+    Raises:
+        QmuEdgeError: An `error`: it is no object, or breaks a rule above; the message has the path of the
+            field.
+
+    >>> parse_object(b'{"a": [1, 2]}', "x.json", IntegrityError)
     {'a': [1, 2]}
-    >>> parse_object(b'{"a": {"b": 1, "b": 2}}')
+    >>> parse_object(b'{"a": {"b": 1, "b": 2}}', "x.json", IntegrityError)
     Traceback (most recent call last):
-    qmu_edge.errors.RequestError: a: key 'b' appears twice
+    qmu_edge.errors.IntegrityError: x.json: a: key 'b' appears twice
     """
-    if len(data) > MAX_BYTES:
-        raise RequestError(f"larger than the allowed {MAX_BYTES} bytes")
+    if len(data) > limit:
+        raise error(f"{what}: larger than the allowed {limit} bytes")
     try:
         text = data.decode("utf-8")
         if nests_too_deep(text):
-            raise RequestError(f"nested deeper than the allowed {MAX_DEPTH} levels")
+            raise error(f"{what}: nested deeper than the allowed {MAX_DEPTH} levels")
         document = json.loads(
             text,
             object_pairs_hook=_object,
@@ -58,17 +72,50 @@ def parse_object(data: bytes) -> dict[str, Any]:
             parse_float=_float,
             parse_constant=lambda name: _Refused(f"{name} is not a JSON number"),
         )
-    except UnicodeDecodeError as error:
-        raise RequestError(f"not UTF-8 at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise RequestError(f"not JSON: {error}") from None
+    except UnicodeDecodeError as problem:
+        raise error(f"{what}: not UTF-8 at byte {problem.start}") from None
+    except json.JSONDecodeError as problem:
+        raise error(f"{what}: not JSON: {problem}") from None
     except RecursionError:
-        raise RequestError(f"nested deeper than the allowed {MAX_DEPTH} levels") from None
-    if problem := flaw(document):
-        raise RequestError(problem)
+        raise error(f"{what}: nested deeper than the allowed {MAX_DEPTH} levels") from None
+    if found := flaw(document):
+        raise error(f"{what}: {found}")
     if not isinstance(document, dict):
-        raise RequestError("must be a JSON object, like {...}")
+        raise error(f"{what}: must be a JSON object, like {{...}}")
     return document
+
+
+def parse_stored(data: bytes | str, what: str) -> dict[str, Any]:
+    """A JSON object that this program has written: of any size and text, but no key twice and no NaN.
+
+    Raises:
+        IntegrityError: It is something else; the message begins with `what`.
+
+    >>> parse_stored('{"a": 1.0}', "a stored object")
+    {'a': 1.0}
+    >>> parse_stored("[]", "a stored object")
+    Traceback (most recent call last):
+    qmu_edge.errors.IntegrityError: a stored object is not an object
+    """
+    try:
+        document = json.loads(data, object_pairs_hook=_distinct, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{what} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise IntegrityError(f"{what} is not an object")
+    return document
+
+
+def compact(value: Any) -> bytes:
+    r"""The encoding of a stored JSON value: keys sorted, no spaces, ASCII; one value has one byte string.
+
+    >>> compact({"b": 1.0, "a": ["\u00e9", None]})
+    b'{"a":["\\u00e9",null],"b":1.0}'
+
+    Raises:
+        ValueError: A number is NaN or infinite.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def nests_too_deep(text: str) -> bool:
@@ -118,6 +165,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Refused:
             return _Refused(f"key {shown(key)} appears twice")
         seen[key] = value
     return seen
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key appears twice")
+    return found
+
+
+def _no_number(name: str) -> Never:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _integer(text: str) -> int | _Refused:

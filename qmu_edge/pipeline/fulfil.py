@@ -32,7 +32,7 @@ from qmu_edge.queue.schedule import batch_name, batches, closed, places, plan
 from qmu_edge.receipt.receipt import sign
 from qmu_edge.receipt.statement import Method, Rung, refusing
 from qmu_edge.request.document import DeletionRequest
-from qmu_edge.request.resolve import Claim, stones_of
+from qmu_edge.request.resolve import Claim, tombstones_of
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import FULFILLED, Outcome, Pointer, State, Step
@@ -162,7 +162,7 @@ def _bar(
     with ledger.change():
         for row, claim in zip(batch, claims, strict=True):
             ledger.start_step(row.request_id, "", Step.TOMBSTONED)
-            ids, digests = zip(*stones_of(samples.index, claim), strict=True)
+            ids, digests = zip(*tombstones_of(samples.index, claim), strict=True)
             count = ledger.add_tombstones(row.request_id, ids, digests)
             result = StepResult(batch=name, count=count)
             ledger.finish_step(row.request_id, "", Step.TOMBSTONED, result.to_json())

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import DataRecipe
-from qmu_edge.request.split import Split, gone
+from qmu_edge.request.split import Split, emptied_classes
 from qmu_edge.train.batches import Augment, ForgetRetain, Samples, on_device
 
 
@@ -59,7 +59,7 @@ def forget_retain(
         "retain": samples.allowed(split.retain, "retain set"),
         "validation": samples.allowed(split.validation, "validation set"),
     }
-    found = gone(index, split, samples.barred())
+    found = emptied_classes(index, split, samples.barred())
     retained = np.isin(np.arange(len(index.class_names)), index.labels[split.retain])
     return ForgetRetain(
         classes=() if found.others else found.classes,

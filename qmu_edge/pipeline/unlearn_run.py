@@ -30,8 +30,7 @@ from qmu_edge.pipeline.release import evaluate_release, make_release
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release, Report, RetrainedReference, StepResult
 from qmu_edge.recipe import RETRAIN, PolicyRecipe, Recipe
-from qmu_edge.request.split import Split, gone
-from qmu_edge.request.split import to_json as split_to_json
+from qmu_edge.request.split import Split, emptied_classes
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.runtime.throughput import metered
 from qmu_edge.store.ledger.ledger import Ledger
@@ -172,7 +171,7 @@ def fulfilled_steps(ledger: Ledger, request_id: str) -> dict[str, StepResult]:
 
 
 def _unlearned_step(run: Run) -> StepResult:
-    split = run.project.store.put_bytes(split_to_json(run.split))
+    split = run.project.store.put_bytes(run.split.to_bytes())
     return replace(_unlearned(run, run.method, run.seed), split=split, counts=run.split.counts())
 
 
@@ -243,7 +242,7 @@ def thresholds_of(policy: PolicyRecipe) -> Thresholds:
 def _reference(run: Run, found: Measured, before: Measured) -> tuple[Reference, Measured | None]:
     """What to compare with, and what the retrained model's file does when there is one."""
     samples = run.project.samples
-    emptied = gone(samples.index, run.split, samples.barred())
+    emptied = emptied_classes(samples.index, run.split, samples.barred())
     together = emptied.classes and emptied.others
     if together or run.project.recipe.policy.reference == "retrained":
         retrained = _retrained(run)

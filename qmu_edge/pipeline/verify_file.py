@@ -18,7 +18,7 @@ from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Report
 from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
-from qmu_edge.request.split import Split, from_json
+from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import FULFILLED, Step
 from qmu_edge.store.objects import ObjectStore
@@ -79,7 +79,7 @@ def _released(ledger: Ledger, results: Results, store: ObjectStore, sha256: str)
         split, report = steps[Step.UNLEARNED].stored("split"), steps[Step.VERIFIED].stored("report")
         if results.purged(split) or results.purged(report):
             return _Released(row.request_id, None, None)
-        return _Released(row.request_id, from_json(Split, store.get_bytes(split)), results.report(report))
+        return _Released(row.request_id, Split.parse(store.get_bytes(split)), results.report(report))
     return None
 
 

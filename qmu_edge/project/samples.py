@@ -13,7 +13,6 @@ from qmu_edge.data.index import SampleIndex, SampleSplit, content_digests
 from qmu_edge.data.tombstones import barred_samples
 from qmu_edge.errors import IntegrityError
 from qmu_edge.request.resolve import Claim
-from qmu_edge.request.split import from_json
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import RemovalStatus, Step
 from qmu_edge.store.objects import ObjectStore
@@ -92,7 +91,7 @@ class ProjectSamples:
 
     def claim(self, resolved: Mapping[str, Any]) -> Claim:
         """The claim that the detail of a resolved step points to."""
-        return from_json(Claim, self._store.get_bytes(resolved["claim"]))
+        return Claim.parse(self._store.get_bytes(resolved["claim"]))
 
     def trainable(self) -> NDArray[np.int64]:
         """Positions (m,) of all training samples that nobody has asked to delete."""

@@ -26,8 +26,7 @@ from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import Results
 from qmu_edge.request.deadline import EXTENSIONS, due_time, rfc3339
 from qmu_edge.request.document import DeletionRequest
-from qmu_edge.request.resolve import Claim, claim
-from qmu_edge.request.split import to_json
+from qmu_edge.request.resolve import Claim, resolve
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import Outcome, Pointer, State, Status, Step
@@ -52,7 +51,7 @@ def register(project: Project, request: DeletionRequest) -> RequestRow:
         return row
     index = project.samples.index
     found, error = look_up(project.ledger, project.results, index, request, project.key)
-    digest = project.store.put_bytes(to_json(found)) if found is not None else ""
+    digest = project.store.put_bytes(found.to_bytes()) if found is not None else ""
     ledger, request_id = project.ledger, request.request_id
     with ledger.change():
         if row is None:
@@ -91,13 +90,13 @@ def look_up(
     barred = ledger.barred()
     try:
         _require_model(ledger, results, request)
-        return claim(index, request, barred=barred, key=key), None
+        return resolve(index, request, barred=barred, key=key), None
     except RequestError as error:
         if error.reason != "partial":
             return None, error
         partly = error
     try:
-        return claim(index, request, barred=barred, key=key, partial=True), partly
+        return resolve(index, request, barred=barred, key=key, partial=True), partly
     except RequestError as error:
         return None, error
 

@@ -22,7 +22,7 @@ from qmu_edge.queue.lifecycle import said
 from qmu_edge.recipe import RETRAIN, PolicyRecipe
 from qmu_edge.request.deadline import days_left
 from qmu_edge.request.resolve import Claim
-from qmu_edge.request.split import Gone, Split, divide, gone
+from qmu_edge.request.split import EmptiedClasses, Split, divide, emptied_classes
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import Outcome, State, Status, Step
@@ -125,9 +125,9 @@ def plan(project: Project, rows: Sequence[RequestRow], claims: Sequence[Claim], 
     ledger, samples = project.ledger, project.samples
     ids = [row.request_id for row in rows]
     barred, claimed = ledger.barred(besides=ids), samples.claimed(besides=ids)
-    split = divide(samples.index, claims, barred=barred, held=claimed)
+    split = divide(samples.index, claims, barred=barred, claimed=claimed)
     share = deleted_share(ledger, project.results, rows, split)
-    emptied = gone(samples.index, split, samples.barred())
+    emptied = emptied_classes(samples.index, split, samples.barred())
     return Plan(split, *rungs(project.recipe.policy, asked, emptied, share))
 
 
@@ -139,7 +139,7 @@ def deleted_share(ledger: Ledger, results: Results, rows: Sequence[RequestRow], 
 
 
 def rungs(
-    policy: PolicyRecipe, asked: str | None, emptied: Gone, share: float
+    policy: PolicyRecipe, asked: str | None, emptied: EmptiedClasses, share: float
 ) -> tuple[tuple[str, ...], str]:
     """The methods to try, and why they are not the policy's, or "".
 
@@ -152,9 +152,9 @@ def rungs(
     Raises:
         ConfigError: The policy demands retraining, and another method was asked for.
 
-    >>> rungs(PolicyRecipe(), "qmul", Gone((), others=True), 0.1)
+    >>> rungs(PolicyRecipe(), "qmul", EmptiedClasses((), others=True), 0.1)
     (('qmul',), '')
-    >>> rungs(PolicyRecipe(retrain_above=0.5), None, Gone((), others=True), 0.6)[0]
+    >>> rungs(PolicyRecipe(retrain_above=0.5), None, EmptiedClasses((), others=True), 0.6)[0]
     ('retrain',)
     """
     names, limit, why = (asked,) if asked else policy.rungs, policy.retrain_above, ""

@@ -14,14 +14,13 @@ Source: https://github.com/secure-systems-lab/dsse, protocol.md (v1).
 import base64
 import binascii
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from qmu_edge.errors import ConfigError, LedgerError, RequestError
+from qmu_edge.errors import ConfigError, LedgerError
 from qmu_edge.io.files import read_regular
-from qmu_edge.io.json import parse_object
+from qmu_edge.io.json import compact, parse_object
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -80,12 +79,10 @@ def read(data: bytes, source: object) -> Envelope:
     Raises:
         LedgerError: It is not what `sign` writes.
     """
+    document = parse_object(data, f"{source}: not a signed envelope", LedgerError)
     try:
-        document = parse_object(data)
         (mark,) = document["signatures"]
         envelope = Envelope(_bytes(document["payload"]), bytes.fromhex(mark["keyid"]), _bytes(mark["sig"]))
-    except RequestError as error:
-        raise LedgerError(f"{source}: not a signed envelope: {error}") from None
     except (KeyError, TypeError, ValueError):
         raise LedgerError(
             f"{source}: not a signed envelope: allowed is a DSSE object with one payload and one signature"
@@ -168,8 +165,7 @@ def _encoded(payload: bytes, public_key: bytes, signature: bytes) -> bytes:
         "payloadType": PAYLOAD_TYPE,
         "signatures": [{"keyid": public_key.hex(), "sig": base64.b64encode(signature).decode()}],
     }
-    # RFC 8785 form: for objects of ASCII text alone this is all that it asks.
-    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    return compact(document)  # which is RFC 8785 form too, for an object of ASCII text alone
 
 
 def _bytes(text: str) -> bytes:

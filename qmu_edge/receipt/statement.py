@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 
-from qmu_edge.errors import LedgerError, RequestError
+from qmu_edge.errors import LedgerError
 from qmu_edge.io.canonical import canonical
 from qmu_edge.io.json import MAX_INTEGER, join, parse_object, shown
 
@@ -298,10 +298,7 @@ class Statement(_Form):
         Traceback (most recent call last):
         qmu_edge.errors.LedgerError: receipt.json: not a receipt: must be a JSON object, like {...}
         """
-        try:
-            document = parse_object(payload)
-        except RequestError as error:
-            raise LedgerError(f"{source}: not a receipt: {error}") from error
+        document = parse_object(payload, f"{source}: not a receipt", LedgerError)
         with refusing(source):
             statement = cls.model_validate(document)
         if canonical(document) != payload:
@@ -321,7 +318,7 @@ class Statement(_Form):
 
     def document(self) -> dict[str, Any]:
         """The JSON object that `to_bytes` encodes: keys are sorted, whole numbers are integers."""
-        return parse_object(self.to_bytes())
+        return parse_object(self.to_bytes(), "receipt", LedgerError)
 
     @property
     def files(self) -> dict[str, str]:

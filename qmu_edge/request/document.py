@@ -19,7 +19,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import rfc8785
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -32,6 +31,7 @@ from pydantic import (
 from pydantic.json_schema import models_json_schema
 
 from qmu_edge.errors import RequestError
+from qmu_edge.io.canonical import canonical
 from qmu_edge.io.files import read_regular
 from qmu_edge.io.json import INVISIBLE_RANGES, MAX_BYTES, MAX_INTEGER, join, parse_object, shown
 
@@ -228,8 +228,8 @@ def parse_request(
         RequestError: Anything is wrong with it; the message names the field.
     """
     now = datetime.now(UTC) if now is None else now.astimezone(UTC)
+    document = parse_object(data, source, RequestError)
     try:
-        document = parse_object(data)
         if document.keys() & (OpenDsrRequest.model_fields.keys() - {"submitted_time"}):
             request = _from_opendsr(document, now)
         else:
@@ -308,7 +308,7 @@ def _from_opendsr(document: dict[str, Any], now: datetime) -> DeletionRequest:
         request_id=form.subject_request_id.lower(),
         form="opendsr",
         received_time=ours.received_time or now,
-        body=rfc8785.dumps(document),
+        body=canonical(document, "request"),
         regulation=form.regulation,
         submitted_time=form.submitted_time,
         requested_by=ours.requested_by,
@@ -324,7 +324,7 @@ def _from_opendsr(document: dict[str, Any], now: datetime) -> DeletionRequest:
 
 def _from_research(document: dict[str, Any], now: datetime, key: bytes) -> DeletionRequest:
     form = ResearchRequest.model_validate(document)
-    body = rfc8785.dumps(document)
+    body = canonical(document, "request")
     derived = hmac.digest(key, b"qmu-edge request id\0" + body, "sha256")[:16]
     return DeletionRequest(
         request_id=(form.request_id or str(uuid.UUID(bytes=derived, version=5))).lower(),

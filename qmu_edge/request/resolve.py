@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex, SampleSplit, pseudonym
-from qmu_edge.data.tombstones import Stones, _stones, barred_samples
+from qmu_edge.data.tombstones import Tombstones, barred_samples, tombstones_at
 from qmu_edge.errors import NoMatchError, RequestError
+from qmu_edge.io.digest import Sha256
+from qmu_edge.request import stored
 from qmu_edge.request.document import DeletionRequest
+from qmu_edge.request.stored import Positions
 
 ScopeName = Literal["samples", "classes", "subjects", "mixed"]
-
-
 _SHOWN_CLASSES: Final = 20
 
 
@@ -33,13 +34,26 @@ class Claim:
         partial: Whether something that it names is not in the index, or was never trained on.
     """
 
-    forget: NDArray[np.int64]
-    also_erased: NDArray[np.int64]
+    forget: Positions
+    also_erased: Positions
     scope: ScopeName
-    index_digest: str
+    index_digest: Sha256
     copies: int = 0
     unmatched_subjects: int = 0
     partial: bool = False
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Claim":
+        """What `to_bytes` wrote.
+
+        Raises:
+            IntegrityError: It wrote something else.
+        """
+        return stored.parse(Claim, data)
+
+    def to_bytes(self) -> bytes:
+        """The same bytes for the same claim."""
+        return stored.to_bytes(self)
 
     @property
     def samples(self) -> NDArray[np.int64]:
@@ -56,7 +70,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Answer for one kind of id: the samples (n,), how many ids are (un)known, and a complaint."""
+    """What one kind of id has found: samples (n,), how many ids are known and unknown, and a complaint."""
 
     samples: NDArray[np.bool_]
     known: int
@@ -64,21 +78,26 @@ class _Found:
     problem: str = ""
 
 
-def claim(
-    index: SampleIndex, request: DeletionRequest, *, barred: Stones = (), key: bytes, partial: bool = False
+def resolve(
+    index: SampleIndex,
+    request: DeletionRequest,
+    *,
+    barred: Tombstones = (),
+    key: bytes,
+    partial: bool = False,
 ) -> Claim:
-    """Find the samples of a request.
+    """Find the samples that a request names.
 
     Args:
         index: All samples of the dataset.
         request: What to forget.
-        barred: What earlier requests deleted; samples that are not in the index do not matter.
+        barred: The tombstones of earlier requests; those of samples outside the index do not matter.
         key: The HMAC key that the subjects of the index were made with.
-        partial: Take what is known when a part is not; otherwise that is an error.
+        partial: Whether to go on with what is known when something it names is not; else that is an error.
 
     Raises:
         NoMatchError: Nothing in the index answers to the request.
-        RequestError: Only a part of it is known; a named sample was never trained on; everything
+        RequestError: Something it names is not known; a named sample was never trained on; everything
             is deleted already; or nothing would be left to forget, or to retain. Its `reason` is a
             fixed word.
     """
@@ -88,12 +107,12 @@ def claim(
         "classes": _find_classes(index, request),
         "subjects": _find_subjects(index, request, key),
     }
-    _check_found(list(kinds.values()), who, partial=partial)
+    _require_known(list(kinds.values()), who, partial=partial)
     named = np.logical_or.reduce([found.samples for found in kinds.values()])
     before = barred_samples(index, barred)
-    after = barred_samples(index, {*barred, *_stones(index, np.flatnonzero(named))})
+    after = barred_samples(index, {*barred, *tombstones_at(index, np.flatnonzero(named))})
     train = index.in_split(SampleSplit.TRAIN)
-    _check_parts(named, before, after, train, who)
+    _require_sets(named, before, after, train, who)
     scopes: list[ScopeName] = ["samples", "classes", "subjects"]
     asked = [scope for scope in scopes if kinds[scope].known]
     return Claim(
@@ -107,9 +126,9 @@ def claim(
     )
 
 
-def stones_of(index: SampleIndex, part: Claim) -> list[tuple[str, str]]:
+def tombstones_of(index: SampleIndex, claim: Claim) -> list[tuple[str, Sha256]]:
     """Id and content digest of everything that a claim bars."""
-    return _stones(index, part.samples)
+    return tombstones_at(index, claim.samples)
 
 
 def _find_samples(index: SampleIndex, request: DeletionRequest) -> _Found:
@@ -161,8 +180,8 @@ def _find_subjects(index: SampleIndex, request: DeletionRequest, key: bytes) -> 
     return _Found(samples, known, len(unknown), problem)
 
 
-def _check_found(kinds: list[_Found], who: str, *, partial: bool) -> None:
-    """Raise NoMatchError when nothing is known, RequestError when only a part is and all is wanted."""
+def _require_known(kinds: list[_Found], who: str, *, partial: bool) -> None:
+    """Raise NoMatchError when nothing is known, and RequestError when something is not and all must be."""
     problems = "; ".join(found.problem for found in kinds if found.problem)
     if not any(found.samples.any() for found in kinds):
         raise NoMatchError(f"{who}: {problems or 'the classes it names have no samples'}")
@@ -170,7 +189,7 @@ def _check_found(kinds: list[_Found], who: str, *, partial: bool) -> None:
         raise RequestError(f"{who}: {problems}", reason="partial")
 
 
-def _check_parts(
+def _require_sets(
     named: NDArray[np.bool_],
     before: NDArray[np.bool_],
     after: NDArray[np.bool_],

@@ -1,11 +1,10 @@
 """Checkpoints: latent weights and quantizer state as safetensors, with what is needed to rebuild the network.
 
-One file, no pickle, the same bytes for the same network. The header entry `qmu_edge` is canonical JSON:
-the model section of the recipe, channels and classes, normalisation, class names, image size, and where
-the network came from (its parent's digest and the method).
+One file, no pickle, the same bytes for the same network. The header entry `qmu_edge` is JSON in the encoding
+of stored objects: the model section of the recipe, channels and classes, normalisation, class names, image
+size, and where the network came from (its parent's digest and the method).
 """
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,13 +15,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from qmu_edge.errors import ConfigError, IntegrityError, UnlearnError
-from qmu_edge.io.json import shown
+from qmu_edge.io.json import compact, parse_object, shown
 from qmu_edge.models.build import build
 from qmu_edge.models.layers import Classifier, Factory, Shape
 from qmu_edge.recipe import ModelRecipe
 
 FORMAT = 1
 MAX_CHANNELS = 64
+MAX_HEADER = 1 << 24  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +58,7 @@ def dumps(model: Classifier, origin: Origin) -> bytes:
         "shape": asdict(model.shape),
         "origin": asdict(origin),
     }
-    text = json.dumps(header, sort_keys=True, separators=(",", ":"))
-    return save_tensors(tensors, metadata={"qmu_edge": text})
+    return save_tensors(tensors, metadata={"qmu_edge": compact(header).decode()})
 
 
 def loads(
@@ -80,8 +79,8 @@ def loads(
     header = _header(data, source)
     try:
         recipe = ModelRecipe.model_validate(header["model"])
-        shape = TypeAdapter(Shape).validate_json(json.dumps(header["shape"]), strict=True, extra="forbid")
-        origin = TypeAdapter(Origin).validate_json(json.dumps(header["origin"]), strict=True, extra="forbid")
+        shape = TypeAdapter(Shape).validate_json(compact(header["shape"]), strict=True, extra="forbid")
+        origin = TypeAdapter(Origin).validate_json(compact(header["origin"]), strict=True, extra="forbid")
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = shown(".".join(map(str, problem["loc"])))
@@ -110,16 +109,17 @@ def loads(
 
 def _header(data: bytes, source: str) -> dict[str, Any]:
     """The JSON entry of a safetensors header, read without touching the tensors."""
+    what, length = f"{source}: not a checkpoint of qmu-edge", int.from_bytes(data[:8], "little")
+    if len(data) < 8 + length:
+        raise IntegrityError(f"{what}: {len(data)} bytes, header of {length}")
+    whole = parse_object(data[8 : 8 + length], what, IntegrityError, limit=MAX_HEADER)
     try:
-        length = int.from_bytes(data[:8], "little")
-        if len(data) < 8 + length or length > 2**24:
-            raise ValueError(f"{len(data)} bytes, header of {length}")
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        header: dict[str, Any] = json.loads(metadata["qmu_edge"])
-        if header["format"] != FORMAT:
-            raise ValueError(f"format {shown(header['format'])}, allowed is {FORMAT}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise IntegrityError(f"{source}: not a checkpoint of qmu-edge: {error}") from None
+        text = whole["__metadata__"]["qmu_edge"].encode()
+    except (KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{what}: {error}") from None
+    header = parse_object(text, what, IntegrityError, limit=MAX_HEADER)
+    if header.get("format") != FORMAT:
+        raise IntegrityError(f"{what}: format {shown(header.get('format'))}, allowed is {FORMAT}")
     return header
 
 

@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qmu_edge.errors import ConfigError, IntegrityError, LedgerError, RequestError
+from qmu_edge.errors import ConfigError, IntegrityError, LedgerError
 from qmu_edge.io.files import read_regular
 from qmu_edge.io.json import parse_object
 from qmu_edge.receipt import envelope
@@ -172,10 +172,7 @@ def _verified(folder: Path, path: Path, key: Path | None) -> Bundle:
 
 
 def _manifest(data: bytes, path: Path) -> dict[str, Any]:
-    try:
-        manifest = parse_object(data)
-    except RequestError as error:
-        raise IntegrityError(f"{path}: {MANIFEST}: {error}") from None
+    manifest = parse_object(data, f"{path}: {MANIFEST}", IntegrityError)
     if set(manifest) != _FIELDS or manifest["type"] != TYPE:
         raise IntegrityError(
             f"{path}: {MANIFEST}: not of type {TYPE} with fields {', '.join(sorted(_FIELDS))}"
@@ -238,10 +235,10 @@ def _receipt(folder: Path, manifest: Mapping[str, Any], path: Path) -> str:
     what = f"{path}: {RECEIPT}"
     signed = envelope.read(read_regular(folder / RECEIPT, limit=MAX_MANIFEST, error=LedgerError), what)
     model = manifest["files"][manifest["model"]]["sha256"]
+    statement = parse_object(signed.payload, f"{what}: not a receipt", LedgerError)
     try:
-        subjects = parse_object(signed.payload)["subject"]
-        named = {subject["digest"]["sha256"] for subject in subjects}
-    except (RequestError, KeyError, TypeError):
+        named = {subject["digest"]["sha256"] for subject in statement["subject"]}
+    except (KeyError, TypeError):
         raise LedgerError(f"{what}: not a receipt") from None
     if model not in named:
         raise LedgerError(f"{what}: is not about {manifest['model']}, SHA-256 {model}")

@@ -20,7 +20,6 @@ Differs: only the rounding mode ROUND; one zero point; 2 to 8 bits; a zero code 
     because -0.0 would tell the sign of the latent weight.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -29,10 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ExportError
-from qmu_edge.verify.onnx.graph import Node, OnnxFile
+from qmu_edge.verify.onnx.graph import METADATA_KEY, Node, OnnxFile
 from qmu_edge.verify.onnx.weight_source import Names, is_quant, names_of
 
-METADATA_KEY: Final = "qmu_edge"
 GRID_TOLERANCE: Final = 1e-3
 WEIGHTED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -353,11 +351,11 @@ def _group_axis(rank: int, node: Node, scale: NDArray[Any] | None) -> int | None
 
 
 def _declared(model: OnnxFile) -> _Declared:
+    document = model.about()
     try:
-        document = json.loads(model.metadata.get(METADATA_KEY, "{}"))
         bits = dict(document.get("weight_bits", {}))
         floats = frozenset(document.get("float_weights", []))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise ExportError(f"{model.path}: metadata {METADATA_KEY!r} is malformed: {error}") from error
     if not all(type(b) is int and 2 <= b <= 8 for b in bits.values()):
         raise ExportError(f"{model.path}: metadata weight_bits {bits}; allowed 2 to 8")

@@ -5,7 +5,6 @@ images are scaled batch by batch. A file takes float 0..1 or uint8, channels fir
 says one, the metadata the other.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +13,6 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError, ExportError, IntegrityError
-from qmu_edge.verify.latent_weights import METADATA_KEY
 from qmu_edge.verify.onnx.reader import OnnxFile, read
 
 OPTIMIZATION: Final = {
@@ -123,10 +121,8 @@ class OrtRunner:
 
 def _layout(file: OnnxFile) -> str:
     """Order of the input's axes, as the metadata has it; NCHW where it says nothing."""
-    try:
-        layout = json.loads(file.metadata.get(METADATA_KEY, "{}")).get("input", {}).get("layout", "NCHW")
-    except (ValueError, AttributeError, RecursionError):
-        layout = None
+    given = file.about().get("input", {})
+    layout = given.get("layout", "NCHW") if isinstance(given, dict) else None
     if layout not in ("NCHW", "NHWC"):
         raise ExportError(f"{file.path}: metadata: input layout {layout!r}; allowed NCHW, NHWC")
     return str(layout)

@@ -15,7 +15,7 @@ from qmu_edge.models.build import build
 from qmu_edge.pipeline import fulfil, inputs, networks, unlearn_run
 from qmu_edge.project.project import Project, opened
 from qmu_edge.receipt.receipt import loads
-from qmu_edge.request.split import Split, from_json
+from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.train import checkpoint
@@ -94,7 +94,7 @@ def test_all_open_requests_are_served_in_one_run(run: Any, trained: Path) -> Non
     assert "approval_above" in found[big]["next"] and "only a part" in found[part]["next"]
     with opened(trained, Progress()) as project:
         run_of = unlearn_run.fulfilled_steps(project.ledger, one)["unlearned"]
-        split = from_json(Split, project.store.get_bytes(run_of.stored("split")))
+        split = Split.parse(project.store.get_bytes(run_of.stored("split")))
         assert not project.samples.claimed()[split.retain].any()  # what still waits was not trained on either
         for request_id in (one, some, again):
             steps = {s.step: s.status for s in project.ledger.steps(request_id)}

@@ -14,7 +14,7 @@ from qmu_edge.pipeline import evaluate, inputs, release, train_run, unlearn_run
 from qmu_edge.pipeline.unlearn_run import attempt
 from qmu_edge.project.project import Project, opened
 from qmu_edge.project.samples import ProjectSamples
-from qmu_edge.request.split import Split, from_json
+from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.train.batches import ForgetRetain
 
@@ -25,7 +25,7 @@ def planted(served: Path) -> Any:
     with opened(served, Progress()) as project:
         (row,) = project.ledger.requests()
         found = unlearn_run.fulfilled_steps(project.ledger, row.request_id)["unlearned"]
-        split = from_json(Split, project.store.get_bytes(found.stored("split")))
+        split = Split.parse(project.store.get_bytes(found.stored("split")))
         yield project, row, split
 
 

@@ -30,7 +30,7 @@ from qmu_edge.receipt import envelope, receipt
 from qmu_edge.receipt.verify import verify
 from qmu_edge.recipe import ModelRecipe, Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
 from qmu_edge.request.document import load_request, new_request
-from qmu_edge.request.split import Split, from_json, to_json
+from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.train import checkpoint
@@ -338,7 +338,7 @@ def _ledger(folder: Path, path: Path) -> None:
 def splits() -> list[Any]:
     parts = {name: np.arange(i, i + 2) for i, name in enumerate(("forget", "retain", "validation", "test"))}
     split = Split(**parts, also_erased=np.arange(0), scope="samples", index_digest=SHA)  # type: ignore[arg-type]
-    return [json.loads(to_json(split))]
+    return [json.loads(split.to_bytes())]
 
 
 def _split(folder: Path, path: Path) -> None:
@@ -346,7 +346,7 @@ def _split(folder: Path, path: Path) -> None:
     data = path.read_bytes()
     with suppress(ValueError, RecursionError):
         data = json.dumps(json.loads(data), sort_keys=True, separators=(",", ":")).encode()
-    from_json(Split, data)
+    Split.parse(data)
 
 
 # Receipts.

@@ -1,12 +1,14 @@
-"""The flaws that JSON and TOML from strangers may have; requests show the rest."""
+"""JSON from strangers and of our own: the flaws it may have (requests show the rest), and its encoding."""
 
 from datetime import date
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from qmu_edge.errors import ConfigError, RequestError
-from qmu_edge.io.json import MAX_DEPTH, MAX_INTEGER, flaw, parse_object
+from qmu_edge.errors import ConfigError, ExportError, IntegrityError, LedgerError, RequestError
+from qmu_edge.io.json import MAX_DEPTH, MAX_INTEGER, compact, flaw, parse_object, parse_stored
 
 
 def nested(levels: int) -> Any:
@@ -44,5 +46,60 @@ def test_an_error_is_one_line_that_cannot_steer_a_terminal() -> None:
     error = ConfigError("bad\nname '\x1b[2J\u202e'")
     assert str(error) == "bad name '\\x1b[2J\\u202e'"
     with pytest.raises(RequestError) as caught:
-        parse_object(b'{"\\u001b[2J": 1, "\\u001b[2J": 2}')
+        parse_object(b'{"\\u001b[2J": 1, "\\u001b[2J": 2}', "x.json", RequestError)
     assert str(caught.value).isprintable()
+
+
+def test_the_reader_raises_what_its_caller_says() -> None:
+    for error in (RequestError, LedgerError, ExportError):
+        with pytest.raises(error, match=r"^x\.json: larger than the allowed 4 bytes$"):
+            parse_object(b'{"a":1}', "x.json", error, limit=4)
+    assert parse_object(b'{"a":1}', "x.json", LedgerError, limit=7) == {"a": 1}
+
+
+# What this program has written.
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), VALUES, max_size=4))
+def test_what_is_stored_is_read_back_and_encoded_the_same(value: dict[str, Any]) -> None:
+    data = compact(value)
+    assert parse_stored(data, "x") == value and compact(parse_stored(data, "x")) == data
+    assert compact(dict(reversed(value.items()))) == data
+
+
+def test_the_encoding_of_stored_objects_never_changes() -> None:
+    """Objects are found by the digest of these bytes; so are whole floats and characters beyond ASCII."""
+    value = {"b": [1, 1.0, -0.0, 1e22, 1e-7, True, None], "\u00e9": "\u00fc\u2028/", "a": {}, "B": []}
+    expected = r'{"B":[],"a":{},"b":[1,1.0,-0.0,1e+22,1e-07,true,null],"\u00e9":"\u00fc\u2028/"}'
+    assert compact(value) == expected.encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b'{"a":1}x', "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b'{"a":NaN}', "is not JSON: NaN is not a JSON number"),
+        (b'{"a":[-Infinity]}', "is not JSON: -Infinity is not a JSON number"),
+        (b'{"a":{"b":1,"b":1}}', "is not JSON: a key appears twice"),
+        (b"[]", "is not an object"),
+        (b"null", "is not an object"),
+    ],
+)
+def test_what_this_program_does_not_write_is_refused(data: bytes, said: str) -> None:
+    with pytest.raises(IntegrityError, match=f"^a stored thing {said}"):
+        parse_stored(data, "a stored thing")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_json_cannot_hold_is_never_stored(number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        compact({"a": [number]})

@@ -12,7 +12,7 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import opened
 from qmu_edge.queue import lifecycle
 from qmu_edge.request.document import parse_request
-from qmu_edge.request.resolve import stones_of
+from qmu_edge.request.resolve import tombstones_of
 from qmu_edge.store.ledger.states import Step
 
 
@@ -40,7 +40,7 @@ def delete(root: Path, sample: str) -> None:
         document = f'{{"sample_ids": ["{sample}"]}}'.encode()
         row = lifecycle.register(project, parse_request(document, source="r", key=project.key))
         found = project.samples.claim(project.ledger.open_details(Step.RESOLVED)[row.request_id])
-        ids, digests = zip(*stones_of(project.samples.index, found), strict=True)
+        ids, digests = zip(*tombstones_of(project.samples.index, found), strict=True)
         project.ledger.add_tombstones(row.request_id, ids, digests)
 
 

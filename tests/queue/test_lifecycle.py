@@ -21,8 +21,8 @@ from qmu_edge.queue import lifecycle
 from qmu_edge.queue.schedule import batch_name, batches, deleted_share, places, rungs, standing
 from qmu_edge.recipe import Recipe
 from qmu_edge.request.document import DeletionRequest, new_request, parse_request
-from qmu_edge.request.resolve import stones_of
-from qmu_edge.request.split import Split, divide, gone
+from qmu_edge.request.resolve import tombstones_of
+from qmu_edge.request.split import Split, divide, emptied_classes
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import Outcome, State, Step
@@ -80,7 +80,7 @@ def bar(project: Project, *rows: Any) -> None:
     resolved = project.ledger.open_details(Step.RESOLVED)
     with project.ledger.change():
         for row in rows:
-            stones = stones_of(project.samples.index, project.samples.claim(resolved[row.request_id]))
+            stones = tombstones_of(project.samples.index, project.samples.claim(resolved[row.request_id]))
             project.ledger.start_step(row.request_id, "", "tombstoned")
             project.ledger.add_tombstones(row.request_id, *zip(*stones, strict=True))
             project.ledger.finish_step(row.request_id, "", "tombstoned", {"batch": batch_name(rows)})
@@ -95,7 +95,7 @@ def rungs_for(
     project: Project, rows: Sequence[RequestRow], split: Split, asked: str | None
 ) -> tuple[tuple[str, ...], str]:
     """What `plan` chooses for a split that is given."""
-    emptied = gone(project.samples.index, split, project.samples.barred())
+    emptied = emptied_classes(project.samples.index, split, project.samples.barred())
     share = deleted_share(project.ledger, project.results, rows, split)
     return rungs(project.recipe.policy, asked, emptied, share)
 

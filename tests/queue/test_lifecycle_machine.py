@@ -28,7 +28,7 @@ from qmu_edge.queue import lifecycle
 from qmu_edge.queue.schedule import batch_name, batches, places
 from qmu_edge.recipe import Recipe
 from qmu_edge.request.document import parse_request
-from qmu_edge.request.resolve import stones_of
+from qmu_edge.request.resolve import tombstones_of
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Outcome, Pointer, State, Step
 
@@ -191,7 +191,7 @@ class Lifecycle(RuleBasedStateMachine):
             with self.ledger.change():
                 for row in fresh:
                     claim = self.project.samples.claim(resolved[row.request_id])
-                    ids, digests = zip(*stones_of(self.project.samples.index, claim), strict=True)
+                    ids, digests = zip(*tombstones_of(self.project.samples.index, claim), strict=True)
                     self.ledger.start_step(row.request_id, "", "tombstoned")
                     self.ledger.add_tombstones(row.request_id, ids, digests)
                     detail = {"batch": batch_name(fresh)}

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex, pseudonym
 from qmu_edge.data.tombstones import barred_samples
 from qmu_edge.errors import NoMatchError, RequestError
+from qmu_edge.io.digest import Sha256
 from qmu_edge.request.document import DeletionRequest
-from qmu_edge.request.resolve import Claim, claim, stones_of
-from qmu_edge.request.split import Gone, Split, divide, from_json, gone, to_json
+from qmu_edge.request.resolve import Claim, resolve, tombstones_of
+from qmu_edge.request.split import EmptiedClasses, Split, divide, emptied_classes
 
 KEY = b"key"
 # id, pixels, class, split, subject
@@ -53,10 +54,10 @@ def ask(form: Literal["opendsr", "research"] = "research", **fields: Any) -> Del
     return DeletionRequest(request_id="r-1", form=form, received_time=now, body=b"{}", **lists)
 
 
-def resolve(index: SampleIndex, request: DeletionRequest, *, key: bytes, tombstoned: Any = ()) -> Split:
+def split_of(index: SampleIndex, request: DeletionRequest, *, key: bytes, tombstoned: Any = ()) -> Split:
     """The split of one request after others have deleted these ids."""
     stones = {(i, d) for i, d in zip(index.ids, index.digests, strict=True) if i in set(tombstoned)}
-    return divide(index, [claim(index, request, barred=stones, key=key)], barred=stones)
+    return divide(index, [resolve(index, request, barred=stones, key=key)], barred=stones)
 
 
 def names(split: Split) -> dict[str, str]:
@@ -66,7 +67,7 @@ def names(split: Split) -> dict[str, str]:
 
 
 def test_samples() -> None:
-    split = resolve(INDEX, ask(sample_ids=["t3", "t0"]), key=KEY)
+    split = split_of(INDEX, ask(sample_ids=["t3", "t0"]), key=KEY)
     assert names(split) == {
         "forget": "t0 t3",
         "retain": "t1 t2",
@@ -80,7 +81,7 @@ def test_samples() -> None:
 
 @pytest.mark.parametrize("class_id", ["cat", 0])
 def test_class_leaves_validation_and_test_too(class_id: str | int) -> None:
-    split = resolve(INDEX, ask(class_ids=[class_id]), key=KEY)
+    split = split_of(INDEX, ask(class_ids=[class_id]), key=KEY)
     assert names(split) == {
         "forget": "t0 t1",
         "retain": "t2 t3",
@@ -93,7 +94,7 @@ def test_class_leaves_validation_and_test_too(class_id: str | int) -> None:
 
 @pytest.mark.parametrize("form", ["research", "opendsr"])
 def test_subject_leaves_validation_and_test_too(form: Literal["opendsr", "research"]) -> None:
-    split = resolve(INDEX, ask(form, subject_ids=["ana"]), key=KEY)
+    split = split_of(INDEX, ask(form, subject_ids=["ana"]), key=KEY)
     assert names(split) == {
         "forget": "t0",
         "retain": "t1 t2 t3",
@@ -105,20 +106,20 @@ def test_subject_leaves_validation_and_test_too(form: Literal["opendsr", "resear
 
 
 def test_mixed() -> None:
-    split = resolve(INDEX, ask(sample_ids=["t3"], subject_ids=["ana"]), key=KEY)
+    split = split_of(INDEX, ask(sample_ids=["t3"], subject_ids=["ana"]), key=KEY)
     assert (names(split)["forget"], split.scope) == ("t0 t3", "mixed")
 
 
 def test_one_name_of_a_person_suffices_in_opendsr_only() -> None:
-    split = resolve(INDEX, ask("opendsr", subject_ids=["ana@x.org", "ana"]), key=KEY)
+    split = split_of(INDEX, ask("opendsr", subject_ids=["ana@x.org", "ana"]), key=KEY)
     assert names(split)["forget"] == "t0"
     assert split.counts()["unmatched_subjects"] == 1
     with pytest.raises(RequestError, match="1 of 2 not in the index, first at position 0"):
-        resolve(INDEX, ask(subject_ids=["ana@x.org", "ana"]), key=KEY)
+        split_of(INDEX, ask(subject_ids=["ana@x.org", "ana"]), key=KEY)
 
 
 def test_tombstoned_samples_are_nowhere() -> None:
-    split = resolve(INDEX, ask(subject_ids=["ana"]), key=KEY, tombstoned=["t1", "v0", "e2", "old"])
+    split = split_of(INDEX, ask(subject_ids=["ana"]), key=KEY, tombstoned=["t1", "v0", "e2", "old"])
     assert names(split) == {
         "forget": "t0",
         "retain": "t2 t3",
@@ -129,12 +130,12 @@ def test_tombstoned_samples_are_nowhere() -> None:
 
 
 def test_digest_and_counts() -> None:
-    split = resolve(INDEX, ask(sample_ids=["t0"]), key=KEY)
-    assert split.digest() == resolve(INDEX, ask(sample_ids=["t0"]), key=KEY).digest()
+    split = split_of(INDEX, ask(sample_ids=["t0"]), key=KEY)
+    assert split.digest() == split_of(INDEX, ask(sample_ids=["t0"]), key=KEY).digest()
     empty = np.array([], np.int64)
     for part in ("forget", "retain", "validation", "test"):
         assert replace(split, **{part: empty}).digest() != split.digest()  # type: ignore[arg-type]
-    assert replace(split, index_digest="0" * 64).digest() != split.digest()
+    assert replace(split, index_digest=Sha256("0" * 64)).digest() != split.digest()
     moved = replace(split, forget=split.retain, retain=split.forget)
     assert moved.digest() != split.digest()
     assert split.index_digest == INDEX.digest()
@@ -189,7 +190,7 @@ def test_resolve_refuses(
     message: str,
 ) -> None:
     with pytest.raises(RequestError, match=message) as caught:
-        resolve(INDEX, ask(**fields), key=KEY, tombstoned=tombstoned)
+        split_of(INDEX, ask(**fields), key=KEY, tombstoned=tombstoned)
     assert type(caught.value) is error
     assert str(caught.value).startswith("request r-1: ")
     assert "secret" not in str(caught.value)
@@ -197,13 +198,13 @@ def test_resolve_refuses(
 
 def test_another_key_matches_nobody() -> None:
     with pytest.raises(NoMatchError):
-        resolve(INDEX, ask(subject_ids=["ana"]), key=b"other")
+        split_of(INDEX, ask(subject_ids=["ana"]), key=b"other")
 
 
 def test_only_the_first_classes_are_listed() -> None:
     index = replace(INDEX, class_names=tuple(f"class{i}" for i in range(1000)))
     with pytest.raises(NoMatchError, match=r"allowed 0 to 999 or class0, .*, class19, \.\.\.$"):
-        resolve(index, ask(class_ids=["cow"]), key=KEY)
+        split_of(index, ask(class_ids=["cow"]), key=KEY)
 
 
 ROW = st.tuples(
@@ -265,9 +266,9 @@ def test_resolve_agrees_with_the_slow_rule(
     request = ask(class_ids=sorted(classes), subject_ids=sorted(subjects))
     if not expected["forget"] or not expected["retain"]:
         with pytest.raises(RequestError):
-            resolve(make_index(rows), request, key=KEY, tombstoned=tombstoned)
+            split_of(make_index(rows), request, key=KEY, tombstoned=tombstoned)
         return
-    split = resolve(make_index(rows), request, key=KEY, tombstoned=tombstoned)
+    split = split_of(make_index(rows), request, key=KEY, tombstoned=tombstoned)
     for part, positions in expected.items():
         assert getattr(split, part).dtype == np.int64
         assert getattr(split, part).tolist() == positions
@@ -317,13 +318,13 @@ def test_the_pixels_of_a_sample_that_is_not_in_the_index_bar_everybody() -> None
 
 def test_copies_are_deleted_openly_and_the_other_persons_are_counted() -> None:
     index = make_index(TWINS)
-    found = claim(index, ask(sample_ids=["ana1"]), key=KEY)
+    found = resolve(index, ask(sample_ids=["ana1"]), key=KEY)
     assert [index.ids[i] for i in found.forget] == ["ana1", "ana2", "nobody"]
     assert [index.ids[i] for i in found.also_erased] == ["test"]
     split = divide(index, [found])
     assert [index.ids[i] for i in split.retain] == ["bo1", "other"]
     assert (split.counts()["copies"], split.counts()["duplicates_retained"]) == (3, 1)
-    his = claim(index, ask(subject_ids=["bo"]), barred=stones_of(index, found), key=KEY)
+    his = resolve(index, ask(subject_ids=["bo"]), barred=tombstones_of(index, found), key=KEY)
     assert [index.ids[i] for i in his.forget] == ["bo1"]
 
 
@@ -348,9 +349,12 @@ def test_more_stones_never_bar_less_and_what_is_barred_stays_so(
 
 
 def test_one_split_serves_many_requests() -> None:
-    claims = [claim(INDEX, ask(sample_ids=["t0"]), key=KEY), claim(INDEX, ask(subject_ids=["ana"]), key=KEY)]
-    held = np.array([i == "t3" for i in INDEX.ids])
-    split = divide(INDEX, claims, held=held)
+    claims = [
+        resolve(INDEX, ask(sample_ids=["t0"]), key=KEY),
+        resolve(INDEX, ask(subject_ids=["ana"]), key=KEY),
+    ]
+    claimed = np.array([i == "t3" for i in INDEX.ids])
+    split = divide(INDEX, claims, claimed=claimed)
     assert names(split) == {
         "forget": "t0",
         "retain": "t1 t2",
@@ -365,59 +369,63 @@ NOBODY = np.zeros(len(ROWS), np.bool_)
 
 
 def test_a_class_that_waits_is_not_gone() -> None:
-    held = INDEX.labels == 0
-    split = divide(INDEX, [claim(INDEX, ask(subject_ids=["ana"]), key=KEY)], held=held)
-    assert names(split)["retain"] == "t2 t3" and gone(INDEX, split, NOBODY) == Gone((), True)
-    assert gone(INDEX, split, held) == Gone((0,), False)  # once the other request is served
+    claimed = INDEX.labels == 0
+    split = divide(INDEX, [resolve(INDEX, ask(subject_ids=["ana"]), key=KEY)], claimed=claimed)
+    assert names(split)["retain"] == "t2 t3" and emptied_classes(INDEX, split, NOBODY) == EmptiedClasses(
+        (), True
+    )
+    assert emptied_classes(INDEX, split, claimed) == EmptiedClasses(
+        (0,), False
+    )  # once the other request is served
 
 
 @pytest.mark.parametrize(
     ("fields", "expected", "test"),
     [
-        ({"sample_ids": ["t0"]}, Gone((), True), "e0 e1 e2"),
-        ({"sample_ids": ["t0", "t1"]}, Gone((0,), False), "e1 e2"),  # all there are
-        ({"class_ids": [0]}, Gone((0,), False), "e1 e2"),
-        ({"sample_ids": ["t0", "t1", "t2"]}, Gone((0,), True), "e1 e2"),
-        ({"subject_ids": ["bo"]}, Gone((1,), False), "e0"),  # a class that nobody named
+        ({"sample_ids": ["t0"]}, EmptiedClasses((), True), "e0 e1 e2"),
+        ({"sample_ids": ["t0", "t1"]}, EmptiedClasses((0,), False), "e1 e2"),  # all there are
+        ({"class_ids": [0]}, EmptiedClasses((0,), False), "e1 e2"),
+        ({"sample_ids": ["t0", "t1", "t2"]}, EmptiedClasses((0,), True), "e1 e2"),
+        ({"subject_ids": ["bo"]}, EmptiedClasses((1,), False), "e0"),  # a class that nobody named
     ],
 )
-def test_a_class_of_which_nothing_is_left_is_gone(fields: Any, expected: Gone, test: str) -> None:
-    split = resolve(INDEX, ask(**fields), key=KEY)
-    assert gone(INDEX, split, NOBODY) == expected
+def test_a_class_of_which_nothing_is_left_is_emptied(fields: Any, expected: EmptiedClasses, test: str) -> None:
+    split = split_of(INDEX, ask(**fields), key=KEY)
+    assert emptied_classes(INDEX, split, NOBODY) == expected
     assert names(split)["test"] == test
 
 
 def test_copies_of_a_named_class_under_another_label_change_nothing() -> None:
     rows = [*ROWS, ("t4", "p1", 1, "train", "")]  # the pixels of t1
     index = make_index(rows)
-    split = resolve(index, ask(class_ids=[0]), key=KEY)
+    split = split_of(index, ask(class_ids=[0]), key=KEY)
     assert [index.ids[i] for i in split.forget] == ["t0", "t1", "t4"]
-    assert gone(index, split, np.zeros(len(rows), np.bool_)) == Gone((0,), False)
+    assert emptied_classes(index, split, np.zeros(len(rows), np.bool_)) == EmptiedClasses((0,), False)
 
 
 def test_nothing_may_be_left_to_forget_or_to_retain() -> None:
-    one, two = (claim(INDEX, ask(class_ids=[c]), key=KEY) for c in (0, 1))
+    one, two = (resolve(INDEX, ask(class_ids=[c]), key=KEY) for c in (0, 1))
     with pytest.raises(RequestError, match="left to retain") as caught:
         divide(INDEX, [one, two])
     assert caught.value.reason == "nothing_left"
     with pytest.raises(RequestError, match="left to unlearn"):
-        divide(INDEX, [one], barred=stones_of(INDEX, one))
+        divide(INDEX, [one], barred=tombstones_of(INDEX, one))
 
 
 def test_a_part_of_a_request_is_taken_when_asked_for() -> None:
     for sample_ids in (["t1", "x"], ["t1", "e0"]):
         with pytest.raises(RequestError) as caught:
-            claim(INDEX, ask(sample_ids=sample_ids), key=KEY)
+            resolve(INDEX, ask(sample_ids=sample_ids), key=KEY)
         assert caught.value.reason == "partial"
-        found = claim(INDEX, ask(sample_ids=sample_ids), key=KEY, partial=True)
+        found = resolve(INDEX, ask(sample_ids=sample_ids), key=KEY, partial=True)
         assert found.partial and [INDEX.ids[i] for i in found.forget] == ["t1"]
-    assert not claim(INDEX, ask(sample_ids=["t1"]), key=KEY, partial=True).partial
+    assert not resolve(INDEX, ask(sample_ids=["t1"]), key=KEY, partial=True).partial
     with pytest.raises(NoMatchError):
-        claim(INDEX, ask(sample_ids=["x"]), key=KEY, partial=True)
+        resolve(INDEX, ask(sample_ids=["x"]), key=KEY, partial=True)
 
 
 def test_claims_and_splits_come_back_as_they_were() -> None:
-    found = claim(INDEX, ask(subject_ids=["ana"]), key=KEY)
+    found = resolve(INDEX, ask(subject_ids=["ana"]), key=KEY)
     split = divide(INDEX, [found])
-    assert to_json(from_json(Claim, to_json(found))) == to_json(found)
-    assert from_json(Split, to_json(split)).digest() == split.digest()
+    assert Claim.parse(found.to_bytes()).to_bytes() == found.to_bytes()
+    assert Split.parse(split.to_bytes()).digest() == split.digest()

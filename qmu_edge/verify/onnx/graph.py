@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ExportError
+from qmu_edge.io.json import parse_object
 from qmu_edge.verify.onnx.wire import varints
 
+METADATA_KEY: Final = "qmu_edge"
 QONNX_DOMAIN: Final = "qonnx.custom_op.general"
 
 
@@ -203,6 +205,15 @@ class OnnxFile:
     def sha256(self) -> str:
         """Hex digest of the bytes that were checked."""
         return hashlib.sha256(self.data).hexdigest()
+
+    def about(self) -> dict[str, Any]:
+        """What the exporter has written about the file; empty where it has not.
+
+        Raises:
+            ExportError: It is not a JSON object.
+        """
+        text = self.metadata.get(METADATA_KEY, "{}").encode()
+        return parse_object(text, f"{self.path}: metadata {METADATA_KEY!r}", ExportError)
 
     @property
     def is_qonnx(self) -> bool:

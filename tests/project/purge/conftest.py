@@ -24,7 +24,6 @@ from qmu_edge.project.project import Project, opened
 from qmu_edge.project.samples import IMAGES
 from qmu_edge.recipe import DataRecipe, Recipe
 from qmu_edge.request.resolve import Claim
-from qmu_edge.request.split import to_json
 from qmu_edge.store.ledger.states import Outcome, Pointer, State
 
 PEOPLE = 6
@@ -111,7 +110,7 @@ class Life:
             forget=np.array(mine), also_erased=np.array([], np.int64), scope="subjects",
             index_digest=index.digest(),
         )  # fmt: skip
-        stored = self.project.store.put_bytes(to_json(claim))
+        stored = self.project.store.put_bytes(claim.to_bytes())
         self.dated(self.project.store.path(stored))
         split = self.put("split")
         self.step(request, "", "resolved", claim=stored, split=split, counts={"forget": 2})

@@ -1,0 +1,45 @@
+"""SHA-256 digests as text: 64 lower-case hex digits, which name objects, samples, recipes and receipts.
+
+`Sha256` is a str to the interpreter and a type of its own to the type checker. A text becomes one by `sha256`
+where it comes from a file or a person, and by `sha256_of` where it is computed. Standard library only.
+"""
+
+import hashlib
+import re
+from typing import Final, NewType
+
+from qmu_edge.errors import IntegrityError
+
+Sha256 = NewType("Sha256", str)  # of SHA-256, or of HMAC-SHA256 where the content could be guessed
+
+PATTERN: Final = "[0-9a-f]{64}"  # how it is written
+_FORM: Final = re.compile(PATTERN, re.ASCII)
+
+
+def is_sha256(text: str) -> bool:
+    """Whether this is how a digest is written.
+
+    >>> is_sha256(64 * "a"), is_sha256(64 * "A"), is_sha256(63 * "a")
+    (True, False, False)
+    """
+    return _FORM.fullmatch(text) is not None
+
+
+def sha256(text: str) -> Sha256:
+    """A text that was read, as a digest.
+
+    Raises:
+        IntegrityError: It is not 64 lower-case hex digits.
+    """
+    if not is_sha256(text):
+        raise IntegrityError(f"digest {text!r} is not 64 lower-case hex digits")
+    return Sha256(text)
+
+
+def sha256_of(data: bytes) -> Sha256:
+    """The digest of some bytes.
+
+    >>> sha256_of(b"")[:8]
+    'e3b0c442'
+    """
+    return Sha256(hashlib.sha256(data).hexdigest())
