@@ -36,6 +36,9 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line; deliberate errors become one line and their exit code."""
     from qmu_edge.errors import ConfigError, QmuEdgeError
+    from qmu_edge.machine.processors import settle
+
+    settle()  # before anything that computes is imported
 
     if not sys.warnoptions:  # warnings of libraries are for developers, who pass -W
         warnings.simplefilter("ignore")

@@ -1,11 +1,19 @@
 """Tiny images and networks for the tests that need torch; the others never import it from here."""
 
 import copy
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from qmu_edge.machine.processors import settle
+
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # networks here are small, and two test processes share the machine
+settle()
 
 if TYPE_CHECKING:
     from qmu_edge.models.layers import Classifier

@@ -3,6 +3,9 @@
 Each takes plain values, returns a dictionary that is ready for JSON, and raises the errors of
 `qmu_edge.errors`. Imports of torch stand inside the functions that need it, so that `status` and
 `receipt_verify` answer at once.
+
+Call `qmu_edge.machine.processors.settle()` before torch is imported: beside other processes, a run
+otherwise stands still.
 """
 
 from qmu_edge.api.project import SOURCES, doctor, init, methods, purge, recipes, status

@@ -6,6 +6,7 @@ Each takes plain values, returns a dictionary that is ready for JSON, and raises
 """
 
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -121,16 +122,17 @@ def recipes() -> dict[str, str]:
 
 
 def doctor(project: Path | None = None, *, repair: bool = False) -> dict[str, Any]:
-    """Versions, GPU, and the integrity of everything that a project stores; see `qmu_edge.project.doctor`.
+    """Versions, GPU, threads, and the integrity of all that a project stores; see `qmu_edge.project.doctor`.
 
     Args:
         project: Its folder; found upwards from here when None, and without one only versions are told.
         repair: Do what is safe to do about the problems.
     """
+    from qmu_edge.machine.processors import processors
     from qmu_edge.machine.versions import versions
     from qmu_edge.project.doctor import examine
 
-    machine = {"versions": versions(), "gpu": _gpu()}
+    machine = {"versions": versions(), "gpu": _gpu(), "processors": asdict(processors())}
     try:
         root = find(project or Path.cwd())
     except ConfigError:

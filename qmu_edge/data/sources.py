@@ -8,7 +8,6 @@ The digits have no people behind their file: for demonstrations ten made-up writ
 consecutive images, `writer-0` the first tenth and so on.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from PIL import Image
 
 from qmu_edge.errors import ConfigError, QmuEdgeError
 from qmu_edge.io.progress import Progress
+from qmu_edge.machine.processors import processors
 from qmu_edge.recipe import DataRecipe
 
 MAX_PIXELS: Final = 40_000_000
@@ -86,7 +86,10 @@ def _digits(recipe: DataRecipe) -> Source:
 
 
 def _torchvision(recipe: DataRecipe) -> Source:
-    from torchvision import datasets
+    try:
+        from torchvision import datasets
+    except ModuleNotFoundError:
+        raise ConfigError(f'{recipe.source}: needs torchvision: pip install "qmu-edge[datasets]"') from None
 
     made: dict[str, Callable[[str], Any]] = {
         "cifar10": lambda split: datasets.CIFAR10(recipe.path, train=split == "train", download=True),
@@ -151,7 +154,7 @@ def _folder(root: Path, size: int, progress: Progress) -> Source:
     def decode(i: int) -> None:
         images[i] = open_image(files[i][2], first.shape, size)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(processors().threads) as pool:
         for _ in pool.map(decode, range(len(files))):
             progress.advance(1)
     progress.finish()

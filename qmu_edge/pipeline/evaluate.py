@@ -1,8 +1,6 @@
 """What an exported file does on the sets of a split, under onnxruntime."""
 
-import os
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
@@ -10,13 +8,12 @@ from qmu_edge.audit.svm import mia_efficacy
 from qmu_edge.errors import ConfigError
 from qmu_edge.export.exporter import FILES
 from qmu_edge.io.progress import Progress
+from qmu_edge.machine.processors import processors
 from qmu_edge.project.records import Measured, Release
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.request.split import Split
 from qmu_edge.verify.evaluation import evaluate, to_json
 from qmu_edge.verify.session import OrtRunner
-
-THREADS: Final = max(1, min(8, os.cpu_count() or 1))
 
 
 def runnable(release: Release) -> str:
@@ -60,7 +57,7 @@ def evaluate_file(
     sets = {n: (samples.images[p], samples.index.labels[p]) for n, p in positions.items() if len(p)}
     images = sum(len(labels) for _, labels in sets.values())
     progress.start("evaluating the exported file", images)
-    evaluation, logits = evaluate(OrtRunner(path, threads=THREADS), sets)
+    evaluation, logits = evaluate(OrtRunner(path, threads=processors().threads), sets)
     progress.advance(images)
     progress.finish()
     efficacy = None

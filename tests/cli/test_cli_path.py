@@ -201,6 +201,7 @@ def test_export_before_any_request_makes_a_release(run: Any, trained: Path) -> N
 def test_doctor_finds_nothing_wrong(run: Any, served: Path) -> None:
     found = run("doctor", "--project", served, "--json")
     assert found.code == 0 and found.json["problems"] == [] and found.json["versions"]["torch"]
+    assert found.json["processors"]["threads"] >= 1
 
 
 def test_doctor_repairs_what_is_safe_and_says_by_its_code_what_is_left(run: Any, served: Path) -> None:

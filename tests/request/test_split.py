@@ -389,7 +389,9 @@ def test_a_class_that_waits_is_not_gone() -> None:
         ({"subject_ids": ["bo"]}, EmptiedClasses((1,), False), "e0"),  # a class that nobody named
     ],
 )
-def test_a_class_of_which_nothing_is_left_is_emptied(fields: Any, expected: EmptiedClasses, test: str) -> None:
+def test_a_class_of_which_nothing_is_left_is_emptied(
+    fields: Any, expected: EmptiedClasses, test: str
+) -> None:
     split = split_of(INDEX, ask(**fields), key=KEY)
     assert emptied_classes(INDEX, split, NOBODY) == expected
     assert names(split)["test"] == test
