@@ -27,7 +27,7 @@ from qmu_edge.unlearn.registry import apply, parameters
 
 Toy = Callable[..., Samples]
 SHAPE = Shape(channels=1, classes=3)
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+README = (Path(__file__).parents[2] / "models" / "README.md").read_text("utf-8")
 TWO_CONVOLUTIONS = README.split("```python\n")[1].split("```")[0]
 TRAIN = TrainRecipe(epochs=1, batch=8, lr=0.05, warmup=0.0, precision="float32")
 
