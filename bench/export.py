@@ -30,8 +30,9 @@ from shared.sessions import (
     static_int8,
 )
 
-from qmu_edge.export.exporter import FORMATS, Exported, ExportPlan, export
+from qmu_edge.export.exporter import Exported, ExportPlan, export
 from qmu_edge.export.gates import run_file, runnable
+from qmu_edge.export.targets import OPENVINO, Format
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
 from qmu_edge.models.calibration import calibrate, weight_layers
@@ -85,7 +86,7 @@ def exported(
     torch.set_num_threads(2)
     start = time.perf_counter()
     model, _ = loads(checkpoint, "bench", recipe)
-    plan = ExportPlan(formats=FORMATS, class_names=tuple("0123456789"))
+    plan = ExportPlan(formats=tuple(Format), class_names=tuple("0123456789"))
     made = export(model, plan, images=images, min_agreement=0.999, min_inputs=len(images))
     seconds = time.perf_counter() - start
     status = Path("/proc/self/status").read_text("ascii")
@@ -128,14 +129,14 @@ def measure(
     for file in made:
         paths[file.format] = folder / f"{file.format}.onnx"
         paths[file.format].write_bytes(file.data)
-    runs = {n: onnxruntime_run(p, 1) for n, p in paths.items() if n != "qonnx"}
-    two = {n: onnxruntime_run(p, 2) for n, p in paths.items() if n in ("float", "integer", "static int8")}
+    runs = {n: onnxruntime_run(p, 1) for n, p in paths.items() if n != Format.QONNX}
+    two = {n: onnxruntime_run(p, 2) for n, p in paths.items() if n in ("float", Format.INTEGER, "static int8")}
     result: dict[str, Any] = {
         **cost,
         "limit_bytes": limit_bytes(model),
         "bytes": {name: path.stat().st_size for name, path in paths.items()},
         **exactness(model, made, images),
-        "largest_logit": float(np.abs(runs["integer"](floats[:64])).max()),
+        "largest_logit": float(np.abs(runs[Format.INTEGER](floats[:64])).max()),
     }
     for batch in (1, 64):
         repeats = options.repeats * (4 if batch == 1 else 1)
@@ -146,11 +147,11 @@ def measure(
     if find_spec("openvino") and bits[1] != "float":
         if find_spec("nncf"):
             paths["nncf int8"] = nncf_int8(paths["float"], folder, floats[:CALIBRATION])
-        plan = ExportPlan(formats=("integer",), class_names=tuple("0123456789"), target="openvino")
+        plan = ExportPlan(formats=(Format.INTEGER,), class_names=tuple("0123456789"), target=OPENVINO)
         (own,) = export(model, plan, images=images, min_agreement=0.999, min_inputs=len(images))
-        paths["openvino"] = folder / "openvino.onnx"
-        paths["openvino"].write_bytes(own.data)
-        result["openvino"] = under_openvino(paths, floats, runs["integer"], options.repeats)
+        paths[OPENVINO.name] = folder / "openvino.onnx"
+        paths[OPENVINO.name].write_bytes(own.data)
+        result["openvino"] = under_openvino(paths, floats, runs[Format.INTEGER], options.repeats)
     return result
 
 
@@ -158,13 +159,14 @@ def under_openvino(
     paths: dict[str, Path], floats: np.ndarray, reference: Run, repeats: int
 ) -> dict[str, Any]:
     """The second, independent runtime: time relative to its own float, and agreement with the first."""
-    names = ["float", "static int8", "integer", "openvino", *(["nncf int8"] if "nncf int8" in paths else [])]
+    names = ["float", "static int8", Format.INTEGER, OPENVINO.name]
+    names += ["nncf int8"] if "nncf int8" in paths else []
     runs = {name: openvino_run(paths[name], 1) for name in names}
     found: dict[str, Any] = {}
     for batch in (1, 64):
         work = {n: lambda r=r, b=batch: r(floats[:b]) for n, r in runs.items()}
         found[f"1 threads, batch {batch}"] = summary(interleaved(work, repeats=repeats), "float")
-    ours = np.concatenate([runs["openvino"](part) for part in np.split(floats, len(floats) // 50)])
+    ours = np.concatenate([runs[OPENVINO.name](part) for part in np.split(floats, len(floats) // 50)])
     theirs = np.concatenate([reference(part) for part in np.split(floats, len(floats) // 50)])
     found["agreement"] = float((ours.argmax(1) == theirs.argmax(1)).mean())
     return found

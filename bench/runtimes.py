@@ -22,6 +22,7 @@ from shared.sessions import CALIBRATION, Run, float_file, nncf_int8, onnxruntime
 from qmu_edge.data.index import SampleSplit
 from qmu_edge.export.exporter import ExportPlan, export
 from qmu_edge.export.gates import runnable
+from qmu_edge.export.targets import OPENVINO, Format
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.deploy import deploy
 from qmu_edge.pipeline.networks import Networks
@@ -43,7 +44,7 @@ def all_logits(run: Run, images: np.ndarray) -> np.ndarray:
 def sessions(project: Project, folder: Path, images: np.ndarray) -> dict[str, Run]:
     """Every file under every runtime that can run it."""
     model, origin = Networks.of(project).load(project.current(Pointer.CHECKPOINT))
-    plan = ExportPlan(formats=("integer", "packed", "qcdq", "qonnx"), class_names=origin.class_names)
+    plan = ExportPlan(formats=tuple(Format), class_names=origin.class_names)
     parity = parity_images(project.samples, project.recipe.policy.parity_inputs)
     made = export(model, plan, images=parity, min_agreement=0.999, min_inputs=len(parity))
     paths = {f.format: folder / f"{f.format}.onnx" for f in made}
@@ -51,7 +52,7 @@ def sessions(project: Project, folder: Path, images: np.ndarray) -> dict[str, Ru
         paths[file.format].write_bytes(runnable(file.data))
     found = {f"{name}, onnxruntime": onnxruntime_run(path, THREADS) for name, path in paths.items()}
     if find_spec("openvino"):
-        plan = replace(plan, formats=("integer", "qcdq"), target="openvino")
+        plan = replace(plan, formats=(Format.INTEGER, Format.QCDQ), target=OPENVINO)
         for file in export(model, plan, images=parity, min_agreement=0.999, min_inputs=len(parity)):
             paths[file.format].write_bytes(file.data)
             found[f"{file.format}, OpenVINO"] = openvino_run(paths[file.format], THREADS)

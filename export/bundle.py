@@ -1,21 +1,22 @@
-"""A bundle: what goes to a device, with everything that the device needs to check it by itself.
+"""A bundle: what goes to a device, with everything that the device needs to verify it by itself.
 
 A folder, and the same as one reproducible archive (same content, same bytes): model files, the receipt,
-golden inputs with the logits to expect, thresholds, and a signed manifest with the SHA-256 of each file. The
-reading side is `qmu_edge.verify.bundle`, which needs numpy and onnxruntime only.
+golden inputs with the logits to expect, thresholds, and a signed manifest with the SHA-256 of each file. Its
+parts are specified in `qmu_edge.verify.manifest`, and read by `qmu_edge.verify.bundle`, which needs numpy
+and onnxruntime only.
 
 Golden inputs are synthetic. A picture of a person, deleted or not, has no business on every device.
 """
 
 import hashlib
 import io
-import json
 import os
 import shutil
 import tarfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -25,14 +26,18 @@ from qmu_edge import __version__
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.files import write_atomic
 from qmu_edge.receipt.envelope import key_name
-from qmu_edge.verify.bundle import GOLDEN, MANIFEST, PUBLIC_KEY, SIGNATURE, TYPE
+from qmu_edge.verify.manifest import GOLDEN, MANIFEST, PUBLIC_KEY, SIGNATURE, FileEntry, Manifest
 from qmu_edge.verify.session import OrtRunner
+from qmu_edge.verify.verdict import Thresholds
 
 GOLDEN_INPUTS: Final = 64
 
 
 def golden_images(n: int, channels: int, size: int) -> UInt8[np.ndarray, "n c h w"]:
-    """Synthetic images: random patches of every coarseness, so that all layers have something to do."""
+    """Synthetic images, the same at every call: random patches of 1, 2, 4 and 8 pixels in turn.
+
+    Noise of single pixels alone would leave most activations at zero.
+    """
     rng = np.random.default_rng(0)
     images = np.empty((n, channels, size, size), np.uint8)
     for number in range(n):
@@ -47,47 +52,42 @@ def write_bundle(
     files: Mapping[str, bytes],
     *,
     model: str,
-    thresholds: Mapping[str, float | None],
+    thresholds: Thresholds,
     min_agreement: float,
     key: Ed25519PrivateKey,
-) -> dict[str, Any]:
+) -> Manifest:
     """Write the folder `out` and the archive `out`.tar beside it.
 
     Args:
         out: Must not exist.
         files: Model files and the receipt, by name.
         model: Which of them the golden inputs are run through.
-        thresholds: Fractions; None where there is no limit.
+        thresholds: Of the verdict on the device.
         min_agreement: Share of golden inputs on which a device must name the same class.
         key: Signs the manifest.
 
-    Returns:
-        The manifest.
-
     Raises:
-        ConfigError: `out` exists already, or cannot be written.
+        ConfigError: `out` or its archive exists already, or cannot be written.
     """
     archive = out.with_name(f"{out.name}.tar")
     for path in (out, archive):
         if path.exists() or path.is_symlink():
             raise ConfigError(f"{path}: exists already")
     public = key.public_key().public_bytes_raw()
-    everything = {**files, PUBLIC_KEY: public.hex().encode() + b"\n"}
     partial = out.with_name(f".{out.name}-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
-        (partial / model).write_bytes(files[model])
-        everything |= _golden(partial / model)
-        manifest = {
-            "type": TYPE,
-            "tool": f"qmu-edge {__version__}",
-            "model": model,
-            "files": {n: {"sha256": _sha256(d), "bytes": len(d)} for n, d in sorted(everything.items())},
-            "min_agreement": min_agreement,
-            "thresholds": dict(thresholds),
-            "key": key_name(public),
-        }
-        everything[MANIFEST] = json.dumps(manifest, indent=1, sort_keys=True).encode() + b"\n"
+        golden = _golden(partial / model, files[model])
+        everything = {**files, PUBLIC_KEY: public.hex().encode() + b"\n", **golden}
+        manifest = Manifest(
+            tool=f"qmu-edge {__version__}",
+            model=model,
+            files={name: _entry(data) for name, data in sorted(everything.items())},
+            min_agreement=min_agreement,
+            thresholds=asdict(thresholds),
+            key=key_name(public),
+        )
+        everything[MANIFEST] = manifest.to_bytes()
         everything[SIGNATURE] = key.sign(everything[MANIFEST]).hex().encode() + b"\n"
         for name, data in everything.items():
             write_atomic(partial / name, data)
@@ -100,11 +100,17 @@ def write_bundle(
     return manifest
 
 
-def _golden(model: Path) -> dict[str, bytes]:
-    runner = OrtRunner(model)
+def _golden(path: Path, model: bytes) -> dict[str, bytes]:
+    """Golden inputs and the logits of the model, as files by name; the model is written to `path` to run."""
+    path.write_bytes(model)
+    runner = OrtRunner(path)
     _, channels, size, _ = runner.input_shape
     images = golden_images(GOLDEN_INPUTS, channels, size)
     return {name: _npy(a) for name, a in zip(GOLDEN, (images, runner.logits(images)), strict=True)}
+
+
+def _entry(data: bytes) -> FileEntry:
+    return FileEntry(hashlib.sha256(data).hexdigest(), len(data))
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -114,14 +120,11 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _tar(files: Mapping[str, bytes]) -> bytes:
+    """An archive without times and owners, so that the same files give the same bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, data in sorted(files.items()):
-            member = tarfile.TarInfo(name)  # no time, no owner
+            member = tarfile.TarInfo(name)
             member.size, member.mode = len(data), 0o644
             archive.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

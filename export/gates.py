@@ -7,32 +7,35 @@ does to the graph, so it is measured at every optimization level, with one threa
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx
 from jaxtyping import Float, UInt8
 
 from qmu_edge.errors import ExportError
-from qmu_edge.verify import latent_weights
 from qmu_edge.verify.integer_reference import run_integers
-from qmu_edge.verify.onnx import reader
+from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
+from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.parity import Parity, compare
 from qmu_edge.verify.session import OPTIMIZATION, OrtRunner
 
-Levels = dict[str, Parity]
+MAIN_LEVEL: Final = "all, 2 threads"  # where parity is measured on more images
+LEVEL_IMAGES: Final = 8
+ARBITRATED_IMAGES: Final = 16
+BATCH: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Arbitration:
-    """Images on which file and network name different classes, and whom the integer reference sides with.
+    """Images on which file and network name different classes, and with which of them the reference agrees.
 
     Attributes:
         disagreements: How many there are.
-        asked: On how many of them the reference was run; 0 for a file that is not all integers.
-        as_file: On how many of those it names the file's class: the network rounded a sum at a tie.
+        asked: On how many of them the integer reference was run; 0 for a file with float layers.
+        as_file: On how many of those it names the file's class: there the network rounded a sum at a tie.
     """
 
     disagreements: int
@@ -40,20 +43,17 @@ class Arbitration:
     as_file: int
 
     def __str__(self) -> str:
-        """Whom the reference sides with, to go behind a message; nothing where it was not asked."""
+        """What to append to a message; nothing where the reference was not run."""
         if not self.asked:
             return ""
         return f"; on {self.as_file} of {self.asked} that differ, exact integers say what the file says"
 
 
-MAIN_LEVEL: Final = "all, 2 threads"  # where parity is measured on more images
-LEVEL_IMAGES: Final = 8
-EXPLAINED_IMAGES: Final = 16
-BATCH: Final = 64
+def require_valid(data: bytes) -> LatentReport:
+    """Run `onnx.checker` and the latent-weight gate on the bytes that would ship.
 
-
-def require_valid(data: bytes) -> dict[str, Any]:
-    """`onnx.checker` and the latent-weight gate on the bytes that would ship.
+    Returns:
+        The report of the latent-weight gate.
 
     Raises:
         ExportError: Either finds something.
@@ -63,14 +63,14 @@ def require_valid(data: bytes) -> dict[str, Any]:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"onnx.checker: {str(error).strip().partition(chr(10))[0]}") from None
     with _on_disk(data) as path:
-        return asdict(latent_weights.latent_weight_gate(reader.read(path)))
+        return latent_weight_gate(read(path))
 
 
 def runnable(data: bytes) -> bytes:
     """The file as onnxruntime can run it.
 
-    QONNX has no operators there; qonnx's own converter, which shares no code with ours, turns it into
-    standard ONNX first.
+    onnxruntime has no QONNX operators. qonnx's own converter, which shares no code with ours, turns them into
+    standard ONNX.
     """
     model = onnx.load_from_string(data)
     if all(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
@@ -92,8 +92,14 @@ def run_file(
 
 def parity_by_level(
     data: bytes, images: UInt8[np.ndarray, "n c h w"], logits: Float[np.ndarray, "n k"]
-) -> Levels:
-    """Parity of a runnable file on a few images, for each level and thread count but those of `run_file`."""
+) -> dict[str, Parity]:
+    """Compare a runnable file with the network at every optimization level and thread count but `MAIN_LEVEL`.
+
+    Args:
+        data: The file.
+        images: The first few are run.
+        logits: What the network answers to `images`.
+    """
     images, logits = images[:LEVEL_IMAGES], logits[:LEVEL_IMAGES]
     return {
         name: compare(logits, run_file(data, images, optimization=optimization, threads=threads))
@@ -109,20 +115,20 @@ def arbitrate(
     logits: Float[np.ndarray, "n k"],
     found: Float[np.ndarray, "n k"],
 ) -> Arbitration:
-    """Who is right where file and network name different classes: integers in numpy, which round no sum.
+    """Run the integer reference where file and network name different classes: integers round no sum.
 
     Args:
         data: The file.
-        images: That both ran on.
+        images: Inputs of both.
         logits: Of the network.
         found: Of the file.
     """
     differing = np.flatnonzero(logits.argmax(1) != found.argmax(1))
-    some = differing[:EXPLAINED_IMAGES]
+    some = differing[:ARBITRATED_IMAGES]
     if not len(some):
         return Arbitration(len(differing), 0, 0)
     with _on_disk(data) as path:
-        file = reader.read(path)
+        file = read(path)
         try:
             fed = OrtRunner(path).fed(images[some])
             reference = run_integers(file, fed)[file.graph.outputs[0].name]
@@ -134,6 +140,7 @@ def arbitrate(
 
 @contextmanager
 def _on_disk(data: bytes) -> Iterator[Path]:
+    """A file with these bytes, for readers that take a path."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(data)

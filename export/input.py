@@ -5,28 +5,22 @@ conversion of what a camera delivers to float32 0..1 (n, c, h, w).
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.export.graph import read_from, set_initializer, set_nodes
-from qmu_edge.export.trace import INPUT
+from qmu_edge.export.graph import INPUT, read_from, set_initializer, set_nodes
+from qmu_edge.verify.metadata import Dtype, InputMetadata, Layout
 
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """Element type and order of axes of a file's input.
+    """Element type and order of axes of a file's input."""
 
-    Attributes:
-        dtype: float32 means values 0..1, uint8 means 0..255.
-        layout: NCHW means channels first, NHWC channels last.
-    """
-
-    dtype: Literal["float32", "uint8"] = "float32"
-    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    dtype: Dtype = Dtype.FLOAT32
+    layout: Layout = Layout.NCHW
 
     @classmethod
     def parse(cls, dtype: str, layout: str) -> "InputSpec":
@@ -35,9 +29,14 @@ class InputSpec:
         Raises:
             ConfigError: Another element type or order.
         """
-        if dtype not in ("float32", "uint8") or layout not in ("NCHW", "NHWC"):
-            raise ConfigError(f"input {dtype} {layout}; allowed float32 or uint8, NCHW or NHWC")
-        return cls(dtype, layout)  # type: ignore[arg-type]
+        if dtype not in [*Dtype] or layout not in [*Layout]:
+            raise ConfigError(f"input {dtype} {layout}; allowed {' or '.join(Dtype)}, {' or '.join(Layout)}")
+        return cls(Dtype(dtype), Layout(layout))
+
+    def metadata(self, channels: int) -> InputMetadata:
+        """What the file says about its input."""
+        values = (0, 255) if self.dtype is Dtype.UINT8 else (0.0, 1.0)
+        return InputMetadata(layout=self.layout, dtype=self.dtype, range=values, channels=channels)
 
 
 def apply_input(graph: onnx.ModelProto, spec: InputSpec) -> None:
@@ -48,19 +47,16 @@ def apply_input(graph: onnx.ModelProto, spec: InputSpec) -> None:
         spec: What it takes afterwards.
     """
     (image,) = graph.graph.input
-    shape = image.type.tensor_type.shape
     made: list[onnx.NodeProto] = []
     name = INPUT
-    if spec.dtype == "uint8":
+    if spec.dtype is Dtype.UINT8:
         image.type.tensor_type.elem_type = TensorProto.UINT8
         set_initializer(graph, "pixel_range", np.array(255, np.float32))
         made.append(helper.make_node("Cast", [name], ["pixels"], "input_cast", to=TensorProto.FLOAT))
         made.append(helper.make_node("Div", ["pixels", "pixel_range"], ["scaled"], "input_scale"))
         name = "scaled"
-    if spec.layout == "NHWC":
-        dims = [onnx.TensorShapeProto.Dimension.FromString(d.SerializeToString()) for d in shape.dim]
-        for place, dim in zip(shape.dim, (dims[0], dims[2], dims[3], dims[1]), strict=True):
-            place.CopyFrom(dim)
+    if spec.layout is Layout.NHWC:
+        _put_channels_last(image)
         made.append(
             helper.make_node("Transpose", [name], ["channels_first"], "input_turn", perm=[0, 3, 1, 2])
         )
@@ -69,7 +65,15 @@ def apply_input(graph: onnx.ModelProto, spec: InputSpec) -> None:
     set_nodes(graph, [*made, *graph.graph.node])
 
 
+def _put_channels_last(image: onnx.ValueInfoProto) -> None:
+    """Reorder the declared axes (n, c, h, w) to (n, h, w, c), in place."""
+    shape = image.type.tensor_type.shape
+    n, c, h, w = (onnx.TensorShapeProto.Dimension.FromString(d.SerializeToString()) for d in shape.dim)
+    for place, dim in zip(shape.dim, (n, h, w, c), strict=True):
+        place.CopyFrom(dim)
+
+
 def fix_batch(graph: onnx.ModelProto, batch: int) -> None:
-    """Make the batch a fixed number, in place."""
+    """Make the batch size of input and output a fixed number, in place."""
     for value in (*graph.graph.input, *graph.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = batch

@@ -12,9 +12,35 @@ Source: the consumers' own documentation and import errors.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from qmu_edge.errors import ConfigError
+
+
+class Format(StrEnum):
+    """A kind of exported file; see the module of the same name in `qmu_edge.export.formats`."""
+
+    INTEGER = "integer"
+    PACKED = "packed"
+    QCDQ = "qcdq"
+    QONNX = "qonnx"
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file in a release or a bundle."""
+        return "model.onnx" if self is Format.INTEGER else f"model.{self}.onnx"
+
+    @classmethod
+    def parse(cls, name: str) -> "Format":
+        """Take what a user wrote.
+
+        Raises:
+            ConfigError: There is no such format.
+        """
+        if name not in [*cls]:
+            raise ConfigError(f"format {name!r} is not one of {', '.join(cls)}")
+        return cls(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,43 +48,58 @@ class Target:
     """One consumer of exported files.
 
     Attributes:
+        name: What users call it.
         formats: What it reads.
         opset, ir_version: Of its files; a packed file may need newer ones.
         int2: Whether it takes 2-bit tensors.
         zero_points: Whether activations may be uint8 with a zero point; else they are int8 without.
         clip_values: Whether narrow activations are clipped as values, before they become codes.
         batch: Fixed batch size it asks for; None for any.
+        matmul: Whether it wants MatMul in place of Gemm.
     """
 
-    formats: tuple[str, ...]
+    name: str
+    formats: tuple[Format, ...]
     opset: int = 21
     ir_version: int = 10
     int2: bool = True
     zero_points: bool = True
     clip_values: bool = False
     batch: int | None = None
+    matmul: bool = False
+
+    def require(self, formats: tuple[Format, ...]) -> None:
+        """Refuse formats that the target does not read.
+
+        Raises:
+            ConfigError: One of `formats` is not among its own.
+        """
+        for wanted in formats:
+            if wanted not in self.formats:
+                allowed = ", ".join(self.formats)
+                raise ConfigError(
+                    f"target {self.name} does not take format {wanted.value!r}; allowed: {allowed}"
+                )
 
 
+ONNXRUNTIME: Final = Target("onnxruntime", tuple(Format))
+OPENVINO: Final = Target(
+    "openvino", (Format.INTEGER, Format.PACKED, Format.QCDQ), int2=False, clip_values=True
+)
+TENSORRT: Final = Target("tensorrt", (Format.INTEGER,), opset=19, ir_version=9, zero_points=False)
+FINN: Final = Target("finn", (Format.QONNX,), opset=18, batch=1)
+HLS4ML: Final = Target("hls4ml", (Format.QONNX,), opset=18, batch=1, matmul=True)
 TARGETS: Final[Mapping[str, Target]] = {
-    "onnxruntime": Target(("integer", "packed", "qcdq", "qonnx")),
-    "openvino": Target(("integer", "packed", "qcdq"), int2=False, clip_values=True),
-    "tensorrt": Target(("integer",), opset=19, ir_version=9, zero_points=False),
-    "finn": Target(("qonnx",), opset=18, batch=1),
-    "hls4ml": Target(("qonnx",), opset=18, batch=1),
+    target.name: target for target in (ONNXRUNTIME, OPENVINO, TENSORRT, FINN, HLS4ML)
 }
 
 
-def target_named(name: str, formats: tuple[str, ...]) -> Target:
-    """The target, which must take these formats.
+def target_named(name: str) -> Target:
+    """The target that a user means.
 
     Raises:
-        ConfigError: It is not known, or does not.
+        ConfigError: There is no such target.
     """
     if name not in TARGETS:
         raise ConfigError(f"target {name!r} is not one of {', '.join(TARGETS)}")
-    target = TARGETS[name]
-    for wanted in formats:
-        if wanted not in target.formats:
-            allowed = ", ".join(target.formats)
-            raise ConfigError(f"target {name} does not take format {wanted!r}; allowed: {allowed}")
-    return target
+    return TARGETS[name]

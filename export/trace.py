@@ -1,13 +1,13 @@
 """The network as a QONNX graph: standard operators, and `Quant` nodes where Brevitas quantizes.
 
-Every format starts here. torch.fx follows the network's `forward`, and each layer writes its own nodes, so
-the graph holds what it needs and nothing of the machine or the training: weights enter it as code x scale,
-never as the latent floats. A network of other layers than the ones below is refused by name.
+Every format is made from this graph. torch.fx follows the network's `forward`, and a writer for each kind of
+layer appends its nodes. So the graph holds nothing of the machine or the training: weights enter it as
+code x scale, never as the latent floats. A layer that has no writer below is refused by name.
 """
 
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import jaxtyping
 import numpy as np
@@ -17,16 +17,18 @@ from onnx import TensorProto, helper
 from torch import Tensor, fx, nn
 
 from qmu_edge.errors import ExportError
-from qmu_edge.export.graph import QONNX_DOMAIN, code_range, constant, integer_codes
+from qmu_edge.export.graph import INPUT, OUTPUT, constant, integer_codes
 from qmu_edge.models import quant_layers
 from qmu_edge.models.deploy import Affine
 from qmu_edge.models.layers import Classifier, Normalize
+from qmu_edge.verify.codes import code_range
+from qmu_edge.verify.onnx.graph import QONNX_DOMAIN
 
 OPSET: Final = 18
 QONNX_OPSET: Final = 2
 IR_VERSION: Final = 10
-INPUT: Final = "image"
-OUTPUT: Final = "logits"
+BrevitasLayer: TypeAlias = Any  # Brevitas has no types
+BrevitasProxy: TypeAlias = Any
 
 
 def trace(model: Classifier, size: int) -> onnx.ModelProto:
@@ -42,26 +44,35 @@ def trace(model: Classifier, size: int) -> onnx.ModelProto:
     Raises:
         ExportError: The network has a layer or a quantizer that no format can express; it is named.
     """
+    graph = _empty(model, size)
+    _Writer(graph, model).write(_followed(model))
+    return graph
+
+
+def _empty(model: Classifier, size: int) -> onnx.ModelProto:
+    """A graph with input and output, and no nodes yet."""
     shapes = (("N", model.shape.channels, size, size), ("N", model.shape.classes))
     image, logits = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         for name, shape in zip((INPUT, OUTPUT), shapes, strict=True)
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(QONNX_DOMAIN, QONNX_OPSET)]
-    graph = helper.make_model(
+    return helper.make_model(
         helper.make_graph([], "classifier", [image], [logits]),
         opset_imports=opsets, ir_version=IR_VERSION, producer_name="qmu-edge",
     )  # fmt: skip
+
+
+def _followed(model: Classifier) -> fx.Graph:
+    """The calls that the network's `forward` makes, in order."""
     checked = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)  # shapes of what fx sends through cannot be checked
+    jaxtyping.config.update("jaxtyping_disable", True)  # the tensors that fx sends have no shapes
     try:
-        traced = _Tracer().trace(model)
+        return _Tracer().trace(model)
     except (fx.proxy.TraceError, TypeError) as error:  # the latter from functions that take no proxy
         raise ExportError(f"the network's forward cannot be followed: {error}") from error
     finally:
         jaxtyping.config.update("jaxtyping_disable", checked)
-    _Writer(graph, model).write(traced)
-    return graph
 
 
 class _Tracer(fx.Tracer):
@@ -81,7 +92,7 @@ class _Writer:
         self.tensors: dict[fx.Node, str] = {}
 
     def write(self, traced: fx.Graph) -> None:
-        """Every call, then the output's name on the last tensor."""
+        """Write every call in order; the last tensor gets the output's name."""
         for node in traced.nodes:
             if node.op == "placeholder":
                 self.tensors[node] = INPUT
@@ -110,13 +121,13 @@ class _Writer:
         self.graph.graph.node.append(helper.make_node(op_type, inputs, [name], name, **attributes))
         return name
 
-    def constant(self, name: str, value: Any) -> str:
-        """Name of an initialiser with this value, float32 unless the value says otherwise."""
+    def constant(self, name: str, value: Tensor | np.ndarray | float) -> str:
+        """Name of an initializer with this value; floating-point values are stored as float32."""
         array = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
         return constant(self.graph, name, array.astype(np.float32) if array.dtype.kind == "f" else array)
 
-    def quant(self, name: str, x: str, proxy: Any, scale: np.ndarray) -> str:
-        """A `Quant` node; QONNX keeps scale, zero point and bit width as tensors."""
+    def quant(self, name: str, x: str, proxy: BrevitasProxy, scale: np.ndarray) -> str:
+        """Append a `Quant` node; QONNX keeps scale, zero point and bit width as tensors."""
         if proxy.rounding_mode != "ROUND" or float(proxy.zero_point().abs().max()):
             raise ExportError(f"{name}: only rounding to the nearest even code with zero point 0 is exported")
         bits = int(proxy.bit_width())
@@ -128,14 +139,14 @@ class _Writer:
         flags = {"signed": int(proxy.is_signed), "narrow": int(proxy.is_narrow_range)}
         return self.node("Quant", name, [x, *parameters], domain=QONNX_DOMAIN, rounding_mode="ROUND", **flags)
 
-    def activation(self, name: str, x: str, layer: Any) -> str:
-        """The activation quantizer of a layer, when it has one."""
+    def activation(self, name: str, x: str, layer: BrevitasLayer) -> str:
+        """Append the activation quantizer of a layer, where it has one."""
         if not layer.act_quant.is_quant_enabled:
             return x
         return self.quant(f"{name}.quant", x, layer.act_quant, layer.act_quant.scale().detach().numpy())
 
-    def weight(self, name: str, layer: Any) -> str:
-        """The weight of a layer, as code x scale behind its quantizer."""
+    def weight(self, name: str, layer: BrevitasLayer) -> str:
+        """Store the weight of a layer as code x scale and append its quantizer; a float weight as it is."""
         value, proxy = layer.weight.detach().numpy(), layer.weight_quant
         if not proxy.is_quant_enabled:
             return self.constant(f"{name}.weight", value)
@@ -146,64 +157,69 @@ class _Writer:
         stored = self.constant(f"{name}.weight", codes.astype(np.float32) * scale)
         return self.quant(f"{name}.weight.quant", stored, proxy, scale)
 
-    def layer_inputs(self, name: str, x: str, layer: Any) -> list[str]:
-        """Input, weight, and the bias of a float layer."""
+    def layer_inputs(self, name: str, x: str, layer: BrevitasLayer) -> list[str]:
+        """Names of the input, the weight, and the bias where the layer has one."""
         bias = [] if layer.bias is None else [self.constant(f"{name}.bias", layer.bias)]
         return [x, self.weight(name, layer), *bias]
 
 
-def _conv(w: _Writer, name: str, x: str, m: Any) -> str:
+def _conv(w: _Writer, name: str, x: str, m: BrevitasLayer) -> str:
     return w.node(
         "Conv", f"{name}.sum", w.layer_inputs(name, x, m), kernel_shape=m.kernel_size, strides=m.stride,
         pads=[*m.padding, *m.padding], dilations=m.dilation, group=m.groups,
     )  # fmt: skip
 
 
-def _linear(w: _Writer, name: str, x: str, m: Any) -> str:
+def _linear(w: _Writer, name: str, x: str, m: BrevitasLayer) -> str:
     return w.node("Gemm", f"{name}.sum", w.layer_inputs(name, x, m), transB=1)
 
 
-def _affine(w: _Writer, name: str, x: str, m: Any) -> str:
+def _affine(w: _Writer, name: str, x: str, m: Affine) -> str:
     shifted = w.node("Add", f"{name}.shifted", [x, w.constant(f"{name}.bias", m.bias)])
     return w.node("Mul", f"{name}.scaled", [shifted, w.constant(f"{name}.gain", m.gain)])
 
 
-def _normalize(w: _Writer, name: str, x: str, m: Any) -> str:
+def _normalize(w: _Writer, name: str, x: str, m: Normalize) -> str:
     centred = w.node("Sub", f"{name}.centred", [x, w.constant(f"{name}.mean", m.mean)])
     return w.node("Mul", f"{name}.scaled", [centred, w.constant(f"{name}.inverse_std", m.inverse_std)])
 
 
-def _relu(w: _Writer, name: str, x: str, m: Any) -> str:
+def _relu(w: _Writer, name: str, x: str, m: nn.Module) -> str:
     return w.node("Relu", f"{name}.relu", [x])
 
 
-def _quant_relu(w: _Writer, name: str, x: str, m: Any) -> str:
+def _quant_relu(w: _Writer, name: str, x: str, m: BrevitasLayer) -> str:
     return w.activation(name, _relu(w, name, x, m), m)
 
 
-def _clip(w: _Writer, name: str, x: str, m: Any) -> str:
+def _clip(w: _Writer, name: str, x: str, m: nn.Hardtanh) -> str:
     bounds = [w.constant(f"bound_{v:g}", float(v)) for v in (m.min_val, m.max_val)]
     return w.node("Clip", f"{name}.clip", [x, *bounds])
 
 
-def _max_pool(w: _Writer, name: str, x: str, m: Any) -> str:
-    kernel, stride, padding = ([v, v] for v in (m.kernel_size, m.stride, m.padding))
+def _max_pool(w: _Writer, name: str, x: str, m: nn.MaxPool2d) -> str:
+    kernel, stride, padding = (_pair(v) for v in (m.kernel_size, m.stride, m.padding))
     return w.node(
         "MaxPool", f"{name}.max", [x], kernel_shape=kernel, strides=stride, pads=[*padding, *padding]
     )
 
 
-def _flatten(w: _Writer, name: str, x: str, m: Any) -> str:
+def _pair(size: int | tuple[int, int]) -> list[int]:
+    """Height and width, which are equal where there is one number."""
+    return [size, size] if isinstance(size, int) else [*size]
+
+
+def _flatten(w: _Writer, name: str, x: str, m: nn.Flatten) -> str:
     return w.node("Reshape", f"{name}.flat", [x, w.constant("flat", np.array([0, -1]))])
 
 
-def _mean_over_space(w: _Writer, name: str, inputs: list[str], args: tuple[Any, ...]) -> str:
+def _mean_over_space(w: _Writer, name: str, inputs: list[str], args: tuple[object, ...]) -> str:
     if args[1] != 1:
         raise ExportError(f"{name}: pooling to {args[1]} pixels cannot be exported, only to 1")
     return w.node("ReduceMean", name, [inputs[0], w.constant("space", np.array([-1, -2]))])
 
 
-def _add(w: _Writer, name: str, inputs: list[str], args: tuple[Any, ...]) -> str:
+def _add(w: _Writer, name: str, inputs: list[str], args: tuple[object, ...]) -> str:
     return w.node("Add", name, inputs)
 
 
@@ -221,7 +237,7 @@ MODULES: Final[Mapping[type, Callable[[_Writer, str, str, Any], str]]] = {
     nn.Identity: lambda w, name, x, m: x,
     nn.Dropout: lambda w, name, x, m: x,
 }
-FUNCTIONS: Final[Mapping[Any, Callable[[_Writer, str, list[str], tuple[Any, ...]], str]]] = {
+FUNCTIONS: Final[Mapping[object, Callable[[_Writer, str, list[str], tuple[object, ...]], str]]] = {
     operator.add: _add,
     F.adaptive_avg_pool2d: _mean_over_space,
 }

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
 
 from qmu_edge.export.bundle import write_bundle
+from qmu_edge.verify.verdict import Thresholds
 
 ROOT = Path(__file__).parents[1]
 LINKS = ("cli", "models", "export")
@@ -116,7 +117,7 @@ def bundled(tmp_path: Path) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     write_bundle(
         tmp_path / "bundle", {"model.onnx": model.SerializeToString()}, model="model.onnx",
-        thresholds={}, min_agreement=1.0, key=Ed25519PrivateKey.generate(),
+        thresholds=Thresholds(), min_agreement=1.0, key=Ed25519PrivateKey.generate(),
     )  # fmt: skip
     return tmp_path / "bundle.tar"
 

@@ -25,6 +25,7 @@ from qmu_edge.data.index import assign_splits, content_digests
 from qmu_edge.data.sources import Source, load
 from qmu_edge.errors import ConfigError
 from qmu_edge.export.exporter import ExportPlan, export
+from qmu_edge.export.targets import Format
 from qmu_edge.io.files import write_atomic
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
@@ -36,7 +37,7 @@ from qmu_edge.train.batches import Augment, ForgetRetain, Samples, on_device
 from qmu_edge.train.fit import accuracy, fit
 from qmu_edge.train.requantize import requantize
 from qmu_edge.unlearn.registry import apply, method, parameters
-from qmu_edge.verify.evaluation import evaluate
+from qmu_edge.verify.evaluation import Labelled, SetName, evaluate
 from qmu_edge.verify.session import OrtRunner
 
 PARITY_INPUTS: Final = 1000
@@ -205,12 +206,13 @@ class Bench:
         self, model: Classifier, params: dict[str, Any], seconds: float, *, relearn: bool = True
     ) -> dict[str, Any]:
         """Everything that the tables show, from the exported file; relearning, from its network."""
-        sets = {p: getattr(self.sets, p) for p in ("forget", "retain", "test", "validation")}
-        sets["retain"] = np.random.default_rng(0).permutation(sets["retain"])[:MEASURED]
-        pairs = {p: (self.network.source.images[i], self.sets.labels[i]) for p, i in sets.items()}
+        sets = {name: getattr(self.sets, name) for name in SetName}
+        sets[SetName.RETAIN] = np.random.default_rng(0).permutation(sets[SetName.RETAIN])[:MEASURED]
+        pairs = {p: Labelled(self.network.source.images[i], self.sets.labels[i]) for p, i in sets.items()}
         runner, size = _exported(model, self.network.source)
         found, logits = evaluate(runner, pairs)
-        of = [a for p in ("retain", "test", "forget") for a in (logits[p], pairs[p][1])]
+        order = (SetName.RETAIN, SetName.TEST, SetName.FORGET)
+        of = [a for p in order for a in (logits[p], pairs[p].labels)]
         original = self.original()
         changes = code_changes(integer_codes(original), integer_codes(model.cpu()))
         model.to(self.network.device)
@@ -235,7 +237,7 @@ class Bench:
 def _exported(model: Classifier, source: Source) -> tuple[OrtRunner, int]:
     images = source.images[np.random.default_rng(0).permutation(len(source.images))[:PARITY_INPUTS]]
     (file,) = export(
-        copy.deepcopy(model).cpu(), ExportPlan(formats=("integer",), class_names=source.class_names),
+        copy.deepcopy(model).cpu(), ExportPlan(formats=(Format.INTEGER,), class_names=source.class_names),
         images=images, min_agreement=0.99, min_inputs=len(images),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

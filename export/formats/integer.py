@@ -26,6 +26,7 @@ from qmu_edge.export.formats.qonnx import Quantizer, quantizers
 from qmu_edge.export.graph import (
     attributes,
     constant,
+    copied,
     initializers,
     integer_codes,
     make_standard,
@@ -107,8 +108,7 @@ def to_integer(
         ExportError: A layer is not as the deploy form has it, a bias does not fit int32, or unsigned
             activations of 8 bits should become int8.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(qonnx_graph)
+    model = copied(qonnx_graph)
     graph = _Graph(model, zero_points=zero_points, clip_values=clip_values)
     replaced: dict[str, list[onnx.NodeProto]] = {}
     for layer in graph.layers():
@@ -151,9 +151,9 @@ def _integer_layer(graph: _Graph, layer: _Layer, replaced: dict[str, list[onnx.N
     bias_name = f"{name.removesuffix('.weight')}.bias"
     made += _bias(graph, bias_name, bias, scale, grid)
     inputs = [layer.node.input[0], weight.node.output[0], f"{bias_name}.value"]
-    flags = attributes(layer.node)
-    made.append(helper.make_node(layer.node.op_type, inputs, output, layer.node.name, **flags))
-    replaced[layer.node.name] = made
+    node = helper.make_node(layer.node.op_type, inputs, output, layer.node.name)
+    node.attribute.extend(layer.node.attribute)
+    replaced[layer.node.name] = [*made, node]
 
 
 def _float_weight(graph: _Graph, name: str, scale: np.ndarray, output: str) -> list[onnx.NodeProto]:

@@ -1,31 +1,39 @@
 """Packed: the integer file with weights of 4 or 2 bits on disk, for flash and for updates over the air.
 
-    weights    INT4 or INT2, widened by a Cast in front of everything else: a runtime does that once at load
+    weights    INT4 or INT2, widened by a Cast in front of everything else: a runtime computes it once at load
                and then runs the same integer kernels
     scales     float16 where that loses nothing (the deploy form's gains have short mantissas)
     biases     int16 where they fit; of float layers, float16 where that loses nothing
     names      short ones: a small network has more bytes of names than of biases
-    attributes of a convolution that say what is so anyway are left out
+    attributes of a convolution that repeat a default are left out
 
 Everything is widened exactly, so the file computes what the integer file does.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import onnx
+from numpy.typing import DTypeLike
 from onnx import TensorProto, helper
 
-from qmu_edge.export.graph import initializers, read_from, set_initializer, set_nodes
+from qmu_edge.export.graph import copied, initializers, read_from, set_initializer, set_nodes
 
-# ONNX has INT4 from opset 21 on, INT2 from 25 on; IR versions to match.
-NARROW: Final[Mapping[int, tuple[Any, int, int]]] = {
-    2: (ml_dtypes.int2, 25, 13),
-    3: (ml_dtypes.int4, 21, 10),
-    4: (ml_dtypes.int4, 21, 10),
-}
+
+class NarrowType(NamedTuple):
+    """An element type below 8 bits, and the opset and IR version from which on ONNX has it."""
+
+    dtype: DTypeLike
+    opset: int
+    ir_version: int
+
+
+INT4: Final = NarrowType(ml_dtypes.int4, opset=21, ir_version=10)
+INT2: Final = NarrowType(ml_dtypes.int2, opset=25, ir_version=13)
+NARROW: Final[Mapping[int, NarrowType]] = {2: INT2, 3: INT4, 4: INT4}
+FEW: Final = 8  # elements; a tensor that is smaller saves less than its Cast costs
 
 
 def pack(integer: onnx.ModelProto, bits: Mapping[str, int], floats: Collection[str] = ()) -> onnx.ModelProto:
@@ -33,11 +41,10 @@ def pack(integer: onnx.ModelProto, bits: Mapping[str, int], floats: Collection[s
 
     Args:
         integer: From `to_integer`; left as it is.
-        bits: Width of each stored weight.
-        floats: Weights that the recipe leaves float.
+        bits: Width of each stored weight, by name.
+        floats: Names of the weights that the recipe leaves float.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(integer)
+    model = copied(integer)
     widened: list[onnx.NodeProto] = []
     for name in bits:
         if bits[name] in NARROW:
@@ -58,11 +65,11 @@ def _widened(model: onnx.ModelProto, name: str, narrow: np.ndarray, to: int) -> 
 
 
 def _narrow_weight(model: onnx.ModelProto, name: str, bits: int) -> list[onnx.NodeProto]:
-    dtype, opset, ir_version = NARROW[bits]
-    model.ir_version = max(model.ir_version, ir_version)
+    narrow = NARROW[bits]
+    model.ir_version = max(model.ir_version, narrow.ir_version)
     for entry in model.opset_import:
-        entry.version = max(entry.version, opset)
-    codes = initializers(model)[name].astype(dtype)
+        entry.version = max(entry.version, narrow.opset)
+    codes = initializers(model)[name].astype(narrow.dtype)
     if any(node.op_type == "Cast" and node.input[0] == name for node in model.graph.node):
         set_initializer(model, name, codes)  # a float layer widens its codes already
         return []
@@ -74,7 +81,7 @@ def _narrow_scales(model: onnx.ModelProto, floats: Collection[str]) -> list[onnx
     widened = []
     for name, values in initializers(model).items():
         narrow = values.astype(np.float16) if values.dtype == np.float32 else values
-        if values.dtype != np.float32 or name in floats or values.size < 8 or (narrow != values).any():
+        if values.dtype != np.float32 or name in floats or values.size < FEW or (narrow != values).any():
             continue
         widened.append(_widened(model, name, narrow, TensorProto.FLOAT))
     return widened
@@ -84,7 +91,7 @@ def _narrow_biases(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """int16 for int32 biases that fit."""
     widened = []
     for name, values in initializers(model).items():
-        if values.dtype != np.int32 or values.size < 8 or np.abs(values.astype(np.int64)).max() >= 2**15:
+        if values.dtype != np.int32 or values.size < FEW or np.abs(values.astype(np.int64)).max() >= 2**15:
             continue
         widened.append(_widened(model, name, values.astype(np.int16), TensorProto.INT32))
     return widened

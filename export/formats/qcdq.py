@@ -1,7 +1,7 @@
-"""QCDQ: standard ONNX, integer codes as initialisers, QuantizeLinear-Clip-DequantizeLinear on activations.
+"""QCDQ: standard ONNX with integer codes as initializers, and quantize-clip-dequantize on activations.
 
-Runs in any ONNX runtime. Weights are int8 initialisers behind DequantizeLinear, whatever their width; what
-says 4 bits is that their codes stay within -7..7. Activations below 8 bits get a Clip on the integers.
+Runs in any ONNX runtime. A weight is an int8 initializer behind DequantizeLinear, whatever its width: codes of
+4 bits lie within -7..7 and take a byte each. Activations below 8 bits get a Clip on the integers.
 """
 
 import numpy as np
@@ -9,7 +9,14 @@ import onnx
 from onnx import helper
 
 from qmu_edge.export.formats.qonnx import Quantizer, quantizers
-from qmu_edge.export.graph import constant, initializers, integer_codes, make_standard, set_initializer
+from qmu_edge.export.graph import (
+    constant,
+    copied,
+    initializers,
+    integer_codes,
+    make_standard,
+    set_initializer,
+)
 
 
 def to_qcdq(qonnx_graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -18,8 +25,7 @@ def to_qcdq(qonnx_graph: onnx.ModelProto) -> onnx.ModelProto:
     Args:
         qonnx_graph: From `trace`; left as it is.
     """
-    graph = onnx.ModelProto()
-    graph.CopyFrom(qonnx_graph)
+    graph = copied(qonnx_graph)
     values = initializers(graph)
     replaced = {
         q.node.name: _weight(graph, q, values[q.weight]) if q.weight else _activation(graph, q)
@@ -39,7 +45,6 @@ def _weight(graph: onnx.ModelProto, q: Quantizer, dequantized: np.ndarray) -> li
 
 def _activation(graph: onnx.ModelProto, q: Quantizer) -> list[onnx.NodeProto]:
     name, dtype = q.node.name, np.int8 if q.signed else np.uint8
-
     zero = constant(graph, f"zero_{dtype.__name__}", np.array(0, dtype))
     scale = constant(graph, f"{name}.scale", q.scale.reshape(()).astype(np.float32))
     codes = f"{name}.codes"

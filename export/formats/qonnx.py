@@ -8,14 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from qmu_edge.export.graph import (
-    QONNX_DOMAIN,
-    attributes,
-    code_range,
-    drop_unused,
-    initializers,
-    set_initializer,
-)
+from qmu_edge.export.graph import attributes, copied, drop_unused, initializers, set_initializer
+from qmu_edge.verify.codes import code_range
+from qmu_edge.verify.onnx.graph import QONNX_DOMAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +21,9 @@ class Quantizer:
         node: The node.
         weight: Name of the weight it quantizes, "" for an activation.
         scale: float32, () or per channel.
-        bits: 2 to 8.
+        bits: Width of a code, 2 to 8.
         signed: Whether codes are signed.
-        low, high: Range of codes.
+        low, high: Smallest and largest code.
     """
 
     node: onnx.NodeProto
@@ -54,17 +49,16 @@ def quantizers(graph: onnx.ModelProto) -> Iterator[Quantizer]:
 
 
 def clean(graph: onnx.ModelProto, *, batch: int | None, matmul: bool) -> onnx.ModelProto:
-    """A copy as FINN and hls4ml want it where the batch is fixed: every shape known, by qonnx's own passes.
+    """A copy as FINN and hls4ml want it: qonnx's own passes fix the batch and infer every shape.
 
-    Not by its `cleanup_model`, which also renames all tensors, so that metadata would name others.
+    Its pass `cleanup_model` is not among them: it renames all tensors, and the metadata name tensors.
 
     Args:
         graph: From `trace`; left as it is.
-        batch: Fixed batch size; None leaves the graph dynamic and as it is.
+        batch: Fixed batch size; None leaves the batch dynamic, and nothing is done.
         matmul: Whether Gemm becomes MatMul.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(graph)
+    copy = copied(graph)
     if batch is None:
         return copy
     from qonnx.core.modelwrapper import ModelWrapper
@@ -84,7 +78,7 @@ def clean(graph: onnx.ModelProto, *, batch: int | None, matmul: bool) -> onnx.Mo
 
 
 def _gemm_to_matmul(graph: onnx.ModelProto) -> None:
-    """Store W transposed and multiply by it, in place; qonnx's own pass wants a bias, which ours has not."""
+    """Store W transposed and multiply by it, in place; qonnx's own pass refuses a Gemm without bias."""
     values = initializers(graph)
     by_output = {q.node.output[0]: q for q in quantizers(graph)}
     for node in graph.graph.node:
@@ -99,13 +93,23 @@ def _gemm_to_matmul(graph: onnx.ModelProto) -> None:
     drop_unused(graph)
 
 
-def inference_cost(data: bytes) -> dict[str, float]:
-    """What one image costs, by qonnx's own analysis of a QONNX file; takes up to half a minute.
+@dataclass(frozen=True, slots=True)
+class InferenceCost:
+    """What one image costs.
 
-    Returns:
-        `bit_operations` (multiply-accumulates x weight bits x activation bits), `weight_bits` in all, and
-        `activation_bits` of all tensors between layers.
+    Attributes:
+        bit_operations: Multiply-accumulates x weight bits x activation bits.
+        weight_bits: Of all weights together.
+        activation_bits: Of all tensors between layers together.
     """
+
+    bit_operations: float
+    weight_bits: float
+    activation_bits: float
+
+
+def inference_cost(data: bytes) -> InferenceCost:
+    """Analyse a QONNX file with qonnx's own pass; takes up to half a minute."""
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.util.inference_cost import inference_cost as analyse
 
@@ -113,8 +117,8 @@ def inference_cost(data: bytes) -> dict[str, float]:
     with contextlib.redirect_stdout(io.StringIO()):
         found = analyse(ModelWrapper(graph), discount_sparsity=False)
     total = found.get("total_cost", found)
-    return {
-        "bit_operations": float(total["total_bops"]),
-        "weight_bits": float(total["total_mem_w_bits"]),
-        "activation_bits": float(total["total_mem_o_bits"]),
-    }
+    return InferenceCost(
+        bit_operations=float(total["total_bops"]),
+        weight_bits=float(total["total_mem_w_bits"]),
+        activation_bits=float(total["total_mem_o_bits"]),
+    )

@@ -114,17 +114,21 @@ def export(
         wait_s: How long to wait for another process that holds the project.
         progress: Where to count.
     """
-    from qmu_edge.export.exporter import InputSpec
     from qmu_edge.export.formats.qonnx import inference_cost
-    from qmu_edge.export.targets import target_named
+    from qmu_edge.export.input import InputSpec
+    from qmu_edge.export.targets import Format, target_named
+    from qmu_edge.io.plain import to_json
     from qmu_edge.pipeline.release import RELEASED, bundle_files, copy_files, make_release
 
-    taken = target_named(target, tuple(formats)).formats
-    chosen = tuple(formats) or tuple(f for f in RELEASED if f in taken)
-    options = {"target": target, "input": InputSpec.parse(dtype, layout), "batch": batch}
+    consumer, spec = target_named(target), InputSpec.parse(dtype, layout)
+    chosen = tuple(map(Format.parse, formats)) or tuple(f for f in RELEASED if f in consumer.formats)
+    consumer.require(chosen)
     with _project(project, progress, wait_s) as found:
         with found.locked():
-            digest, release = make_release(found, found.current(Pointer.CHECKPOINT), chosen, **options)
+            current = found.current(Pointer.CHECKPOINT)
+            digest, release = make_release(
+                found, current, chosen, target=consumer, input=spec, batch=batch
+            )
             if bundle is not None:
                 paths = bundle_files(
                     release, bundle, papers_of(release, found.ledger, found.store)[0], store=found.store,
@@ -141,16 +145,16 @@ def export(
         return {
             "checkpoint": release.checkpoint, "files": {p.name: str(p) for p in paths},
             "sha256": release.files, "bytes": release.sizes, "parity": release.parity,
-            "levels": release.levels, "cost": analysed,
+            "levels": release.levels, "cost": to_json(analysed),
         }  # fmt: skip
 
 
 def _qonnx_of(store: ObjectStore, release: Release) -> bytes:
-    from qmu_edge.export.exporter import FILES
+    from qmu_edge.export.targets import Format
 
-    if FILES["qonnx"] not in release.files:
+    if Format.QONNX.file_name not in release.files:
         raise ConfigError("--cost is measured on the QONNX file; add --format qonnx")
-    return store.get_bytes(release.files[FILES["qonnx"]], limit=4 << 30)
+    return store.get_bytes(release.files[Format.QONNX.file_name], limit=4 << 30)
 
 
 def verify(model: Path, project: Path | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -165,7 +169,7 @@ def verify(model: Path, project: Path | None = None, *, progress: Progress | Non
             from qmu_edge.verify.onnx.reader import read
             from qmu_edge.verify.verification import verify_structure
 
-            return verify_structure(read(model))
+            return verify_structure(read(model)).to_json()
     from qmu_edge.pipeline.verify_file import check_against_project
 
     with _project(project, progress) as found:

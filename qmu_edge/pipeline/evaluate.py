@@ -6,13 +6,14 @@ import numpy as np
 
 from qmu_edge.audit.svm import mia_efficacy
 from qmu_edge.errors import ConfigError
-from qmu_edge.export.exporter import FILES
+from qmu_edge.export.targets import Format
+from qmu_edge.io.plain import to_json
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.processors import processors
 from qmu_edge.project.records import Measured, Release
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.request.split import Split
-from qmu_edge.verify.evaluation import evaluate, to_json
+from qmu_edge.verify.evaluation import Labelled, SetName, evaluate
 from qmu_edge.verify.session import OrtRunner
 
 
@@ -22,7 +23,7 @@ def runnable(release: Release) -> str:
     Raises:
         ConfigError: There is none.
     """
-    names = [name for name in release.files if name != FILES["qonnx"]]
+    names = [name for name in release.files if name != Format.QONNX.file_name]
     if not names:
         raise ConfigError(
             "a release of QONNX files alone cannot be evaluated; onnxruntime has no Quant operator"
@@ -47,22 +48,20 @@ def evaluate_file(
     """
     chosen = np.random.default_rng(0).permutation(split.retain)
     positions = {
-        "forget": split.forget,
-        "retain": np.sort(chosen[:most]),
-        "test": split.test,
-        "validation": split.validation,
+        SetName.FORGET: split.forget,
+        SetName.RETAIN: np.sort(chosen[:most]),
+        SetName.TEST: split.test,
+        SetName.VALIDATION: split.validation,
     }
-    for name in ("retain", "test", "validation"):
+    for name in (SetName.RETAIN, SetName.TEST, SetName.VALIDATION):
         samples.allowed(positions[name], f"measured {name} set")
-    sets = {n: (samples.images[p], samples.index.labels[p]) for n, p in positions.items() if len(p)}
+    sets = {n: Labelled(samples.images[p], samples.index.labels[p]) for n, p in positions.items() if len(p)}
     images = sum(len(labels) for _, labels in sets.values())
     progress.start("evaluating the exported file", images)
     evaluation, logits = evaluate(OrtRunner(path, threads=processors().threads), sets)
     progress.advance(images)
     progress.finish()
-    efficacy = None
-    if {"test", "retain", "forget"} <= sets.keys():
-        efficacy = to_json(
-            mia_efficacy(*(a for s in ("retain", "test", "forget") for a in (logits[s], sets[s][1])))
-        )
+    efficacy, order = None, (SetName.RETAIN, SetName.TEST, SetName.FORGET)
+    if all(name in sets for name in order):
+        efficacy = to_json(mia_efficacy(*(a for s in order for a in (logits[s], sets[s].labels))))
     return Measured(evaluation=evaluation, mia_efficacy=efficacy)

@@ -10,8 +10,11 @@ import numpy as np
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.export.bundle import write_bundle
-from qmu_edge.export.exporter import FILES, ExportPlan, export
+from qmu_edge.export.exporter import ExportPlan, export
+from qmu_edge.export.input import InputSpec
+from qmu_edge.export.targets import ONNXRUNTIME, Format, Target
 from qmu_edge.io.files import write_atomic
+from qmu_edge.io.plain import to_json
 from qmu_edge.io.progress import Progress
 from qmu_edge.pipeline.evaluate import evaluate_file, runnable
 from qmu_edge.pipeline.networks import MAX_BYTES, Networks
@@ -21,16 +24,22 @@ from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.split import Split
 from qmu_edge.store.objects import ObjectStore
-from qmu_edge.verify.evaluation import to_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-RELEASED: Final = ("integer", "packed", "qonnx")  # what a release holds where nothing else is asked for
+# What a release holds where nothing else is asked for.
+RELEASED: Final = (Format.INTEGER, Format.PACKED, Format.QONNX)
 
 
 def make_release(
-    project: Project, digest: str, formats: tuple[str, ...] = RELEASED, **options: Any
+    project: Project,
+    digest: str,
+    formats: tuple[Format, ...] = RELEASED,
+    *,
+    target: Target = ONNXRUNTIME,
+    input: InputSpec | None = None,
+    batch: int | None = None,
 ) -> tuple[str, Release]:
     """Export a checkpoint, or find the release that was made of it before.
 
@@ -41,7 +50,7 @@ def make_release(
         project: Locked by the caller.
         digest: Of the checkpoint.
         formats: Of the files.
-        options: Other fields of `qmu_edge.export.exporter.ExportPlan`.
+        target, input, batch: See `ExportPlan`.
 
     Returns:
         The release and its digest.
@@ -52,8 +61,9 @@ def make_release(
     """
     model, origin = Networks.of(project).load(digest)
     plan = ExportPlan(
-        formats=formats, class_names=origin.class_names, recipe=project.recipe.digest(), **options
-    )
+        formats=formats, target=target, input=input or InputSpec(), batch=batch,
+        class_names=origin.class_names, recipe=project.recipe.digest(),
+    )  # fmt: skip
     results, policy = project.results, project.recipe.policy
     planned = plan.digest()
     known = results.released(digest, planned)
@@ -67,12 +77,12 @@ def make_release(
     project.progress.finish(f"{len(files)} files")
     release = Release(
         checkpoint=digest,
-        files={FILES[f.format]: project.store.put_released(f.data) for f in files},
-        sizes={FILES[f.format]: len(f.data) for f in files},
+        files={f.format.file_name: project.store.put_released(f.data) for f in files},
+        sizes={f.format.file_name: len(f.data) for f in files},
         parity={f.format: to_json(f.parity) for f in files},
         levels={f.format: to_json(f.levels) for f in files},
         explained={f.format: to_json(f.arbitration) for f in files},
-        gate={f.format: to_json(f.gate) for f in files},
+        gate={f.format: to_json(f.latent_weights) for f in files},
     )
     found = project.store.put_bytes(release.to_bytes())
     results.note_released(digest, planned, found)
@@ -137,9 +147,9 @@ def bundle_files(
     Raises:
         ConfigError: No file of the release runs under onnxruntime, or `out` exists already.
     """
-    model = next((name for name in release.files if name != FILES["qonnx"]), None)
+    model = next((name for name in release.files if name != Format.QONNX.file_name), None)
     if model is None:
-        raise ConfigError("a bundle needs a file that onnxruntime can run; add --format integer")
+        raise ConfigError(f"a bundle needs a file that onnxruntime can run; add --format {Format.INTEGER}")
     files = {n: store.get_bytes(sha, limit=MAX_BYTES) for n, sha in release.files.items()}
     if receipt is not None:
         files["receipt.json"] = receipt
@@ -148,4 +158,4 @@ def bundle_files(
         out, files, model=model, key=key, min_agreement=policy.min_agreement,
         thresholds={name: None if v == "off" else v for name, v in limits.items()},
     )  # fmt: skip
-    return [out / name for name in manifest["files"]]
+    return [out / name for name in manifest.files]

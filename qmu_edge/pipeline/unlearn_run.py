@@ -21,6 +21,7 @@ import torch
 from pydantic import BaseModel
 
 from qmu_edge.errors import QmuEdgeError, VerificationFailed
+from qmu_edge.export.targets import Format
 from qmu_edge.machine.cost import accounted
 from qmu_edge.pipeline.distributed import Job
 from qmu_edge.pipeline.inputs import forget_retain, samples_of
@@ -221,7 +222,7 @@ def _verified(run: Run, release_digest: str) -> StepResult:
     project = run.project
     release = project.results.release(release_digest)
     found = run.evaluate(release)
-    _, original = make_release(project, run.before, ("integer",))
+    _, original = make_release(project, run.before, (Format.INTEGER,))
     before = run.evaluate(original)
     reference, retrained = _reference(run, found, before)
     thresholds = thresholds_of(project.recipe.policy)
@@ -270,7 +271,7 @@ def _made_reference(run: Run) -> RetrainedReference:
     trained, cost = accounted(lambda: _unlearned(run, RETRAIN, run.seed + REFERENCE_SEED))
     before = trained.stored("checkpoint")
     after = _requantized(run, before).stored("checkpoint")
-    _, release = make_release(project, after, ("integer",))
+    _, release = make_release(project, after, (Format.INTEGER,))
     measured = run.evaluate(release)
     found = replace(measured, seconds=cost["seconds"], peak_mb=cost["peak_mb"], sizes=release.sizes)
     return RetrainedReference(report=project.results.store_measured(found), checkpoint=after, trained=before)

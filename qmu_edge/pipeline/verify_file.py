@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qmu_edge.data.index import SampleSplit
+from qmu_edge.io.plain import to_json
 from qmu_edge.pipeline.evaluate import evaluate_file
 from qmu_edge.pipeline.unlearn_run import fulfilled_steps, thresholds_of
 from qmu_edge.project.project import Project
@@ -22,7 +23,6 @@ from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import FULFILLED, Step
 from qmu_edge.store.objects import ObjectStore
-from qmu_edge.verify.evaluation import to_json
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.verdict import Thresholds, Verdict, held_out, judge
 from qmu_edge.verify.verification import verify_structure
@@ -45,7 +45,7 @@ def check_against_project(project: Project, path: Path) -> dict[str, Any]:
         file, or None) and `passed`.
     """
     file = read(path)
-    result = verify_structure(file)
+    result = verify_structure(file).to_json()
     if file.is_qonnx:
         result["note"] = "a QONNX file has no operators in onnxruntime: structure and weights were checked"
         return result

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 from qmu_edge.errors import IntegrityError
-from qmu_edge.verify.evaluation import Evaluation, evaluation_from_json, to_json
-from qmu_edge.verify.verdict import Check, Reference, Thresholds, Verdict
+from qmu_edge.io.plain import from_json, to_json
+from qmu_edge.verify.evaluation import Evaluation
+from qmu_edge.verify.verdict import Reference, Thresholds, Verdict
 
 N = TypeVar("N", "Trained", "RetrainedReference")
 
@@ -146,7 +147,7 @@ class Measured:
         """
         try:
             rest = {k: v for k, v in document.items() if k not in ("evaluation", "bytes")}
-            evaluation = evaluation_from_json(document["evaluation"])
+            evaluation = from_json(Evaluation, document["evaluation"], "a stored evaluation")
             return cls(evaluation=evaluation, sizes=document.get("bytes"), **rest)
         except (TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(f"a stored report is not as it was written: {error}") from None
@@ -188,14 +189,14 @@ class Report:
         """
         document = document_of(data, "a stored report")
         try:
-            verdict, retrained = document["verdict"], document["retrained"]
+            retrained = document["retrained"]
             return cls(
                 unlearned=Measured.parse(document["unlearned"]),
                 original=Measured.parse(document["original"]),
                 retrained=Measured.parse(retrained) if retrained else None,
-                reference=Reference(**document["reference"]),
-                thresholds=Thresholds(**document["thresholds"]),
-                verdict=Verdict(verdict["passed"], tuple(Check(**c) for c in verdict["checks"])),
+                reference=from_json(Reference, document["reference"], "a stored report: reference"),
+                thresholds=from_json(Thresholds, document["thresholds"], "a stored report: thresholds"),
+                verdict=from_json(Verdict, document["verdict"], "a stored report: verdict"),
                 sizes=document["bytes"],
             )
         except (TypeError, KeyError) as error:

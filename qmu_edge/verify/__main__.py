@@ -1,9 +1,9 @@
 """The verifier as a command: `python -m qmu_edge.verify MODEL.onnx|BUNDLE [--data SETS.npz] ...`.
 
-Structural checks and the latent-weight gate always run. A bundle brings golden inputs and thresholds; its
-digests and signature are checked first, latency and memory reported. For a single file `--golden`
-compares with recorded logits. With `--data` the file is evaluated and judged. The result goes to stdout,
-messages go to stderr, and the exit status is that of `qmu_edge.errors`: 7 for a missed threshold.
+The model-file policy and the latent-weight gate always run. A bundle brings golden inputs and thresholds: its
+digests and its signature are verified first, and latency and memory are reported. For a single file
+`--golden` compares with recorded logits. With `--data` the file is evaluated and judged. The result goes to
+stdout, messages go to stderr, and the exit status is that of `qmu_edge.errors`: 7 for a missed threshold.
 """
 
 import argparse
@@ -15,10 +15,10 @@ from pathlib import Path
 
 from qmu_edge.errors import QmuEdgeError, VerificationFailed
 from qmu_edge.verify import bundle
-from qmu_edge.verify.render import junit, table
+from qmu_edge.verify.render import junit, junit_error, table
 from qmu_edge.verify.session import OPTIMIZATION
 from qmu_edge.verify.verdict import Thresholds
-from qmu_edge.verify.verification import verify_bundle, verify_file
+from qmu_edge.verify.verification import Options, Verification, verify_bundle, verify_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,21 +30,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    options = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     try:
-        result = verify_bundle(options) if bundle.is_bundle(options.model) else verify_file(options)
+        found = _verify(arguments)
     except QmuEdgeError as error:
         print(f"qmu_edge.verify: {error}", file=sys.stderr)
-        if options.junit:
-            options.junit.write_text(junit({}, str(error)), "utf-8")
+        if arguments.junit:
+            arguments.junit.write_text(junit_error(str(error)), "utf-8")
         return error.exit_code
-    if options.junit:
-        options.junit.write_text(junit(result), "utf-8")
-    print(json.dumps(result, indent=2, sort_keys=True) if options.json else table(result))
-    if result["passed"]:
+    if arguments.junit:
+        arguments.junit.write_text(junit(found), "utf-8")
+    print(json.dumps(found.to_json(), indent=2, sort_keys=True) if arguments.json else table(found))
+    if found.passed:
         return 0
-    print(f"qmu_edge.verify: {options.model}: a threshold is not met", file=sys.stderr)
+    print(f"qmu_edge.verify: {arguments.model}: a threshold is not met", file=sys.stderr)
     return VerificationFailed.exit_code
+
+
+def _verify(arguments: argparse.Namespace) -> Verification:
+    given = vars(arguments)
+    thresholds = Thresholds(**{f.name: given[f.name] for f in fields(Thresholds)})
+    asked = {f.name: given[f.name] for f in fields(Options) if f.name in given}
+    options = Options(**asked, thresholds=thresholds)
+    if bundle.is_bundle(arguments.model):
+        return verify_bundle(arguments.model, options, arguments.key)
+    return verify_file(arguments.model, options)
 
 
 def _parser() -> argparse.ArgumentParser:

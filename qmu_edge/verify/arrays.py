@@ -1,6 +1,6 @@
-"""Images, labels and golden logits from `.npz` files, which are hostile input as well.
+"""Images, labels and golden logits from `.npz` and `.npy` files, which are hostile input as well.
 
-No pickles, and no array is read before its header was compared with the bytes that follow it.
+Nothing is unpickled, and no array is read before its header was compared with the bytes that follow it.
 """
 
 import io
@@ -9,23 +9,23 @@ import re
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.files import read_regular
-from qmu_edge.verify.evaluation import SETS
+from qmu_edge.verify.evaluation import Labelled, SetName
 
-MAX_BYTES = 16 * 2**30
-MAX_MEMBERS = 64
-MAX_RATIO = 100  # unpacked to packed; images stay below 10, a bomb reaches 1000
-_ALWAYS_ALLOWED = 2**26
-_HEADER = re.compile(
+MAX_BYTES: Final = 16 * 2**30
+MAX_MEMBERS: Final = 64
+MAX_RATIO: Final = 100  # unpacked to packed; images stay below 10, a bomb reaches 1000
+SMALL_BYTES: Final = 2**26  # so much may be unpacked from a file of any size
+_HEADER: Final = re.compile(
     rb"\{'descr': '[<>|][uif](?P<bytes>\d)', 'fortran_order': (True|False), "
     rb"'shape': \((?P<shape>(\d{1,18}, ?)*+(\d{1,18})?)\), \} *\n"
 )
@@ -47,8 +47,8 @@ def read_npz(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[Any
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
-    allowed = min(max_bytes, max(_ALWAYS_ALLOWED, MAX_RATIO * path.stat().st_size))
-    with _our_errors(path, ".npz"):
+    allowed = min(max_bytes, max(SMALL_BYTES, MAX_RATIO * path.stat().st_size))
+    with _integrity_errors(path, ".npz"):
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             total = sum(member.file_size for member in members)
@@ -63,8 +63,56 @@ def read_npz(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[Any
             return {name: arrays[name] for name in arrays.files}
 
 
+def read_npy(path: Path, *, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
+    """Read the array of an `.npy` file.
+
+    Args:
+        path: The file.
+        max_bytes: Its largest size.
+
+    Raises:
+        IntegrityError: Missing, too large, damaged, or an array of Python objects.
+    """
+    data = read_regular(path, limit=max_bytes, error=IntegrityError)
+    with _integrity_errors(path, ".npy"):
+        _require_header(io.BytesIO(data), len(data))
+        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+        return array
+
+
+def read_sets(path: Path) -> dict[SetName, Labelled]:
+    """Read `forget_images`, `forget_labels`, `retain_...`, `test_...` and `validation_...`.
+
+    Returns:
+        The sets that the file holds, as `evaluate` takes them; shapes and types are not looked at here.
+
+    Raises:
+        ConfigError: Images without labels, other arrays, no set at all.
+        IntegrityError: See `read_npz`.
+    """
+    arrays = read_npz(path)
+    allowed = {f"{name}_{what}" for name in SetName for what in ("images", "labels")}
+    names = [name for name in SetName if f"{name}_images" in arrays and f"{name}_labels" in arrays]
+    if not names or len(arrays) != 2 * len(names):
+        raise ConfigError(f"{path}: holds {sorted(arrays)}; allowed pairs of {sorted(allowed)}")
+    return {name: Labelled(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in names}
+
+
+def read_golden(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Read `images`, as `OrtRunner.logits` takes them, and `logits`, float (n, k).
+
+    Raises:
+        ConfigError: Other arrays.
+        IntegrityError: See `read_npz`.
+    """
+    arrays = read_npz(path)
+    if set(arrays) != {"images", "logits"} or arrays["logits"].dtype.kind != "f":
+        raise ConfigError(f"{path}: holds {sorted(arrays)}; allowed images and float logits")
+    return arrays["images"], arrays["logits"]
+
+
 @contextmanager
-def _our_errors(path: Path, kind: str) -> Iterator[None]:
+def _integrity_errors(path: Path, kind: str) -> Iterator[None]:
     """Turn the many errors of numpy's and zip's readers into ours."""
     try:
         yield
@@ -84,48 +132,8 @@ def _our_errors(path: Path, kind: str) -> Iterator[None]:
         raise IntegrityError(f"{path}: not a readable {kind} file: {str(error)[:200]!r}") from error
 
 
-def read_npy(path: Path, *, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
-    """Read an `.npy` file; arguments and errors as for `read_npz`."""
-    data = read_regular(path, limit=max_bytes, error=IntegrityError)
-    with _our_errors(path, ".npy"):
-        _require_header(io.BytesIO(data), len(data))
-        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-        return array
-
-
-def read_sets(path: Path) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    """Read `forget_images`, `forget_labels`, `retain_...`, `test_...` and `validation_...`.
-
-    Returns:
-        Set name -> images uint8 (n, c, h, w), labels (n,), as `evaluate` takes them.
-
-    Raises:
-        ConfigError: Images without labels, other arrays, no set at all.
-        IntegrityError: See `read_npz`.
-    """
-    arrays = read_npz(path)
-    allowed = {f"{name}_{what}" for name in SETS for what in ("images", "labels")}
-    names = [name for name in SETS if f"{name}_images" in arrays and f"{name}_labels" in arrays]
-    if not names or len(arrays) != 2 * len(names):
-        raise ConfigError(f"{path}: holds {sorted(arrays)}; allowed pairs of {sorted(allowed)}")
-    return {name: (arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in names}
-
-
-def read_golden(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Read `images` uint8 (n, c, h, w) and `logits` float (n, k).
-
-    Raises:
-        ConfigError: Other arrays.
-        IntegrityError: See `read_npz`.
-    """
-    arrays: Mapping[str, NDArray[Any]] = read_npz(path)
-    if set(arrays) != {"images", "logits"} or arrays["logits"].dtype.kind != "f":
-        raise ConfigError(f"{path}: holds {sorted(arrays)}; allowed images and float logits")
-    return arrays["images"], arrays["logits"]
-
-
-def _require_header(file: Any, size: int) -> None:
-    """Compare what an array says it holds with the bytes it has; `file` is binary.
+def _require_header(file: IO[bytes], size: int) -> None:
+    """Compare what an array of `size` bytes says it holds with the bytes it has.
 
     Only headers as numpy writes them: its reader evaluates others as Python, in several ways.
     """

@@ -1,26 +1,23 @@
-"""A bundle as it arrives on a device: digests, signature, golden inputs, latency, memory.
+"""A bundle as it arrives on a device: files, signature and receipt are verified before any is used.
 
-A bundle is hostile until its digests are checked, and its manifest until the signature is: names without
-folders, regular files only, nothing that the manifest does not list, sizes bounded, an archive read member by
-member and never extracted by name. A receipt must be signed and speak of the model. Signatures need the
+A bundle is hostile until its digests are verified, and its manifest until the signature is. Allowed are plain
+names, regular files only, nothing that the manifest does not list, bounded sizes; an archive is read member
+by member and never extracted by name. A receipt must be signed and speak of the model. Signatures need the
 `cryptography` package; where that is missing the result says so. A key that came in the bundle shows that
 nothing changed since it was signed, not who signed.
 """
 
 import hashlib
 import os
-import re
 import stat
-import sys
 import tarfile
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,26 +27,24 @@ from qmu_edge.io.files import read_regular
 from qmu_edge.io.json import parse_object
 from qmu_edge.receipt import envelope
 from qmu_edge.verify.arrays import read_npy
-from qmu_edge.verify.session import OrtRunner
-from qmu_edge.verify.verdict import Thresholds
+from qmu_edge.verify.manifest import (
+    GOLDEN,
+    MANIFEST,
+    MAX_BYTES,
+    MAX_FILES,
+    NAME,
+    PUBLIC_KEY,
+    RECEIPT,
+    SIGNATURE,
+    FileEntry,
+    Manifest,
+)
 
-TYPE: Final = "urn:qmu-edge:bundle:v1"
-MANIFEST: Final = "manifest.json"
-SIGNATURE: Final = "manifest.sig"
-PUBLIC_KEY: Final = "signing.pub"
-RECEIPT: Final = "receipt.json"
-GOLDEN: Final = ("golden_images.npy", "golden_logits.npy")
-MAX_FILES: Final = 64
 MAX_ENTRIES: Final = MAX_FILES + 2  # and the manifest with its signature
-MAX_BYTES: Final = 2**31 - 1
 MAX_MANIFEST: Final = 2**20
 MAX_GOLDEN: Final = 2**26
 _MAX_KEY: Final = 2**10
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 NOT_CHECKED: Final = 'not checked, for want of: pip install "qmu-edge[signature]"'
-_LIMITS: Final = {limit.name for limit in fields(Thresholds)}
-_FIELDS: Final = {"type", "tool", "model", "files", "min_agreement", "thresholds", "key"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,30 +53,29 @@ class Bundle:
 
     Attributes:
         folder: Where they are.
-        model: The file that the golden inputs belong to.
-        min_agreement: Share of golden inputs on which it must name the same class.
-        thresholds: Fractions; None where there is no limit.
-        files: How many files were checked.
-        signature: What is known about it, for people.
+        manifest: What they are.
+        signature: What is known about the signature, for people.
         receipt: What is known about the receipt, for people; None when there is none.
     """
 
     folder: Path
-    model: Path
-    min_agreement: float
-    thresholds: Mapping[str, float | None]
-    files: int
+    manifest: Manifest
     signature: str
     receipt: str | None
+
+    @property
+    def model(self) -> Path:
+        """The file that the golden inputs belong to."""
+        return self.folder / self.manifest.model
 
 
 @contextmanager
 def opened(path: Path, key: Path | None = None) -> Iterator[Bundle]:
-    """Check a folder or an archive.
+    """Verify a folder or an archive, and give access to its files while the context lasts.
 
     Args:
         path: Of the bundle.
-        key: A public key that is trusted (see `read_public_key`); without it the bundle's own is used.
+        key: File of a public key that is trusted (see `read_public_key`); without it the bundle's own counts.
 
     Raises:
         ConfigError: Nothing is there.
@@ -103,45 +97,41 @@ def is_bundle(path: Path) -> bool:
     return path.is_dir() or path.suffix == ".tar"
 
 
-def golden(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Golden inputs and the logits to expect.
+def golden(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Golden inputs, uint8 (n, c, h, w), and the logits to expect, float32 (n, k).
+
+    Args:
+        folder: Of an opened bundle.
 
     Raises:
-        IntegrityError: They are no arrays.
+        IntegrityError: They are no such arrays.
     """
-    images, logits = (read_npy(bundle.folder / name, max_bytes=MAX_GOLDEN) for name in GOLDEN)
+    images, logits = (read_npy(folder / name, max_bytes=MAX_GOLDEN) for name in GOLDEN)
     kinds = [(a.dtype.name, a.ndim) for a in (images, logits)]
     if kinds != [("uint8", 4), ("float32", 2)] or len(images) != len(logits):
         raise IntegrityError(f"golden inputs: {kinds}, allowed as many uint8 images as float32 logits")
     return images, logits
 
 
-def latency(
-    runner: OrtRunner, images: NDArray[np.uint8], *, batch: int, repeats: int = 30
-) -> dict[str, float]:
-    """Milliseconds of a run of `batch` images: percentiles 50, 95 and 99."""
-    some = np.resize(images, (batch, *images.shape[1:]))
-    for _ in range(3):
-        runner.logits(some, batch=batch)
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        runner.logits(some, batch=batch)
-        seconds.append(time.perf_counter() - start)
-    return {f"p{p}": float(1e3 * np.percentile(seconds, p)) for p in (50, 95, 99)}
-
-
-def peak_megabytes() -> float | None:
-    """Largest resident memory of this process so far; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def _verified(folder: Path, path: Path, key: Path | None) -> Bundle:
+    present = _names_in(folder, path)
+    if MANIFEST not in present:
+        raise IntegrityError(f"{path}: no {MANIFEST}; this is not a bundle")
+    data = read_regular(folder / MANIFEST, limit=MAX_MANIFEST, error=IntegrityError)
+    manifest = Manifest.parse(data, path)
+    expected = {*manifest.files, MANIFEST} | ({SIGNATURE} & present)
+    for name in sorted(expected ^ present):
+        word = "missing" if name in expected else "not in the manifest"
+        raise IntegrityError(f"{path}: {name}: {word}")
+    for name, entry in manifest.files.items():
+        _require_file(folder / name, entry, f"{path}: {name}")
+    signature = _signature(folder, data, path, key)
+    receipt = _receipt(folder, manifest, path) if RECEIPT in manifest.files else None
+    return Bundle(folder, manifest, signature, receipt)
+
+
+def _names_in(folder: Path, path: Path) -> set[str]:
+    """Names of the files in a folder; anything but a few regular files is refused."""
     with os.scandir(folder) as entries:
         present = {entry.name: entry for entry in islice(entries, MAX_ENTRIES + 1)}
     if len(present) > MAX_ENTRIES:
@@ -149,60 +139,17 @@ def _verified(folder: Path, path: Path, key: Path | None) -> Bundle:
     for name, entry in present.items():
         if not entry.is_file(follow_symlinks=False):
             raise IntegrityError(f"{path}: {name}: not a regular file")
-    if MANIFEST not in present:
-        raise IntegrityError(f"{path}: no {MANIFEST}; this is not a bundle")
-    data = read_regular(folder / MANIFEST, limit=MAX_MANIFEST, error=IntegrityError)
-    manifest = _manifest(data, path)
-    expected = {*manifest["files"], MANIFEST} | ({SIGNATURE} & present.keys())
-    for name in sorted(expected ^ present.keys()):
-        word = "missing" if name in expected else "not in the manifest"
-        raise IntegrityError(f"{path}: {name}: {word}")
-    for name, entry in manifest["files"].items():
-        _require_file(folder / name, entry, f"{path}: {name}")
-    signature = _signature(folder, data, path, key)
-    return Bundle(
-        folder=folder,
-        model=folder / manifest["model"],
-        min_agreement=float(manifest["min_agreement"]),
-        thresholds={k: None if v is None else float(v) for k, v in manifest["thresholds"].items()},
-        files=len(manifest["files"]),
-        signature=signature,
-        receipt=_receipt(folder, manifest, path) if RECEIPT in manifest["files"] else None,
-    )
+    return set(present)
 
 
-def _manifest(data: bytes, path: Path) -> dict[str, Any]:
-    manifest = parse_object(data, f"{path}: {MANIFEST}", IntegrityError)
-    if set(manifest) != _FIELDS or manifest["type"] != TYPE:
-        raise IntegrityError(
-            f"{path}: {MANIFEST}: not of type {TYPE} with fields {', '.join(sorted(_FIELDS))}"
-        )
-    files, limits = manifest["files"], manifest["thresholds"]
-    if not isinstance(files, dict) or not isinstance(limits, dict) or len(files) > MAX_FILES:
-        raise IntegrityError(f"{path}: {MANIFEST}: files or thresholds are no objects of at most {MAX_FILES}")
-    for name, entry in files.items():
-        good = isinstance(entry, dict) and set(entry) == {"sha256", "bytes"}
-        good = good and isinstance(entry["sha256"], str) and bool(_DIGEST.fullmatch(entry["sha256"]))
-        good = good and type(entry["bytes"]) is int and 0 < entry["bytes"] <= MAX_BYTES
-        if not good or not _NAME.fullmatch(name) or name in (MANIFEST, SIGNATURE):
-            raise IntegrityError(f"{path}: {MANIFEST}: entry {name[:100]!r} is malformed")
-    for name in (manifest["model"], *GOLDEN):
-        if not isinstance(name, str) or name not in files:
-            raise IntegrityError(f"{path}: {MANIFEST}: {str(name)[:100]!r} is not among its files")
-    shares = [manifest["min_agreement"], *(v for v in limits.values() if v is not None)]
-    if not limits.keys() <= _LIMITS or not all(type(v) in (int, float) and 0 <= v <= 1 for v in shares):
-        raise IntegrityError(f"{path}: {MANIFEST}: a threshold is unknown or no fraction")
-    return manifest
-
-
-def _require_file(path: Path, entry: Mapping[str, Any], what: str) -> None:
+def _require_file(path: Path, entry: FileEntry, what: str) -> None:
     status = path.lstat()
-    if not stat.S_ISREG(status.st_mode) or status.st_size != entry["bytes"]:
-        raise IntegrityError(f"{what}: {status.st_size} bytes, the manifest says {entry['bytes']}")
+    if not stat.S_ISREG(status.st_mode) or status.st_size != entry.bytes:
+        raise IntegrityError(f"{what}: {status.st_size} bytes, the manifest says {entry.bytes}")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != entry["sha256"]:
-        raise IntegrityError(f"{what}: SHA-256 {digest[:16]}..., the manifest says {entry['sha256'][:16]}...")
+    if digest != entry.sha256:
+        raise IntegrityError(f"{what}: SHA-256 {digest[:16]}..., the manifest says {entry.sha256[:16]}...")
 
 
 def _signature(folder: Path, data: bytes, path: Path, key: Path | None) -> str:
@@ -230,25 +177,25 @@ def _signature(folder: Path, data: bytes, path: Path, key: Path | None) -> str:
     return f"valid, key {envelope.key_name(public)}" + ("" if key else " (which came with the bundle)")
 
 
-def _receipt(folder: Path, manifest: Mapping[str, Any], path: Path) -> str:
+def _receipt(folder: Path, manifest: Manifest, path: Path) -> str:
     """What is known about the receipt; one that does not hold or is about another model is an error."""
     what = f"{path}: {RECEIPT}"
     signed = envelope.read(read_regular(folder / RECEIPT, limit=MAX_MANIFEST, error=LedgerError), what)
-    model = manifest["files"][manifest["model"]]["sha256"]
+    model = manifest.files[manifest.model].sha256
     statement = parse_object(signed.payload, f"{what}: not a receipt", LedgerError)
     try:
         named = {subject["digest"]["sha256"] for subject in statement["subject"]}
     except (KeyError, TypeError):
         raise LedgerError(f"{what}: not a receipt") from None
     if model not in named:
-        raise LedgerError(f"{what}: is not about {manifest['model']}, SHA-256 {model}")
+        raise LedgerError(f"{what}: is not about {manifest.model}, SHA-256 {model}")
     name = envelope.key_name(signed.public_key)
     try:
         envelope.verify(signed, what)
     except ModuleNotFoundError:
-        return f"about {manifest['model']}; signature {NOT_CHECKED}"
-    same = "the bundle's" if name == manifest["key"] else "another than the bundle's, which vouches for it"
-    return f"about {manifest['model']}; signature valid, key {name} ({same})"
+        return f"about {manifest.model}; signature {NOT_CHECKED}"
+    same = "the bundle's" if name == manifest.key else "another than the bundle's, which vouches for it"
+    return f"about {manifest.model}; signature valid, key {name} ({same})"
 
 
 def _hex(path: Path) -> bytes:
@@ -268,7 +215,7 @@ def _unpack(path: Path, folder: Path) -> None:
             seen: set[str] = set()
             for member in archive:
                 plain = member.type == tarfile.REGTYPE and not member.sparse and not member.pax_headers
-                if not plain or not _NAME.fullmatch(member.name) or member.name in seen:
+                if not plain or not NAME.fullmatch(member.name) or member.name in seen:
                     raise IntegrityError(f"{path}: member {member.name[:100]!r} is not allowed")
                 if not 0 <= member.size <= min(MAX_BYTES, size) or len(seen) >= MAX_ENTRIES:
                     raise IntegrityError(f"{path}: too many or too large members")

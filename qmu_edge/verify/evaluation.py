@@ -1,25 +1,18 @@
-"""What one exported file does, and whether that is good enough.
+"""What one exported file does on sets of labelled images, measured under onnxruntime.
 
-`evaluate` measures; `judge` compares with a reference. FA must match what a model that never saw
-the data would reach: far below the reference is over-unlearning, which shows the request just as
-far above shows the data, so both fail. Thresholds are compared with the plain values. A forget set
-of n samples has a binomial error of its own (n = 100 at 90 %: about 6 points either way); the
-interval stands beside the value and does not widen the threshold.
-
-All accuracies, gaps and drops are fractions.
+A forget set of n samples has a binomial error of its own (n = 100 at 90 %: about 6 points either way). So
+every accuracy stands with its 95 % interval. All accuracies are fractions.
 """
 
-import dataclasses
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.verify.metrics import (
     accuracy,
     binomial_interval,
@@ -28,9 +21,25 @@ from qmu_edge.verify.metrics import (
     require_labels,
 )
 from qmu_edge.verify.mia import Auc, mia_auc
-from qmu_edge.verify.session import OrtRunner
 
-SETS: Final = ("forget", "retain", "test", "validation")
+if TYPE_CHECKING:
+    from qmu_edge.verify.session import OrtRunner
+
+
+class SetName(StrEnum):
+    """The sets that a file is measured on: what it must forget, what it keeps, and two it never saw."""
+
+    FORGET = "forget"
+    RETAIN = "retain"
+    TEST = "test"
+    VALIDATION = "validation"
+
+
+class Labelled(NamedTuple):
+    """Images, uint8 (n, c, h, w), and their labels, integers (n,)."""
+
+    images: NDArray[Any]
+    labels: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +57,16 @@ class Evaluation:
     """What one file does; a field is None when its set was not given.
 
     Attributes:
-        sha256: The file that ran.
+        sha256: Hex digest of the file that ran.
         bytes: Its size.
-        seconds: Wall-clock of all inference.
+        seconds: Wall-clock time of all inference.
         fa: Accuracy on the forget set.
         ra: Accuracy on the retain set.
         ta: Accuracy on the test set.
         va: Accuracy on the validation set.
-        mia_auc: Forget against validation samples, or test samples without validation.
+        mia_auc: Forget samples against test samples, or validation samples where there are no test samples.
         forget_predictions: How often each class is predicted on the forget set.
-        mean_confidence: Mean true-class probability by set.
+        mean_confidence: Mean probability of the true class by set.
     """
 
     sha256: str
@@ -69,7 +78,7 @@ class Evaluation:
     va: Accuracy | None = None
     mia_auc: Auc | None = None
     forget_predictions: tuple[int, ...] | None = None
-    mean_confidence: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    mean_confidence: Mapping[SetName, float] = field(default_factory=dict)
 
 
 def measure(logits: NDArray[Any], labels: NDArray[Any]) -> Accuracy:
@@ -86,86 +95,53 @@ def measure(logits: NDArray[Any], labels: NDArray[Any]) -> Accuracy:
 
 
 def evaluate(
-    model: OrtRunner | Path, sets: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
-) -> tuple[Evaluation, dict[str, NDArray[np.float32]]]:
+    runner: "OrtRunner", sets: Mapping[SetName, Labelled]
+) -> tuple[Evaluation, dict[SetName, NDArray[np.float32]]]:
     """Run a file on the sets that are there.
 
     Args:
-        model: A runner, or a path to make one with one thread.
-        sets: "forget", "retain", "test", "validation" -> uint8 images (n, c, h, w), integer
-            labels (n,). Any may be absent.
+        runner: The file.
+        sets: Any of the sets, each with at least one image.
 
     Returns:
         The evaluation, and the logits float32 (n, k) by set.
 
     Raises:
-        ConfigError: An unknown set, or images and labels that do not fit.
-        IntegrityError: See `OrtRunner`.
-        ExportError: See `OrtRunner`.
+        ConfigError: Images and labels do not fit together, or do not fit the file.
+        ExportError: See `OrtRunner.logits`.
     """
-    if unknown := set(sets) - set(SETS):
-        raise ConfigError(f"evaluate: sets {sorted(unknown)}; allowed {SETS}")
-    runner = model if isinstance(model, OrtRunner) else OrtRunner(model)
     start = time.perf_counter()
     logits = {name: runner.logits(images) for name, (images, _) in sets.items()}
     seconds = time.perf_counter() - start
-    labels = {name: pair[1] for name, pair in sets.items()}
+    labels = {name: labelled.labels for name, labelled in sets.items()}
     for name in sets:
         require_labels(logits[name], labels[name])
     share = {name: measure(logits[name], labels[name]) for name in sets}
-    # Not validation images where there are others: methods may have been stopped by them.
-    held_out_set = next((name for name in ("test", "validation") if name in sets), None)
-    membership = None
-    if held_out_set and "forget" in sets:
-        a, b = "forget", held_out_set
-        membership = mia_auc(logits[a], labels[a], logits[b], labels[b])
-    forget = logits.get("forget")
+    forget = logits.get(SetName.FORGET)
     evaluation = Evaluation(
         sha256=runner.sha256,
         bytes=runner.size_bytes,
         seconds=seconds,
-        fa=share.get("forget"),
-        ra=share.get("retain"),
-        ta=share.get("test"),
-        va=share.get("validation"),
-        mia_auc=membership,
+        fa=share.get(SetName.FORGET),
+        ra=share.get(SetName.RETAIN),
+        ta=share.get(SetName.TEST),
+        va=share.get(SetName.VALIDATION),
+        mia_auc=_membership(logits, labels),
         forget_predictions=None if forget is None else _histogram(forget),
         mean_confidence={n: float(confidence(logits[n], labels[n]).mean()) for n in sets},
     )
     return evaluation, logits
 
 
-def to_json(obj: Any) -> Any:
-    """Turn a report into dicts, lists, numbers and strings that `json.dumps` takes.
-
-    >>> to_json(Check("fa_gap", 0.01, 0.05, True))["allowed"]
-    0.05
-    """
-    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        return {f.name: to_json(getattr(obj, f.name)) for f in dataclasses.fields(obj)}
-    if isinstance(obj, Mapping):
-        return {str(key): to_json(value) for key, value in obj.items()}
-    if isinstance(obj, (list, tuple)):
-        return [to_json(value) for value in obj]
-    return obj.tolist() if isinstance(obj, (np.ndarray, np.generic)) else obj
-
-
-def evaluation_from_json(document: Mapping[str, Any]) -> Evaluation:
-    """Read back what `to_json` made of an evaluation.
-
-    Raises:
-        IntegrityError: A field is missing, unknown or of another kind.
-    """
-    try:
-        fields = dict(document)
-        for name in ("fa", "ra", "ta", "va"):
-            fields[name] = Accuracy(**fields[name]) if fields[name] else None
-        fields["mia_auc"] = Auc(**fields["mia_auc"]) if fields["mia_auc"] else None
-        predictions = fields["forget_predictions"]
-        fields["forget_predictions"] = None if predictions is None else tuple(predictions)
-        return Evaluation(**fields)
-    except (TypeError, KeyError, ValueError) as error:
-        raise IntegrityError(f"evaluation: not as it was written: {error}") from error
+def _membership(
+    logits: Mapping[SetName, NDArray[np.float32]], labels: Mapping[SetName, NDArray[Any]]
+) -> Auc | None:
+    """Forget samples against samples never trained on; None where either set is missing."""
+    # Not validation images where there are others: methods may have been stopped by them.
+    unseen = next((name for name in (SetName.TEST, SetName.VALIDATION) if name in logits), None)
+    if unseen is None or SetName.FORGET not in logits:
+        return None
+    return mia_auc(logits[SetName.FORGET], labels[SetName.FORGET], logits[unseen], labels[unseen])
 
 
 def _histogram(logits: NDArray[np.float32]) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
-"""An independent answer to what an integer file computes: numpy integers, no onnxruntime.
+"""What an integer file computes, by numpy alone: an independent reference for onnxruntime.
 
-Between two layers stand codes. A layer adds code x code and its bias as integers, multiplies by one float32
-number per channel, rounds half to even, adds the zero point and clips. That is what onnxruntime's integer
-kernels do, so every integer tensor must be equal, whatever the scales are:
+Codes travel from layer to layer. A layer sums code x code and its bias as integers, multiplies by one float32
+number per channel, rounds half to even, adds the zero point and clips. onnxruntime's integer kernels do the
+same, so every integer tensor must be equal, whatever the scales are:
 
     layer       rint(float32(sum + bias) * float32(sx * sw / sy)) + zy
     addition    rint(a * ra + (b * rb + zy - (ra * za + rb * zb))), ra = sa / sy, rb = sb / sy, both products
@@ -10,7 +10,7 @@ kernels do, so every integer tensor must be equal, whatever the scales are:
                 one place in which processors may differ by a step, for want of fused instructions
     mean        rint(sum * (sx / (n * sy))) + zy
 
-Slow on purpose: it is the obvious way to compute it, and shares no code with what it checks.
+It is slow: every sum is written out, and no code is shared with the exporter or the runtime.
 
 Source: ONNX operators QuantizeLinear, DequantizeLinear, Conv, Gemm of opset 21; onnxruntime's QLinearConv,
     QLinearAdd, QLinearGlobalAveragePool and QGemm.
@@ -24,22 +24,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ExportError
-from qmu_edge.verify.onnx.graph import Node, OnnxFile
+from qmu_edge.verify.onnx.graph import ELEMENT_TYPES, Node, OnnxFile
 
+Array = NDArray[Any]
 Codes = NDArray[np.int64]
-_DTYPES: Final = {1: np.float32, 2: np.uint8, 3: np.int8, 6: np.int32, 7: np.int64}
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """Codes with their scale and zero point: value = (codes - zero) * scale."""
+    """Codes with their grid: value = (codes - zero) * scale; scale is () or one for each first axis."""
 
     codes: Codes
     scale: NDArray[np.float32]
     zero: int = 0
 
     def values(self) -> NDArray[np.float32]:
-        """The numbers meant, float32; per-channel scales run along the first axis."""
+        """The values, float32, shaped like the codes."""
         scale = self.scale if self.scale.ndim == 0 else self.scale.reshape(-1, *(1,) * (self.codes.ndim - 1))
         return np.asarray((self.codes - self.zero).astype(np.float32) * scale, np.float32)
 
@@ -49,15 +49,18 @@ class Sum:
     """Sums of a layer or an addition, not yet rounded to a grid.
 
     Attributes:
-        on_grid: Their places on the grid of this scale and zero point, before rounding.
-        values: The numbers meant, where no grid follows.
+        on_grid: Maps a scale and a zero point to the codes of that grid, before rounding.
+        values: The values float32, for a reader that is no quantizer.
     """
 
-    on_grid: Callable[[np.float32, int], NDArray[Any]]
+    on_grid: Callable[[np.float32, int], Array]
     values: NDArray[np.float32]
 
 
-def run_integers(file: OnnxFile, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+Operand = Array | Quantized | Sum
+
+
+def run_integers(file: OnnxFile, images: Array) -> dict[str, Array]:
     """Compute a file of the integer format.
 
     Args:
@@ -68,11 +71,11 @@ def run_integers(file: OnnxFile, images: NDArray[Any]) -> dict[str, NDArray[Any]
         Every integer tensor by name, and the output.
 
     Raises:
-        ExportError: An operator that the integer format does not have.
+        ExportError: An operator that the integer format does not have, or a float layer.
     """
-    names: dict[str, Any] = {t.name: t.array() for t in file.graph.initializers.values()}
+    names: dict[str, Operand] = {t.name: t.array() for t in file.graph.initializers.values()}
     names |= {value.name: images for value in file.graph.inputs if value.name not in names}
-    found: dict[str, NDArray[Any]] = {}
+    found: dict[str, Array] = {}
     for node in file.graph.nodes:
         step = _STEPS.get(node.op_type)
         if step is None:
@@ -86,39 +89,47 @@ def run_integers(file: OnnxFile, images: NDArray[Any]) -> dict[str, NDArray[Any]
     return found
 
 
-def _floats(x: Any) -> NDArray[np.float32]:
-    if isinstance(x, (Quantized, Sum)):
+def _floats(x: Operand) -> NDArray[np.float32]:
+    if isinstance(x, Quantized | Sum):
         return x.values() if isinstance(x, Quantized) else x.values
     return np.asarray(x, np.float32)
 
 
-def _quantize(node: Node, inputs: list[Any]) -> NDArray[Any]:
-    x, scale, zero = inputs
-    limits = np.iinfo(zero.dtype)
-    scale = np.float32(scale)
-    point = int(zero)
-    places = x.on_grid(scale, point) if isinstance(x, Sum) else np.rint(_floats(x) / scale) + point
+def _array(node: Node, x: Operand) -> Array:
+    if isinstance(x, Quantized | Sum):
+        raise ExportError(f"{node.label}: a quantized value; allowed a stored tensor, an image or codes")
+    return x
+
+
+def _quantized(node: Node, x: Operand) -> Quantized:
+    if not isinstance(x, Quantized):
+        raise ExportError(f"{node.label}: a float layer; only integer layers can be computed exactly")
+    return x
+
+
+def _quantize(node: Node, inputs: list[Operand]) -> Array:
+    x, *grid = inputs
+    scales, zeros = (_array(node, each) for each in grid)
+    limits, scale, zero = np.iinfo(zeros.dtype), np.float32(scales), int(zeros)
+    places = x.on_grid(scale, zero) if isinstance(x, Sum) else np.rint(_floats(x) / scale) + zero
     codes = np.rint(places).astype(np.int64)
-    clipped: NDArray[Any] = np.clip(codes, limits.min, limits.max).astype(zero.dtype)
-    return clipped
+    return np.asarray(np.clip(codes, limits.min, limits.max), zeros.dtype)
 
 
-def _dequantize(node: Node, inputs: list[Any]) -> Quantized:
-    codes, scale, *zero = inputs
-    point = int(zero[0].reshape(-1)[0]) if zero else 0  # one for all channels: weights have zeros only
-    return Quantized(codes.astype(np.int64), np.asarray(scale, np.float32), point)
+def _dequantize(node: Node, inputs: list[Operand]) -> Quantized:
+    codes, scale, *zeros = (_array(node, each) for each in inputs)
+    zero = int(zeros[0].reshape(-1)[0]) if zeros else 0  # one for all channels: weights have zeros only
+    return Quantized(codes.astype(np.int64), np.asarray(scale, np.float32), zero)
 
 
-def _convolve(node: Node, inputs: list[Any]) -> Sum:
-    x, w, *biases = inputs
-    if not isinstance(x, Quantized) or not biases:
-        raise ExportError(f"{node.label}: a float layer; only integer layers can be checked exactly")
-    (bias,) = biases
+def _convolve(node: Node, inputs: list[Operand]) -> Sum:
+    x, w, *biases = (_quantized(node, each) for each in inputs)
     strides = node.attributes["strides"].ints if "strides" in node.attributes else (1, 1)
     pads = node.attributes["pads"].ints if "pads" in node.attributes else (0, 0, 0, 0)
-    groups = node.integer("group", 1)
-    total = convolve(x.codes - x.zero, w.codes, strides, pads, groups)
-    return _layer(total + bias.codes.reshape(1, -1, 1, 1), x, w, channel_shape=(1, -1, 1, 1))
+    total = convolve(x.codes - x.zero, w.codes, strides, pads, node.integer("group", 1))
+    for bias in biases:
+        total = total + bias.codes.reshape(1, -1, 1, 1)
+    return _layer(total, x, w, channel_shape=(1, -1, 1, 1))
 
 
 def convolve(x: Codes, w: Codes, strides: tuple[int, ...], pads: tuple[int, ...], groups: int) -> Codes:
@@ -146,20 +157,23 @@ def convolve(x: Codes, w: Codes, strides: tuple[int, ...], pads: tuple[int, ...]
     total = np.zeros((n, groups, outputs // groups, rows * columns))
     for a in range(i):
         for b in range(j):
-            part = x[:, :, a : a + rows * strides[0] : strides[0], b : b + columns * strides[1] : strides[1]]
-            part = part.reshape(n, groups, per_group, rows * columns).astype(np.float64)
+            seen = x[:, :, a : a + rows * strides[0] : strides[0], b : b + columns * strides[1] : strides[1]]
+            seen = seen.reshape(n, groups, per_group, rows * columns).astype(np.float64)
             kernel = w[:, :, a, b].reshape(groups, outputs // groups, per_group).astype(np.float64)
-            total += kernel @ part
+            total += kernel @ seen
     return total.reshape(n, outputs, rows, columns).astype(np.int64)
 
 
-def _multiply(node: Node, inputs: list[Any]) -> Sum:
-    x, w, *bias = inputs
-    total = (x.codes - x.zero) @ w.codes.T + (bias[0].codes if bias else 0)
+def _multiply(node: Node, inputs: list[Operand]) -> Sum:
+    x, w, *biases = (_quantized(node, each) for each in inputs)
+    total = (x.codes - x.zero) @ w.codes.T
+    for bias in biases:
+        total = total + bias.codes
     return _layer(total, x, w, channel_shape=(1, -1))
 
 
 def _layer(total: Codes, x: Quantized, w: Quantized, channel_shape: tuple[int, ...]) -> Sum:
+    """Sums of code x code with the scales of input and weight; one weight scale for each channel."""
     sums = total.astype(np.float32)
     product = (x.scale * w.scale.reshape(channel_shape)).astype(np.float32)
     return Sum(
@@ -167,40 +181,39 @@ def _layer(total: Codes, x: Quantized, w: Quantized, channel_shape: tuple[int, .
     )
 
 
-def _rectify(node: Node, inputs: list[Any]) -> Any:
+def _rectify(node: Node, inputs: list[Operand]) -> Operand:
     (x,) = inputs
     if isinstance(x, Sum):
         return Sum(lambda scale, zero: np.maximum(x.on_grid(scale, zero), zero), np.maximum(x.values, 0))
     return np.maximum(_floats(x), 0)
 
 
-def _clip(node: Node, inputs: list[Any]) -> Any:
-    x, low, high = inputs
+def _clip(node: Node, inputs: list[Operand]) -> Operand:
+    x, *bounds = inputs
+    low, high = (_array(node, bound) for bound in bounds)
     if isinstance(x, Sum):
         return Sum(
             lambda scale, zero: np.clip(x.on_grid(scale, zero), low / scale + zero, high / scale + zero),
             np.clip(x.values, low, high),
         )
-    return np.clip(x, low, high)
+    return np.asarray(np.clip(_array(node, x), low, high))
 
 
-def _add(node: Node, inputs: list[Any]) -> Any:
-    a, b = inputs
+def _add(node: Node, inputs: list[Operand]) -> Sum:
+    a, b = (_quantized(node, each) for each in inputs)
 
-    def on_grid(scale: np.float32, zero: int) -> NDArray[Any]:
+    def on_grid(scale: np.float32, zero: int) -> Array:
         ra, rb = a.scale / scale, b.scale / scale
         fixed = np.float32(zero) - (ra * np.float32(a.zero) + rb * np.float32(b.zero))
         # float64 holds product and sum exactly, so the one rounding is that of a fused instruction
         inner = (b.codes * np.float64(rb) + np.float64(fixed)).astype(np.float32)
         return np.asarray(a.codes * np.float64(ra) + inner.astype(np.float64), np.float32)
 
-    if not (isinstance(a, Quantized) and isinstance(b, Quantized)):
-        raise ExportError(f"{node.label}: a float addition; only integer ones can be checked exactly")
     return Sum(on_grid, a.values() + b.values())
 
 
-def _pool(node: Node, inputs: list[Any]) -> Sum:
-    (x,) = inputs
+def _mean(node: Node, inputs: list[Operand]) -> Sum:
+    (x,) = (_quantized(node, each) for each in inputs)
     area = x.codes.shape[2] * x.codes.shape[3]
     sums = (x.codes - x.zero).sum(axis=(2, 3), keepdims=True).astype(np.float32)
     return Sum(
@@ -209,8 +222,8 @@ def _pool(node: Node, inputs: list[Any]) -> Sum:
     )
 
 
-def _max_pool(node: Node, inputs: list[Any]) -> NDArray[Any]:
-    (x,) = inputs
+def _max_pool(node: Node, inputs: list[Operand]) -> Array:
+    (x,) = (_array(node, each) for each in inputs)
     (i, j), strides = node.attributes["kernel_shape"].ints, node.attributes["strides"].ints
     pads = node.attributes["pads"].ints
     low = np.iinfo(x.dtype).min
@@ -219,20 +232,21 @@ def _max_pool(node: Node, inputs: list[Any]) -> NDArray[Any]:
     return np.asarray(windows[:, :, :: strides[0], :: strides[1]].max(axis=(4, 5)))
 
 
-def _reshape(node: Node, inputs: list[Any]) -> NDArray[Any]:
-    x, shape = inputs
-    return np.asarray(x.reshape([x.shape[i] if s == 0 else s for i, s in enumerate(shape.tolist())]))
+def _reshape(node: Node, inputs: list[Operand]) -> Array:
+    x, shape = (_array(node, each) for each in inputs)
+    return x.reshape([x.shape[i] if s == 0 else s for i, s in enumerate(shape.tolist())])
 
 
-def _cast(node: Node, inputs: list[Any]) -> NDArray[Any]:
-    return np.asarray(inputs[0].astype(_DTYPES[node.integer("to", 1)]))
+def _cast(node: Node, inputs: list[Operand]) -> Array:
+    element = ELEMENT_TYPES[node.integer("to", 1)]
+    return _array(node, inputs[0]).astype(element.word)
 
 
-def _transpose(node: Node, inputs: list[Any]) -> NDArray[Any]:
-    return np.asarray(inputs[0].transpose(node.attributes["perm"].ints))
+def _transpose(node: Node, inputs: list[Operand]) -> Array:
+    return _array(node, inputs[0]).transpose(node.attributes["perm"].ints)
 
 
-_STEPS: Final[Mapping[str, Callable[[Node, list[Any]], Any]]] = {
+_STEPS: Final[Mapping[str, Callable[[Node, list[Operand]], Operand]]] = {
     "QuantizeLinear": _quantize,
     "DequantizeLinear": _dequantize,
     "Clip": _clip,
@@ -240,7 +254,7 @@ _STEPS: Final[Mapping[str, Callable[[Node, list[Any]], Any]]] = {
     "Gemm": _multiply,
     "Relu": _rectify,
     "Add": _add,
-    "GlobalAveragePool": _pool,
+    "GlobalAveragePool": _mean,
     "MaxPool": _max_pool,
     "Reshape": _reshape,
     "Cast": _cast,

@@ -1,61 +1,84 @@
-"""Results of the verifier as a table, and as JUnit XML."""
+"""A verification as a table, and as JUnit XML."""
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict
 from xml.etree import ElementTree
 
+from qmu_edge.verify.evaluation import Evaluation
+from qmu_edge.verify.verdict import Check
+from qmu_edge.verify.verification import BundleReport, Verification
 
-def junit(result: dict[str, Any], error: str = "") -> str:
-    """The result as JUnit XML, one case for each check."""
-    cases = [("verify", error)] if error else [("model file policy", ""), ("latent weights", "")]
-    if result.get("bundle"):
-        cases += [("digests", ""), ("signature", "")]
-        cases += [("receipt", "")] if result["bundle"]["receipt"] else []
-    if result.get("parity"):
-        cases.append(("parity", ""))
-    for check in (result.get("verdict") or {}).get("checks", ()):
-        missed = f"{check['value']}, allowed {check['allowed']}"
-        cases.append((check["name"], "" if check["passed"] else missed))
+
+def table(found: Verification) -> str:
+    """One line for each figure."""
+    lines = [
+        f"file            {found.file}",
+        f"sha256          {found.sha256}",
+        f"bytes           {found.bytes}",
+        f"latent weights  none in {len(found.latent_weights.weights)} weight tensors",
+    ]
+    if found.parity:
+        lines.append(f"parity          {found.parity.agreement:.3%} of {found.parity.n} inputs")
+    if found.evaluation:
+        lines += _evaluation_lines(found.evaluation)
+    if found.bundle:
+        lines += _bundle_lines(found.bundle)
+    if found.verdict:
+        lines += map(_check_line, found.verdict.checks)
+    return "\n".join([*lines, f"passed          {'yes' if found.passed else 'no'}"])
+
+
+def _evaluation_lines(evaluation: Evaluation) -> Iterator[str]:
+    accuracies = {"FA": evaluation.fa, "RA": evaluation.ra, "TA": evaluation.ta, "VA": evaluation.va}
+    for name, found in accuracies.items():
+        if found:
+            yield f"{name:15} {found.value:.2%} ({found.low:.2%} to {found.high:.2%}, n = {found.n})"
+    if auc := evaluation.mia_auc:
+        yield f"MIA AUC         {auc.value:.4f} ({auc.low:.4f} to {auc.high:.4f})"
+
+
+def _bundle_lines(bundle: BundleReport) -> Iterator[str]:
+    yield f"bundle          {bundle.files} files as the manifest says"
+    yield f"signature       {bundle.signature}"
+    yield f"receipt         {bundle.receipt or 'none'}"
+    for batch, times in bundle.latency_ms.items():
+        yield f"{batch:15} " + ", ".join(f"{p} {ms:.2f} ms" for p, ms in asdict(times).items())
+    if bundle.peak_mb is not None:
+        yield f"peak memory     {bundle.peak_mb:.0f} MB"
+
+
+def _check_line(check: Check) -> str:
+    value = "not measured" if check.value is None else f"{check.value:.4f}"
+    return f"{check.name:15} {value}, allowed {check.allowed:.4f}: {'ok' if check.passed else 'FAILED'}"
+
+
+def junit(found: Verification) -> str:
+    """JUnit XML, one case for each thing that was verified; a missed threshold is a failure."""
+    cases = {"model file policy": "", "latent weights": ""}
+    if found.bundle:
+        cases |= {"digests": "", "signature": ""} | ({"receipt": ""} if found.bundle.receipt else {})
+    if found.parity:
+        cases["parity"] = ""
+    for check in found.verdict.checks if found.verdict else ():
+        cases[check.name] = "" if check.passed else f"{check.value}, allowed {check.allowed}"
+    return _suite(cases)
+
+
+def junit_error(message: str) -> str:
+    """JUnit XML of a verification that ended in an error."""
+    return _suite({"verify": message})
+
+
+def _suite(cases: dict[str, str]) -> str:
+    """JUnit XML from the message of each case, which is empty where it passed."""
     suite = ElementTree.Element(
         "testsuite",
         name="qmu_edge.verify",
         tests=str(len(cases)),
-        failures=str(sum(bool(m) for _, m in cases)),
+        failures=str(sum(map(bool, cases.values()))),
     )
-    for name, message in cases:
+    for name, message in cases.items():
         case = ElementTree.SubElement(suite, "testcase", classname="qmu_edge.verify", name=name)
         if message:
             ElementTree.SubElement(case, "failure", message=message)
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
-
-
-def table(result: dict[str, Any]) -> str:
-    """The result as lines of text, one for each figure."""
-    weights = result["latent_weights"]["weights"]
-    lines = [
-        f"file            {result['file']}",
-        f"sha256          {result['sha256']}",
-        f"bytes           {result['bytes']}",
-        f"latent weights  none in {len(weights)} weight tensors",
-    ]
-    if parity := result["parity"]:
-        lines.append(f"parity          {parity['agreement']:.3%} of {parity['n']} inputs")
-    for name in ("fa", "ra", "ta", "va"):
-        if found := (result["evaluation"] or {}).get(name):
-            interval = f"{found['low']:.2%} to {found['high']:.2%}, n = {found['n']}"
-            lines.append(f"{name.upper():15} {found['value']:.2%} ({interval})")
-    if found := (result["evaluation"] or {}).get("mia_auc"):
-        interval = f"{found['low']:.4f} to {found['high']:.4f}"
-        lines.append(f"MIA AUC         {found['value']:.4f} ({interval})")
-    if about := result.get("bundle"):
-        lines.append(f"bundle          {about['files']} files as the manifest says")
-        lines.append(f"signature       {about['signature']}")
-        lines.append(f"receipt         {about['receipt'] or 'none'}")
-        for batch, ms in about["latency_ms"].items():
-            lines.append(f"{batch:15} " + ", ".join(f"{p} {t:.2f} ms" for p, t in ms.items()))
-        if about["peak_mb"] is not None:
-            lines.append(f"peak memory     {about['peak_mb']:.0f} MB")
-    for check in (result["verdict"] or {}).get("checks", ()):
-        value = "not measured" if check["value"] is None else f"{check['value']:.4f}"
-        word = "ok" if check["passed"] else "FAILED"
-        lines.append(f"{check['name']:15} {value}, allowed {check['allowed']:.4f}: {word}")
-    return "\n".join([*lines, f"passed          {'yes' if result['passed'] else 'no'}"])

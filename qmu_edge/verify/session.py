@@ -13,6 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError, ExportError, IntegrityError
+from qmu_edge.verify.metadata import Layout, input_layout
 from qmu_edge.verify.onnx.reader import OnnxFile, read
 
 OPTIMIZATION: Final = {
@@ -62,7 +63,7 @@ class OrtRunner:
         self.threads, self.optimization = threads, optimization
         self._session = _session(file, threads, optimization)
         self._input = _only(self._session.get_inputs(), 4, f"{path}: input")
-        self._last = _layout(file) == "NHWC"
+        self._last = input_layout(file) is Layout.NHWC
         self._output = _only(self._session.get_outputs(), 2, f"{path}: output")
 
     @property
@@ -117,15 +118,6 @@ class OrtRunner:
         if not np.isfinite(found[:n]).all():
             raise ExportError(f"{self.path}: a logit is not finite")
         return np.asarray(found[:n], dtype=np.float32)
-
-
-def _layout(file: OnnxFile) -> str:
-    """Order of the input's axes, as the metadata has it; NCHW where it says nothing."""
-    given = file.about().get("input", {})
-    layout = given.get("layout", "NCHW") if isinstance(given, dict) else None
-    if layout not in ("NCHW", "NHWC"):
-        raise ExportError(f"{file.path}: metadata: input layout {layout!r}; allowed NCHW, NHWC")
-    return str(layout)
 
 
 def _session(file: OnnxFile, threads: int, optimization: str) -> ort.InferenceSession:

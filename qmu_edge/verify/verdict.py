@@ -1,7 +1,14 @@
-"""The verdict on an exported file: its figures, a reference, thresholds."""
+"""The verdict on an exported file: its evaluation is compared with a reference, within thresholds.
+
+FA must match what a model that never saw the data would reach. Far above the reference the data are still
+known. Far below it the file is over-unlearned, which shows the request as plainly. So both fail. Thresholds
+are compared with the plain values: an interval stands beside a value and does not widen the threshold.
+
+All accuracies, gaps and drops are fractions.
+"""
 
 from dataclasses import dataclass
-from typing import Literal
+from enum import StrEnum
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.verify.evaluation import Accuracy, Evaluation
@@ -18,11 +25,19 @@ class Thresholds:
     max_mia_auc_gap: float | None = 0.05
 
 
+class ReferenceKind(StrEnum):
+    """What a file is compared with: a retrained model, data never trained on, or nothing left of a class."""
+
+    RETRAINED = "retrained"
+    HELD_OUT = "held-out"
+    CLASS = "class"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What to expect from a model that never saw the forgotten data; None is not compared."""
+    """What to expect from a model that never saw the forgotten data; a field that is None is not compared."""
 
-    kind: Literal["retrained", "held-out", "class"]
+    kind: ReferenceKind
     fa: float | None = None
     ta: float | None = None
     ra: float | None = None
@@ -33,7 +48,7 @@ class Reference:
 class Check:
     """One threshold: the value found (None when it could not be measured) and the largest allowed.
 
-    `low` and `high` bound the measured quantity's 95 % interval where there is one, for reading.
+    `low` and `high` bound the 95 % interval of the measured quantity where there is one, for readers.
     """
 
     name: str
@@ -46,7 +61,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """All checks of one file; `passed` when every one is, and there is at least one."""
+    """All checks of one file; `passed` when there is at least one and every one passes."""
 
     passed: bool
     checks: tuple[Check, ...]
@@ -55,11 +70,11 @@ class Verdict:
 def from_retrained(evaluation: Evaluation) -> Reference:
     """Expect what a model retrained without the data does, run through the same export."""
     return Reference(
-        kind="retrained",
+        kind=ReferenceKind.RETRAINED,
         fa=_value(evaluation.fa),
         ta=_value(evaluation.ta),
         ra=_value(evaluation.ra),
-        mia_auc=None if evaluation.mia_auc is None else evaluation.mia_auc.value,
+        mia_auc=_value(evaluation.mia_auc),
     )
 
 
@@ -67,18 +82,18 @@ def held_out(evaluation: Evaluation, original: Evaluation | None = None) -> Refe
     """Expect the forgotten data to look like data never trained on.
 
     Args:
-        evaluation: The unlearned file; its accuracy on test data (validation data when there are
-            none) is the FA to expect, and an AUC of 0.5.
+        evaluation: The unlearned file. Its accuracy on test data (on validation data when there are
+            none) is the FA to expect; the AUC to expect is 0.5.
         original: The file before unlearning; its TA and RA are to be kept.
 
     Raises:
-        ConfigError: Neither validation nor test data were evaluated.
+        ConfigError: Neither test nor validation data were evaluated.
     """
     seen = evaluation.ta or evaluation.va
     if seen is None:
         raise ConfigError("held-out reference: no test or validation set; allowed at least one")
     return Reference(
-        kind="held-out",
+        kind=ReferenceKind.HELD_OUT,
         fa=seen.value,
         ta=_value(original.ta) if original else None,
         ra=_value(original.ra) if original else None,
@@ -87,13 +102,13 @@ def held_out(evaluation: Evaluation, original: Evaluation | None = None) -> Refe
 
 
 def forgotten_class(original: Evaluation | None = None) -> Reference:
-    """Expect a whole class to be gone: FA 0; membership is not compared.
+    """Expect that no sample of a deleted class is recognised: FA 0. Membership is not compared.
 
     Args:
         original: The file before unlearning, evaluated on test and retain sets without the class.
     """
     return Reference(
-        kind="class",
+        kind=ReferenceKind.CLASS,
         fa=0.0,
         ta=_value(original.ta) if original else None,
         ra=_value(original.ra) if original else None,
@@ -108,29 +123,26 @@ def judge(
 ) -> Verdict:
     """Compare a file with its reference.
 
-    A check is made when its threshold is set and the reference says what to expect. What should be
-    checked and was not measured fails: nothing passes in silence.
+    A check is made when its threshold is set and the reference says what to expect. A check of a quantity
+    that was not measured fails: nothing passes in silence.
 
     Args:
         evaluation: The unlearned file.
         reference: What to expect.
         thresholds: What is allowed.
-        before: The original file: TA and RA drops are measured against it, not the reference.
-
-    Returns:
-        The verdict.
+        before: The original file: TA and RA drops are measured against it, not against the reference.
     """
     ta = reference.ta if before is None or before.ta is None else before.ta.value
     ra = reference.ra if before is None or before.ra is None else before.ra.value
     rows = (
-        ("fa_gap", evaluation.fa, reference.fa, thresholds.max_fa_gap, abs),
-        ("ta_drop", evaluation.ta, ta, thresholds.max_ta_drop, float),
-        ("ra_drop", evaluation.ra, ra, thresholds.max_ra_drop, float),
-        ("mia_auc_gap", evaluation.mia_auc, reference.mia_auc, thresholds.max_mia_auc_gap, abs),
+        ("fa_gap", evaluation.fa, reference.fa, thresholds.max_fa_gap, True),
+        ("ta_drop", evaluation.ta, ta, thresholds.max_ta_drop, False),
+        ("ra_drop", evaluation.ra, ra, thresholds.max_ra_drop, False),
+        ("mia_auc_gap", evaluation.mia_auc, reference.mia_auc, thresholds.max_mia_auc_gap, True),
     )
     checks = tuple(
-        _check(name, found, expected, allowed, absolute=size is abs)
-        for name, found, expected, allowed, size in rows
+        _check(name, found, expected, allowed, absolute=absolute)
+        for name, found, expected, allowed, absolute in rows
         if expected is not None and allowed is not None
     )
     return Verdict(bool(checks) and all(check.passed for check in checks), checks)
@@ -144,6 +156,7 @@ def _check(
     *,
     absolute: bool,
 ) -> Check:
+    """A gap counts in both directions (`absolute`), a drop only downwards."""
     if found is None:
         return Check(name, None, allowed, False)
     value = abs(found.value - expected) if absolute else expected - found.value
@@ -151,5 +164,5 @@ def _check(
     return Check(name, value, allowed, value <= allowed + 1e-12, found.low, found.high)
 
 
-def _value(accuracy_or_none: Accuracy | None) -> float | None:
-    return None if accuracy_or_none is None else accuracy_or_none.value
+def _value(found: Accuracy | Auc | None) -> float | None:
+    return None if found is None else found.value

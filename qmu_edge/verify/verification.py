@@ -1,124 +1,198 @@
-"""Everything that the verifier does with one file or one bundle."""
+"""The whole verification of one file or one bundle, as the command runs it."""
 
-import argparse
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
+from qmu_edge.io.plain import to_json
 from qmu_edge.verify import bundle
 from qmu_edge.verify.arrays import read_golden, read_sets
-from qmu_edge.verify.evaluation import Evaluation, evaluate, to_json
-from qmu_edge.verify.latent_weights import latent_weight_gate
-from qmu_edge.verify.onnx.reader import OnnxFile, read
-from qmu_edge.verify.parity import compare, require_parity
+from qmu_edge.verify.evaluation import Evaluation, Labelled, SetName, evaluate
+from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
+from qmu_edge.verify.onnx.graph import Dialect, OnnxFile
+from qmu_edge.verify.onnx.reader import read
+from qmu_edge.verify.parity import Parity, compare, require_parity
+from qmu_edge.verify.performance import Latency, latency, peak_mebibytes
 from qmu_edge.verify.session import OrtRunner
 from qmu_edge.verify.verdict import Thresholds, Verdict, forgotten_class, from_retrained, held_out, judge
 
 
-def verify_file(options: argparse.Namespace) -> dict[str, Any]:
-    """Do what the arguments ask for.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What to do with a file beyond its structure.
 
-    Args:
-        options: As parsed by the command.
-
-    Returns:
-        The result, ready for JSON; `passed` says whether every threshold is met.
-
-    Raises:
-        QmuEdgeError: Any deliberate error.
+    Attributes:
+        data: An `.npz` file with the sets to measure it on, see `read_sets`; None for no evaluation.
+        golden: An `.npz` file with inputs and the logits to expect, see `read_golden`.
+        min_golden: Fewest golden inputs that say anything.
+        before: The file before unlearning, whose TA and RA are to be kept.
+        retrained: A file retrained without the data, as reference.
+        forgotten_class: Expect FA 0; only without `retrained`.
+        threads: Of onnxruntime.
+        optimization: Of onnxruntime, see `OrtRunner`.
+        thresholds: Of the verdict.
     """
-    result = verify_structure(read(options.model))
-    if options.golden or options.data:
-        runner = OrtRunner(options.model, threads=options.threads, optimization=options.optimization)
-        if options.golden:
-            images, logits = read_golden(options.golden)
-            parity = compare(logits, runner.logits(images))
-            require_parity(parity, min_inputs=options.min_golden)
-            result["parity"] = to_json(parity)
-        if options.data:
-            evaluation, verdict = _judge(runner, options)
-            result["evaluation"], result["verdict"] = to_json(evaluation), to_json(verdict)
-            result["passed"] = verdict.passed
-    return result
+
+    data: Path | None = None
+    golden: Path | None = None
+    min_golden: int = 1000
+    before: Path | None = None
+    retrained: Path | None = None
+    forgotten_class: bool = False
+    threads: int = 1
+    optimization: str = "all"
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
 
-def verify_bundle(options: argparse.Namespace) -> dict[str, Any]:
-    """The same for a bundle, after its digests and its signature.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleReport:
+    """What is known about a bundle beyond its model.
 
-    Args:
-        options: As parsed by the command; the bundle's thresholds take the place of the defaults.
-
-    Returns:
-        As `verify_file`, and `bundle`: files, signature, receipt, latency in milliseconds, peak memory in
-            mebibytes.
-
-    Raises:
-        QmuEdgeError: Any deliberate error.
+    Attributes:
+        path: The bundle.
+        files: How many files are as the manifest says.
+        signature, receipt: What is known about them, for people; no receipt is None.
+        latency_ms: By "batch 1" and "batch 64".
+        peak_mb: Largest resident memory in MiB; None where the system does not tell.
     """
-    with bundle.opened(options.model, options.key) as found:
-        limits = {k: v for k, v in found.thresholds.items() if hasattr(options, k)}
-        inner = argparse.Namespace(**{**vars(options), **limits, "model": found.model})
-        result = verify_file(inner)
-        runner = OrtRunner(found.model, threads=options.threads, optimization=options.optimization)
-        images, logits = bundle.golden(found)
-        parity = compare(logits, runner.logits(images))
-        require_parity(parity, min_agreement=found.min_agreement, min_inputs=len(images))
-        result["file"] = found.model.name
-        result["parity"] = to_json(parity)
-        result["bundle"] = {
-            "path": str(options.model),
-            "files": found.files,
-            "signature": found.signature,
-            "receipt": found.receipt,
-            "latency_ms": {f"batch {n}": bundle.latency(runner, images, batch=n) for n in (1, 64)},
-            "peak_mb": bundle.peak_megabytes(),
-        }
-    return result
+
+    path: str
+    files: int
+    signature: str
+    receipt: str | None
+    latency_ms: Mapping[str, Latency]
+    peak_mb: float | None
 
 
-def verify_structure(file: OnnxFile) -> dict[str, Any]:
-    """Check the file alone: the latent-weight gate behind the model-file policy of `read`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What was found about one file; a field is None where it was not asked for.
+
+    Attributes:
+        file: Its path, or its name in a bundle.
+        sha256, bytes: Hex digest and size.
+        format: Whose operators it holds.
+        opset_imports: Version by domain.
+        latent_weights: Report of the latent-weight gate.
+        parity: Agreement with the golden logits.
+        evaluation, verdict: What it does on the data, and whether the thresholds are met.
+        bundle: Of a bundle only.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+    format: Dialect
+    opset_imports: Mapping[str, int]
+    latent_weights: LatentReport
+    parity: Parity | None = None
+    evaluation: Evaluation | None = None
+    verdict: Verdict | None = None
+    bundle: BundleReport | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every threshold is met; a file that was not judged passes."""
+        return self.verdict is None or self.verdict.passed
+
+    def to_json(self) -> dict[str, object]:
+        """What `--json` prints; `bundle` is left out where there is none."""
+        found = {f.name: to_json(getattr(self, f.name)) for f in fields(self)}
+        about = found.pop("bundle")
+        found["passed"] = self.passed
+        return found | ({"bundle": about} if about else {})
+
+
+def verify_structure(file: OnnxFile) -> Verification:
+    """Verify a file by itself: the latent-weight gate follows the model-file policy of `read`.
 
     Args:
         file: From `read`.
 
-    Returns:
-        What `--json` prints; `parity`, `evaluation` and `verdict` are None, `passed` is true.
-
     Raises:
         ExportError: See `latent_weight_gate`.
     """
-    return {
-        "file": str(file.path),
-        "sha256": file.sha256,
-        "bytes": len(file.data),
-        "format": "qonnx" if file.is_qonnx else "onnx",
-        "opset_imports": to_json(file.opset_imports),
-        "latent_weights": to_json(latent_weight_gate(file)),
-        "parity": None,
-        "evaluation": None,
-        "verdict": None,
-        "passed": True,
-    }
+    return Verification(
+        file=str(file.path),
+        sha256=file.sha256,
+        bytes=len(file.data),
+        format=file.dialect,
+        opset_imports=file.opset_imports,
+        latent_weights=latent_weight_gate(file),
+    )
 
 
-def _judge(runner: OrtRunner, options: argparse.Namespace) -> tuple[Evaluation, Verdict]:
-    sets = read_sets(options.data)
+def verify_file(path: Path, options: Options) -> Verification:
+    """Verify a file: its structure, then what the options ask for.
+
+    Raises:
+        QmuEdgeError: Any deliberate error but a threshold that is missed.
+    """
+    found = verify_structure(read(path))
+    if options.golden or options.data:
+        runner = _runner(path, options)
+        if options.golden:
+            images, logits = read_golden(options.golden)
+            parity = compare(logits, runner.logits(images))
+            require_parity(parity, min_inputs=options.min_golden)
+            found = replace(found, parity=parity)
+        if options.data:
+            evaluation, verdict = _judge(runner, read_sets(options.data), options)
+            found = replace(found, evaluation=evaluation, verdict=verdict)
+    return found
+
+
+def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Verification:
+    """Verify a bundle: its files, signature and receipt, then its model as `verify_file` does.
+
+    The golden inputs must agree as the manifest says, and its thresholds take the place of those given.
+
+    Args:
+        path: Folder or archive.
+        options: See `Options`.
+        key: A trusted public key that must have signed the bundle.
+
+    Raises:
+        QmuEdgeError: Any deliberate error but a threshold that is missed.
+    """
+    with bundle.opened(path, key) as opened:
+        thresholds = replace(options.thresholds, **opened.manifest.thresholds)
+        found = verify_file(opened.model, replace(options, thresholds=thresholds))
+        runner = _runner(opened.model, options)
+        images, logits = bundle.golden(opened.folder)
+        parity = compare(logits, runner.logits(images))
+        require_parity(parity, min_agreement=opened.manifest.min_agreement, min_inputs=len(images))
+        about = BundleReport(
+            path=str(path),
+            files=len(opened.manifest.files),
+            signature=opened.signature,
+            receipt=opened.receipt,
+            latency_ms={f"batch {n}": latency(runner, images, batch=n) for n in (1, 64)},
+            peak_mb=peak_mebibytes(),
+        )
+        return replace(found, file=opened.manifest.model, parity=parity, bundle=about)
+
+
+def _judge(
+    runner: OrtRunner, sets: Mapping[SetName, Labelled], options: Options
+) -> tuple[Evaluation, Verdict]:
     evaluation, _ = evaluate(runner, sets)
-    before = _other(options.before, sets, options)
-    retrained = _other(options.retrained, sets, options)
+    before = _evaluation_of(options.before, sets, options)
+    retrained = _evaluation_of(options.retrained, sets, options)
     if retrained:
         reference = from_retrained(retrained)
     elif options.forgotten_class:
         reference = forgotten_class(before)
     else:
         reference = held_out(evaluation, before)
-    limits = Thresholds(**{f.name: getattr(options, f.name) for f in fields(Thresholds)})
-    return evaluation, judge(evaluation, reference, limits, before)
+    return evaluation, judge(evaluation, reference, options.thresholds, before)
 
 
-def _other(path: Path | None, sets: Any, options: argparse.Namespace) -> Evaluation | None:
-    if path is None:
-        return None
-    runner = OrtRunner(path, threads=options.threads, optimization=options.optimization)
-    return evaluate(runner, sets)[0]
+def _evaluation_of(
+    path: Path | None, sets: Mapping[SetName, Labelled], options: Options
+) -> Evaluation | None:
+    return None if path is None else evaluate(_runner(path, options), sets)[0]
+
+
+def _runner(path: Path, options: Options) -> OrtRunner:
+    return OrtRunner(path, threads=options.threads, optimization=options.optimization)

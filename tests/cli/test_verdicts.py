@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from qmu_edge.io.progress import Progress
+from qmu_edge.export.targets import Format
 from qmu_edge.pipeline.release import make_release
 from qmu_edge.project.project import Project, opened
 from qmu_edge.receipt.receipt import loads
@@ -57,7 +58,7 @@ def _original(project: Project) -> Path:
     receipt = loads(project.store.get_bytes(current), current)
     before = receipt.predicate.checkpoints.before
     assert before is not None
-    _, release = make_release(project, before, ("integer",))
+    _, release = make_release(project, before, (Format.INTEGER,))
     return project.store.open_verified(release.files["model.onnx"])
 
 

@@ -35,9 +35,11 @@ from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.train import checkpoint
 from qmu_edge.verify.arrays import read_golden, read_sets
-from qmu_edge.verify.bundle import GOLDEN, MANIFEST, SIGNATURE, Bundle, golden, opened
+from qmu_edge.verify.bundle import golden, opened
 from qmu_edge.verify.latent_weights import latent_weight_gate
+from qmu_edge.verify.manifest import GOLDEN, MANIFEST, SIGNATURE
 from qmu_edge.verify.onnx.reader import read
+from qmu_edge.verify.verdict import Thresholds
 from tests.fuzz.mutate import mutated, mutated_json
 from tests.receipt import test_receipt
 
@@ -212,7 +214,7 @@ ARRAY_WORDS = (
 def _golden(folder: Path, path: Path) -> None:
     for name in GOLDEN:
         (folder / name).write_bytes(path.read_bytes())
-    golden(Bundle(folder, path, 1.0, {}, 1, "", None))
+    golden(folder)
 
 
 def _sets(folder: Path, path: Path) -> None:
@@ -229,7 +231,7 @@ def bundle(folder: Path) -> Path:
     out = folder / "bundle"
     if not out.exists():
         files = {"model.onnx": models()[0]}
-        limits = {"max_fa_gap": 0.05, "max_ta_drop": None}
+        limits = Thresholds(max_fa_gap=0.05, max_ta_drop=None)
         key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
         write_bundle(out, files, model="model.onnx", thresholds=limits, min_agreement=0.9, key=key)
     return out
@@ -256,7 +258,7 @@ def _manifest(folder: Path, path: Path) -> None:
 
 def _archive(folder: Path, path: Path) -> None:
     with opened(path) as found:
-        assert found.files
+        assert found.manifest.files
 
 
 def _public_key(folder: Path, path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from qmu_edge.errors import ConfigError, ExportError, IntegrityError
 from qmu_edge.export.exporter import ExportPlan, export
+from qmu_edge.export.targets import Format
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
 from qmu_edge.models.calibration import calibrate, calibration_batches, parameter_group
@@ -46,7 +47,7 @@ def body(lines: str) -> str:
 
 def exported(model: Classifier, toy: Toy) -> list[Any]:
     return export(
-        model, ExportPlan(formats=("integer",), class_names=("a", "b", "c")),
+        model, ExportPlan(formats=(Format.INTEGER,), class_names=("a", "b", "c")),
         images=toy(64, seed=2).images().numpy(), min_agreement=0.99, min_inputs=64,
     )  # fmt: skip
 
@@ -69,7 +70,7 @@ def test_trained_unlearned_retrained_and_exported_as_any_other(preset: str, toy:
         requantize(result, data.retain, batch=6, seed=0, progress=Progress())
         for file in exported(result, toy):
             assert file.parity.max_abs_difference == 0.0
-            assert file.gate["problems"] == ()
+            assert file.latent_weights.problems == ()
     groups = {parameter_group(n, model) for n, _ in model.named_parameters()}
     assert groups >= {"weights", "bn_affine", "head", "activation_scale"}
     assert parameter_group("head.weight", model) == "head"

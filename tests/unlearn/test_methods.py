@@ -12,6 +12,7 @@ import torch
 
 from qmu_edge.errors import ConfigError, UnlearnError
 from qmu_edge.export.exporter import ExportPlan, export
+from qmu_edge.export.targets import Format
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import ARCHITECTURES, build
 from qmu_edge.models.calibration import parameter_group
@@ -248,7 +249,7 @@ def test_result_is_exported_through_all_gates(name: str, network: Network, toy: 
     requantize(model, data.retain, batch=6, seed=0, progress=Progress())
     images = toy(64, seed=2)
     (file,) = export(
-        model, ExportPlan(formats=("integer",), class_names=("a", "b", "c")),
+        model, ExportPlan(formats=(Format.INTEGER,), class_names=("a", "b", "c")),
         images=images.images().numpy(), min_agreement=0.99, min_inputs=64,
     )  # fmt: skip
     assert file.parity.n >= 32

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qmu_edge.errors import ExportError
-from qmu_edge.verify.latent_weights import code_range, inspect_weights, latent_weight_gate, most_distinct
+from qmu_edge.verify.latent_weights import inspect_weights, latent_weight_gate, most_distinct
 from qmu_edge.verify.onnx.reader import read
 
 

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,13 @@ from qmu_edge.verify.onnx.wire import varints
 
 METADATA_KEY: Final = "qmu_edge"
 QONNX_DOMAIN: Final = "qonnx.custom_op.general"
+
+
+class Dialect(StrEnum):
+    """Whose operators a file holds: standard ONNX alone, or those of QONNX as well."""
+
+    ONNX = "onnx"
+    QONNX = "qonnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +224,15 @@ class OnnxFile:
         return parse_object(text, f"{self.path}: metadata {METADATA_KEY!r}", ExportError)
 
     @property
+    def dialect(self) -> Dialect:
+        """Whose operators the file holds."""
+        foreign = any(n.domain == QONNX_DOMAIN for g in self.graph.walk() for n in g.nodes)
+        return Dialect.QONNX if foreign else Dialect.ONNX
+
+    @property
     def is_qonnx(self) -> bool:
-        """Tell whether there are QONNX operators, which onnxruntime does not know."""
-        return any(n.domain == QONNX_DOMAIN for g in self.graph.walk() for n in g.nodes)
+        """Whether there are QONNX operators, which onnxruntime does not know."""
+        return self.dialect is Dialect.QONNX
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield every stored tensor: initializers, and the values of Constant nodes.

@@ -1,0 +1,111 @@
+"""The manifest of a bundle: its model, the digest of every other file, and what a device must find.
+
+A bundle is a folder, or the same as an archive, of plain files with plain names:
+
+    manifest.json        this document
+    manifest.sig         Ed25519 signature over its bytes, in hex
+    signing.pub          the public key of that signature, 64 hex digits
+    receipt.json         the receipt of the deletion, where there is one
+    golden_images.npy    synthetic inputs, uint8 (n, c, h, w)
+    golden_logits.npy    the logits that the model must give, float32 (n, k)
+    *.onnx               the model files
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final
+
+from qmu_edge.errors import IntegrityError, RequestError
+from qmu_edge.io.json import parse_object
+from qmu_edge.io.plain import from_json, to_json
+from qmu_edge.verify.verdict import Thresholds
+
+TYPE: Final = "urn:qmu-edge:bundle:v1"
+MANIFEST: Final = "manifest.json"
+SIGNATURE: Final = "manifest.sig"
+PUBLIC_KEY: Final = "signing.pub"
+RECEIPT: Final = "receipt.json"
+GOLDEN: Final = ("golden_images.npy", "golden_logits.npy")
+MAX_FILES: Final = 64
+MAX_BYTES: Final = 2**31 - 1  # of one file
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """SHA-256 (64 hex digits) and size in bytes of one file."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a bundle holds.
+
+    Attributes:
+        tool: Name and version of the exporter.
+        model: Name of the file that the golden inputs belong to.
+        files: Every file but the manifest and its signature, by name.
+        min_agreement: Share of golden inputs on which a device must name the same class.
+        thresholds: Some or all fields of `Thresholds`; None where there is no limit.
+        key: Name of the signing key, see `qmu_edge.receipt.envelope.key_name`.
+        type: Kind and version of this document.
+    """
+
+    tool: str
+    model: str
+    files: Mapping[str, FileEntry]
+    min_agreement: float
+    thresholds: Mapping[str, float | None]
+    key: str
+    type: str = TYPE
+
+    def to_bytes(self) -> bytes:
+        """The file: the same bytes for the same manifest."""
+        return json.dumps(to_json(self), indent=1, sort_keys=True).encode() + b"\n"
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path) -> "Manifest":
+        """Read what `to_bytes` wrote.
+
+        Args:
+            data: The file.
+            path: Of the bundle, for messages.
+
+        Raises:
+            IntegrityError: It is not a manifest of this version, or names what a bundle cannot hold.
+        """
+        what = f"{path}: {MANIFEST}"
+        try:
+            document = parse_object(data)
+        except RequestError as error:
+            raise IntegrityError(f"{what}: {error}") from None
+        names = {field.name for field in fields(cls)}
+        if set(document) != names or document["type"] != TYPE:
+            raise IntegrityError(f"{what}: not of type {TYPE} with fields {', '.join(sorted(names))}")
+        manifest = from_json(cls, document, what)
+        if problem := manifest._problem():
+            raise IntegrityError(f"{what}: {problem}")
+        return manifest
+
+    def _problem(self) -> str:
+        """What a bundle cannot hold; empty when it can hold all of it."""
+        if len(self.files) > MAX_FILES:
+            return f"{len(self.files)} files, allowed {MAX_FILES}"
+        for name, entry in self.files.items():
+            sound = _DIGEST.fullmatch(entry.sha256) and 0 < entry.bytes <= MAX_BYTES
+            if not sound or not NAME.fullmatch(name) or name in (MANIFEST, SIGNATURE):
+                return f"entry {name[:100]!r} is malformed"
+        for name in (self.model, *GOLDEN):
+            if name not in self.files:
+                return f"{name[:100]!r} is not among its files"
+        limits = {field.name for field in fields(Thresholds)}
+        shares = [self.min_agreement, *(v for v in self.thresholds.values() if v is not None)]
+        if not self.thresholds.keys() <= limits or not all(0 <= share <= 1 for share in shares):
+            return "a threshold is unknown or no fraction"
+        return ""

@@ -1,0 +1,121 @@
+"""What an exported file says about itself: one JSON object in the property `qmu_edge` of its metadata.
+
+The exporter writes all of `Metadata`. The readers here need a share of it only, and take files without it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from qmu_edge.errors import ExportError
+from qmu_edge.io.json import shown
+from qmu_edge.io.plain import to_json
+from qmu_edge.verify.onnx.graph import OnnxFile
+
+METADATA_KEY: Final = "qmu_edge"
+
+
+class Dtype(StrEnum):
+    """Element type of a file's input: float32 holds values 0..1, uint8 holds 0..255."""
+
+    FLOAT32 = "float32"
+    UINT8 = "uint8"
+
+
+class Layout(StrEnum):
+    """Order of the axes of a file's input: n images, c channels, h rows, w columns."""
+
+    NCHW = "NCHW"
+    NHWC = "NHWC"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputMetadata:
+    """The input: its layout and element type, smallest and largest value, and number of channels."""
+
+    layout: Layout
+    dtype: Dtype
+    range: tuple[int | float, int | float]
+    channels: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """What a device or an auditor needs to know; no paths, nothing of the training.
+
+    Attributes:
+        tool: Name and version of the exporter.
+        architecture: Of the network.
+        recipe: Digest of the recipe.
+        weight_bits: Width of the codes of each quantized weight, by the name of its initializer.
+        float_weights: Initializers of the weights that the recipe leaves float.
+        activation_bits: Width of the codes of activations, or "float".
+        input: What the file takes.
+        classes: Names of the classes, in the order of the logits.
+    """
+
+    tool: str
+    architecture: str
+    recipe: str
+    weight_bits: Mapping[str, int]
+    float_weights: tuple[str, ...]
+    activation_bits: int | str
+    input: InputMetadata
+    classes: tuple[str, ...]
+
+    def to_text(self) -> str:
+        """The value of the property: the same text for the same metadata."""
+        return json.dumps(to_json(self), sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredWeights:
+    """Width of the codes by initializer, and the initializers that may be float."""
+
+    bits: Mapping[str, int]
+    floats: frozenset[str]
+
+
+def declared_weights(file: OnnxFile) -> DeclaredWeights:
+    """What a file says about its weights; nothing where the property is missing.
+
+    Raises:
+        ExportError: The property is malformed, or a width is not from 2 to 8.
+    """
+    document = _document(file)
+    try:
+        bits = dict(document.get("weight_bits", {}))
+        floats = frozenset(document.get("float_weights", []))
+    except (ValueError, TypeError) as error:
+        raise ExportError(f"{file.path}: metadata {METADATA_KEY!r} is malformed: {error}") from error
+    if not all(type(b) is int and 2 <= b <= 8 for b in bits.values()):
+        raise ExportError(f"{file.path}: metadata weight_bits {bits}; allowed 2 to 8")
+    if not all(isinstance(name, str) for name in floats):
+        raise ExportError(f"{file.path}: metadata float_weights must be names")
+    return DeclaredWeights(bits, floats)
+
+
+def input_layout(file: OnnxFile) -> Layout:
+    """The order of the input's axes; NCHW where the file says nothing.
+
+    Raises:
+        ExportError: The property is malformed, or names another order.
+    """
+    about = _document(file).get("input", {})
+    try:
+        return Layout(about.get("layout", Layout.NCHW))
+    except (ValueError, AttributeError):
+        allowed = ", ".join(Layout)
+        raise ExportError(f"{file.path}: metadata: input {shown(about)}; allowed layouts {allowed}") from None
+
+
+def _document(file: OnnxFile) -> dict[str, Any]:
+    try:
+        document = json.loads(file.metadata.get(METADATA_KEY, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise ExportError(f"{file.path}: metadata {METADATA_KEY!r} is malformed: {error}") from error
+    if not isinstance(document, dict):
+        raise ExportError(f"{file.path}: metadata {METADATA_KEY!r} is malformed: not an object")
+    return document
