@@ -1,0 +1,154 @@
+"""What does a training lose beside another process, and what does waiting without spinning cost alone?
+
+Trainings of the digits recipe in processes of their own, on the processors that this one may use: one alone,
+two side by side, one beside a process that keeps a processor busy. Under OpenMP's defaults ("defaults"), and
+as `qmu_edge.machine.processors.settle` has it ("settled"); `--spins` tries other numbers of turns. All take
+turns, round by round.
+
+    python bench/neighbours.py [--rounds 8] [--seconds 3] [--spins 0 1000 100000]
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from statistics import mean, median, stdev
+from typing import Any, Final
+
+from shared.record import write
+
+from qmu_edge.machine.processors import SPINS, THREADS, WAITING, processors
+
+WORKER: Final = """
+import sys, time
+import torch
+from qmu_edge.data.sources import load
+from qmu_edge.io.progress import Progress
+from qmu_edge.models.build import build
+from qmu_edge.models.layers import Shape
+from qmu_edge.recipe import parse_recipe, recipe_text
+from qmu_edge.train.batches import Augment, on_device
+from qmu_edge.train.fit import fit
+
+class Enough(Exception):
+    pass
+
+class Timed(Progress):
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds, self.images, self.start = seconds, 0, None
+    def advance(self, images):
+        now = time.perf_counter()
+        if self.start is None:  # the first step is warm-up
+            self.start = now
+            return
+        self.images += images
+        self.rate = self.images / (now - self.start)
+        if now - self.start > self.seconds:
+            raise Enough
+
+recipe = parse_recipe(recipe_text("digits-resnet18-w4a4"), "recipe")
+source = load(recipe.data, Progress())
+samples = on_device(source.images, source.labels, torch.device("cpu"), limit_bytes=1 << 40)
+shape = Shape(source.images.shape[1], len(source.class_names), recipe.data.mean, recipe.data.std)
+
+def rate(seconds):
+    progress = Timed(seconds)
+    try:
+        fit(build(recipe.model, shape, 0), samples, recipe.train,
+            Augment(recipe.data.pad, recipe.data.flip), progress=progress)
+    except Enough:
+        return progress.rate
+
+rate(1)
+print("ready", flush=True)
+for line in sys.stdin:
+    print(rate(float(line)), flush=True)
+"""
+BUSY: Final = "while True: pass"
+
+
+class Worker:
+    """A process that trains for so many seconds whenever it is asked to."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        """Start it and wait until it is ready."""
+        clean = {k: v for k, v in os.environ.items() if k not in (THREADS, *WAITING)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", WORKER], env={**clean, **environment}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.answer()
+
+    def ask(self, seconds: float) -> None:
+        """Let it train."""
+        assert self._process.stdin is not None
+        print(seconds, file=self._process.stdin, flush=True)
+
+    def answer(self) -> str:
+        """Images a second of the last training."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+
+
+def together(workers: list[Worker], seconds: float) -> float:
+    """Images a second of all workers at the same time."""
+    for worker in workers:
+        worker.ask(seconds)
+    return sum(float(worker.answer()) for worker in workers)
+
+
+def measure(policies: dict[str, dict[str, str]], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Images a second of each policy alone, of two trainings together, and beside a busy process."""
+    workers = {name: [Worker(policy), Worker(policy)] for name, policy in policies.items()}
+    found: dict[str, list[float]] = {}
+    for number in range(rounds):
+        for name, pair in workers.items():
+            found.setdefault(f"{name}, alone", []).append(together(pair[:1], seconds))
+            found.setdefault(f"{name}, two", []).append(together(pair, seconds))
+            busy = subprocess.Popen([sys.executable, "-c", BUSY])
+            time.sleep(0.2)
+            found.setdefault(f"{name}, beside a busy process", []).append(together(pair[:1], seconds))
+            busy.kill()
+            busy.wait()
+        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+    for worker in (w for pair in workers.values() for w in pair):
+        worker.end()
+    return found
+
+
+def main() -> None:
+    """Measure all policies; write bench/results/neighbours-cpu.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--spins", type=int, nargs="*", default=[])
+    options = parser.parse_args()
+    threads = {THREADS: str(processors({}).threads)}
+    policies = {"defaults": {}, "settled": {**WAITING, **threads}}
+    policies |= {f"{n} spins": {**WAITING, **threads, SPINS: str(n)} for n in options.spins}
+    rates = measure(policies, options.rounds, options.seconds)
+    base = median(rates["defaults, alone"])
+    results: dict[str, Any] = {
+        name: {
+            "images_per_s": median(values), "mean": mean(values), "deviation": stdev(values),
+            "ratio_to_defaults_alone": median(values) / base,
+        }
+        for name, values in rates.items()
+    }  # fmt: skip
+    settings = {"rounds": options.rounds, "seconds": options.seconds, **threads, **WAITING}
+    print(write("neighbours-cpu", settings, results))
+    for name, row in results.items():
+        print(
+            f"{name:40} {row['images_per_s']:7.0f} ±{row['deviation']:4.0f}  {row['ratio_to_defaults_alone']:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
