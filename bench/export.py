@@ -130,7 +130,9 @@ def measure(
         paths[file.format] = folder / f"{file.format}.onnx"
         paths[file.format].write_bytes(file.data)
     runs = {n: onnxruntime_run(p, 1) for n, p in paths.items() if n != Format.QONNX}
-    two = {n: onnxruntime_run(p, 2) for n, p in paths.items() if n in ("float", Format.INTEGER, "static int8")}
+    two = {
+        n: onnxruntime_run(p, 2) for n, p in paths.items() if n in ("float", Format.INTEGER, "static int8")
+    }
     result: dict[str, Any] = {
         **cost,
         "limit_bytes": limit_bytes(model),

@@ -8,7 +8,6 @@ and onnxruntime only.
 Golden inputs are synthetic. A picture of a person, deleted or not, has no business on every device.
 """
 
-import hashlib
 import io
 import os
 import shutil
@@ -24,6 +23,7 @@ from jaxtyping import UInt8
 
 from qmu_edge import __version__
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.digest import sha256_of
 from qmu_edge.io.files import write_atomic
 from qmu_edge.receipt.envelope import key_name
 from qmu_edge.verify.manifest import GOLDEN, MANIFEST, PUBLIC_KEY, SIGNATURE, FileEntry, Manifest
@@ -110,7 +110,7 @@ def _golden(path: Path, model: bytes) -> dict[str, bytes]:
 
 
 def _entry(data: bytes) -> FileEntry:
-    return FileEntry(hashlib.sha256(data).hexdigest(), len(data))
+    return FileEntry(sha256_of(data), len(data))
 
 
 def _npy(array: np.ndarray) -> bytes:

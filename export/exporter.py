@@ -40,7 +40,6 @@ from qmu_edge.export.graph import initializers
 from qmu_edge.export.input import InputSpec, apply_input, fix_batch
 from qmu_edge.export.targets import ONNXRUNTIME, Format, Target
 from qmu_edge.export.trace import trace
-from qmu_edge.io.json import compact
 from qmu_edge.models.calibration import require_calibrated, weight_layers
 from qmu_edge.models.deploy import deploy, require_equivalent
 from qmu_edge.models.layers import Classifier

@@ -1,7 +1,7 @@
 """QCDQ: standard ONNX with integer codes as initializers, and quantize-clip-dequantize on activations.
 
-Runs in any ONNX runtime. A weight is an int8 initializer behind DequantizeLinear, whatever its width: codes of
-4 bits lie within -7..7 and take a byte each. Activations below 8 bits get a Clip on the integers.
+Runs in any ONNX runtime. A weight is an int8 initializer behind DequantizeLinear, whatever its width: codes
+of 4 bits lie within -7..7 and take a byte each. Activations below 8 bits get a Clip on the integers.
 """
 
 import numpy as np

@@ -126,9 +126,7 @@ def export(
     with _project(project, progress, wait_s) as found:
         with found.locked():
             current = found.current(Pointer.CHECKPOINT)
-            digest, release = make_release(
-                found, current, chosen, target=consumer, input=spec, batch=batch
-            )
+            digest, release = make_release(found, current, chosen, target=consumer, input=spec, batch=batch)
             if bundle is not None:
                 paths = bundle_files(
                     release, bundle, papers_of(release, found.ledger, found.store)[0], store=found.store,

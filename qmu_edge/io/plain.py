@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from qmu_edge.errors import IntegrityError, QmuEdgeError
+from qmu_edge.io.digest import Sha256, is_sha256
 from qmu_edge.io.json import MAX_INTEGER, join, shown
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ def from_json(kind: type[T], document: object, what: str, *, error: type[QmuEdge
     """Read back what `to_json` made of a dataclass.
 
     Args:
-        kind: The dataclass. Its fields are text, numbers, booleans, enumerations, `Literal`, other
+        kind: The dataclass. Its fields are text, numbers, booleans, digests, enumerations, `Literal`, other
             dataclasses, `tuple[X, ...]`, `Mapping[K, X]`, or unions of these and None.
         document: What a JSON reader made.
         what: What a message calls the document.
@@ -85,11 +86,11 @@ def _read(kind: Any, value: object, path: str) -> Any:
         return _read_fields(kind, value, path)
     if kind is float and type(value) is int and abs(value) <= MAX_INTEGER:
         return float(value)
-    if type(value) is kind:
+    if type(value) is kind or (kind is Sha256 and isinstance(value, str) and is_sha256(value)):
         return value
     if isinstance(kind, type) and issubclass(kind, Enum) and value in [member.value for member in kind]:
         return kind(value)
-    name = kind.__name__ if isinstance(kind, type) else str(kind)
+    name = getattr(kind, "__name__", str(kind))
     raise _Mismatch(f"{path or 'the document'}: found {shown(value)}, allowed {name}")
 
 

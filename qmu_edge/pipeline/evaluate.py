@@ -1,5 +1,6 @@
 """What an exported file does on the sets of a split, under onnxruntime."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.machine.processors import processors
 from qmu_edge.project.records import Measured, Release
 from qmu_edge.project.samples import ProjectSamples
+from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.split import Split
 from qmu_edge.verify.evaluation import Labelled, SetName, evaluate
 from qmu_edge.verify.session import OrtRunner
+from qmu_edge.verify.verdict import Thresholds
 
 
 def runnable(release: Release) -> str:
@@ -29,6 +32,12 @@ def runnable(release: Release) -> str:
             "a release of QONNX files alone cannot be evaluated; onnxruntime has no Quant operator"
         )
     return names[0]
+
+
+def thresholds_of(policy: PolicyRecipe) -> Thresholds:
+    """What a policy allows."""
+    limits = {f.name: getattr(policy, f.name) for f in fields(Thresholds)}
+    return Thresholds(**{k: None if v == "off" else v for k, v in limits.items()})
 
 
 def evaluate_file(

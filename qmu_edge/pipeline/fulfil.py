@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from qmu_edge.errors import ExportError, RequestError, UnlearnError, VerificationFailed
+from qmu_edge.io.plain import to_json
+from qmu_edge.pipeline.evaluate import thresholds_of
 from qmu_edge.pipeline.ladder import Climb, Effort, climb
 from qmu_edge.pipeline.make_receipt import FulfilledRun, make_receipt, require_impersonal
 from qmu_edge.pipeline.networks import Networks
-from qmu_edge.pipeline.unlearn_run import fulfilled_steps, plain, thresholds_of
+from qmu_edge.pipeline.unlearn_run import fulfilled_steps, plain
 from qmu_edge.project.checklist import checklists
 from qmu_edge.project.history import History
 from qmu_edge.project.inventory import inventory
@@ -38,7 +40,6 @@ from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import FULFILLED, Outcome, Pointer, State, Step
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.unlearn.registry import METHODS, require_known
-from qmu_edge.verify.evaluation import to_json
 
 _COSTS: Final = ("seconds", "peak_mb", "spent")
 # What stops one batch and not the next.

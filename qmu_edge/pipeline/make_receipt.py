@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from qmu_edge import __version__
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import LedgerError
+from qmu_edge.io.plain import to_json
 from qmu_edge.project.checklist import Line
 from qmu_edge.project.inventory import SENTENCES
 from qmu_edge.project.records import Measured, Release, Report
@@ -25,8 +26,7 @@ from qmu_edge.recipe import ModelRecipe
 from qmu_edge.request.resolve import Claim
 from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.requests import RequestRow
-from qmu_edge.verify.evaluation import to_json
-from qmu_edge.verify.verdict import Reference
+from qmu_edge.verify.verdict import Reference, ReferenceKind
 
 LIBRARIES: Final = ("torch", "brevitas", "onnx", "onnxruntime", "numpy", "scikit-learn")
 REFERENCE_SEED: Final = 1  # added to the method's seed where a reference is trained
@@ -174,7 +174,7 @@ def _gate_counts(gate: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reference(found: Reference, seed: int) -> statement.Reference:
-    trained = seed + REFERENCE_SEED if found.kind == "retrained" else None
+    trained = seed + REFERENCE_SEED if found.kind is ReferenceKind.RETRAINED else None
     return statement.Reference(**asdict(found), seed=trained)
 
 

@@ -4,7 +4,7 @@ A release is made once for a checkpoint and an export plan; whoever wants the sa
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from qmu_edge.export.targets import ONNXRUNTIME, Format, Target
 from qmu_edge.io.files import write_atomic
 from qmu_edge.io.plain import to_json
 from qmu_edge.io.progress import Progress
-from qmu_edge.pipeline.evaluate import evaluate_file, runnable
+from qmu_edge.pipeline.evaluate import evaluate_file, runnable, thresholds_of
 from qmu_edge.pipeline.networks import MAX_BYTES, Networks
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release
@@ -50,7 +50,9 @@ def make_release(
         project: Locked by the caller.
         digest: Of the checkpoint.
         formats: Of the files.
-        target, input, batch: See `ExportPlan`.
+        target: Who reads the files.
+        input: What the files take; float32 0..1, channels first, when None.
+        batch: Fixed batch size; None for any.
 
     Returns:
         The release and its digest.
@@ -153,9 +155,7 @@ def bundle_files(
     files = {n: store.get_bytes(sha, limit=MAX_BYTES) for n, sha in release.files.items()}
     if receipt is not None:
         files["receipt.json"] = receipt
-    limits = {n: getattr(policy, n) for n in ("max_fa_gap", "max_ta_drop", "max_ra_drop", "max_mia_auc_gap")}
     manifest = write_bundle(
-        out, files, model=model, key=key, min_agreement=policy.min_agreement,
-        thresholds={name: None if v == "off" else v for name, v in limits.items()},
-    )  # fmt: skip
+        out, files, model=model, thresholds=thresholds_of(policy), min_agreement=policy.min_agreement, key=key
+    )
     return [out / name for name in manifest.files]

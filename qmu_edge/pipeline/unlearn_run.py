@@ -24,13 +24,14 @@ from qmu_edge.errors import QmuEdgeError, VerificationFailed
 from qmu_edge.export.targets import Format
 from qmu_edge.machine.cost import accounted
 from qmu_edge.pipeline.distributed import Job
+from qmu_edge.pipeline.evaluate import thresholds_of
 from qmu_edge.pipeline.inputs import forget_retain, samples_of
 from qmu_edge.pipeline.make_receipt import REFERENCE_SEED
 from qmu_edge.pipeline.networks import Networks, origin_of
 from qmu_edge.pipeline.release import evaluate_release, make_release
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release, Report, RetrainedReference, StepResult
-from qmu_edge.recipe import RETRAIN, PolicyRecipe, Recipe
+from qmu_edge.recipe import RETRAIN, Recipe
 from qmu_edge.request.split import Split, emptied_classes
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.runtime.throughput import metered
@@ -41,7 +42,6 @@ from qmu_edge.train.requantize import requantize
 from qmu_edge.unlearn.registry import METHODS, parameters
 from qmu_edge.verify.verdict import (
     Reference,
-    Thresholds,
     Verdict,
     forgotten_class,
     from_retrained,
@@ -232,12 +232,6 @@ def _verified(run: Run, release_digest: str) -> StepResult:
         verdict=verdict, sizes={"unlearned": release.sizes, "original": original.sizes},
     )  # fmt: skip
     return StepResult(report=project.store.put_bytes(report.to_bytes()))
-
-
-def thresholds_of(policy: PolicyRecipe) -> Thresholds:
-    """What a policy allows."""
-    limits = {f.name: getattr(policy, f.name) for f in fields(Thresholds)}
-    return Thresholds(**{k: None if v == "off" else v for k, v in limits.items()})
 
 
 def _reference(run: Run, found: Measured, before: Measured) -> tuple[Reference, Measured | None]:

@@ -13,8 +13,8 @@ import numpy as np
 
 from qmu_edge.data.index import SampleSplit
 from qmu_edge.io.plain import to_json
-from qmu_edge.pipeline.evaluate import evaluate_file
-from qmu_edge.pipeline.unlearn_run import fulfilled_steps, thresholds_of
+from qmu_edge.pipeline.evaluate import evaluate_file, thresholds_of
+from qmu_edge.pipeline.unlearn_run import fulfilled_steps
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Report
 from qmu_edge.project.results import Results

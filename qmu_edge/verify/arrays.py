@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from qmu_edge.verify.evaluation import Labelled, SetName
 MAX_BYTES: Final = 16 * 2**30
 MAX_MEMBERS: Final = 64
 MAX_RATIO: Final = 100  # unpacked to packed; images stay below 10, a bomb reaches 1000
+MAX_HEADER: Final = 10 + 2**16  # magic, version and length; then so much text at most
 SMALL_BYTES: Final = 2**26  # so much may be unpacked from a file of any size
 _HEADER: Final = re.compile(
     rb"\{'descr': '[<>|][uif](?P<bytes>\d)', 'fortran_order': (True|False), "
@@ -58,7 +59,7 @@ def read_npz(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[Any
                 )
             for member in members:
                 with archive.open(member) as file:
-                    _require_header(file, member.file_size)
+                    _require_header(file.read(MAX_HEADER), member.file_size)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
@@ -75,7 +76,7 @@ def read_npy(path: Path, *, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
     """
     data = read_regular(path, limit=max_bytes, error=IntegrityError)
     with _integrity_errors(path, ".npy"):
-        _require_header(io.BytesIO(data), len(data))
+        _require_header(data[:MAX_HEADER], len(data))
         array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
         return array
 
@@ -132,14 +133,14 @@ def _integrity_errors(path: Path, kind: str) -> Iterator[None]:
         raise IntegrityError(f"{path}: not a readable {kind} file: {str(error)[:200]!r}") from error
 
 
-def _require_header(file: IO[bytes], size: int) -> None:
+def _require_header(start: bytes, size: int) -> None:
     """Compare what an array of `size` bytes says it holds with the bytes it has.
 
     Only headers as numpy writes them: its reader evaluates others as Python, in several ways.
     """
-    start = file.read(10)
-    header = _HEADER.fullmatch(file.read(int.from_bytes(start[8:], "little")))
-    if start[:8] != b"\x93NUMPY\x01\x00" or header is None:
+    length = int.from_bytes(start[8:10], "little")
+    header = _HEADER.fullmatch(start[10 : 10 + length])
+    if not start.startswith(b"\x93NUMPY\x01\x00") or header is None:
         raise ValueError("not an array of plain numbers in numpy's format 1.0")
     shape = [int(n) for n in header["shape"].split(b",") if n.strip()]
     if math.prod(shape) * int(header["bytes"]) > size:

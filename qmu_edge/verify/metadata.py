@@ -3,14 +3,13 @@
 The exporter writes all of `Metadata`. The readers here need a share of it only, and take files without it.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 from qmu_edge.errors import ExportError
-from qmu_edge.io.json import shown
+from qmu_edge.io.json import compact, parse_object, shown
 from qmu_edge.io.plain import to_json
 from qmu_edge.verify.onnx.graph import OnnxFile
 
@@ -67,7 +66,7 @@ class Metadata:
 
     def to_text(self) -> str:
         """The value of the property: the same text for the same metadata."""
-        return json.dumps(to_json(self), sort_keys=True, separators=(",", ":"))
+        return compact(to_json(self)).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +111,5 @@ def input_layout(file: OnnxFile) -> Layout:
 
 
 def _document(file: OnnxFile) -> dict[str, Any]:
-    try:
-        document = json.loads(file.metadata.get(METADATA_KEY, "{}"))
-    except (ValueError, RecursionError) as error:
-        raise ExportError(f"{file.path}: metadata {METADATA_KEY!r} is malformed: {error}") from error
-    if not isinstance(document, dict):
-        raise ExportError(f"{file.path}: metadata {METADATA_KEY!r} is malformed: not an object")
-    return document
+    text = file.metadata.get(METADATA_KEY, "{}").encode()
+    return parse_object(text, f"{file.path}: metadata {METADATA_KEY!r}", ExportError)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from qmu_edge.io.progress import Progress
 from qmu_edge.export.targets import Format
+from qmu_edge.io.progress import Progress
 from qmu_edge.pipeline.release import make_release
 from qmu_edge.project.project import Project, opened
 from qmu_edge.receipt.receipt import loads

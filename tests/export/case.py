@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from qmu_edge.export.exporter import FORMATS, Exported, ExportPlan, export
+from qmu_edge.export.exporter import Exported, ExportPlan, export
+from qmu_edge.export.targets import Format
 from qmu_edge.export.trace import trace
 from qmu_edge.models.layers import Classifier
 
@@ -21,7 +22,7 @@ class Case:
     deployed: Classifier
     images: np.ndarray
     logits: np.ndarray
-    files: dict[str, Exported]
+    files: dict[Format, Exported]
 
     def graph(self) -> onnx.ModelProto:
         """The network's QONNX graph."""
@@ -34,5 +35,5 @@ class Case:
 
 def export_small(model: Classifier, images: np.ndarray, min_inputs: int, **plan: Any) -> list[Exported]:
     """Export through all gates."""
-    whole = ExportPlan(**{"formats": FORMATS, "class_names": NAMES, "recipe": "ab" * 32, **plan})
+    whole = ExportPlan(**{"formats": tuple(Format), "class_names": NAMES, "recipe": "ab" * 32, **plan})
     return export(model, whole, images=images, min_agreement=0.99, min_inputs=min_inputs)

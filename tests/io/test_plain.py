@@ -9,7 +9,10 @@ from typing import Any, Literal
 import pytest
 
 from qmu_edge.errors import IntegrityError, LedgerError
+from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.plain import from_json, to_json
+
+EMPTY = sha256_of(b"")
 
 
 class Colour(StrEnum):
@@ -24,6 +27,7 @@ class Leaf:
     """Only simple fields."""
 
     size: float
+    digest: Sha256 = EMPTY
     colour: Colour = Colour.RED
 
 
@@ -40,7 +44,7 @@ class Tree:
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
-TREE = Tree("a", (Leaf(0.5), Leaf(2.0, Colour.BLUE)), {Colour.BLUE: 3}, "elm", Leaf(1.0), 2.5)
+TREE = Tree("a", (Leaf(0.5), Leaf(2.0, colour=Colour.BLUE)), {Colour.BLUE: 3}, "elm", Leaf(1.0), 2.5)
 
 
 def document() -> Any:
@@ -69,6 +73,7 @@ def test_defaults_and_integers_for_floats() -> None:
         (lambda d: d["leaves"][0].update(size=True), r"tree: leaves\[0\].size: found True"),
         (lambda d: d["leaves"][0].update(size=10**400), r"tree: leaves\[0\].size: found 1000"),
         (lambda d: d["leaves"][0].update(colour="green"), r"tree: leaves\[0\].colour: found 'green'"),
+        (lambda d: d["leaves"][0].update(digest="AB" * 32), r"tree: leaves\[0\].digest: .*, allowed Sha256"),
         (lambda d: d["leaves"][0].update(colour=[]), r"tree: leaves\[0\].colour: found \[\]"),
         (lambda d: d.update(leaves={}), "tree: leaves: found {}"),
         (lambda d: d.update(counts={"green": 1}), "tree: counts: found 'green'"),

@@ -22,9 +22,9 @@ from qmu_edge.request.resolve import Claim
 from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import State
-from qmu_edge.verify.evaluation import Accuracy, Evaluation
+from qmu_edge.verify.evaluation import Accuracy, Evaluation, SetName
 from qmu_edge.verify.mia import Auc
-from qmu_edge.verify.verdict import Check, Reference, Thresholds, Verdict
+from qmu_edge.verify.verdict import Check, Reference, ReferenceKind, Thresholds, Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -72,13 +72,13 @@ MEASURED = Measured(
         sha256=sha("model"), bytes=48_211, seconds=2.0, fa=Accuracy(1 / 3, 3, 0.06, 0.79),
         ra=Accuracy(1.0, 3, 0.44, 1.0), ta=Accuracy(0.5, 2, 0.09, 0.91), va=None,
         mia_auc=Auc(0.52, 0.1, 0.9), forget_predictions=(1, 1, 1),
-        mean_confidence={"forget": 0.31, "retain": 1e-21},
+        mean_confidence={SetName.FORGET: 0.31, SetName.RETAIN: 1e-21},
     ),
     mia_efficacy={"mean": 0.25, "deviation": 0.0, "draws": 5},
 )  # fmt: skip
 REPORT = Report(
     unlearned=MEASURED, original=MEASURED, retrained=MEASURED,
-    reference=Reference(kind="retrained", fa=0.3, ta=0.5, ra=1.0, mia_auc=0.5),
+    reference=Reference(kind=ReferenceKind.RETRAINED, fa=0.3, ta=0.5, ra=1.0, mia_auc=0.5),
     thresholds=Thresholds(max_fa_gap=0.05, max_mia_auc_gap=None),
     verdict=Verdict(True, (
         Check("fa_gap", 1 / 30, 0.05, True, 0.06, 0.79), Check("ta_drop", 0.0, 0.02, True, 0.09, 0.91),
@@ -129,7 +129,7 @@ def test_a_receipt_has_the_bytes_it_had_in_version_0_1_0() -> None:
 
 def test_so_has_one_of_a_partial_request_without_a_deadline() -> None:
     exact = Method(name="retrain", category="exact", parameters=PARAMETERS, seed=7)
-    held_out = replace(REPORT, reference=replace(REPORT.reference, kind="held-out"))
+    held_out = replace(REPORT, reference=replace(REPORT.reference, kind=ReferenceKind.HELD_OUT))
     statement = made(
         run=replace(RUN, method=exact, report=held_out),
         row=replace(ROW, form="research", regulation=None, due=None),

@@ -13,29 +13,32 @@ import torch
 from onnx import TensorProto, helper
 
 from qmu_edge.errors import ExportError
-from qmu_edge.export.exporter import ExportPlan, InputSpec, export
+from qmu_edge.export.exporter import ExportPlan, export
+from qmu_edge.export.input import InputSpec
+from qmu_edge.export.targets import TARGETS, Format
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import Samples
 from qmu_edge.train.requantize import requantize
 from qmu_edge.verify.integer_reference import convolve, run_integers
+from qmu_edge.verify.metadata import Dtype
 from qmu_edge.verify.onnx.reader import read
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch, brevitas and onnx warn while they trace
 W4A4: dict[str, Any] = {"weight_bits": 4, "activation_bits": 4}
 W8A8: dict[str, Any] = {"weight_bits": 8, "activation_bits": 8}
 ROWS: list[Any] = [
-    ({**W4A4, "activation_steps": "free"}, 8, "packed"),
-    pytest.param({**W4A4, "target": "openvino"}, 8, "integer", marks=pytest.mark.slow),
-    pytest.param({**W8A8, "activation_steps": "free"}, 8, "integer", marks=pytest.mark.slow),
+    ({**W4A4, "activation_steps": "free"}, 8, Format.PACKED),
+    pytest.param({**W4A4, "target": "openvino"}, 8, Format.INTEGER, marks=pytest.mark.slow),
+    pytest.param({**W8A8, "activation_steps": "free"}, 8, Format.INTEGER, marks=pytest.mark.slow),
     pytest.param(
-        {**W4A4, "stem": "imagenet", "activation_steps": "free"}, 40, "integer", marks=pytest.mark.slow
+        {**W4A4, "stem": "imagenet", "activation_steps": "free"}, 40, Format.INTEGER, marks=pytest.mark.slow
     ),
-    pytest.param({**W4A4, "architecture": "mobilenet_v2"}, 16, "packed", marks=pytest.mark.slow),
+    pytest.param({**W4A4, "architecture": "mobilenet_v2"}, 16, Format.PACKED, marks=pytest.mark.slow),
     pytest.param(
         {**W8A8, "architecture": "mobilenet_v2", "activation_steps": "free"},
         16,
-        "integer",
+        Format.INTEGER,
         marks=pytest.mark.slow,
     ),
 ]
@@ -45,12 +48,12 @@ ROWS: list[Any] = [
 def file(network: Callable[..., Classifier], toy: Callable[..., Samples]) -> Callable[..., bytes]:
     """An exported file of a re-quantized network."""
 
-    def make(recipe: dict[str, Any], size: int, form: str) -> bytes:
-        target = recipe.pop("target", "onnxruntime")
+    def make(recipe: dict[str, Any], size: int, form: Format) -> bytes:
+        target = TARGETS[recipe.pop("target", "onnxruntime")]
         model, samples = network(**recipe), _resized(toy(32, seed=1), size)
         requantize(model, samples, batch=8, seed=0, progress=Progress())
         plan = ExportPlan(
-            formats=(form,), class_names=("a", "b", "c"), input=InputSpec("uint8", "NCHW"), target=target
+            formats=(form,), class_names=("a", "b", "c"), input=InputSpec(Dtype.UINT8), target=target
         )
         (made,) = export(model, plan, images=samples.images().numpy(), min_agreement=0.9, min_inputs=1)
         return made.data
@@ -66,7 +69,7 @@ def _resized(samples: Samples, size: int) -> Samples:
 
 @pytest.mark.parametrize(("recipe", "size", "form"), ROWS)
 def test_every_integer_tensor_is_equal(
-    file: Callable[..., bytes], tmp_path: Path, recipe: dict[str, Any], size: int, form: str
+    file: Callable[..., bytes], tmp_path: Path, recipe: dict[str, Any], size: int, form: Format
 ) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(file(dict(recipe), size, form))
@@ -117,6 +120,6 @@ def test_convolution_is_the_convolution(stride: int, groups: int, kernel: int) -
 @pytest.mark.slow
 def test_a_file_with_float_layers_is_refused(file: Callable[..., bytes], tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    path.write_bytes(file({"weight_bits": 4, "activation_bits": "float"}, 8, "integer"))
+    path.write_bytes(file({"weight_bits": 4, "activation_bits": "float"}, 8, Format.INTEGER))
     with pytest.raises(ExportError, match="a float layer"):
         run_integers(read(path), np.zeros((1, 1, 8, 8), np.uint8))

@@ -9,7 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qmu_edge.errors import ExportError
-from qmu_edge.verify.latent_weights import inspect_weights, latent_weight_gate, most_distinct
+from qmu_edge.verify.codes import code_range
+from qmu_edge.verify.latent_weights import inspect_weights, latent_weight_gate
 from qmu_edge.verify.onnx.reader import read
 
 
@@ -226,11 +227,3 @@ def test_metadata_that_is_wrong(make: Any, save: Any, text: str) -> None:
     helper.set_model_props(model, {"qmu_edge": text})
     with pytest.raises(ExportError, match="metadata"):
         latent_weight_gate(read(save(model)))
-
-
-def test_most_distinct_equals_the_obvious() -> None:
-    values = np.random.default_rng(0).integers(-3, 4, (5, 4, 3, 3)).astype(np.int8)
-    for axis in range(4):
-        expected = max(np.unique(part).size for part in np.moveaxis(values, axis, 0))
-        assert most_distinct(values, axis) == expected
-    assert most_distinct(values, None) == np.unique(values).size

@@ -83,14 +83,35 @@ def test_logits_that_are_no_numbers(make: Any, save: Any) -> None:
         OrtRunner(save(model)).logits(_images(2))
 
 
-def test_flipped_bytes_only_raise_our_errors(make: Any, tmp_path: Path) -> None:
+def test_flipped_bytes_are_refused_or_give_logits_of_the_same_shape(make: Any, tmp_path: Path) -> None:
     chance, path = random.Random(0), tmp_path / "flipped.onnx"
     honest = make.qcdq().SerializeToString()
+    refused = 0
     for _ in range(100):
         data = bytearray(honest)
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         path.write_bytes(data)
         try:
-            OrtRunner(path).logits(_images(2))
-        except QmuEdgeError:
-            pass
+            logits = OrtRunner(path).logits(_images(2))
+        except QmuEdgeError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ")
+        else:
+            assert logits.shape == (2, 5) and np.isfinite(logits).all()
+    assert 0 < refused < 100
+
+
+def test_any_input_is_fed_as_the_file_takes_it(make: Any, save: Any) -> None:
+    images = _images(3)
+    runner = OrtRunner(save(make.qcdq()))
+    assert np.array_equal(runner.fed(images), images / np.float32(255))
+    model = make.qcdq()
+    helper.set_model_props(model, {"qmu_edge": '{"input": {"layout": "NHWC"}}'})
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    dims[1].dim_value, dims[3].dim_value = 8, 3
+    model.graph.node[2].input[0] = "turned"
+    model.graph.node.insert(0, helper.make_node("Transpose", ["x"], ["turned"], perm=[0, 3, 1, 2]))
+    turned = OrtRunner(save(model))
+    assert turned.input_shape == (None, 3, 8, 8)
+    assert turned.fed(images).shape == (3, 8, 8, 3)
+    assert np.array_equal(turned.logits(images), runner.logits(images))

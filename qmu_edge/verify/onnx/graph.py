@@ -6,7 +6,6 @@ Source: onnx.proto, IR version 13 (github.com/onnx/onnx).
 Differs: only the element types that our exports use.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ExportError
-from qmu_edge.io.json import parse_object
+from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.verify.onnx.wire import varints
 
-METADATA_KEY: Final = "qmu_edge"
 QONNX_DOMAIN: Final = "qonnx.custom_op.general"
 
 
@@ -210,18 +208,9 @@ class OnnxFile:
     graph: Graph
 
     @property
-    def sha256(self) -> str:
-        """Hex digest of the bytes that were checked."""
-        return hashlib.sha256(self.data).hexdigest()
-
-    def about(self) -> dict[str, Any]:
-        """What the exporter has written about the file; empty where it has not.
-
-        Raises:
-            ExportError: It is not a JSON object.
-        """
-        text = self.metadata.get(METADATA_KEY, "{}").encode()
-        return parse_object(text, f"{self.path}: metadata {METADATA_KEY!r}", ExportError)
+    def sha256(self) -> Sha256:
+        """Digest of the bytes that were read."""
+        return sha256_of(self.data)
 
     @property
     def dialect(self) -> Dialect:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from qmu_edge.errors import ExportError, IntegrityError, QmuEdgeError
+from qmu_edge.errors import ExportError, IntegrityError
 from qmu_edge.verify.latent_weights import inspect_weights
 from qmu_edge.verify.onnx import reader
-from qmu_edge.verify.onnx.graph import ELEMENT_TYPES
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.onnx.wire import Budget
 
@@ -43,36 +43,6 @@ def test_equals_the_onnx_package(brevitas_exports: dict[str, Path], name: str) -
 def _same_attribute(ours: Any, theirs: Any) -> None:
     listed = [*theirs] if isinstance(theirs, (list, tuple)) else [theirs]
     assert [*ours.floats, *ours.ints, *ours.strings] == listed
-
-
-@pytest.mark.parametrize("raw", [True, False])
-@pytest.mark.parametrize("data_type", ELEMENT_TYPES)
-def test_every_element_type_in_both_forms(make: Any, save: Any, data_type: int, raw: bool) -> None:
-    values = {1: [0.5, -1.5, 3e38], 10: [0.5, -2.0, 6e4], 11: [0.1, -1e300, 2.0]}.get(data_type)
-    element = ELEMENT_TYPES[data_type]
-    low, high = (-(1 << (element.bits - 1)), (1 << (element.bits - 1)) - 1)
-    if not element.is_signed:
-        low, high = 0, 1 if element.name == "BOOL" else (1 << element.bits) - 1
-    array = np.array(values or [low, high, 1]).astype(helper.tensor_dtype_to_np_dtype(data_type), copy=False)
-    tensor = (
-        numpy_helper.from_array(array, "t")
-        if raw
-        else helper.make_tensor("t", data_type, [3], array.tolist())
-    )
-    model = make.qcdq()
-    model.graph.initializer.append(tensor)
-    model.graph.output.append(helper.make_tensor_value_info("t", data_type, [3]))
-    found = read(save(model)).graph.initializers["t"]
-    assert found.source == ("raw_data" if raw else element.typed)
-    np.testing.assert_array_equal(found.array().astype(float), array.astype(float))
-
-
-def test_metadata_digest_and_bytes(make: Any, save: Any) -> None:
-    path = save(make.qcdq())
-    found = read(path)
-    assert found.data == path.read_bytes() and len(found.sha256) == 64
-    assert "weight_bits" in found.metadata["qmu_edge"]
-    assert not found.is_qonnx and read(save(make.qonnx())).is_qonnx
 
 
 def test_what_is_no_model_file(tmp_path: Path, make: Any, save: Any) -> None:
@@ -147,15 +117,6 @@ def test_values_given_twice(make: Any, save: Any) -> None:
         read(save(model))
 
 
-def test_typed_values_out_of_range(make: Any, save: Any) -> None:
-    model = make.qcdq()
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.int32_data.extend([300] * 108)
-    with pytest.raises(ExportError, match="no INT8"):
-        read(save(model)).graph.initializers["conv.w"].array()
-
-
 def test_structures_that_are_refused(make: Any, save: Any) -> None:
     functions = make.qcdq()
     functions.functions.add(name="f", domain="")
@@ -203,26 +164,38 @@ def test_many_tiny_messages_do_not_fill_the_memory(tmp_path: Path, monkeypatch: 
         read(path)
 
 
-def _gate(path: Path, data: bytes) -> None:
-    """Run all that looks at the bytes; any error but ours fails the test."""
+def _gate(path: Path, data: bytes) -> bool:
+    """Whether the gate takes these bytes; then the onnx package reads the same from them.
+
+    Bytes that are refused end in one of the two errors of model files, whose message names the file.
+    """
     path.write_bytes(data)
     try:
-        inspect_weights(read(path))
-    except QmuEdgeError:
-        pass
+        found = read(path)
+        report = inspect_weights(found)
+    except (IntegrityError, ExportError) as error:
+        assert str(path) in str(error) or "tensor" in str(error)
+        return False
+    assert found.data == data
+    try:
+        expected = onnx.load_from_string(data)
+    except DecodeError:  # in a field that is passed over here, like the configuration of devices
+        return False
+    assert [n.op_type for n in found.graph.nodes] == [n.op_type for n in expected.graph.node]
+    assert [*found.graph.initializers] == [t.name for t in expected.graph.initializer]
+    for tensor in expected.graph.initializer:
+        ours, theirs = found.graph.initializers[tensor.name].array(), numpy_helper.to_array(tensor)
+        assert ours.tobytes() == theirs.astype(ours.dtype).tobytes()
+    return not report.problems
 
 
 @pytest.mark.parametrize("form", ["qcdq", "qonnx"])
 def test_every_truncation(make: Any, tmp_path: Path, form: str) -> None:
     data = getattr(make, form)().SerializeToString()
-    for length in range(0, len(data) - 1, 3):
-        path = tmp_path / "cut.onnx"
-        path.write_bytes(data[:length])
-        # a cut between two top-level fields leaves a valid, shorter model
-        _gate(path, data[:length])
-    path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(QmuEdgeError):
-        read(path)
+    assert _gate(tmp_path / "whole.onnx", data)
+    # a cut between two top-level fields leaves a valid, shorter model
+    whole = [n for n in range(0, len(data) - 1, 3) if _gate(tmp_path / "cut.onnx", data[:n])]
+    assert all(n > len(data) * 0.9 for n in whole)
 
 
 @given(form=st.sampled_from(["qcdq", "qonnx"]), seed=st.integers(0, 2**32))

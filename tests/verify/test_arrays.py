@@ -1,0 +1,99 @@
+"""Readers of `.npz` and `.npy` files: honest files come as they are, others raise our errors."""
+
+import random
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.verify.arrays import read_golden, read_npy, read_npz, read_sets
+from qmu_edge.verify.evaluation import Labelled, SetName
+from tests.verify.files import write_sets
+
+
+@pytest.fixture
+def sets() -> dict[SetName, Labelled]:
+    """Two images in every set."""
+    return {n: Labelled(np.zeros((2, 1, 2, 2), np.uint8), np.arange(2)) for n in SetName}
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "sets.npz"
+    np.savez_compressed(path, forget_images=np.zeros((100, 1, 1000, 1000), np.uint8))
+    assert path.stat().st_size < 2**18
+    with pytest.raises(IntegrityError, match="arrays of 100000128 bytes, allowed 64 of 67108864"):
+        read_sets(path)
+
+
+def test_sets_are_read_by_name(tmp_path: Path, sets: dict[SetName, Labelled]) -> None:
+    path = write_sets(tmp_path / "sets.npz", sets)
+    found = read_sets(path)
+    assert set(found) == set(sets)
+    for name, (images, labels) in found.items():
+        assert np.array_equal(images, sets[name].images) and np.array_equal(labels, sets[name].labels)
+    with pytest.raises(IntegrityError, match="allowed 64 of 100"):
+        read_npz(path, max_bytes=100)
+    with pytest.raises(ConfigError, match="no such file"):
+        read_sets(tmp_path / "absent.npz")
+    np.savez(path, forget_images=np.zeros((2, 1, 2, 2), np.uint8))
+    with pytest.raises(ConfigError, match="allowed pairs"):
+        read_sets(path)
+
+
+def test_golden_inputs_come_with_float_logits(tmp_path: Path, sets: dict[SetName, Labelled]) -> None:
+    with pytest.raises(ConfigError, match="allowed images and float logits"):
+        read_golden(write_sets(tmp_path / "sets.npz", sets))
+    path = tmp_path / "golden.npz"
+    np.savez(path, images=np.zeros((2, 1, 2, 2), np.uint8), logits=np.ones((2, 3), np.float32))
+    images, logits = read_golden(path)
+    assert images.shape == (2, 1, 2, 2) and logits.tolist() == [[1, 1, 1]] * 2
+
+
+def test_objects_and_headers_that_lie_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.array([{}], dtype=object))
+    with pytest.raises(IntegrityError):
+        read_npz(path)
+    huge = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1099511627776,), }\n"
+    for header, found in ((huge, "1099511627776"), (b"(", "readable"), (b"{'descr': 'x'}", "format 1.0")):
+        array = b"\x93NUMPY\x01\x00" + bytes([len(header), 0]) + header
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.npy", array)
+        with pytest.raises(IntegrityError, match=found):
+            read_npz(path)
+        (tmp_path / "a.npy").write_bytes(array)
+        with pytest.raises(IntegrityError, match=found):
+            read_npy(tmp_path / "a.npy")
+
+
+def test_a_single_array_is_read_within_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(6, dtype=np.float32).reshape(2, 3))
+    assert read_npy(path).tolist() == [[0, 1, 2], [3, 4, 5]]
+    with pytest.raises(IntegrityError, match="larger than"):
+        read_npy(path, max_bytes=10)
+    with pytest.raises(IntegrityError):
+        read_npy(tmp_path / "absent.npy")
+
+
+def test_damaged_npz_is_refused_or_read_as_numpy_reads_it(tmp_path: Path) -> None:
+    path, chance = tmp_path / "sets.npz", random.Random(0)
+    np.savez_compressed(path, test_images=np.arange(60), test_labels=np.arange(3))
+    honest = path.read_bytes()
+    refused = 0
+    for _ in range(600):
+        data = bytearray(honest[: chance.choice([len(honest), chance.randrange(len(honest))])])
+        if data:
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        path.write_bytes(data)
+        try:
+            found = read_sets(path)
+        except (ConfigError, IntegrityError) as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ")
+        else:  # a byte that means nothing, like a time
+            assert found[SetName.TEST].images.tolist() == [*range(60)]
+            assert found[SetName.TEST].labels.tolist() == [0, 1, 2]
+    assert 300 < refused < 600

@@ -1,0 +1,118 @@
+"""The command `python -m qmu_edge.verify`: what it prints, how it ends, what it needs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from qmu_edge.verify.__main__ import main
+from qmu_edge.verify.evaluation import Labelled, SetName
+from qmu_edge.verify.session import OrtRunner
+from tests.verify.bundles import write
+from tests.verify.files import write_sets
+
+ModelAndSets = tuple[Path, dict[SetName, Labelled]]
+
+
+def test_a_file_is_judged_on_its_data(
+    tmp_path: Path, model_and_sets: ModelAndSets, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, sets = model_and_sets
+    assert main([str(model)]) == 0
+    assert "latent weights  none in 2 weight tensors" in capsys.readouterr().out
+    data = str(write_sets(tmp_path / "sets.npz", sets))
+    loose = ["--max-mia-auc-gap", "none"]
+    assert main([str(model), "--data", data, "--before", str(model), "--json", *loose]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["passed"] and len(result["verdict"]["checks"]) == 3
+    assert main([str(model), "--data", data, "--retrained", str(model)]) == 0
+    assert "TA              75.00%" in capsys.readouterr().out
+    assert main([str(model), "--data", data, "--forgotten-class"]) == 7
+    printed = capsys.readouterr()
+    assert "fa_gap          0.7500, allowed 0.0500: FAILED" in printed.out
+    assert "a threshold is not met" in printed.err
+    for words in (["--max-fa-gap", "7"], ["--retrained", "a", "--forgotten-class"], ["--optimization", "x"]):
+        with pytest.raises(SystemExit, match="2"):
+            main([str(model), *words])
+
+
+def test_golden_inputs_and_exit_codes(
+    tmp_path: Path,
+    model_and_sets: ModelAndSets,
+    capsys: pytest.CaptureFixture[str],
+    brevitas_exports: dict[str, Path],
+) -> None:
+    model, sets = model_and_sets
+    images = sets[SetName.TEST].images
+    golden = tmp_path / "golden.npz"
+    logits = OrtRunner(model).logits(images)
+    np.savez(golden, images=images, logits=logits)
+    few = ["--golden", str(golden), "--min-golden", "40"]
+    assert main([str(model), *few]) == 0
+    assert main([str(model), *few[:2]]) == 6  # 40 inputs say too little
+    np.savez(golden, images=images, logits=-logits)
+    assert main([str(model), *few]) == 6
+    assert main([str(tmp_path / "absent.onnx")]) == 4
+    assert main([str(model), "--data", "absent.npz"]) == 2
+    capsys.readouterr()
+    assert main([str(brevitas_exports["qonnx"])]) == 6
+    printed = capsys.readouterr()
+    assert not printed.out and "latent-weight gate" in printed.err
+
+
+def test_a_bundle_is_told_by_its_name_and_reported(
+    tmp_path: Path, model_and_sets: ModelAndSets, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, _ = model_and_sets
+    write(tmp_path / "bundle", model)
+    for path in (tmp_path / "bundle", tmp_path / "bundle.tar"):
+        assert main([str(path), "--json", "--junit", str(tmp_path / "junit.xml")]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["passed"] and found["parity"]["max_abs_difference"] == 0.0
+        about = found["bundle"]
+        assert about["files"] == 5 and about["peak_mb"] > 1
+        assert about["signature"].startswith("valid, key ") and "came with the bundle" in about["signature"]
+        assert {"p50", "p95", "p99"} == set(about["latency_ms"]["batch 1"])
+        suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
+        assert [c.get("name") for c in suite] == [
+            "model file policy",
+            "latent weights",
+            "digests",
+            "signature",
+            "receipt",
+            "parity",
+        ]
+        assert suite.get("failures") == "0"
+    assert main([str(tmp_path / "bundle")]) == 0
+    assert "5 files as the manifest says" in capsys.readouterr().out
+
+
+_HEAVY = ("torch", "onnx", "qonnx", "brevitas", "sklearn", "scipy", "pydantic", "jaxtyping")
+_BLOCKED = f"""
+import runpy, sys
+for name in {_HEAVY}:
+    sys.modules[name] = None
+sys.argv = ["verify", *sys.argv[1:]]
+runpy.run_module("qmu_edge.verify", run_name="__main__")
+"""
+
+
+def test_runs_without_anything_heavy(tmp_path: Path, model_and_sets: ModelAndSets) -> None:
+    model, sets = model_and_sets
+    data = str(write_sets(tmp_path / "sets.npz", sets))
+    arguments = [str(model), "--data", data, "--retrained", str(model), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", _BLOCKED, *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["passed"]
+
+
+def test_the_block_can_fail() -> None:
+    code = _BLOCKED.replace("import runpy, sys", "import runpy, sys\nsys.modules['numpy'] = None")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "numpy" in done.stderr

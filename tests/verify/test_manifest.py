@@ -1,0 +1,80 @@
+"""The manifest of a bundle: read back as it was written, refused when it names what a bundle cannot hold."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmu_edge.errors import IntegrityError
+from qmu_edge.io.digest import Sha256
+from qmu_edge.verify.manifest import GOLDEN, MANIFEST, SIGNATURE, FileEntry, Manifest
+
+MODEL = "model.onnx"
+WHERE = Path("device.tar")
+ENTRY = FileEntry(Sha256("ab" * 32), 10)
+HONEST = Manifest(
+    tool="qmu-edge 0",
+    model=MODEL,
+    files={name: ENTRY for name in (MODEL, *GOLDEN)},
+    min_agreement=0.999,
+    thresholds={"max_fa_gap": 0.05, "max_ta_drop": None},
+    key="0123456789abcdef",
+)
+
+
+def test_what_is_written_is_read_back() -> None:
+    data = HONEST.to_bytes()
+    assert Manifest.parse(data, WHERE) == HONEST
+    assert data.endswith(b"}\n") and data == HONEST.to_bytes()
+    assert list(json.loads(data)) == sorted(json.loads(data))
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "a field is missing": (lambda m: m.pop("key"), "not of type urn:qmu-edge:bundle:v1 with fields"),
+    "a field is unknown": (lambda m: m.update(run="sh"), "not of type"),
+    "another version": (lambda m: m.update(type="urn:qmu-edge:bundle:v2"), "not of type"),
+    "files are a list": (lambda m: m.update(files=[]), "files: found"),
+    "an entry is text": (lambda m: m["files"].update({MODEL: "x"}), "found 'x', allowed FileEntry"),
+    "a digest is short": (lambda m: m["files"][MODEL].update(sha256="ab"), "found 'ab', allowed Sha256"),
+    "a digest is capital": (lambda m: m["files"][MODEL].update(sha256="AB" * 32), "allowed Sha256"),
+    "a size is true": (lambda m: m["files"][MODEL].update(bytes=True), "found True, allowed int"),
+    "a size is zero": (lambda m: m["files"][MODEL].update(bytes=0), "is malformed"),
+    "a size is huge": (lambda m: m["files"][MODEL].update(bytes=2**31), "is malformed"),
+    "a name with a folder": (lambda m: m["files"].update({"a/b": m["files"][MODEL]}), "is malformed"),
+    "a hidden name": (lambda m: m["files"].update({".b": m["files"][MODEL]}), "is malformed"),
+    "itself": (lambda m: m["files"].update({MANIFEST: m["files"][MODEL]}), "is malformed"),
+    "its signature": (lambda m: m["files"].update({SIGNATURE: m["files"][MODEL]}), "is malformed"),
+    "too many files": (
+        lambda m: m["files"].update({f"f{i}": m["files"][MODEL] for i in range(64)}),
+        "67 files, allowed 64",
+    ),
+    "a model that is not there": (
+        lambda m: m.update(model="other.onnx"),
+        "'other.onnx' is not among its files",
+    ),
+    "no golden inputs": (lambda m: m["files"].pop(GOLDEN[0]), "is not among its files"),
+    "a model that is a list": (lambda m: m.update(model=[]), r"model: found \[\], allowed str"),
+    "an agreement of 2": (lambda m: m.update(min_agreement=2), "no fraction"),
+    "a negative threshold": (lambda m: m["thresholds"].update(max_fa_gap=-0.1), "no fraction"),
+    "a threshold that is true": (
+        lambda m: m["thresholds"].update(max_fa_gap=True),
+        "found True, allowed float",
+    ),
+    "an unknown threshold": (lambda m: m["thresholds"].update(junit=0.5), "a threshold is unknown"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_another_document_is_refused(name: str) -> None:
+    change, message = BAD[name]
+    document = json.loads(HONEST.to_bytes())
+    change(document)
+    with pytest.raises(IntegrityError, match=rf"^device\.tar: manifest\.json: .*{message}"):
+        Manifest.parse(json.dumps(document).encode(), WHERE)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"a":1,"a":2}', b"[" * 1000, b"\xff"])
+def test_what_is_no_object_is_refused(data: bytes) -> None:
+    with pytest.raises(IntegrityError, match=r"^device\.tar: manifest\.json: "):
+        Manifest.parse(data, WHERE)
