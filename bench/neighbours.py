@@ -145,9 +145,8 @@ def main() -> None:
     settings = {"rounds": options.rounds, "seconds": options.seconds, **threads, **WAITING}
     print(write("neighbours-cpu", settings, results))
     for name, row in results.items():
-        print(
-            f"{name:40} {row['images_per_s']:7.0f} ±{row['deviation']:4.0f}  {row['ratio_to_defaults_alone']:.2f}"
-        )
+        ratio = row["ratio_to_defaults_alone"]
+        print(f"{name:40} {row['images_per_s']:7.0f} ±{row['deviation']:4.0f}  {ratio:.2f}")
 
 
 if __name__ == "__main__":

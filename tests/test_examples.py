@@ -27,8 +27,9 @@ from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.train.batches import Augment, ForgetRetain, Samples
 from qmu_edge.train.fit import predict
+from qmu_edge.verify.verdict import Thresholds
 from tests.test_documentation import ROOT, blocks
-from tests.verify.conftest import qcdq
+from tests.verify.files import qcdq
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -116,7 +117,7 @@ def test_chain_is_read_by_the_example(tmp_path: Path) -> None:
 
 def test_bundles_are_read_by_the_example(tmp_path: Path) -> None:
     out, read = tmp_path / "device", example("qmu_edge/verify/README.md").manifest_of
-    limits = {"max_fa_gap": 0.05, "max_ta_drop": None, "max_ra_drop": None, "max_mia_auc_gap": None}
+    limits = Thresholds(max_fa_gap=0.05, max_ta_drop=None, max_ra_drop=None, max_mia_auc_gap=None)
     files = {"model.onnx": qcdq().SerializeToString()}
     written = write_bundle(out, files, model="model.onnx", thresholds=limits, min_agreement=0.999, key=KEY)
     assert read(out, PUBLIC) == written
