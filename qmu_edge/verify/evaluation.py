@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from qmu_edge.io.digest import Sha256
 from qmu_edge.verify.metrics import (
     accuracy,
     binomial_interval,
@@ -57,7 +58,7 @@ class Evaluation:
     """What one file does; a field is None when its set was not given.
 
     Attributes:
-        sha256: Hex digest of the file that ran.
+        sha256: Digest of the file that ran.
         bytes: Its size.
         seconds: Wall-clock time of all inference.
         fa: Accuracy on the forget set.
@@ -69,7 +70,7 @@ class Evaluation:
         mean_confidence: Mean probability of the true class by set.
     """
 
-    sha256: str
+    sha256: Sha256
     bytes: int
     seconds: float
     fa: Accuracy | None = None

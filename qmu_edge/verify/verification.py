@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
 from qmu_edge.verify import bundle
 from qmu_edge.verify.arrays import read_golden, read_sets
@@ -70,7 +71,7 @@ class Verification:
 
     Attributes:
         file: Its path, or its name in a bundle.
-        sha256, bytes: Hex digest and size.
+        sha256, bytes: Its digest and size.
         format: Whose operators it holds.
         opset_imports: Version by domain.
         latent_weights: Report of the latent-weight gate.
@@ -80,7 +81,7 @@ class Verification:
     """
 
     file: str
-    sha256: str
+    sha256: Sha256
     bytes: int
     format: Dialect
     opset_imports: Mapping[str, int]

@@ -1,6 +1,5 @@
 """The same facts and the same key make the same receipt, byte for byte, as they did in version 0.1.0."""
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import LedgerError
+from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.pipeline.make_receipt import FulfilledRun, make_receipt, require_impersonal
 from qmu_edge.project.checklist import Line
 from qmu_edge.project.needs import CURRENT
@@ -30,8 +30,8 @@ GOLDEN = Path(__file__).parent / "golden"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 
 
-def sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def sha(text: str) -> Sha256:
+    return sha256_of(text.encode())
 
 
 INDEX = SampleIndex.of(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from qmu_edge.io.digest import Sha256
 from qmu_edge.verify.evaluation import Accuracy, Evaluation, SetName
 from qmu_edge.verify.latent_weights import Form, LatentReport, WeightFinding
 from qmu_edge.verify.mia import Auc
@@ -11,11 +12,13 @@ from qmu_edge.verify.performance import Latency
 from qmu_edge.verify.verdict import Check, Verdict
 from qmu_edge.verify.verification import BundleReport, Verification
 
+DIGEST = Sha256("0" * 64)
+
 
 def evaluation(fa: float, ta: float, ra: float = 0.95, auc: float = 0.5) -> Evaluation:
     """An evaluation with these accuracies, each of 100 samples."""
     return Evaluation(
-        sha256="0" * 64,
+        sha256=DIGEST,
         bytes=1000,
         seconds=0.5,
         fa=Accuracy(fa, 100, fa - 0.05, fa + 0.05),
@@ -29,7 +32,7 @@ def evaluation(fa: float, ta: float, ra: float = 0.95, auc: float = 0.5) -> Eval
 
 PLAIN = Verification(
     file="model.onnx",
-    sha256="0" * 64,
+    sha256=DIGEST,
     bytes=1000,
     format=Dialect.ONNX,
     opset_imports={"": 21},

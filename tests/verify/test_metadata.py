@@ -68,7 +68,7 @@ def test_files_that_say_nothing_have_defaults(tmp_path: Path, text: str | None) 
 def test_what_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
     file = file_saying(tmp_path, text)
     for reader in (declared_weights, input_layout):
-        with pytest.raises(ExportError, match=r"model\.onnx: metadata 'qmu_edge' is malformed"):
+        with pytest.raises(ExportError, match=r"model\.onnx: metadata 'qmu_edge': "):
             reader(file)
 
 
