@@ -9,7 +9,6 @@ gates.py     what a file must pass before it exists
 bundle.py    what goes to a device
 """
 
-import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -40,6 +39,7 @@ from qmu_edge.export.graph import initializers
 from qmu_edge.export.input import InputSpec, apply_input, fix_batch
 from qmu_edge.export.targets import ONNXRUNTIME, Format, Target
 from qmu_edge.export.trace import trace
+from qmu_edge.io.digest import sha256_of
 from qmu_edge.models.calibration import require_calibrated, weight_layers
 from qmu_edge.models.deploy import deploy, require_equivalent
 from qmu_edge.models.layers import Classifier
@@ -83,7 +83,7 @@ class ExportPlan:
             f"camera=Camera({given}), batch={self.batch!r}, class_names={self.class_names!r}, "
             f"recipe={self.recipe!r})"
         )
-        return hashlib.sha256(text.encode()).hexdigest()
+        return sha256_of(text.encode())
 
 
 @dataclass(frozen=True, slots=True)

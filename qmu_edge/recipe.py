@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.io.digest import Sha256, sha256_of
+from qmu_edge.io.digest import PATTERN, Sha256, sha256_of
 from qmu_edge.io.files import read_regular
 from qmu_edge.io.json import MAX_DEPTH, compact, flaw, join, nests_too_deep, shown
 
@@ -82,7 +82,7 @@ class ModelRecipe(_Section):
 
     architecture: Literal["resnet18", "mobilenet_v2", "file"] = "resnet18"
     path: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,59}\.py$")] | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    sha256: Annotated[Sha256, Field(pattern=f"^{PATTERN}$")] | None = None
     stem: Literal["cifar", "imagenet"] = "cifar"
     width: Annotated[float, Field(gt=0.0, le=8.0)] = 1.0
     weight_bits: Bits = 4

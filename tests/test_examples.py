@@ -23,7 +23,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.receipt.envelope import read_public_key, sign
 from qmu_edge.recipe import parse_recipe
 from qmu_edge.request.document import parse_request
-from qmu_edge.store.encrypted import SealedStore
+from qmu_edge.store.encrypted import EncryptedStore
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.train.batches import Augment, ForgetRetain, Samples
@@ -91,7 +91,7 @@ def test_example_refuses_receipts_that_do_not_hold() -> None:
 def test_objects_are_read_by_the_example(size: int, tmp_path: Path) -> None:
     read, data = example("qmu_edge/store/README.md").content, np.random.default_rng(0).bytes(size)
     digest = ObjectStore(tmp_path / "plain/objects").put_bytes(data)
-    store = SealedStore(tmp_path / "encrypted/objects", tmp_path / "encrypted/keys/objects", sealing=True)
+    store = EncryptedStore(tmp_path / "encrypted/objects", tmp_path / "encrypted/keys/objects", encrypting=True)
     assert store.put_bytes(data) == digest
     assert read(tmp_path / "plain", digest) == read(tmp_path / "encrypted", digest) == data
     path = store.path(digest)

@@ -1,6 +1,5 @@
 """The `receipt` and `keys` commands as Python functions; part of `qmu_edge.api`, and torch-free."""
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qmu_edge.errors import ConfigError, LedgerError
+from qmu_edge.io.digest import sha256_of
 from qmu_edge.io.files import read_regular, write_atomic
 from qmu_edge.io.json import MAX_BYTES
 from qmu_edge.io.progress import Progress
@@ -24,7 +24,7 @@ def receipt_show(path: Path | None = None, project: Path | None = None) -> dict[
     """A receipt: the file at `path`, or the project's current one."""
     data = _receipt_bytes(path, project)
     return {
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": sha256_of(data),
         "key": key_name(receipt.signer(data)),
         "receipt": receipt.loads(data, path or "receipt").document(),
     }
@@ -67,7 +67,7 @@ def receipt_verify(
     reported = [digest.lower() for digest in digests]
     checks = verify_receipt(data, files=given, digests=reported, previous=before, keys=trusted)
     return {
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": sha256_of(data),
         "key": key_name(receipt.signer(data)),
         "checks": [*checks, *issued],
     }

@@ -12,6 +12,9 @@ from typing import Final
 from qmu_edge.errors import ConfigError, IntegrityError, QmuEdgeError
 from qmu_edge.io.digest import Sha256
 
+BLOCK_BYTES: Final = 1 << 20
+TEMPORARY: Final = ".tmp-"  # how the name of every unfinished file begins
+
 
 def read_regular(path: Path, *, limit: int, error: type[QmuEdgeError]) -> bytes:
     """The whole content of a regular file.
@@ -43,12 +46,6 @@ def read_regular(path: Path, *, limit: int, error: type[QmuEdgeError]) -> bytes:
     return data
 
 
-BLOCK_BYTES: Final = 1 << 20
-
-
-TEMPORARY: Final = ".tmp-"  # how every unfinished file begins
-
-
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Put `data` at `path` so that a crash at any instant leaves the old file or the new one.
 
@@ -60,7 +57,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     Raises:
         ConfigError: The disk is full, read-only or failing; the old file is untouched.
     """
-    _write_blocks(path, [data], mode)
+    write_blocks(path, [data], mode)
 
 
 def file_digest(path: Path) -> Sha256:
@@ -114,7 +111,8 @@ def read_blocks(path: Path, *, skip: int = 0) -> Iterator[bytes]:
         raise IntegrityError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _write_blocks(path: Path, blocks: Iterable[bytes], mode: int) -> None:
+def write_blocks(path: Path, blocks: Iterable[bytes], mode: int) -> None:
+    """Like `write_atomic`, for content that comes block by block."""
     temporary = ""
     try:
         handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
@@ -125,7 +123,7 @@ def _write_blocks(path: Path, blocks: Iterable[bytes], mode: int) -> None:
             os.fsync(handle)
         os.replace(temporary, path)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         # After a rename nothing has this name any more, and that is no error.
         with suppress(OSError):
@@ -133,5 +131,6 @@ def _write_blocks(path: Path, blocks: Iterable[bytes], mode: int) -> None:
     sync_folder(path.parent)
 
 
-def _cannot_write(path: Path, error: OSError) -> ConfigError:
+def cannot_write(path: Path, error: OSError) -> ConfigError:
+    """What to raise when nothing could be written."""
     return ConfigError(f"cannot write {path}: {error.strerror}; nothing was changed")

@@ -15,6 +15,7 @@ from typing import Final
 import torch
 
 from qmu_edge.errors import ExportError, QmuEdgeError, UnlearnError, VerificationFailed
+from qmu_edge.io.digest import Sha256
 from qmu_edge.pipeline.unlearn_run import Run, attempt, produce
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Report, StepResult
@@ -75,7 +76,7 @@ class Climb:
     """Where a climb has ended: at a run that passed, after all that was `tried` for its requests before."""
 
     run: Run
-    release: str
+    release: Sha256
     report: Report
     tried: list[Rung]
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from qmu_edge import __version__
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import LedgerError
+from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
 from qmu_edge.project.checklist import Line
 from qmu_edge.project.inventory import SENTENCES
@@ -51,16 +52,16 @@ class FulfilledRun:
     method: Method
     rungs: Sequence[Rung]
     split: Split
-    before: str
+    before: Sha256
     release: Release
     report: Report
     completed: str
-    recipe: str
+    recipe: Sha256
     model: ModelRecipe
 
 
 def make_receipt(
-    run: FulfilledRun, *, row: RequestRow, claim: Claim, artefacts: Sequence[Line], previous: str | None
+    run: FulfilledRun, *, row: RequestRow, claim: Claim, artefacts: Sequence[Line], previous: Sha256 | None
 ) -> Statement:
     """The statement of the receipt of one request.
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from qmu_edge.io.digest import Sha256
 from qmu_edge.models.layers import Classifier, Factory
 from qmu_edge.models.own import factory_in
 from qmu_edge.project.model_file import source_of
@@ -54,7 +55,7 @@ class Networks:
         source = self.source
         return factory_in(source, self.recipe) if source else None
 
-    def load(self, digest: str) -> tuple[Classifier, checkpoint.Origin]:
+    def load(self, digest: Sha256) -> tuple[Classifier, checkpoint.Origin]:
         """A network, and what its checkpoint says about itself.
 
         Raises:
@@ -63,7 +64,7 @@ class Networks:
         data = self.store.get_bytes(digest, limit=MAX_BYTES)
         return checkpoint.loads(data, f"checkpoint {digest[:12]}", self.recipe, self.factory)
 
-    def save(self, model: Classifier, origin: checkpoint.Origin) -> str:
+    def save(self, model: Classifier, origin: checkpoint.Origin) -> Sha256:
         """Store a network and return its digest."""
         return self.store.put_bytes(checkpoint.dumps(model, origin))
 

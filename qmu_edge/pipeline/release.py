@@ -13,6 +13,7 @@ from qmu_edge.export.bundle import write_bundle
 from qmu_edge.export.exporter import ExportPlan, export
 from qmu_edge.export.input import InputSpec
 from qmu_edge.export.targets import ONNXRUNTIME, Format, Target
+from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import write_atomic
 from qmu_edge.io.plain import to_json
 from qmu_edge.io.progress import Progress
@@ -34,13 +35,13 @@ RELEASED: Final = (Format.INTEGER, Format.PACKED, Format.QONNX)
 
 def make_release(
     project: Project,
-    digest: str,
+    digest: Sha256,
     formats: tuple[Format, ...] = RELEASED,
     *,
     target: Target = ONNXRUNTIME,
     input: InputSpec | None = None,
     batch: int | None = None,
-) -> tuple[str, Release]:
+) -> tuple[Sha256, Release]:
     """Export a checkpoint, or find the release that was made of it before.
 
     Everything here runs on the CPU: that is where the file is compared with the network, and a GPU's

@@ -11,7 +11,6 @@ stand in the ledger once for each of them, written in one transaction, so they n
 before and after these steps is in `qmu_edge.pipeline.fulfil`.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -22,6 +21,7 @@ from pydantic import BaseModel
 
 from qmu_edge.errors import QmuEdgeError, VerificationFailed
 from qmu_edge.export.targets import Format
+from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.machine.cost import accounted
 from qmu_edge.pipeline.distributed import Job
 from qmu_edge.pipeline.evaluate import thresholds_of
@@ -71,7 +71,7 @@ class Run:
     split: Split
     method: str
     params: Any
-    before: str
+    before: Sha256
     device: torch.device
     seed: int
     name: str
@@ -134,14 +134,14 @@ def attempt(
     params = parameters(name, project.recipe.unlearn.get(name, {}), project.recipe.train)
     before, seed = project.current(Pointer.CHECKPOINT), project.recipe.train.seed
     identity = [name, plain(params), before, split.digest(), seed, project.recipe.digest()]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    digest = sha256_of(json.dumps(identity, sort_keys=True).encode())
     return Run(
         project=project, rows=rows, split=split, method=name, params=params, before=before,
         device=device, seed=seed, name=digest,
     )  # fmt: skip
 
 
-def produce(run: Run) -> tuple[str, Report]:
+def produce(run: Run) -> tuple[Sha256, Report]:
     """Everything up to the verdict.
 
     Returns:
@@ -202,7 +202,7 @@ def _reference_params(recipe: Recipe) -> Any:
     return parameters(RETRAIN, recipe.unlearn.get(RETRAIN, {}), recipe.train)
 
 
-def _requantized(run: Run, digest: str) -> StepResult:
+def _requantized(run: Run, digest: Sha256) -> StepResult:
     project, recipe = run.project, run.project.recipe
     model, origin = run.networks.load(digest)
     model.to(run.device)
@@ -213,12 +213,12 @@ def _requantized(run: Run, digest: str) -> StepResult:
     return StepResult(checkpoint=run.networks.save(model, origin))
 
 
-def _exported(run: Run, digest: str) -> StepResult:
+def _exported(run: Run, digest: Sha256) -> StepResult:
     release, _ = make_release(run.project, digest)
     return StepResult(release=release)
 
 
-def _verified(run: Run, release_digest: str) -> StepResult:
+def _verified(run: Run, release_digest: Sha256) -> StepResult:
     project = run.project
     release = project.results.release(release_digest)
     found = run.evaluate(release)
@@ -252,7 +252,7 @@ def _retrained(run: Run) -> Measured:
     project = run.project
     recipe = project.recipe
     identity = f"{run.split.digest()}{recipe.model}{recipe.train}{recipe.data}"
-    name = hashlib.sha256(identity.encode()).hexdigest()
+    name = sha256_of(identity.encode())
     known = project.results.reference(name)
     if known is None:
         known = _made_reference(run)

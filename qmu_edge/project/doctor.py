@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qmu_edge.errors import LedgerError, QmuEdgeError
+from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import unfinished
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.history import History
@@ -29,11 +30,11 @@ from qmu_edge.project.needs import Use, files_of, uses
 from qmu_edge.project.project import KEYS, STORE, Project, opened
 from qmu_edge.project.publish import LINK, RELEASES, files_in, is_whole, publish_current
 from qmu_edge.project.results import Results
-from qmu_edge.store.encrypted import SealedStore
+from qmu_edge.store.encrypted import EncryptedStore
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
-from qmu_edge.store.lock import hold, holder_of
+from qmu_edge.store.lock import lock_holder, locked
 from qmu_edge.store.objects import ObjectStore
 
 PRIVATE: Final = ("keys", "keys/**/*", "ledger.db*", "cache/*", "work/*")
@@ -66,9 +67,9 @@ def examine(root: Path, *, repair: bool = False) -> dict[str, Any]:
         BusyError: Another process writes, and a repair was asked for.
     """
     if not repair:
-        return _told(root, *_look(root, alone=holder_of(root / STORE) is None), repaired=[])
-    before = [] if holder_of(root / STORE) else _leftovers(root / STORE)
-    with hold(root / STORE):  # which removes them
+        return _told(root, *_look(root, alone=lock_holder(root / STORE) is None), repaired=[])
+    before = [] if lock_holder(root / STORE) else _leftovers(root / STORE)
+    with locked(root / STORE):  # which removes them
         before += _look(root, alone=True)[0]
         for problem in before:
             with suppress(QmuEdgeError, OSError):  # what has not helped is told again
@@ -87,7 +88,7 @@ def _told(root: Path, found: list[Problem], unnamed: int, *, repaired: list[str]
     return {
         "problems": [p.text for p in found], "repairable": [p.text for p in found if p.repair],
         "repaired": repaired, "ledger_holds": not any(p.of_ledger for p in found),
-        "held_by": holder_of(root / STORE), "unnamed": unnamed,
+        "held_by": lock_holder(root / STORE), "unnamed": unnamed,
     }  # fmt: skip
 
 
@@ -97,9 +98,9 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
     Unless alone, what a writer is just about is passed over: its files, and the release it switches to.
     """
     folder = root / STORE
-    store = SealedStore(folder / "objects", folder / "keys/objects", sealing=False)  # reads both kinds
-    found = [*map(Problem, store.check()), *_permissions(folder)]
-    named: dict[str, list[Use]] = {}
+    store = EncryptedStore(folder / "objects", folder / "keys/objects", encrypting=False)  # reads both kinds
+    found = [*map(Problem, store.problems()), *_permissions(folder)]
+    named: dict[Sha256, list[Use]] = {}
     with ExitStack() as stack:
         try:
             project = stack.enter_context(opened(root, Progress()))
@@ -124,7 +125,7 @@ def _leftovers(folder: Path) -> list[Problem]:
     return [Problem(f"left over from an interrupted write: {p}", p.unlink) for p in unfinished(folder)]
 
 
-def _dangling(ledger: Ledger, store: ObjectStore, named: dict[str, list[Use]]) -> Iterator[Problem]:
+def _dangling(ledger: Ledger, store: ObjectStore, named: dict[Sha256, list[Use]]) -> Iterator[Problem]:
     """Objects that are missing though no purge has removed them."""
     for digest in named.keys() - ledger.removed_names():
         path = store.path(digest)

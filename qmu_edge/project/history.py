@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
+from qmu_edge.io.digest import Sha256
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import Pointer, Step
@@ -22,7 +23,7 @@ class History:
 
     def __init__(self, ledger: Ledger) -> None:
         """Read the events, the requests and the removals."""
-        self._pointers: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        self._pointers: dict[str, list[tuple[Sha256, str]]] = defaultdict(list)
         self._first: dict[int, str] = {}
         self._last: dict[int, str] = {}
         self.noted: dict[str, str] = {}
@@ -60,10 +61,10 @@ class History:
         """When nothing more was to be done for the request; "" while it is open."""
         return self.fulfilled(request) or ("" if request.is_open else self._last[request.seq])
 
-    def current(self) -> dict[str, str]:
+    def current(self) -> dict[str, Sha256]:
         """What is current now: name to digest."""
         return {name: switches[-1][0] for name, switches in self._pointers.items()}
 
-    def superseded(self, name: Pointer) -> Iterator[tuple[str, str]]:
+    def superseded(self, name: Pointer) -> Iterator[tuple[Sha256, str]]:
         """What was current under a name, and until when."""
         return ((a[0], b[1]) for a, b in pairwise(self._pointers.get(name, [])))

@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 
+from qmu_edge.io.digest import Sha256
 from qmu_edge.project.history import History
 from qmu_edge.project.needs import COMPARED, CURRENT, EXPORTED, RECEIPT, Use, fate, files_of, uses
 from qmu_edge.project.project import STORE, Project
@@ -85,7 +86,7 @@ def inventory(project: Project, history: History) -> list[Artefact]:
     ]
 
 
-def _objects(store: ObjectStore, named: dict[str, list[Use]]) -> Iterator[Artefact]:
+def _objects(store: ObjectStore, named: dict[Sha256, list[Use]]) -> Iterator[Artefact]:
     for digest in store:
         path = store.path(digest)
         found = named.get(digest) or [Use(UNNAMED, "", _written(path))]

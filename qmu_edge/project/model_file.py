@@ -5,13 +5,13 @@ Running a file is running code, so nothing runs because a document names it. A p
 file is refused. The digest covers this one file: what it imports is trusted as installed packages are.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
 
 from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.io.digest import sha256_of
 from qmu_edge.io.files import read_regular
 from qmu_edge.io.json import shown
 from qmu_edge.recipe import ModelRecipe
@@ -40,7 +40,7 @@ def adopt(recipe: ModelRecipe, given: Path | None) -> tuple[ModelRecipe, bytes]:
             )
         return recipe, b""
     source = read_regular(given, limit=MAX_BYTES, error=ConfigError)
-    digest = hashlib.sha256(source).hexdigest()
+    digest = sha256_of(source)
     for field, found in (("path", given.name), ("sha256", digest)):
         if getattr(recipe, field) not in (None, found):
             raise ConfigError(f"{given}: {field} is {found}, the recipe says {getattr(recipe, field)}")
@@ -63,7 +63,7 @@ def source_of(recipe: ModelRecipe, folder: Path) -> bytes:
         return b""
     path = folder / recipe.path
     source = read_regular(path, limit=MAX_BYTES, error=IntegrityError)
-    digest = hashlib.sha256(source).hexdigest()
+    digest = sha256_of(source)
     if digest != recipe.sha256:
         raise IntegrityError(f"{path}: SHA-256 is {digest}, allowed is {recipe.sha256}; it was not run")
     return source

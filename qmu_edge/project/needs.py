@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from qmu_edge.errors import IntegrityError
+from qmu_edge.io.digest import Sha256
 from qmu_edge.project.history import History
 from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import REFERENCE, RELEASE, Results
@@ -43,8 +44,8 @@ class Use:
 
 
 def uses(
-    ledger: Ledger, results: Results, history: History, files: Callable[[str], Iterable[str]]
-) -> dict[str, list[Use]]:
+    ledger: Ledger, results: Results, history: History, files: Callable[[Sha256], Iterable[Sha256]]
+) -> dict[Sha256, list[Use]]:
     """All uses of each digest that the ledger names.
 
     Args:
@@ -53,7 +54,7 @@ def uses(
         history: Of the same ledger.
         files: Digests of the files of a release by its digest, see `files_of`.
     """
-    found: dict[str, list[Use]] = defaultdict(list)
+    found: dict[Sha256, list[Use]] = defaultdict(list)
     for walk in (_current(history), _receipts(ledger), _steps(ledger, history), _notes(results, history)):
         for digest, use in walk:
             found[digest].append(use)
@@ -67,7 +68,9 @@ def uses(
     return found
 
 
-def files_of(results: Results, store: Iterable[str], *, damaged: bool) -> Callable[[str], Iterable[str]]:
+def files_of(
+    results: Results, store: Iterable[Sha256], *, damaged: bool
+) -> Callable[[Sha256], Iterable[Sha256]]:
     """How to find the files of a release.
 
     Args:
@@ -77,7 +80,7 @@ def files_of(results: Results, store: Iterable[str], *, damaged: bool) -> Callab
     """
     there = set(store)
 
-    def files(release: str) -> Iterable[str]:
+    def files(release: Sha256) -> Iterable[Sha256]:
         try:
             return results.release(release).files.values() if release in there else ()
         except IntegrityError:
@@ -94,7 +97,7 @@ def fate(found: list[Use]) -> tuple[str, str]:
     return (CURRENT if CURRENT in kept else "".join(kept[:1])), max(u.since for u in found)
 
 
-def _current(history: History) -> Iterator[tuple[str, Use]]:
+def _current(history: History) -> Iterator[tuple[Sha256, Use]]:
     for name in Pointer:
         for digest, until in history.superseded(name):
             yield digest, Use(name, f"the {name} before", until)
@@ -102,12 +105,12 @@ def _current(history: History) -> Iterator[tuple[str, Use]]:
         yield digest, Use(current, f"the current {current}", "", CURRENT)
 
 
-def _receipts(ledger: Ledger) -> Iterator[tuple[str, Use]]:
+def _receipts(ledger: Ledger) -> Iterator[tuple[Sha256, Use]]:
     for row in ledger.receipts():
         yield row.digest, Use("receipt", f"receipt {row.seq}", "", RECEIPT)
 
 
-def _steps(ledger: Ledger, history: History) -> Iterator[tuple[str, Use]]:
+def _steps(ledger: Ledger, history: History) -> Iterator[tuple[Sha256, Use]]:
     """What the steps of each request name; the report that the current receipt rests on is current too."""
     current, requests = ledger.current_runs(), {r.request_id: r for r in history.requests}
     for step in ledger.all_steps():
@@ -120,7 +123,7 @@ def _steps(ledger: Ledger, history: History) -> Iterator[tuple[str, Use]]:
             yield digest, Use(name, by, closed, CURRENT if rests else kept)
 
 
-def _notes(results: Results, history: History) -> Iterator[tuple[str, Use]]:
+def _notes(results: Results, history: History) -> Iterator[tuple[Sha256, Use]]:
     """Trainings and reference models of earlier runs; the latter stay while a request may need them."""
     for note in results.notes():
         if note.kind != RELEASE:
@@ -131,12 +134,12 @@ def _notes(results: Results, history: History) -> Iterator[tuple[str, Use]]:
 
 
 def _releases(
-    results: Results, history: History, found: Mapping[str, list[Use]]
-) -> Iterator[tuple[str, Use]]:
+    results: Results, history: History, found: Mapping[Sha256, list[Use]]
+) -> Iterator[tuple[Sha256, Use]]:
     """Releases share the fate of the checkpoint that they were made of."""
     for note in results.notes():
         if note.kind == RELEASE:
-            made_of = found.get(note.source) or [Use("", note.kind, history.noted[note.key])]
+            made_of = found.get(Sha256(note.source)) or [Use("", note.kind, history.noted[note.key])]
             kept, since = fate(made_of)
             for kind, digest in note.objects:
                 yield digest, Use(kind, note.kind, since, kept, note.key)

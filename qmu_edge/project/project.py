@@ -14,7 +14,6 @@ A project is made in a hidden folder beside its place and renamed when it is who
 first: a kill between the two leaves it alone, and the same `init` again goes on.
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,16 +22,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError
+from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.files import read_regular
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_file
-from qmu_edge.store.encrypted import SealedStore
+from qmu_edge.store.encrypted import EncryptedStore
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
-from qmu_edge.store.lock import hold
+from qmu_edge.store.lock import locked
 from qmu_edge.store.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ class Project:
     @cached_property
     def store(self) -> ObjectStore:
         """The objects."""
-        sealing = self.recipe.policy.encrypt_at_rest
-        return SealedStore(self.folder / "objects", self.folder / "keys/objects", sealing=sealing)
+        encrypting = self.recipe.policy.encrypt_at_rest
+        return EncryptedStore(self.folder / "objects", self.folder / "keys/objects", encrypting=encrypting)
 
     @cached_property
     def samples(self) -> ProjectSamples:
@@ -112,7 +112,7 @@ class Project:
         """Digest that names a training on all samples that no request has deleted."""
         recipe, samples = self.recipe, self.samples
         identity = f"{recipe.model}{recipe.train}{recipe.data}{samples.index.digest()}".encode()
-        return hashlib.sha256(identity + samples.trainable().tobytes()).hexdigest()
+        return sha256_of(identity + samples.trainable().tobytes())
 
     def open_training(self) -> str:
         """The name of the training that is not done yet; "" when it is."""
@@ -128,15 +128,15 @@ class Project:
         """
         with ExitStack() as stack:
             try:
-                stack.enter_context(hold(self.folder))
+                stack.enter_context(locked(self.folder))
             except BusyError as error:
                 if self.wait_s <= 0:
                     raise
                 self.progress.note(f"{error}; waiting up to {self.wait_s:g} s")
-                stack.enter_context(hold(self.folder, wait_s=self.wait_s))
+                stack.enter_context(locked(self.folder, wait_s=self.wait_s))
             yield
 
-    def current(self, what: Pointer) -> str:
+    def current(self, what: Pointer) -> Sha256:
         """Digest of the current checkpoint or release.
 
         Raises:
@@ -178,4 +178,4 @@ def opened(root: Path, progress: Progress, wait_s: float = 0.0) -> Iterator[Proj
 
 def key_check(key: bytes) -> str:
     """What the ledger keeps of the key of pseudonyms; it does not help to guess the key."""
-    return hashlib.sha256(b"qmu-edge pseudonym key" + key).hexdigest()
+    return sha256_of(b"qmu-edge pseudonym key" + key)

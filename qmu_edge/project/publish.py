@@ -7,13 +7,13 @@ A reader sees the old files or the new ones, never some of each: another release
 whole when its SHA256SUMS says so, which `sha256sum -c` reads too; that file is written last.
 """
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.io.digest import sha256_of
 from qmu_edge.io.files import TEMPORARY, file_digest, sync_folder, write_atomic
 from qmu_edge.project.project import STORE
 from qmu_edge.project.records import Release
@@ -53,7 +53,7 @@ def publish(
         raise ConfigError(f"{link} is not a link of qmu-edge; move it away")
     names = ("receipt.json", "report.json")
     texts = {n: data for n, data in zip(names, papers, strict=True) if data is not None}
-    named = {**release.files, **{n: hashlib.sha256(data).hexdigest() for n, data in texts.items()}}
+    named = {**release.files, **{n: sha256_of(data) for n, data in texts.items()}}
     texts[SUMS] = sums(named)
     folder = root / STORE / RELEASES / digest[:16]
     try:
@@ -107,7 +107,7 @@ def is_whole(folder: Path) -> bool:
     """Whether a folder holds what its SHA256SUMS says, and nothing else."""
     try:
         found = files_in(folder)
-        return found.pop(SUMS, None) == hashlib.sha256(sums(found)).hexdigest()
+        return found.pop(SUMS, None) == sha256_of(sums(found))
     except (OSError, IntegrityError):
         return False
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import sync_folder
 from qmu_edge.machine.cost import accounted
 from qmu_edge.project.checklist import checklists, touching
@@ -165,7 +166,7 @@ def _remove(folder: Path, ledger: Ledger, store: ObjectStore, removal: Removal) 
     elif removal.kind == IMAGES:
         _erase_images(folder / IMAGE_FILE, ledger.positions(removal.name))
     elif removal.kind != PSEUDONYMS:  # these are a row of the ledger: it goes with the removal's own row
-        store.remove(removal.name)
+        store.remove(Sha256(removal.name))
 
 
 def _remove_work(path: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 from qmu_edge.errors import IntegrityError
+from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import from_json, to_json
 from qmu_edge.verify.evaluation import Evaluation
 from qmu_edge.verify.verdict import Reference, Thresholds, Verdict
@@ -36,11 +37,11 @@ class StepResult:
 
     OBJECTS: ClassVar[tuple[str, ...]] = ("claim", "split", "checkpoint", "release", "report")
 
-    claim: str | None = None
-    split: str | None = None
-    checkpoint: str | None = None
-    release: str | None = None
-    report: str | None = None
+    claim: Sha256 | None = None
+    split: Sha256 | None = None
+    checkpoint: Sha256 | None = None
+    release: Sha256 | None = None
+    report: Sha256 | None = None
     counts: Mapping[str, int] | None = None
     training_images: int | None = None
     batch: str | None = None
@@ -64,14 +65,14 @@ class StepResult:
         found = ((f.name, getattr(self, f.name)) for f in fields(self))
         return {name: value for name, value in found if value is not None}
 
-    def objects(self) -> Iterator[tuple[str, str]]:
+    def objects(self) -> Iterator[tuple[str, Sha256]]:
         """Kind and digest of everything that the step has stored."""
         for name in self.OBJECTS:
             digest = getattr(self, name)
             if digest is not None:
                 yield name, digest
 
-    def stored(self, name: str) -> str:
+    def stored(self, name: str) -> Sha256:
         """Digest of what a finished step has stored under `name`.
 
         Raises:
@@ -80,7 +81,7 @@ class StepResult:
         digest = getattr(self, name)
         if not isinstance(digest, str):
             raise IntegrityError(f"the ledger's step names no {name}")
-        return digest
+        return Sha256(digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +94,8 @@ class Release:
         parity, levels, explained, gate: Reports of the export's gates by format.
     """
 
-    checkpoint: str
-    files: Mapping[str, str]
+    checkpoint: Sha256
+    files: Mapping[str, Sha256]
     sizes: Mapping[str, int]
     parity: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     levels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -230,7 +231,7 @@ class Trained:
         spent: What it has cost; None in projects that are older than the figure.
     """
 
-    checkpoint: str
+    checkpoint: Sha256
     images: int
     accuracy: Mapping[str, int | float]
     spent: Mapping[str, int | float] | None = None
@@ -250,9 +251,9 @@ class RetrainedReference:
         trained: The same before re-quantization.
     """
 
-    report: str
-    checkpoint: str
-    trained: str | None = None
+    report: Sha256
+    checkpoint: Sha256
+    trained: Sha256 | None = None
 
 
 def noted(kind: type[N], value: Any) -> N:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from qmu_edge.io.digest import Sha256
 from qmu_edge.project.records import (
     Measured,
     Release,
@@ -37,7 +38,7 @@ class Note:
     key: str
     kind: str
     source: str
-    objects: tuple[tuple[str, str], ...]
+    objects: tuple[tuple[str, Sha256], ...]
 
 
 class Results:
@@ -48,11 +49,11 @@ class Results:
         self._ledger = ledger
         self._store = store
 
-    def purged(self, digest: str) -> bool:
+    def purged(self, digest: Sha256) -> bool:
         """Whether an object is not there because a purge has removed it, which is no damage."""
         return not self._store.path(digest).exists() and self._ledger.removed(digest)
 
-    def release(self, digest: str) -> Release:
+    def release(self, digest: Sha256) -> Release:
         """A stored release.
 
         Raises:
@@ -60,24 +61,24 @@ class Results:
         """
         return Release.parse(self._store.get_bytes(digest))
 
-    def report(self, digest: str) -> Report:
+    def report(self, digest: Sha256) -> Report:
         """A stored report; raises like `release`."""
         return Report.parse(self._store.get_bytes(digest))
 
-    def measured(self, digest: str) -> Measured:
+    def measured(self, digest: Sha256) -> Measured:
         """The stored measurement of a retrained reference; raises like `release`."""
         return Measured.parse(document_of(self._store.get_bytes(digest), "a stored report"))
 
-    def store_measured(self, measured: Measured) -> str:
+    def store_measured(self, measured: Measured) -> Sha256:
         """Store the measurement of a retrained reference and return its digest."""
         return self._store.put_bytes(json.dumps(measured.to_json(), sort_keys=True).encode())
 
-    def released(self, checkpoint: str, plan: str) -> str | None:
+    def released(self, checkpoint: Sha256, plan: str) -> Sha256 | None:
         """Digest of the release that was made of a checkpoint by a plan of this digest."""
         found = self._ledger.meta(f"{RELEASE}:{checkpoint}:{plan}")
-        return str(found) if found else None
+        return Sha256(str(found)) if found else None
 
-    def note_released(self, checkpoint: str, plan: str, release: str) -> None:
+    def note_released(self, checkpoint: Sha256, plan: str, release: Sha256) -> None:
         """Let `released` find a release."""
         self._ledger.set_meta(f"{RELEASE}:{checkpoint}:{plan}", release)
 
@@ -121,7 +122,7 @@ class Results:
             yield Note(key, kind, source.partition(":")[0], tuple(_objects_of(kind, value)))
 
 
-def _objects_of(kind: str, value: Any) -> Iterator[tuple[str, str]]:
+def _objects_of(kind: str, value: Any) -> Iterator[tuple[str, Sha256]]:
     if kind == RELEASE:
         yield "release", value
     elif kind == TRAINED:

@@ -51,7 +51,7 @@ def register(project: Project, request: DeletionRequest) -> RequestRow:
         return row
     index = project.samples.index
     found, error = look_up(project.ledger, project.results, index, request, project.key)
-    digest = project.store.put_bytes(found.to_bytes()) if found is not None else ""
+    digest = project.store.put_bytes(found.to_bytes()) if found is not None else None
     ledger, request_id = project.ledger, request.request_id
     with ledger.change():
         if row is None:

@@ -8,7 +8,6 @@ A request waits when only a part of it is known, or when it is too large for the
 approves it. Shares are of the training images that were registered.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.digest import sha256_of
 from qmu_edge.project.project import Project
 from qmu_edge.project.results import Results
 from qmu_edge.queue.lifecycle import said
@@ -91,7 +91,7 @@ def batches(ledger: Ledger, chosen: Sequence[RequestRow]) -> list[tuple[RequestR
 
 def batch_name(rows: Sequence[RequestRow]) -> str:
     """What the ledger calls a batch: a digest of the digests of its requests."""
-    return hashlib.sha256("".join(sorted(row.digest for row in rows)).encode()).hexdigest()
+    return sha256_of("".join(sorted(row.digest for row in rows)).encode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ Source: https://github.com/secure-systems-lab/dsse, protocol.md (v1).
 
 import base64
 import binascii
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from qmu_edge.errors import ConfigError, LedgerError
+from qmu_edge.io.digest import sha256_of
 from qmu_edge.io.files import read_regular
 from qmu_edge.io.json import compact, parse_object
 
@@ -50,7 +50,7 @@ def key_name(public_key: bytes) -> str:
     >>> key_name(bytes(32))
     '66687aadf862bd77'
     """
-    return hashlib.sha256(public_key).hexdigest()[:16]
+    return sha256_of(public_key)[:16]
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:

@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from typing import Any, Final
 
+from qmu_edge.io.digest import is_sha256
 from qmu_edge.receipt.statement import MAX_LIST, json_schema
 
 _URL: Final = re.compile(r"https?://in-toto\.io/\S+")
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _LOOKS_LIKE: Final = {
     "an e-mail address": re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)*"),
     "an absolute path": re.compile(r"(?<![\w.~])~?/[\w.~-]|\b[A-Za-z]:[\\/]|\\\\\w"),
@@ -61,7 +61,7 @@ def find(statement: object, *, forbidden: Iterable[str], sentences: Collection[s
 
 
 def _looks(text: str) -> Iterator[str]:
-    if _DIGEST.fullmatch(text):
+    if is_sha256(text):
         return
     plain = _URL.sub("", text)
     yield from (what for what, pattern in _LOOKS_LIKE.items() if pattern.search(plain))

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from qmu_edge.errors import LedgerError
 from qmu_edge.io.canonical import canonical
+from qmu_edge.io.digest import PATTERN, Sha256
 from qmu_edge.io.json import MAX_INTEGER, join, parse_object, shown
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
@@ -33,7 +34,7 @@ def _plain(value: object, check: Callable[[object], Any]) -> Any:
         raise ValueError("allowed are numbers, true, false, null, words and short lists of these") from None
 
 
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+HexDigest = Annotated[Sha256, Field(pattern=f"^{PATTERN}$")]
 Time = Annotated[
     str,
     Field(
@@ -77,7 +78,7 @@ class _Form(BaseModel):
 class Digest(_Form):
     """Digest of a file."""
 
-    sha256: Sha256
+    sha256: HexDigest
 
 
 class File(_Form):
@@ -90,7 +91,7 @@ class File(_Form):
 class Request(_Form):
     """The request: a keyed digest of its document, and its clock."""
 
-    digest: Sha256
+    digest: HexDigest
     form: Literal["opendsr", "research"]
     regulation: Literal["gdpr", "ccpa"] | None
     received: Time
@@ -125,14 +126,14 @@ class Rung(_Form):
 class Checkpoints(_Form):
     """Digests of the network before and after."""
 
-    before: Sha256 | None
-    after: Sha256 | None
+    before: HexDigest | None
+    after: HexDigest | None
 
 
 class Split(_Form):
     """The samples, as a digest and as counts."""
 
-    digest: Sha256
+    digest: HexDigest
     counts: Counts
 
 
@@ -163,7 +164,7 @@ class Interval(_Form):
 class Evaluation(_Form):
     """What the exported file does under onnxruntime."""
 
-    sha256: Sha256
+    sha256: HexDigest
     bytes: Count
     seconds: Number
     fa: Share | None
@@ -240,7 +241,7 @@ class Predicate(_Form):
     outcome: Literal["unlearned", "retrained", "withdrawn", "denied", "no_match", "partial", "failed"]
     method: Method
     rungs: Annotated[list[Rung], Field(max_length=256)] = []  # empty in receipts that are older than it
-    recipe: Sha256
+    recipe: HexDigest
     checkpoints: Checkpoints
     split: Split
     model: Model
@@ -251,7 +252,7 @@ class Predicate(_Form):
     derived_artefacts: Annotated[list[Artefact], Field(max_length=MAX_ITEMS)]
     tool: Tool
     limits: Annotated[list[Sentence], Field(min_length=1, max_length=MAX_ITEMS)]
-    previous: Sha256 | None
+    previous: HexDigest | None
 
 
 def _distinct(files: list[File]) -> list[File]:
@@ -270,7 +271,7 @@ class Statement(_Form):
     predicate: Predicate
 
     @classmethod
-    def about(cls, files: Mapping[str, str], predicate: Predicate) -> "Statement":
+    def about(cls, files: Mapping[str, Sha256], predicate: Predicate) -> "Statement":
         """The statement that `predicate` is true of these files, given as SHA-256 by name.
 
         Raises:
@@ -321,7 +322,7 @@ class Statement(_Form):
         return parse_object(self.to_bytes(), "receipt", LedgerError)
 
     @property
-    def files(self) -> dict[str, str]:
+    def files(self) -> dict[str, Sha256]:
         """SHA-256 of each file by its name."""
         return {file.name: file.digest.sha256 for file in self.subject}
 

@@ -1,10 +1,11 @@
 """Verify a receipt: its signature, the files that it names, its verdict, and the receipts before it."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from qmu_edge.errors import LedgerError
+from qmu_edge.errors import IntegrityError, LedgerError
+from qmu_edge.io.digest import Sha256, sha256_of
+from qmu_edge.io.files import file_digest
 from qmu_edge.receipt.envelope import key_name
 from qmu_edge.receipt.receipt import loads, signer
 from qmu_edge.receipt.statement import Verdict
@@ -61,26 +62,25 @@ def _verify_signer(public_key: bytes, keys: Sequence[bytes]) -> Finding:
     return False, f"signature: by key {name}; trusted: {', '.join(map(key_name, keys))}"
 
 
-def _compare(name: str, expected: str, found: str) -> Finding:
+def _compare(name: str, expected: Sha256, found: Sha256) -> Finding:
     if found == expected:
         return True, f"{name}: SHA-256 {found}, as stated"
     return False, f"{name}: SHA-256 is {found}; stated: {expected}"
 
 
-def _verify_file(name: str, expected: str, path: Path | None) -> Finding:
+def _verify_file(name: str, expected: Sha256, path: Path | None) -> Finding:
     if path is None:
         return True, f"{name}: not checked, no file given"
     if not path.is_file():  # a pipe would be waited for
         return False, f"{name}: cannot read {path}: no such file, or not a regular one"
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        return False, f"{name}: cannot read {path}: {error.strerror}"
+        found = file_digest(path)
+    except IntegrityError as error:
+        return False, f"{name}: {error}"
     return _compare(f"{name} ({path})", expected, found)
 
 
-def _verify_reported(digest: str, stated: Mapping[str, str]) -> Finding:
+def _verify_reported(digest: str, stated: Mapping[str, Sha256]) -> Finding:
     names = [name for name, sha in stated.items() if sha == digest]
     if names:
         return True, f"{names[0]}: SHA-256 {digest}, as stated"
@@ -97,13 +97,13 @@ def _verify_verdict(verdict: Verdict) -> Finding:
     return True, f"verdict: {word}, as its {len(checks)} values and limits say"
 
 
-def _verify_links(expected: str | None, previous: Sequence[bytes]) -> Iterator[Finding]:
+def _verify_links(expected: Sha256 | None, previous: Sequence[bytes]) -> Iterator[Finding]:
     for data in previous:
         if expected is None:
             yield False, "previous receipt: stated: none, but one was given"
             return
         statement = loads(data, "previous receipt")
-        yield _compare("previous receipt", expected, hashlib.sha256(data).hexdigest())
+        yield _compare("previous receipt", expected, sha256_of(data))
         expected = statement.predicate.previous
     if not previous:
         yield True, f"previous receipt: not checked, stated: {expected or 'none'}"

@@ -32,6 +32,7 @@ from pydantic.json_schema import models_json_schema
 
 from qmu_edge.errors import RequestError
 from qmu_edge.io.canonical import canonical
+from qmu_edge.io.digest import PATTERN, Sha256
 from qmu_edge.io.files import read_regular
 from qmu_edge.io.json import INVISIBLE_RANGES, MAX_BYTES, MAX_INTEGER, join, parse_object, shown
 
@@ -113,7 +114,7 @@ class ModelRef(_Document):
     """The model that the request is about."""
 
     name: Text | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    sha256: Annotated[Sha256, Field(pattern=f"^{PATTERN}$")] | None = None
 
 
 class Extension(_Document):
@@ -190,16 +191,16 @@ class DeletionRequest:
     subject_ids: tuple[str, ...] = field(default=(), repr=False)
     sample_ids: tuple[str, ...] = ()
     class_ids: tuple[str | int, ...] = ()
-    model_sha256: str | None = None
+    model_sha256: Sha256 | None = None
     model_name: str | None = None
     policy: str | None = None
 
-    def digest(self, key: bytes) -> str:
-        """HMAC-SHA256 (hex) of the body: keyed, because a bare hash of a name can be guessed.
+    def digest(self, key: bytes) -> Sha256:
+        """HMAC-SHA256 of the body: keyed, because a bare hash of a name can be guessed.
 
         Spacing, the order of keys and the time of reading do not change it.
         """
-        return hmac.digest(key, self.body, "sha256").hex()
+        return Sha256(hmac.digest(key, self.body, "sha256").hex())
 
 
 def load_request(path: Path, *, now: datetime | None = None, key: bytes = b"") -> DeletionRequest:

@@ -1,12 +1,13 @@
 """Objects encrypted at rest, each under a key of its own: to forget the key is to forget the object.
 
-Contract. A sealed file is MAGIC and then chunks of ChaCha20-Poly1305, numbered and the last one marked, all
-bound to the object's digest: a chunk that is cut off, moved or taken from another object is noticed. A key is
-used for one content only, so counting nonces never meet twice. Memory is one chunk, whatever the size.
+Contract. An encrypted file is MAGIC and then chunks of ChaCha20-Poly1305, numbered and the last one marked,
+all bound to the object's digest: a chunk that is cut off, moved or taken from another object is noticed. A
+key encrypts one content only, so no nonce is used twice with it although nonces are counted. Memory is one
+chunk, whatever the size.
 
-A key is a file of 32 bytes in `.qmu/keys/objects`. It is there before its object is and is shredded before
-its object goes. Keep this folder out of backups, or a shredded key comes back with them; without it a backup
-of a sealed object is worth nothing, also to you.
+A key is a file of 32 bytes in `.qmu/keys/objects`. It is written before its object and shredded before its
+object is removed. Keep this folder out of backups, or a shredded key comes back with them; without it a
+backup of an encrypted object is worth nothing, also to you.
 
 Trap: shredding overwrites the file in place. A file system or a disk that writes elsewhere (copy on write,
 flash) may keep the old block for a while.
@@ -20,27 +21,28 @@ from pathlib import Path
 from typing import Final
 
 from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import read_blocks, sync_folder, write_atomic
 from qmu_edge.store.objects import ObjectStore
 
-MAGIC: Final = b"qmu-edge sealed object 1\n"
+MAGIC: Final = b"qmu-edge sealed object 1\n"  # on disk: never change it
 CHUNK_BYTES: Final = 1 << 20
 KEY_BYTES: Final = 32
 TAG_BYTES: Final = 16
 
 
 class Keyring:
-    """The folder of keys, one for each sealed object; made with the first key."""
+    """The folder of keys, one for each encrypted object; made with the first key."""
 
     def __init__(self, folder: Path) -> None:
         """Name the folder; nothing is read or written yet."""
         self.folder = folder
 
-    def has(self, digest: str) -> bool:
+    def has(self, digest: Sha256) -> bool:
         """Whether an object has a key."""
         return (self.folder / digest).exists()
 
-    def make(self, digest: str) -> bytes:
+    def make(self, digest: Sha256) -> bytes:
         """The key of an object, forced to the disk; a new one when there is none.
 
         Raises:
@@ -56,25 +58,25 @@ class Keyring:
             write_atomic(self.folder / digest, secrets.token_bytes(KEY_BYTES), mode=0o600)
         return self.get(digest)
 
-    def get(self, digest: str) -> bytes:
+    def get(self, digest: Sha256) -> bytes:
         """The key of an object.
 
         Raises:
-            IntegrityError: It is gone, which may be on purpose, or damaged.
+            IntegrityError: It is missing, which may be on purpose, or damaged.
         """
         path = self.folder / digest
         try:
             key = path.read_bytes()
         except OSError as error:
             raise IntegrityError(
-                f"object {digest}: sealed, and its key cannot be read: {error.strerror} ({path})"
+                f"object {digest}: encrypted, and its key cannot be read: {error.strerror} ({path})"
             ) from None
         if len(key) != KEY_BYTES:
             raise IntegrityError(f"{path}: {len(key)} bytes, allowed are {KEY_BYTES}")
         return key
 
-    def shred(self, digest: str) -> None:
-        """Overwrite the key of an object and remove it; one that is gone already is no error.
+    def shred(self, digest: Sha256) -> None:
+        """Overwrite the key of an object and remove it; one that is missing already is no error.
 
         Raises:
             ConfigError: It cannot be removed.
@@ -95,55 +97,55 @@ class Keyring:
         sync_folder(self.folder)
 
 
-class SealedStore(ObjectStore):
-    """An object store that reads sealed objects, and seals new ones when told to."""
+class EncryptedStore(ObjectStore):
+    """An object store that reads encrypted objects, and encrypts new ones when told to."""
 
-    def __init__(self, root: Path, keys: Path, *, sealing: bool) -> None:
+    def __init__(self, root: Path, keys: Path, *, encrypting: bool) -> None:
         """Name the folders; nothing is read or written yet."""
         super().__init__(root)
-        self.keys, self.sealing = Keyring(keys), sealing
+        self.keys, self.encrypting = Keyring(keys), encrypting
 
-    def put_released(self, data: bytes) -> str:
+    def put_released(self, data: bytes) -> Sha256:
         """Store the bytes of a file that ships, as they are."""
         return ObjectStore(self.root).put_bytes(data)
 
-    def open_verified(self, digest: str) -> Path:
-        """Path of an object that is not sealed and whose content has just been found right.
+    def open_verified(self, digest: Sha256) -> Path:
+        """Path of an object that is not encrypted and whose content has just been found right.
 
         Raises:
-            IntegrityError: The object is missing, altered, or sealed.
+            IntegrityError: The object is missing, altered, or encrypted.
         """
         path = super().open_verified(digest)
-        if _is_sealed(path):
-            raise IntegrityError(f"object {digest}: is sealed, so it cannot be read by its path ({path})")
+        if _is_encrypted(path):
+            raise IntegrityError(f"object {digest}: is encrypted, so it cannot be read by its path ({path})")
         return path
 
-    def verify(self, digest: str) -> None:
+    def verify(self, digest: Sha256) -> None:
         """Decrypt and hash the content of an object.
 
         Raises:
             IntegrityError: The object or its key is missing or altered.
         """
-        if not _is_sealed(self._present(digest)):
+        if not _is_encrypted(self._present(digest)):
             super().verify(digest)
             return
         for _ in self._content(digest):
             pass
 
-    def get_bytes(self, digest: str, limit: int = 64 << 20) -> bytes:
+    def get_bytes(self, digest: Sha256, limit: int = 64 << 20) -> bytes:
         """Content of an object of at most `limit` bytes, decrypted and verified.
 
         Raises:
             IntegrityError: The object or its key is missing or altered, or it is larger than `limit`.
         """
         path = self._present(digest)
-        if not _is_sealed(path):
+        if not _is_encrypted(path):
             return super().get_bytes(digest, limit)
-        if path.stat().st_size > _sealed_bytes(limit):
+        if path.stat().st_size > _encrypted_bytes(limit):
             raise IntegrityError(f"object {digest}: more than the {limit} bytes allowed ({path})")
         return b"".join(self._content(digest))
 
-    def remove(self, digest: str) -> None:
+    def remove(self, digest: Sha256) -> None:
         """Shred the key of an object, then remove the object.
 
         Raises:
@@ -152,26 +154,26 @@ class SealedStore(ObjectStore):
         self.keys.shred(digest)
         super().remove(digest)
 
-    def _put(self, digest: str, blocks: Iterable[bytes]) -> None:
-        if self.sealing:
+    def _put(self, digest: Sha256, blocks: Iterable[bytes]) -> None:
+        if self.encrypting:
             if not self.keys.has(digest):  # what a killed removal has left cannot be read any more
                 super().remove(digest)
-            blocks = seal(blocks, self.keys.make(digest), digest)
+            blocks = encrypt(blocks, self.keys.make(digest), digest)
         super()._put(digest, blocks)
 
-    def _holds(self, digest: str) -> bool:
-        return _is_sealed(self.path(digest)) == self.sealing and super()._holds(digest)
+    def _holds(self, digest: Sha256) -> bool:
+        return _is_encrypted(self.path(digest)) == self.encrypting and super()._holds(digest)
 
-    def _content(self, digest: str) -> Iterator[bytes]:
+    def _content(self, digest: Sha256) -> Iterator[bytes]:
         sha, path = hashlib.sha256(), self.path(digest)
-        for block in unseal(read_blocks(path, skip=len(MAGIC)), self.keys.get(digest), digest):
+        for block in decrypt(read_blocks(path, skip=len(MAGIC)), self.keys.get(digest), digest):
             sha.update(block)
             yield block
         if sha.hexdigest() != digest:
             raise IntegrityError(f"object {digest} is altered: found SHA-256 {sha.hexdigest()} ({path})")
 
 
-def seal(blocks: Iterable[bytes], key: bytes, digest: str) -> Iterator[bytes]:
+def encrypt(blocks: Iterable[bytes], key: bytes, digest: Sha256) -> Iterator[bytes]:
     """Encrypt blocks of any size."""
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
@@ -181,8 +183,8 @@ def seal(blocks: Iterable[bytes], key: bytes, digest: str) -> Iterator[bytes]:
         yield cipher.encrypt(_nonce(number, last), chunk, digest.encode())
 
 
-def unseal(blocks: Iterable[bytes], key: bytes, digest: str) -> Iterator[bytes]:
-    """Decrypt what `seal` wrote, given without MAGIC.
+def decrypt(blocks: Iterable[bytes], key: bytes, digest: Sha256) -> Iterator[bytes]:
+    """Decrypt what `encrypt` wrote, given without MAGIC.
 
     Raises:
         IntegrityError: It is altered, cut off, of another object, or the key is another one.
@@ -195,10 +197,10 @@ def unseal(blocks: Iterable[bytes], key: bytes, digest: str) -> Iterator[bytes]:
         try:
             yield cipher.decrypt(_nonce(number, last), chunk, digest.encode())
         except InvalidTag:
-            raise IntegrityError(f"object {digest}: sealed, and altered or of another key") from None
+            raise IntegrityError(f"object {digest}: encrypted, and altered or of another key") from None
 
 
-def _is_sealed(path: Path) -> bool:
+def _is_encrypted(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
@@ -206,7 +208,7 @@ def _is_sealed(path: Path) -> bool:
         return False  # whoever reads the content says what is wrong
 
 
-def _sealed_bytes(size: int) -> int:
+def _encrypted_bytes(size: int) -> int:
     """Bytes of the file of an object of `size` bytes."""
     return len(MAGIC) + size + TAG_BYTES * max(1, -(-size // CHUNK_BYTES))
 

@@ -1,4 +1,8 @@
-"""One process at a time writes to a store."""
+"""One process at a time writes to a store.
+
+Trap: the lock belongs to a process *and to what it forks*; a forked worker that outlives its parent keeps
+the store locked. It is an flock, so keep the store off network file systems.
+"""
 
 import os
 import platform
@@ -15,19 +19,19 @@ from qmu_edge.io.files import unfinished, write_atomic
 
 
 @contextmanager
-def hold(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+def locked(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Be the only process that writes to the store in `folder`.
 
     The lock is the kernel's, so it is free the moment its holder dies, however it dies. The
-    file "holder" beside it only tells people whom they wait for; no decision is read from it.
+    file "holder" beside it only tells people whom they wait for; no decision is made on it.
     Unfinished files in the folder, whose writers are dead, are removed first.
 
     Args:
         folder: The store; it must exist.
-        wait_s: Seconds to wait for another holder before giving up.
+        wait_s: Seconds to wait for another process before giving up.
 
     Raises:
-        BusyError: Somebody holds it, also when that is this process.
+        BusyError: It is locked already, perhaps by this process.
         ConfigError: The folder is missing or cannot be written to.
     """
     if not folder.is_dir():
@@ -37,8 +41,8 @@ def hold(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        who = holder_of(folder) or "a process that has not written its name"
-        raise BusyError(f"store {folder} is held by {who}") from error
+        who = lock_holder(folder) or "a process that has not written its name"
+        raise BusyError(f"store {folder} is locked by {who}") from error
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot lock {folder / 'lock'}: {reason}") from error
@@ -52,10 +56,10 @@ def hold(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         lock.release()
 
 
-def holder_of(folder: Path) -> str | None:
-    """Who holds the store in `folder`, for people: "pid 7, host h, ..."; None when nobody says so.
+def lock_holder(folder: Path) -> str | None:
+    """Who has locked the store in `folder`, for people: "pid 7, host h, ..."; None when nobody says so.
 
-    A holder that was killed leaves its name behind; on this machine that is recognised.
+    A process that was killed leaves its name behind; on this machine that is recognised.
     """
     try:
         with (folder / "holder").open(encoding="utf-8", errors="replace") as file:

@@ -1,32 +1,20 @@
-"""Files that are written once and found again by their SHA-256, and the lock of the store.
+"""Files that are written once and found again by their SHA-256.
 
 Contract. A file is complete under its name or it is not there: bytes go to a temporary file in
 the same folder, are forced to the disk and then renamed. The name of an object is the digest of
 its content, so nothing is ever overwritten with something else, and whoever opens an object
 through this module learns at once that it was altered. Only `remove` deletes an object; what a
-killed writer has left unfinished is removed by the next one, under the lock.
-
-Trap: the lock belongs to a process *and to what it forks*; a forked worker that outlives its
-parent keeps the store busy. It is an flock, so keep the store off network file systems.
+killed writer has left unfinished is removed by the next one that locks the store.
 """
 
-import hashlib
 import os
-import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
 
 from qmu_edge.errors import ConfigError, IntegrityError
-from qmu_edge.io.files import TEMPORARY, _cannot_write, _write_blocks, file_digest, sync_folder
-
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
-
-
-def is_digest(text: str) -> bool:
-    """Whether this is how a digest is written: 64 lower-case hex digits."""
-    return _DIGEST.fullmatch(text) is not None
+from qmu_edge.io.digest import Sha256, is_sha256, sha256_of
+from qmu_edge.io.files import TEMPORARY, cannot_write, file_digest, sync_folder, write_blocks
 
 
 class ObjectStore:
@@ -40,30 +28,30 @@ class ObjectStore:
         """Name the folder; nothing is read or written yet."""
         self.root = root
 
-    def path(self, digest: str) -> Path:
+    def path(self, digest: Sha256) -> Path:
         """Where the object of this digest lies, whether it exists or not.
 
-        >>> ObjectStore(Path("objects")).path("ab" + 62 * "0").as_posix()[:16]
+        >>> ObjectStore(Path("objects")).path(Sha256("ab" + 62 * "0")).as_posix()[:16]
         'objects/ab/00000'
 
         Raises:
             IntegrityError: Not 64 lower-case hex digits; no path is made of such a name.
         """
-        if not is_digest(digest):
+        if not is_sha256(digest):
             raise IntegrityError(f"digest {digest!r} is not 64 lower-case hex digits ({self.root})")
         return self.root / digest[:2] / digest[2:]
 
-    def put_bytes(self, data: bytes) -> str:
+    def put_bytes(self, data: bytes) -> Sha256:
         """Store `data` and return its digest; storing it again changes nothing.
 
         Raises:
             ConfigError: It cannot be written; nothing was changed.
         """
-        digest = hashlib.sha256(data).hexdigest()
+        digest = sha256_of(data)
         self._put(digest, [data])
         return digest
 
-    def put_released(self, data: bytes) -> str:
+    def put_released(self, data: bytes) -> Sha256:
         """Store the bytes of a file that ships: a store that encrypts leaves it as it is.
 
         Raises:
@@ -71,7 +59,7 @@ class ObjectStore:
         """
         return self.put_bytes(data)
 
-    def open_verified(self, digest: str) -> Path:
+    def open_verified(self, digest: Sha256) -> Path:
         """Path of an object whose content has just been hashed and found right.
 
         Raises:
@@ -80,7 +68,7 @@ class ObjectStore:
         self.verify(digest)
         return self.path(digest)
 
-    def verify(self, digest: str) -> None:
+    def verify(self, digest: Sha256) -> None:
         """Hash the content of an object.
 
         Raises:
@@ -89,7 +77,7 @@ class ObjectStore:
         path = self._present(digest)
         _same(digest, file_digest(path), path)
 
-    def get_bytes(self, digest: str, limit: int = 64 << 20) -> bytes:
+    def get_bytes(self, digest: Sha256, limit: int = 64 << 20) -> bytes:
         """Content of an object of at most `limit` bytes, verified.
 
         Raises:
@@ -103,11 +91,11 @@ class ObjectStore:
             raise IntegrityError(f"cannot read {path}: {error.strerror}") from error
         if len(data) > limit:
             raise IntegrityError(f"object {digest}: more than the {limit} bytes allowed ({path})")
-        _same(digest, hashlib.sha256(data).hexdigest(), path)
+        _same(digest, sha256_of(data), path)
         return data
 
-    def remove(self, digest: str) -> None:
-        """Remove an object for good, whatever state it is in; one that is gone already is no error.
+    def remove(self, digest: Sha256) -> None:
+        """Remove an object for good, whatever state it is in; one that is missing already is no error.
 
         Nobody but `qmu_edge.project.purge` may call this: it knows what is still needed.
 
@@ -122,14 +110,14 @@ class ObjectStore:
         if path.parent.is_dir():
             sync_folder(path.parent)
 
-    def __iter__(self) -> Iterator[str]:
-        """Digests of the objects by name, sorted, unverified; other files are passed over."""
-        return (name for path, name in self._files() if self._is_object(path, name))
+    def __iter__(self) -> Iterator[Sha256]:
+        """Digests of the objects by name, sorted, not verified; other files are passed over."""
+        return (Sha256(name) for path, name in self._files() if self._is_object(path, name))
 
-    def check(self) -> list[str]:
+    def problems(self) -> list[str]:
         """Hash every object and say what is wrong, one sentence each; an empty list is health.
 
-        Temporary files are passed over: see `unfinished`.
+        Temporary files are passed over: see `qmu_edge.io.files.unfinished`.
         """
         problems = []
         for path, name in self._files():
@@ -139,32 +127,32 @@ class ObjectStore:
                 problems.append(f"no object of this store: {path}")
             else:
                 try:
-                    self.verify(name)
+                    self.verify(Sha256(name))
                 except IntegrityError as error:
                     problems.append(str(error))
         return problems
 
-    def _present(self, digest: str) -> Path:
+    def _present(self, digest: Sha256) -> Path:
         path = self.path(digest)
         if not _is_plain(path):
             found = "something that is no plain file" if os.path.lexists(path) else "no file"
             raise IntegrityError(f"object {digest}: expected a file, found {found} at {path}")
         return path
 
-    def _put(self, digest: str, blocks: Iterable[bytes]) -> None:
+    def _put(self, digest: Sha256, blocks: Iterable[bytes]) -> None:
         target = self.path(digest)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _cannot_write(target, error) from error
+            raise cannot_write(target, error) from error
         if not self._holds(digest):
-            _write_blocks(target, blocks, 0o444)
+            write_blocks(target, blocks, 0o444)
         # Also when the object was there: its writer may have died before it got this far, and
         # a ledger row must not point at a name that a power cut can still take away.
         for folder in (target.parent, self.root, self.root.parent):
             sync_folder(folder)
 
-    def _holds(self, digest: str) -> bool:
+    def _holds(self, digest: Sha256) -> bool:
         """Whether the object is there and right; an altered one is written again."""
         try:
             self.verify(digest)
@@ -179,7 +167,7 @@ class ObjectStore:
                 yield path, path.parent.name + path.name
 
     def _is_object(self, path: Path, name: str) -> bool:
-        return is_digest(name) and path == self.path(name)
+        return is_sha256(name) and path == self.path(Sha256(name))
 
 
 def _is_plain(path: Path) -> bool:

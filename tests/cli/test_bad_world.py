@@ -97,9 +97,9 @@ def test_a_full_disk_under_the_ledger_is_survived(
 HOLDER = """
 import sys
 from pathlib import Path
-from qmu_edge.store.lock import hold
-with hold(Path(sys.argv[1])):
-    print("held", flush=True)
+from qmu_edge.store.lock import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
     sys.stdin.read()
 """
 
@@ -110,7 +110,7 @@ def test_a_second_process_is_told_who_holds_the_store(
     other = ask(tmp_path, {"class_ids": [4]})
     words = [sys.executable, "-W", "ignore", "-c", HOLDER, str(served / ".qmu")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        assert process.stdout is not None and process.stdout.readline() == "locked\n"
         before = digest(served)
         for command in (["unlearn", "--request", other], ["train"], ["export"]):
             refused(run(*command, "--project", served, "--quiet"), 9, f"pid {process.pid}")

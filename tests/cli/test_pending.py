@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from qmu_edge.data.index import pseudonym
+from qmu_edge.io.digest import Sha256
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.cost import accounted
 from qmu_edge.models.build import build
@@ -112,7 +113,7 @@ def test_all_open_requests_are_served_in_one_run(run: Any, trained: Path) -> Non
     sound(run, trained)
 
 
-def receipts_chain_and_name_the_same_files(project: Path, digests: list[str]) -> None:
+def receipts_chain_and_name_the_same_files(project: Path, digests: list[Sha256]) -> None:
     with opened(project, Progress()) as p:
         found = [p.ledger.rows("SELECT receipt_digest, previous_digest FROM receipts ORDER BY seq")]
         assert found[0][-len(digests) :] == list(

@@ -70,7 +70,7 @@ def test_two_requests_at_once(driver: Driver, base: Base, tmp_path: Path, wait_s
         )
         assert {e.code for e in ended} <= ({0, 9} if not wait_s else {0}), [e.err for e in ended]
         for busy in (e for e in ended if e.code == 9):
-            assert "is held by pid" in busy.err or "has not written its name" in busy.err
+            assert "is locked by pid" in busy.err or "has not written its name" in busy.err
             told += 1
         served += chained(project)
         assert problems(project) == []

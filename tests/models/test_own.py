@@ -1,7 +1,6 @@
 """A network of the user's own: from one file to an exported one, and everything that is not a network."""
 
 import copy
-import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from qmu_edge.errors import ConfigError, ExportError, IntegrityError
 from qmu_edge.export.exporter import ExportPlan, export
 from qmu_edge.export.targets import Format
+from qmu_edge.io.digest import sha256_of
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
 from qmu_edge.models.calibration import calibrate, calibration_batches, parameter_group
@@ -35,7 +35,7 @@ TRAIN = TrainRecipe(epochs=1, batch=8, lr=0.05, warmup=0.0, precision="float32")
 
 def made(text: str, **fields: Any) -> Classifier:
     """The network of a model file."""
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    digest = sha256_of(text.encode())
     recipe = ModelRecipe(architecture="file", path="mine.py", sha256=digest, **fields)
     return build(recipe, SHAPE, seed=0, factory=factory_in(text.encode(), recipe))
 

@@ -155,7 +155,7 @@ def test_an_exact_method_retrains_and_a_deadline_can_be_missed() -> None:
         ({"previous": "no digest"}, r"previous: .*pattern"),
         ({"row": replace(ROW, form="by telephone")}, r"form: .*'opendsr' or 'research'"),
         ({"artefacts": [Line("checkpoint", -1, 0, "present")]}, r"count: .*greater than or equal to 0"),
-        ({"run": replace(RUN, recipe="")}, r"recipe: .*pattern"),
+        ({"run": replace(RUN, recipe=Sha256(""))}, r"recipe: .*pattern"),
         ({"run": replace(RUN, release=replace(RELEASE, files={}))}, r"subject: .*at least 1"),
     ],
 )

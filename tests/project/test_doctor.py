@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from qmu_edge.errors import BusyError
+from qmu_edge.io.digest import Sha256
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.create import create
 from qmu_edge.project.doctor import examine
@@ -21,7 +22,7 @@ from qmu_edge.project.records import Release
 from qmu_edge.recipe import Recipe, parse_recipe
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
-from qmu_edge.store.lock import hold
+from qmu_edge.store.lock import locked
 
 TINY = parse_recipe('[data]\nsource = "digits"\nsize = 8\n', "tiny")
 
@@ -40,7 +41,9 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def release(project: Project, content: bytes) -> str:
     """Store and publish a release of one file."""
     sha = project.store.put_bytes(content)
-    whole = Release(checkpoint="0" * 64, files={"model.onnx": sha}, sizes={"model.onnx": len(content)})
+    whole = Release(
+        checkpoint=Sha256("0" * 64), files={"model.onnx": sha}, sizes={"model.onnx": len(content)}
+    )
     made = project.store.put_bytes(whole.to_bytes())
     project.ledger.set_meta("release:x", made)
     project.ledger.set_current(Pointer.RELEASE, made)
@@ -199,9 +202,9 @@ def test_an_object_that_nothing_names_is_counted_and_kept(root: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from qmu_edge.store.lock import hold
-with hold(Path(sys.argv[1])):
-    print("held", flush=True)
+from qmu_edge.store.lock import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
     sys.stdin.read()
 """
 
@@ -209,7 +212,7 @@ with hold(Path(sys.argv[1])):
 def test_a_writer_at_work_is_no_problem_and_is_not_repaired(root: Path) -> None:
     words = [sys.executable, "-c", HOLDER, str(root / ".qmu")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        assert process.stdout is not None and process.stdout.readline() == "locked\n"
         (root / ".qmu/objects/.tmp-1").write_bytes(b"half")
         found = examine(root)
         assert found["problems"] == [] and f"pid {process.pid}," in found["held_by"]
@@ -226,7 +229,7 @@ def test_a_command_waits_for_a_writer_when_it_is_asked_to(root: Path) -> None:
     words = [sys.executable, "-c", HOLDER, str(root / ".qmu")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+        assert process.stdout.readline() == "locked\n"
         with opened(root, Progress(), wait_s=0.1) as project:
             with pytest.raises(BusyError, match=f"pid {process.pid}"), project.locked():
                 pass
@@ -236,7 +239,7 @@ def test_a_command_waits_for_a_writer_when_it_is_asked_to(root: Path) -> None:
 
 
 def test_looking_takes_no_lock_and_writes_nothing(root: Path) -> None:
-    with hold(root / ".qmu"):
+    with locked(root / ".qmu"):
         assert examine(root)["problems"] == []
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if not p.name.endswith(("-wal", "-shm"))}
     before.pop(root / ".qmu")  # where SQLite puts its own two

@@ -1,6 +1,5 @@
 """The model file of a project: who may bring it, what it may be called, and that only those bytes run."""
 
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ from pydantic import ValidationError
 
 from qmu_edge import api
 from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.io.digest import sha256_of
 from qmu_edge.project.model_file import adopt, source_of
 from qmu_edge.recipe import ModelRecipe, parse_recipe
 
@@ -40,7 +40,7 @@ max_ta_drop = 1.0
 max_ra_drop = "off"
 max_mia_auc_gap = "off"
 """
-DIGEST = hashlib.sha256(SOURCE).hexdigest()
+DIGEST = sha256_of(SOURCE)
 NAMED = ModelRecipe(architecture="file", path="mine.py")
 PINNED = ModelRecipe(architecture="file", path="mine.py", sha256=DIGEST)
 

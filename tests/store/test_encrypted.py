@@ -1,4 +1,4 @@
-"""Sealed objects: read as they were written, noticed when altered, gone for good without their key."""
+"""Encrypted objects: read as they were written, noticed when altered, lost for good without their key."""
 
 import errno
 import hashlib
@@ -11,15 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmu_edge.errors import ConfigError, IntegrityError
-from qmu_edge.store.encrypted import CHUNK_BYTES, MAGIC, TAG_BYTES, SealedStore, seal, unseal
+from qmu_edge.io.digest import Sha256
+from qmu_edge.store.encrypted import CHUNK_BYTES, MAGIC, TAG_BYTES, EncryptedStore, decrypt, encrypt
 
 SIZES = [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES + 5]
-KEY, DIGEST = bytes(range(32)), "ab" * 32
+KEY, DIGEST = bytes(range(32)), Sha256("ab" * 32)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> SealedStore:
-    return SealedStore(tmp_path / "objects", tmp_path / "keys/objects", sealing=True)
+def store(tmp_path: Path) -> EncryptedStore:
+    return EncryptedStore(tmp_path / "objects", tmp_path / "keys/objects", encrypting=True)
 
 
 def content(size: int) -> bytes:
@@ -27,11 +28,11 @@ def content(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_what_is_put_comes_back_and_does_not_lie_there_in_clear(store: SealedStore, size: int) -> None:
+def test_what_is_put_comes_back_and_does_not_lie_there_in_clear(store: EncryptedStore, size: int) -> None:
     data = content(size)
     digest = store.put_bytes(data)
     assert digest == hashlib.sha256(data).hexdigest()
-    assert store.get_bytes(digest) == data and store.check() == []
+    assert store.get_bytes(digest) == data and store.problems() == []
     raw = store.path(digest).read_bytes()
     assert raw.startswith(MAGIC) and (size < 16 or data[:16] not in raw)
     assert len(raw) == len(MAGIC) + size + TAG_BYTES * max(1, -(-size // CHUNK_BYTES))
@@ -45,13 +46,13 @@ def test_what_is_put_comes_back_and_does_not_lie_there_in_clear(store: SealedSto
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.binary(max_size=50), max_size=8))
 def test_blocks_of_any_size_are_one_content(blocks: list[bytes]) -> None:
-    sealed = b"".join(seal(blocks, KEY, DIGEST))
-    assert sealed == b"".join(seal([b"".join(blocks)], KEY, DIGEST))
-    pieces = [sealed[i : i + 7] for i in range(len(MAGIC), len(sealed), 7)]
-    assert b"".join(unseal(pieces, KEY, DIGEST)) == b"".join(blocks)
+    encrypted = b"".join(encrypt(blocks, KEY, DIGEST))
+    assert encrypted == b"".join(encrypt([b"".join(blocks)], KEY, DIGEST))
+    pieces = [encrypted[i : i + 7] for i in range(len(MAGIC), len(encrypted), 7)]
+    assert b"".join(decrypt(pieces, KEY, DIGEST)) == b"".join(blocks)
 
 
-def test_every_altered_byte_of_object_or_key_is_noticed(store: SealedStore) -> None:
+def test_every_altered_byte_of_object_or_key_is_noticed(store: EncryptedStore) -> None:
     digest = store.put_bytes(content(40))
     for path in (store.path(digest), store.keys.folder / digest):
         path.chmod(0o600)
@@ -60,25 +61,27 @@ def test_every_altered_byte_of_object_or_key_is_noticed(store: SealedStore) -> N
             path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
             with pytest.raises(IntegrityError):
                 store.get_bytes(digest)
-            assert len(store.check()) == 1
+            assert len(store.problems()) == 1
         path.write_bytes(whole)
-    assert store.check() == []
+    assert store.problems() == []
 
 
-def test_chunks_cannot_be_cut_off_moved_or_taken_from_another(store: SealedStore) -> None:
+def test_chunks_cannot_be_cut_off_moved_or_taken_from_another(store: EncryptedStore) -> None:
     step = CHUNK_BYTES + TAG_BYTES
-    sealed = b"".join(seal([content(3 * CHUNK_BYTES)], KEY, DIGEST))[len(MAGIC) :]
-    first, second, third = (sealed[i * step : (i + 1) * step] for i in range(3))
+    encrypted = b"".join(encrypt([content(3 * CHUNK_BYTES)], KEY, DIGEST))[len(MAGIC) :]
+    first, second, third = (encrypted[i * step : (i + 1) * step] for i in range(3))
     forged = [first + second, second + first + third, first + second + third + third, first, b""]
     for data in forged:
         with pytest.raises(IntegrityError, match="altered or of another key"):
-            b"".join(unseal([data], KEY, DIGEST))
-    for key, digest in ((KEY[::-1], DIGEST), (KEY, DIGEST[::-1])):
+            b"".join(decrypt([data], KEY, DIGEST))
+    for key, digest in ((KEY[::-1], DIGEST), (KEY, Sha256(DIGEST[::-1]))):
         with pytest.raises(IntegrityError, match="altered or of another key"):
-            b"".join(unseal([sealed], key, digest))
+            b"".join(decrypt([encrypted], key, digest))
 
 
-def test_a_backup_of_the_object_is_worth_nothing_without_the_key(store: SealedStore, tmp_path: Path) -> None:
+def test_a_backup_of_the_object_is_worth_nothing_without_the_key(
+    store: EncryptedStore, tmp_path: Path
+) -> None:
     digest = store.put_bytes(content(100))
     backup = Path(shutil.copy(store.path(digest), tmp_path / "backup"))
     store.remove(digest)
@@ -92,7 +95,7 @@ def test_a_backup_of_the_object_is_worth_nothing_without_the_key(store: SealedSt
 
 
 def test_a_key_is_overwritten_before_it_is_removed(
-    store: SealedStore, monkeypatch: pytest.MonkeyPatch
+    store: EncryptedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = store.put_bytes(b"x")
     seen = []
@@ -107,7 +110,7 @@ def test_a_key_is_overwritten_before_it_is_removed(
     assert seen[0] == (digest, bytes(32)) and seen[1][0] == digest[2:]
 
 
-def test_an_object_whose_key_was_shredded_can_be_stored_anew(store: SealedStore) -> None:
+def test_an_object_whose_key_was_shredded_can_be_stored_anew(store: EncryptedStore) -> None:
     """What a purge leaves that was killed between the key and the object."""
     digest = store.put_bytes(b"again")
     store.keys.shred(digest)
@@ -116,7 +119,7 @@ def test_an_object_whose_key_was_shredded_can_be_stored_anew(store: SealedStore)
 
 
 def test_a_key_that_cannot_be_shredded_keeps_its_object(
-    store: SealedStore, monkeypatch: pytest.MonkeyPatch
+    store: EncryptedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = store.put_bytes(b"x")
 
@@ -129,24 +132,24 @@ def test_a_key_that_cannot_be_shredded_keeps_its_object(
     assert store.get_bytes(digest) == b"x"
 
 
-def test_released_files_stay_plain_and_sealed_ones_are_not_opened_by_path(store: SealedStore) -> None:
+def test_released_files_stay_plain_and_encrypted_ones_are_not_opened_by_path(store: EncryptedStore) -> None:
     released = store.put_released(b"model")
     assert store.open_verified(released).read_bytes() == b"model" and not store.keys.has(released)
-    sealed = store.put_bytes(b"weights")
-    with pytest.raises(IntegrityError, match="is sealed"):
-        store.open_verified(sealed)
+    encrypted = store.put_bytes(b"weights")
+    with pytest.raises(IntegrityError, match="is encrypted"):
+        store.open_verified(encrypted)
 
 
-def test_the_limit_holds_before_anything_is_decrypted(store: SealedStore) -> None:
+def test_the_limit_holds_before_anything_is_decrypted(store: EncryptedStore) -> None:
     digest = store.put_bytes(bytes(100))
     assert store.get_bytes(digest, limit=100) == bytes(100)
     with pytest.raises(IntegrityError, match="more than the 99 bytes allowed"):
         store.get_bytes(digest, limit=99)
 
 
-def test_a_store_that_does_not_seal_still_reads_what_was_sealed(store: SealedStore) -> None:
+def test_a_store_that_does_not_encrypt_still_reads_what_was_encrypted(store: EncryptedStore) -> None:
     digest = store.put_bytes(b"x")
-    plain = SealedStore(store.root, store.keys.folder, sealing=False)
+    plain = EncryptedStore(store.root, store.keys.folder, encrypting=False)
     assert plain.get_bytes(digest) == b"x"
     other = plain.put_bytes(b"y")
     assert plain.path(other).read_bytes() == b"y" and store.get_bytes(other) == b"y"

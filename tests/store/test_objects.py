@@ -13,17 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError
+from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import BLOCK_BYTES, file_digest, unfinished, write_atomic
-from qmu_edge.store.lock import hold, holder_of
+from qmu_edge.store.lock import lock_holder, locked
 from qmu_edge.store.objects import ObjectStore
 
-ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, "abc"
-HOLD = """
+ABC = Sha256("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")  # FIPS 180-2, "abc"
+LOCK = """
 import sys, time
 from pathlib import Path
-from qmu_edge.store.lock import hold
-with hold(Path(sys.argv[1])):
-    print("held", flush=True)
+from qmu_edge.store.lock import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
     time.sleep(60)
 """
 
@@ -35,12 +36,12 @@ def objects(tmp_path: Path) -> ObjectStore:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A real second process that holds the store in `tmp_path`."""
+    """A real second process that has locked the store in `tmp_path`."""
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", LOCK, str(tmp_path)], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+        assert process.stdout.readline() == "locked\n"
         yield process
         process.kill()
 
@@ -96,7 +97,7 @@ def test_a_full_disk_in_the_middle_of_the_data(objects: ObjectStore, monkeypatch
     with pytest.raises(ConfigError, match="No space left on device"):
         objects.put_bytes(bytes(3 * BLOCK_BYTES))
     assert list(objects) == []
-    assert objects.check() == []
+    assert objects.problems() == []
 
 
 def test_the_folder_that_cannot_be_synced_is_told_honestly(
@@ -157,7 +158,7 @@ def test_every_flipped_bit_is_noticed(
     for read in (objects.open_verified, objects.get_bytes):
         with pytest.raises(IntegrityError, match=f"expected SHA-256 {digest}, found"):
             read(digest)
-    (problem,) = objects.check()
+    (problem,) = objects.problems()
     assert digest in problem
 
 
@@ -183,7 +184,7 @@ def test_missing_linked_and_too_large_objects(objects: ObjectStore, tmp_path: Pa
 )
 def test_only_a_digest_becomes_a_path(objects: ObjectStore, name: str) -> None:
     with pytest.raises(IntegrityError, match="64 lower-case hex digits"):
-        objects.path(name)
+        objects.path(Sha256(name))
 
 
 def test_check_names_foreign_files_and_passes_over_unfinished_ones(objects: ObjectStore) -> None:
@@ -191,13 +192,13 @@ def test_check_names_foreign_files_and_passes_over_unfinished_ones(objects: Obje
     (objects.root / ABC[:2] / ".tmp-dead").write_bytes(b"a")
     (objects.root / "notes.txt").write_bytes(b"")
     (objects.root / ABC).write_bytes(b"abc")  # right name, wrong place
-    assert len(objects.check()) == 2
+    assert len(objects.problems()) == 2
     assert list(objects) == [ABC]
 
 
 def test_a_store_without_objects(objects: ObjectStore) -> None:
     assert list(objects) == []
-    assert objects.check() == []
+    assert objects.problems() == []
 
 
 def test_file_digest_of_nothing_there(tmp_path: Path) -> None:
@@ -209,25 +210,25 @@ def test_file_digest_of_nothing_there(tmp_path: Path) -> None:
 
 
 def test_hold_writes_and_removes_the_holder(tmp_path: Path) -> None:
-    with hold(tmp_path):
+    with locked(tmp_path):
         assert f"pid {os.getpid()}\n" in (tmp_path / "holder").read_text()
     assert not (tmp_path / "holder").exists()
-    with hold(tmp_path):
+    with locked(tmp_path):
         pass
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.2, -1.0])
 def test_the_same_process_cannot_hold_twice(tmp_path: Path, wait_s: float) -> None:
-    with hold(tmp_path):
+    with locked(tmp_path):
         with pytest.raises(BusyError, match=f"pid {os.getpid()}"):
-            with hold(tmp_path, wait_s=wait_s):
+            with locked(tmp_path, wait_s=wait_s):
                 pass
         assert (tmp_path / "holder").exists()
 
 
 def test_a_second_process_is_told_who_holds(tmp_path: Path, other: subprocess.Popen[str]) -> None:
     with pytest.raises(BusyError, match=f"pid {other.pid}, host .*, command -c"):
-        with hold(tmp_path):
+        with locked(tmp_path):
             pass
 
 
@@ -235,20 +236,20 @@ def test_a_killed_process_leaves_the_store_free(tmp_path: Path, other: subproces
     other.kill()
     other.wait()
     assert str(other.pid) in (tmp_path / "holder").read_text()
-    with hold(tmp_path):
+    with locked(tmp_path):
         assert str(os.getpid()) in (tmp_path / "holder").read_text()
 
 
 def test_the_name_that_a_killed_process_left_is_not_told(tmp_path: Path) -> None:
     """Between the lock and the name of the new holder, the file still names the dead one."""
-    with hold(tmp_path):
+    with locked(tmp_path):
         mine = (tmp_path / "holder").read_text()
         (tmp_path / "holder").write_text(mine.replace(str(os.getpid()), str(_dead_pid())))
-        assert holder_of(tmp_path) is None
-        with pytest.raises(BusyError, match="has not written its name"), hold(tmp_path):
+        assert lock_holder(tmp_path) is None
+        with pytest.raises(BusyError, match="has not written its name"), locked(tmp_path):
             pass
         (tmp_path / "holder").write_text(f"pid {_dead_pid()}\nhost another\n")
-        assert holder_of(tmp_path) == f"pid {_dead_pid()}, host another"
+        assert lock_holder(tmp_path) == f"pid {_dead_pid()}, host another"
 
 
 def _dead_pid() -> int:
@@ -264,7 +265,7 @@ def test_the_next_holder_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     (inside / ".tmp-2").symlink_to(outside)
     (inside / "objects/ab/kept").write_bytes(b"")
     assert [p.name for p in unfinished(inside)] == [".tmp-2", ".tmp-1"]
-    with hold(inside):
+    with locked(inside):
         assert unfinished(inside) == []
     assert (inside / "objects/ab/kept").exists() and outside.read_bytes() == b"mine"
 
@@ -279,21 +280,21 @@ def test_a_leftover_that_cannot_be_removed_is_said_and_frees_the_store(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", fail)
-        with pytest.raises(ConfigError, match=r"cannot remove .*Input/output error"), hold(tmp_path):
+        with pytest.raises(ConfigError, match=r"cannot remove .*Input/output error"), locked(tmp_path):
             pass
-    with hold(tmp_path):
+    with locked(tmp_path):
         pass
 
 
 def test_an_error_inside_frees_the_store(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), hold(tmp_path):
+    with pytest.raises(KeyError), locked(tmp_path):
         raise KeyError
-    with hold(tmp_path):
+    with locked(tmp_path):
         pass
 
 
 def test_a_store_that_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="does not exist"), hold(tmp_path / "absent"):
+    with pytest.raises(ConfigError, match="does not exist"), locked(tmp_path / "absent"):
         pass
     real = os.open
 
@@ -303,5 +304,5 @@ def test_a_store_that_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.Monke
         return real(path, flags, *args, **named)
 
     monkeypatch.setattr(os, "open", read_only)
-    with pytest.raises(ConfigError, match="Read-only file system"), hold(tmp_path):
+    with pytest.raises(ConfigError, match="Read-only file system"), locked(tmp_path):
         pass

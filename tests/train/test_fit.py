@@ -140,15 +140,15 @@ def test_state_that_is_damaged_or_foreign_is_ignored(
         state.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     tensors = load(good[32:])
     if damage == "no epoch":
-        state.write_bytes(_sealed({k: v for k, v in tensors.items() if k != "epoch"}))
+        state.write_bytes(_with_digest({k: v for k, v in tensors.items() if k != "epoch"}))
     if damage == "odd generator":
-        state.write_bytes(_sealed({**tensors, "generator": torch.zeros(3)}))
+        state.write_bytes(_with_digest({**tensors, "generator": torch.zeros(3)}))
     expected = fresh if quantizer == "learned_step" else _fit(samples, quantizer=quantizer)
     assert _same(expected, _fit(samples, resume=state, quantizer=quantizer))
     assert not state.exists()
 
 
-def _sealed(tensors: dict[str, torch.Tensor]) -> bytes:
+def _with_digest(tensors: dict[str, torch.Tensor]) -> bytes:
     """A state as it is stored: its SHA-256, then its tensors."""
     return hashlib.sha256(save(tensors)).digest() + save(tensors)
 

@@ -9,7 +9,6 @@ Trap: whoever can write the file can write a whole new chain. Only a `head` kept
 a receipt, at another party) shows that.
 """
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError, LedgerError
 from qmu_edge.io.canonical import canonical, rows_digest
+from qmu_edge.io.digest import sha256_of
 
 # Not typing.Self: the tests' type checker, which sees one function at a time, refuses it.
 File = TypeVar("File", bound="ChainedFile")
@@ -51,7 +51,7 @@ _ENVIRONMENT: Final = {  # SQLite's codes that say nothing against the file's co
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_NOMEM,
 }
-_NO_ROWS: Final = hashlib.sha256().hexdigest()  # what an event says of rows that it has seen go
+_NO_ROWS: Final = sha256_of(b"")  # what an event says of rows that it has seen go
 _MAX_VALUE: Final = 1 << 24  # bytes of one text; the longest that is written is a step's detail
 
 
@@ -321,7 +321,7 @@ def now() -> str:
 
 def _event_hash(seq: int, at: str, what: str, body: Any, previous: str) -> str:
     event = {"seq": seq, "at": at, "what": what, "body": body, "previous": previous}
-    return hashlib.sha256(canonical(event)).hexdigest()
+    return sha256_of(canonical(event))
 
 
 def _hash_of_text(seq: Any, at: Any, what: Any, text: Any, previous: Any) -> str:

@@ -1,8 +1,7 @@
 """Whether a receipt is one that this ledger has issued."""
 
-import hashlib
-
 from qmu_edge.errors import LedgerError
+from qmu_edge.io.digest import sha256_of
 from qmu_edge.receipt import receipt
 from qmu_edge.receipt.envelope import key_name
 from qmu_edge.store.ledger import keys
@@ -21,7 +20,7 @@ def verify_issued(ledger: Ledger, data: bytes) -> list[str]:
     Raises:
         LedgerError: The project has not issued it, or its key was not in use then.
     """
-    digest, public = hashlib.sha256(data).hexdigest(), receipt.signer(data).hex()
+    digest, public = sha256_of(data), receipt.signer(data).hex()
     row = ledger.receipt(digest)
     if row is None:
         raise LedgerError(f"receipt: SHA-256 {digest} is no receipt of {ledger.path}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qmu_edge.errors import LedgerError
+from qmu_edge.io.digest import Sha256
 from qmu_edge.store.ledger.chain import now
 from qmu_edge.store.ledger.requests import RequestLedger
 from qmu_edge.store.ledger.states import Pointer, Status, Step
@@ -23,8 +24,8 @@ class ReceiptRow:
 
     seq: int
     request_id: str | None
-    digest: str
-    previous: str | None
+    digest: Sha256
+    previous: Sha256 | None
     issued: str
 
 
@@ -40,10 +41,10 @@ class ReceiptLedger(RequestLedger):
             digest TEXT NOT NULL CHECK (length(digest) = 64))""",
     )
 
-    def current(self, name: Pointer) -> str | None:
+    def current(self, name: Pointer) -> Sha256 | None:
         """Digest of the object that is current under this name."""
         found = self.rows("SELECT digest FROM current WHERE name = ?", name)
-        return str(found[0][0]) if found else None
+        return Sha256(str(found[0][0])) if found else None
 
     def set_current(self, name: Pointer, digest: str) -> None:
         """Make one object current; to change several at once, use `commit_release`."""
@@ -91,7 +92,7 @@ class ReceiptLedger(RequestLedger):
         found = self.rows("SELECT * FROM receipts WHERE receipt_digest = ?", digest)
         return ReceiptRow(*found[0]) if found else None
 
-    def receipt_of(self, request_id: str) -> str:
+    def receipt_of(self, request_id: str) -> Sha256:
         """Digest of the receipt that a request was given.
 
         Raises:
@@ -100,7 +101,7 @@ class ReceiptLedger(RequestLedger):
         found = self.rows("SELECT receipt_digest FROM receipts WHERE request_id = ?", request_id)
         if not found:
             raise LedgerError(f"ledger {self.path}: no receipt of request {request_id!r}")
-        return str(found[0][0])
+        return Sha256(str(found[0][0]))
 
     def current_runs(self) -> set[str]:
         """Names of the attempts that have led to the current receipt."""
@@ -108,12 +109,12 @@ class ReceiptLedger(RequestLedger):
             JOIN steps s ON s.request_id = r.request_id WHERE c.name = ? AND s.step = ?"""
         return {run for (run,) in self.rows(query, Pointer.RECEIPT, Step.RECEIPTED)}
 
-    def report_of(self, receipt: str) -> str | None:
+    def report_of(self, receipt: Sha256) -> Sha256 | None:
         """Digest of the report that a receipt rests on."""
         query = """SELECT detail FROM steps JOIN receipts USING (request_id) WHERE receipt_digest = ?
             AND step = ? AND status = ? ORDER BY steps.finished DESC LIMIT 1"""
         found = self.rows(query, receipt, Step.VERIFIED, Status.DONE)
-        return str(self._parsed(found[0][0])["report"]) if found else None
+        return Sha256(str(self._parsed(found[0][0])["report"])) if found else None
 
     def is_open_attempt(self, prefix: str) -> bool:
         """Whether an attempt with these first 16 characters is unfinished, of a request without a receipt."""

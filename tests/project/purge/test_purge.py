@@ -219,7 +219,7 @@ def test_a_tampered_removal_is_noticed(life: Any, clock: Any) -> None:
     assert any("removal 1" in problem for problem in life.ledger.problems())
 
 
-def test_keys_of_sealed_objects_are_shredded(life: Any, clock: Any) -> None:
+def test_keys_of_encrypted_objects_are_shredded(life: Any, clock: Any) -> None:
     policy = life.project.recipe.policy.model_copy(update={"encrypt_at_rest": True})
     life.project.recipe = life.project.recipe.model_copy(update={"policy": policy})
     base = life.train()
@@ -229,7 +229,7 @@ def test_keys_of_sealed_objects_are_shredded(life: Any, clock: Any) -> None:
     assert {p.name for p in keys.iterdir()} == life.stored()
     purge(life.project, clock.now, at_once=True)
     assert {p.name for p in keys.iterdir()} == life.stored() and base not in life.stored()
-    assert served["requantized"] in life.stored() and life.project.store.check() == []
+    assert served["requantized"] in life.stored() and life.project.store.problems() == []
 
 
 def test_requests_served_together_are_purged_together(life: Any, clock: Any) -> None:
