@@ -91,7 +91,9 @@ def test_example_refuses_receipts_that_do_not_hold() -> None:
 def test_objects_are_read_by_the_example(size: int, tmp_path: Path) -> None:
     read, data = example("qmu_edge/store/README.md").content, np.random.default_rng(0).bytes(size)
     digest = ObjectStore(tmp_path / "plain/objects").put_bytes(data)
-    store = EncryptedStore(tmp_path / "encrypted/objects", tmp_path / "encrypted/keys/objects", encrypting=True)
+    store = EncryptedStore(
+        tmp_path / "encrypted/objects", tmp_path / "encrypted/keys/objects", encrypting=True
+    )
     assert store.put_bytes(data) == digest
     assert read(tmp_path / "plain", digest) == read(tmp_path / "encrypted", digest) == data
     path = store.path(digest)

@@ -11,7 +11,9 @@ Bytes that are hashed or signed must never change, so there are two encodings of
 
 They differ in numbers (1.0 is `1.0` in `compact` and `1` in RFC 8785), in characters beyond ASCII (escaped or
 not) and in the order of keys that have such characters. `rows_digest` has a form of its own: rows of the
-ledger are arrays with a space after each comma, and a value that is no JSON stands there as its `repr`.
+ledger are arrays with a space after each comma, and a value that is no JSON stands there as its `repr`. Two
+things keep the spaces of `json.dumps` with sorted keys: the stored measurement of a retrained reference, and
+what the name of an attempt is the digest of.
 """
 
 import hashlib

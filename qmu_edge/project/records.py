@@ -4,13 +4,13 @@ Each kind has one class and one parser. Releases and reports are JSON objects un
 stand in the ledger.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import Sha256
+from qmu_edge.io.json import compact, parse_stored
 from qmu_edge.io.plain import from_json, to_json
 from qmu_edge.verify.evaluation import Evaluation
 from qmu_edge.verify.verdict import Reference, Thresholds, Verdict
@@ -109,7 +109,7 @@ class Release:
         Raises:
             IntegrityError: It wrote something else.
         """
-        document = document_of(data, "a stored release")
+        document = parse_stored(data, "a stored release")
         try:
             return cls(sizes=document.pop("bytes"), **document)
         except (TypeError, KeyError) as error:
@@ -117,7 +117,7 @@ class Release:
 
     def to_bytes(self) -> bytes:
         """The same bytes for the same release."""
-        return _stored(
+        return compact(
             {"bytes" if f.name == "sizes" else f.name: getattr(self, f.name) for f in fields(self)}
         )
 
@@ -188,7 +188,7 @@ class Report:
         Raises:
             IntegrityError: It wrote something else.
         """
-        document = document_of(data, "a stored report")
+        document = parse_stored(data, "a stored report")
         try:
             retrained = document["retrained"]
             return cls(
@@ -217,7 +217,7 @@ class Report:
 
     def to_bytes(self) -> bytes:
         """The same bytes for the same report."""
-        return _stored(self.to_json())
+        return compact(self.to_json())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,22 +267,3 @@ def noted(kind: type[N], value: Any) -> N:
 def said(note: Trained | RetrainedReference) -> dict[str, Any]:
     """The fields of a note that say something, ready for JSON."""
     return {name: value for name, value in asdict(note).items() if value is not None}
-
-
-def document_of(data: bytes, what: str) -> dict[str, Any]:
-    """The JSON object in `data`.
-
-    Raises:
-        IntegrityError: It is not one; the message begins with `what`.
-    """
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{what} is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise IntegrityError(f"{what} is not an object")
-    return document
-
-
-def _stored(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()

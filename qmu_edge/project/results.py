@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from qmu_edge.io.digest import Sha256
+from qmu_edge.io.json import parse_stored
 from qmu_edge.project.records import (
     Measured,
     Release,
     Report,
     RetrainedReference,
     Trained,
-    document_of,
     noted,
     said,
 )
@@ -67,7 +67,7 @@ class Results:
 
     def measured(self, digest: Sha256) -> Measured:
         """The stored measurement of a retrained reference; raises like `release`."""
-        return Measured.parse(document_of(self._store.get_bytes(digest), "a stored report"))
+        return Measured.parse(parse_stored(self._store.get_bytes(digest), "a stored report"))
 
     def store_measured(self, measured: Measured) -> Sha256:
         """Store the measurement of a retrained reference and return its digest."""
