@@ -28,6 +28,7 @@ from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.train.batches import Augment, ForgetRetain, Samples
 from qmu_edge.train.fit import predict
+from qmu_edge.verify.evaluation import Labelled
 from qmu_edge.verify.verdict import Thresholds
 from tests.test_documentation import ROOT, blocks
 from tests.verify.files import qcdq
@@ -141,7 +142,7 @@ def test_a_file_is_judged_by_the_example(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), np.uint8)
     labels = np.arange(40) % 3
     passes = example("qmu_edge/verify/README.md", 1).passes
-    assert passes(model, (images, labels), (images, labels))
+    assert passes(model, Labelled(images, labels), Labelled(images, labels))
 
 
 def test_the_method_of_the_walk_through_unlearns(
