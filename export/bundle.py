@@ -2,7 +2,7 @@
 
 A folder, and the same as one reproducible archive (same content, same bytes): model files, the receipt,
 golden inputs with the logits to expect, thresholds, and a signed manifest with the SHA-256 of each file. Its
-parts are specified in `qmu_edge.verify.manifest`, and read by `qmu_edge.verify.bundle`, which needs numpy
+files are specified in `qmu_edge.verify.manifest`, and read by `qmu_edge.verify.bundle`, which needs numpy
 and onnxruntime only.
 
 Golden inputs are synthetic. A picture of a person, deleted or not, has no business on every device.
@@ -78,17 +78,17 @@ def write_bundle(
     try:
         partial.mkdir(parents=True)
         golden = _golden(partial / model, files[model])
-        everything = {**files, PUBLIC_KEY: public.hex().encode() + b"\n", **golden}
+        listed = {**files, PUBLIC_KEY: _hex(public), **golden}
         manifest = Manifest(
             tool=f"qmu-edge {__version__}",
             model=model,
-            files={name: _entry(data) for name, data in sorted(everything.items())},
+            files={name: FileEntry(sha256_of(data), len(data)) for name, data in sorted(listed.items())},
             min_agreement=min_agreement,
             thresholds=asdict(thresholds),
             key=key_name(public),
         )
-        everything[MANIFEST] = manifest.to_bytes()
-        everything[SIGNATURE] = key.sign(everything[MANIFEST]).hex().encode() + b"\n"
+        signed = manifest.to_bytes()
+        everything = {**listed, MANIFEST: signed, SIGNATURE: _hex(key.sign(signed))}
         for name, data in everything.items():
             write_atomic(partial / name, data)
         os.rename(partial, out)
@@ -109,8 +109,8 @@ def _golden(path: Path, model: bytes) -> dict[str, bytes]:
     return {name: _npy(a) for name, a in zip(GOLDEN, (images, runner.logits(images)), strict=True)}
 
 
-def _entry(data: bytes) -> FileEntry:
-    return FileEntry(sha256_of(data), len(data))
+def _hex(data: bytes) -> bytes:
+    return data.hex().encode() + b"\n"
 
 
 def _npy(array: np.ndarray) -> bytes:

@@ -144,13 +144,19 @@ def export(
 
 
 class _Reference:
-    """What the deploy form answers: on a few images, and on all where a file is not exact on the few."""
+    """Logits of the deploy form, computed when they are first asked for.
+
+    Attributes:
+        few: Black, white, noise and some of the images: every clip is met.
+        all: All images of the parity gate, for files that are not exact on the few.
+        tolerance: Largest difference of an exact file, as a share of the largest logit.
+    """
 
     def __init__(self, deployed: Classifier, images: UInt8[np.ndarray, "n c h w"]) -> None:
         self._deployed = deployed
         self.tolerance = ROUNDING if deployed.recipe.activation_bits == "float" else 0.0
         noise = np.random.default_rng(0).integers(0, 256, images[:1].shape, np.uint8)
-        extremes = [np.zeros_like(noise), np.full_like(noise, 255), noise]  # black, white: every clip is met
+        extremes = [np.zeros_like(noise), np.full_like(noise, 255), noise]
         self.few = np.concatenate([*extremes, images[: EXACT_IMAGES - len(extremes)]])
         self.all = images
 
@@ -171,10 +177,10 @@ class _Reference:
 
 
 def _gated(form: Format, data: bytes, reference: _Reference, min_agreement: float) -> Exported:
-    """The file through its gates.
+    """Pass a file through its gates.
 
-    A file that gives every logit of these few images to the bit computes the same function; more images
-    would tell nothing more. One that does not must name the same class on all of them.
+    A file that gives every logit of the few images to the bit computes the same function, and more images
+    would tell nothing more. One that does not must name the same class on all images.
     """
     latent_weights = require_valid(data)
     standard = runnable(data)

@@ -49,7 +49,7 @@ class _Layer:
 
 
 class _Graph:
-    """A graph and who makes and who reads each of its tensors."""
+    """A graph, with the node that writes and the nodes that read each of its tensors."""
 
     def __init__(self, model: onnx.ModelProto, *, zero_points: bool, clip_values: bool) -> None:
         self.model = model
@@ -64,20 +64,20 @@ class _Graph:
         self.quantizers = {q.node.output[0]: q for q in quantizers(model)}
 
     def next(self, node: onnx.NodeProto, op_type: str) -> onnx.NodeProto:
-        """The only reader of a node, which adds or multiplies a constant."""
+        """The only reader of a node, which must be an `op_type` with a constant."""
         readers = self.readers.get(node.output[0], [])
         if len(readers) != 1 or readers[0].op_type != op_type or readers[0].input[1] not in self.values:
             raise ExportError(f"{node.name}: not followed by a constant {op_type}; is this the deploy form?")
         return readers[0]
 
     def grid(self, name: str) -> Quantizer | None:
-        """The activation quantizer whose codes a tensor holds; None for a float tensor."""
+        """The activation quantizer whose codes a tensor stands for; None for a float tensor."""
         while name in self.made and self.made[name].op_type in ON_CODES:
             name = self.made[name].input[0]
         return self.quantizers.get(name)
 
     def is_quantized(self, name: str) -> bool:
-        """Whether a tensor goes to one quantizer, or through a rectifier to one."""
+        """Whether a quantizer is the only reader of a tensor, directly or behind a rectifier."""
         readers = self.readers.get(name, [])
         if len(readers) == 1 and readers[0].op_type == "Relu":
             return self.is_quantized(readers[0].output[0])
@@ -127,7 +127,7 @@ def to_integer(
 
 
 def _integer_layer(graph: _Graph, layer: _Layer, replaced: dict[str, list[onnx.NodeProto]]) -> None:
-    """Layer with the bias in it, and the gain in the weight's scale where a quantizer follows."""
+    """Move the bias into a layer, and the gain into the weight's scale where a quantizer follows."""
     name, weight, values = layer.weight.weight, layer.weight, graph.values
     codes = integer_codes(values[name], weight.scale, weight.low, weight.high)
     step, gain, bias = (
@@ -157,7 +157,7 @@ def _integer_layer(graph: _Graph, layer: _Layer, replaced: dict[str, list[onnx.N
 
 
 def _float_weight(graph: _Graph, name: str, scale: np.ndarray, output: str) -> list[onnx.NodeProto]:
-    """Cast and Mul, which a runtime computes once at load; DequantizeLinear it would repeat at every run."""
+    """Cast and Mul widen a weight: a runtime computes these once at load, DequantizeLinear at every run."""
     set_initializer(graph.model, f"{name}.scale", scale)
     cast = helper.make_node("Cast", [name], [f"{name}.float"], to=onnx.TensorProto.FLOAT)
     return [cast, helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [output])]
@@ -183,7 +183,10 @@ def _int32(biases: np.ndarray, name: str) -> np.ndarray:
 
 
 def _activation(graph: _Graph, q: Quantizer, replaced: dict[str, list[onnx.NodeProto]]) -> None:
-    """QuantizeLinear, Clip, what computes on codes, DequantizeLinear."""
+    """Replace a quantizer by QuantizeLinear, Clip and DequantizeLinear.
+
+    Readers that compute the same on codes as on values move in front of DequantizeLinear.
+    """
     name, offset = q.node.name, SIGNED_ZERO if q.signed and graph.zero_points else 0
     dtype = np.uint8 if graph.zero_points else np.int8
     low, high = q.low + offset, q.high + offset

@@ -1,8 +1,20 @@
-"""The device side: what the exported file does, with numpy and onnxruntime alone.
+"""The device side: what an exported file does, with numpy and onnxruntime alone.
 
-The verdict of qmu-edge is about the ONNX file that ships. Everything here therefore reads that file, never a
-torch model, and treats it as hostile input. Nothing is imported by this module; `README.md` beside it says
-what to take, and the same runs from a shell:
+The verdict of qmu-edge is about the ONNX file that ships. So everything here reads that file, never a torch
+model, and treats it as hostile input. This module imports nothing; `README.md` has an example.
 
-    python -m qmu_edge.verify MODEL.onnx --data SETS.npz --json
+| module | what for |
+|---|---|
+| `onnx` | the wire format, what is in an ONNX file, its strict reader, where its weights come from |
+| `metadata` | what a file says about itself |
+| `codes`, `latent_weights` | integer codes and grids; the gate that lets no other weights pass |
+| `session`, `performance` | one onnxruntime session on the CPU; its latency and memory |
+| `metrics`, `mia` | accuracy, confidence, intervals; membership inference by threshold |
+| `parity`, `integer_reference` | two sets of logits compared; a file computed in integers by numpy |
+| `evaluation`, `verdict` | the figures of one file; the judgement by thresholds |
+| `manifest`, `bundle` | what a bundle holds; a bundle opened and verified |
+| `arrays` | images, labels and logits from `.npz` and `.npy` files |
+| `verification`, `render` | all of it for one file or bundle; the result as a table or JUnit XML |
+
+The same from a shell: `python -m qmu_edge.verify MODEL.onnx --data SETS.npz --json`.
 """

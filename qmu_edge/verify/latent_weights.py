@@ -115,7 +115,7 @@ def inspect_weights(model: OnnxFile) -> LatentReport:
     names = names_of(model.graph)
     declared = declared_weights(model)
     weights = tuple(_inspect(name, node, names, declared) for node, name in _weight_inputs(model, names))
-    strangers = sorted({*declared.bits, *declared.floats} - {*names.tensors})
+    strangers = sorted({*declared.weight_bits, *declared.float_weights} - {*names.tensors})
     problems = [f"{w.layer}: tensor {w.name!r}: {w.problem}" for w in weights if w.problem]
     problems += [f"metadata names {name!r}, which the file does not hold" for name in strangers]
     if not weights:
@@ -170,14 +170,14 @@ def _inspect(name: str, node: Node, names: Names, declared: DeclaredWeights) -> 
     if traced.root is None:
         return WeightFinding(name, node.label, Form.UNKNOWN, problem=traced.stopped)
     element = traced.root.element
-    bits = declared.bits.get(traced.name, 8 if element.is_float else element.bits)
+    bits = declared.weight_bits.get(traced.name, 8 if element.is_float else element.bits)
     finding = WeightFinding(
         name=traced.name,
         layer=node.label,
         form=Form.CODES,
         elements=traced.root.elements,
         bits=bits,
-        declared=traced.name in declared.bits,
+        declared=traced.name in declared.weight_bits,
         allowed=1 << bits,
     )
     values = traced.root.array()
@@ -200,7 +200,7 @@ def _inspect_floats(
     seen = f"{finding.distinct} distinct float values, allowed 0"
     if any(step.op_type == "QuantizeLinear" for step in traced.steps):
         return replace(finding, form=Form.LATENT, problem=f"float weights before QuantizeLinear: {seen}")
-    if traced.name in declared.floats:
+    if traced.name in declared.float_weights:
         return finding
     return replace(finding, problem=f"float weights without quantizer: {seen}")
 

@@ -4,13 +4,13 @@ The exporter writes all of `Metadata`. The readers here need a share of it only,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 from qmu_edge.errors import ExportError
 from qmu_edge.io.json import compact, parse_object, shown
-from qmu_edge.io.plain import to_json
+from qmu_edge.io.plain import from_json, to_json
 from qmu_edge.verify.onnx.graph import OnnxFile
 
 METADATA_KEY: Final = "qmu_edge"
@@ -71,10 +71,10 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True)
 class DeclaredWeights:
-    """Width of the codes by initializer, and the initializers that may be float."""
+    """Width of the codes by initializer, and the initializers that may be float; see `Metadata`."""
 
-    bits: Mapping[str, int]
-    floats: frozenset[str]
+    weight_bits: Mapping[str, int] = field(default_factory=dict)
+    float_weights: tuple[str, ...] = ()
 
 
 def declared_weights(file: OnnxFile) -> DeclaredWeights:
@@ -83,17 +83,12 @@ def declared_weights(file: OnnxFile) -> DeclaredWeights:
     Raises:
         ExportError: The property is malformed, or a width is not from 2 to 8.
     """
-    document = _document(file)
-    try:
-        bits = dict(document.get("weight_bits", {}))
-        floats = frozenset(document.get("float_weights", []))
-    except (ValueError, TypeError) as error:
-        raise ExportError(f"{file.path}: metadata {METADATA_KEY!r} is malformed: {error}") from error
-    if not all(type(b) is int and 2 <= b <= 8 for b in bits.values()):
-        raise ExportError(f"{file.path}: metadata weight_bits {bits}; allowed 2 to 8")
-    if not all(isinstance(name, str) for name in floats):
-        raise ExportError(f"{file.path}: metadata float_weights must be names")
-    return DeclaredWeights(bits, floats)
+    names = {each.name for each in fields(DeclaredWeights)}
+    said = {name: value for name, value in _document(file).items() if name in names}
+    declared = from_json(DeclaredWeights, said, _subject(file), error=ExportError)
+    if not all(2 <= bits <= 8 for bits in declared.weight_bits.values()):
+        raise ExportError(f"{_subject(file)}: weight_bits {declared.weight_bits}; allowed 2 to 8")
+    return declared
 
 
 def input_layout(file: OnnxFile) -> Layout:
@@ -103,13 +98,18 @@ def input_layout(file: OnnxFile) -> Layout:
         ExportError: The property is malformed, or names another order.
     """
     about = _document(file).get("input", {})
-    try:
-        return Layout(about.get("layout", Layout.NCHW))
-    except (ValueError, AttributeError):
+    found = about.get("layout", Layout.NCHW) if isinstance(about, dict) else None
+    if not isinstance(found, str) or found not in [*Layout]:
         allowed = ", ".join(Layout)
-        raise ExportError(f"{file.path}: metadata: input {shown(about)}; allowed layouts {allowed}") from None
+        raise ExportError(f"{_subject(file)}: input {shown(about)}; allowed layouts {allowed}")
+    return Layout(found)
 
 
-def _document(file: OnnxFile) -> dict[str, Any]:
+def _document(file: OnnxFile) -> dict[str, object]:
     text = file.metadata.get(METADATA_KEY, "{}").encode()
-    return parse_object(text, f"{file.path}: metadata {METADATA_KEY!r}", ExportError)
+    return parse_object(text, _subject(file), ExportError)
+
+
+def _subject(file: OnnxFile) -> str:
+    """What messages call the property."""
+    return f"{file.path}: metadata {METADATA_KEY!r}"

@@ -95,8 +95,8 @@ class OrtRunner:
         if len(images) == 0 or batch < 1:
             raise ConfigError(f"{self.path}: {len(images)} images in batches of {batch}; allowed 1")
         size = fixed or batch
-        parts = [self._run(images[i : i + size], fixed) for i in range(0, len(images), size)]
-        return np.concatenate(parts)
+        starts = range(0, len(images), size)
+        return np.concatenate([self._run(images[i : i + size], fixed) for i in starts])
 
     def fed(self, images: NDArray[np.uint8]) -> NDArray[Any]:
         """Images uint8 (n, c, h, w) as the file takes them."""
@@ -136,7 +136,7 @@ def _session(file: OnnxFile, threads: int, optimization: str) -> ort.InferenceSe
         ) from error
 
 
-def _only(arguments: list[Any], rank: int, what: str) -> Any:
+def _only(arguments: list[ort.NodeArg], rank: int, what: str) -> ort.NodeArg:
     """Take the one input or output; its sizes must be known, but for the batch and the classes."""
     found = [(a.name, a.type, a.shape) for a in arguments]
     types = ("tensor(float)", "tensor(uint8)") if rank == 4 else ("tensor(float)",)

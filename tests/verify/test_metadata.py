@@ -10,6 +10,7 @@ from onnx import helper
 from qmu_edge.errors import ExportError
 from qmu_edge.verify.metadata import (
     METADATA_KEY,
+    DeclaredWeights,
     Dtype,
     InputMetadata,
     Layout,
@@ -52,15 +53,15 @@ def test_the_text_is_always_the_same(tmp_path: Path) -> None:
 
 def test_readers_find_their_share(tmp_path: Path) -> None:
     file = file_saying(tmp_path, WHOLE.to_text())
-    assert declared_weights(file).bits == {"a": 8, "b": 4}
-    assert declared_weights(file).floats == {"c"}
+    assert declared_weights(file).weight_bits == {"a": 8, "b": 4}
+    assert declared_weights(file).float_weights == ("c",)
     assert input_layout(file) is Layout.NHWC
 
 
 @pytest.mark.parametrize("text", [None, "{}", '{"input": {}}'])
 def test_files_that_say_nothing_have_defaults(tmp_path: Path, text: str | None) -> None:
     file = file_saying(tmp_path, text)
-    assert not declared_weights(file).bits and not declared_weights(file).floats
+    assert declared_weights(file) == DeclaredWeights({}, ())
     assert input_layout(file) is Layout.NCHW
 
 

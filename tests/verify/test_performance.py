@@ -32,7 +32,7 @@ def test_percentiles_of_the_runs_that_count(tmp_path: Path, monkeypatch: pytest.
 
 def test_peak_memory_never_falls() -> None:
     before = peak_mebibytes()
-    held = np.ones(2**22)  # 32 MiB, written to
+    array = np.ones(2**22)  # 32 MiB, written to
     after = peak_mebibytes()
     assert before and after and after >= before > 1
-    assert held.sum() == 2**22
+    assert array.sum() == 2**22

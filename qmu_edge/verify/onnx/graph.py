@@ -119,12 +119,12 @@ class Tensor:
         # float16 travels as its bit pattern in int32_data
         integer = np.dtype("<u2") if word.kind == "f" else word
         limits = np.iinfo(integer)
-        parts = [np.empty(0, integer)]
+        chunks = [np.empty(0, integer)]
         for chunk in varints(self.payload):
             if chunk.min() < limits.min or chunk.max() > limits.max:
                 raise ExportError(f"tensor {self.name!r}: a value that is no {self.element.name}")
-            parts.append(chunk.astype(integer))
-        return np.concatenate(parts).view(word)
+            chunks.append(chunk.astype(integer))
+        return np.concatenate(chunks).view(word)
 
 
 @dataclass(frozen=True, slots=True)

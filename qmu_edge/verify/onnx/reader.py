@@ -309,8 +309,8 @@ def _value(view: memoryview, budget: Budget) -> Value:
 def _require_unique_names(graph: Graph) -> None:
     """Every tensor is defined once, so that a name says which values are meant."""
     seen: set[str] = set()
-    for part in graph.walk():
-        defined = [*part.initializers, *(name for n in part.nodes for name in n.outputs if name)]
+    for each in graph.walk():
+        defined = [*each.initializers, *(name for n in each.nodes for name in n.outputs if name)]
         for name in defined:
             if name in seen:
                 raise ExportError(f"tensor {name!r} is defined twice")
@@ -320,18 +320,18 @@ def _require_unique_names(graph: Graph) -> None:
 def _require_used(graph: Graph) -> None:
     """Every stored tensor must reach an output: an unused one ships data that no result shows."""
     used = _ancestors(graph)
-    for part in graph.walk():
-        for name in part.initializers:
+    for each in graph.walk():
+        for name in each.initializers:
             if name not in used:
                 raise ExportError(f"initializer {name!r} is unused: no output depends on it")
-        for node in part.nodes:
+        for node in each.nodes:
             if node.tensors() and not used.intersection(node.outputs):
                 raise ExportError(f"{node.label} holds a tensor, and no output depends on it")
 
 
 def _ancestors(graph: Graph) -> set[str]:
     """Names that the outputs of the graph depend on, themselves included."""
-    producers = {name: node for part in graph.walk() for node in part.nodes for name in node.outputs}
+    producers = {name: node for each in graph.walk() for node in each.nodes for name in node.outputs}
     todo = [value.name for value in graph.outputs]
     found: set[str] = set()
     while todo:

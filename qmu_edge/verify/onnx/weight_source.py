@@ -109,9 +109,9 @@ def names_of(graph: Graph) -> Names:
     tensors: dict[str, Tensor] = {}
     producers: dict[str, Node] = {}
     readers: dict[str, list[Node]] = {}
-    for part in graph.walk():
-        tensors |= part.initializers
-        for node in part.nodes:
+    for each in graph.walk():
+        tensors |= each.initializers
+        for node in each.nodes:
             values = node.attributes.get("value") if node.op_type == "Constant" else None
             if values and values.tensors and node.outputs:
                 tensors[node.outputs[0]] = values.tensors[0]
@@ -130,5 +130,5 @@ def names_of(graph: Graph) -> Names:
 
 def _reads(node: Node) -> set[str]:
     """Names a node reads, those of its subgraphs included."""
-    inner = (name for g in node.graphs() for part in g.walk() for n in part.nodes for name in n.inputs)
+    inner = (name for g in node.graphs() for each in g.walk() for n in each.nodes for name in n.inputs)
     return {*node.inputs, *inner}

@@ -174,8 +174,8 @@ def varints(view: memoryview) -> Iterator[NDArray[np.int64]]:
         place = np.arange(raw.size) - np.repeat(starts, ends - starts + 1)
         if place.max() > 9:
             raise IntegrityError("protobuf: a number of more than 10 bytes in packed data")
-        parts = (raw & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
-        yield np.bitwise_or.reduceat(parts, starts).view(np.int64)
+        digits = (raw & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
+        yield np.bitwise_or.reduceat(digits, starts).view(np.int64)
         at += raw.size
 
 
