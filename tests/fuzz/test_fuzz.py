@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from qmu_edge.errors import QmuEdgeError
-from tests.fuzz.parsers import PARSERS, Parser
+from tests.fuzz.parser import Parser
+from tests.fuzz.parsers import PARSERS
 
 FAST = 200
 LIMIT_S = 1.0  # of this process's own time, for one input

@@ -1,8 +1,6 @@
 """Requests resolved: who goes, who stays, and what is refused rather than half done."""
 
-import hashlib
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -10,60 +8,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex, pseudonym
-from qmu_edge.data.tombstones import barred_samples
 from qmu_edge.errors import NoMatchError, RequestError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import Claim, resolve, tombstones_of
 from qmu_edge.request.split import EmptiedClasses, Split, divide, emptied_classes
-
-KEY = b"key"
-# id, pixels, class, split, subject
-ROWS = [
-    ("t0", "p0", 0, "train", "ana"),
-    ("t1", "p1", 0, "train", ""),
-    ("t2", "p0", 1, "train", "bo"),  # the pixels of t0, but of another person
-    ("t3", "p3", 1, "train", "bo"),
-    ("v0", "p4", 0, "validation", "ana"),
-    ("v1", "p5", 1, "validation", ""),
-    ("e0", "p6", 0, "test", ""),
-    ("e1", "p7", 1, "test", "ana"),
-    ("e2", "p8", 1, "test", "eve"),
-]
-
-
-def make_index(rows: list[tuple[str, str, int, str, str]]) -> SampleIndex:
-    ids, pixels, labels, splits, subjects = zip(*rows, strict=True)
-    return SampleIndex.of(
-        ids=ids,
-        digests=tuple(hashlib.sha256(p.encode()).hexdigest() for p in pixels),
-        labels=np.array(labels),
-        splits=np.array([SAMPLE_SPLITS.index(s) for s in splits], np.int8),
-        subjects=tuple(pseudonym(KEY, s) if s else "" for s in subjects),
-        class_names=("cat", "dog", "unused"),
-    )
-
-
-INDEX = make_index(ROWS)
-
-
-def ask(form: Literal["opendsr", "research"] = "research", **fields: Any) -> DeletionRequest:
-    lists: dict[str, Any] = {name: tuple(value) for name, value in fields.items()}
-    now = datetime(2026, 11, 3, tzinfo=UTC)
-    return DeletionRequest(request_id="r-1", form=form, received_time=now, body=b"{}", **lists)
-
-
-def split_of(index: SampleIndex, request: DeletionRequest, *, key: bytes, tombstoned: Any = ()) -> Split:
-    """The split of one request after others have deleted these ids."""
-    stones = {(i, d) for i, d in zip(index.ids, index.digests, strict=True) if i in set(tombstoned)}
-    return divide(index, [resolve(index, request, barred=stones, key=key)], barred=stones)
-
-
-def names(split: Split) -> dict[str, str]:
-    """Every part of a split as the ids in it."""
-    parts = ("forget", "retain", "validation", "test", "also_erased")
-    return {part: " ".join(INDEX.ids[i] for i in getattr(split, part)) for part in parts}
+from tests.request.case import INDEX, KEY, ROW, ROWS, Row, ask, make_index, names, slow_barred, split_of
 
 
 def test_samples() -> None:
@@ -207,27 +156,6 @@ def test_only_the_first_classes_are_listed() -> None:
         split_of(index, ask(class_ids=["cow"]), key=KEY)
 
 
-ROW = st.tuples(
-    st.sampled_from(["p", "q", "r", "s"]),
-    st.integers(0, 1),
-    st.sampled_from(SAMPLE_SPLITS),
-    st.sampled_from(["", "ana", "bo"]),
-)
-
-
-Row = tuple[str, str, int, str, str]
-
-
-def slow_barred(rows: list[Row], dead: set[str]) -> set[str]:
-    """The re-ingestion guard, one sample at a time."""
-    barred = set(dead)
-    for name, pixels, _, _, subject in rows:
-        owners = [row[4] for row in rows if row[0] in dead and row[1] == pixels]
-        if owners and (subject == "" or subject in owners):
-            barred.add(name)
-    return barred
-
-
 def slow_parts(
     rows: list[Row], classes: list[int], subjects: list[str], tombstoned: set[str]
 ) -> dict[str, list[int]]:
@@ -274,75 +202,6 @@ def test_resolve_agrees_with_the_slow_rule(
         assert getattr(split, part).tolist() == positions
     forgotten = {rows[i][1] for i in expected["forget"]}
     assert split.duplicates_retained == sum(rows[i][1] in forgotten for i in expected["retain"])
-
-
-# Identical pixels
-
-
-def barred(rows: list[Row], *stones: tuple[str, str]) -> str:
-    index = make_index(rows)
-    known = {(name, hashlib.sha256(pixels.encode()).hexdigest()) for name, pixels in stones}
-    return " ".join(index.ids[i] for i in np.flatnonzero(barred_samples(index, known)))
-
-
-TWINS: list[Row] = [
-    ("ana1", "p", 0, "train", "ana"),
-    ("ana2", "p", 1, "train", "ana"),
-    ("bo1", "p", 0, "train", "bo"),
-    ("nobody", "p", 1, "train", ""),
-    ("test", "p", 1, "test", ""),
-    ("other", "q", 0, "train", ""),
-]
-
-
-@pytest.mark.parametrize(
-    ("deleted", "expected"),
-    [
-        ("ana1", "ana1 ana2 nobody test"),  # her other copy goes, and what nobody claims; his stays
-        ("bo1", "bo1 nobody test"),
-        ("nobody", "nobody test"),  # nobody knows whose it was, and both of them are known: theirs stay
-        ("other", "other"),
-    ],
-)
-def test_a_copy_is_barred_unless_it_is_somebody_elses(deleted: str, expected: str) -> None:
-    pixels = next(row[1] for row in TWINS if row[0] == deleted)
-    assert barred(TWINS, (deleted, pixels)) == expected
-
-
-def test_the_pixels_of_a_sample_that_is_not_in_the_index_bar_everybody() -> None:
-    """Whose it was cannot be known, so it could be the same person under another name."""
-    assert barred(TWINS, ("long ago", "p")) == "ana1 ana2 bo1 nobody test"
-    assert barred(TWINS, ("other", "p")) == "ana1 ana2 bo1 nobody test other"  # one id, other pixels
-    assert barred(TWINS, ("long ago", "x")) == ""
-
-
-def test_copies_are_deleted_openly_and_the_other_persons_are_counted() -> None:
-    index = make_index(TWINS)
-    found = resolve(index, ask(sample_ids=["ana1"]), key=KEY)
-    assert [index.ids[i] for i in found.forget] == ["ana1", "ana2", "nobody"]
-    assert [index.ids[i] for i in found.also_erased] == ["test"]
-    split = divide(index, [found])
-    assert [index.ids[i] for i in split.retain] == ["bo1", "other"]
-    assert (split.counts()["copies"], split.counts()["duplicates_retained"]) == (3, 1)
-    his = resolve(index, ask(subject_ids=["bo"]), barred=tombstones_of(index, found), key=KEY)
-    assert [index.ids[i] for i in his.forget] == ["bo1"]
-
-
-@given(st.lists(ROW, min_size=1, max_size=12), st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)))
-def test_more_stones_never_bar_less_and_what_is_barred_stays_so(
-    drawn: list[tuple[str, int, str, str]], first: set[int], second: set[int]
-) -> None:
-    index = make_index([(str(i), *row) for i, row in enumerate(drawn)])
-
-    def stones(positions: set[int]) -> set[tuple[str, str]]:
-        return {(index.ids[i], index.digests[i]) for i in positions if i < len(drawn)}
-
-    before, after = (barred_samples(index, stones(s)) for s in (first, first | second))
-    assert not (before & ~after).any()
-    again = barred_samples(index, stones(set(np.flatnonzero(after).tolist())))
-    np.testing.assert_array_equal(again, after)
-    elsewhere = {("gone", digest) for digest in index.digests[:1]}
-    assert not (after & ~barred_samples(index, stones(first | second) | elsewhere)).any()
 
 
 # Many requests
