@@ -80,17 +80,17 @@ class Names(Column):
         """Take names of 1 to 512 characters in Unicode normal form NFC, with nothing invisible.
 
         Raises:
-            ConfigError: A name is none of these, or appears twice; `what` is what it is called.
+            ConfigError: A name is not of this form, or appears twice; messages call the column `what`.
         """
         parts, keys = [], [np.empty(0, np.int64)]
         for chunk in _chunks(names):
-            _check_names(chunk, what)
+            _require_names(chunk, what)
             parts.append("\n".join(chunk).encode())
             keys.append(self.keys_of(chunk))
         self.keys, self.data = np.concatenate(keys), b"\n".join(parts)
         breaks = np.flatnonzero(np.frombuffer(self.data, np.uint8) == ord("\n"))
         self._starts = np.concatenate(([0], breaks + 1, [len(self.data) + 1]))
-        self._check_unique(what)
+        self._require_unique(what)
 
     def at(self, position: int) -> str:
         """The name at a position."""
@@ -106,7 +106,7 @@ class Names(Column):
             last = min(first + _CHUNK, len(self))
             yield from self.data[self._starts[first] : self._starts[last] - 1].decode().split("\n")
 
-    def _check_unique(self, what: str) -> None:
+    def _require_unique(self, what: str) -> None:
         order = np.argsort(self.keys)
         same = self.keys[order[1:]] == self.keys[order[:-1]]
         suspects = np.flatnonzero(np.append(same, False) | np.append(False, same))
@@ -180,8 +180,8 @@ def _chunks(values: Iterable[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _check_names(names: Sequence[str], what: str) -> None:
-    """Check many names as one text first; look for the culprit only then."""
+def _require_names(names: Sequence[str], what: str) -> None:
+    """Check many names as one text first, and one by one only where that finds something."""
     text, lengths = "".join(names), set(map(len, names))
     if text.isascii() and text.isprintable() and min(lengths) >= 1 and max(lengths) <= MAX_NAME:
         return

@@ -1,7 +1,7 @@
 """The sample index: which samples there are, what they show, whose they are, how they are used.
 
 Without it a deletion request cannot be honoured, so it is written whenever a dataset is registered.
-Images are known by their pixels (a digest), people by a keyed pseudonym, never by name. Splits are
+Images are known by a digest of their pixels, people by a keyed pseudonym, never by name. Splits are
 a function of the pixels alone, with no seed, so that the original model, the unlearned model and
 the retrained reference can never disagree about what was trained on.
 
@@ -132,8 +132,8 @@ class SampleIndex:
             raise ConfigError(
                 f"sample index: {n} ids, {len(self.digests)} digests, {len(self.subjects)} subjects"
             )
-        _check_codes("labels", self.labels, np.dtype(np.int64), n, k)
-        _check_codes("splits", self.splits, np.dtype(np.int8), n, len(SAMPLE_SPLITS))
+        _require_codes("labels", self.labels, np.dtype(np.int64), n, k)
+        _require_codes("splits", self.splits, np.dtype(np.int8), n, len(SAMPLE_SPLITS))
         Names(self.class_names, "class names")
 
     @classmethod
@@ -147,7 +147,7 @@ class SampleIndex:
         subjects: Iterable[str],
         class_names: Iterable[str],
     ) -> "SampleIndex":
-        """The same from plain texts; each iterable is read once and not kept."""
+        """An index of plain texts; each iterable is read once and not kept."""
         return cls(
             ids=Names(ids, "sample ids"),
             digests=Digests.of(digests),
@@ -160,7 +160,7 @@ class SampleIndex:
     def digest(self) -> Sha256:
         """SHA-256 of ids, digests, labels, splits and class names.
 
-        Whose a sample is does not enter: a subject list may be completed without a new dataset.
+        Subjects do not enter: a list of subjects may be completed without a new dataset.
         """
         return self._digest
 
@@ -228,10 +228,10 @@ def assign_splits(
 
 
 def read_subjects(path: Path, sample_ids: Sequence[str]) -> tuple[str, ...]:
-    """Whose each sample is, from a CSV file with the header `sample,subject`.
+    """The subject of each sample, from a CSV file with the header `sample,subject`.
 
     Args:
-        path: UTF-8, at most 256 MiB. An empty subject means unknown, like an absent sample.
+        path: UTF-8, at most 256 MiB. A subject that is empty or whose sample is absent is unknown.
         sample_ids: The ids of the dataset (n).
 
     Returns:
@@ -311,7 +311,7 @@ def _changes(values: NDArray[np.int64] | NDArray[np.character]) -> NDArray[np.bo
     return np.append(True, values[1:] != values[:-1])
 
 
-def _check_codes(
+def _require_codes(
     name: str, codes: NDArray[np.generic], dtype: np.dtype[np.generic], n: int, limit: int
 ) -> None:
     if codes.dtype != dtype or codes.shape != (n,):

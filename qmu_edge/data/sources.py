@@ -42,7 +42,7 @@ class Source:
         ids: Sample ids, unique.
         given: "train", "test", or "" where the source has no split, (n,).
         class_names: k names, in label order.
-        subjects: Whose each sample is; "" for nobody. Empty when the source does not say.
+        subjects: The subject of each sample (n), "" where it has none; empty when the source does not say.
     """
 
     images: np.ndarray
@@ -60,7 +60,7 @@ def load(recipe: DataRecipe, progress: Progress) -> Source:
         ConfigError: The source is missing, empty or unreadable.
     """
     if recipe.source == "digits":
-        return _digits(recipe)
+        return _digits(recipe.size)
     if recipe.path is None:
         raise ConfigError(f"data.path is missing: {recipe.source} needs a folder")
     if recipe.source == "folder":
@@ -68,13 +68,13 @@ def load(recipe: DataRecipe, progress: Progress) -> Source:
     return _torchvision(recipe)
 
 
-def _digits(recipe: DataRecipe) -> Source:
+def _digits(size: int) -> Source:
     from sklearn.datasets import load_digits
 
     digits: Any = load_digits()
     n = len(digits.target)
     small = (digits.images * (255.0 / 16.0)).round().astype(np.uint8)
-    images = np.stack([_resize(Image.fromarray(image), recipe.size) for image in small])
+    images = np.stack([_resize(Image.fromarray(image), size) for image in small])
     return Source(
         images[:, None],
         digits.target.astype(np.int64),
@@ -100,25 +100,27 @@ def _torchvision(recipe: DataRecipe) -> Source:
         ),
     }
     try:
-        parts = {split: made[recipe.source](split) for split in ("train", "test")}
+        sets = {split: made[recipe.source](split) for split in ("train", "test")}
     except (OSError, RuntimeError) as error:
-        raise ConfigError(f"{recipe.source}: cannot be had from {recipe.path}: {error}") from None
-    return _joined(recipe, parts)
+        raise ConfigError(
+            f"{recipe.source}: cannot be read from {recipe.path} or downloaded: {error}"
+        ) from None
+    return _joined(recipe, sets)
 
 
-def _joined(recipe: DataRecipe, parts: dict[str, Any]) -> Source:
+def _joined(recipe: DataRecipe, sets: dict[str, Any]) -> Source:
     images, labels, ids, given = [], [], [], []
-    for split, part in parts.items():
-        array = np.asarray(part.data)
+    for split, dataset in sets.items():
+        array = np.asarray(dataset.data)
         if recipe.source == "svhn":
-            labels += [int(v) for v in part.labels]
+            labels += [int(v) for v in dataset.labels]
         else:
             array = array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)
-            labels += [int(v) for v in part.targets]
+            labels += [int(v) for v in dataset.targets]
         images.append(_resized(array, recipe.size))
         ids += [f"{split}/{i:05d}" for i in range(len(array))]
         given += [split] * len(array)
-    classes = getattr(parts["train"], "classes", None) or [str(d) for d in range(10)]
+    classes = getattr(sets["train"], "classes", None) or [str(d) for d in range(10)]
     return Source(
         np.ascontiguousarray(np.concatenate(images)),
         np.array(labels, np.int64),

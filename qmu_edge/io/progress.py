@@ -16,7 +16,7 @@ class Progress:
     """Counts images of one piece of work at a time."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        """Write to `stream` (stderr when None is replaced by `Progress.stderr()`); None is silent."""
+        """Write to `stream`; None for silence."""
         self._stream = stream
         self._every = REDRAW_S if stream is not None and stream.isatty() else LOG_EVERY_S
         self._label = ""

@@ -1,9 +1,9 @@
 """Looks for personal data in a receipt before it is signed.
 
-The form of a receipt (`qmu_edge.receipt.statement`) leaves no room for free text. What is left are words and
-numbers, and this looks at each of them twice: for what the project knows to name somebody (ids, subjects,
-pseudonyms, digests of images), and for what looks like an address, a path, an identifier or a piece of a
-picture whoever it belongs to. What the form itself says (its fields and fixed words) names nobody.
+The fields of a receipt (`qmu_edge.receipt.statement`) leave no room for free text. What is left are words and
+numbers. Each of them is compared with everything in the project that identifies somebody (ids, subjects,
+pseudonyms, digests of images), and with the forms of addresses, paths, identifiers and pieces of a picture,
+whoever they may belong to. The names of fields and the fixed words of the schema identify nobody.
 """
 
 import re
@@ -31,9 +31,9 @@ _LOOKS_LIKE: Final = {
 
 
 def find(statement: object, *, forbidden: Iterable[str], sentences: Collection[str]) -> list[str]:
-    """Where a receipt says too much: one line "JSON path: why" for each find; any is an error.
+    """Where a receipt says too much: one line "JSON path: why" for each place.
 
-    A forbidden text is found anywhere inside a text or a field's name, in either case. One of
+    A forbidden text is found anywhere inside a text or a field's name, in upper or lower case. One of
     fewer than 4 characters or of digits only must stand alone, or the sample "7" would be found in every
     time and version.
 
@@ -45,9 +45,9 @@ def find(statement: object, *, forbidden: Iterable[str], sentences: Collection[s
     Args:
         statement: A JSON value.
         forbidden: Sample ids, subject ids, pseudonyms, digests of images; read once.
-        sentences: Those that may stand in a receipt. They are not looked at.
+        sentences: Those that may stand in a receipt; they are left out of the search.
     """
-    known = {*sentences, *_words_of_the_form()}
+    known = {*sentences, *_words_of_the_schema()}
     texts = [(where, text) for where, text in _texts(statement, "$") if text not in known]
     everything = "\n".join(text for _, text in texts).casefold()
     # As a stream: a project may have a million ids, and next to none of them occurs.
@@ -56,11 +56,11 @@ def find(statement: object, *, forbidden: Iterable[str], sentences: Collection[s
     for where, text in texts:
         if any(_mentions(text.casefold(), suspect) for suspect in suspects):
             finds.append(f"{where}: a forbidden text")
-        finds += [f"{where}: {what}" for what in _looks(text)]
+        finds += [f"{where}: {what}" for what in _forms_in(text)]
     return finds
 
 
-def _looks(text: str) -> Iterator[str]:
+def _forms_in(text: str) -> Iterator[str]:
     if is_sha256(text):
         return
     plain = _URL.sub("", text)
@@ -70,7 +70,7 @@ def _looks(text: str) -> Iterator[str]:
 
 
 @cache
-def _words_of_the_form() -> frozenset[str]:
+def _words_of_the_schema() -> frozenset[str]:
     """Every field's name and every fixed word of the published schema."""
     return frozenset(_schema_words(json_schema()))
 
@@ -81,8 +81,8 @@ def _schema_words(schema: Any) -> Iterator[str]:
         yield from (w for w in (*schema.get("enum", ()), schema.get("const")) if isinstance(w, str))
         schema = list(schema.values())
     if isinstance(schema, list):
-        for part in schema:
-            yield from _schema_words(part)
+        for item in schema:
+            yield from _schema_words(item)
 
 
 def _texts(value: object, where: str) -> Iterator[tuple[str, str]]:

@@ -26,10 +26,10 @@ MAX_ITEMS: Final = 64  # of any list or open object
 MAX_LIST: Final = 16  # of numbers: a row of more could be a picture
 
 
-def _plain(value: object, check: Callable[[object], Any]) -> Any:
+def _plain(value: object, validate: Callable[[object], Any]) -> Any:
     """One message for all kinds of value, instead of one for each kind."""
     try:
-        return check(value)
+        return validate(value)
     except ValidationError:
         raise ValueError("allowed are numbers, true, false, null, words and short lists of these") from None
 

@@ -21,7 +21,7 @@ def verify(
     previous: Sequence[bytes] = (),
     keys: Sequence[bytes] = (),
 ) -> list[str]:
-    """Compare a receipt with the files it speaks of; needs nothing but these arguments.
+    """Verify a receipt with nothing but these arguments.
 
     Args:
         data: The receipt.

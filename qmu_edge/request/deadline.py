@@ -16,7 +16,7 @@ _CCPA_DAYS: Final = (45, 90)
 def due_time(received: datetime, regulation: str | None, *, extended: bool = False) -> datetime | None:
     """When the answer is due; None without a regulation that says so.
 
-    A month that is too short ends on its last day.
+    Where the month has no such day, the answer is due on its last day.
 
     >>> received = datetime(2027, 1, 31, 12, tzinfo=UTC)
     >>> str(due_time(received, "gdpr"))

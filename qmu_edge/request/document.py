@@ -60,10 +60,10 @@ def _time(value: object) -> datetime:
         raise ValueError(f"no such date or time: {error}") from error
 
 
-def _class(value: object, check: Callable[[object], str | int]) -> str | int:
+def _class(value: object, validate: Callable[[object], str | int]) -> str | int:
     """One message for the two kinds of class id, instead of one for each kind."""
     try:
-        return check(value)
+        return validate(value)
     except ValidationError:
         raise ValueError("must be a class name of 1 to 512 characters, or an index") from None
 
@@ -235,7 +235,7 @@ def parse_request(
             request = _from_opendsr(document, now)
         else:
             request = _from_research(document, now, key)
-        _check(request, now)
+        _require_plausible(request, now)
     except ValidationError as error:
         raise RequestError(f"{source}: {_first_problem(error)}") from None
     except RequestError as error:
@@ -354,8 +354,8 @@ def _subjects(identities: Sequence[Identity]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(identity.identity_value for identity in identities))
 
 
-def _check(request: DeletionRequest, now: datetime) -> None:
-    """Raise RequestError for what only shows in the whole: nothing named, too much, the future."""
+def _require_plausible(request: DeletionRequest, now: datetime) -> None:
+    """Raise RequestError when nothing is named, too much is, or a time is in the future."""
     total = len(request.subject_ids + request.sample_ids + request.class_ids)
     if total == 0:
         raise RequestError("the request names no subject, no sample and no class")

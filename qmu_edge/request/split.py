@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qmu_edge.data.columns import Digests
 from qmu_edge.data.index import SampleIndex, SampleSplit
 from qmu_edge.data.tombstones import Tombstones, barred_samples
 from qmu_edge.errors import RequestError
@@ -125,7 +126,7 @@ def divide(
     if not retain.any():
         raise RequestError("no training sample would be left to retain", reason="nothing_left")
     scopes = {c.scope for c in claims}
-    measured = kept & ~np.isin(index.labels, _emptied(index, forget, train & left))
+    measured = kept & ~np.isin(index.labels, _emptied(index.labels, forget, train & left))
     return Split(
         forget=forget,
         retain=np.flatnonzero(retain),
@@ -136,7 +137,7 @@ def divide(
         index_digest=index.digest(),
         requests=len(claims),
         copies=sum(c.copies for c in claims),
-        duplicates_retained=_duplicates(index, forget, retain),
+        duplicates_retained=_duplicates(index.digests, forget, retain),
         unmatched_subjects=sum(c.unmatched_subjects for c in claims),
     )
 
@@ -162,18 +163,19 @@ def emptied_classes(index: SampleIndex, split: Split, barred: NDArray[np.bool_])
     """
     left = index.in_split(SampleSplit.TRAIN) & ~barred
     left[split.forget] = False
-    classes = _emptied(index, split.forget, left)
+    classes = _emptied(index.labels, split.forget, left)
     # Copies of a named class under another label are not a reason to train again.
     others = split.scope != "classes" and not np.isin(index.labels[split.forget], classes).all()
     return EmptiedClasses(tuple(classes.tolist()), others)
 
 
-def _emptied(index: SampleIndex, forget: NDArray[np.int64], left: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _emptied(
+    labels: NDArray[np.int64], forget: NDArray[np.int64], left: NDArray[np.bool_]
+) -> NDArray[np.int64]:
     """Labels of forgotten samples that no sample which is `left` (n,) has."""
-    return np.setdiff1d(index.labels[forget], index.labels[left])
+    return np.setdiff1d(labels[forget], labels[left])
 
 
-def _duplicates(index: SampleIndex, forget: NDArray[np.int64], retain: NDArray[np.bool_]) -> int:
+def _duplicates(digests: Digests, forget: NDArray[np.int64], retain: NDArray[np.bool_]) -> int:
     """How many retained samples have the content digest of a forgotten one."""
-    forgotten = {index.digests[i] for i in forget.tolist()}
-    return int(retain[index.digests.find(forgotten)].sum())
+    return int(retain[digests.find({digests[i] for i in forget.tolist()})].sum())

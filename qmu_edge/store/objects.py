@@ -52,7 +52,7 @@ class ObjectStore:
         return digest
 
     def put_released(self, data: bytes) -> Sha256:
-        """Store the bytes of a file that ships: a store that encrypts leaves it as it is.
+        """Store the bytes of a file that ships; it is never encrypted.
 
         Raises:
             ConfigError: It cannot be written; nothing was changed.

@@ -283,7 +283,7 @@ def test_download_that_fails_is_a_config_error(monkeypatch: pytest.MonkeyPatch, 
         raise error
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10", fail)
-    with pytest.raises(ConfigError, match=f"cifar10: cannot be had from here: {error}"):
+    with pytest.raises(ConfigError, match=f"cifar10: cannot be read from here or downloaded: {error}"):
         load(DataRecipe(source="cifar10", path="here"), Progress())
     with pytest.raises(ConfigError, match=r"data\.path is missing: cifar10"):
         load(DataRecipe(source="cifar10"), Progress())
