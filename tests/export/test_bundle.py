@@ -51,6 +51,7 @@ def test_same_content_gives_the_same_archive(model: Path, tmp_path: Path) -> Non
     archive = (tmp_path / "first.tar").read_bytes()
     assert archive == (tmp_path / "again.tar").read_bytes()
     with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+        assert members.getnames() == sorted(members.getnames())
         found = {m.name: (m.mtime, m.uid, m.uname, m.mode) for m in members}
         assert set(found.values()) == {(0, 0, "", stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH)}
     assert json.loads((tmp_path / "first" / MANIFEST).read_text())["type"] == "urn:qmu-edge:bundle:v1"

@@ -19,7 +19,8 @@ def test_quantizing_rounds_half_to_even_clips_and_has_no_negative_zero() -> None
     scale, zero = np.array([0.5], np.float32), np.array([1], np.float32)
     found = quantize(np.array([0.25, 0.75, -0.1, 99, -99], np.float32), scale, zero, (-8, 7))
     assert found.tolist() == [0.5, 0.5, 0.0, 3.0, -4.5]  # codes 2 (from 1.5), 2 (from 2.5), 1, 7, -8
-    assert not np.signbit(found[2])
+    small = quantize(np.array([-0.1], np.float32), scale, np.zeros(1, np.float32), (-8, 7))
+    assert small.tolist() == [0.0] and not np.signbit(small).any()
 
 
 @pytest.mark.parametrize(

@@ -57,23 +57,24 @@ def test_unpacked_elements_are_those_that_were_packed(bits: int, signed: bool) -
 
 
 def nested() -> onnx.ModelProto:
-    """A model with a subgraph that holds a tensor."""
+    """A model with a subgraph in a subgraph, which holds a tensor."""
     model = files.qcdq()
-    flag = helper.make_tensor_value_info("o", TensorProto.FLOAT, [1])
     value = numpy_helper.from_array(np.array([1.0], np.float32))
-    inner = helper.make_node("Constant", [], ["o"], value=value)
-    model.graph.node.append(
-        helper.make_node("If", ["x"], ["z"], then_branch=helper.make_graph([inner], "body", [], [flag]))
-    )
+    node = helper.make_node("Constant", [], ["o"], value=value)
+    for inner, outer in (("o", "m"), ("m", "z")):
+        flag = helper.make_tensor_value_info(inner, TensorProto.FLOAT, [1])
+        body = helper.make_graph([node], f"body of {outer}", [], [flag])
+        node = helper.make_node("If", ["x"], [outer], then_branch=body)
+    model.graph.node.append(node)
     model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1]))
     return model
 
 
 def test_subgraphs_and_their_tensors_are_walked(tmp_path: Path) -> None:
     file = read(files.write(tmp_path / "model.onnx", nested()))
-    outer, inner = file.graph.walk()
+    outer, middle, inner = file.graph.walk()
     assert isinstance(inner, Graph) and outer is file.graph
-    assert [node.op_type for node in inner.nodes] == ["Constant"]
+    assert [node.op_type for graph in (middle, inner) for node in graph.nodes] == ["If", "Constant"]
     assert sum(1 for _ in file.tensors()) == len(file.graph.initializers) + 1
 
 

@@ -43,6 +43,8 @@ def test_of_a_product_the_integers_are_the_weight_or_else_the_larger_one(tmp_pat
     traced = found.trace("w2")
     assert [step.op_type for step in traced.steps] == ["Mul", "Cast"] and traced.name == "fc.w"
     assert found.weight_side(traced.steps[0]) == "fc.float"
+    files.replace(model, "s2", np.ones((6, 5, 4), np.float32))  # a scale for each weight hides nothing
+    assert names(tmp_path, model).trace("w2").name == "fc.w"
     files.replace(model, "fc.w", np.ones((5, 4), np.float32))
     files.replace(model, "s2", np.ones((1, 4), np.float32))
     assert names(tmp_path, model).trace("w2").name == "fc.w"
