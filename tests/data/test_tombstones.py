@@ -1,4 +1,4 @@
-"""Identical pixels: a sample with the pixels of a deleted one is barred, unless it is somebody else's."""
+"""Which samples tombstones bar: the deleted ones and their copies, unless these are somebody else's."""
 
 import hashlib
 
@@ -8,25 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmu_edge.data.tombstones import barred_samples
-from qmu_edge.request.resolve import resolve, tombstones_of
-from qmu_edge.request.split import divide
-from tests.request.case import KEY, ROW, Row, ask, make_index
+from tests.request.samples import ROW, TWINS, Row, make_index
 
 
-def barred(rows: list[Row], *stones: tuple[str, str]) -> str:
+def barred(rows: list[Row], *tombstones: tuple[str, str]) -> str:
     index = make_index(rows)
-    known = {(name, hashlib.sha256(pixels.encode()).hexdigest()) for name, pixels in stones}
+    known = {(name, hashlib.sha256(pixels.encode()).hexdigest()) for name, pixels in tombstones}
     return " ".join(index.ids[i] for i in np.flatnonzero(barred_samples(index, known)))
-
-
-TWINS: list[Row] = [
-    ("ana1", "p", 0, "train", "ana"),
-    ("ana2", "p", 1, "train", "ana"),
-    ("bo1", "p", 0, "train", "bo"),
-    ("nobody", "p", 1, "train", ""),
-    ("test", "p", 1, "test", ""),
-    ("other", "q", 0, "train", ""),
-]
 
 
 @pytest.mark.parametrize(
@@ -50,30 +38,18 @@ def test_the_pixels_of_a_sample_that_is_not_in_the_index_bar_everybody() -> None
     assert barred(TWINS, ("long ago", "x")) == ""
 
 
-def test_copies_are_deleted_openly_and_the_other_persons_are_counted() -> None:
-    index = make_index(TWINS)
-    found = resolve(index, ask(sample_ids=["ana1"]), key=KEY)
-    assert [index.ids[i] for i in found.forget] == ["ana1", "ana2", "nobody"]
-    assert [index.ids[i] for i in found.also_erased] == ["test"]
-    split = divide(index, [found])
-    assert [index.ids[i] for i in split.retain] == ["bo1", "other"]
-    assert (split.counts()["copies"], split.counts()["duplicates_retained"]) == (3, 1)
-    his = resolve(index, ask(subject_ids=["bo"]), barred=tombstones_of(index, found), key=KEY)
-    assert [index.ids[i] for i in his.forget] == ["bo1"]
-
-
 @given(st.lists(ROW, min_size=1, max_size=12), st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)))
-def test_more_stones_never_bar_less_and_what_is_barred_stays_so(
+def test_more_tombstones_never_bar_less_and_what_is_barred_stays_so(
     drawn: list[tuple[str, int, str, str]], first: set[int], second: set[int]
 ) -> None:
     index = make_index([(str(i), *row) for i, row in enumerate(drawn)])
 
-    def stones(positions: set[int]) -> set[tuple[str, str]]:
+    def tombstones(positions: set[int]) -> set[tuple[str, str]]:
         return {(index.ids[i], index.digests[i]) for i in positions if i < len(drawn)}
 
-    before, after = (barred_samples(index, stones(s)) for s in (first, first | second))
+    before, after = (barred_samples(index, tombstones(s)) for s in (first, first | second))
     assert not (before & ~after).any()
-    again = barred_samples(index, stones(set(np.flatnonzero(after).tolist())))
+    again = barred_samples(index, tombstones(set(np.flatnonzero(after).tolist())))
     np.testing.assert_array_equal(again, after)
-    elsewhere = {("gone", digest) for digest in index.digests[:1]}
-    assert not (after & ~barred_samples(index, stones(first | second) | elsewhere)).any()
+    elsewhere = {("long ago", digest) for digest in index.digests[:1]}
+    assert not (after & ~barred_samples(index, tombstones(first | second) | elsewhere)).any()

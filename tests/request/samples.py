@@ -1,4 +1,4 @@
-"""A small sample index, requests about it, and the obvious slow rule of what is barred."""
+"""A small index with the pixels of one person under another's name, and requests for its samples."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -12,9 +12,9 @@ from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import resolve
 from qmu_edge.request.split import Split, divide
 
+Row = tuple[str, str, int, str, str]  # id, pixels, class, split, subject
 KEY = b"key"
-# id, pixels, class, split, subject
-ROWS = [
+ROWS: list[Row] = [
     ("t0", "p0", 0, "train", "ana"),
     ("t1", "p1", 0, "train", ""),
     ("t2", "p0", 1, "train", "bo"),  # the pixels of t0, but of another person
@@ -27,7 +27,7 @@ ROWS = [
 ]
 
 
-def make_index(rows: list[tuple[str, str, int, str, str]]) -> SampleIndex:
+def make_index(rows: list[Row]) -> SampleIndex:
     ids, pixels, labels, splits, subjects = zip(*rows, strict=True)
     return SampleIndex.of(
         ids=ids,
@@ -50,14 +50,24 @@ def ask(form: Literal["opendsr", "research"] = "research", **fields: Any) -> Del
 
 def split_of(index: SampleIndex, request: DeletionRequest, *, key: bytes, tombstoned: Any = ()) -> Split:
     """The split of one request after others have deleted these ids."""
-    stones = {(i, d) for i, d in zip(index.ids, index.digests, strict=True) if i in set(tombstoned)}
-    return divide(index, [resolve(index, request, barred=stones, key=key)], barred=stones)
+    tombstones = {(i, d) for i, d in zip(index.ids, index.digests, strict=True) if i in set(tombstoned)}
+    return divide(index, [resolve(index, request, barred=tombstones, key=key)], barred=tombstones)
 
 
 def names(split: Split) -> dict[str, str]:
-    """Every part of a split as the ids in it."""
-    parts = ("forget", "retain", "validation", "test", "also_erased")
-    return {part: " ".join(INDEX.ids[i] for i in getattr(split, part)) for part in parts}
+    """Every set of a split as the ids in it."""
+    sets = ("forget", "retain", "validation", "test", "also_erased")
+    return {name: " ".join(INDEX.ids[i] for i in getattr(split, name)) for name in sets}
+
+
+TWINS: list[Row] = [
+    ("ana1", "p", 0, "train", "ana"),
+    ("ana2", "p", 1, "train", "ana"),
+    ("bo1", "p", 0, "train", "bo"),
+    ("nobody", "p", 1, "train", ""),
+    ("test", "p", 1, "test", ""),
+    ("other", "q", 0, "train", ""),
+]
 
 
 ROW = st.tuples(
@@ -66,16 +76,3 @@ ROW = st.tuples(
     st.sampled_from(SAMPLE_SPLITS),
     st.sampled_from(["", "ana", "bo"]),
 )
-
-
-Row = tuple[str, str, int, str, str]
-
-
-def slow_barred(rows: list[Row], dead: set[str]) -> set[str]:
-    """The re-ingestion guard, one sample at a time."""
-    barred = set(dead)
-    for name, pixels, _, _, subject in rows:
-        owners = [row[4] for row in rows if row[0] in dead and row[1] == pixels]
-        if owners and (subject == "" or subject in owners):
-            barred.add(name)
-    return barred
