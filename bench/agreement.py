@@ -45,7 +45,7 @@ def trained(path: Way, architecture: str, train: Samples, recipe: TrainRecipe) -
 def tuned(path: Way, model: Classifier, train: Samples, recipe: TrainRecipe) -> Classifier:
     """The network after an epoch of fine-tuning, as `finetune` does it, on that path."""
     model = copy.deepcopy(model)
-    settings = Optimization(epochs=1, lr=0.01, precision=recipe.precision)
+    settings = Optimization(epochs=1, lr=0.01, momentum=0.9, weight_decay=5e-4, precision=recipe.precision)
     descent = Descent(path(model).train(), settings, LONG, Progress())
     batches = train.batches(recipe.batch, torch.Generator().manual_seed(recipe.seed))
     descent.epoch(cross_entropy(descent.model), batches)

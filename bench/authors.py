@@ -27,9 +27,9 @@ from torchvision import transforms
 from qmu_edge.data.sources import load
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
+from qmu_edge.models.kernels import choice
 from qmu_edge.models.layers import Shape
 from qmu_edge.recipe import DataRecipe, ModelRecipe, TrainRecipe
-from qmu_edge.train import loop
 from qmu_edge.train.batches import Augment, ForgetRetain, on_device
 from qmu_edge.train.fit import calibrate_on
 from qmu_edge.unlearn.registry import apply, parameters
@@ -109,7 +109,7 @@ def theirs(
 
 def ours(sets: dict[str, tuple[np.ndarray, np.ndarray]], options: argparse.Namespace) -> Callable[[], object]:
     """One epoch of `qmul`."""
-    loop.NATIVE_FROM_STEPS = 0  # type: ignore[misc]  # as in a run of real length
+    choice.NATIVE_FROM_STEPS = 0  # type: ignore[misc]  # as in a run of real length
     device, batch, progress = torch.device(options.device), options.batch, Progress()
     both = [np.concatenate(parts) for parts in zip(sets["forget"], sets["retain"], strict=True)]
     everything, few = on_device(both[0], both[1], device, limit_bytes=2**40), len(sets["forget"][1])

@@ -25,7 +25,7 @@ from qmu_edge.models.calibration import calibrate
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.runtime.malloc import kept_memory
-from qmu_edge.runtime.throughput import metered
+from qmu_edge.runtime.throughput import counting
 from qmu_edge.train.batches import Augment, Samples, on_device
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, mixed_precision, steps_per_epoch
 
@@ -44,13 +44,14 @@ def network(architecture: str, options: argparse.Namespace) -> Classifier:
 def epochs(model: nn.Module, samples: Samples, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What each epoch spends; the first one, which warms up, is not told."""
     steps = (1 + options.epochs) * steps_per_epoch(len(samples), options.batch)
-    descent = Descent(model, Optimization(lr=0.01, scale_lr=0.1), max(1000, steps), Progress())
+    settings = Optimization(lr=0.01, momentum=0.9, weight_decay=5e-4, scale_lr=0.1)
+    descent = Descent(model, settings, max(1000, steps), Progress())
     generator = torch.Generator().manual_seed(0)
     for number in range(1 + options.epochs):
         start = time.perf_counter()
-        with metered(samples.device) as meter:
+        with counting(samples.device) as throughput:
             descent.epoch(cross_entropy(model), samples.batches(options.batch, generator, AUGMENT))
-        spent = meter.spent(len(samples))
+        spent = throughput.spent(len(samples))
         if number:
             yield {"seconds": time.perf_counter() - start, **spent}
         else:

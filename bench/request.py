@@ -18,7 +18,7 @@ from shared.record import write
 
 from qmu_edge import api
 from qmu_edge.io.progress import Progress
-from qmu_edge.machine.cost import accounted
+from qmu_edge.machine.cost import measured_cost
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, to_toml
 
 KINDS = ("original", "unlearned", "retrained")
@@ -49,12 +49,12 @@ def one(options: argparse.Namespace, seed: int, work: Path) -> dict[str, Any]:
     recipe, subjects, project = work / "recipe.toml", work / "subjects.csv", work / "project"
     recipe.write_text(to_toml(with_seed(options.recipe, seed, options.epochs)), "utf-8")
     subjects_file(options.dataset, options.share, seed, subjects)
-    _, init = accounted(
+    _, init = measured_cost(
         lambda: api.init(
             project, dataset=str(options.dataset), recipe=str(recipe), subjects=subjects, progress=progress
         )
     )
-    _, train = accounted(lambda: api.train(project, progress=progress))
+    _, train = measured_cost(lambda: api.train(project, progress=progress))
     api.request_new(subject_ids=["subject"], out=work / "req.json")
     served = api.unlearn(work / "req.json", project, method=options.method, progress=progress)
     report = served["report"]

@@ -75,7 +75,9 @@ def step_of(
     calibrate(model, [images])
     model = {"float": float_twin, "brevitas": stock}.get(kind, lambda m: m)(model).to(images.device)
     learned = 0.1 if kind in ("learned", "brevitas") else 0.0
-    settings = Optimization(epochs=1, lr=1e-3, scale_lr=learned, precision=precision)
+    settings = Optimization(
+        epochs=1, lr=1e-3, momentum=0.9, weight_decay=5e-4, scale_lr=learned, precision=precision
+    )
     descent = Descent(model.train(), settings, LONG, Progress())
     labels = torch.arange(len(images), device=images.device) % 10
 

@@ -31,7 +31,7 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.recipe import Recipe
-from qmu_edge.runtime.throughput import metered
+from qmu_edge.runtime.throughput import counting
 from qmu_edge.train import checkpoint
 from qmu_edge.train.batches import Augment, ForgetRetain, Samples, on_device
 from qmu_edge.train.fit import accuracy, fit
@@ -196,9 +196,9 @@ class Bench:
         model, data = self.original(), self.data()
         generator = torch.Generator().manual_seed(self.draw)
         start = time.perf_counter()
-        with metered(self.network.device) as meter:
+        with counting(self.network.device) as throughput:
             model = apply(name, model, data, self.params(name, given), generator)
-        spent = meter.spent(len(data.forget) + len(data.retain))
+        spent = throughput.spent(len(data.forget) + len(data.retain))
         requantize(model, data.retain, batch=256, seed=self.draw, progress=Progress())
         return model, {"seconds": time.perf_counter() - start, **spent}
 

@@ -6,12 +6,13 @@ and takes the rectifier before it into the same pass. Evaluation and export take
 never depends on this file.
 
 The two passes are plain functions on any device. `native.py` has the same ones as machine code for the
-processor, `triton_passes.py` as kernels for a GPU; `using` chooses.
+processor, `triton.py` as kernels for a GPU. `choice.py` says which a run takes, `using` lets it.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -125,23 +126,22 @@ class Passes(NamedTuple):
 
 
 PLAIN: Final = Passes(values, gradients)
-_current = PLAIN
+_current: Final = ContextVar("passes of quantizers", default=PLAIN)
 
 
 def current() -> Passes:
     """The passes that quantizers run."""
-    return _current
+    return _current.get()
 
 
 @contextmanager
 def using(passes: Passes) -> Iterator[None]:
     """Let quantizers that run forward in this context use these passes, forward and backward."""
-    global _current
-    before, _current = _current, passes
+    token = _current.set(passes)
     try:
         yield
     finally:
-        _current = before
+        _current.reset(token)
 
 
 def _order(x: Tensor) -> torch.memory_format:
@@ -172,8 +172,8 @@ class FakeQuantize(torch.autograd.Function):
     ) -> Float[Tensor, "*x"]:
         """See `fake_quantize`; `x` lies in memory as `Passes` want it."""
         ctx.save_for_backward(x, step)
-        ctx.grid, ctx.passes, ctx.factor = grid, _current, factor
-        return _current.values(x, step, grid, dtype)
+        ctx.grid, ctx.passes, ctx.factor = grid, current(), factor
+        return current().values(x, step, grid, dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Float[Tensor, "*x"]) -> tuple[Tensor, Tensor | None, None, None, None]:

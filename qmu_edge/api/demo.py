@@ -11,7 +11,7 @@ from typing import Any
 from qmu_edge import api
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
-from qmu_edge.machine.cost import accounted
+from qmu_edge.machine.cost import measured_cost
 from qmu_edge.project.project import RECIPE
 
 SUBJECT = "writer-7"
@@ -30,9 +30,9 @@ def demo(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
     shown = progress or Progress()
     _empty(folder)
     costs: dict[str, Any] = {}
-    _, costs["init"] = accounted(lambda: api.init(folder, progress=shown))
+    _, costs["init"] = measured_cost(lambda: api.init(folder, progress=shown))
     _compare_with_retrained(folder / RECIPE)
-    _, costs["train"] = accounted(lambda: api.train(folder, progress=shown))
+    _, costs["train"] = measured_cost(lambda: api.train(folder, progress=shown))
     shown.note(f"deleting everything of {SUBJECT}")
     api.request_new(subject_ids=[SUBJECT], out=folder / "req.json")
     served = api.unlearn(folder / "req.json", folder, progress=shown)

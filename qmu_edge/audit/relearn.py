@@ -44,7 +44,7 @@ def relearn_epochs(
     """
     student = copy.deepcopy(model)
     steps = limit * steps_per_epoch(min(images, len(forget)), batch)
-    descent = Descent(student, Optimization(lr=LR, schedule="constant"), max(1, steps), Progress())
+    descent = Descent(student, _optimization(LR), max(1, steps), Progress())
     for epoch in range(limit):
         if accuracy(student, forget) >= target:
             return epoch
@@ -59,9 +59,13 @@ def relearned_from_retain(
     """Accuracy on forget images after one epoch on retain images alone; `model` is left as it is."""
     student = copy.deepcopy(model)
     steps = steps_per_epoch(len(retain), batch)
-    descent = Descent(student, Optimization(lr=10 * LR, schedule="constant"), max(1, steps), Progress())
+    descent = Descent(student, _optimization(10 * LR), max(1, steps), Progress())
     _epoch(student, retain, descent, generator, batch)
     return accuracy(student, forget)
+
+
+def _optimization(lr: float) -> Optimization:
+    return Optimization(lr=lr, momentum=0.9, weight_decay=5e-4, schedule="constant")
 
 
 def _epoch(

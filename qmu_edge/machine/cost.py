@@ -11,7 +11,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def accounted(work: Callable[[], Result]) -> tuple[Result, dict[str, float]]:
+def measured_cost(work: Callable[[], Result]) -> tuple[Result, dict[str, float]]:
     """Run `work` and say what it took.
 
     Returns:

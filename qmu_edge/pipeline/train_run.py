@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from qmu_edge.data.index import SampleSplit
-from qmu_edge.machine.cost import accounted
+from qmu_edge.machine.cost import measured_cost
 from qmu_edge.models.build import build
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.pipeline.distributed import TRAINING, Job
@@ -18,7 +18,7 @@ from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import DataRecipe
 from qmu_edge.runtime.device import device_named
 from qmu_edge.runtime.memory import within_memory
-from qmu_edge.runtime.throughput import metered
+from qmu_edge.runtime.throughput import counting
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.train.batches import Augment, ForgetRetain, Samples
 from qmu_edge.train.fit import accuracy
@@ -69,9 +69,9 @@ def _train(project: Project, run: str, device: torch.device) -> Trained:
     )  # fmt: skip
     batch = recipe.train.batch
     with within_memory("[train] batch", batch):
-        with metered(device) as meter:
-            _, cost = accounted(job.shared)
-        spent = {**cost, **meter.spent(len(chosen))}
+        with counting(device) as throughput:
+            _, cost = measured_cost(job.shared)
+        spent = {**cost, **throughput.spent(len(chosen))}
         requantize(model, chosen, batch=batch, seed=recipe.train.seed, progress=project.progress)
     checkpoint = networks.save(model, origin_of(samples, "train"))
     scores = _accuracies(samples, recipe.data, model, device)

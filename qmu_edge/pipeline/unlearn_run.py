@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from qmu_edge.errors import QmuEdgeError, VerificationFailed
 from qmu_edge.export.targets import Format
 from qmu_edge.io.digest import Sha256, sha256_of
-from qmu_edge.machine.cost import accounted
+from qmu_edge.machine.cost import measured_cost
 from qmu_edge.pipeline.distributed import Job
 from qmu_edge.pipeline.evaluate import thresholds_of
 from qmu_edge.pipeline.inputs import forget_retain, samples_of
@@ -34,7 +34,7 @@ from qmu_edge.project.records import Measured, Release, Report, RetrainedReferen
 from qmu_edge.recipe import RETRAIN, Recipe
 from qmu_edge.request.split import Split, emptied_classes
 from qmu_edge.runtime.memory import within_memory
-from qmu_edge.runtime.throughput import metered
+from qmu_edge.runtime.throughput import counting
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import Outcome, Pointer, State, Status, Step
@@ -106,7 +106,7 @@ class Run:
             for request_id in ids:
                 ledger.start_step(request_id, self.name, what)
         try:
-            found, cost = accounted(work)
+            found, cost = measured_cost(work)
         except QmuEdgeError as error:
             with ledger.change():
                 for request_id in ids:
@@ -191,9 +191,9 @@ def _unlearned(run: Run, method_name: str, seed: int) -> StepResult:
     )  # fmt: skip
     train = getattr(params, "train", None)  # retraining has the batches of training
     setting = "[train] batch" if train else f"[unlearn.{method_name}] batch"
-    with metered(run.device) as meter, within_memory(setting, (train or params).batch):
+    with counting(run.device) as throughput, within_memory(setting, (train or params).batch):
         changed = job.shared()
-    spent = meter.spent(len(data.forget) + len(data.retain))
+    spent = throughput.spent(len(data.forget) + len(data.retain))
     origin = origin_of(project.samples, method_name, run.before)
     return StepResult(checkpoint=run.networks.save(changed, origin), spent=spent)
 
@@ -262,7 +262,7 @@ def _retrained(run: Run) -> Measured:
 
 def _made_reference(run: Run) -> RetrainedReference:
     project = run.project
-    trained, cost = accounted(lambda: _unlearned(run, RETRAIN, run.seed + REFERENCE_SEED))
+    trained, cost = measured_cost(lambda: _unlearned(run, RETRAIN, run.seed + REFERENCE_SEED))
     before = trained.stored("checkpoint")
     after = _requantized(run, before).stored("checkpoint")
     _, release = make_release(project, after, (Format.INTEGER,))

@@ -26,7 +26,7 @@ import numpy as np
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import sync_folder
-from qmu_edge.machine.cost import accounted
+from qmu_edge.machine.cost import measured_cost
 from qmu_edge.project.checklist import checklists, touching
 from qmu_edge.project.history import History
 from qmu_edge.project.inventory import FOLDER, OUTSIDE, WORK, Artefact, inventory
@@ -63,7 +63,7 @@ def purge(project: Project, now: datetime, *, at_once: bool = False) -> dict[str
     found = inventory(project, history)
     due, left = _due(found, now, None if at_once else days)
     _begin(ledger, history, due, "asked for" if at_once else "retention window over")
-    (finished, refused), cost = accounted(lambda: _finish(ledger, found, remove))
+    (finished, refused), cost = measured_cost(lambda: _finish(ledger, found, remove))
     removed = [*begun, *finished]
     history = History(ledger)
     whole = _whole(ledger, history, inventory(project, history), cost)

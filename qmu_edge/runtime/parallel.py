@@ -13,7 +13,8 @@ Shapes: n images, k classes, r processes.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_reduce
 from torch.overrides import TorchFunctionMode
 
-_active = False
+_active: Final = ContextVar("networks compute a share of each batch", default=False)
 
 
 def processes() -> int:
@@ -34,12 +35,11 @@ def processes() -> int:
 @contextmanager
 def shared_batches() -> Iterator[None]:
     """Let networks inside compute their part of each batch."""
-    global _active
-    before, _active = _active, processes() > 1
+    token = _active.set(processes() > 1)
     try:
         yield
     finally:
-        _active = before
+        _active.reset(token)
 
 
 def average(gradients: Sequence[Tensor]) -> None:
@@ -58,7 +58,7 @@ def forward(network: Callable[[Tensor], Tensor], images: Float[Tensor, "n c h w"
 
     A batch with fewer images than processes, and one whose own gradient is wanted, is computed by all.
     """
-    if not _active or len(images) < processes() or images.requires_grad:
+    if not _active.get() or len(images) < processes() or images.requires_grad:
         return network(images)
     bounds = [len(images) * rank // processes() for rank in (dist.get_rank(), dist.get_rank() + 1)]
     with _BatchNormOverAll(), _whole():
@@ -70,12 +70,11 @@ def forward(network: Callable[[Tensor], Tensor], images: Float[Tensor, "n c h w"
 @contextmanager
 def _whole() -> Iterator[None]:
     """A network inside a network is given a part already."""
-    global _active
-    before, _active = _active, False
+    token = _active.set(False)
     try:
         yield
     finally:
-        _active = before
+        _active.reset(token)
 
 
 class _Gathered(torch.autograd.Function):

@@ -1,20 +1,21 @@
 """Where the time and the images of a run go.
 
-`metered` makes a meter the current one. Batches and steps tell it with `timed` and `waited` what they are
-about, networks with `entered` what they are given; without a meter these do nothing. No measurement waits for
-the device: on CUDA a moment is an event, read after the device has passed it.
+`counting` makes a throughput the current one. Batches and steps tell it with `timed` and `waited` what they
+are about, networks with `entered` what they are given; without one these do nothing. No measurement waits
+for the device: on CUDA a moment is an event, read after the device has passed it.
 """
 
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any, Final, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-Part = Literal["data", "step"]
+Phase = Literal["data", "step"]
 Item = TypeVar("Item")
 FORWARD_ONLY: Final = 1 / 3  # a backward pass costs about two forward passes
 
@@ -34,23 +35,23 @@ class _Moment:
         return True
 
 
-class Meter:
+class Throughput:
     """What a run on `device` spends from now on."""
 
     def __init__(self, device: torch.device) -> None:
         """Start the clock; on CUDA, start peak memory anew."""
         self._cuda = device if device.type == "cuda" else None
         self._images, self._passes = 0, 0.0
-        self._seconds: dict[Part, float] = {"data": 0.0, "step": 0.0}
+        self._seconds: dict[Phase, float] = {"data": 0.0, "step": 0.0}
         self._inside = False
-        self._pending: deque[tuple[Part, Any, Any]] = deque()
+        self._pending: deque[tuple[Phase, Any, Any]] = deque()
         if self._cuda:
             torch.cuda.reset_peak_memory_stats(self._cuda)
         self._started = time.perf_counter()
 
     @contextmanager
-    def part(self, name: Part) -> Iterator[None]:
-        """Count what happens inside as `name`; a part inside another is counted as that one."""
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Count what happens inside as `name`; a phase inside another is counted as that one."""
         if self._inside:
             yield
             return
@@ -102,29 +103,30 @@ class Meter:
         return event
 
     def _settle(self) -> None:
-        """Add up the parts whose end the device has passed."""
+        """Add up the phases whose end the device has passed."""
         while self._pending and self._pending[0][2].query():
             name, start, end = self._pending.popleft()
             self._seconds[name] += start.elapsed_time(end) / 1e3
 
 
-_current: Meter | None = None
+_current: Final[ContextVar["Throughput | None"]] = ContextVar("throughput of the run", default=None)
 
 
 @contextmanager
-def metered(device: torch.device) -> Iterator[Meter]:
-    """Measure what happens inside; of two meters only the inner one measures."""
-    global _current
-    before, _current = _current, Meter(device)
+def counting(device: torch.device) -> Iterator[Throughput]:
+    """Measure what happens inside; of two only the inner one measures."""
+    throughput = Throughput(device)
+    token = _current.set(throughput)
     try:
-        yield _current
+        yield throughput
     finally:
-        _current = before
+        _current.reset(token)
 
 
-def timed(name: Part) -> AbstractContextManager[None]:
-    """What happens inside is a part of the run."""
-    return nullcontext() if _current is None else _current.part(name)
+def timed(name: Phase) -> AbstractContextManager[None]:
+    """What happens inside is a phase of the run."""
+    current = _current.get()
+    return nullcontext() if current is None else current.phase(name)
 
 
 def waited(items: Iterator[Item]) -> Iterator[Item]:
@@ -140,5 +142,6 @@ def waited(items: Iterator[Item]) -> Iterator[Item]:
 
 def entered(images: Tensor) -> None:
     """A network is given `images`, (n, ...)."""
-    if _current is not None:
-        _current.enter(len(images), backward=torch.is_grad_enabled())
+    current = _current.get()
+    if current is not None:
+        current.enter(len(images), backward=torch.is_grad_enabled())

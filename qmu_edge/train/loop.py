@@ -8,8 +8,8 @@ Those that combine or change gradients get one as a flat vector with `gradient` 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,8 @@ from qmu_edge.errors import UnlearnError
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.blocks import spare
 from qmu_edge.models.calibration import Group, parameter_group, penalised
-from qmu_edge.models.kernels.fused import PLAIN, Passes, using
-from qmu_edge.models.kernels.native import native
+from qmu_edge.models.kernels.choice import passes_for
+from qmu_edge.models.kernels.fused import using
 from qmu_edge.runtime.memory import PassState, ran_out
 from qmu_edge.runtime.parallel import average, processes, shared_batches
 from qmu_edge.runtime.throughput import timed
@@ -31,12 +31,11 @@ Schedule = Literal["cosine", "constant", "exponential"]
 T = TypeVar("T")
 B = TypeVar("B")  # what a loss is computed of
 Counted = TypeVar("Counted", bound=Sized)  # the same, with as many images as its length says
-NATIVE_FROM_STEPS: Final = 100  # compiling takes a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimization:
-    """Hyperparameters of one run.
+    """Hyperparameters of one run; by default there is no momentum, no decay and no clipping.
 
     Attributes:
         epochs: Passes over the data.
@@ -55,14 +54,25 @@ class Optimization:
     epochs: int = 10
     lr: float = 0.01
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    momentum: float = 0.0
+    weight_decay: float = 0.0
     scale_lr: float = 0.0
     schedule: Schedule = "cosine"
     warmup: float = 0.0
-    final: float = 0.1
+    final: float = 1.0
     clip_norm: float = 0.0
     precision: str = "auto"
+
+    @classmethod
+    def of(cls, params: Any, **settings: Any) -> "Optimization":
+        """The hyperparameters that `params` has under the same names, and `settings`.
+
+        Args:
+            params: A dataclass, such as the `Params` of a method.
+            **settings: Of those that `params` does not have.
+        """
+        shared = {f.name for f in fields(cls)} & {f.name for f in fields(params)}
+        return cls(**{name: getattr(params, name) for name in shared}, **settings)
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:
@@ -101,28 +111,6 @@ def mixed_precision(precision: str, model: nn.Module) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported()) and not grouped
 
 
-def _passes(device: torch.device, steps: int, progress: Progress) -> Passes:
-    if device.type == "cuda":
-        kernels = _kernels(device)
-        if kernels is None:
-            progress.note("no Triton kernels for the quantizers: they run as they stand, slower")
-        return kernels or PLAIN
-    if device.type != "cpu" or steps < NATIVE_FROM_STEPS:
-        return PLAIN
-    compiled = native()
-    if compiled is None:
-        progress.note("no C++ compiler for the quantizers: they run as they stand, about a quarter slower")
-    return compiled or PLAIN
-
-
-def _kernels(device: torch.device) -> Passes | None:
-    try:
-        from qmu_edge.models.kernels.triton import tried
-    except ImportError:
-        return None
-    return tried(device)
-
-
 class Span(NamedTuple):
     """Where a parameter lies in a flat gradient."""
 
@@ -151,7 +139,9 @@ class Descent:
         self.optimizer = _optimizer(groups, settings)
         self.schedule = _schedule(self.optimizer, settings, steps)
         self.mixed = mixed_precision(settings.precision, model)
-        self.passes = _passes(self.device, steps, progress)
+        self.passes, slower = passes_for(self.device, steps)
+        if slower:
+            progress.note(slower)
         self.spans = _spans(model, self.parameters)
         self._clip_norm = settings.clip_norm
         self._passes_done = 0  # the second needs most: the optimizer has its own tensors then

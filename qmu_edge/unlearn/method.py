@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import torch
+from pydantic import Field
 
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.calibration import Group
@@ -14,6 +15,8 @@ from qmu_edge.train.batches import ForgetRetain
 Run = Callable[[Classifier, ForgetRetain, Any, torch.Generator], Classifier]
 Check = Callable[[Classifier, ForgetRetain, Any], None]
 Images = Literal["forget", "retain", "validation"]
+Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 # What plain training changes; scales are frozen by default.
 TRAINED: Final[frozenset[Group]] = frozenset({"weights", "bias", "bn_affine", "bn_stats", "head"})
@@ -63,7 +66,8 @@ class Method:
     Attributes:
         run: Takes a calibrated network on the device of the data and returns one that has forgotten
             `data.forget`, in place or new. The generator is on the CPU and draws all that is random.
-        params: Frozen dataclass of its hyperparameters, with defaults.
+        params: Frozen dataclass of every number that its result depends on, with defaults; the receipt
+            names them.
         category: "exact" when the result never saw the forget set, else "approximate".
         summary: One line for `qmu-edge methods`.
         touches: Parameter groups that it changes under its default parameters, no others.

@@ -11,7 +11,7 @@ import torch
 from qmu_edge.data.index import pseudonym
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.progress import Progress
-from qmu_edge.machine.cost import accounted
+from qmu_edge.machine.cost import measured_cost
 from qmu_edge.models.build import build
 from qmu_edge.pipeline import fulfil, inputs, networks, unlearn_run
 from qmu_edge.project.project import Project, opened
@@ -135,10 +135,10 @@ def _kill_after_start(patch: pytest.MonkeyPatch, step: str) -> None:
     def work(*args: Any) -> Any:
         if started[0] == step:
             raise Killed
-        return accounted(*args)
+        return measured_cost(*args)
 
     patch.setattr(Ledger, "start_step", start)
-    patch.setattr(unlearn_run, "accounted", work)
+    patch.setattr(unlearn_run, "measured_cost", work)
 
 
 def _kill_at_end(patch: pytest.MonkeyPatch, step: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from qmu_edge.machine.cost import accounted
+from qmu_edge.machine.cost import measured_cost
 from qmu_edge.pipeline import fulfil, unlearn_run
 from qmu_edge.receipt.receipt import loads
 from qmu_edge.store.ledger.ledger import Ledger
@@ -35,10 +35,10 @@ def _start(patch: pytest.MonkeyPatch, step: str) -> None:
     def work(*args: Any) -> Any:
         if started[0] == step:
             raise Killed
-        return accounted(*args)
+        return measured_cost(*args)
 
     patch.setattr(Ledger, "start_step", start)
-    patch.setattr(unlearn_run, "accounted", work)
+    patch.setattr(unlearn_run, "measured_cost", work)
 
 
 def _end(patch: pytest.MonkeyPatch, step: str) -> None:

@@ -10,7 +10,7 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.runtime import throughput
-from qmu_edge.runtime.throughput import metered, timed, waited
+from qmu_edge.runtime.throughput import counting, timed, waited
 from qmu_edge.train.batches import Samples
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy
 
@@ -58,7 +58,7 @@ def test_steps_batches_and_the_rest_are_told_apart(
     monkeypatch.setattr(Samples, "_fetch", slow)
     model = Slow(clock)
     descent = Descent(model, Optimization(), 3, Progress())
-    with metered(CPU) as found:
+    with counting(CPU) as found:
         for batch in samples(10).batches(4):
             descent.step(cross_entropy(model), batch)
             clock[0] += 5
@@ -77,21 +77,21 @@ def test_a_part_inside_a_part_is_counted_once(clock: list[float]) -> None:
         clock[0] += 1
         yield 7
 
-    with metered(CPU) as found, timed("step"):
+    with counting(CPU) as found, timed("step"):
         assert list(waited(making())) == [7]
     assert (found.spent(1)["data_s"], found.spent(1)["step_s"]) == (0.0, 1.0)
 
 
 def test_the_inner_meter_measures_and_the_outer_one_goes_on_after_an_error(clock: list[float]) -> None:
     model = Slow(clock)
-    with metered(CPU) as outer:
-        with pytest.raises(ZeroDivisionError), metered(CPU) as inner:
+    with counting(CPU) as outer:
+        with pytest.raises(ZeroDivisionError), counting(CPU) as inner:
             model(torch.ones(3, 1, 2, 2))
             raise ZeroDivisionError
         model(torch.ones(2, 1, 2, 2))
     model(torch.ones(50, 1, 2, 2))
     assert (inner.spent(1)["images"], outer.spent(1)["images"]) == (3, 2)
-    assert throughput._current is None
+    assert throughput._current.get() is None
 
 
 class Event:
@@ -115,7 +115,7 @@ class Event:
 
 def test_moments_are_read_only_after_the_device_has_passed_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "_Moment", Event)
-    with metered(CPU) as found:
+    with counting(CPU) as found:
         for _ in range(3):
             with timed("step"):
                 pass
@@ -132,7 +132,7 @@ def test_moments_are_read_only_after_the_device_has_passed_them(monkeypatch: pyt
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_on_a_gpu_the_parts_fit_into_the_whole() -> None:
     device = torch.device("cuda")
-    with metered(device) as found:
+    with counting(device) as found:
         for _ in range(10):
             with timed("step"):
                 torch.rand(2048, 2048, device=device) @ torch.rand(2048, 2048, device=device)

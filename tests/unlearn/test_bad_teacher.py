@@ -55,7 +55,7 @@ def test_training_brings_forget_images_near_the_untrained_teacher(network: Netwo
 @pytest.mark.parametrize("preset", ["learned_step", "statistics"])
 def test_untrained_teacher_is_quantized_calibrated_and_new(network: Network, toy: Toy, preset: str) -> None:
     model, retain = network(quantizer=preset), toy(8)
-    fresh = untrained(model, retain, 4, torch.Generator().manual_seed(0))
+    fresh = untrained(model, retain, Params(batch=4), torch.Generator().manual_seed(0))
     assert fresh.recipe == model.recipe
     assert not uncalibrated(fresh)
     assert fresh(next(retain.batches(8)).images).softmax(1).isfinite().all()

@@ -71,7 +71,7 @@ def _data(toy: Toy) -> ForgetRetain:
 
 def test_each_class_is_matched_with_its_own_images(network: Network, toy: Toy) -> None:
     model, data = network(), _data(toy)
-    ranks = hardness(model, data, predict(model, data.forget), torch.Generator())
+    ranks = hardness(model, data, predict(model, data.forget), 4, torch.Generator())
     odds = unseen_odds(model, data, ranks)
     unseen = confidence(predict(model, data.validation), data.validation.labels)
     for label in range(3):
@@ -136,10 +136,10 @@ def test_every_epoch_matches_the_network_as_it_is_by_then(
 def test_hard_images_are_told_by_several_views(network: Network, toy: Toy) -> None:
     model, data = network(), _data(toy)
     logits = predict(model, data.forget)
-    alone = hardness(model, data, logits, torch.Generator())
+    alone = hardness(model, data, logits, 4, torch.Generator())
     torch.testing.assert_close(alone, confidence(logits, data.forget.labels))
     flipped = replace(data, augment=Augment(flip=True))
-    assert not torch.equal(hardness(model, flipped, logits, torch.Generator().manual_seed(0)), alone * 5)
+    assert not torch.equal(hardness(model, flipped, logits, 4, torch.Generator().manual_seed(0)), alone * 5)
 
 
 def test_a_class_forgotten_whole_is_looked_at_once(network: Network, toy: Toy) -> None:
@@ -147,6 +147,6 @@ def test_a_class_forgotten_whole_is_looked_at_once(network: Network, toy: Toy) -
     logits, generator = predict(model, data.forget), torch.Generator().manual_seed(0)
     before = generator.get_state()
     torch.testing.assert_close(
-        hardness(model, data, logits, generator), confidence(logits, data.forget.labels)
+        hardness(model, data, logits, 4, generator), confidence(logits, data.forget.labels)
     )
     assert torch.equal(generator.get_state(), before)

@@ -13,7 +13,7 @@ from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.unlearn.methods import influence
-from qmu_edge.unlearn.methods.influence import LADDER, Params
+from qmu_edge.unlearn.methods.influence import Params, lengths
 from qmu_edge.unlearn.registry import apply
 
 Network = Callable[..., Classifier]
@@ -74,7 +74,7 @@ def test_search_ends_before_the_first_length_that_costs_too_much(
     scripted = iter([0.9, 0.9, 0.88, 0.8, 1.0])
     monkeypatch.setattr(influence, "accuracy", lambda model, samples: next(scripted))
     searched = _weights(_run(network(), _sets(toy), max_drop=0.05))
-    told = _weights(_run(network(), _sets(toy), alpha=LADDER[1]))
+    told = _weights(_run(network(), _sets(toy), alpha=lengths(Params())[1]))
     assert all(torch.equal(searched[n], told[n]) for n in told)
 
 
@@ -98,7 +98,7 @@ def test_only_images_of_kept_classes_judge(
 
     monkeypatch.setattr(influence, "accuracy", spy)
     _run(network(), replace(_sets(toy), classes=(2,)))
-    assert len(labels) == 1 + len(LADDER)
+    assert len(labels) == 1 + len(lengths(Params()))
     assert sorted(set(labels[0].tolist())) == [0, 1]
     with pytest.raises(UnlearnError, match="the validation set is empty"):
         _run(network(), replace(_sets(toy), classes=(0, 1, 2)))

@@ -40,7 +40,7 @@ def test_likeliest_are_the_best_others_that_are_left() -> None:
     logits = torch.randn(20, 9, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(20) % 9
     available = torch.tensor([0, 1, 2, 4, 5, 7, 8])
-    found = likeliest(logits, labels, available).tolist()
+    found = likeliest(logits, labels, available, 4).tolist()
     for row, label, chosen in zip(logits.tolist(), labels.tolist(), found, strict=True):
         others = [k for k in available.tolist() if k != label]
         assert chosen == sorted(others, key=lambda k: -row[k])[:4]

@@ -31,15 +31,15 @@ def _descent(model: Classifier) -> Descent:
 
 def test_large_losses_count_less_and_weights_have_no_gradient() -> None:
     losses = torch.tensor([1.0, 4.0, 16.0], requires_grad=True)
-    (gradient,) = torch.autograd.grad(adaptive_loss(losses, 0.5), losses)
+    (gradient,) = torch.autograd.grad(adaptive_loss(losses, Params(power=0.5)), losses)
     torch.testing.assert_close(gradient, torch.tensor([4.0, 2.0, 1.0]) / 7.0)
-    (plain,) = torch.autograd.grad(adaptive_loss(losses, 0.0), losses)
+    (plain,) = torch.autograd.grad(adaptive_loss(losses, Params(power=0.0)), losses)
     torch.testing.assert_close(plain, torch.full((3,), 1 / 3))
 
 
 def test_image_of_loss_zero_leaves_weight_to_the_others() -> None:
     losses = torch.tensor([0.0, 0.01], requires_grad=True)
-    (gradient,) = torch.autograd.grad(adaptive_loss(losses, 0.5), losses)
+    (gradient,) = torch.autograd.grad(adaptive_loss(losses, Params(power=0.5)), losses)
     assert gradient[1] > 0.005
     assert gradient.isfinite().all()
 
@@ -84,7 +84,7 @@ def test_ascent_goes_up_where_the_mask_lets_it_and_leaves_statistics(network: Ne
             return float(F.cross_entropy(train_mode(model, statistics=False)(b.images), b.labels))
 
     start = loss()
-    climb(descent, b, mask, 5.0, 0.5)
+    climb(descent, b, mask, 5.0, Params(power=0.5))
     assert all(module.training for module in model.modules())  # and batch-norm with them
     assert loss() > start
     for span, parameter, part in zip(

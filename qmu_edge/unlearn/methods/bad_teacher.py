@@ -25,8 +25,6 @@ from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mo
 from qmu_edge.unlearn.distillation import divergence, part, teacher
 from qmu_edge.unlearn.method import TRAINED, Method
 
-STATISTICS_BATCHES: Final = 30  # after them 4 % of an untrained batch-norm's first statistics are left
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
@@ -37,20 +35,23 @@ class Params:
         lr: Learning rate of Adam.
         batch: Images per step, of both sets.
         retain_share: How much of the retain set is used, 0..1, at least one image.
+        statistics_batches: Retain batches from which the untrained teacher gets its batch-norm statistics, at
+            least; after 30 of them 4 % of what it began with are left.
     """
 
     epochs: Count = 1
     lr: Positive = 1e-4
     batch: Count = 128
     retain_share: Fraction = 0.3
+    statistics_batches: Count = 30
 
 
-def untrained(model: Classifier, retain: Samples, batch: int, generator: torch.Generator) -> Classifier:
+def untrained(model: Classifier, retain: Samples, params: Params, generator: torch.Generator) -> Classifier:
     """A teacher like `model` with weights drawn anew, calibrated on retain images."""
     seed = int(torch.randint(2**31, (1,), generator=generator))
     fresh = build(model.recipe, model.shape, seed, model.factory).to(retain.device)
-    images = (b.images for _ in count() for b in retain.batches(batch, generator))
-    calibrate(fresh, islice(images, max(STATISTICS_BATCHES, calibration_batches(fresh))))
+    images = (b.images for _ in count() for b in retain.batches(params.batch, generator))
+    calibrate(fresh, islice(images, max(params.statistics_batches, calibration_batches(fresh))))
     return teacher(fresh)
 
 
@@ -62,10 +63,8 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     """
     data.retain.require_some("retain")
     both = data.forget + part(data.retain, params.retain_share, generator)
-    bad, good = untrained(model, data.retain, params.batch, generator), teacher(model)
-    settings = Optimization(
-        epochs=params.epochs, lr=params.lr, optimizer="adam", weight_decay=0.0, schedule="constant"
-    )
+    bad, good = untrained(model, data.retain, params, generator), teacher(model)
+    settings = Optimization.of(params, optimizer="adam", schedule="constant")
     steps = params.epochs * steps_per_epoch(len(both), params.batch)
     descent = Descent(model, settings, steps, data.progress)
 

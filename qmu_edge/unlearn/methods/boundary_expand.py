@@ -23,7 +23,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
 from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
-from qmu_edge.unlearn.method import TRAINED, Method
+from qmu_edge.unlearn.method import TRAINED, Method, Momentum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +34,13 @@ class Params:
         epochs: Passes over the forget set.
         lr: Learning rate, constant; the papers search 1e-6..1e-4 in float networks. At few bits so small
             a rate moves few codes.
+        momentum: Of SGD.
         batch: Images per step.
     """
 
     epochs: Count = 10
     lr: Positive = 1e-4
+    momentum: Momentum = 0.9
     batch: Count = 128
 
 
@@ -68,7 +70,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     Raises:
         UnlearnError: The forget set is empty, or the loss is not finite.
     """
-    settings = Optimization(epochs=params.epochs, lr=params.lr, weight_decay=0.0, schedule="constant")
+    settings = Optimization.of(params, schedule="constant")
     steps = params.epochs * steps_per_epoch(len(data.forget), params.batch)
     forget = data.forget.relabelled(torch.full_like(data.forget.labels, model.shape.classes))
     data.progress.start("boundary_expand", params.epochs * len(forget))

@@ -18,7 +18,7 @@ from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.loop import Optimization
 from qmu_edge.unlearn.last_blocks import last_blocks, part, train_end
-from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.method import Method, Momentum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,8 @@ class Params:
         k: Blocks that are trained: at most 8 in ResNet18, 17 in MobileNetV2.
         epochs: Passes over the retain set.
         lr: Highest learning rate of the cosine schedule.
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights.
         batch: Images per step.
         scale_lr: Learning rate of the trained blocks' quantizer scales relative to `lr`; 0 freezes them.
     """
@@ -36,6 +38,8 @@ class Params:
     k: Count = 2
     epochs: Count = 10
     lr: Positive = 0.01
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
     batch: Count = 128
     scale_lr: NotNegative = 0.0
 
@@ -47,7 +51,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         UnlearnError: A set is empty, there are fewer than k blocks, or the loss is not finite.
     """
     data.retain.require_some("retain")
-    settings = Optimization(epochs=params.epochs, lr=params.lr, scale_lr=params.scale_lr)
+    settings = Optimization.of(params)
     end = part(model, last_blocks(model, params.k))
     train_end(model, end, data, settings, label="cf_k", batch=params.batch, generator=generator)
     return model

@@ -10,7 +10,7 @@ Differs: a network most of whose kernels are single weights, which have nothing 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import torch
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.calibration import weight_layers
 from qmu_edge.models.layers import Classifier
-from qmu_edge.recipe import Count, Positive
+from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain
-from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.method import Method, Momentum
 from qmu_edge.unlearn.methods import finetune
 
 
@@ -32,11 +32,15 @@ class Params:
     Attributes:
         epochs: Passes over the retain set.
         lr: Highest learning rate of the cosine schedule.
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights.
         batch: Images per step.
     """
 
     epochs: Count = 3
     lr: Positive = 1e-3
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
     batch: Count = 64
 
 
@@ -71,7 +75,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     with torch.no_grad():
         for kernel in kernels(model):
             kernel.copy_(kernel.transpose(2, 3).clone())
-    again = finetune.Params(epochs=params.epochs, lr=params.lr, batch=params.batch)
+    again = finetune.Params(**asdict(params))
     return finetune.run(model, data, again, generator)
 
 

@@ -23,7 +23,7 @@ from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.fit import calibrate_on
 from qmu_edge.train.loop import Optimization
 from qmu_edge.unlearn.last_blocks import last_blocks, part, train_end
-from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.method import Method, Momentum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,8 @@ class Params:
         k: Blocks that start anew: at most 8 in ResNet18, 17 in MobileNetV2.
         epochs: Passes over the retain set.
         lr: Highest learning rate of the cosine schedule.
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights.
         batch: Images per step.
         scale_lr: Learning rate of the fresh quantizer scales relative to `lr`; 0 freezes them.
     """
@@ -41,6 +43,8 @@ class Params:
     k: Count = 2
     epochs: Count = 10
     lr: Positive = 0.01
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
     batch: Count = 128
     scale_lr: NotNegative = 0.1
 
@@ -60,7 +64,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         model.set_submodule(name, fresh.get_submodule(name))
     end = part(model, names)
     calibrate_on(model, data.retain, params.batch, generator, data.augment, end)
-    settings = Optimization(epochs=params.epochs, lr=params.lr, scale_lr=params.scale_lr)
+    settings = Optimization.of(params)
     train_end(model, end, data, settings, label="eu_k", batch=params.batch, generator=generator)
     return model
 

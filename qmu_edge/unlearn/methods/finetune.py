@@ -15,7 +15,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch
-from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.method import Method, Momentum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +25,16 @@ class Params:
     Attributes:
         epochs: Passes over the retain set.
         lr: Highest learning rate of the cosine schedule; the papers search 1e-3..1e-1.
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights.
         batch: Images per step.
         scale_lr: Learning rate of quantizer scales relative to `lr`; 0 freezes them.
     """
 
     epochs: Count = 10
     lr: Positive = 0.01
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
     batch: Count = 128
     scale_lr: NotNegative = 0.0
 
@@ -42,7 +46,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         UnlearnError: A set is empty, or the loss is not finite.
     """
     data.retain.require_some("retain")
-    settings = Optimization(epochs=params.epochs, lr=params.lr, scale_lr=params.scale_lr)
+    settings = Optimization.of(params)
     steps = params.epochs * steps_per_epoch(len(data.retain), params.batch)
     descent = Descent(model, settings, steps, data.progress)
     data.progress.start("finetune", params.epochs * len(data.retain))

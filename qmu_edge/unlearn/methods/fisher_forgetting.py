@@ -25,15 +25,11 @@ from torch import Tensor
 from qmu_edge.models.calibration import train_only, weight_layers
 from qmu_edge.models.deploy import weight_scale
 from qmu_edge.models.layers import Classifier
-from qmu_edge.recipe import Count, Positive
+from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.fisher import diagonal_fisher
 from qmu_edge.unlearn.method import Method
-
-LARGEST: Final = 1e3  # of the inverse Fisher, as released
-HEAD_GAIN: Final = 10.0  # as released
-ROW_DEVIATION: Final = 0.01  # of a forgotten class's row, as released: that of a fresh classifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,20 +40,28 @@ class Params:
         alpha: Variance of the noise where the Fisher is 1; the papers search 1e-9..1e-6.
         cap: Largest standard deviation of the noise, in quantizer steps.
         batch: Images per squared gradient.
+        head_gain: Factor on the inverse Fisher of the classifier, as released.
+        smallest: Added to the Fisher before it is inverted, as released.
+        largest: Largest inverse Fisher, as released.
+        row_deviation: Of the weights of a forgotten class, as released: that of a fresh classifier.
     """
 
     alpha: Positive = 1e-7
     cap: Positive = 0.5
     batch: Count = 32
+    head_gain: Positive = 10.0
+    smallest: Positive = 1e-8
+    largest: Positive = 1e3
+    row_deviation: NotNegative = 0.01
 
 
-def noise_variance(fisher: Float[Tensor, "o ..."], alpha: float, gain: float) -> Float[Tensor, " o"]:
-    """Variance of the noise on each output channel.
+def noise_variance(fisher: Float[Tensor, "o ..."], params: Params, gain: float) -> Float[Tensor, " o"]:
+    """Variance of the noise on each output channel; `gain` is a factor on the inverse Fisher.
 
-    >>> noise_variance(torch.tensor([[1.0, 0.5], [0.0, 0.0]]), 2.0, 1.0)
+    >>> noise_variance(torch.tensor([[1.0, 0.5], [0.0, 0.0]]), Params(alpha=2.0), 1.0)
     tensor([   3., 2000.])
     """
-    each = alpha * (gain / (fisher + 1e-8)).clamp_max(LARGEST)
+    each = params.alpha * (gain / (fisher + params.smallest)).clamp_max(params.largest)
     return each.flatten(1).mean(1)
 
 
@@ -80,22 +84,23 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     views = {s.name: v for s, v in zip(descent.spans, descent.views(fisher), strict=True)}
     for name, layer in weight_layers(model):
         head = name == "head"
-        deviation = noise_variance(views[f"{name}.weight"], params.alpha, HEAD_GAIN if head else 1.0).sqrt()
-        _disturb(layer, deviation, params.cap, data.classes if head else (), generator)
+        variance = noise_variance(views[f"{name}.weight"], params, params.head_gain if head else 1.0)
+        _disturb(layer, variance.sqrt(), params, data.classes if head else (), generator)
     data.progress.finish()
     return model
 
 
 @torch.no_grad()
 def _disturb(
-    layer: Any, deviation: Float[Tensor, " o"], cap: float, anew: tuple[int, ...], generator: torch.Generator
-) -> None:
+    layer: Any, deviation: Float[Tensor, " o"], params: Params, anew: tuple[int, ...],
+    generator: torch.Generator,
+) -> None:  # fmt: skip
     """Add noise to the weight of a layer; the rows `anew` keep nothing but noise."""
     weight: Tensor = layer.weight
     if layer.weight_quant.is_quant_enabled:
-        deviation = torch.minimum(deviation, cap * weight_scale(layer))
+        deviation = torch.minimum(deviation, params.cap * weight_scale(layer))
     weight[list(anew)] = 0.0
-    deviation[list(anew)] = ROW_DEVIATION
+    deviation[list(anew)] = params.row_deviation
     noise = torch.randn(weight.shape, generator=generator).to(weight.device)
     weight.add_(noise * deviation.view(-1, *(1,) * (weight.dim() - 1)))
 

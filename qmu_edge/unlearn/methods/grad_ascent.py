@@ -20,7 +20,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
 from qmu_edge.train.batches import Batch, ForgetRetain
 from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
-from qmu_edge.unlearn.method import TRAINED, Method
+from qmu_edge.unlearn.method import TRAINED, Method, Momentum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +30,13 @@ class Params:
     Attributes:
         epochs: Passes over the forget set.
         lr: Highest learning rate of the cosine schedule; the papers search 1e-5..1e-3.
+        momentum: Of SGD.
         batch: Images per step.
     """
 
     epochs: Count = 5
     lr: Positive = 1e-4
+    momentum: Momentum = 0.9
     batch: Count = 128
 
 
@@ -44,7 +46,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     Raises:
         UnlearnError: The forget set is empty, or the loss is not finite.
     """
-    settings = Optimization(epochs=params.epochs, lr=params.lr, weight_decay=0.0)
+    settings = Optimization.of(params)
     steps = params.epochs * steps_per_epoch(len(data.forget), params.batch)
     descent = Descent(model, settings, steps, data.progress)
 

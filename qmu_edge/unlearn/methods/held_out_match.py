@@ -20,24 +20,22 @@ Shapes: n forget images, m validation images, k classes.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Annotated, Final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor
 
 from qmu_edge.models.calibration import clamp_through
 from qmu_edge.models.layers import Classifier
-from qmu_edge.recipe import Count, Positive
+from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import Augment, ForgetRetain, Pair, Samples, sent
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization
-from qmu_edge.unlearn.method import Method, validation_for_samples
+from qmu_edge.unlearn.method import Method, Momentum, Share, validation_for_samples
 from qmu_edge.unlearn.relabelling import pair_steps, pairs, possible
-
-VIEWS: Final = 4  # augmented views by which hard images are told from easy ones
-SHARE: Final = 0.25  # of each batch are forget images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +45,20 @@ class Params:
     Attributes:
         epochs: Passes over the larger set, in shares of the batch.
         lr: Highest learning rate of the cosine schedule.
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights.
         batch: Images per step, of both sets.
+        forget_share: Share of each batch that is forget images.
+        views: Augmented views of each forget image by which hard images are told from easy ones.
     """
 
     epochs: Count = 10
     lr: Positive = 0.02
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
     batch: Count = 128
+    forget_share: Share = 0.25
+    views: Annotated[int, Field(ge=0)] = 4
 
 
 def confidence(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -89,7 +95,11 @@ def targets(
 
 
 def hardness(
-    model: Classifier, data: ForgetRetain, logits: Float[Tensor, "n k"], generator: torch.Generator
+    model: Classifier,
+    data: ForgetRetain,
+    logits: Float[Tensor, "n k"],
+    views: int,
+    generator: torch.Generator,
 ) -> Float[Tensor, " n"]:
     """Confidence in each forget image, summed over itself (`logits`) and augmented views; small is hard.
 
@@ -97,7 +107,7 @@ def hardness(
     """
     labels = data.forget.labels.cpu()
     found = confidence(logits, labels)
-    for _ in range(0 if data.classes or data.augment == Augment() else VIEWS):
+    for _ in range(0 if data.classes or data.augment == Augment() else views):
         found += confidence(predict(model, _view(data.forget, data.augment, generator)), labels)
     return found
 
@@ -137,14 +147,12 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     data.retain.require_some("retain")
     labels = data.forget.labels.cpu()
     logits = predict(model, data.forget)
-    ranks = hardness(model, data, logits, generator)
+    ranks = hardness(model, data, logits, params.views, generator)
     logits = possible(logits, labels, data.unretained)
-    few = max(1, round(SHARE * params.batch))
+    few = max(1, round(params.forget_share * params.batch))
     sizes = few, max(1, params.batch - few)
     steps = pair_steps(len(data.forget), len(data.retain), sizes)
-    descent = Descent(
-        model, Optimization(epochs=params.epochs, lr=params.lr), params.epochs * steps, data.progress
-    )
+    descent = Descent(model, Optimization.of(params), params.epochs * steps, data.progress)
 
     def loss(wanted: Tensor, pair: Pair) -> Tensor:
         forget, retain = pair.first, pair.second

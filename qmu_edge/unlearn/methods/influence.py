@@ -34,8 +34,6 @@ from qmu_edge.unlearn.fisher import diagonal_fisher
 from qmu_edge.unlearn.method import BOTH, Method
 
 MOVES: Final[frozenset[Group]] = frozenset({"weights", "bias", "head"})
-LADDER: Final = tuple(2.0**power for power in range(-10, 11))
-SMALLEST: Final = 1e-12  # keeps a network without any curvature from dividing by zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,18 +42,23 @@ class Params:
 
     Attributes:
         variant: "released": along the gradient difference; "diagonal_fisher": divided by the Fisher.
-        alpha: Length of the step; the papers search 1..20. 0: doubled from 2^-10 to at most 2^10 for as
-            long as validation accuracy stays within `max_drop`.
+        alpha: Length of the step; the papers search 1..20. 0: doubled from `shortest` to at most `longest`
+            for as long as validation accuracy stays within `max_drop`.
+        shortest, longest: First and last length of the search.
         max_drop: What the search may cost in validation accuracy, as a fraction of the images.
         damping: Added to the Fisher, relative to its mean.
+        smallest: Added to the Fisher, so that a network without any curvature does not divide by zero.
         batch: Images per gradient of the mean.
         fisher_batch: Images per squared gradient of the Fisher.
     """
 
     variant: Literal["released", "diagonal_fisher"] = "released"
     alpha: NotNegative = 0.0
+    shortest: Positive = 2.0**-10
+    longest: Positive = 2.0**10
     max_drop: Fraction = 0.01
     damping: Positive = 1.0
+    smallest: Positive = 1e-12
     batch: Count = 128
     fisher_batch: Count = 32
 
@@ -70,14 +73,28 @@ def direction(forget: Float[Tensor, " d"], retain: Float[Tensor, " d"], share: f
 
 
 def precondition(
-    step: Float[Tensor, " d"], fisher: Float[Tensor, " d"], damping: float
+    step: Float[Tensor, " d"], fisher: Float[Tensor, " d"], params: Params
 ) -> Float[Tensor, " d"]:
     """Divide a step by the damped diagonal Fisher.
 
-    >>> precondition(torch.ones(2), torch.tensor([0.0, 2.0]), 1.0)
+    >>> precondition(torch.ones(2), torch.tensor([0.0, 2.0]), Params(damping=1.0))
     tensor([1.0000, 0.3333])
     """
-    return step / (fisher + damping * fisher.mean() + SMALLEST)
+    return step / (fisher + params.damping * fisher.mean() + params.smallest)
+
+
+def lengths(params: Params) -> list[float]:
+    """The lengths that a search tries, each twice the one before.
+
+    >>> lengths(Params(shortest=0.5, longest=4.0))
+    [0.5, 1.0, 2.0, 4.0]
+    """
+    found = []
+    alpha = params.shortest
+    while alpha <= params.longest:
+        found.append(alpha)
+        alpha *= 2.0
+    return found
 
 
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
@@ -100,10 +117,10 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
             descent, data.retain, classes=model.shape.classes, batch=params.fisher_batch,
             augment=data.augment, generator=generator,
         )  # fmt: skip
-        step = precondition(step, fisher, params.damping)
+        step = precondition(step, fisher, params)
     descent.require_finite()
     start = [p.detach().clone() for p in descent.parameters]
-    alpha = params.alpha or _search(descent, start, step, _judges(data), params.max_drop)
+    alpha = params.alpha or _search(descent, start, step, _judges(data), params)
     _move(descent, start, step, alpha)
     data.progress.finish(f"alpha {alpha:g}")
     return model
@@ -126,20 +143,20 @@ def _move(descent: Descent, start: list[Tensor], step: Float[Tensor, " d"], alph
 
 
 def _search(
-    descent: Descent, start: list[Tensor], step: Float[Tensor, " d"], judges: Samples, max_drop: float
+    descent: Descent, start: list[Tensor], step: Float[Tensor, " d"], judges: Samples, params: Params
 ) -> float:
-    """The largest length before accuracy first drops by more than `max_drop`; leaves the model moved."""
-    least = accuracy(descent.model, judges) - max_drop
+    """The largest length before accuracy drops by more than `params.max_drop`; leaves the model moved."""
+    least = accuracy(descent.model, judges) - params.max_drop
     best = 0.0
-    for alpha in LADDER:
+    for alpha in lengths(params):
         _move(descent, start, step, alpha)
         if accuracy(descent.model, judges) < least:
             break
         best = alpha
     if best == 0.0:
         raise UnlearnError(
-            f"influence: the smallest step (alpha {LADDER[0]:g}) costs more than {max_drop:.1%} of "
-            "validation accuracy; allow more with max_drop, or give alpha"
+            f"influence: the smallest step (alpha {params.shortest:g}) costs more than {params.max_drop:.1%} "
+            "of validation accuracy; allow more with max_drop, or give alpha"
         )
     return best
 

@@ -22,7 +22,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import Batch, ForgetRetain
 from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch
-from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.method import Method, Momentum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +32,16 @@ class Params:
     Attributes:
         epochs: Passes over the retain set.
         lr: Highest learning rate of the cosine schedule; the papers search 1e-3..1e-1.
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights.
         batch: Images per step.
         gamma: Weight of the penalty in the first epoch; the papers search 1e-6..1e-4.
     """
 
     epochs: Count = 10
     lr: Positive = 0.01
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
     batch: Count = 128
     gamma: NotNegative = 1e-5
 
@@ -68,7 +72,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     """
     data.retain.require_some("retain")
     steps = params.epochs * steps_per_epoch(len(data.retain), params.batch)
-    descent = Descent(model, Optimization(epochs=params.epochs, lr=params.lr), steps, data.progress)
+    descent = Descent(model, Optimization.of(params), steps, data.progress)
     weights = [p for p in descent.parameters if p.dim() > 1]
 
     def loss(gamma: float, b: Batch) -> Tensor:

@@ -25,14 +25,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
-from qmu_edge.recipe import Count, Fraction, Positive
+from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
 from qmu_edge.train.batches import Batch, ForgetRetain, sent
 from qmu_edge.train.fit import accuracy
 from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
 from qmu_edge.unlearn.distillation import part, teacher
 from qmu_edge.unlearn.method import TRAINED, Method, validation_for_samples
-
-ENOUGH: Final = -0.01  # the forget accuracy is this far below that of unseen images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,17 +40,21 @@ class Params:
     Attributes:
         epochs: Most passes over the forget set and the chosen retain images.
         lr: Learning rate of AdamW.
+        weight_decay: On convolution and classifier weights.
         batch: Images per step, of both sets.
         alpha: How fast the temperature grows with the accuracy gap; the paper has 8 for 10 classes, 2 for
             100.
         retain_share: How much of the retain set is used, 0..1, at least one image.
+        margin: The run stops once the forget accuracy is this far below that of unseen images.
     """
 
     epochs: Count = 10
     lr: Positive = 5e-4
+    weight_decay: NotNegative = 5e-4
     batch: Count = 128
     alpha: Positive = 8.0
     retain_share: Fraction = 0.3
+    margin: Fraction = 0.01
 
 
 def temperature(alpha: float, gap: float) -> float:
@@ -86,7 +88,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     """
     data.retain.require_some("retain")
     both = data.forget + part(data.retain, params.retain_share, generator)
-    settings = Optimization(epochs=params.epochs, lr=params.lr, optimizer="adamw", schedule="constant")
+    settings = Optimization.of(params, optimizer="adamw", schedule="constant")
     steps = params.epochs * steps_per_epoch(len(both), params.batch)
     descent = Descent(model, settings, steps, data.progress)
     original = teacher(model)
@@ -109,7 +111,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         train_mode(model, statistics=False)
         descent.epoch(partial(loss, t), both.batches(params.batch, generator, data.augment))
         gap = accuracy(model, data.forget) - unseen
-        if gap <= (0.0 if data.classes else ENOUGH):
+        if gap <= (0.0 if data.classes else -params.margin):
             break
     data.progress.finish(f"accuracy gap {gap:+.3f}")
     return model

@@ -13,20 +13,17 @@ Differs: a new value is one of the same output channel's own, drawn at random: H
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Final
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
 from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
-from qmu_edge.recipe import Count, Fraction, Positive
+from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
-from qmu_edge.unlearn.method import Method
-
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
+from qmu_edge.unlearn.method import Method, Momentum, Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +32,10 @@ class Params:
 
     Attributes:
         epochs: Passes over the retain set.
-        lr: Highest learning rate; it rises over half of the epochs and falls over the others.
+        lr: Highest learning rate; it rises over a share of the epochs and falls over the others.
+        rise: That share.
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights.
         batch: Images per step.
         share: Of the weights of each convolution that are drawn anew.
         damping: Factor on the gradient of the convolution weights that stayed.
@@ -43,6 +43,9 @@ class Params:
 
     epochs: Count = 5
     lr: Positive = 1e-3
+    rise: Fraction = 0.5
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
     batch: Count = 64
     share: Share = 0.3
     damping: Fraction = 0.1
@@ -109,7 +112,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         UnlearnError: A set is empty, or the loss is not finite.
     """
     data.retain.require_some("retain")
-    settings = Optimization(epochs=params.epochs, lr=params.lr, warmup=params.epochs / 2)
+    settings = Optimization.of(params, warmup=params.rise * params.epochs)
     steps = params.epochs * steps_per_epoch(len(data.retain), params.batch)
     descent = Descent(model, settings, steps, data.progress)
     data.progress.start("msg", params.epochs * len(data.retain))

@@ -14,23 +14,31 @@ Shapes: d parameters.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
-from qmu_edge.recipe import Count, Positive
+from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
-from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.method import Method, Momentum
 from qmu_edge.unlearn.methods.random_label import random_labels
 from qmu_edge.unlearn.relabelling import pair_steps, pairs
 
-CLIP_NORM: Final = 1.0
-OPPOSITE: Final = 1e-3  # least 1 + cosine of a bargain
-NO_BARGAIN: Final = (0.1, 1.0)  # weights (forget, retain) without one
+
+class Bargain(NamedTuple):
+    """When two gradients bargain, and what is done when they do not.
+
+    Attributes:
+        agreement: Least 1 + cosine of the angle between them.
+        alone: Weights (forget, retain) without a bargain.
+    """
+
+    agreement: float = 1e-3
+    alone: tuple[float, float] = (0.1, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,42 +48,60 @@ class Params:
     Attributes:
         epochs: Passes over the larger of the two sets.
         lr: Highest learning rate of the cosine schedule, the length of a step before momentum.
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights.
         batch: Images of each set per step.
+        clip_norm: Largest norm of a gradient.
+        agreement: Least 1 + cosine of the angle between two gradients that bargain.
+        forget_alone, retain_alone: Weights of the two gradients where they do not.
     """
 
     epochs: Count = 10
     lr: Positive = 0.01
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
     batch: Count = 128
+    clip_norm: Positive = 1.0
+    agreement: Positive = 1e-3
+    forget_alone: NotNegative = 0.1
+    retain_alone: NotNegative = 1.0
 
 
 def nash_weights(
-    forget: Float[Tensor, " d"], retain: Float[Tensor, " d"]
+    forget: Float[Tensor, " d"], retain: Float[Tensor, " d"], bargain: Bargain
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Weights (forget, retain) of two gradients under which each player gains the same.
 
     With weights 1 / (norm * sqrt(1 + cosine)) both gradients contribute with the same norm, and the product
-    of weight, gradient and step is 1 for both. Where there is no bargain, `NO_BARGAIN`.
+    of weight, gradient and step is 1 for both. Where there is no bargain, `bargain.alone`.
 
-    >>> [w.item() for w in nash_weights(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 4.0]))]
+    >>> [w.item() for w in nash_weights(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 4.0]), Bargain())]
     [0.5, 0.25]
     """
     norms = forget.norm(), retain.norm()
     angle = 1.0 + forget.dot(retain) / (norms[0] * norms[1])
-    bargain = angle > OPPOSITE  # not where a gradient is 0: the angle is NaN
-    found = (torch.where(bargain, angle.rsqrt() / n, w) for n, w in zip(norms, NO_BARGAIN, strict=True))
+    agree = angle > bargain.agreement  # not where a gradient is 0: the angle is NaN
+    found = (torch.where(agree, angle.rsqrt() / n, w) for n, w in zip(norms, bargain.alone, strict=True))
     of_forget, of_retain = found
     return of_forget, of_retain
 
 
 def nash_epoch(
-    descent: Descent, data: ForgetRetain, forget: Samples, *, batch: int, generator: torch.Generator
+    descent: Descent,
+    data: ForgetRetain,
+    forget: Samples,
+    bargain: Bargain,
+    *,
+    batch: int,
+    generator: torch.Generator,
 ) -> None:
     """Train one epoch, a bargain in every step; batch-norm statistics move on retain images only.
 
     Args:
-        descent: The run, clipped at `CLIP_NORM`.
+        descent: The run.
         data: Retain set and augmentation.
         forget: The forget set under its new labels.
+        bargain: When there is one.
         batch: Images of each set per step.
         generator: Draws order and augmentation.
 
@@ -89,7 +115,7 @@ def nash_epoch(
         of_forget = descent.gradient(loss, pair.first)
         train_mode(model, statistics=True)
         of_retain = descent.gradient(loss, pair.second)
-        w_forget, w_retain = nash_weights(of_forget, of_retain)
+        w_forget, w_retain = nash_weights(of_forget, of_retain, bargain)
         descent.follow(w_forget * of_forget + w_retain * of_retain, len(pair))
     descent.require_finite()
 
@@ -103,12 +129,14 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     data.retain.require_some("retain")
     sizes = len(data.forget), len(data.retain)
     steps = params.epochs * pair_steps(*sizes, (params.batch, params.batch))
-    settings = Optimization(epochs=params.epochs, lr=params.lr, clip_norm=CLIP_NORM)
+    settings = Optimization.of(params)
     descent = Descent(model, settings, steps, data.progress)
+    bargain = Bargain(params.agreement, (params.forget_alone, params.retain_alone))
     data.progress.start("munba", params.epochs * 2 * max(sizes))
     for _ in range(params.epochs):
         labels = random_labels(len(data.forget), model.shape.classes, generator)
-        nash_epoch(descent, data, data.forget.relabelled(labels), batch=params.batch, generator=generator)
+        forget = data.forget.relabelled(labels)
+        nash_epoch(descent, data, forget, bargain, batch=params.batch, generator=generator)
     data.progress.finish()
     return model
 

@@ -30,7 +30,6 @@ from qmu_edge.train.loop import Descent, Optimization, cross_entropy
 from qmu_edge.unlearn.method import Method
 from qmu_edge.unlearn.relabelling import pair_steps, pairs
 
-RAMPS: Final = 4
 Shift = Annotated[float, Field(ge=-1.0, le=1.0)]
 
 
@@ -43,6 +42,7 @@ class Params:
         lr: Highest learning rate of the cosine schedule of AdamW.
         weight_decay: On convolution and classifier weights.
         batch: Images per step.
+        hybrids: Of each forget image, at most: one for each ramp and class.
         shift: Added to the share of the forget image in every pixel of a hybrid.
     """
 
@@ -50,6 +50,7 @@ class Params:
     lr: Positive = 1.1e-3
     weight_decay: NotNegative = 5e-4
     batch: Count = 128
+    hybrids: Annotated[int, Field(ge=1, le=4)] = 4
     shift: Shift = -0.03
 
 
@@ -86,20 +87,20 @@ def ramps(height: int, width: int, shift: float) -> Float[Tensor, "4 h w"]:
 
 
 def likeliest(
-    logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], available: Int64[Tensor, " a"]
+    logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], available: Int64[Tensor, " a"], most: int
 ) -> Int64[Tensor, "n m"]:
-    """The up to four most probable classes of each image, never its label, only `available` ones.
+    """The up to `most` likeliest classes of each image, never its label, only `available` ones.
 
     With a label among them there is one class less to choose from, for all images.
 
-    >>> likeliest(torch.tensor([[0.1, 0.7, 0.2]]), torch.tensor([1]), torch.tensor([0, 1]))
+    >>> likeliest(torch.tensor([[0.1, 0.7, 0.2]]), torch.tensor([1]), torch.tensor([0, 1]), 4)
     tensor([[0]])
     """
     allowed = torch.zeros(logits.shape[1], dtype=torch.bool)
     allowed[available] = True
     shut = ~allowed | F.one_hot(labels, logits.shape[1]).bool()
     choices = int((~shut).sum(1).min())
-    return logits.masked_fill(shut, -torch.inf).topk(min(RAMPS, choices)).indices
+    return logits.masked_fill(shut, -torch.inf).topk(min(most, choices)).indices
 
 
 def partners(
@@ -118,7 +119,7 @@ def hybrids(model: Classifier, data: ForgetRetain, params: Params, generator: to
     """All hybrids of the forget set under the labels of their partners, on the device of the images."""
     forget, retain = data.forget, data.retain
     known = retain.labels.cpu()
-    classes = likeliest(predict(model, forget), forget.labels.cpu(), torch.unique(known))
+    classes = likeliest(predict(model, forget), forget.labels.cpu(), torch.unique(known), params.hybrids)
     chosen = partners(classes, known, generator)
     height, width = forget.pool.shape[2:]
     masks = ramps(height, width, params.shift).to(forget.pool.device)
@@ -152,9 +153,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     made = hybrids(model, data, params, generator)
     images = len(made) + len(data.retain)
     sizes = shares(params.batch, len(made), len(data.retain))
-    settings = Optimization(
-        epochs=params.epochs, lr=params.lr, optimizer="adamw", weight_decay=params.weight_decay
-    )
+    settings = Optimization.of(params, optimizer="adamw")
     steps = params.epochs * pair_steps(len(made), len(data.retain), sizes)
     descent = Descent(model, settings, steps, data.progress)
     data.progress.start("natmu", params.epochs * images)

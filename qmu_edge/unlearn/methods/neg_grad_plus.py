@@ -19,10 +19,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
-from qmu_edge.recipe import Count, Fraction, Positive
+from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain, Pair
 from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
-from qmu_edge.unlearn.method import TRAINED, Method
+from qmu_edge.unlearn.method import TRAINED, Method, Momentum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +32,16 @@ class Params:
     Attributes:
         epochs: Passes over the retain set; the forget set is repeated or cut to as many batches.
         lr: Highest learning rate of the cosine schedule.
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights.
         batch: Images of each set per step.
         retain_weight: Of the retain loss, 0..1; the forget loss has the rest.
     """
 
     epochs: Count = 10
     lr: Positive = 0.01
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
     batch: Count = 128
     retain_weight: Fraction = 0.95
 
@@ -66,7 +70,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         UnlearnError: A set is empty, or the loss is not finite.
     """
     data.retain.require_some("retain")
-    settings = Optimization(epochs=params.epochs, lr=params.lr)
+    settings = Optimization.of(params)
     steps = params.epochs * steps_per_epoch(len(data.retain), params.batch)
     descent = Descent(model, settings, steps, data.progress)
     weight = params.retain_weight

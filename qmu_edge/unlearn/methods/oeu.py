@@ -24,10 +24,10 @@ from torch import Tensor
 
 from qmu_edge.models.calibration import quantized_weights
 from qmu_edge.models.layers import Classifier
-from qmu_edge.recipe import Count, Positive
+from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import Batch, ForgetRetain
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
-from qmu_edge.unlearn.method import TRAINED, Images, Method, validation_for_samples
+from qmu_edge.unlearn.method import TRAINED, Images, Method, Momentum, validation_for_samples
 from qmu_edge.unlearn.stopping import Crossing
 
 
@@ -39,6 +39,8 @@ class Params:
         epochs: Passes over the retain set; the forget set is repeated beside it. Single samples may be
             forgotten earlier, whole classes take all.
         lr: Highest learning rate of the cosine schedule.
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights.
         batch: Images per step, of each set.
         forget_weight: Of the projected forget gradient; the retain gradient has weight 1.
         loss: "uniform" or "entropy", see `LOSSES`.
@@ -49,6 +51,8 @@ class Params:
 
     epochs: Count = 10
     lr: Positive = 0.01
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
     batch: Count = 128
     forget_weight: Positive = 1.0
     loss: Literal["uniform", "entropy"] = "uniform"
@@ -121,7 +125,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         UnlearnError: A set is empty, or the loss is not finite.
     """
     data.retain.require_some("retain")
-    settings = Optimization(epochs=params.epochs, lr=params.lr)
+    settings = Optimization.of(params)
     steps = params.epochs * steps_per_epoch(len(data.retain), params.batch)
     descent = Descent(model, settings, steps, data.progress)
     crossing = None if data.classes else Crossing(descent, data)

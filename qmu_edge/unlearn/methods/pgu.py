@@ -109,10 +109,7 @@ def _descend(
 ) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in spaces)
-    settings = Optimization(
-        epochs=params.epochs, lr=params.lr, momentum=0.0, weight_decay=0.0,
-        schedule="exponential", final=params.final,
-    )  # fmt: skip
+    settings = Optimization.of(params, schedule="exponential")
     steps = params.epochs * steps_per_epoch(len(data.forget), params.batch)
     descent = Descent(model, settings, steps, data.progress)
     crossing = None if data.classes else Crossing(descent, data)

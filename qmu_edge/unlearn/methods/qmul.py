@@ -29,8 +29,8 @@ from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
-from qmu_edge.unlearn.method import Method
-from qmu_edge.unlearn.methods.munba import CLIP_NORM, nash_epoch
+from qmu_edge.unlearn.method import Method, Momentum
+from qmu_edge.unlearn.methods.munba import Bargain, nash_epoch
 from qmu_edge.unlearn.methods.random_label import random_labels
 from qmu_edge.unlearn.relabelling import Loop, epoch, pair_steps, possible, steps_of
 
@@ -43,6 +43,8 @@ class Params:
         epochs: Passes over forget and retain set.
         lr: Highest learning rate of the cosine schedule; the paper searches 1e-3..1e-1. The two weights
             add up to 1, so a rate is about half of what the same rate is for `random_label`.
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights.
         batch: Images per step.
         loop: "mixed" or "sequential", see `relabelling.epoch`.
         similar_labels: Off: random labels (the paper's ablation).
@@ -51,17 +53,28 @@ class Params:
             `munba.nash_epoch`, which has no use for `loop` and `norm`.
         norm: "tensors": sum of the norms of all parameter tensors, as in the paper's code; "global":
             the norm of the whole gradient.
+        norm_batches: Norms are means over as many batches of each set, or over as many as the forget set has
+            where those are more.
+        nash_clip_norm, nash_agreement, nash_forget_alone, nash_retain_alone: Of the weighting "nash", see
+            `munba.Params`.
         scale_lr: Learning rate of quantizer scales relative to `lr`; 0 freezes them.
     """
 
     epochs: Count = 10
     lr: Positive = 0.01
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
     batch: Count = 128
     loop: Loop = "mixed"
     similar_labels: bool = True
     reweighting: bool = True
     weighting: Literal["epoch", "nash"] = "epoch"
     norm: Literal["tensors", "global"] = "tensors"
+    norm_batches: Count = 10
+    nash_clip_norm: Positive = 1.0
+    nash_agreement: Positive = 1e-3
+    nash_forget_alone: NotNegative = 0.1
+    nash_retain_alone: NotNegative = 1.0
     scale_lr: NotNegative = 0.0
 
 
@@ -127,11 +140,12 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     data.retain.require_some("retain")
     nash = params.reweighting and params.weighting == "nash"
     descent = _descent(model, data, params, nash=nash)
+    bargain = Bargain(params.nash_agreement, (params.nash_forget_alone, params.nash_retain_alone))
     data.progress.start("qmul", params.epochs * (len(data.forget) + len(data.retain)))
     for number in range(params.epochs):
         forget = data.forget.relabelled(_labels(model, data, params, generator))
         if nash:
-            nash_epoch(descent, data, forget, batch=params.batch, generator=generator)
+            nash_epoch(descent, data, forget, bargain, batch=params.batch, generator=generator)
             continue
         weights = (1.0, 1.0)
         if params.reweighting:
@@ -147,9 +161,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 def _descent(model: Classifier, data: ForgetRetain, params: Params, *, nash: bool) -> Descent:
     f, r = len(data.forget), len(data.retain)
     each = pair_steps(f, r, (params.batch,) * 2) if nash else steps_of(params.loop, f, r, params.batch)
-    settings = Optimization(
-        epochs=params.epochs, lr=params.lr, scale_lr=params.scale_lr, clip_norm=CLIP_NORM if nash else 0.0
-    )
+    settings = Optimization.of(params, clip_norm=params.nash_clip_norm if nash else 0.0)
     return Descent(model, settings, params.epochs * each, data.progress)
 
 
@@ -162,7 +174,7 @@ def _weights(
     *,
     number: int,
 ) -> tuple[float, float]:
-    cap = max(10, steps_per_epoch(len(forget), params.batch))
+    cap = max(params.norm_batches, steps_per_epoch(len(forget), params.batch))
     f, r = (
         mean_gradient_norm(descent.model, s, descent, params, generator, batches=cap)
         for s in (forget, data.retain)

@@ -18,7 +18,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.loop import Descent, Optimization
-from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.method import Method, Momentum
 from qmu_edge.unlearn.relabelling import Loop, epoch, steps_of
 
 
@@ -29,6 +29,8 @@ class Params:
     Attributes:
         epochs: Passes over forget and retain set.
         lr: Highest learning rate of the cosine schedule; the papers search 1e-3..1e-1.
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights.
         batch: Images per step.
         loop: "mixed" or "sequential", see `relabelling.epoch`.
         scale_lr: Learning rate of quantizer scales relative to `lr`; 0 freezes them.
@@ -36,6 +38,8 @@ class Params:
 
     epochs: Count = 10
     lr: Positive = 0.01
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
     batch: Count = 128
     loop: Loop = "mixed"
     scale_lr: NotNegative = 0.0
@@ -58,7 +62,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     """
     data.retain.require_some("retain")
     images = len(data.forget) + len(data.retain)
-    settings = Optimization(epochs=params.epochs, lr=params.lr, scale_lr=params.scale_lr)
+    settings = Optimization.of(params)
     steps = params.epochs * steps_of(params.loop, len(data.forget), len(data.retain), params.batch)
     descent = Descent(model, settings, steps, data.progress)
     data.progress.start("random_label", params.epochs * images)

@@ -24,14 +24,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
-from qmu_edge.recipe import Count, Fraction, Positive
+from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
-from qmu_edge.unlearn.method import Method
+from qmu_edge.unlearn.method import Method, Momentum
 from qmu_edge.unlearn.methods.random_label import random_labels
 from qmu_edge.unlearn.relabelling import Loop, epoch, steps_of
-
-MOMENTUM: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +39,8 @@ class Params:
     Attributes:
         epochs: Passes over forget and retain set.
         lr: Highest learning rate of the cosine schedule; the papers search 5e-4..5e-2.
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights.
         batch: Images per step.
         loop: "mixed" or "sequential", see `relabelling.epoch`.
         variant: "mask" or "soft".
@@ -50,6 +50,8 @@ class Params:
 
     epochs: Count = 10
     lr: Positive = 0.013
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
     batch: Count = 128
     loop: Loop = "mixed"
     variant: Literal["mask", "soft"] = "mask"
@@ -99,7 +101,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     """
     data.retain.require_some("retain")
     images = len(data.forget) + len(data.retain)
-    settings = Optimization(epochs=params.epochs, lr=params.lr, momentum=MOMENTUM)
+    settings = Optimization.of(params)
     steps = params.epochs * steps_of(params.loop, len(data.forget), len(data.retain), params.batch)
     descent = Descent(model, settings, steps, data.progress)
     data.progress.start("salun", params.epochs * images)
@@ -132,7 +134,7 @@ def _restraint(descent: Descent, forget: Samples, params: Params) -> Callable[..
 
     @torch.no_grad()
     def pull(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        threshold = optimizer.param_groups[0]["lr"] * params.beta / (1.0 - MOMENTUM)
+        threshold = optimizer.param_groups[0]["lr"] * params.beta / (1.0 - params.momentum)
         for weight, origin in zip(weights, start, strict=True):
             weight.copy_(origin + soft_threshold(weight - origin, threshold))
 

@@ -30,7 +30,7 @@ from qmu_edge.train.batches import Batch, ForgetRetain
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
 from qmu_edge.unlearn.distillation import divergence, teacher
-from qmu_edge.unlearn.method import Method, samples_only
+from qmu_edge.unlearn.method import Method, Momentum, samples_only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,10 @@ class Params:
     Attributes:
         epochs: Passes over the retain set; the network is stored after each.
         forget_epochs: So many of the first epochs have a pass over the forget set.
-        lr: First learning rate; the last one is a tenth.
+        lr: First learning rate.
+        final: The last one, relative to `lr`.
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights.
         batch: Images per step.
         temperature: Softens the logits that are compared.
         label_weight: Of the cross-entropy of the retain set (gamma of the paper).
@@ -50,6 +53,9 @@ class Params:
     epochs: Count = 5
     forget_epochs: Count = 3
     lr: Positive = 5e-3
+    final: Positive = 0.1
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
     batch: Count = 64
     temperature: Positive = 4.0
     label_weight: NotNegative = 1.0
@@ -103,7 +109,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     forget_epochs = min(params.forget_epochs, params.epochs)
     passes = [(params.epochs, len(data.retain)), (forget_epochs, len(data.forget))]
     steps = sum(times * steps_per_epoch(n, params.batch) for times, n in passes)
-    settings = Optimization(epochs=params.epochs, lr=params.lr, schedule="exponential")
+    settings = Optimization.of(params, schedule="exponential")
     descent = Descent(model, settings, steps, data.progress)
     original = teacher(model)
     stored: list[Classifier] = []

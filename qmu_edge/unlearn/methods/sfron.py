@@ -27,10 +27,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import Batch, ForgetRetain, Samples
 from qmu_edge.train.loop import Descent, Optimization, cosine, cross_entropy, steps_per_epoch, train_mode
-from qmu_edge.unlearn.method import Method
-
-SMALLEST_LOSS: Final = 1e-6
-SMOOTHING: Final = 1e-15  # of the ratio of two squared gradients
+from qmu_edge.unlearn.method import Method, Momentum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,31 +37,39 @@ class Params:
     Attributes:
         epochs: Passes over the retain set.
         lr: Highest learning rate of the cosine schedule, of both kinds of step.
+        momentum: Of SGD.
+        weight_decay: On convolution and classifier weights.
         batch: Images per step.
         every: Retain steps for each forget step.
         ascent: Factor on the forget loss at the start; it falls along a cosine.
         power: How much less an image counts whose loss is large already; 0: all count the same.
         threshold: Least ratio of squared gradients, forget to retain, of a weight that the ascent moves.
+        smallest_loss: A smaller loss counts as this one, or else images of loss 0 would take all the weight.
+        smoothing: Added to both squared gradients before their ratio is taken.
         clip_norm: Largest norm of a gradient.
     """
 
     epochs: Count = 5
     lr: Positive = 0.01
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
     batch: Count = 128
     every: Count = 5
     ascent: Positive = 25.0
     power: NotNegative = 0.5
     threshold: NotNegative = 1.0
+    smallest_loss: Positive = 1e-6
+    smoothing: Positive = 1e-15
     clip_norm: Positive = 7.0
 
 
-def adaptive_loss(losses: Float[Tensor, " n"], power: float) -> Float[Tensor, ""]:
+def adaptive_loss(losses: Float[Tensor, " n"], params: Params) -> Float[Tensor, ""]:
     """Mean of `losses` under weights 1 / loss^power of mean 1, which have no gradient of their own.
 
-    >>> adaptive_loss(torch.tensor([1.0, 4.0]), 0.5)  # weights 4/3 and 2/3
+    >>> adaptive_loss(torch.tensor([1.0, 4.0]), Params(power=0.5))  # weights 4/3 and 2/3
     tensor(2.)
     """
-    weights = losses.detach().clamp_min(SMALLEST_LOSS).pow(-power)
+    weights = losses.detach().clamp_min(params.smallest_loss).pow(-params.power)
     return (weights * losses).sum() / weights.sum()
 
 
@@ -86,20 +91,20 @@ def saliency(
     forget, retain = (
         squared_gradient(descent, s, params.batch, generator) for s in (data.forget, data.retain)
     )
-    mask = (forget + SMOOTHING) / (retain + SMOOTHING) >= params.threshold
+    mask = (forget + params.smoothing) / (retain + params.smoothing) >= params.threshold
     for span, parameter in zip(descent.spans, descent.parameters, strict=True):
         if parameter.dim() == 1:
             mask[span.part] = False
     return mask
 
 
-def climb(descent: Descent, batch: Batch, mask: Bool[Tensor, " d"], factor: float, power: float) -> None:
+def climb(descent: Descent, batch: Batch, mask: Bool[Tensor, " d"], factor: float, params: Params) -> None:
     """One step up `factor` times the forget loss, where `mask` lets it; batch-norm statistics stay."""
     model = train_mode(descent.model, statistics=False)
 
     def loss(batch: Batch) -> Tensor:
         losses = F.cross_entropy(model(batch.images), batch.labels, reduction="none")
-        return -factor * adaptive_loss(losses, power)
+        return -factor * adaptive_loss(losses, params)
 
     descent.follow(descent.gradient(loss, batch) * mask, len(batch))
     model.train()
@@ -112,7 +117,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         UnlearnError: A set is empty, or the loss is not finite.
     """
     data.retain.require_some("retain")
-    settings = Optimization(epochs=params.epochs, lr=params.lr, clip_norm=params.clip_norm)
+    settings = Optimization.of(params)
     down = params.epochs * steps_per_epoch(len(data.retain), params.batch)
     up = steps_per_epoch(down, params.every)
     descent = Descent(model, settings, down + up, data.progress)
@@ -126,7 +131,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         for b in data.retain.batches(params.batch, generator, data.augment):
             if step % params.every == 0:
                 factor = params.ascent * cosine(step, down, 0)
-                climb(descent, next(forget), mask, factor, params.power)
+                climb(descent, next(forget), mask, factor, params)
             descent.step(cross_entropy(model), b)
             step += 1
         descent.require_finite()

@@ -146,7 +146,7 @@ def _train(
     generator: torch.Generator,
 ) -> None:
     """Adam at a constant rate on the cross-entropy, batch-norm statistics included."""
-    settings = Optimization(epochs=epochs, lr=lr, optimizer="adam", weight_decay=0.0, schedule="constant")
+    settings = Optimization(epochs=epochs, lr=lr, optimizer="adam", schedule="constant")
     steps = epochs * steps_per_epoch(len(samples), params.batch)
     descent = Descent(model, settings, steps, data.progress)
     data.progress.start("unsir", epochs * len(samples))

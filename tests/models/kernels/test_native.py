@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from qmu_edge.io.progress import Progress
 from qmu_edge.models import quant_layers
+from qmu_edge.models.kernels import choice
+from qmu_edge.models.kernels.choice import NATIVE_FROM_STEPS
 from qmu_edge.models.kernels.fused import PLAIN, Grid, Passes, fake_quantize, using
 from qmu_edge.models.kernels.native import TYPES, native
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train import loop
 from qmu_edge.train.batches import Batch, Samples
-from qmu_edge.train.loop import NATIVE_FROM_STEPS, Descent, Optimization, cross_entropy
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy
 
 GRIDS = (
     Grid(0, 15, floor=0), Grid(-7, 7), Grid(-127, 127), Grid(-2, 1),
@@ -244,7 +245,7 @@ def test_without_a_compiler_one_line_says_so(
     network: Callable[..., Classifier], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr(loop, "native", native.__wrapped__)
+    monkeypatch.setattr(choice, "native", native.__wrapped__)
     told: list[str] = []
     monkeypatch.setattr(Progress, "note", lambda self, text: told.append(text))
     for steps, lines in ((NATIVE_FROM_STEPS - 1, 0), (NATIVE_FROM_STEPS, 1)):
