@@ -130,7 +130,7 @@ def _dangling(ledger: Ledger, store: ObjectStore, named: dict[Sha256, list[Use]]
     for digest in named.keys() - ledger.removed_names():
         path = store.path(digest)
         if not path.exists():
-            yield Problem(f"object {digest}: {named[digest][0].by} needs it, and it is gone ({path})")
+            yield Problem(f"object {digest}: {named[digest][0].by} needs it, and it is missing ({path})")
 
 
 def _contents(project: Project) -> Iterator[Problem]:

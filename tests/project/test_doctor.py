@@ -138,7 +138,7 @@ def _row(root: Path) -> None:
 
 LEFT: dict[str, tuple[Damage, str, bool]] = {
     "an object altered": (lambda r: alter(stored_model(r)), "is altered", True),
-    "an object missing": (lambda r: stored_model(r).unlink(), "needs it, and it is gone", True),
+    "an object missing": (lambda r: stored_model(r).unlink(), "needs it, and it is missing", True),
     "a foreign file": (lambda r: (r / ".qmu/objects/notes").touch(), "no object of this store", True),
     "images altered": (lambda r: alter(r / ".qmu/cache/images.npy"), "images.npy", True),
     "the key changed": (lambda r: other_key(r / ".qmu/keys"), "not the key", True),

@@ -6,7 +6,7 @@ by receipts, not by clocks: it signed those from `first_receipt` to `last_receip
 
 How a key ends:
     rotated      its private half was deleted; what it signed stays good
-    lost         the same, found out when the file was gone
+    lost         the same, found out when the file was missing
     compromised  somebody else may have it, so its signature alone proves nothing any more. A receipt
                  counts when it stands in the ledger, or when a later receipt of a good key links to it;
                  who checks with the public key alone must be told to drop it.
@@ -96,7 +96,7 @@ def renew(folder: Path, ledger: ChainedFile, reason: str = "rotated") -> Key:
 
     Args:
         folder: `keys/`.
-        ledger: Open, and held by this process.
+        ledger: Open, and locked by this process.
         reason: Why the one before goes.
 
     Raises:
