@@ -35,7 +35,7 @@ Counted = TypeVar("Counted", bound=Sized)  # the same, with as many images as it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimization:
-    """Hyperparameters of one run; by default there is no momentum, no decay and no clipping.
+    """Hyperparameters of one run. By default there is no momentum, no decay, no warm-up and no clipping.
 
     Attributes:
         epochs: Passes over the data.

@@ -52,7 +52,10 @@ def trained(model: Classifier, samples: Samples, notes: list[str] | None = None)
     generator, progress = torch.Generator().manual_seed(0), Progress()
     if notes is not None:
         progress.note = notes.append  # type: ignore[method-assign,assignment]
-    descent = Descent(model, Optimization(epochs=3, lr=0.1, scale_lr=0.1, precision="float32"), 12, progress)
+    settings = Optimization(
+        epochs=3, lr=0.1, momentum=0.9, weight_decay=5e-4, scale_lr=0.1, precision="float32"
+    )
+    descent = Descent(model, settings, 12, progress)
     torch.manual_seed(0)  # dropout
     for _ in range(3):
         model.train()

@@ -16,11 +16,12 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import Augment, ForgetRetain, Samples
 from qmu_edge.train.loop import Descent, Optimization, train_mode
-from qmu_edge.unlearn.methods.munba import Bargain, Params, nash_epoch, nash_weights
+from qmu_edge.unlearn.methods.munba import Bargain, nash_epoch, nash_weights
 from qmu_edge.unlearn.relabelling import pair_steps, pairs
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
+BARGAIN = Bargain(agreement=1e-3, alone=(0.1, 1.0))
 
 
 @settings(max_examples=100, deadline=None)
@@ -29,7 +30,7 @@ def test_both_players_gain_the_same(seed: int, scale: float, lean: float) -> Non
     generator = torch.Generator().manual_seed(seed)
     retain, other = torch.randn(2, 50, generator=generator, dtype=torch.float64)
     forget = (lean * retain + (1.0 - abs(lean)) * other) * 10.0**scale
-    w_forget, w_retain = nash_weights(forget, retain, Bargain())
+    w_forget, w_retain = nash_weights(forget, retain, BARGAIN)
     step = w_forget * forget + w_retain * retain
     assert float(w_forget * forget.dot(step)) == pytest.approx(1.0)
     assert float(w_retain * retain.dot(step)) == pytest.approx(1.0)
@@ -38,7 +39,7 @@ def test_both_players_gain_the_same(seed: int, scale: float, lean: float) -> Non
 
 @pytest.mark.parametrize("forget", [[-2.0, 1e-4], [-2.0, 0.0], [0.0, 0.0]])
 def test_without_a_bargain_the_retain_set_leads(forget: list[float]) -> None:
-    weights = nash_weights(torch.tensor(forget), torch.tensor([1.0, 0.0]), Bargain())
+    weights = nash_weights(torch.tensor(forget), torch.tensor([1.0, 0.0]), BARGAIN)
     assert [w.item() for w in weights] == pytest.approx([0.1, 1.0])
 
 
@@ -61,7 +62,7 @@ def test_a_step_follows_the_bargain_of_both_gradients(
     monkeypatch.setattr(Descent, "follow", lambda self, gradient, images: followed.append((gradient, images)))
     reference = copy.deepcopy(model)
     nash_epoch(
-        _descent(model), data, data.forget, Bargain(), batch=8, generator=torch.Generator().manual_seed(0)
+        _descent(model), data, data.forget, BARGAIN, batch=8, generator=torch.Generator().manual_seed(0)
     )
 
     flat = []
@@ -87,8 +88,8 @@ def test_forget_images_do_not_move_the_statistics(network: Network, toy: Toy) ->
     for seed in (0, 7):
         model, data = network(), _data(toy, toy(4, seed))
         before = copy.deepcopy(dict(model.named_buffers()))
-        descent = _descent(model, lr=1e-12, weight_decay=0.0)
-        nash_epoch(descent, data, data.forget, Bargain(), batch=4, generator=torch.Generator().manual_seed(0))
+        descent = _descent(model, lr=1e-12)
+        nash_epoch(descent, data, data.forget, BARGAIN, batch=4, generator=torch.Generator().manual_seed(0))
         found.append({n: b for n, b in model.named_buffers() if "running_" in n})
         assert not any(torch.equal(before[n], b) for n, b in found[-1].items())
     for name, buffer in found[0].items():
@@ -97,11 +98,9 @@ def test_forget_images_do_not_move_the_statistics(network: Network, toy: Toy) ->
 
 def test_each_step_has_the_same_length(network: Network, toy: Toy) -> None:
     model, data = network(), _data(toy, toy(4))
-    descent = _descent(
-        model, lr=0.1, momentum=0.0, weight_decay=0.0, schedule="constant", clip_norm=Params().clip_norm
-    )
+    descent = _descent(model, lr=0.1, schedule="constant", clip_norm=1.0)
     before = [p.detach().clone() for p in descent.parameters]
-    nash_epoch(descent, data, data.forget, Bargain(), batch=8, generator=torch.Generator().manual_seed(0))
+    nash_epoch(descent, data, data.forget, BARGAIN, batch=8, generator=torch.Generator().manual_seed(0))
     moved = [p.detach() - b for p, b in zip(descent.parameters, before, strict=True)]
     assert math.sqrt(sum(float(m.square().sum()) for m in moved)) == pytest.approx(0.1, rel=1e-3)
 

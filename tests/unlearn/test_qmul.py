@@ -18,7 +18,7 @@ from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization
 from qmu_edge.unlearn.methods import qmul
-from qmu_edge.unlearn.methods.munba import nash_epoch
+from qmu_edge.unlearn.methods.munba import Bargain, nash_epoch
 from qmu_edge.unlearn.methods.qmul import Params, balance, mean_gradient_norm, similar_labels
 from qmu_edge.unlearn.methods.random_label import random_labels
 from qmu_edge.unlearn.relabelling import epoch
@@ -152,11 +152,11 @@ def test_bargain_is_about_similar_labels_and_ends_with_reweighting(
     model, data = network(), _sets(toy)
     seen: list[Tensor] = []
 
-    def spy(descent: Descent, data: ForgetRetain, forget: Samples, **kwargs: Any) -> None:
+    def spy(descent: Descent, data: ForgetRetain, forget: Samples, bargain: Bargain, **kwargs: Any) -> None:
         expected = similar_labels(predict(model, data.forget), data.forget.labels)
         assert torch.equal(forget.labels, expected)
         seen.append(forget.labels)
-        nash_epoch(descent, data, forget, **kwargs)
+        nash_epoch(descent, data, forget, bargain, **kwargs)
 
     monkeypatch.setattr(qmul, "nash_epoch", spy)
     qmul.run(model, data, Params(epochs=2, batch=8, weighting="nash"), torch.Generator().manual_seed(0))

@@ -25,7 +25,7 @@ def _data(toy: Toy) -> ForgetRetain:
 
 
 def _descent(model: Classifier) -> Descent:
-    settings = Optimization(precision="float32", lr=1e-3, momentum=0.0, weight_decay=0.0, schedule="constant")
+    settings = Optimization(precision="float32", lr=1e-3, schedule="constant")
     return Descent(model, settings, 9, Progress())
 
 
@@ -100,7 +100,7 @@ def test_ascent_comes_every_few_steps_and_fades(
 ) -> None:
     events: list[float] = []
 
-    def spy(descent: Descent, batch: Batch, mask: object, factor: float, power: float) -> None:
+    def spy(descent: Descent, batch: Batch, mask: object, factor: float, params: Params) -> None:
         assert torch.isin(batch.images * 255, toy(12).images()[:4].float()).all()
         events.append(factor)
 

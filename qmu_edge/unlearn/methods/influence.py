@@ -145,7 +145,7 @@ def _move(descent: Descent, start: list[Tensor], step: Float[Tensor, " d"], alph
 def _search(
     descent: Descent, start: list[Tensor], step: Float[Tensor, " d"], judges: Samples, params: Params
 ) -> float:
-    """The largest length before accuracy drops by more than `params.max_drop`; leaves the model moved."""
+    """The largest length before accuracy first drops by more than `max_drop`; leaves the model moved."""
     least = accuracy(descent.model, judges) - params.max_drop
     best = 0.0
     for alpha in lengths(params):
@@ -155,8 +155,8 @@ def _search(
         best = alpha
     if best == 0.0:
         raise UnlearnError(
-            f"influence: the smallest step (alpha {params.shortest:g}) costs more than {params.max_drop:.1%} "
-            "of validation accuracy; allow more with max_drop, or give alpha"
+            f"influence: the smallest step (alpha {params.shortest:g}) costs more than "
+            f"{params.max_drop:.1%} of validation accuracy; allow more with max_drop, or give alpha"
         )
     return best
 

@@ -37,8 +37,8 @@ class Bargain(NamedTuple):
         alone: Weights (forget, retain) without a bargain.
     """
 
-    agreement: float = 1e-3
-    alone: tuple[float, float] = (0.1, 1.0)
+    agreement: float
+    alone: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,8 @@ def nash_weights(
     With weights 1 / (norm * sqrt(1 + cosine)) both gradients contribute with the same norm, and the product
     of weight, gradient and step is 1 for both. Where there is no bargain, `bargain.alone`.
 
-    >>> [w.item() for w in nash_weights(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 4.0]), Bargain())]
+    >>> bargain = Bargain(agreement=1e-3, alone=(0.1, 1.0))
+    >>> [w.item() for w in nash_weights(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 4.0]), bargain)]
     [0.5, 0.25]
     """
     norms = forget.norm(), retain.norm()

@@ -42,7 +42,7 @@ class Params:
         lr: Highest learning rate of the cosine schedule of AdamW.
         weight_decay: On convolution and classifier weights.
         batch: Images per step.
-        hybrids: Of each forget image, at most: one for each ramp and class.
+        hybrids: Hybrids of each forget image, at most; each has another class and another ramp.
         shift: Added to the share of the forget image in every pixel of a hybrid.
     """
 

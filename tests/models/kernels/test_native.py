@@ -174,7 +174,8 @@ def _losses(model: Classifier, samples: Samples, passes: Passes) -> list[float]:
             module, nn.BatchNorm2d
         ):  # a dead channel at 0, where a rectifier begins, falls either way
             nn.init.normal_(module.bias, 0.5, 0.5)
-    descent = Descent(model.train(), Optimization(lr=0.005, scale_lr=0.1), 50, Progress())
+    settings = Optimization(lr=0.005, momentum=0.9, weight_decay=5e-4, scale_lr=0.1)
+    descent = Descent(model.train(), settings, 50, Progress())
     descent.passes = passes
     found: list[Tensor] = []
 
@@ -220,7 +221,8 @@ def test_frozen_steps_lose_the_same_to_the_bit(
     for passes in (compiled, PLAIN):
         torch.manual_seed(0)  # for dropout
         model, (batch,) = network(architecture=architecture).train(), toy(12).batches(12)
-        descent = Descent(model, Optimization(lr=0.02, precision="bfloat16"), steps, Progress())
+        settings = Optimization(lr=0.02, momentum=0.9, weight_decay=5e-4, precision="bfloat16")
+        descent = Descent(model, settings, steps, Progress())
         descent.passes = passes
         for _ in range(steps):
             descent.step(cross_entropy(model), batch)
