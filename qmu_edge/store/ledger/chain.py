@@ -215,10 +215,14 @@ class ChainedFile:
         for at, what, text in self.rows(
             f"SELECT at, what, body FROM events WHERE what IN ({places}) ORDER BY seq", *whats
         ):
-            try:
-                yield at, what, json.loads(text)
-            except (ValueError, TypeError, RecursionError) as error:
-                raise LedgerError(f"ledger {self.path}: an event is not JSON: {error}") from error
+            yield at, what, self._parsed(text)
+
+    def _parsed(self, text: str) -> Any:
+        """A JSON value that the file holds."""
+        try:
+            return json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise LedgerError(f"ledger {self.path}: holds what is not JSON: {error}") from error
 
     def head(self) -> str:
         """Hash of the last event: pins everything before it."""

@@ -8,7 +8,6 @@ Of a request stay its number, its id, a keyed digest of its document, its dates 
 who asked and who approved. The document itself, and the names in it, are never kept.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -301,12 +300,6 @@ class RequestLedger(ChainedFile):
         values |= {"status": Status(values["status"]), "detail": self._parsed(values["detail"])}
         return StepRow(**values)
 
-    def _parsed(self, text: str) -> Any:
-        try:
-            return json.loads(text)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise LedgerError(f"ledger {self.path}: holds what is not JSON: {error}") from error
-
     def _amend(self, request_id: str, assignment: str, *values: str | None) -> None:
         with self.change() as db:
             db.execute(f"UPDATE requests SET {assignment} WHERE request_id = ?", (*values, request_id))
@@ -325,7 +318,7 @@ class RequestLedger(ChainedFile):
         text = canonical(dict(detail), f"{subject}: detail").decode()
         with self.change() as db:
             known = self.step(request_id, run, step)
-            if known and known.status is status is Status.DONE and known.detail == json.loads(text):
+            if known and known.status is status is Status.DONE and known.detail == self._parsed(text):
                 return
             if known is None or known.status is not Status.STARTED:
                 found = known.status if known else "not known"
