@@ -76,7 +76,10 @@ class ExportPlan:
     recipe: str = ""
 
     def digest(self) -> str:
-        """SHA-256 (hex) under which projects find what they exported before; so the text must stay."""
+        """The digest under which a project's ledger notes what was exported by this plan.
+
+        Ledgers keep it, so the text has the words of version 0.1.0.
+        """
         given = f"dtype={self.input.dtype.value!r}, layout={self.input.layout.value!r}"
         text = (
             f"ExportPlan(formats={tuple(f.value for f in self.formats)!r}, target={self.target.name!r}, "

@@ -85,7 +85,18 @@ def runnable(data: bytes) -> bytes:
 def run_file(
     data: bytes, images: UInt8[np.ndarray, "n c h w"], *, optimization: str = "all", threads: int = 2
 ) -> Float[np.ndarray, "n k"]:
-    """Logits of a runnable file under onnxruntime."""
+    """Run a file under onnxruntime.
+
+    Args:
+        data: From `runnable`.
+        images: As `OrtRunner.logits` takes them.
+        optimization: See `OrtRunner`.
+        threads: Of onnxruntime.
+
+    Raises:
+        IntegrityError: See `OrtRunner`.
+        ExportError: See `OrtRunner`.
+    """
     with _on_disk(data) as path:
         return OrtRunner(path, threads=threads, optimization=optimization).logits(images, batch=BATCH)
 

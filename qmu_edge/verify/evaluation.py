@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class SetName(StrEnum):
-    """The sets that a file is measured on: what it must forget, what it keeps, and two it never saw."""
+    """The sets that a file is measured on: what to forget, what to retain, and two never trained on."""
 
     FORGET = "forget"
     RETAIN = "retain"

@@ -36,7 +36,7 @@ class OrtRunner:
     """
 
     def __init__(self, path: Path, *, threads: int = 1, optimization: str = "all") -> None:
-        """Check the file, then load it.
+        """Apply the model-file policy, then load the file.
 
         Args:
             path: A model with one input (n, c, h, w) or (n, h, w, c), uint8 or float32 of 0..1, and one

@@ -1,8 +1,12 @@
 """Formats and targets by the names that users write."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.export import targets
 from qmu_edge.export.targets import FINN, ONNXRUNTIME, TARGETS, Format, target_named
 
 
@@ -33,3 +37,11 @@ def test_a_target_takes_its_own_formats_only() -> None:
     ONNXRUNTIME.require(tuple(Format))
     with pytest.raises(ConfigError, match="target finn does not take format 'packed'; allowed: qonnx"):
         FINN.require((Format.QONNX, Format.PACKED))
+
+
+def test_the_names_stand_in_one_module() -> None:
+    names = {*Format, *TARGETS}
+    for path in sorted(Path(str(targets.__file__)).parent.rglob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        found = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)} & names
+        assert not found or path.name == "targets.py", (path.name, found)

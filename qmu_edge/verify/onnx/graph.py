@@ -197,7 +197,7 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class OnnxFile:
-    """A file that passed the model-file policy; `data` are exactly the bytes that were checked."""
+    """A file that passed the model-file policy; `data` are exactly the bytes that passed."""
 
     path: Path
     data: bytes = field(repr=False)

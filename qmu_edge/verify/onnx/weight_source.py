@@ -30,7 +30,7 @@ _MAX_STEPS: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The way from a layer back to its stored weight.
+    """The operators between a layer and its stored weight.
 
     Attributes:
         root: The stored tensor; None when the walk was stopped.
@@ -47,7 +47,13 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Who defines a name: a stored tensor, a node, or the data that flows in (`dynamic`)."""
+    """Who defines each name of a file.
+
+    Attributes:
+        tensors: Stored tensors.
+        producers: The node whose output the name is.
+        dynamic: Names whose values depend on the input of the file.
+    """
 
     tensors: Mapping[str, Tensor]
     producers: Mapping[str, Node]
@@ -67,7 +73,10 @@ class Names:
         return Trace(self.tensors[name], name, tuple(steps))
 
     def weight_side(self, node: Node) -> str:
-        """Name the input that carries the weight; for Mul what is computed, integers, the larger one."""
+        """Name the input that carries the weight.
+
+        Of a product that is the factor that a node computes, else stored integers, else the larger tensor.
+        """
         if node.op_type != "Mul":
             return node.inputs[0]
 
