@@ -14,11 +14,11 @@ TRAIN = """
 import hashlib, torch
 from qmu_edge.train.batches import Augment, Samples
 from qmu_edge.runtime.determinism import determinism
-from qmu_edge.models import build
+from qmu_edge.models.build import build
 from qmu_edge.models.layers import Shape
 from qmu_edge.io.progress import Progress
 from qmu_edge.recipe import ModelRecipe, TrainRecipe
-from qmu_edge.train import fit
+from qmu_edge.train.fit import fit
 torch.set_num_threads(2)
 g = torch.Generator().manual_seed(0)
 pool = torch.randint(256, (96, 1, 8, 8), generator=g, dtype=torch.uint8)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qmu_edge.errors import UnlearnError
-from qmu_edge.train.batches import Augment, Samples, on_device
+from qmu_edge.train.batches import Augment, Pair, Samples, on_device
 
 # Not equal to device("cpu"), and yet the same memory: makes a pool on "the host" that has to be streamed.
 ELSEWHERE = torch.device("cpu:0")
@@ -46,7 +46,7 @@ def test_batches_cover_each_image_once(n: int, limit_bytes: float) -> None:
     samples = everything.take(torch.arange(n) * 37 % 40)
     for generator in (None, torch.Generator().manual_seed(0)):
         batches = list(samples.batches(8, generator))
-        sizes = [len(b.labels) for b in batches]
+        sizes = [len(b) for b in batches]
         if generator is None:
             assert sizes == [8] * (n // 8) + [n % 8] * (n % 8 > 0)
         else:  # no small batch at the end
@@ -68,7 +68,16 @@ def test_streamed_batches_equal_resident_ones() -> None:
         for s in (resident, streamed)
     ]
     for a, b in zip(*runs, strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.labels, b.labels) and torch.equal(a.positions, b.positions)
+
+
+def test_a_pair_is_both_batches_one_behind_the_other() -> None:
+    first, second = _pool(20).batches(12)
+    pair = Pair(first, second)
+    assert (len(first), len(second), len(pair)) == (12, 8, 20)
+    assert torch.equal(pair.images[12:], second.images) and torch.equal(pair.images[:12], first.images)
+    assert torch.equal(pair.labels, torch.cat([first.labels, second.labels]))
 
 
 def test_streaming_reads_one_batch_ahead_and_may_be_left_early(monkeypatch: pytest.MonkeyPatch) -> None:

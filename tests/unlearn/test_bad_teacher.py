@@ -34,7 +34,7 @@ def test_forget_images_learn_from_the_untrained_teacher_and_no_others(
         other.get_parameter("head.bias").copy_(torch.tensor([2.0, 0.0, -2.0]))
     losses: list[Tensor] = []
     monkeypatch.setattr(bad_teacher, "untrained", lambda *_: teacher(other))
-    monkeypatch.setattr(Descent, "step", lambda self, loss, images: losses.append(loss().detach()))
+    monkeypatch.setattr(Descent, "step", lambda self, loss, batch: losses.append(loss(batch).detach()))
     params = Params(batch=8, retain_share=0.5)
     bad_teacher.run(model, data, params, torch.Generator().manual_seed(0))
     # Half of 8 retain images beside 4 forget images; the former agree with the original as it is.

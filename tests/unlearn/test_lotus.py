@@ -45,7 +45,7 @@ def test_forget_targets_are_smoothed_and_retain_targets_hard(
     noise = torch.tensor([0.5, -1.0, 2.0])  # the same for all, so that order does not matter
     monkeypatch.setattr(lotus, "gumbel", lambda n, k, generator: noise.expand(n, k))
     monkeypatch.setattr(lotus, "accuracy", lambda model, samples: 0.5 if len(samples) == 6 else 0.75)
-    monkeypatch.setattr(Descent, "step", lambda self, loss, images: losses.append(loss().detach()))
+    monkeypatch.setattr(Descent, "step", lambda self, loss, batch: losses.append(loss(batch).detach()))
     params = Params(epochs=1, batch=12, retain_share=1.0, alpha=2.0)
     lotus.run(model, data, params, torch.Generator().manual_seed(0))
 

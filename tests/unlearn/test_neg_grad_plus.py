@@ -32,7 +32,7 @@ def test_step_descends_both_losses_with_their_weights(
     with torch.no_grad():
         model.get_parameter("head.bias").copy_(torch.tensor([3.0, 0.0, -1.0]))  # some beyond the bound
     losses: list[Tensor] = []
-    monkeypatch.setattr(Descent, "step", lambda self, loss, images: losses.append(loss().detach()))
+    monkeypatch.setattr(Descent, "step", lambda self, loss, batch: losses.append(loss(batch).detach()))
     params = Params(epochs=1, batch=8, retain_weight=0.75)
     neg_grad_plus.run(model, data, params, torch.Generator().manual_seed(0))
 

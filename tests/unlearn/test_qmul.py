@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.batches import Batch, ForgetRetain, Samples
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization
 from qmu_edge.unlearn.methods import qmul
@@ -175,8 +175,8 @@ def test_weights_reach_their_own_images(
     seen: list[tuple[Tensor, Tensor]] = []
     losses: list[Tensor] = []
 
-    def step(self: Descent, loss: Callable[[], Tensor], images: int) -> None:
-        losses.append(loss().detach())
+    def step(self: Descent, loss: Callable[[Batch], Tensor], batch: Batch) -> None:
+        losses.append(loss(batch).detach())
 
     monkeypatch.setattr(Descent, "step", step)
     descent = Descent(model, Optimization(precision="float32"), 9, Progress())

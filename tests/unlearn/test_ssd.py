@@ -56,7 +56,7 @@ def test_importance_of_noise_does_not_depend_on_the_batch(monkeypatch: pytest.Mo
 
     def measured(batch: int) -> Tensor:
         rows = iter(torch.split(noise, batch))
-        monkeypatch.setattr(Descent, "gradient", lambda self, loss: next(rows).sum(0))
+        monkeypatch.setattr(Descent, "gradient", lambda self, loss, batch: next(rows).sum(0))
         return importance(descent, toy(3000), batch, torch.Generator())
 
     torch.testing.assert_close(measured(1), torch.ones(6), rtol=0.1, atol=0.0)
