@@ -51,7 +51,10 @@ class Timed(Progress):
 recipe = parse_recipe(recipe_text("digits-resnet18-w4a4"), "recipe")
 source = load(recipe.data, Progress())
 samples = on_device(source.images, source.labels, torch.device("cpu"), limit_bytes=1 << 40)
-shape = Shape(source.images.shape[1], len(source.class_names), recipe.data.mean, recipe.data.std)
+shape = Shape(
+    channels=source.images.shape[1], classes=len(source.class_names),
+    mean=recipe.data.mean, std=recipe.data.std,
+)
 
 def rate(seconds):
     progress = Timed(seconds)
@@ -79,7 +82,8 @@ class Worker:
             [sys.executable, "-W", "ignore", "-c", WORKER], env={**clean, **environment}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
-        self.answer()
+        if self.answer() != "ready\n":
+            raise SystemExit("a worker could not begin")
 
     def ask(self, seconds: float) -> None:
         """Let it train."""
