@@ -1,11 +1,11 @@
 """What does a training lose beside another process, and what does waiting without spinning cost alone?
 
 Trainings of the digits recipe in processes of their own, on the processors that this one may use: one alone,
-two side by side, one beside a process that keeps a processor busy. Under OpenMP's defaults ("defaults"), and
-as `qmu_edge.machine.processors.settle` has it ("settled"); `--spins` tries other numbers of turns. All take
-turns, round by round.
+two side by side, one beside a process that keeps a processor busy. Under OpenMP's defaults, with
+one thread, and with threads that spin for so many turns and then sleep (`--spins`). All take turns, round by
+round.
 
-    python bench/neighbours.py [--rounds 8] [--seconds 3] [--spins 0 1000 100000]
+    python bench/neighbours.py [--rounds 8] [--seconds 3] [--spins 0 10000 100000]
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from shared.record import write
 
-from qmu_edge.machine.processors import SPINS, THREADS, WAITING, processors
+from qmu_edge.machine.processors import POLICY, SPINS, THREADS, WAITING, processors
 
 WORKER: Final = """
 import sys, time
@@ -37,15 +37,15 @@ class Enough(Exception):
 class Timed(Progress):
     def __init__(self, seconds):
         super().__init__()
-        self.seconds, self.images, self.start = seconds, 0, None
+        self.seconds, self.images, self.begun = seconds, 0, None
     def advance(self, images):
         now = time.perf_counter()
-        if self.start is None:  # the first step is warm-up
-            self.start = now
+        if self.begun is None:  # the first step is warm-up
+            self.begun = now
             return
         self.images += images
-        self.rate = self.images / (now - self.start)
-        if now - self.start > self.seconds:
+        self.rate = self.images / (now - self.begun)
+        if now - self.begun > self.seconds:
             raise Enough
 
 recipe = parse_recipe(recipe_text("digits-resnet18-w4a4"), "recipe")
@@ -135,8 +135,8 @@ def main() -> None:
     parser.add_argument("--spins", type=int, nargs="*", default=[])
     options = parser.parse_args()
     threads = {THREADS: str(processors({}).threads)}
-    policies = {"defaults": {}, "settled": {**WAITING, **threads}}
-    policies |= {f"{n} spins": {**WAITING, **threads, SPINS: str(n)} for n in options.spins}
+    policies = {"defaults": {}, "one thread": {THREADS: "1"}}
+    policies |= {f"{n} spins": {POLICY: "PASSIVE", **threads, SPINS: str(n)} for n in options.spins}
     rates = measure(policies, options.rounds, options.seconds)
     base = median(rates["defaults, alone"])
     results: dict[str, Any] = {
@@ -146,7 +146,7 @@ def main() -> None:
         }
         for name, values in rates.items()
     }  # fmt: skip
-    settings = {"rounds": options.rounds, "seconds": options.seconds, **threads, **WAITING}
+    settings = {"rounds": options.rounds, "seconds": options.seconds, **threads}
     print(write("neighbours-cpu", settings, results))
     for name, row in results.items():
         ratio = row["ratio_to_defaults_alone"]

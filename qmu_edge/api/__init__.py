@@ -4,8 +4,8 @@ Each takes plain values, returns a dictionary that is ready for JSON, and raises
 `qmu_edge.errors`. Imports of torch stand inside the functions that need it, so that `status` and
 `receipt_verify` answer at once.
 
-Call `qmu_edge.machine.processors.settle()` before torch is imported: beside other processes, a run
-otherwise stands still.
+Call `qmu_edge.machine.processors.settle()` before torch is imported: a container with a quota then gets no
+more threads than it may use.
 """
 
 from qmu_edge.api.project import SOURCES, doctor, init, methods, purge, recipes, status

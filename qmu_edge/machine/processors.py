@@ -1,9 +1,8 @@
-"""How many threads compute, and how they wait for each other.
+"""How many threads compute, and what the environment says of how they wait for each other.
 
-OpenMP's threads meet after every operation, and those that come first spin until the last is there. Small
-operations meet thousands of times a second. Where another process keeps a processor busy, the last thread
-comes late each time: a training that shares its processors with one busy process was 15 times slower.
-Threads that spin for a moment only and then sleep lose next to nothing alone.
+A container may use fewer processors than it sees: threads beyond its quota only wait for each other. How
+OpenMP's threads wait (OMP_WAIT_POLICY, GOMP_SPINCOUNT) is left to the environment; `bench/neighbours.py`
+measures what that costs beside other processes.
 
 Contract. `settle` comes before PyTorch, numpy or onnxruntime are imported, for they read the environment
 once. What the environment says already stays.
@@ -19,7 +18,7 @@ THREADS: Final = "OMP_NUM_THREADS"
 POLICY: Final = "OMP_WAIT_POLICY"
 SPINS: Final = "GOMP_SPINCOUNT"  # of GNU's OpenMP, which PyTorch comes with: turns before a thread sleeps
 BLOCKTIME: Final = "KMP_BLOCKTIME"  # the same of Intel's, in milliseconds
-WAITING: Final = {POLICY: "PASSIVE", SPINS: "10000", BLOCKTIME: "0"}
+WAITING: Final = (POLICY, SPINS, BLOCKTIME)
 CGROUP: Final = Path("/proc/self/cgroup")
 GROUPS: Final = Path("/sys/fs/cgroup")
 
@@ -53,12 +52,7 @@ def processors(environment: Mapping[str, str] = os.environ) -> Processors:
 
 
 def settle(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Tell the libraries that are imported later how many threads to use, and how these wait.
-
-    The policy of waiting is one thing: whoever has set a part of it has chosen all of it.
-    """
-    if not WAITING.keys() & environment.keys():
-        environment.update(WAITING)
+    """Tell the libraries that are imported later how many threads to use."""
     environment.setdefault(THREADS, str(processors(environment).threads))
 
 
