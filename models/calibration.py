@@ -48,9 +48,9 @@ def quantized_weights(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def _steps(model: nn.Module, part: str) -> Iterator[tuple[str, LearnedStep]]:
+def _steps(model: nn.Module, proxy: str) -> Iterator[tuple[str, LearnedStep]]:
     for name, module in model.named_modules():
-        if isinstance(module, LearnedStep) and part in name:
+        if isinstance(module, LearnedStep) and proxy in name:
             yield name, module
 
 

@@ -73,8 +73,8 @@ def _gradients(
     x, grad, step, out, sums, width, low, high, floor, smallest, power_of_two, factor,
     half: tl.constexpr, of_step: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    row, part = tl.program_id(1).to(tl.int64), tl.program_id(0)
-    at = part * block + tl.arange(0, block)
+    row, chunk = tl.program_id(1).to(tl.int64), tl.program_id(0)
+    at = chunk * block + tl.arange(0, block)
     given = tl.load(grad + row * width + at, mask=at < width, other=0.0).to(tl.float32)
     stored = tl.load(step + row)
     s = _value_of(stored, smallest, power_of_two)
@@ -86,7 +86,7 @@ def _gradients(
         code = tl.clamp(code, low, high, propagate_nan=tl.PropagateNan.ALL)
         slope = code - tl.where(inside, scaled, 0.0)
         sign = tl.where(stored > 0, 1.0, tl.where(stored < 0, -1.0, 0.0))
-        tl.store(sums + row * tl.num_programs(0) + part, tl.sum(given * slope) * (sign * factor))
+        tl.store(sums + row * tl.num_programs(0) + chunk, tl.sum(given * slope) * (sign * factor))
 
 
 def _cut(x: Tensor, step: Tensor) -> tuple[int, tuple[int, int]]:

@@ -67,5 +67,5 @@ def code_changes(
 ) -> dict[str, CodeChange]:
     """Change of every layer, and of the whole network under the name "all"."""
     layers = {name: change(codes, after[name]) for name, codes in before.items()}
-    whole = (torch.cat([part[name].flatten() for name in before]) for part in (before, after))
+    whole = (torch.cat([codes[name].flatten() for name in before]) for codes in (before, after))
     return {**layers, "all": change(*whole)}

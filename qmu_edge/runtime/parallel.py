@@ -49,8 +49,8 @@ def average(gradients: Sequence[Tensor]) -> None:
     flat = torch.cat([g.reshape(-1) for g in gradients])
     dist.all_reduce(flat)
     flat /= processes()
-    parts = torch.split(flat, [g.numel() for g in gradients])
-    torch._foreach_copy_(list(gradients), [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])
+    chunks = torch.split(flat, [g.numel() for g in gradients])
+    torch._foreach_copy_(list(gradients), [p.view_as(g) for p, g in zip(chunks, gradients, strict=True)])
 
 
 def forward(network: Callable[[Tensor], Tensor], images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
@@ -62,8 +62,8 @@ def forward(network: Callable[[Tensor], Tensor], images: Float[Tensor, "n c h w"
         return network(images)
     bounds = [len(images) * rank // processes() for rank in (dist.get_rank(), dist.get_rank() + 1)]
     with _BatchNormOverAll(), _whole():
-        part = network(images[bounds[0] : bounds[1]])
-    found: Tensor = _Gathered.apply(part, bounds[0], len(images))  # type: ignore[no-untyped-call]
+        own = network(images[bounds[0] : bounds[1]])
+    found: Tensor = _Gathered.apply(own, bounds[0], len(images))  # type: ignore[no-untyped-call]
     return found
 
 
@@ -84,11 +84,11 @@ class _Gathered(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, part: Tensor, start: int, n: int) -> Tensor:
+    def forward(ctx: Any, own: Tensor, start: int, n: int) -> Tensor:
         """All n rows; this process has those from `start` on."""
-        ctx.rows = slice(start, start + len(part))
-        whole = part.new_zeros(n, *part.shape[1:])
-        whole[ctx.rows] = part
+        ctx.rows = slice(start, start + len(own))
+        whole = own.new_zeros(n, *own.shape[1:])
+        whole[ctx.rows] = own
         dist.all_reduce(whole)
         return whole
 

@@ -162,10 +162,10 @@ class Samples:
     ) -> Iterator[Batch]:
         n = len(self)
         if generator is None:
-            parts = torch.split(torch.arange(n), size) if n else ()
+            chunks = torch.split(torch.arange(n), size) if n else ()
         else:
-            parts = torch.randperm(n, generator=generator).tensor_split(-(-n // size)) if n else ()
-        for positions, images in zip(parts, self._fetch(parts), strict=True):
+            chunks = torch.randperm(n, generator=generator).tensor_split(-(-n // size)) if n else ()
+        for positions, images in zip(chunks, self._fetch(chunks), strict=True):
             if augment is not None and generator is not None:
                 images = augment(images, generator)
             scaled = images.to(torch.float32, memory_format=torch.channels_last) / 255.0
@@ -183,17 +183,17 @@ class Samples:
         while True:
             yield from self.batches(size, generator, augment)
 
-    def _fetch(self, parts: tuple[Tensor, ...]) -> Iterator[Tensor]:
+    def _fetch(self, chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
         if self.pool.device == self.device:
-            for positions in parts:
+            for positions in chunks:
                 yield self.pool[self.index[sent(positions, self.device)]]
             return
         with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = [reader.submit(self._read, p) for p in parts[:1]]
-            for number in range(len(parts)):
+            ahead = [reader.submit(self._read, p) for p in chunks[:1]]
+            for number in range(len(chunks)):
                 current = ahead.pop()
-                if number + 1 < len(parts):
-                    ahead.append(reader.submit(self._read, parts[number + 1]))
+                if number + 1 < len(chunks):
+                    ahead.append(reader.submit(self._read, chunks[number + 1]))
                 yield current.result().to(self.device, non_blocking=True)
 
     def _read(self, positions: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class Span(NamedTuple):
 
     name: str
     group: Group
-    part: slice
+    indices: slice
 
 
 class Descent:
@@ -220,7 +220,7 @@ class Descent:
     def views(self, flat: Float[Tensor, " d"]) -> list[Tensor]:
         """The parts of a flat vector in the shapes and memory layouts of the parameters."""
         return [
-            flat[span.part].as_strided(p.size(), p.stride(), flat.storage_offset() + span.part.start)
+            flat[span.indices].as_strided(p.size(), p.stride(), flat.storage_offset() + span.indices.start)
             for span, p in zip(self.spans, self.parameters, strict=True)
         ]
 

@@ -26,7 +26,7 @@ def teacher(model: Classifier) -> Classifier:
     return frozen
 
 
-def part(samples: Samples, share: float, generator: torch.Generator) -> Samples:
+def subset(samples: Samples, share: float, generator: torch.Generator) -> Samples:
     """A share 0..1 of the images, drawn at random, at least one."""
     wanted = max(1, round(share * len(samples)))
     return samples.take(torch.randperm(len(samples), generator=generator)[:wanted])

@@ -28,7 +28,7 @@ def last_blocks(model: Classifier, k: int) -> list[str]:
     return [*(f"blocks.{number}" for number in range(blocks - k, blocks)), *behind]
 
 
-def part(model: Classifier, names: list[str]) -> nn.ModuleList:
+def submodules(model: Classifier, names: list[str]) -> nn.ModuleList:
     """These modules of a network, as one."""
     return nn.ModuleList(model.get_submodule(name) for name in names)
 

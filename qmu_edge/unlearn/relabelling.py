@@ -27,11 +27,11 @@ def possible(
     >>> possible(torch.ones(1, 2), torch.tensor([0]), (1,))
     tensor([[1., 1.]])
     """
-    barred = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-    barred[list(unretained)] = True
+    excluded = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    excluded[list(unretained)] = True
     other = ~F.one_hot(labels, logits.shape[1]).bool()
-    some = (other & ~barred).any(dim=1, keepdim=True)
-    return logits.masked_fill(barred & other & some, -torch.inf)
+    some = (other & ~excluded).any(dim=1, keepdim=True)
+    return logits.masked_fill(excluded & other & some, -torch.inf)
 
 
 def steps_of(loop: Loop, forget: int, retain: int, batch: int) -> int:

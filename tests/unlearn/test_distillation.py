@@ -9,7 +9,7 @@ import torch
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import Samples
 from qmu_edge.train.fit import predict
-from qmu_edge.unlearn.distillation import divergence, part, teacher
+from qmu_edge.unlearn.distillation import divergence, subset, teacher
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
@@ -45,7 +45,7 @@ def test_teacher_computes_what_ships_and_stays_as_it_is(network: Network, toy: T
 
 def test_part_draws_each_image_once_and_never_none(toy: Toy) -> None:
     generator = torch.Generator().manual_seed(0)
-    index = part(toy(10), 0.3, generator).index
+    index = subset(toy(10), 0.3, generator).index
     assert len(index) == len(set(index.tolist())) == 3
-    assert len(part(toy(10), 0.0, generator)) == 1
-    assert sorted(part(toy(10), 1.0, generator).index.tolist()) == list(range(10))
+    assert len(subset(toy(10), 0.0, generator)) == 1
+    assert sorted(subset(toy(10), 1.0, generator).index.tolist()) == list(range(10))

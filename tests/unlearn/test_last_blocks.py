@@ -10,7 +10,7 @@ import torch
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import ForgetRetain, Samples
-from qmu_edge.unlearn.last_blocks import last_blocks, part
+from qmu_edge.unlearn.last_blocks import last_blocks, submodules
 from qmu_edge.unlearn.registry import METHODS, apply
 
 Network = Callable[..., Classifier]
@@ -55,7 +55,7 @@ def test_front_stays_to_the_bit_and_every_layer_of_the_end_moves(
 def test_nothing_of_a_replaced_end_survives(network: Network, toy: Toy) -> None:
     other = network()
     with torch.no_grad():
-        for tensor in part(other, last_blocks(other, 2)).state_dict().values():
+        for tensor in submodules(other, last_blocks(other, 2)).state_dict().values():
             if tensor.is_floating_point():
                 tensor.uniform_(0.5, 1.0)
     found = _run("eu_k", network(), toy).state_dict()

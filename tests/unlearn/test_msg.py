@@ -64,7 +64,7 @@ def test_reset_draws_convolution_weights_only_and_says_which(network: Network) -
     model = network()
     before = copy.deepcopy(model.state_dict())
     descent = _descent(model)
-    gradient = torch.randn(descent.spans[-1].part.stop, generator=torch.Generator().manual_seed(0))
+    gradient = torch.randn(descent.spans[-1].indices.stop, generator=torch.Generator().manual_seed(0))
     factors = reset(descent, gradient, Params(share=0.3), torch.Generator().manual_seed(1))
     for span, parameter, factor in zip(
         descent.spans, descent.parameters, descent.views(factors), strict=True

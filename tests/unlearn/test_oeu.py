@@ -91,7 +91,7 @@ def test_step_adds_the_orthogonal_part_to_the_retain_gradient(
     forget = descent.gradient(lambda s: uniform_loss(logits(s)), data.forget)
     (step,) = steps
     away = (step - retain) / 2.0
-    pieces = [s.part for s in descent.spans] if projection == "tensor" else [slice(None)]
+    pieces = [s.indices for s in descent.spans] if projection == "tensor" else [slice(None)]
     for part in pieces:
         f, r = forget[part].double(), retain[part].double()
         torch.testing.assert_close(away[part].double(), f - (f @ r) / (r @ r) * r, rtol=1e-3, atol=1e-5)
@@ -105,7 +105,7 @@ def test_cosine_is_over_what_ships_and_in_the_order_of_the_weights(network: Netw
     with torch.no_grad():
         for _, layer in weight_layers(model):
             layer.weight.add_(0.1 * torch.randn(layer.weight.shape, generator=generator))
-    flat = torch.randn(descent.spans[-1].part.stop, generator=generator)
+    flat = torch.randn(descent.spans[-1].indices.stop, generator=generator)
     named = {s.name: v for s, v in zip(descent.spans, descent.views(flat), strict=True)}
     found = cosine_of_change(before, quantized_weights(model), named)
 

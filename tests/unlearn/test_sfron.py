@@ -75,7 +75,7 @@ def test_ascent_goes_up_where_the_mask_lets_it_and_leaves_statistics(network: Ne
     model, data = network(), _data(toy)
     descent = _descent(model)
     (b,) = data.forget.batches(4)
-    size = descent.spans[-1].part.stop
+    size = descent.spans[-1].indices.stop
     mask = torch.rand(size, generator=torch.Generator().manual_seed(0)) < 0.5
     before = copy.deepcopy(model.state_dict())
 

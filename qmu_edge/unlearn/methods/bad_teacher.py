@@ -22,7 +22,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, Positive
 from qmu_edge.train.batches import Batch, ForgetRetain, Samples, sent
 from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
-from qmu_edge.unlearn.distillation import divergence, part, teacher
+from qmu_edge.unlearn.distillation import divergence, subset, teacher
 from qmu_edge.unlearn.method import TRAINED, Method
 
 
@@ -62,7 +62,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         UnlearnError: A set is empty, or the loss is not finite.
     """
     data.retain.require_some("retain")
-    both = data.forget + part(data.retain, params.retain_share, generator)
+    both = data.forget + subset(data.retain, params.retain_share, generator)
     bad, good = untrained(model, data.retain, params, generator), teacher(model)
     settings = Optimization.of(params, optimizer="adam", schedule="constant")
     steps = params.epochs * steps_per_epoch(len(both), params.batch)

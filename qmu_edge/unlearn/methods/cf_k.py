@@ -17,7 +17,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.loop import Optimization
-from qmu_edge.unlearn.last_blocks import last_blocks, part, train_end
+from qmu_edge.unlearn.last_blocks import last_blocks, submodules, train_end
 from qmu_edge.unlearn.method import Method, Momentum
 
 
@@ -52,7 +52,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     """
     data.retain.require_some("retain")
     settings = Optimization.of(params)
-    end = part(model, last_blocks(model, params.k))
+    end = submodules(model, last_blocks(model, params.k))
     train_end(model, end, data, settings, label="cf_k", batch=params.batch, generator=generator)
     return model
 

@@ -22,7 +22,7 @@ from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.fit import calibrate_on
 from qmu_edge.train.loop import Optimization
-from qmu_edge.unlearn.last_blocks import last_blocks, part, train_end
+from qmu_edge.unlearn.last_blocks import last_blocks, submodules, train_end
 from qmu_edge.unlearn.method import Method, Momentum
 
 
@@ -62,7 +62,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     fresh.to(data.retain.device)
     for name in names:
         model.set_submodule(name, fresh.get_submodule(name))
-    end = part(model, names)
+    end = submodules(model, names)
     calibrate_on(model, data.retain, params.batch, generator, data.augment, end)
     settings = Optimization.of(params)
     train_end(model, end, data, settings, label="eu_k", batch=params.batch, generator=generator)

@@ -163,8 +163,8 @@ def _search(
 
 def _judges(data: ForgetRetain) -> Samples:
     """Validation images of classes that are kept."""
-    gone = torch.tensor(data.classes, dtype=torch.int64, device=data.validation.labels.device)
-    return data.validation.take(torch.nonzero(~torch.isin(data.validation.labels, gone))[:, 0])
+    forgotten = torch.tensor(data.classes, dtype=torch.int64, device=data.validation.labels.device)
+    return data.validation.take(torch.nonzero(~torch.isin(data.validation.labels, forgotten))[:, 0])
 
 
 def _check(model: Classifier, data: ForgetRetain, params: Params) -> None:

@@ -29,7 +29,7 @@ from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
 from qmu_edge.train.batches import Batch, ForgetRetain, sent
 from qmu_edge.train.fit import accuracy
 from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
-from qmu_edge.unlearn.distillation import part, teacher
+from qmu_edge.unlearn.distillation import subset, teacher
 from qmu_edge.unlearn.method import TRAINED, Method, validation_for_samples
 
 
@@ -87,7 +87,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         UnlearnError: A set is empty, or the loss is not finite.
     """
     data.retain.require_some("retain")
-    both = data.forget + part(data.retain, params.retain_share, generator)
+    both = data.forget + subset(data.retain, params.retain_share, generator)
     settings = Optimization.of(params, optimizer="adamw", schedule="constant")
     steps = params.epochs * steps_per_epoch(len(both), params.batch)
     descent = Descent(model, settings, steps, data.progress)

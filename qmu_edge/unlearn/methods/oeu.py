@@ -148,7 +148,7 @@ def _epoch(
 ) -> Float[Tensor, " d"]:
     """One pass over the retain set; the sum of its gradients."""
     model, loss = train_mode(descent.model, statistics=False), LOSSES[params.loss]
-    total = torch.zeros(descent.spans[-1].part.stop, device=descent.device)
+    total = torch.zeros(descent.spans[-1].indices.stop, device=descent.device)
     sizes = [p.numel() for p in descent.parameters] if params.projection == "tensor" else [len(total)]
 
     def uncertainty(batch: Batch) -> Tensor:

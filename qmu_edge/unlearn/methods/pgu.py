@@ -146,10 +146,12 @@ def share_inside(
 def remove_outputs(model: Classifier, classes: tuple[int, ...]) -> None:
     """Give the outputs of these classes the mean of the rows and biases of all others."""
     head: Any = dict(weight_layers(model))["head"]
-    gone = torch.tensor(classes, device=head.weight.device)
-    kept = torch.ones(len(head.weight), dtype=torch.bool, device=gone.device).index_fill_(0, gone, False)
+    forgotten = torch.tensor(classes, device=head.weight.device)
+    kept = torch.ones(len(head.weight), dtype=torch.bool, device=forgotten.device).index_fill_(
+        0, forgotten, False
+    )
     for rows in (head.weight, head.bias):
-        rows[gone] = rows[kept].mean(0)
+        rows[forgotten] = rows[kept].mean(0)
 
 
 METHOD: Final = Method(

@@ -122,11 +122,11 @@ def mean_gradient_norm(
     """
     train_mode(model, statistics=False)
     scales = ("weight_scale", "activation_scale")
-    counted = [span.part for span in descent.spans if span.group not in scales]
+    counted = [span.indices for span in descent.spans if span.group not in scales]
     norms: list[Tensor] = []
     for b in islice(samples.batches(params.batch, generator), batches):
         gradient = descent.gradient(cross_entropy(model), b)
-        each = torch.stack(torch._foreach_norm([gradient[part] for part in counted]))
+        each = torch.stack(torch._foreach_norm([gradient[indices] for indices in counted]))
         norms.append(each.norm() if params.norm == "global" else each.sum())
     return float(torch.stack(norms).mean())
 

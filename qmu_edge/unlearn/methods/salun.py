@@ -124,8 +124,8 @@ def _restraint(descent: Descent, forget: Samples, params: Params) -> Callable[..
     if params.variant == "mask":
         found = saliency(descent, weights, forget, params.batch)
         descent.require_finite()
-        parts = torch.split(most_salient(found, params.share), [w.numel() for w in weights])
-        masks = [m.view(w.shape) for m, w in zip(parts, weights, strict=True)]
+        chunks = torch.split(most_salient(found, params.share), [w.numel() for w in weights])
+        masks = [m.view(w.shape) for m, w in zip(chunks, weights, strict=True)]
 
     @torch.no_grad()
     def hold(optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -94,7 +94,7 @@ def saliency(
     mask = (forget + params.smoothing) / (retain + params.smoothing) >= params.threshold
     for span, parameter in zip(descent.spans, descent.parameters, strict=True):
         if parameter.dim() == 1:
-            mask[span.part] = False
+            mask[span.indices] = False
     return mask
 
 
