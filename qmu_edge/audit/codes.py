@@ -1,7 +1,7 @@
-"""What changed in the integers that ship: code flips and code distance, layer by layer.
+"""Changes of the exported integer codes by unlearning: share of changed codes and mean distance, by layer.
 
-An update that is smaller than a quantization step vanishes on export. A method whose share of changed codes
-is no larger than that of plain fine-tuning acts on float residues, or not at all.
+An update that is smaller than a quantization step vanishes on export. A method that changes no more codes
+than plain fine-tuning acts on the fractional part of latent weights, or not at all.
 
 Shapes: one tensor of codes per layer, in the shape of its weight.
 """
@@ -19,13 +19,13 @@ from qmu_edge.models.layers import Classifier
 
 @dataclass(frozen=True, slots=True)
 class CodeChange:
-    """How far the integer codes of one layer, or of a network, have moved.
+    """Change of the integer codes of one layer, or of a network.
 
     Attributes:
         flipped: Share of codes that differ.
         distance: Mean absolute difference, in codes.
-        saturated: Share of codes at the end of the grid afterwards.
-        weights: How many there are.
+        saturated: Share of codes that are the largest one of the layer afterwards.
+        weights: Number of codes.
     """
 
     flipped: float
@@ -49,7 +49,7 @@ def integer_codes(model: Classifier) -> dict[str, Int[Tensor, "..."]]:
 
 
 def change(before: Int[Tensor, "*s"], after: Int[Tensor, "*s"]) -> CodeChange:
-    """How far codes have moved.
+    """Statistics of the change of codes.
 
     >>> change(torch.tensor([0, 1, -2, 7]), torch.tensor([0, 3, -2, 7]))
     CodeChange(flipped=0.25, distance=0.5, saturated=0.25, weights=4)

@@ -1,11 +1,11 @@
-"""Relearn tests: how quickly, and from what, does forgotten knowledge come back?
+"""Relearn tests: how quickly a network relearns the forget set, and whether it does from retain images alone.
 
-Knowledge that only hides returns after a few steps, or even while the network sees retain images alone. What
-is measured has to be held against the same test of a retrained network, which has nothing to hide.
+Knowledge that unlearning only suppressed returns after a few training steps, or even by training on retain
+images alone. Results have to be compared with those of a retrained network, which never had that knowledge.
 
 Source: relearn time: Tarun et al., "Fast Yet Effective Machine Unlearning", IEEE TNNLS 2023,
     arXiv:2111.08947; from retain data only: arXiv:2505.22310.
-Differs: SGD at a fixed, small learning rate; the network as it ships (evaluation mode) is what is scored.
+Differs: SGD at a fixed, small learning rate; accuracy is measured in evaluation mode, as exported.
 """
 
 import copy
@@ -34,8 +34,8 @@ def relearn_epochs(
     """Epochs on forget images until the network reaches `target` on them; `limit` when it does not.
 
     Args:
-        model: Left as it is.
-        forget: What was forgotten.
+        model: Not changed.
+        forget: The forget set.
         target: Accuracy to reach, a fraction.
         generator: On the CPU; draws the images of each epoch and their order.
         limit: Largest number of epochs.
@@ -56,7 +56,7 @@ def relearn_epochs(
 def relearned_from_retain(
     model: Classifier, retain: Samples, forget: Samples, generator: torch.Generator, *, batch: int = 64
 ) -> float:
-    """Accuracy on forget images after one epoch on retain images alone; `model` is left as it is."""
+    """Accuracy on forget images after one epoch on retain images alone; `model` is not changed."""
     student = copy.deepcopy(model)
     steps = steps_per_epoch(len(retain), batch)
     descent = Descent(student, _optimization(10 * LR), max(1, steps), Progress())

@@ -1,9 +1,9 @@
-"""The papers' membership attack: a support vector machine on the true-class confidence.
+"""The papers' membership inference attack: a support vector machine on the true-class confidence.
 
-The number of the tables, `mia_efficacy`, is the share of forget samples that the attack calls
-non-members. Its target is neither 0 nor 1 but the value of a model retrained without the data: the
-original is low (its members are recognised), an over-unlearned model is high. With one feature
-this is a one- or two-threshold population test; it is kept for comparison with published tables.
+`mia_efficacy` (MIA in the tables) is the share of forget samples that the attack classifies as non-members.
+Its target is neither 0 nor 1 but the value of a model retrained without the data: the original's is low (its
+members are recognised), that of an over-unlearned model is high. With one feature the attack is a test with
+one or two thresholds for the whole population; it serves for comparison with published tables.
 
 Source: the evaluation of SalUn, Fan et al., ICLR 2024, arXiv:2310.12508, as used by Q-MUL.
 Differs: members and non-members are equally many and drawn at random, not the first in order (which
@@ -24,13 +24,13 @@ from qmu_edge.verify.metrics import confidence
 
 @dataclass(frozen=True, slots=True)
 class Efficacy:
-    """Share of forget samples called non-member, over `draws` attacks of 2 x `size` samples.
+    """Share of forget samples classified as non-members, over `draws` attacks on 2 x `size` samples.
 
     Attributes:
         mean: Mean over the draws, a fraction.
         std: Standard deviation over the draws (population); 0 for one draw.
-        draws: How many attacks were trained.
-        size: Members of each, and as many non-members.
+        draws: Number of attacks that were trained.
+        size: Members, and as many non-members, that each attack was trained on.
     """
 
     mean: float
@@ -44,7 +44,7 @@ def nonmember_share(
     nonmembers: Float[np.ndarray, " m"],
     targets: Float[np.ndarray, " t"],
 ) -> float:
-    """Train the attack on confidences and give the share of targets it calls non-members.
+    """Train the attack on confidences and return the share of targets it classifies as non-members.
 
     >>> nonmember_share(np.array([0.9, 1.0]), np.array([0.1, 0.2]), np.array([0.0, 0.15, 0.95]))
     0.6666666666666666
@@ -70,21 +70,21 @@ def mia_efficacy(
     """Run the attack on the logits of an exported file.
 
     Args:
-        retain_logits: Of samples trained on.
+        retain_logits: Logits of samples trained on.
         retain_labels: Their classes.
-        test_logits: Of samples never trained on.
+        test_logits: Logits of samples never trained on.
         test_labels: Their classes.
-        forget_logits: Of the samples to be forgotten.
+        forget_logits: Logits of the forget set.
         forget_labels: Their classes.
-        draws: How many attacks to train, at least 1.
-        size: Members and non-members of each; no more than both sets hold.
-        seed: Of the draws.
+        draws: Number of attacks to train, at least 1.
+        size: Members, and as many non-members, for each attack; at most the size of the smaller set is used.
+        seed: Seed of the draws.
 
     Returns:
-        Mean and deviation over the draws.
+        Mean and standard deviation over the draws.
 
     Raises:
-        ConfigError: An empty set, labels that do not fit, or draws or size below 1.
+        ConfigError: A set is empty, labels do not match the logits, or `draws` or `size` is below 1.
     """
     if draws < 1 or size < 1:
         raise ConfigError(f"mia_efficacy: {draws} draws of {size} samples; allowed at least 1 of 1")

@@ -1,4 +1,4 @@
-"""The same bits from the same seed: settings of PyTorch that cost speed, for as long as they are wanted."""
+"""Bitwise reproducible runs: PyTorch's deterministic algorithms, which are slower, inside a context."""
 
 import os
 from collections.abc import Iterator
@@ -14,10 +14,11 @@ WORKSPACE: Final = "CUBLAS_WORKSPACE_CONFIG"
 
 @contextmanager
 def determinism(wanted: bool) -> Iterator[None]:
-    """Allow deterministic algorithms only, and restore the settings afterwards; nothing unless `wanted`.
+    """Allow deterministic algorithms only, and restore the settings afterwards; no effect unless `wanted`.
 
-    On the same machine, with the same versions and the same number of threads, a seed then decides every bit.
-    cuBLAS reads its setting once, so a process that has computed on a GPU before is too late for it.
+    On the same machine, with the same versions and number of threads, the seed then determines every bit.
+    cuBLAS reads its setting once, so the context has no effect on it in a process that has used the GPU
+    before.
 
     Raises:
         ConfigError: An operation of the run has no deterministic algorithm on this device.

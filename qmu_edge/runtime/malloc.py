@@ -1,8 +1,8 @@
-"""Memory that stays with the process between the steps of a run.
+"""Keep freed memory in the process between the steps of a run.
 
-glibc hands freed memory back to the system: large pieces at once, the end of its heap as soon as enough
-is free. A training step frees all that it has stored, and the next one gets it again page by page, each
-zeroed by the kernel first: a tenth to a third of a step on a processor.
+glibc returns freed memory to the system: large blocks at once, the top of its heap as soon as enough is free.
+A training step frees all its activations, and the next one gets the memory again by page faults, each with a
+page that the kernel zeroes first: a tenth to a third of the time of a step on a CPU.
 """
 
 import ctypes
@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import torch
 
-# From glibc's malloc.h. The values for the time after are what its own rules arrive at in a process that has
-# freed large pieces; it does not tell which it had.
+# Options of glibc's malloc.h. glibc cannot report its current values; those of _HANDED_BACK are what its
+# dynamic thresholds reach in a process that has freed large blocks.
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
 _MMAP_MAX: Final = -4
@@ -25,7 +25,7 @@ _HANDED_BACK: Final = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 2**26, _MMAP_THRESHOLD
 
 @cache
 def _glibc() -> Any:
-    """The C library; None where it is not glibc, or the environment has other settings for its memory."""
+    """The C library; None where it is not glibc, or the environment configures its allocator."""
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return None
     try:
@@ -37,9 +37,10 @@ def _glibc() -> Any:
 
 @contextmanager
 def kept_memory(device: torch.device) -> Iterator[None]:
-    """Keep what is freed inside for what comes next, and hand it back at the end. Nothing on a GPU.
+    """Keep memory freed inside the context for reuse, and return it to the system at the end.
 
-    The setting is one of the whole process. Of two contexts, one in the other, the inner one ends both.
+    No effect where `device` is a GPU. The setting is global to the process: the end of an inner context ends
+    the outer one as well.
     """
     library = _glibc() if device.type == "cpu" else None
     if library is None:

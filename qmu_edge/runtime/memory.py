@@ -1,4 +1,4 @@
-"""Running out of memory: compute more and keep less; and where that is not enough, say what to lower."""
+"""Out-of-memory errors: detect them, restore the state before a pass, name the setting to lower."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError
 
-# How PyTorch words it: the GPU's allocator, cuBLAS, the processor's allocator.
+# Parts of PyTorch's error messages: the GPU's allocator, cuBLAS, the CPU's allocator.
 _MESSAGES: Final = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
 
 
@@ -21,7 +21,7 @@ def ran_out(error: RuntimeError | MemoryError) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PassState:
-    """What a forward pass moves: the statistics of batch-norm, and the random numbers of dropout.
+    """The state that a forward pass changes: batch-norm statistics, and the random generators for dropout.
 
     Attributes:
         buffers: Copies of the model's buffers, in their order.
@@ -34,13 +34,13 @@ class PassState:
 
     @classmethod
     def of(cls, model: nn.Module) -> "PassState":
-        """The state of `model` as it is."""
+        """The current state of `model`."""
         device = next(model.parameters()).device
         random = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         return cls([b.clone() for b in model.buffers()], torch.get_rng_state(), random)
 
     def restore(self, model: nn.Module) -> None:
-        """Put the state back into `model`."""
+        """Restore the state of `model` and of the generators."""
         for buffer, value in zip(model.buffers(), self.buffers, strict=True):
             buffer.copy_(value)
         torch.set_rng_state(self.host)
@@ -50,7 +50,7 @@ class PassState:
 
 @contextmanager
 def within_memory(setting: str, batch: int) -> Iterator[None]:
-    """Name the batch size that a run out of memory had, and where it is set.
+    """Turn an out-of-memory error into one that names the batch size and its setting.
 
     Args:
         setting: The recipe's field, such as "[train] batch".

@@ -1,12 +1,13 @@
-"""One batch over many processes, with the results of one process.
+"""Data parallelism within a batch, with the results of a single process.
 
-Every process runs the same method on the same batches. Inside `shared_batches` a network computes the logits
-of its part of the images only, and gets the others' from them: a loss sees the whole batch, and any loss
-will do. `average` then makes the gradients of all processes that of the whole batch. Batch-norm takes its
-statistics over all parts. Outside, and with a single process, nothing of this happens.
+Every process runs the same method on the same batches. Inside `shared_batches` a process computes the logits
+of its chunk of the images only and gathers the others, so that any loss of the whole batch can be computed.
+`average` then turns the gradients of all processes into that of the whole batch. Batch-norm takes its
+statistics over all chunks. Outside `shared_batches`, and with a single process, networks run as usual.
 
-This is not PyTorch's DistributedDataParallel, which wants a loss of each part alone and a backward pass:
-methods compare losses of two sets, and take gradients without one. The collectives are PyTorch's.
+PyTorch's DistributedDataParallel does not serve here: it needs a separate loss for each chunk and a backward
+pass, but methods compare losses of two sets, and compute gradients without `backward`. The collectives are
+PyTorch's.
 
 Shapes: n images, k classes, r processes.
 """
@@ -28,13 +29,13 @@ _active: Final = ContextVar("networks compute a share of each batch", default=Fa
 
 
 def processes() -> int:
-    """How many work on each batch."""
+    """Number of processes that share each batch."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 @contextmanager
 def shared_batches() -> Iterator[None]:
-    """Let networks inside compute their part of each batch."""
+    """Let each process compute only its chunk of a batch inside the context."""
     token = _active.set(processes() > 1)
     try:
         yield
@@ -43,7 +44,7 @@ def shared_batches() -> Iterator[None]:
 
 
 def average(gradients: Sequence[Tensor]) -> None:
-    """Replace gradients by their mean over all processes, in one message; nothing with one process."""
+    """Replace gradients by their mean over all processes, by one all-reduce; no effect with one process."""
     if processes() == 1 or not gradients:
         return
     flat = torch.cat([g.reshape(-1) for g in gradients])
@@ -54,9 +55,10 @@ def average(gradients: Sequence[Tensor]) -> None:
 
 
 def forward(network: Callable[[Tensor], Tensor], images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-    """`network(images)`, inside `shared_batches` with each process computing a part.
+    """`network(images)`; inside `shared_batches` each process computes a chunk.
 
-    A batch with fewer images than processes, and one whose own gradient is wanted, is computed by all.
+    A batch with fewer images than processes, or with images that require a gradient, is computed by every
+    process.
     """
     if not _active.get() or len(images) < processes() or images.requires_grad:
         return network(images)
@@ -69,7 +71,7 @@ def forward(network: Callable[[Tensor], Tensor], images: Float[Tensor, "n c h w"
 
 @contextmanager
 def _whole() -> Iterator[None]:
-    """A network inside a network is given a part already."""
+    """Do not split again in networks that `network` calls: their input is a chunk already."""
     token = _active.set(False)
     try:
         yield
@@ -78,9 +80,11 @@ def _whole() -> Iterator[None]:
 
 
 class _Gathered(torch.autograd.Function):
-    """The rows of all processes; backward, each its own, times r because `average` divides by it.
+    """Gather the rows of all processes; the gradient is that of the process' own rows times r.
 
-    What a loss adds beside the logits (a penalty on weights) is the same in all processes: their mean is it.
+    The factor compensates the division by r in `average`.
+    Terms of a loss that do not depend on the logits (a penalty on weights) are the same in all processes, so
+    that averaging does not change their gradient.
     """
 
     @staticmethod
@@ -94,7 +98,7 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """The gradient of this process' rows."""
+        """The gradient of the rows of this process."""
         return grad[ctx.rows] * processes(), None, None
 
 
@@ -120,7 +124,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Float[Tensor, "n c *s"]:
-    """`F.batch_norm` in training; running statistics move as in one process."""
+    """`F.batch_norm` in training; running statistics are updated as in one process."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     others = [d for d in range(x.dim()) if d != 1]
     each = wide.new_full((1, x.shape[1]), x.numel() // x.shape[1])

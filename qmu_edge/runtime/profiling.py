@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, as a trace that chrome://tracing and Perfetto open."""
+"""Profile of some training steps, as a trace that chrome://tracing and Perfetto open."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ STEPS: Final = 10
 
 
 class _Profiled(Progress):
-    """Progress that records some steps: `advance` is what all loops call once in each."""
+    """Progress that profiles some steps: every training loop calls `advance` once a step."""
 
     def __init__(self, stream: TextIO | None, path: Path) -> None:
         super().__init__(stream)
@@ -27,13 +27,13 @@ class _Profiled(Progress):
         if self._steps == WARM_UP:
             from torch.profiler import profile
 
-            self._recorder = profile(acc_events=True)  # one cycle: nothing is cleared, nothing is warned of
+            self._recorder = profile(acc_events=True)  # one cycle: avoids a warning that events are cleared
             self._recorder.start()
         elif self._steps == WARM_UP + STEPS:
             self.write()
 
     def write(self) -> None:
-        """End the recording, if it has begun."""
+        """End the recording, if it has begun, and write the trace."""
         if self._recorder is not None:
             self._recorder.stop()
             self._recorder.export_chrome_trace(str(self._path))
@@ -42,13 +42,13 @@ class _Profiled(Progress):
 
 @contextmanager
 def profiled(stream: TextIO | None, path: Path | None) -> Iterator[Progress]:
-    """Progress on `stream` that records ten steps to `path`, after two; plain progress without a path.
+    """Progress on `stream` that writes a profile of ten steps, after two warm-up steps, to `path`.
 
-    A shorter run has fewer steps recorded, one of two steps or less leaves no file. A trace holds names of
-    operations and times: no images, no weights, no names of samples.
+    Without a path it is plain progress. A shorter run has fewer steps recorded; a run without recorded steps
+    writes no file. A trace holds names of operations and times: no images, no weights, no names of samples.
 
     Raises:
-        ConfigError: There is no such folder.
+        ConfigError: `path` is a folder, or its folder does not exist.
     """
     if path is None:
         yield Progress(stream)

@@ -1,8 +1,8 @@
-"""Where the time and the images of a run go.
+"""Measurement of the time and the processed images of a run.
 
-`counting` makes a throughput the current one. Batches and steps tell it with `timed` and `waited` what they
-are about, networks with `entered` what they are given; without one these do nothing. No measurement waits
-for the device: on CUDA a moment is an event, read after the device has passed it.
+`counting` sets the current `Throughput`. Batches and steps report their time to it with `timed` and `waited`,
+networks their images with `entered`; without a current one these have no effect. No measurement synchronises
+with the device: on CUDA a point in time is an event, which is read after the device has passed it.
 """
 
 import time
@@ -21,7 +21,7 @@ FORWARD_ONLY: Final = 1 / 3  # a backward pass costs about two forward passes
 
 
 class _Moment:
-    """Now on the host's clock, with the methods of a CUDA event."""
+    """A point in time on the host's clock, with the methods of a CUDA event."""
 
     def __init__(self) -> None:
         self.at = time.perf_counter()
@@ -31,15 +31,15 @@ class _Moment:
         return 1e3 * (end.at - self.at)
 
     def query(self) -> bool:
-        """Whether it has come."""
+        """Whether the point in time has passed: always."""
         return True
 
 
 class Throughput:
-    """What a run on `device` spends from now on."""
+    """Time and images of a run on `device` since construction."""
 
     def __init__(self, device: torch.device) -> None:
-        """Start the clock; on CUDA, start peak memory anew."""
+        """Start the clock; on CUDA, reset the peak memory statistics."""
         self._cuda = device if device.type == "cuda" else None
         self._images, self._passes = 0, 0.0
         self._seconds: dict[Phase, float] = {"data": 0.0, "step": 0.0}
@@ -51,7 +51,7 @@ class Throughput:
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Count what happens inside as `name`; a phase inside another is counted as that one."""
+        """Count the time inside the context as `name`; an inner phase counts as the outer one."""
         if self._inside:
             yield
             return
@@ -69,16 +69,16 @@ class Throughput:
         self._passes += images if backward else FORWARD_ONLY * images
 
     def spent(self, epoch: int) -> dict[str, int | float]:
-        """Costs until now; waits for the device.
+        """Costs so far; synchronises with the device.
 
         Args:
             epoch: Images of one pass over the training set.
 
         Returns:
-            `images` that entered a network and `images_per_s`; `epoch_equivalents`, in which an image forward
-            and backward is one of `epoch` and forward alone a third; seconds `data_s` of making and awaiting
-            batches, `step_s` in optimizer steps, `rest_s` of all else; on CUDA `device_peak_mb`, the most MiB
-            in tensors.
+            `images` that entered a network and `images_per_s`; `epoch_equivalents`, the cost in passes over
+            `epoch` images, where an image counts 1 with a backward pass and 1/3 without; seconds `data_s`
+            spent on producing and awaiting batches, `step_s` in optimizer steps, `rest_s` on all else; on
+            CUDA `device_peak_mb`, the peak size of all tensors in MiB.
         """
         if self._cuda:
             torch.cuda.synchronize(self._cuda)
@@ -114,7 +114,7 @@ _current: Final[ContextVar["Throughput | None"]] = ContextVar("throughput of the
 
 @contextmanager
 def counting(device: torch.device) -> Iterator[Throughput]:
-    """Measure what happens inside; of two only the inner one measures."""
+    """Measure a run inside the context; of nested contexts only the inner one measures."""
     throughput = Throughput(device)
     token = _current.set(throughput)
     try:
@@ -124,13 +124,13 @@ def counting(device: torch.device) -> Iterator[Throughput]:
 
 
 def timed(name: Phase) -> AbstractContextManager[None]:
-    """What happens inside is a phase of the run."""
+    """Count the time inside the context as a phase of the current run."""
     current = _current.get()
     return nullcontext() if current is None else current.phase(name)
 
 
 def waited(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items; the time to make and await them is "data"."""
+    """Yield the same items; the time to produce them counts as "data"."""
     end = object()
     while True:
         with timed("data"):
@@ -141,7 +141,7 @@ def waited(items: Iterator[Item]) -> Iterator[Item]:
 
 
 def entered(images: Tensor) -> None:
-    """A network is given `images`, (n, ...)."""
+    """Count images (n, ...) that enter a network."""
     current = _current.get()
     if current is not None:
         current.enter(len(images), backward=torch.is_grad_enabled())

@@ -1,8 +1,8 @@
 """Images as tensors on the device: subsets by index, batches, augmentation, streaming.
 
-All images of a dataset are one uint8 tensor, on the device that computes when it fits, else on the host,
-from where batches are fetched one ahead by a thread. A subset is a row of indices, so retain and forget
-sets cost nothing. Augmentation happens in batch on the device; there are no worker processes.
+All images of a dataset are one uint8 tensor, on the computing device where it fits, else on the host, from
+where a thread prefetches the next batch. A subset is a vector of indices, so retain and forget sets need no
+copies. Augmentation is done for whole batches on the device; there are no worker processes.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from qmu_edge.runtime.throughput import waited
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on the device, without waiting for what a GPU is still doing."""
+    """Copy a tensor from the host to the device, on a GPU without synchronisation."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
@@ -36,7 +36,7 @@ class Augment:
     def __call__(
         self, images: UInt8[Tensor, "n c h w"], generator: torch.Generator
     ) -> UInt8[Tensor, "n c h w"]:
-        """Draw one crop and flip for each image, with a generator on the CPU."""
+        """Apply a random crop and flip to each image; the generator is on the CPU."""
         if self == Augment():
             return images
         n, _, h, w = images.shape
@@ -60,7 +60,7 @@ class Batch:
     Attributes:
         images: Float pixels 0..1.
         labels: Their classes.
-        positions: Where in their `Samples` the images stand; on the CPU.
+        positions: Positions of the images in their `Samples`; on the CPU.
     """
 
     images: Float[Tensor, "n c h w"]
@@ -74,13 +74,13 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A batch of each of two sets, for one step; its images are those of both, the first batch first."""
+    """Batches of two sets for one step; `images` and `labels` are those of both, the first batch first."""
 
     first: Batch
     second: Batch
 
     def __len__(self) -> int:
-        """Number of images of both."""
+        """Number of images in both batches."""
         return len(self.first) + len(self.second)
 
     @property
@@ -100,9 +100,9 @@ class Samples:
 
     Attributes:
         pool: All images (N, c, h, w), shared between subsets; on `device`, or on the host to be streamed.
-        index: Which of them, (n,), on the device of `pool`.
-        labels: Their labels (n,), on `device`.
-        device: Where batches go.
+        index: Indices of the subset in `pool`, (n,), on the device of `pool`.
+        labels: Labels of the subset (n,), on `device`.
+        device: Device of the batches.
     """
 
     pool: UInt8[Tensor, "N c h w"]
@@ -115,7 +115,7 @@ class Samples:
         return self.index.shape[0]
 
     def require_some(self, what: str) -> None:
-        """Refuse an empty set, naming it.
+        """Refuse an empty set; `what` is its name in the message.
 
         Raises:
             UnlearnError: The set is empty.
@@ -124,7 +124,7 @@ class Samples:
             raise UnlearnError(f"the {what} set is empty: at least one image is needed")
 
     def relabelled(self, labels: Int64[Tensor, " n"]) -> "Samples":
-        """The same images under other labels."""
+        """The same images with other labels."""
         return replace(self, labels=labels.to(self.device))
 
     def take(self, positions: Int64[Tensor, " m"]) -> "Samples":
@@ -133,7 +133,7 @@ class Samples:
         return replace(self, index=index, labels=self.labels[positions.to(self.device)])
 
     def __add__(self, other: "Samples") -> "Samples":
-        """Both sets, this one first."""
+        """Concatenation of both sets, this one first."""
         index = torch.cat([self.index, other.index])
         return replace(self, index=index, labels=torch.cat([self.labels, other.labels]))
 
@@ -146,9 +146,9 @@ class Samples:
     ) -> Iterator[Batch]:
         """Batches of `size`, the last possibly smaller; with a generator, shuffled batches of even sizes.
 
-        Even, because networks are trained on those: a last batch of a few images has statistics, and takes
-        a step, as large and as wrong as it is small. (5,000 images in batches of 64 leave 8: they cost
-        4 points of training accuracy.)
+        Networks are trained on shuffled batches. A last batch of a few images would have noisy batch-norm
+        statistics and a noisy gradient, but a step of full length. (5,000 images in batches of 64 leave 8:
+        they cost 4 points of training accuracy.)
 
         Args:
             size: Images per batch, at most.
@@ -174,7 +174,7 @@ class Samples:
     def forever(
         self, size: int, generator: torch.Generator, augment: Augment | None = None
     ) -> Iterator[Batch]:
-        """Shuffled batches without end, pass after pass; the arguments are those of `batches`.
+        """An endless sequence of shuffled batches, pass after pass; the arguments are those of `batches`.
 
         Raises:
             UnlearnError: The set is empty.
@@ -203,18 +203,18 @@ class Samples:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetRetain:
-    """The sets of one deletion: what must be forgotten, what is kept, what tells them apart.
+    """The data of one deletion: forget, retain and validation set.
 
     Attributes:
         forget, retain: Training images, split by the request.
-        validation: Images never trained on. Methods may stop by them, or by what a network says about
-            them, and so they do not judge: the verdict is taken on test images.
-        classes: Labels of the classes that are forgotten whole; () where samples are.
+        validation: Images never trained on. Methods may use them as targets or in stopping rules;
+            therefore the verdict is taken on test images instead.
+        classes: Labels of the classes that are forgotten whole; () where samples are forgotten.
         unretained: Labels of which no image is retained, because of this request or another one: methods that
             choose a new label by the network's outputs choose none of these.
         augment: Augmentation of training images.
-        progress: Where methods count their images.
-        state: File in which a long method may keep its state, to continue after a kill.
+        progress: Receives the number of processed images.
+        state: File in which a method may store its state, for a later run or request.
     """
 
     forget: Samples
@@ -235,12 +235,12 @@ def on_device(
     Args:
         images: uint8 (n, c, h, w), possibly a memory map.
         labels: int64 (n,).
-        device: Where batches go.
-        limit_bytes: Images larger than this stay on the host and are streamed.
+        device: Device of the batches.
+        limit_bytes: A dataset larger than this stays on the host and is streamed.
     """
     pool = torch.from_numpy(images)
     if images.nbytes <= limit_bytes:
         pool = pool.to(device).contiguous()
-        device = pool.device  # "cuda:0" where "cuda" was asked for
+        device = pool.device  # "cuda:0" where `device` is "cuda"
     index = torch.arange(len(images), device=pool.device)
     return Samples(pool, index, torch.from_numpy(labels).to(device), device)

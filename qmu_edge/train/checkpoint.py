@@ -1,8 +1,8 @@
 """Checkpoints: latent weights and quantizer state as safetensors, with what is needed to rebuild the network.
 
-One file, no pickle, the same bytes for the same network. The header entry `qmu_edge` is JSON in the encoding
-of stored objects: the model section of the recipe, channels and classes, normalisation, class names, image
-size, and where the network came from (its parent's digest and the method).
+A checkpoint is one file without pickle, with the same bytes for the same network. The header entry `qmu_edge`
+is JSON in the encoding of stored objects: the model section of the recipe, channels and classes,
+normalisation, class names, image size, and the origin of the network (its parent's digest and the method).
 """
 
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ MAX_HEADER = 1 << 24  # bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What a checkpoint says about itself beside the network.
+    """Metadata of a checkpoint beside the network.
 
     Attributes:
         class_names: In label order.
@@ -45,7 +45,7 @@ class Origin:
 
 
 def dumps(model: Classifier, origin: Origin) -> bytes:
-    """The file of a network.
+    """Serialise a network to the bytes of a checkpoint.
 
     Raises:
         UnlearnError: A weight is NaN or infinite.
@@ -64,17 +64,18 @@ def dumps(model: Classifier, origin: Origin) -> bytes:
 def loads(
     data: bytes, source: str, expected: ModelRecipe | None = None, factory: Factory | None = None
 ) -> tuple[Classifier, Origin]:
-    """Rebuild a network from its file, on the CPU.
+    """Rebuild a network from a checkpoint, on the CPU.
 
     Args:
-        data: The file.
-        source: What to call it in an error.
-        expected: The network that the project's recipe describes.
-        factory: Makes the body of a network of the user's own. The file itself never brings code.
+        data: Bytes of the checkpoint.
+        source: Name of the checkpoint in error messages.
+        expected: The model section of the project's recipe; None accepts any model.
+        factory: Makes the body of a user-defined network. The checkpoint itself holds no code.
 
     Raises:
-        ConfigError: It is such a network, and there is no factory.
-        IntegrityError: Not such a file, damaged, another network, or weights that are not finite.
+        ConfigError: The network is user-defined, and there is no factory.
+        IntegrityError: The data are not a checkpoint or damaged, hold another model than expected, or weights
+            that are not finite.
     """
     header = _header(data, source)
     try:
@@ -89,7 +90,7 @@ def loads(
         ) from None
     except (KeyError, ConfigError) as error:
         raise IntegrityError(f"{source}: its header does not describe a network: {error}") from None
-    # Both before a network of that size is built.
+    # Both are checked before a network of that size is built.
     if shape.classes != len(origin.class_names):
         raise IntegrityError(f"{source}: {shape.classes} classes with {len(origin.class_names)} names")
     if shape.channels > MAX_CHANNELS:

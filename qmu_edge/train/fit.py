@@ -1,4 +1,4 @@
-"""Quantization-aware training: `fit` can continue after a kill; `predict` computes logits."""
+"""Quantization-aware training with resumable state (`fit`), and inference (`predict`)."""
 
 import copy
 import hashlib
@@ -40,12 +40,12 @@ def fit(
     Args:
         model: On the device of the samples.
         samples: Training images.
-        recipe: Every number of the run.
+        recipe: Hyperparameters of the run.
         augment: Augmentation of training images.
-        progress: Where to count.
-        label: What to call it there.
-        resume: File that keeps the state between epochs; removed at the end. A state of the same run
-            is continued, anything else in it is ignored.
+        progress: Receives the number of processed images.
+        label: Name of the run in the progress output.
+        resume: File in which the state is stored between epochs; removed at the end. A run continues from a
+            state of the same run; any other content is ignored.
 
     Returns:
         The same model.
@@ -92,7 +92,7 @@ def calibrate_on(
     augment: Augment,
     part: nn.Module | None = None,
 ) -> None:
-    """Calibrate `model`, or a part of it, on as many shuffled batches as its quantizers need."""
+    """Calibrate `model`, or its submodule `part`, on as many shuffled batches as its quantizers need."""
     wanted = calibration_batches(model)
 
     def images() -> "list[Tensor]":
@@ -108,7 +108,7 @@ def calibrate_on(
 
 
 def _identity(samples: Samples, recipe: TrainRecipe, augment: Augment) -> Tensor:
-    """SHA-256 of what a run is made from, beside its network, as a tensor."""
+    """SHA-256 of the inputs of a run beside its network (data, recipe, augmentation), as a tensor."""
     rows = (samples.index.cpu().numpy().tobytes(), samples.labels.cpu().numpy().tobytes())
     digest = hashlib.sha256(b"".join([f"{recipe!r}{augment!r}".encode(), *rows])).digest()
     return torch.tensor(list(digest), dtype=torch.uint8)
@@ -130,9 +130,9 @@ def _save(descent: Descent, generator: torch.Generator, run: Tensor, epoch: int,
 def _restore(
     model: nn.Module, generator: torch.Generator, run: Tensor, path: Path | None
 ) -> dict[str, Tensor]:
-    """Put a saved state of the same run into `model` and `generator`; all of it, empty without one.
+    """Load a saved state of the same run into `model` and `generator`; returns it, or {} without one.
 
-    Before there is an optimizer: Brevitas makes new scale parameters when it loads a state.
+    This has to come before the optimizer: Brevitas creates new scale parameters when it loads a state.
     """
     if path is None or not path.is_file():
         return {}
@@ -142,13 +142,13 @@ def _restore(
     try:
         tensors = load_tensors(stored[32:])
         weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
-        # Loading marks Brevitas' statistics as collected, so a copy has to show that it works.
+        # Loading marks Brevitas' statistics as collected, even if it fails: so it is tried on a copy first.
         copy.deepcopy(model).load_state_dict(weights)
         if not torch.equal(tensors["run"], run) or tensors["epoch"].shape != (2,):
             return {}
         generator.set_state(tensors["generator"])
     except (SafetensorError, KeyError, RuntimeError, ValueError, TypeError):
-        return {}  # a damaged or foreign state is worth nothing: begin again
+        return {}  # a damaged state, or one of another network: start from the beginning
     device = next(model.parameters()).device
     model.load_state_dict(weights)
     model.to(device)  # the new parameters are on the CPU
@@ -156,11 +156,11 @@ def _restore(
 
 
 def _continue(descent: Descent, state: dict[str, Tensor]) -> int:
-    """Put the rest of a saved state into `descent`; the epoch to go on with."""
+    """Load optimizer and schedule from a saved state into `descent`; returns the next epoch."""
     epoch, step = state["epoch"].tolist()
     for number, parameter in enumerate(descent.parameters):
         if f"momentum.{number}" in state:
-            momentum = torch.empty_like(parameter)  # fused kernels want the parameter's memory layout
+            momentum = torch.empty_like(parameter)  # fused kernels require the parameter's memory layout
             momentum.copy_(state[f"momentum.{number}"])
             descent.optimizer.state[parameter]["momentum_buffer"] = momentum
     descent.schedule.last_epoch = step

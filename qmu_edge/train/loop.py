@@ -1,8 +1,9 @@
 """The optimizer loop that training and unlearning methods share.
 
-`Descent` is one run: parameter groups, mixed precision, schedule, a check that the loss stays finite.
-A loss is a function of a batch. Most methods only call `epoch`, which takes a step for each of many batches.
-Those that combine or change gradients get one as a flat vector with `gradient` and go down it with `follow`.
+`Descent` is one run: parameter groups, mixed precision, schedule, and a check that the loss is finite. A loss
+is a function of a batch. Most methods only call `epoch`, which takes an optimizer step for each batch.
+Methods that combine or change gradients compute one as a flat vector with `gradient` and take a step along it
+with `follow`.
 """
 
 import math
@@ -29,8 +30,8 @@ from qmu_edge.train.batches import Batch, Pair
 
 Schedule = Literal["cosine", "constant", "exponential"]
 T = TypeVar("T")
-B = TypeVar("B")  # what a loss is computed of
-Counted = TypeVar("Counted", bound=Sized)  # the same, with as many images as its length says
+B = TypeVar("B")  # argument of a loss
+Counted = TypeVar("Counted", bound=Sized)  # the same, with a length that is the number of images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class Optimization:
         schedule: "cosine" to zero, "constant", or "exponential" down to `final`.
         warmup: Epochs of linear warm-up before the cosine.
         final: Last learning rate relative to `lr` of the exponential schedule.
-        clip_norm: Largest norm of a gradient, longer ones are scaled down; 0 for no limit.
+        clip_norm: Largest norm of a gradient, larger ones are scaled down; 0 for no limit.
         precision: "float32", "bfloat16" or "auto".
     """
 
@@ -96,10 +97,10 @@ def exponential(step: int, steps: int, final: float) -> float:
 
 
 def mixed_precision(precision: str, model: nn.Module) -> bool:
-    """Whether to compute in bfloat16: asked for, or "auto" where it is faster on the device of `model`.
+    """Whether to compute in bfloat16: where `precision` says so, or is "auto" and bfloat16 is faster.
 
-    Processors with vector but no matrix units for it gain a third in convolutions, and lose as much where
-    these are grouped.
+    CPUs with vector but without matrix instructions for bfloat16 are a third faster in ordinary convolutions,
+    and as much slower in grouped ones.
     """
     if precision != "auto":
         return precision == "bfloat16"
@@ -112,7 +113,7 @@ def mixed_precision(precision: str, model: nn.Module) -> bool:
 
 
 class Span(NamedTuple):
-    """Where a parameter lies in a flat gradient."""
+    """Name, group and indices of a parameter in a flat gradient."""
 
     name: str
     group: Group
@@ -123,15 +124,16 @@ class Descent:
     """One run over the parameters of a model that require a gradient.
 
     Attributes:
-        model: What is changed.
+        model: The network that is trained.
         parameters: The parameters that are optimized, in the order of flat gradients.
-        spans: Name, group and place of each of them in a flat gradient.
-        optimizer, schedule, progress: As in PyTorch; where images are counted.
-        passes: What quantizers run: machine code in long runs on the CPU.
+        spans: Name, group and indices of each of them in a flat gradient.
+        optimizer, schedule: As in PyTorch.
+        progress: Receives the number of processed images.
+        passes: Implementation of the quantizers, see `choice.passes_for`.
     """
 
     def __init__(self, model: nn.Module, settings: Optimization, steps: int, progress: Progress) -> None:
-        """Prepare `steps` steps; freezes quantizer scales unless `settings.scale_lr` is given."""
+        """Set up a run of `steps` steps; freezes quantizer scales unless `settings.scale_lr` is given."""
         self.model, self.progress = model, progress
         self.device = next(model.parameters()).device
         groups = _parameter_groups(model, settings)
@@ -144,18 +146,18 @@ class Descent:
             progress.note(slower)
         self.spans = _spans(model, self.parameters)
         self._clip_norm = settings.clip_norm
-        self._passes_done = 0  # the second needs most: the optimizer has its own tensors then
+        self._passes_done = 0  # the second needs the most memory: the optimizer has its state then
         self._loss_sum = torch.zeros((), device=self.device)
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """Context of the forward pass: mixed precision, the quantizers' passes, shared batches."""
+        """Context of the forward pass: mixed precision, implementation of the quantizers, shared batches."""
         mixed = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed)
         with mixed, using(self.passes), shared_batches():
             yield
 
     def step(self, loss: Callable[[Counted], Tensor], batch: Counted) -> None:
-        """One step down the loss of `batch`, which is computed in mixed precision where that is on."""
+        """One optimizer step on the loss of `batch`, in mixed precision where that is on."""
 
         def work() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
@@ -170,7 +172,7 @@ class Descent:
             self._update(value, len(batch))
 
     def epoch(self, loss: Callable[[Counted], Tensor], batches: Iterable[Counted]) -> None:
-        """A step for each of `batches`, in the mode that the model is in.
+        """An optimizer step for each of `batches`; the mode of the model does not change.
 
         Raises:
             UnlearnError: A loss was NaN or infinite.
@@ -180,7 +182,7 @@ class Descent:
         self.require_finite()
 
     def gradient(self, loss: Callable[[B], Tensor], batch: B) -> Float[Tensor, " d"]:
-        """Gradient of the loss of `batch` by all `parameters`, flat; nothing is changed.
+        """Gradient of the loss of `batch` in all `parameters`, as a flat vector; no parameter changes.
 
         A parameter that the loss does not depend on has gradient 0.
         """
@@ -200,32 +202,32 @@ class Descent:
             return flat
 
     def _within_memory(self, work: Callable[[], T]) -> T:
-        """A pass forward and backward; where it runs out of memory, the same once more that keeps less."""
+        """Run a forward and backward pass; if it runs out of memory, repeat it with recomputed blocks."""
         state = None if self._passes_done > 1 else PassState.of(self.model)
         try:
             found = work()
         except (RuntimeError, MemoryError) as error:
-            # Processes that share a batch wait for each other: one alone cannot begin again.
+            # Processes that share a batch wait for each other in collectives: one alone cannot repeat a pass.
             if not ran_out(error) or processes() > 1 or not spare(self.model):
                 raise
         else:
             self._passes_done += 1
             return found
-        # Not in the handler above: the error holds on to what the failed pass has stored.
+        # Not in the handler above: the error's traceback keeps the tensors of the failed pass alive.
         self.progress.note("not enough memory for this batch: blocks are computed twice, a third more work")
         if state is not None:
             state.restore(self.model)
         return work()
 
     def views(self, flat: Float[Tensor, " d"]) -> list[Tensor]:
-        """The parts of a flat vector in the shapes and memory layouts of the parameters."""
+        """Views of a flat vector in the shapes and memory layouts of the parameters."""
         return [
             flat[span.indices].as_strided(p.size(), p.stride(), flat.storage_offset() + span.indices.start)
             for span, p in zip(self.spans, self.parameters, strict=True)
         ]
 
     def follow(self, gradient: Float[Tensor, " d"], images: int) -> None:
-        """One step down a flat gradient, which is used up."""
+        """One optimizer step on a flat gradient, which may be overwritten."""
         with timed("step"):
             for parameter, view in zip(self.parameters, self.views(gradient), strict=True):
                 parameter.grad = view
@@ -240,7 +242,7 @@ class Descent:
         self.progress.advance(images)
 
     def require_finite(self) -> None:
-        """Check the losses since the last call at once, so that a step never waits for the host.
+        """Check all losses since the last call; steps do not, so that the host need not wait for the device.
 
         Raises:
             UnlearnError: A loss was NaN or infinite.
@@ -253,7 +255,7 @@ class Descent:
 def cross_entropy(
     model: nn.Module, reduction: Literal["mean", "sum"] = "mean"
 ) -> Callable[[Batch | Pair], Tensor]:
-    """The cross-entropy of the logits of `model` to the labels, as a loss of a batch."""
+    """The cross-entropy of the logits of `model` and the labels, as a loss function of a batch."""
 
     def loss(batch: Batch | Pair) -> Tensor:
         return F.cross_entropy(model(batch.images), batch.labels, reduction=reduction)
@@ -325,9 +327,9 @@ def steps_per_epoch(images: int, batch: int) -> int:
 
 
 def train_mode(model: nn.Module, *, statistics: bool) -> nn.Module:
-    """Put `model` into training mode; batch-norm statistics and dropout only where `statistics` is true.
+    """Put `model` into training mode; without `statistics`, batch-norm and dropout stay in evaluation mode.
 
-    Methods that must not let forget images into the statistics train with `statistics=False`.
+    Methods that must not update batch-norm statistics on forget images train with `statistics=False`.
     """
     model.train()
     if not statistics:

@@ -1,11 +1,11 @@
-"""Make batch-norm statistics and grids true again after training or unlearning, on retain data only.
+"""Re-estimate batch-norm statistics and activation steps after training or unlearning, on retain data only.
 
-Changed weights make old measurements (on the deleted images too) wrong. Activation steps are chosen anew by
-least squared rounding error on retain images, around the learned step; batch-norm statistics are the plain
-average over retain images.
+Old statistics do not fit the changed weights, and depend on the deleted images. Activation steps are chosen
+by least squared rounding error on retain images, among candidates around the learned step; batch-norm
+statistics are the unweighted average over retain images.
 
-Activation steps become powers of two on the way, unless the recipe says otherwise, and batch-norms take the
-values that integer kernels can compute: that makes the exported file and PyTorch agree to the bit (see
+Activation steps become powers of two, unless the recipe says otherwise, and batch-norms take values that
+integer kernels can represent, so that the exported file and PyTorch agree to the bit (see
 `qmu_edge.models.deploy`).
 """
 
@@ -31,7 +31,7 @@ STATISTICS_IMAGES: Final = 10_000
 
 
 def candidates(step: Float[Tensor, ""], rule: str) -> list[Float[Tensor, ""]]:
-    """Steps around `step`, one for each of `FACTORS`; the nearest powers of two where that is the rule."""
+    """Multiples of `step` by each of `FACTORS`; rounded to powers of two where `rule` is "power_of_two"."""
     around = [step * f for f in FACTORS]
     return [short_mantissa(s, 1) for s in around] if rule == "power_of_two" else around
 
@@ -69,7 +69,7 @@ def _set_step(quantizer: RescalingIntQuant, step: Tensor) -> None:
 
 
 def fit_activation_steps(model: Classifier, retain: Samples, batch: int, generator: torch.Generator) -> None:
-    """Set each activation step to the candidate with the least rounding error on retain images."""
+    """Set each activation step to the candidate with the smallest rounding error on retain images."""
     quantizers = list(_activation_quantizers(model))
     errors = [torch.zeros(len(FACTORS), device=retain.device) for _ in quantizers]
     rule = model.recipe.activation_steps
@@ -108,7 +108,7 @@ def average_statistics(
     progress: Progress,
     images: int = STATISTICS_IMAGES,
 ) -> None:
-    """Set batch-norm statistics to the plain average over retain images, without augmentation."""
+    """Set batch-norm statistics to the unweighted average over retain images, without augmentation."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     model.eval()
@@ -133,14 +133,14 @@ def average_statistics(
 def requantize(
     model: Classifier, retain: Samples, *, batch: int, seed: int, progress: Progress
 ) -> Classifier:
-    """Re-estimate activation steps and batch-norm statistics, then settle the network, in place.
+    """Re-estimate activation steps and batch-norm statistics, then `deploy.settle` the network, in place.
 
     Args:
-        model: Calibrated; integer codes of the weights stay as they are.
+        model: Calibrated; integer codes of the weights do not change.
         retain: Only these images are read: never forget, validation or test images.
         batch: Images per forward pass.
-        seed: Draws which retain images are used where there are more than needed.
-        progress: Where to count.
+        seed: Seed for drawing retain images where there are more than needed.
+        progress: Receives the number of processed images.
 
     Raises:
         UnlearnError: No retain image, or the network was never calibrated.

@@ -1,4 +1,4 @@
-"""Teachers, the images they see, and the distance of a network to them, for the methods that distil."""
+"""Knowledge distillation: teacher networks, their images, and the divergence of a student from them."""
 
 import copy
 
@@ -14,9 +14,10 @@ from qmu_edge.train.loop import train_mode
 
 
 def teacher(model: Classifier) -> Classifier:
-    """A frozen copy of `model` as it is now, that computes what `model` computes in evaluation mode.
+    """A frozen copy of `model`, with the outputs of `model` in evaluation mode.
 
-    It is in training mode without statistics, which is faster, unless that softens its rounding.
+    It is in training mode with batch-norm statistics frozen, which is faster; in evaluation mode where a
+    quantizer of `model` (DSQ) replaces rounding by a smooth function during training.
     """
     frozen = copy.deepcopy(model).requires_grad_(False)
     if any(isinstance(module, SoftIntQuant) for module in frozen.modules()):
@@ -27,7 +28,7 @@ def teacher(model: Classifier) -> Classifier:
 
 
 def subset(samples: Samples, share: float, generator: torch.Generator) -> Samples:
-    """A share 0..1 of the images, drawn at random, at least one."""
+    """A random subset with `share` (0..1) of the images, at least one."""
     wanted = max(1, round(share * len(samples)))
     return samples.take(torch.randperm(len(samples), generator=generator)[:wanted])
 
@@ -35,14 +36,14 @@ def subset(samples: Samples, share: float, generator: torch.Generator) -> Sample
 def divergence(
     target: Float[Tensor, "n k"], logits: Float[Tensor, "n k"], temperature: float = 1.0
 ) -> Float[Tensor, ""]:
-    """Mean KL divergence of a network's probabilities from those of its teacher, both softened.
+    """Mean of KL(teacher || student) over images, of softmax probabilities at a temperature.
 
-    Times the squared temperature, which keeps the size of its gradient.
+    It is multiplied by the squared temperature, so that the gradient does not shrink with the temperature.
 
     Args:
         target: Logits of the teacher, n images and k classes.
-        logits: Those of the network.
-        temperature: Both are divided by it.
+        logits: Logits of the student.
+        temperature: Divisor of both logits.
 
     >>> certain, even = torch.tensor([[0.0, -100.0]]), torch.zeros(1, 2)
     >>> divergence(certain, even), divergence(certain, certain)  # log 2

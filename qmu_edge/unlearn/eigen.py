@@ -1,9 +1,9 @@
-"""Eigenvalues and eigenvectors of symmetric matrices, also where one solver does not converge.
+"""Eigenvalues and eigenvectors of symmetric matrices, with a second solver where the first does not converge.
 
 The covariance of a layer's inputs has a row of zeros for every input that is always zero, and a trained
-network with dead channels has many of them. On such a matrix LAPACK's divide and conquer may fail: MKL with
-one thread does not converge on 576 rows of which 533 are zero. So rows of zeros are left out, and where the
-first solver fails, a second one is tried.
+network with dead channels has many of them. On such a matrix LAPACK's divide-and-conquer solver may fail: MKL
+with one thread does not converge on 576 rows of which 533 are zero. So rows of zeros are left out, and where
+the first solver fails, a second one is tried.
 
 Shapes: g symmetric matrices of d rows.
 """
@@ -27,7 +27,7 @@ def eigen(
 
     Args:
         matrices: Symmetric.
-        name: What they are, for the error.
+        name: What the error message calls them.
 
     Raises:
         UnlearnError: An entry is not finite, or no solver converges.
@@ -65,10 +65,10 @@ def _solve(matrices: Float64[Tensor, "g d d"], name: str) -> tuple[Tensor, Tenso
 def by_singular_values(
     matrices: Float64[Tensor, "g d d"],
 ) -> tuple[Float64[Tensor, "g d"], Float64[Tensor, "g d d"]]:
-    """What `torch.linalg.eigh` returns, from singular values, which another algorithm finds.
+    """The result of `torch.linalg.eigh`, computed by a singular value decomposition.
 
-    A multiple of the identity is added first that makes every eigenvalue positive: of such a matrix the
-    singular values are the eigenvalues.
+    A multiple of the identity is added first, which makes the matrix positive semidefinite: its singular
+    values are then its eigenvalues.
 
     >>> by_singular_values(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]).double())[0].round(decimals=9)
     tensor([[-1.,  1.]], dtype=torch.float64)

@@ -1,9 +1,9 @@
-"""The diagonal of the Fisher information, for the methods that ask how much a parameter matters.
+"""The diagonal of the Fisher information matrix, a measure of the importance of each parameter.
 
-The Fisher is the mean over images of the squared gradient of log p(class), the class drawn by the network
-itself. Here each image is given a random vector of zero mean in logit space whose covariance is that of the
-draw. Cross terms between images vanish, so squared gradients of whole batches are unbiased, and no class
-needs a backward pass of its own.
+It is the mean over images of the expected squared gradient of log p(class), where the class is distributed as
+the network predicts. The gradient of log p(class) in the logits has mean zero and covariance diag(p) - p p^T.
+Each image gets a random vector with that mean and covariance. Cross terms between images vanish in
+expectation, so the squared gradient of a batch is unbiased, and no class needs a backward pass of its own.
 
 Source: the network's own classes and not the labels: Martens, "New Insights and Perspectives on the Natural
     Gradient Method", JMLR 2020, arXiv:1412.1193.
@@ -21,9 +21,9 @@ from qmu_edge.train.loop import Descent
 
 
 def softmax_noise(logits: Float[Tensor, "n k"], signs: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    """A vector whose covariance over random signs is that of a class drawn from the softmax p.
+    """A vector with covariance diag(p) - p p^T over random signs, where p is the softmax of the logits.
 
-    That is diag(p) - p p^T, the negative second derivative of log p(class) by the logits.
+    It is the covariance of a one-hot class drawn from p, and the negative Hessian of log p(class).
 
     >>> softmax_noise(torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]))
     tensor([[ 0.7071, -0.7071]])
@@ -36,7 +36,7 @@ def softmax_noise(logits: Float[Tensor, "n k"], signs: Float[Tensor, "n k"]) -> 
 def signed_gradient(
     descent: Descent, images: Float[Tensor, "n c h w"], signs: Float[Tensor, "n k"]
 ) -> Float[Tensor, " d"]:
-    """Sum over images of the gradient of the logits along `softmax_noise`."""
+    """Gradient of the inner product of logits and `softmax_noise`, summed over images."""
 
     def loss(batch: Tensor) -> Tensor:
         logits = descent.model(batch).float()
@@ -62,7 +62,7 @@ def diagonal_fisher(
         samples: Images to average over.
         classes: Outputs k of the model.
         batch: Images per squared gradient; the fewer, the less the estimate varies.
-        augment: Of training images.
+        augment: Augmentation of the images.
         generator: Draws order, augmentation and signs.
     """
     total = torch.zeros(sum(p.numel() for p in descent.parameters), device=samples.device)

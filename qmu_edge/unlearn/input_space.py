@@ -1,7 +1,8 @@
-"""The space that the inputs of a layer span, from their covariance: a change across it does not show.
+"""The subspace spanned by the inputs of a layer, from their covariance.
 
-The gradient of a layer's weights lies in the span of its inputs, and so does what the layer can do to them.
-Covariances add up over images, so those of the retain set are those of all images minus the forget set's.
+A change of the weights orthogonal to that subspace does not change the layer's outputs, and the gradient of
+the weights lies in it. Covariances are sums over images: that of the retain set is the difference between
+those of all images and of the forget set.
 
 Source: Saha, Garg and Roy, "Gradient Projection Memory for Continual Learning", ICLR 2021, arXiv:2103.09762;
     the threshold is that of Hoang, Rana, Gupta and Venkatesh, WACV 2024, arXiv:2312.04095.
@@ -30,12 +31,12 @@ from qmu_edge.train.batches import Samples
 from qmu_edge.unlearn.eigen import eigen
 
 BATCH: Final = 64  # patches in float64 are large: 18 times the input of a 3x3 convolution
-ROUNDING: Final = 1e-9  # eigenvalues below zero by more than this share of the largest are no rounding
-_NETWORK: Final = "of"  # the entry of a file that says which network it belongs to
+ROUNDING: Final = 1e-9  # largest magnitude of a negative eigenvalue by rounding, relative to the largest one
+_NETWORK: Final = "of"  # the entry of a file with the fingerprint of the network it belongs to
 
 
 def patches(layer: Any, x: Tensor) -> Float64[Tensor, "g d m"]:
-    """Every input vector that the layer multiplies with its weights: m of them, at all positions."""
+    """The m input vectors that the layer multiplies by its weights, one for each image and position."""
     if isinstance(layer, nn.Linear):
         return x.double().T[None]
     windows = F.unfold(
@@ -46,9 +47,9 @@ def patches(layer: Any, x: Tensor) -> Float64[Tensor, "g d m"]:
 
 
 def covariances(model: nn.Module, samples: Samples, progress: Progress) -> dict[str, Tensor]:
-    """Sum over images and positions of r rT, float64 (g, d, d), for every layer with weights, by its name.
+    """Sum of r r^T over all input vectors r, float64 (g, d, d), for every layer with weights, by its name.
 
-    The network computes in evaluation mode and float32; its mode is restored.
+    The network runs in evaluation mode and float32; its mode is restored.
     """
     found: dict[str, Tensor] = {}
 
@@ -77,13 +78,14 @@ def covariances(model: nn.Module, samples: Samples, progress: Progress) -> dict[
 
 
 def basis(covariance: Float64[Tensor, "g d d"], gamma: float) -> Float[Tensor, "g d k"]:
-    """Orthonormal main directions of the inputs: the largest ones whose singular values sum up to `gamma`.
+    """Orthonormal basis of the principal directions of the inputs.
 
-    Groups with fewer than k directions have columns of zeros; a group without inputs has no directions.
+    They are the leading ones whose singular values sum to at most `gamma` of the total. Groups with fewer
+    than k directions have columns of zeros; a group without inputs has no directions.
 
     Raises:
-        UnlearnError: It is no covariance (not finite, or negative in some direction), or no solver finds its
-            eigenvalues.
+        UnlearnError: The matrix is not a covariance (an entry is not finite, or an eigenvalue is negative),
+            or no solver finds its eigenvalues.
 
     >>> covariance = torch.diag(torch.tensor([1.0, 16.0, 0.0, 4.0], dtype=torch.float64))[None]
     >>> basis(covariance, 0.9).abs()[0].T  # singular values 4, 2, 1: of these (4 + 2) / 7
@@ -102,13 +104,13 @@ def basis(covariance: Float64[Tensor, "g d d"], gamma: float) -> Float[Tensor, "
 
 
 def inside(change: Float[Tensor, "o ..."], basis: Float[Tensor, "g d k"]) -> Float[Tensor, "g _ k"]:
-    """Coordinates in the basis of a change of a layer's weights, the outputs of each group by themselves."""
+    """Coordinates of a change of a layer's weights in the basis, for each group and output."""
     groups, d, _ = basis.shape
     return change.reshape(groups, -1, d) @ basis
 
 
 def outside(change: Float[Tensor, "*w"], basis: Float[Tensor, "g d k"]) -> Float[Tensor, "*w"]:
-    """The part of a change of weights that no input in the space can tell.
+    """The component of a change of weights that is orthogonal to the subspace.
 
     >>> outside(torch.tensor([[3.0, 4.0]]), torch.tensor([[[0.6], [0.8]]]))
     tensor([[0., 0.]])
@@ -117,7 +119,7 @@ def outside(change: Float[Tensor, "*w"], basis: Float[Tensor, "g d k"]) -> Float
 
 
 def save(path: Path, model: nn.Module, found: dict[str, Tensor]) -> None:
-    """Keep covariances for later requests; they hold for this network only.
+    """Store covariances for later requests; they are valid for this network only.
 
     Raises:
         ConfigError: The disk is full or failing.
@@ -128,7 +130,7 @@ def save(path: Path, model: nn.Module, found: dict[str, Tensor]) -> None:
 
 
 def load(path: Path | None, model: nn.Module) -> dict[str, Tensor] | None:
-    """Covariances that were kept for this network, on its device; None without, or from another network."""
+    """Stored covariances, on the device of `model`; None without a valid file of this network."""
     if path is None or not path.is_file():
         return None
     stored = path.read_bytes()

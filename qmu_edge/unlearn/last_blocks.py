@@ -1,4 +1,4 @@
-"""The end of a network, its last k blocks and all that follows: what `cf_k` and `eu_k` train.
+"""The last k blocks of a network and all modules after them, which `cf_k` and `eu_k` train.
 
 A network's `blocks` are its stages in forward order, and its children are registered in that order too.
 """
@@ -13,10 +13,10 @@ from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_
 
 
 def last_blocks(model: Classifier, k: int) -> list[str]:
-    """Names of the last `k` blocks and of every module behind them.
+    """Names of the last `k` blocks and of every module after them.
 
     Raises:
-        UnlearnError: There are fewer blocks, or none by that name.
+        UnlearnError: The network has fewer blocks, or no module `blocks`.
     """
     if not hasattr(model, "blocks"):
         raise UnlearnError("this network has no stages named `blocks`: cf_k and eu_k cannot tell its end")
@@ -29,7 +29,7 @@ def last_blocks(model: Classifier, k: int) -> list[str]:
 
 
 def submodules(model: Classifier, names: list[str]) -> nn.ModuleList:
-    """These modules of a network, as one."""
+    """The modules with these names, as one module."""
     return nn.ModuleList(model.get_submodule(name) for name in names)
 
 
@@ -43,21 +43,21 @@ def train_end(
     batch: int,
     generator: torch.Generator,
 ) -> None:
-    """Train the `end` of a network on `data.retain`; the layers before it stay to the bit.
+    """Train the `end` of a network on `data.retain`; the layers before it do not change.
 
     Args:
-        model: Of which `end` is a part.
-        end: What is trained; batch-norm statistics move here only.
+        model: The network that contains `end`.
+        end: The modules that are trained; only their batch-norm statistics are updated.
         data: Retain set and augmentation.
-        settings: Of the run.
-        label: What progress calls it.
+        settings: Hyperparameters of the run.
+        label: Name of the run in the progress output.
         batch: Images per step.
         generator: Draws order and augmentation.
 
     Raises:
         UnlearnError: The loss is not finite.
     """
-    model.requires_grad_(False)  # so that no backward pass goes through the front
+    model.requires_grad_(False)  # no backward pass through the layers before `end`
     end.requires_grad_(True)
     steps = settings.epochs * steps_per_epoch(len(data.retain), batch)
     descent = Descent(end, settings, steps, data.progress)

@@ -1,4 +1,4 @@
-"""What an unlearning method says about itself, so that everything else can treat all of them alike."""
+"""The interface of an unlearning method: its entry point, hyperparameters and properties."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ BOTH: Final[frozenset[Images]] = frozenset({"forget", "retain"})
 
 
 def serves_all(model: Classifier, data: ForgetRetain, params: Any) -> None:
-    """The check of a method that can serve every request."""
+    """The check of a method that serves every request."""
 
 
 def samples_only(name: str) -> Check:
-    """The check of a method that measures what it forgets by unseen images of the same classes."""
+    """The check of a method that compares forget images with unseen images of the same classes."""
 
     def check(model: Classifier, data: ForgetRetain, params: Any) -> None:
         if data.classes:
@@ -42,13 +42,13 @@ def samples_only(name: str) -> Check:
 
 
 def validation_for_samples(model: Classifier, data: ForgetRetain, params: Any) -> None:
-    """The check of a method that measures samples by images never seen; whole classes need none."""
+    """The check of a method that needs validation images to forget samples, and none to forget classes."""
     if not data.classes:
         data.validation.require_some("validation")
 
 
 def classes_only(name: str) -> Check:
-    """The check of a method that forgets whole classes and nothing else."""
+    """The check of a method that forgets whole classes only."""
 
     def check(model: Classifier, data: ForgetRetain, params: Any) -> None:
         if not data.classes:
@@ -65,14 +65,15 @@ class Method:
 
     Attributes:
         run: Takes a calibrated network on the device of the data and returns one that has forgotten
-            `data.forget`, in place or new. The generator is on the CPU and draws all that is random.
+            `data.forget`, the same object or a new one. The generator is on the CPU; every random number is
+            drawn from it.
         params: Frozen dataclass of every number that its result depends on, with defaults; the receipt
             names them.
         category: "exact" when the result never saw the forget set, else "approximate".
         summary: One line for `qmu-edge methods`.
-        touches: Parameter groups that it changes under its default parameters, no others.
-        reads: Image sets that it opens, no others.
-        check: Refuses what the method cannot serve with an `UnlearnError`, before any work.
+        touches: Parameter groups that it may change under its default parameters.
+        reads: Image sets that it may read.
+        check: Raises `UnlearnError` before any work where the method cannot serve the request.
     """
 
     run: Run

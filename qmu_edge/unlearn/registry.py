@@ -1,8 +1,8 @@
 """Unlearning methods: one file each, registered in a plain dictionary.
 
-A method is `run(model, data, params, generator) -> model` with what it says about itself, see `method`. It
-never chooses a device, reads a command line, or knows the name of a dataset. Quantizer scales stay frozen
-unless a method says otherwise.
+A method is `run(model, data, params, generator) -> model` with its properties, see `method`. It never chooses
+a device, reads a command line, or knows the name of a dataset. Quantizer scales are frozen unless a method
+says otherwise.
 """
 
 import dataclasses
@@ -81,10 +81,10 @@ METHODS: Final[Mapping[str, Method]] = {
 
 
 def method(name: str) -> Method:
-    """Look a method up.
+    """The method of this name.
 
     Raises:
-        ConfigError: No such method; names those there are.
+        ConfigError: There is no such method; the message names all methods.
     """
     if name not in METHODS:
         raise ConfigError(f"method {name!r} is not one of {', '.join(METHODS)}")
@@ -94,7 +94,7 @@ def method(name: str) -> Method:
 def apply(
     name: str, model: Classifier, data: ForgetRetain, params: Any, generator: torch.Generator
 ) -> Classifier:
-    """Run a method after the checks that all of them need.
+    """Run a method after the checks common to all methods.
 
     Raises:
         UnlearnError: The network is not calibrated, a set is empty, the method cannot serve this
@@ -112,7 +112,7 @@ def apply(
 
 
 def require_known(names: Iterable[str], recipe: Recipe) -> None:
-    """Check methods and what the recipe says about each of them, before any work.
+    """Check names of methods and their parameters in the recipe, before any work.
 
     Raises:
         ConfigError: See `parameters`.
@@ -125,9 +125,9 @@ def parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:
     """Hyperparameters of a method: its defaults, overridden by `given`.
 
     Args:
-        name: Of the method.
-        given: What the recipe's `[unlearn.<name>]` says.
-        train: The recipe's training section; what `retrain` repeats, and the batch size of all.
+        name: Name of the method.
+        given: Parameters in the recipe's section `[unlearn.<name>]`.
+        train: The recipe's training section, the parameter of `retrain`.
 
     Raises:
         ConfigError: An unknown parameter, or a value of the wrong type or out of range.

@@ -18,9 +18,9 @@ Loop = Literal["mixed", "sequential"]
 def possible(
     logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], unretained: Sequence[int]
 ) -> Float[Tensor, "n k"]:
-    """Logits without the classes of which no image is retained (-inf), but for each image's own label.
+    """Logits with -inf for classes of which no image is retained, except each image's own label.
 
-    All of them where there is no other class.
+    Logits of an image do not change where no other class would remain.
 
     >>> possible(torch.ones(1, 4), torch.tensor([0]), (0, 2))
     tensor([[1., 1., -inf, 1.]])
@@ -60,10 +60,10 @@ def epoch(
     Args:
         descent: The run; its model is put into training mode.
         data: Retain set and augmentation.
-        forget: The forget set under its new labels.
-        weights: Of the loss of forget and of retain images.
-        loop: "mixed": one shuffled pass over both; "sequential": all of forget, then all of retain,
-            which ends on retain data and undoes some of the forgetting.
+        forget: The forget set with its new labels.
+        weights: Weights of the losses of forget and retain images.
+        loop: "mixed": one shuffled pass over both sets; "sequential": a pass over the forget set, then one
+            over the retain set, which undoes some of the forgetting.
         batch: Images per step.
         generator: Draws order and augmentation.
     """
@@ -76,17 +76,17 @@ def epoch(
         descent.epoch(loss, both.batches(batch, generator, data.augment))
         return
     for samples, weight in zip((forget, data.retain), each, strict=True):
-        train_mode(model, statistics=len(samples) > 1)  # one image may have no deviation
+        train_mode(model, statistics=len(samples) > 1)  # the variance of one value is undefined
         loss = weighted_loss(model, weight.expand(len(samples)))
         descent.epoch(loss, samples.batches(batch, generator, data.augment))
 
 
 def weighted_loss(model: nn.Module, weights: Float[Tensor, " N"]) -> Callable[[Batch], Tensor]:
-    """The mean over a batch of each image's cross-entropy times its weight.
+    """The weighted mean of the cross-entropy over a batch, as a loss function.
 
     Args:
-        model: Whose logits are compared with the labels.
-        weights: Of every image of the set that the batches come from.
+        model: Computes the logits.
+        weights: One for each image of the set that the batches come from.
     """
 
     def loss(batch: Batch) -> Tensor:
@@ -97,7 +97,7 @@ def weighted_loss(model: nn.Module, weights: Float[Tensor, " N"]) -> Callable[[B
 
 
 def pair_steps(first: int, second: int, sizes: tuple[int, int]) -> int:
-    """Pairs of batches in one pass over the set that takes longer.
+    """Pairs of batches in one pass over the set with more batches.
 
     >>> pair_steps(10, 100, (8, 8)), pair_steps(10, 100, (1, 99))
     (13, 10)
@@ -108,14 +108,14 @@ def pair_steps(first: int, second: int, sizes: tuple[int, int]) -> int:
 def pairs(
     first: Samples, second: Samples, sizes: tuple[int, int], generator: torch.Generator, augment: Augment
 ) -> Iterator[Pair]:
-    """A batch of each set, step by step; the set that is through first begins again.
+    """Pairs of batches, one of each set; the set with fewer batches is repeated.
 
     Args:
         first: One set, not empty.
         second: The other one, not empty.
         sizes: Images per batch of each.
         generator: Draws order and augmentation.
-        augment: Of the images of both.
+        augment: Augmentation of the images of both sets.
     """
     streams = (s.forever(size, generator, augment) for s, size in zip((first, second), sizes, strict=True))
     return islice(map(Pair, *streams), pair_steps(len(first), len(second), sizes))

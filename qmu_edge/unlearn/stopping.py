@@ -1,6 +1,7 @@
-"""When to stop forgetting single samples: once the network does no better on them than on unseen images.
+"""Stopping rule for single samples: stop once forget accuracy is no higher than accuracy on unseen images.
 
-Going on would make the network wrong where one that never saw them is right, which gives them away again.
+With more steps the network would be wrong on forget images more often than on unseen ones, which a membership
+inference test can detect as well.
 """
 
 import torch
@@ -14,13 +15,13 @@ from qmu_edge.train.loop import Descent
 class Crossing:
     """Compares forget and validation accuracy after each epoch, and ends the run where they cross.
 
-    Of the epochs before and after the crossing, the one whose accuracies are nearer to each other is kept.
-    The original network is never kept. Only the parameters that are optimized are put back: batch-norm
-    statistics have to stand still.
+    Of the epochs before and after the crossing, the one with the smaller difference of accuracies is kept.
+    The original network is never kept. Only the optimized parameters are restored: batch-norm statistics have
+    to be frozen.
     """
 
     def __init__(self, descent: Descent, data: ForgetRetain) -> None:
-        """Watch a run.
+        """Observe the run `descent`.
 
         Raises:
             UnlearnError: There are no validation images.
@@ -32,9 +33,9 @@ class Crossing:
 
     @torch.no_grad()
     def reached(self) -> bool:
-        """Whether to stop after the epoch that has just ended; if so, the nearer epoch is in the network.
+        """Whether to stop after the last epoch; if so, the better epoch's parameters are in the network.
 
-        The network is measured in evaluation mode; put it back into the mode of training afterwards.
+        Accuracies are measured in evaluation mode; the mode of the network is restored.
         """
         model, progress = self._descent.model, self._descent.progress
         forget, unseen = accuracy(model, self._data.forget), accuracy(model, self._data.validation)

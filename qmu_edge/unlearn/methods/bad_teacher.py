@@ -1,7 +1,7 @@
-"""Bad teacher: on forget images imitate a network that was never trained, on retain images the original.
+"""Bad teacher: distil an untrained network on forget images, the original network on retain images.
 
-What it leaves is nearly uniform on forget images, which a membership test can notice. It is here to
-compare with.
+The resulting predictions on forget images are nearly uniform, which a membership inference test can detect.
+The method serves as a baseline.
 
 Source: Chundawat, Tarun, Mandal and Kankanhalli, "Can Bad Teaching Induce Forgetting?", AAAI 2023,
     arXiv:2205.08096.
@@ -35,8 +35,8 @@ class Params:
         lr: Learning rate of Adam.
         batch: Images per step, of both sets.
         retain_share: How much of the retain set is used, 0..1, at least one image.
-        statistics_batches: Retain batches from which the untrained teacher gets its batch-norm statistics, at
-            least; after 30 of them 4 % of what it began with are left.
+        statistics_batches: Fewest retain batches for the batch-norm statistics of the untrained teacher;
+            after 30 of them the initial values have a weight of 4 %.
     """
 
     epochs: Count = 1
@@ -47,7 +47,7 @@ class Params:
 
 
 def untrained(model: Classifier, retain: Samples, params: Params, generator: torch.Generator) -> Classifier:
-    """A teacher like `model` with weights drawn anew, calibrated on retain images."""
+    """A teacher of the architecture of `model` with random weights, calibrated on retain images."""
     seed = int(torch.randint(2**31, (1,), generator=generator))
     fresh = build(model.recipe, model.shape, seed, model.factory).to(retain.device)
     images = (b.images for _ in count() for b in retain.batches(params.batch, generator))

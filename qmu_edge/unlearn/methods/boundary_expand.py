@@ -1,7 +1,7 @@
-"""Boundary expand: train forget images towards one more output, and take that output away again.
+"""Boundary expand: train forget images towards an additional output class, then remove that output.
 
-The network gives the forget images a place of their own; without it they fall to whatever comes next. Needs
-no retain data; made for whole classes, serves single samples as well.
+Forget images move into the region of the additional class; once it is removed, they are assigned to the next
+likeliest class. Needs no retain data; designed for whole classes, serves single samples as well.
 
 Source: Chen, Gao, Liu, Peng and Wang, "Boundary Unlearning: Rapid Forgetting of Deep Networks via Shifting
     the Decision Boundary", CVPR 2023, arXiv:2303.11570.
@@ -32,8 +32,8 @@ class Params:
 
     Attributes:
         epochs: Passes over the forget set.
-        lr: Learning rate, constant; the papers search 1e-6..1e-4 in float networks. At few bits so small
-            a rate moves few codes.
+        lr: Learning rate, constant; the papers search 1e-6..1e-4 in float networks. At low bit widths so
+            small a rate changes few integer codes.
         momentum: Of SGD.
         batch: Images per step.
     """
@@ -46,7 +46,7 @@ class Params:
 
 @contextmanager
 def extra_output(model: Classifier) -> Iterator[None]:
-    """Logits of `model` are (n, k + 1) in the block; after it the network is as it was, but for training."""
+    """Give `model` logits (n, k + 1) inside the context, and remove the additional output at its end."""
     head: Any = model.head
     extra = nn.Linear(head.in_features, 1, device=head.weight.device)
     nn.init.zeros_(extra.weight)

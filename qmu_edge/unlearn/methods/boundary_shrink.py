@@ -1,13 +1,13 @@
 """Boundary shrink: train forget images towards the class across their nearest decision boundary.
 
-That class is the one the original network sees after one step against the true label, taken with the sign
-of the gradient in the pixels. Needs no retain data; made for whole classes, serves single samples as well.
+That class is what the original network predicts after one adversarial step (FGSM) away from the true label.
+Needs no retain data; designed for whole classes, serves single samples as well.
 
 Source: Chen, Gao, Liu, Peng and Wang, "Boundary Unlearning: Rapid Forgetting of Deep Networks via Shifting
     the Decision Boundary", CVPR 2023, arXiv:2303.11570.
-Differs: the true class is never the nearest; labels are computed once, of images that are not augmented;
-    the step is taken on pixels 0..1, which are what our networks take. Batch-norm statistics and scales are
-    frozen; no weight decay.
+Differs: the true class is never the nearest; labels are computed once, for images without augmentation; the
+    step is taken on pixels 0..1, the input of these networks. Batch-norm statistics and scales are frozen; no
+    weight decay.
 Shapes: n forget images.
 """
 
@@ -34,11 +34,11 @@ class Params:
 
     Attributes:
         epochs: Passes over the forget set.
-        lr: Learning rate, constant; the papers search 1e-6..1e-4 in float networks. At few bits so small
-            a rate moves few codes.
+        lr: Learning rate, constant; the papers search 1e-6..1e-4 in float networks. At low bit widths so
+            small a rate changes few integer codes.
         momentum: Of SGD.
         batch: Images per step.
-        radius: Length of the step of each pixel, in units of 0..1.
+        radius: Change of each pixel by the adversarial step, for pixels 0..1.
     """
 
     epochs: Count = 10
@@ -51,7 +51,7 @@ class Params:
 def adversarial(
     images: Float[Tensor, "n c h w"], gradient: Float[Tensor, "n c h w"], radius: float
 ) -> Float[Tensor, "n c h w"]:
-    """Images 0..1 after one step up the sign of the gradient, still in 0..1.
+    """Images 0..1 plus `radius` times the sign of the gradient (FGSM), clipped to 0..1.
 
     >>> pixels, gradient = torch.tensor([0.5, 0.5, 0.95]), torch.tensor([-3.0, 0.0, 0.2])
     >>> adversarial(pixels.view(1, 1, 1, 3), gradient.view(1, 1, 1, 3), 0.1).flatten()
@@ -63,9 +63,9 @@ def adversarial(
 def nearest_labels(
     model: Classifier, batch: Batch, radius: float, unretained: Sequence[int] = ()
 ) -> Int64[Tensor, " n"]:
-    """The most probable class other than the label, after one step of `radius` against it; not `unretained`.
+    """The most probable class, neither the label nor `unretained`, after an adversarial step of `radius`.
 
-    Batch-norm statistics of `model` have to be frozen: each image is judged by itself.
+    Batch-norm statistics of `model` have to be frozen, so that the other images of a batch have no influence.
     """
     images = batch.images.requires_grad_()
     loss = F.cross_entropy(model(images), batch.labels, reduction="sum")

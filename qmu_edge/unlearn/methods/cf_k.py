@@ -1,11 +1,11 @@
-"""CF-k: fine-tune the last k blocks and the classifier on the retain set; the front keeps every code.
+"""CF-k: fine-tune the last k blocks and the classifier on the retain set; earlier layers do not change.
 
 Source: Goel et al., "Towards Adversarial Evaluations for Inexact Machine Unlearning", 2022,
     arXiv:2201.06640 ("catastrophically forgetting the last k layers").
-Differs: k counts blocks, not layers: a residual block is the smallest piece with one input. Cosine schedule
-    and a weight decay of 5e-4 as in the other methods: steps are frozen, and under the decay of 0.1 that
-    is found elsewhere all weights would fall below the first of them. Batch-norm statistics of the front
-    stay; scales are frozen unless `scale_lr` is given.
+Differs: k counts blocks, not layers: a residual block is the smallest unit with one input. Cosine schedule
+    and a weight decay of 5e-4 as in the other methods: quantizer steps are frozen, and under the decay of 0.1
+    that is found elsewhere all weights would be quantized to 0. Batch-norm statistics of earlier layers are
+    frozen; scales are frozen unless `scale_lr` is given.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Params:
 
 
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
-    """Train the end of `model` on `data.retain`, in place.
+    """Train the last blocks of `model` on `data.retain`, in place.
 
     Raises:
         UnlearnError: A set is empty, there are fewer than k blocks, or the loss is not finite.

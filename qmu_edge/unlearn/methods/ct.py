@@ -1,11 +1,11 @@
 """CT: transpose every convolution kernel, then fine-tune on the retain set.
 
-Swapping height and width of a kernel destroys what depends on orientation and keeps its distribution: each
-output channel has the same integer codes in other places, under the same step.
+Swapping height and width of a kernel destroys orientation-dependent features and keeps the distribution of
+weights: each output channel has the same integer codes at other positions, under the same step.
 
 Source: fifth of the NeurIPS 2023 unlearning challenge, as restated in Cadet et al., "Deep Unlearn:
     Benchmarking Machine Unlearning for Image Classification", arXiv:2410.01276.
-Differs: a network most of whose kernels are single weights, which have nothing to swap, is refused.
+Differs: a network most of whose kernels are 1x1, which transposition does not change, is refused.
     Augmentation and schedule are those of `finetune`.
 """
 
@@ -52,7 +52,7 @@ def kernels(model: Classifier) -> Iterator[Tensor]:
 
 
 def check(model: Classifier, data: ForgetRetain, params: Any) -> None:
-    """Refuse a network on which there is too little to swap.
+    """Refuse a network with too few kernels that transposition changes.
 
     Raises:
         UnlearnError: More than half of the convolutions are 1x1.

@@ -1,13 +1,13 @@
-"""EU-k: replace the last k blocks and the classifier by fresh ones and train those on the retain set.
+"""EU-k: re-initialise the last k blocks and the classifier and train them on the retain set.
 
-Nothing of the forget set is left in the end of the network; the front still has all that it learned.
+The re-initialised layers hold nothing of the forget set; earlier layers still hold what they learned from it.
 
 Source: Goel et al., "Towards Adversarial Evaluations for Inexact Machine Unlearning", 2022,
     arXiv:2201.06640 ("exactly unlearning the last k layers").
-Differs: k counts blocks, not layers: a residual block is the smallest piece with one input. Fresh blocks
-    get fresh quantizers: weight steps from the fresh weights, activation steps from retain images, and both
-    are learned, as in training. Cosine schedule and a weight decay of 5e-4 as in the other methods. The
-    front keeps weights, scales and batch-norm statistics.
+Differs: k counts blocks, not layers: a residual block is the smallest unit with one input. New blocks get new
+    quantizers: weight steps from the initial weights, activation steps from retain images, and both are
+    learned, as in training. Cosine schedule and a weight decay of 5e-4 as in the other methods. Earlier
+    layers keep weights, scales and batch-norm statistics.
 """
 
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ class Params:
     """Hyperparameters of EU-k.
 
     Attributes:
-        k: Blocks that start anew: at most 8 in ResNet18, 17 in MobileNetV2.
+        k: Blocks that are re-initialised: at most 8 in ResNet18, 17 in MobileNetV2.
         epochs: Passes over the retain set.
         lr: Highest learning rate of the cosine schedule.
         momentum: Of SGD.
         weight_decay: On convolution and classifier weights.
         batch: Images per step.
-        scale_lr: Learning rate of the fresh quantizer scales relative to `lr`; 0 freezes them.
+        scale_lr: Learning rate of the new quantizer scales relative to `lr`; 0 freezes them.
     """
 
     k: Count = 2
@@ -50,7 +50,7 @@ class Params:
 
 
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
-    """Replace the end of `model` and train it on `data.retain`, in place.
+    """Re-initialise the last blocks of `model` and train them on `data.retain`, in place.
 
     Raises:
         UnlearnError: A set is empty, there are fewer than k blocks, or the loss is not finite.

@@ -1,9 +1,9 @@
-"""Fine-tuning: keep training on the retain set only, and let the forget set fade.
+"""Fine-tuning: continue training on the retain set only, and rely on catastrophic forgetting of the rest.
 
 Source: Warnecke et al., "Machine Unlearning of Features and Labels", NDSS 2023, arXiv:2108.11577, in
     the form that the SalUn family of papers compares with.
-Differs: the rate falls along a cosine, where theirs is constant over ten epochs; scales are frozen unless
-    `scale_lr` is given.
+Differs: the learning rate follows a cosine, where theirs is constant over ten epochs; scales are frozen
+    unless `scale_lr` is given.
 """
 
 from dataclasses import dataclass

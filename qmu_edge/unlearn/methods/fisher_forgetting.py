@@ -1,17 +1,18 @@
-"""Fisher forgetting: add noise to weights, the more the less the retain set needs them.
+"""Fisher forgetting: add Gaussian noise to weights, with a variance inverse to their Fisher information.
 
-What the retain set does not pin down may hold what only the forget set taught; noise covers it. Nothing is
-trained, and the forget images are not opened.
+Weights with little information about the retain set may encode the forget set; noise destroys that. Nothing
+is trained, and no forget image is read.
 
 Source: Golatkar, Achille and Soatto, "Eternal Sunshine of the Spotless Net", CVPR 2020,
     arXiv:1911.04933, in the form of its batch-wise variant that the SalUn family of papers compares with.
 Differs: noise on weights of convolutions and of the classifier only; on scales, batch-norms and biases the
-    released code adds ten times as much, which is fatal to a quantizer. The Fisher comes from one backward
-    pass per batch instead of one per class (see `fisher`), and its variance is averaged over all inputs of
-    an output channel, which is what shares a quantizer step. The deviation is at most `cap` of that step:
-    more would draw new codes; float layers have no step and no cap. In a request for classes their rows of
-    the classifier start anew; the released code knows such a request by its size.
-Limit: weights that clip have no gradient, and count as unimportant.
+    released code adds ten times as much, which destroys a quantizer. The Fisher information takes one
+    backward pass per batch instead of one per class (see `fisher`), and the variance is averaged over all
+    inputs of an output channel, whose weights share a quantizer step. The standard deviation is at most `cap`
+    of that step: more would replace codes by random ones; float layers have no step and no cap. In a request
+    for classes their rows of the classifier are re-initialised; the released code recognises such a request
+    by its size.
+Limit: saturated weights have no gradient, and count as unimportant.
 Shapes: o output channels.
 """
 
@@ -37,13 +38,14 @@ class Params:
     """Hyperparameters of Fisher forgetting.
 
     Attributes:
-        alpha: Variance of the noise where the Fisher is 1; the papers search 1e-9..1e-6.
+        alpha: Variance of the noise where the Fisher information is 1; the papers search 1e-9..1e-6.
         cap: Largest standard deviation of the noise, in quantizer steps.
         batch: Images per squared gradient.
         head_gain: Factor on the inverse Fisher of the classifier, as released.
         smallest: Added to the Fisher before it is inverted, as released.
         largest: Largest inverse Fisher, as released.
-        row_deviation: Of the weights of a forgotten class, as released: that of a fresh classifier.
+        row_deviation: Standard deviation of the re-initialised weights of a forgotten class, as released:
+            that of an untrained classifier.
     """
 
     alpha: Positive = 1e-7
@@ -95,7 +97,7 @@ def _disturb(
     layer: Any, deviation: Float[Tensor, " o"], params: Params, anew: tuple[int, ...],
     generator: torch.Generator,
 ) -> None:  # fmt: skip
-    """Add noise to the weight of a layer; the rows `anew` keep nothing but noise."""
+    """Add noise to the weight of a layer; the rows `anew` are re-initialised with noise only."""
     weight: Tensor = layer.weight
     if layer.weight_quant.is_quant_enabled:
         deviation = torch.minimum(deviation, params.cap * weight_scale(layer))

@@ -1,12 +1,12 @@
-"""Gradient ascent: climb the loss of the forget set. Needs no retain data.
+"""Gradient ascent: maximise the loss of the forget set. Needs no retain data.
 
-The loss has no upper bound, so a large learning rate destroys the network; a small one flips hardly any
-integer code and forgets nothing that ships. It is here to compare with.
+The loss has no upper bound, so a large learning rate destroys the network; a small one changes hardly any
+integer code, so that the exported file forgets nothing. The method serves as a baseline.
 
 Source: Thudi et al., "Unrolling SGD: Understanding Factors Influencing Machine Unlearning", EuroS&P 2022,
     arXiv:2109.13398, in the form that the SalUn family of papers compares with.
-Differs: batch-norm statistics stay as they are, since forget batches alone would
-    drag them; scales are frozen; no weight decay, which would be forgetting everything else.
+Differs: batch-norm statistics are frozen, since forget batches alone would bias them; scales are frozen; no
+    weight decay, which would make the network forget everything else.
 """
 
 from dataclasses import dataclass

@@ -1,17 +1,17 @@
-"""Held-out matching: give forget images the confidences that images never seen have.
+"""Held-out matching: train forget images towards the distribution of confidences on unseen images.
 
-An image that was never seen is sometimes wrong, and often unsure. How often, and how unsure, is known from
-validation images. The forget images are ranked by how hard the original finds them; the hardest gets the true
-class's confidence of the hardest validation image of its class, and so on. What is left of each probability
-goes to the other classes as the original would share it out. Before every epoch the confidences of validation
-images are taken anew, because they change with the network: what has to look unseen is the network that is
-released. Training towards these targets ends by itself where forget images look unseen: there is nothing to
-overshoot. Classes that are forgotten whole get probability 0.
+A network is less confident, and more often wrong, on unseen images than on training images; validation images
+tell how much. Forget images are ranked by the confidence of the original network, and the quantiles of the
+confidence on validation images of the same class are assigned in that order. The remaining probability is
+distributed over the other classes in proportion to the original's predictions. Confidences on validation
+images are measured again before every epoch, because they change with the network, and the released network
+must not tell forget images from unseen ones. Training towards these targets converges where both
+distributions agree, so it cannot overshoot. Classes that are forgotten whole get probability 0.
 
-Batch-norm statistics move on both sets, and are taken anew from retain images at re-quantization.
+Batch-norm statistics are updated on both sets, and re-estimated from retain images at re-quantization.
 
-For low-bit weights: gradients reach saturated weights, so that every integer code can move; the rest is plain
-training at a rate that moves whole codes.
+For low-bit weights: gradients reach saturated weights, so that every integer code can change; the learning
+rate is large enough to change codes.
 
 Source: of this project. Relatives: the similar labels of Q-MUL (arXiv:2503.13917), the accuracy-guided
     smoothing of LoTUS (arXiv:2503.18314), held-out references of ReGUn (arXiv:2603.11210).
@@ -43,13 +43,13 @@ class Params:
     """Hyperparameters of held-out matching.
 
     Attributes:
-        epochs: Passes over the larger set, in shares of the batch.
+        epochs: Passes over the set that takes more batches, given its share of each batch.
         lr: Highest learning rate of the cosine schedule.
         momentum: Of SGD.
         weight_decay: On convolution and classifier weights.
         batch: Images per step, of both sets.
-        forget_share: Share of each batch that is forget images.
-        views: Augmented views of each forget image by which hard images are told from easy ones.
+        forget_share: Share of forget images in each batch.
+        views: Augmented views of each forget image by which hard images are distinguished from easy ones.
     """
 
     epochs: Count = 10
@@ -72,7 +72,7 @@ def confidence(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Flo
 
 
 def matched(forget: Float[Tensor, " n"], unseen: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    """The quantiles of `unseen`, in the order of `forget`.
+    """The quantiles of `unseen`, in the rank order of `forget`.
 
     >>> matched(torch.tensor([9.0, 7.0, 8.0]), torch.tensor([5.0, -1.0, 2.0]))
     tensor([ 5., -1.,  2.])
@@ -84,7 +84,7 @@ def matched(forget: Float[Tensor, " n"], unseen: Float[Tensor, " m"]) -> Float[T
 def targets(
     logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], odds: Float[Tensor, " n"]
 ) -> Float[Tensor, "n k"]:
-    """Probabilities with these log-odds of the true class, the rest shared out as in `logits`.
+    """Probabilities with log-odds `odds` of the true class, the others in proportion to `logits`' softmax.
 
     >>> targets(torch.tensor([[9.0, 1.0, 1.0]]), torch.tensor([0]), torch.tensor([0.0]))
     tensor([[0.5000, 0.2500, 0.2500]])
@@ -101,9 +101,9 @@ def hardness(
     views: int,
     generator: torch.Generator,
 ) -> Float[Tensor, " n"]:
-    """Confidence in each forget image, summed over itself (`logits`) and augmented views; small is hard.
+    """Confidence on each forget image, summed over the image (`logits`) and augmented views; small is hard.
 
-    No views where all would be the same, or where a class is forgotten whole and nobody asks.
+    Without augmentation, and where classes are forgotten whole, no views are computed.
     """
     labels = data.forget.labels.cpu()
     found = confidence(logits, labels)
@@ -113,12 +113,12 @@ def hardness(
 
 
 def unseen_odds(model: Classifier, data: ForgetRetain, ranks: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """The confidence that each forget image would have if it had never been seen, class by class.
+    """Target confidence of each forget image: a quantile of those on validation images of its class.
 
     Args:
-        model: What it would have it in.
-        data: The sets; a class that is forgotten whole is never right.
-        ranks: The hardness of the forget images.
+        model: The network whose confidences on validation images are measured.
+        data: Forget and validation set; for classes that are forgotten whole the target is -inf.
+        ranks: `hardness` of the forget images.
     """
     labels, odds = data.forget.labels.cpu(), torch.full((len(ranks),), -torch.inf)
     if data.classes:

@@ -1,18 +1,18 @@
-"""Influence: one step along the difference of the mean gradients of forget and retain set.
+"""Influence function: one step along the difference of the mean gradients of forget and retain set.
 
 To first order, training without the forget set would have ended at the weights plus H^-1 v, where v is that
-difference, scaled by the share of the forget set, and H the curvature. Variant "released" leaves H out;
-"diagonal_fisher" divides by the diagonal Fisher of the retain set. How far to go is searched on validation
-images unless `alpha` says so.
+difference, scaled by the share of the forget set, and H the Hessian. Variant "released" leaves H out;
+"diagonal_fisher" divides by the diagonal Fisher information of the retain set. The step length is found by a
+line search on validation images unless `alpha` is given.
 
 Source: Koh and Liang, "Understanding Black-box Predictions via Influence Functions", ICML 2017,
     arXiv:1703.04730; for unlearning Izzo et al., "Approximate Data Deletion from Machine Learning Models",
     AISTATS 2021, arXiv:2002.10077, in the form that the SalUn family of papers compares with ("IU").
-Differs: weights and biases only: a small change of a scale or a batch-norm moves a whole layer. The papers'
-    code means to multiply by an inverse Fisher (WoodFisher) and only rescales one gradient instead, so that
-    in effect it takes a step along v; "released" is that effect without the rescaled rest. Their one fixed
-    alpha (1..20) is the wrong length for most networks, hence the search; images of forgotten classes do
-    not count in it. Damping is relative to the mean of the Fisher.
+Differs: weights and biases only: a small change of a scale or a batch-norm affects a whole layer. The papers'
+    code is meant to multiply by an inverse Fisher (WoodFisher) and only rescales one gradient instead, so
+    that in effect it takes a step along v; "released" is that effect without the rescaled rest. Their one
+    fixed alpha (1..20) is too long or too short for most networks, hence the search; images of forgotten
+    classes do not count in it. Damping is relative to the mean of the Fisher.
 Shapes: d parameters that may move.
 """
 
@@ -42,10 +42,10 @@ class Params:
 
     Attributes:
         variant: "released": along the gradient difference; "diagonal_fisher": divided by the Fisher.
-        alpha: Length of the step; the papers search 1..20. 0: doubled from `shortest` to at most `longest`
-            for as long as validation accuracy stays within `max_drop`.
-        shortest, longest: First and last length of the search.
-        max_drop: What the search may cost in validation accuracy, as a fraction of the images.
+        alpha: Step length; the papers search 1..20. 0: doubled from `shortest` to at most `longest` while
+            validation accuracy falls by no more than `max_drop`.
+        shortest, longest: First and last step length of the search.
+        max_drop: Largest loss of validation accuracy in the search, as a fraction of the images.
         damping: Added to the Fisher, relative to its mean.
         smallest: Added to the Fisher, so that a network without any curvature does not divide by zero.
         batch: Images per gradient of the mean.
@@ -64,7 +64,7 @@ class Params:
 
 
 def direction(forget: Float[Tensor, " d"], retain: Float[Tensor, " d"], share: float) -> Float[Tensor, " d"]:
-    """Towards a network without the forget set, which is `share` of all images, from two mean gradients.
+    """First-order change of the weights by removing the forget set, which is `share` of all images.
 
     >>> direction(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0]), 0.5)
     tensor([ 0.5000, -1.0000])
@@ -84,7 +84,7 @@ def precondition(
 
 
 def lengths(params: Params) -> list[float]:
-    """The lengths that a search tries, each twice the one before.
+    """Step lengths that the search tries, each twice the one before.
 
     >>> lengths(Params(shortest=0.5, longest=4.0))
     [0.5, 1.0, 2.0, 4.0]
@@ -101,7 +101,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     """Move `model` by one step, in place.
 
     Raises:
-        UnlearnError: A set is empty, a gradient is not finite, or every length costs too much accuracy.
+        UnlearnError: A set is empty, a gradient is not finite, or every step length costs too much accuracy.
     """
     data.retain.require_some("retain")
     train_only(model, MOVES)
@@ -145,7 +145,7 @@ def _move(descent: Descent, start: list[Tensor], step: Float[Tensor, " d"], alph
 def _search(
     descent: Descent, start: list[Tensor], step: Float[Tensor, " d"], judges: Samples, params: Params
 ) -> float:
-    """The largest length before accuracy first drops by more than `max_drop`; leaves the model moved."""
+    """The largest step length before accuracy drops by more than `max_drop`; leaves the model changed."""
     least = accuracy(descent.model, judges) - params.max_drop
     best = 0.0
     for alpha in lengths(params):
@@ -162,13 +162,13 @@ def _search(
 
 
 def _judges(data: ForgetRetain) -> Samples:
-    """Validation images of classes that are kept."""
+    """Validation images of retained classes."""
     forgotten = torch.tensor(data.classes, dtype=torch.int64, device=data.validation.labels.device)
     return data.validation.take(torch.nonzero(~torch.isin(data.validation.labels, forgotten))[:, 0])
 
 
 def _check(model: Classifier, data: ForgetRetain, params: Params) -> None:
-    """The search needs validation images."""
+    """Require validation images where the step length is searched."""
     if params.alpha == 0.0:
         _judges(data).require_some("validation")
 

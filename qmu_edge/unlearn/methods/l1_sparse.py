@@ -1,12 +1,12 @@
-"""l1-sparse: fine-tune on the retain set while an L1 penalty pulls weights to zero, and let go of it.
+"""l1-sparse: fine-tune on the retain set with an L1 penalty on the weights that decays to zero.
 
-A sparser network has less room for what only the forget set needed. The penalty falls linearly from
-`gamma`, so that the last epochs repair accuracy.
+A sparser network has less capacity left for what only the forget set needed. The penalty falls linearly from
+`gamma`, so that the last epochs restore accuracy.
 
 Source: Jia et al., "Model Sparsity Can Simplify Machine Unlearning", NeurIPS 2023, arXiv:2304.04934.
 Differs: only weights of convolutions and of the classifier are penalised; the released code penalises all
-    parameters, which on a quantized network shrinks the steps as well, and so narrows the range of every
-    layer. Quantizer scales are frozen.
+    parameters, which in a quantized network shrinks the steps as well, and so narrows the clipping range of
+    every layer. Quantizer scales are frozen.
 """
 
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def penalty_weight(gamma: float, epoch: int, epochs: int) -> float:
 
 
 def l1(weights: list[Tensor]) -> Float[Tensor, ""]:
-    """Sum of all magnitudes.
+    """L1 norm of all weights together.
 
     >>> l1([torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5]])])
     tensor(3.5000)

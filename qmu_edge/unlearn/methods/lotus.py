@@ -1,16 +1,16 @@
-"""LoTUS: towards noisy, smoothed predictions of the original on the forget set, as smooth as is needed.
+"""LoTUS: distil Gumbel-softmax predictions of the original on the forget set, at an adaptive temperature.
 
-How smooth is decided before each epoch by how far the accuracy on the forget set is above that on images
-never seen: a network that knows its forget images no better than others is done, and the run stops.
+Before each epoch the temperature is set from the gap between the accuracies on forget images and on unseen
+ones. The run stops once the network recognises forget images no better than unseen ones.
 
 Source: Spartalis, Semertzidis, Gavves and Daras, "LoTUS: Large-Scale Machine Unlearning with a Taste of
     Uncertainty", CVPR 2025, arXiv:2503.18314.
-Differs: accuracies are those of the rounded weights, as shipped. Retain images get the class that the
+Differs: accuracies are those of the quantized weights, as exported. Retain images get the class that the
     original finds likeliest, where the released code draws one from its probabilities. There is always one
-    epoch: the accuracy of few forget images may be low by chance. A class that is forgotten whole has no
-    unseen images to come up to: its targets stay as smooth as they were at first, and the run stops when
-    none of its images is recognised. Five times the learning rate, so that codes flip; batch-norm statistics
-    stay; scales are frozen.
+    epoch: the accuracy on few forget images may be low by chance. A class that is forgotten whole has no
+    unseen images to compare with: its temperature stays as it was at first, and the run stops when none of
+    its images is recognised. Five times the learning rate, so that codes change; batch-norm statistics and
+    scales are frozen.
 Shapes: n images, k classes.
 """
 
@@ -38,7 +38,7 @@ class Params:
     """Hyperparameters of LoTUS.
 
     Attributes:
-        epochs: Most passes over the forget set and the chosen retain images.
+        epochs: Largest number of passes over the forget set and the chosen retain images.
         lr: Learning rate of AdamW.
         weight_decay: On convolution and classifier weights.
         batch: Images per step, of both sets.
@@ -58,7 +58,7 @@ class Params:
 
 
 def temperature(alpha: float, gap: float) -> float:
-    """Of the forget targets: 1 where forget images are known as well as unseen ones, more above.
+    """Temperature of the forget targets: 1 for an accuracy gap of 0, growing exponentially with the gap.
 
     >>> temperature(8.0, 0.0), round(temperature(8.0, 0.1), 4)
     (1.0, 2.2255)
@@ -67,7 +67,7 @@ def temperature(alpha: float, gap: float) -> float:
 
 
 def gumbel(n: int, k: int, generator: torch.Generator) -> Float[Tensor, "n k"]:
-    """Standard Gumbel noise, on the CPU: added to logits, the largest is a draw from their softmax."""
+    """Standard Gumbel noise, on the CPU; the argmax of logits plus noise is a sample from their softmax."""
     return -torch.empty(n, k).exponential_(generator=generator).log()
 
 
@@ -92,7 +92,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     steps = params.epochs * steps_per_epoch(len(both), params.batch)
     descent = Descent(model, settings, steps, data.progress)
     original = teacher(model)
-    # A network that never saw a class is never right about it.
+    # A network that was never trained on a class has accuracy 0 on it.
     unseen = 0.0 if data.classes else accuracy(model, data.validation)
     first = gap = accuracy(model, data.forget) - unseen
 

@@ -1,15 +1,14 @@
-"""MSG: re-initialise the convolution weights that matter least to the difference of the two sets.
+"""MSG: re-initialise the convolution weights with the smallest difference of retain and forget gradient.
 
-Where the gradients of retain and forget loss are small or agree, so that their difference is small, a weight
-is drawn anew. Then all is fine-tuned on the retain set, the convolution weights that stayed at a tenth of
-their gradient.
+Weights are re-initialised where both gradients are small or agree. Then the network is fine-tuned on the
+retain set; gradients of the other convolution weights are damped to a tenth.
 
 Source: second of the NeurIPS 2023 unlearning challenge, as restated in Cadet et al., "Deep Unlearn:
     Benchmarking Machine Unlearning for Image Classification", arXiv:2410.01276.
-Differs: a new value is one of the same output channel's own, drawn at random: He initialisation would not
-    fit the learned steps, which stay. A weight outside its clipping range has gradient exactly 0, which says
-    nothing about it, so those come last. The gradient is a mean over images with batch-norm statistics that
-    stand still; the learning rate falls along a cosine, not a line.
+Differs: a new value is drawn at random from the weights of the same output channel: He initialisation would
+    not fit the learned steps, which are kept. A saturated weight has gradient exactly 0 whatever its
+    importance, so those are chosen last. The gradient is a mean over images with frozen batch-norm
+    statistics; the learning rate falls along a cosine, not linearly.
 """
 
 from dataclasses import dataclass
@@ -37,8 +36,8 @@ class Params:
         momentum: Of SGD.
         weight_decay: On convolution and classifier weights.
         batch: Images per step.
-        share: Of the weights of each convolution that are drawn anew.
-        damping: Factor on the gradient of the convolution weights that stayed.
+        share: Share of the weights of each convolution that are re-initialised.
+        damping: Factor on the gradient of the other convolution weights.
     """
 
     epochs: Count = 5
@@ -52,7 +51,7 @@ class Params:
 
 
 def smallest(gradient: Float[Tensor, "*w"], share: float) -> Bool[Tensor, "*w"]:
-    """Mask of the `share` of entries that are smallest in magnitude, those that are exactly 0 last.
+    """Mask of the `share` of entries with the smallest magnitude; entries that are exactly 0 are chosen last.
 
     >>> smallest(torch.tensor([0.3, 0.0, -0.1, -2.0]), 0.5)
     tensor([ True, False,  True, False])
@@ -76,7 +75,7 @@ def redraw(
 def mean_gradient(
     descent: Descent, samples: Samples, batch: int, generator: torch.Generator
 ) -> Float[Tensor, " d"]:
-    """Gradient of the mean cross-entropy of all images; batch-norm statistics stay."""
+    """Gradient of the mean cross-entropy of all images; batch-norm statistics are frozen."""
     model = train_mode(descent.model, statistics=False)
     total = torch.zeros((), device=descent.device)
     for b in samples.batches(batch, generator):
@@ -88,10 +87,10 @@ def mean_gradient(
 def reset(
     descent: Descent, gradient: Float[Tensor, " d"], params: Params, generator: torch.Generator
 ) -> Float[Tensor, " d"]:
-    """Draw the convolution weights with the smallest `gradient` anew.
+    """Re-initialise the convolution weights with the smallest `gradient`.
 
     Returns:
-        Factors on later gradients: `params.damping` where a convolution weight stayed, else 1.
+        Factors on later gradients: `params.damping` for the other convolution weights, else 1.
     """
     factors = torch.ones_like(gradient)
     places = zip(

@@ -1,15 +1,15 @@
-"""MUNBa: forgetting and keeping bargain over every step, each with its own gradient.
+"""MUNBa: combine forget and retain gradient in every step by the Nash bargaining solution.
 
-Every step takes a batch of each set and goes down the bisector of the two gradients: the Nash solution of a
-game of two players, under which each loss falls in proportion to its own gradient. The forget set is under
-random labels.
+Every step takes a batch of each set and descends along the bisector of the two gradients: the Nash bargaining
+solution of a game of two players, under which each loss falls in proportion to the norm of its gradient. The
+forget set has random labels.
 
 Source: Wu and Harandi, "MUNBa: Machine Unlearning via Nash Bargaining", ICCV 2025, arXiv:2411.15537.
 Differs: the closed form for two players, simplified, in place of a convex solver; a forget batch in every
     step, where the released code pairs only the first retain batches of an epoch; labels drawn once an epoch;
-    cosine schedule; the gradient of a forget batch is taken with batch-norm statistics that stand still.
-    Two gradients that almost cancel count as no bargain, since what is left of them is rounding. Every
-    bargain has norm sqrt(2), so the paper's clip at 1 always bites: each step has the same length.
+    cosine schedule; the gradient of a forget batch is taken with frozen batch-norm statistics. Two gradients
+    that almost cancel get fixed weights, since their sum is mostly rounding error. Every Nash solution has
+    norm sqrt(2), so the paper's clipping to 1 always applies: each step has the same length.
 Shapes: d parameters.
 """
 
@@ -30,11 +30,11 @@ from qmu_edge.unlearn.relabelling import pair_steps, pairs
 
 
 class Bargain(NamedTuple):
-    """When two gradients bargain, and what is done when they do not.
+    """Condition for the bargaining solution, and the weights where it does not hold.
 
     Attributes:
-        agreement: Least 1 + cosine of the angle between them.
-        alone: Weights (forget, retain) without a bargain.
+        agreement: Smallest 1 + cosine of the angle between the gradients.
+        alone: Weights (forget, retain) below it.
     """
 
     agreement: float
@@ -52,8 +52,8 @@ class Params:
         weight_decay: On convolution and classifier weights.
         batch: Images of each set per step.
         clip_norm: Largest norm of a gradient.
-        agreement: Least 1 + cosine of the angle between two gradients that bargain.
-        forget_alone, retain_alone: Weights of the two gradients where they do not.
+        agreement: Smallest 1 + cosine of the angle between the gradients for the bargaining solution.
+        forget_alone, retain_alone: Weights of the two gradients below it.
     """
 
     epochs: Count = 10
@@ -70,10 +70,10 @@ class Params:
 def nash_weights(
     forget: Float[Tensor, " d"], retain: Float[Tensor, " d"], bargain: Bargain
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Weights (forget, retain) of two gradients under which each player gains the same.
+    """Weights (forget, retain) of two gradients in the Nash bargaining solution.
 
-    With weights 1 / (norm * sqrt(1 + cosine)) both gradients contribute with the same norm, and the product
-    of weight, gradient and step is 1 for both. Where there is no bargain, `bargain.alone`.
+    With weights 1 / (norm * sqrt(1 + cosine)) both weighted gradients have the same norm, and the inner
+    product of weighted gradient and step is 1 for both. Below `bargain.agreement` they are `bargain.alone`.
 
     >>> bargain = Bargain(agreement=1e-3, alone=(0.1, 1.0))
     >>> [w.item() for w in nash_weights(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 4.0]), bargain)]
@@ -81,7 +81,7 @@ def nash_weights(
     """
     norms = forget.norm(), retain.norm()
     angle = 1.0 + forget.dot(retain) / (norms[0] * norms[1])
-    agree = angle > bargain.agreement  # not where a gradient is 0: the angle is NaN
+    agree = angle > bargain.agreement  # false where a gradient is 0: the angle is NaN
     found = (torch.where(agree, angle.rsqrt() / n, w) for n, w in zip(norms, bargain.alone, strict=True))
     of_forget, of_retain = found
     return of_forget, of_retain
@@ -96,13 +96,13 @@ def nash_epoch(
     batch: int,
     generator: torch.Generator,
 ) -> None:
-    """Train one epoch, a bargain in every step; batch-norm statistics move on retain images only.
+    """Train one epoch with the bargaining solution; batch-norm statistics are updated on retain images only.
 
     Args:
         descent: The run.
         data: Retain set and augmentation.
         forget: The forget set under its new labels.
-        bargain: When there is one.
+        bargain: Condition for the bargaining solution.
         batch: Images of each set per step.
         generator: Draws order and augmentation.
 

@@ -1,14 +1,14 @@
-"""NatMU: train on hybrids of forget images with images of the classes that they are most like.
+"""NatMU: train on hybrids of forget images and retain images of the most probable wrong classes.
 
 Each forget image is blended with a retain image of each of the four classes that the network finds most
-probable beside the true one, and trained as that class: the wrong label comes with evidence for it. The
-blend is a ramp over rows or columns, strongest in the middle or at the edges.
+probable beside the true one, and labelled as that class, so that the image contains features of its new
+label. The blending weight is a linear ramp over rows or columns, largest in the middle or at the edges.
 
 Source: He et al., "Towards Natural Machine Unlearning", TPAMI 2025, arXiv:2405.15495.
-Differs: only classes of which retain images are left, so with few classes fewer hybrids; the partner of each
-    hybrid is drawn on its own, where the released code uses no retain image twice and moves labels to make
-    that possible; one algorithm for samples and whole classes; every batch has the same share of hybrids,
-    and they are augmented as the others. Batch-norm statistics move on both.
+Differs: only classes with retain images, so with few classes fewer hybrids; the partner of each hybrid is
+    drawn independently, where the released code uses no retain image twice and changes labels to make that
+    possible; one algorithm for samples and whole classes; every batch has the same share of hybrids, and they
+    are augmented like retain images. Batch-norm statistics are updated on both.
 Shapes: n forget images, r retain images, k classes, m hybrids of each image.
 """
 
@@ -43,7 +43,7 @@ class Params:
         weight_decay: On convolution and classifier weights.
         batch: Images per step.
         hybrids: Hybrids of each forget image, at most; each has another class and another ramp.
-        shift: Added to the share of the forget image in every pixel of a hybrid.
+        shift: Added to the weight of the forget image in every pixel of a hybrid.
     """
 
     epochs: Count = 5
@@ -55,10 +55,10 @@ class Params:
 
 
 def check(model: Classifier, data: ForgetRetain, params: Any) -> None:
-    """Refuse a retain set that has no partner for some forget image.
+    """Refuse a retain set without an image of another class for some forget image.
 
     Raises:
-        UnlearnError: It is empty, or all of it is of one class, which a forget image has too.
+        UnlearnError: The retain set is empty, or has a single class, which is that of a forget image.
     """
     data.retain.require_some("retain")
     classes = torch.unique(data.retain.labels)
@@ -70,7 +70,7 @@ def check(model: Classifier, data: ForgetRetain, params: Any) -> None:
 
 
 def ramps(height: int, width: int, shift: float) -> Float[Tensor, "4 h w"]:
-    """Share of the forget image in each pixel: in the middle rows, middle columns, edge rows, edge columns.
+    """Weight of the forget image by pixel: ramps peaking in middle rows, middle columns, edge rows or columns.
 
     >>> ramps(4, 1, 0.0)[0::2, :, 0]
     tensor([[0.0000, 0.5000, 0.5000, 0.0000],
@@ -89,9 +89,9 @@ def ramps(height: int, width: int, shift: float) -> Float[Tensor, "4 h w"]:
 def likeliest(
     logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], available: Int64[Tensor, " a"], most: int
 ) -> Int64[Tensor, "n m"]:
-    """The up to `most` likeliest classes of each image, never its label, only `available` ones.
+    """The `most` likeliest classes of each image among `available` ones, without its label.
 
-    With a label among them there is one class less to choose from, for all images.
+    Where fewer than `most` remain, the number of classes m is smaller, and the same for all images.
 
     >>> likeliest(torch.tensor([[0.1, 0.7, 0.2]]), torch.tensor([1]), torch.tensor([0, 1]), 4)
     tensor([[0]])
@@ -106,7 +106,7 @@ def likeliest(
 def partners(
     wanted: Int64[Tensor, "*w"], labels: Int64[Tensor, " r"], generator: torch.Generator
 ) -> Int64[Tensor, "*w"]:
-    """Positions in `labels`, drawn at random, at which the wanted labels stand; each occurs."""
+    """For each wanted label, a random position in `labels` that holds it; every wanted label occurs there."""
     order = labels.argsort(stable=True)
     counts = labels.bincount(minlength=int(wanted.max()) + 1)
     first = counts.cumsum(0) - counts
@@ -116,7 +116,7 @@ def partners(
 
 
 def hybrids(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Samples:
-    """All hybrids of the forget set under the labels of their partners, on the device of the images."""
+    """All hybrids of the forget set with the labels of their partners, on the device of the images."""
     forget, retain = data.forget, data.retain
     known = retain.labels.cpu()
     classes = likeliest(predict(model, forget), forget.labels.cpu(), torch.unique(known), params.hybrids)

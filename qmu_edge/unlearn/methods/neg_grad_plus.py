@@ -1,10 +1,10 @@
-"""NegGrad+: down the loss of the retain set and, a little, up that of the forget set, in every step.
+"""NegGrad+: descend the retain loss and ascend the forget loss with a small weight, in every step.
 
 Source: Kurmanji, Triantafillou, Hayes and Triantafillou, "Towards Unbounded Machine Unlearning", NeurIPS
     2023, arXiv:2302.09880, where it is the strongest simple baseline.
-Differs: the forget loss is bounded: an image stops pushing once its loss is log k, that of a guess among
-    all k classes, since a loss without end would let a few images destroy the network. Batch-norm
-    statistics stay as they are; scales are frozen.
+Differs: the forget loss is bounded: an image has no gradient once its loss is log k, that of a uniform guess
+    among k classes, since under an unbounded loss a few images would destroy the network. Batch-norm
+    statistics and scales are frozen.
 Shapes: n images, k classes.
 """
 
@@ -35,7 +35,7 @@ class Params:
         momentum: Of SGD.
         weight_decay: On convolution and classifier weights.
         batch: Images of each set per step.
-        retain_weight: Of the retain loss, 0..1; the forget loss has the rest.
+        retain_weight: Weight w of the retain loss, 0..1; that of the forget loss is 1 - w.
     """
 
     epochs: Count = 10
@@ -47,7 +47,7 @@ class Params:
 
 
 def bounded_loss(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy, where that of each image counts up to log k.
+    """Mean of the cross-entropy of each image, clamped at log k.
 
     >>> logits = torch.tensor([[0.0, 0.0], [9.0, 0.0], [9.0, 0.0]])  # undecided, wrong, right
     >>> bounded_loss(logits, torch.tensor([0, 1, 0]))  # 2/3 of log 2
@@ -58,7 +58,7 @@ def bounded_loss(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> F
 
 
 def pairs(data: ForgetRetain, batch: int, generator: torch.Generator) -> Iterator[Pair]:
-    """One pass over the retain set, a batch of forget images with each batch; those begin again."""
+    """One pass over the retain set, with a forget batch for each retain batch; the forget set is repeated."""
     again = data.forget.forever(batch, generator, data.augment)
     return map(Pair, data.retain.batches(batch, generator, data.augment), again)
 

@@ -1,15 +1,16 @@
-"""Orthogonal entropy unlearning, OEU-style: make forget images uncertain, across the retain gradient.
+"""Orthogonal entropy unlearning (OEU-style): maximise uncertainty orthogonally to the retain gradient.
 
-Forget images are pushed towards equal probabilities of all classes. From that gradient the part along the
-gradient of the retain images is taken away, so that to first order forgetting does not change the retain
-loss. Rounding bends the step: each epoch reports how far the weights that ship still went along it.
+Forget images are trained towards equal probabilities of all classes. Their gradient is projected onto the
+orthogonal complement of the retain gradient, so that to first order forgetting does not change the retain
+loss. Rounding changes the direction of the step: each epoch reports the cosine between the change of the
+quantized weights and the retain gradient.
 
 Source: Zhang, Tong, Dong, Xu, Wang and Yuan, "Forget by Uncertainty: Orthogonal Entropy Unlearning for
     Quantized Neural Networks", ICML 2026, arXiv:2602.00567.
 Differs: this is a reconstruction from the abstract, which gives neither formula nor number: loss, step,
     hyperparameters and stopping rule are ours. The default loss is the cross-entropy to uniform labels,
     because the gradient of the entropy vanishes for the confident predictions that memorised images have.
-    One retain batch stands for the retain gradient. Batch-norm statistics and scales are frozen.
+    The retain gradient is estimated from one batch. Batch-norm statistics and scales are frozen.
 Shapes: n images, k classes, d parameters.
 """
 
@@ -36,16 +37,16 @@ class Params:
     """Hyperparameters of OEU-style unlearning.
 
     Attributes:
-        epochs: Passes over the retain set; the forget set is repeated beside it. Single samples may be
-            forgotten earlier, whole classes take all.
+        epochs: Passes over the retain set; the forget set is repeated. Runs on single samples may stop
+            earlier, runs on whole classes do not.
         lr: Highest learning rate of the cosine schedule.
         momentum: Of SGD.
         weight_decay: On convolution and classifier weights.
         batch: Images per step, of each set.
-        forget_weight: Of the projected forget gradient; the retain gradient has weight 1.
+        forget_weight: Weight of the projected forget gradient; the retain gradient has weight 1.
         loss: "uniform" or "entropy", see `LOSSES`.
-        projection: "whole": off the retain gradient of all parameters; "tensor": of each parameter tensor
-            by itself, which is stricter.
+        projection: "whole": orthogonal to the retain gradient of all parameters together; "tensor": of each
+            parameter tensor separately, which is stricter.
         conflict_only: Project only where forgetting would raise the retain loss.
     """
 
@@ -85,13 +86,13 @@ LOSSES: Final = {"uniform": uniform_loss, "entropy": negative_entropy}
 def orthogonal(
     forget: Float[Tensor, " d"], retain: Float[Tensor, " d"], sizes: list[int], *, conflict_only: bool
 ) -> Float[Tensor, " d"]:
-    """The forget gradient without its part along the retain gradient, in each of the pieces.
+    """Forget gradient minus its projection onto the retain gradient, in each segment separately.
 
     Args:
-        forget: What is projected.
-        retain: What it must not go along.
-        sizes: Lengths of the pieces that both vectors are cut into.
-        conflict_only: Leave pieces alone whose descent would lower the retain loss.
+        forget: The gradient that is projected.
+        retain: The gradient that the result is orthogonal to.
+        sizes: Lengths of the segments of both vectors.
+        conflict_only: Do not change segments along which descent would lower the retain loss.
 
     >>> f, r = torch.tensor([3.0, 4.0, 1.0]), torch.tensor([2.0, 0.0, -1.0])
     >>> orthogonal(f, r, [3], conflict_only=False)
@@ -110,9 +111,9 @@ def orthogonal(
 def cosine_of_change(
     before: Mapping[str, Tensor], after: Mapping[str, Tensor], gradient: Mapping[str, Tensor]
 ) -> Float[Tensor, ""]:
-    """Cosine between the change of the quantized weights and a gradient; 0 when no code moved.
+    """Cosine between the change of the quantized weights and a gradient; 0 when no code changed.
 
-    Negative: the change goes down the loss of the gradient. All three by the names of `before`.
+    It is negative where the change lowers the loss to first order. All mappings have the keys of `before`.
     """
     change = torch.cat([(after[name] - before[name]).flatten() for name in before])
     return F.cosine_similarity(change, torch.cat([gradient[name].flatten() for name in before]), dim=0)
@@ -146,7 +147,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 def _epoch(
     descent: Descent, data: ForgetRetain, forget: Iterator[Batch], params: Params, generator: torch.Generator
 ) -> Float[Tensor, " d"]:
-    """One pass over the retain set; the sum of its gradients."""
+    """One pass over the retain set; returns the sum of the retain gradients."""
     model, loss = train_mode(descent.model, statistics=False), LOSSES[params.loss]
     total = torch.zeros(descent.spans[-1].indices.stop, device=descent.device)
     sizes = [p.numel() for p in descent.parameters] if params.projection == "tensor" else [len(total)]

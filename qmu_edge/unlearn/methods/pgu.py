@@ -1,17 +1,18 @@
-"""PGU, projected gradient unlearning: forget where retain images do not look.
+"""PGU, projected gradient unlearning: change weights orthogonally to the layer inputs of retain images.
 
 A change of a layer's weights that is orthogonal to all inputs which retain images give the layer does not
-change its outputs for them. So the forget loss is climbed with gradients that are projected off the main
-directions of those inputs, and no retain image takes part in a step. Rounding brings some of the change back
-into their space: the end of a run reports how much of what ships lies there.
+change its outputs for them. So the forget gradient is projected onto the orthogonal complement of the
+principal directions of those inputs, and no step needs a retain image. Rounding moves some of the change back
+into their subspace: a run reports at its end which share of the change of the quantized weights lies there.
 
 Source: Hoang, Rana, Gupta and Venkatesh, "Learn to Unlearn for Deep Neural Networks: Minimizing Unlearning
     Interference with Gradient Projection", WACV 2024, arXiv:2312.04095.
 Differs: inputs are taken as in `input_space`. The gradient is projected after the quantizer has masked
-    clipped weights and not masked again, which keeps the latent change orthogonal. The rate falls in each
-    step, not in each epoch. The run also stops when both accuracies are equal, and a crossing in the first
-    epoch is kept with a note. Outputs of forgotten classes stay, since the shape of the network does, with
-    the mean of the others in place of their row: but for rounding, such a logit is never the largest.
+    saturated weights and not masked again, which keeps the change of the latent weights orthogonal. The
+    learning rate falls in each step, not in each epoch. The run also stops when both accuracies are equal,
+    and a crossing in the first epoch is kept with a note. Outputs of forgotten classes are not removed, so
+    that the network keeps its shape; their rows become the mean of the others: but for rounding, such a logit
+    is never the largest.
 Shapes: n images, k classes.
 """
 
@@ -40,12 +41,12 @@ class Params:
     Attributes:
         epochs: Passes over the forget set at most; single samples usually take far fewer.
         lr: Learning rate of the first step; plain SGD.
-        final: Rate of the last step, relative to `lr`.
+        final: Learning rate of the last step, relative to `lr`.
         batch: Images per step.
-        gamma: Share of the sum of singular values that is protected. The papers take 0.90..0.98; smaller
-            leaves more freedom.
-        margin: What keeps the logarithm of the loss finite.
-        entropy: Weight of the entropy of the prediction, which is raised.
+        gamma: Share of the sum of singular values in the protected subspace. The papers take 0.90..0.98; a
+            smaller value constrains the weights less.
+        margin: Added inside the logarithm of the loss, to keep it finite.
+        entropy: Weight of the entropy of the prediction, which is maximised.
     """
 
     epochs: Count = 100
@@ -60,7 +61,7 @@ class Params:
 def forget_loss(
     logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], margin: float, entropy: float
 ) -> Float[Tensor, ""]:
-    """Mean of -log(1 + margin - p of the label) - entropy * H(p): bounded, low where the label is unlikely.
+    """Mean of -log(1 + margin - p[label]) - entropy * H(p): bounded, low where the label is unlikely.
 
     >>> logits, labels = torch.log(torch.tensor([[0.5, 0.5]])), torch.tensor([0])
     >>> torch.exp(-forget_loss(logits, labels, 0.1, 0.0)), torch.exp(-forget_loss(logits, labels, 0.5, 1.0))
@@ -76,7 +77,8 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     """Unlearn `data.forget` from `model`, in place.
 
     Where `data.state` is a file of `input_space.save` for this network and all training images, no retain
-    image is opened. The file is replaced by what is left for the new network, the base of the next request.
+    image is read. The file is replaced by the retain set's covariances under the new network's fingerprint,
+    for the next request.
 
     Raises:
         UnlearnError: A set is empty, the file does not cover the forget set, or the loss is not finite.
@@ -134,7 +136,7 @@ def _descend(
 def share_inside(
     before: dict[str, Tensor], after: dict[str, Tensor], spaces: dict[str, Tensor]
 ) -> Float[Tensor, ""]:
-    """Norm of the part of a change of weights inside their spaces, relative to all of it; NaN without one."""
+    """Norm of the component of a weight change inside the subspaces, relative to the whole; NaN for none."""
     changes = {name: after[name] - before[name] for name in spaces}
     seen = torch.stack([inside(change, spaces[name]).norm() for name, change in changes.items()])
     whole = torch.stack(torch._foreach_norm(list(changes.values())))

@@ -1,17 +1,17 @@
-"""Q-MUL: similar labels for the forget set, and a balance of the two gradients, anew each epoch.
+"""Q-MUL: relabel the forget set with similar classes and balance the two gradient norms in each epoch.
 
-A forget image is trained towards the class that the network itself finds nearest to the true one, not
-towards a random one: the smallest lie that makes the network wrong. The losses of the two sets are
-weighted so that their mean gradient norms are equal; or by a bargain in every step, see `munba`.
+A forget image is trained towards the class whose predicted probability is nearest to that of the true one,
+not towards a random one: of all wrong labels, it asks for the smallest change. The losses of the two sets are
+weighted so that their mean gradient norms are equal; or by the Nash bargaining solution, see `munba`.
 
 Source: Tong, Wang, Yuan and Hu, "Robust Machine Unlearning for Quantized Neural Networks via Adaptive
     Gradient Reweighting with Similar Labels", ICCV 2025, arXiv:2503.13917.
 Differs: this is the algorithm of the paper, not of the released code, which compares a logit with a
     probability, loses one index after removing the true class, and permutes the labels between images.
-    Labels and norms are measured without moving batch-norm statistics; norms over at
-    most max(10, forget batches) batches of each set, quantizer scales not counted; scales are frozen
-    unless `scale_lr` is given. Labels are those of plain images in evaluation mode. The loop is "mixed" for
-    all datasets; the released code takes the sequential one for CIFAR-10 and SVHN.
+    Labels and norms are measured with frozen batch-norm statistics; norms over at most max(10, forget
+    batches) batches of each set, without quantizer scales; scales are frozen unless `scale_lr` is given.
+    Labels are predicted without augmentation in evaluation mode. The loop is "mixed" for all datasets; the
+    released code takes the sequential one for CIFAR-10 and SVHN.
 Shapes: n forget images, k classes.
 """
 
@@ -49,13 +49,13 @@ class Params:
         loop: "mixed" or "sequential", see `relabelling.epoch`.
         similar_labels: Off: random labels (the paper's ablation).
         reweighting: Off: both losses have weight 1 (the paper's ablation).
-        weighting: "epoch": one pair of weights an epoch, the paper's; "nash": a bargain in every step, see
-            `munba.nash_epoch`, which has no use for `loop` and `norm`.
+        weighting: "epoch": one pair of weights an epoch, the paper's; "nash": the bargaining solution in
+            every step, see `munba.nash_epoch`, which ignores `loop` and `norm`.
         norm: "tensors": sum of the norms of all parameter tensors, as in the paper's code; "global":
             the norm of the whole gradient.
-        norm_batches: Norms are means over as many batches of each set, or over as many as the forget set has
-            where those are more.
-        nash_clip_norm, nash_agreement, nash_forget_alone, nash_retain_alone: Of the weighting "nash", see
+        norm_batches: Batches of each set over which norms are averaged, or the number of forget batches where
+            that is larger.
+        nash_clip_norm, nash_agreement, nash_forget_alone, nash_retain_alone: For the weighting "nash", see
             `munba.Params`.
         scale_lr: Learning rate of quantizer scales relative to `lr`; 0 freezes them.
     """
@@ -81,8 +81,8 @@ class Params:
 def similar_labels(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
     """The class other than the label whose probability is nearest to the label's; none whose logit is -inf.
 
-    For an image that is classified correctly this is the runner-up, which is decided by logits: at high
-    confidence all other probabilities are too small to be told apart by a difference from 1.
+    For an image that is classified correctly this is the second likeliest class, found by comparing logits:
+    at high confidence the differences of all other probabilities from 1 are equal in floating point.
 
     >>> logits = torch.log(torch.tensor([[0.7, 0.1, 0.2], [0.5, 0.3, 0.2]]))
     >>> similar_labels(logits, torch.tensor([0, 1]))  # runner-up; |.2 - .3| < |.5 - .3|
@@ -118,7 +118,7 @@ def mean_gradient_norm(
 ) -> float:
     """Mean over mini-batches of the norm of the gradient of the cross-entropy.
 
-    Batch-norm statistics stay. Quantizer scales do not count, nor what is frozen.
+    Batch-norm statistics are frozen. Quantizer scales and frozen parameters do not count.
     """
     train_mode(model, statistics=False)
     scales = ("weight_scale", "activation_scale")

@@ -1,8 +1,8 @@
-"""Random labels: train the forget set towards labels drawn at random, the retain set towards its own.
+"""Random labels: train the forget set on labels drawn at random, the retain set on its own.
 
 Source: Golatkar, Achille and Soatto, "Eternal Sunshine of the Spotless Net", CVPR 2020,
     arXiv:1911.04933, in the form that the SalUn family of papers compares with.
-Differs: labels are drawn anew each epoch in both loops; the rate falls along a cosine, where theirs is
+Differs: labels are drawn anew each epoch in both loops; the learning rate follows a cosine, where theirs is
     constant over ten epochs; scales are frozen unless `scale_lr` is given.
 Shapes: n forget images, k classes.
 """

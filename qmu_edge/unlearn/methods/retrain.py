@@ -1,9 +1,9 @@
-"""Retraining: train from scratch, with the same recipe, without the forget set. The exact answer.
+"""Retraining: train from scratch, with the same recipe, without the forget set. Exact unlearning.
 
-Also the reference that approximate methods are measured against.
+It is also the reference for approximate methods.
 
-Differs: from the papers' harness in that the initial weights come from another seed than the original's,
-    so that nothing of the original survives, not even its starting point.
+Differs: from the papers' harness in that the initial weights come from another seed than the original's, so
+    that the result shares nothing with the original, not even its initialisation.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from qmu_edge.unlearn.method import Method
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
-    """What to repeat.
+    """Hyperparameters of retraining.
 
     Attributes:
         train: The training section of the recipe.
@@ -32,7 +32,7 @@ class Params:
 
 
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
-    """A new network trained on `data.retain`; `model` only says what to build.
+    """A new network of the architecture of `model`, trained on `data.retain`.
 
     Raises:
         UnlearnError: The retain set is empty, or the loss is not finite.
@@ -48,7 +48,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
 
 def replace_seed(train: TrainRecipe, seed: int) -> TrainRecipe:
-    """The same recipe under another seed."""
+    """The same recipe with another seed."""
     return train.model_copy(update={"seed": seed})
 
 

@@ -1,17 +1,16 @@
-"""SalUn: random labels, but only the weights that matter to the forget set may change.
+"""SalUn: random labels, restricted to the weights that are salient for the forget set.
 
-Variant "mask" ranks all weights by the gradient of the forget set and holds the others where they are.
-Variant "soft" holds none, but pulls every weight back to where it was: one that no gradient pushes harder
-than `beta` stays.
+Variant "mask" ranks weights by the magnitude of the forget gradient and changes only the largest. Variant
+"soft" soft-thresholds the change of every weight: one whose gradient does not exceed `beta` does not change.
 
 Source: Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image
     Classification and Generation", ICLR 2024, arXiv:2310.12508.
-Differs: ranked among weights of convolutions and of the classifier; batch-norm and biases move freely,
-    since gradients of other kinds of parameters have another magnitude. Held weights are put back after
-    each step; in the first released code momentum and weight decay moved them. The pull of "soft" is lr *
-    beta / (1 - momentum) per step, so that beta is a gradient; its strength is ours. Saliency is measured
-    on plain images and does not move batch-norm statistics. The rate falls along a cosine, where theirs is
-    constant over ten epochs. Quantizer scales are frozen.
+Differs: ranked among weights of convolutions and of the classifier; batch-norm and biases are not masked,
+    since gradients of other kinds of parameters have another magnitude. Masked weights are restored after
+    each step; in the first released code momentum and weight decay changed them. The threshold of "soft" is
+    lr * beta / (1 - momentum) per step, so that beta has the unit of a gradient; its default is ours.
+    Saliency is measured without augmentation and with frozen batch-norm statistics. The learning rate follows
+    a cosine, where theirs is constant over ten epochs. Quantizer scales are frozen.
 Shapes: d weights.
 """
 
@@ -44,8 +43,8 @@ class Params:
         batch: Images per step.
         loop: "mixed" or "sequential", see `relabelling.epoch`.
         variant: "mask" or "soft".
-        share: Of the weights that may change in "mask"; the papers search 0.1..0.9.
-        beta: Pull of "soft", in units of the gradient.
+        share: Share of the weights that may change in "mask"; the papers search 0.1..0.9.
+        beta: Threshold of "soft", in units of the gradient.
     """
 
     epochs: Count = 10
@@ -71,7 +70,7 @@ def most_salient(saliency: Float[Tensor, " d"], share: float) -> Bool[Tensor, " 
 
 
 def soft_threshold(change: Float[Tensor, "*s"], threshold: float) -> Float[Tensor, "*s"]:
-    """Every entry nearer to zero by `threshold`, and exactly zero where it is no larger than that.
+    """Soft thresholding: magnitudes reduced by `threshold`, and zero where they are no larger than that.
 
     >>> soft_threshold(torch.tensor([-3.0, 0.5, 1.5]), 1.0)
     tensor([-2.0000,  0.0000,  0.5000])
@@ -80,9 +79,9 @@ def soft_threshold(change: Float[Tensor, "*s"], threshold: float) -> Float[Tenso
 
 
 def saliency(descent: Descent, weights: list[Tensor], forget: Samples, batch: int) -> Float[Tensor, " d"]:
-    """Gradient of the summed loss of the forget set by `weights`, one behind the other.
+    """Gradient of the summed loss of the forget set in `weights`, flattened and concatenated.
 
-    Leaves the model in training mode; batch-norm statistics stay.
+    Leaves the model in training mode; batch-norm statistics are frozen.
     """
     model = train_mode(descent.model, statistics=False)
     total = torch.zeros(sum(p.numel() for p in descent.parameters), device=forget.device)
@@ -117,7 +116,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
 
 def _restraint(descent: Descent, forget: Samples, params: Params) -> Callable[..., None]:
-    """What follows each step of the optimizer."""
+    """The hook that restricts the weights after each step of the optimizer."""
     weights = [p for p in descent.parameters if p.dim() > 1]
     start = [w.detach().clone() for w in weights]
     masks: list[Tensor] = []

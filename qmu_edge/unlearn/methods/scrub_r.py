@@ -1,15 +1,17 @@
-"""SCRUB with rewind: obey the original on retain images, disobey it on forget images, then step back.
+"""SCRUB with rewind: minimise the divergence from the original on retain images, maximise it on forget ones.
 
-Passes that bring the network near the original on the retain set alternate with passes that drive it away
-on the forget set. A forget error that is higher than that of images never seen would give the deletion
-away, so the end of that epoch is returned whose forget error is nearest to it.
+Passes that minimise the KL divergence from the original network on the retain set alternate with passes that
+maximise it on the forget set. A forget error above the error on unseen images would reveal the deletion to a
+membership inference attack, so the checkpoint is returned whose forget error is nearest to the latter
+(rewind).
 
 Source: Kurmanji, Triantafillou, Hayes and Triantafillou, "Towards Unbounded Machine Unlearning", NeurIPS
     2023, arXiv:2302.09880.
-Differs: the retain pass comes first in an epoch. Batch-norm statistics stay in forget passes, so that at
-    the start the network is the original to the bit, where their divergence has no slope. Errors are those
-    of the rounded weights, as shipped. The learning rate is ten times the released one, which flips hardly
-    any code, and falls exponentially to a tenth instead of in jumps; scales are frozen; one batch size.
+Differs: the retain pass comes first in an epoch. Batch-norm statistics are frozen in forget passes, so that
+    at the start network and original agree to the bit, where the gradient of their divergence is zero. Errors
+    are those of the quantized weights, as exported. The learning rate is ten times the released one, which
+    changes hardly any code, and falls exponentially to a tenth instead of in steps; scales are frozen; one
+    batch size.
 Shapes: n, m images, k classes.
 """
 
@@ -39,15 +41,15 @@ class Params:
 
     Attributes:
         epochs: Passes over the retain set; the network is stored after each.
-        forget_epochs: So many of the first epochs have a pass over the forget set.
+        forget_epochs: Number of first epochs with a pass over the forget set.
         lr: First learning rate.
-        final: The last one, relative to `lr`.
+        final: Last learning rate, relative to `lr`.
         momentum: Of SGD.
         weight_decay: On convolution and classifier weights.
         batch: Images per step.
-        temperature: Softens the logits that are compared.
-        label_weight: Of the cross-entropy of the retain set (gamma of the paper).
-        teacher_weight: Of the divergence from the original on the retain set (alpha of the paper).
+        temperature: Temperature of the softmax in the divergence.
+        label_weight: Weight of the cross-entropy on the retain set (gamma of the paper).
+        teacher_weight: Weight of the divergence from the original on the retain set (alpha of the paper).
     """
 
     epochs: Count = 5
@@ -65,9 +67,9 @@ class Params:
 def matched_error(
     logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], like: Int64[Tensor, " m"]
 ) -> float:
-    """Share of wrong predictions where classes count as often as they occur in `like`.
+    """Error rate, with classes weighted by their frequency in `like`.
 
-    Classes of `like` without an image do not count.
+    Classes of `like` that do not occur in `labels` do not count.
 
     >>> logits = torch.eye(3)[[0, 1, 2, 2]]  # class 1 is wrong in 2 images of 3, class 2 is right
     >>> matched_error(logits, torch.tensor([1, 1, 1, 2]), torch.tensor([1, 2, 2, 0]))  # 2/3 of 1/3
@@ -81,7 +83,7 @@ def matched_error(
 
 
 def rewind(errors: Sequence[float], reference: float) -> int:
-    """Which of the errors is nearest to the reference; the last of equals, which had more repair.
+    """Index of the error nearest to the reference; the last of equals, which had more retain passes.
 
     >>> rewind([0.1, 0.5, 0.3, 0.3], 0.35)
     3
@@ -90,7 +92,7 @@ def rewind(errors: Sequence[float], reference: float) -> int:
 
 
 def check(model: Classifier, data: ForgetRetain, params: Params) -> None:
-    """Refuse whole classes, and a validation set that says nothing about the classes of the forget set."""
+    """Refuse whole classes, and a validation set without images of the forget set's classes."""
     samples_only("scrub_r")(model, data, params)
     if not torch.isin(data.validation.labels, data.forget.labels).any():
         raise UnlearnError(
@@ -100,7 +102,7 @@ def check(model: Classifier, data: ForgetRetain, params: Params) -> None:
 
 
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
-    """Unlearn `data.forget` from `model`; the stored network of the best epoch.
+    """Unlearn `data.forget` from `model`; returns the checkpoint of the best epoch.
 
     Raises:
         UnlearnError: A set is empty, or the loss is not finite.
@@ -141,7 +143,10 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
 
 def _nearest(stored: list[Classifier], data: ForgetRetain) -> Classifier:
-    """The network whose forget error is nearest to the last one's error on similar unseen images."""
+    """The checkpoint whose forget error is nearest to the last one's error on validation images.
+
+    The latter is weighted by the class frequencies of the forget set.
+    """
     unseen, forget = data.validation.labels.cpu(), data.forget.labels.cpu()
     reference = matched_error(predict(stored[-1], data.validation), unseen, forget)
     errors = [matched_error(predict(m, data.forget), forget, forget) for m in stored]

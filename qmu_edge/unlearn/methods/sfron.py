@@ -1,17 +1,18 @@
-"""SFRon: now and then a masked step up the forget loss, in between steps down the retain loss.
+"""SFRon: masked gradient ascent on the forget loss, with several descent steps on the retain loss in between.
 
-The steps on retain images between two steps on forget images stand in for the retain Hessian: they repair
-what the ascent broke before it adds up. The ascent acts on weights that matter to the forget set at least as
-much as to the retain set.
+The retain steps between two forget steps approximate a step that is preconditioned by the retain Hessian:
+they undo the damage of each ascent step before it accumulates. The ascent acts on weights that matter to the
+forget set at least as much as to the retain set.
 
 Source: Huang et al., "Unified Gradient-Based Machine Unlearning with Remain Geometry Enhancement",
     NeurIPS 2024, arXiv:2409.19732.
 Differs: passes over the retain set in place of a number of steps (5 are the paper's 1500 on CIFAR-10); the
     ascent acts on convolution and classifier weights only, which become integer codes; batch-norm statistics
-    move on retain images only; the clip holds for retain steps too, which seldom reach it; a loss under 1e-6
-    counts as 1e-6, or else images of loss 0, which have no gradient, would take all the weight.
-Limit: the mask compares squared gradients of batches, as theirs does. A forget set smaller than a batch has
-    noisier ones, and seems to matter more than it does.
+    are updated on retain images only; gradients are clipped in retain steps too, which seldom reach the
+    limit; a loss below 1e-6 counts as 1e-6, or else images of loss 0, which have no gradient, would get all
+    the weight.
+Limit: the mask compares squared gradients of batches, as theirs does. Those of a forget set smaller than a
+    batch are noisier, and overestimate its importance.
 Shapes: n forget images, d parameters.
 """
 
@@ -42,9 +43,10 @@ class Params:
         batch: Images per step.
         every: Retain steps for each forget step.
         ascent: Factor on the forget loss at the start; it falls along a cosine.
-        power: How much less an image counts whose loss is large already; 0: all count the same.
-        threshold: Least ratio of squared gradients, forget to retain, of a weight that the ascent moves.
-        smallest_loss: A smaller loss counts as this one, or else images of loss 0 would take all the weight.
+        power: Exponent by which images with a large loss are weighted down; 0: all count the same.
+        threshold: Smallest ratio of squared gradients, forget to retain, of a weight that the ascent changes.
+        smallest_loss: Lower bound of the losses in the weights, or else images of loss 0 would get all the
+            weight.
         smoothing: Added to both squared gradients before their ratio is taken.
         clip_norm: Largest norm of a gradient.
     """
@@ -64,7 +66,7 @@ class Params:
 
 
 def adaptive_loss(losses: Float[Tensor, " n"], params: Params) -> Float[Tensor, ""]:
-    """Mean of `losses` under weights 1 / loss^power of mean 1, which have no gradient of their own.
+    """Mean of `losses` with weights 1 / loss^power, normalised to mean 1 and treated as constants.
 
     >>> adaptive_loss(torch.tensor([1.0, 4.0]), Params(power=0.5))  # weights 4/3 and 2/3
     tensor(2.)
@@ -76,7 +78,7 @@ def adaptive_loss(losses: Float[Tensor, " n"], params: Params) -> Float[Tensor, 
 def squared_gradient(
     descent: Descent, samples: Samples, batch: int, generator: torch.Generator
 ) -> Float[Tensor, " d"]:
-    """Mean over batches of the squared gradient of the cross-entropy; batch-norm statistics stay."""
+    """Mean over batches of the squared gradient of the cross-entropy; batch-norm statistics are frozen."""
     model = train_mode(descent.model, statistics=False)
     total = torch.zeros((), device=descent.device)
     for b in samples.batches(batch, generator):
@@ -87,7 +89,7 @@ def squared_gradient(
 def saliency(
     descent: Descent, data: ForgetRetain, params: Params, generator: torch.Generator
 ) -> Bool[Tensor, " d"]:
-    """Which weights the ascent moves: those that matter to the forget set, see `Params.threshold`."""
+    """Mask of the weights that the ascent changes, see `Params.threshold`."""
     forget, retain = (
         squared_gradient(descent, s, params.batch, generator) for s in (data.forget, data.retain)
     )
@@ -99,7 +101,7 @@ def saliency(
 
 
 def climb(descent: Descent, batch: Batch, mask: Bool[Tensor, " d"], factor: float, params: Params) -> None:
-    """One step up `factor` times the forget loss, where `mask` lets it; batch-norm statistics stay."""
+    """One ascent step on `factor` times the forget loss, masked; batch-norm statistics are frozen."""
     model = train_mode(descent.model, statistics=False)
 
     def loss(batch: Batch) -> Tensor:

@@ -1,14 +1,15 @@
-"""Selective synaptic dampening: shrink the weights that matter far more to the forget set than to all.
+"""Selective synaptic dampening: shrink the weights that are far more important to the forget set than to all.
 
-There is no training: two measurements, and each chosen weight is multiplied by how much less it matters to
-all images. Strong where a whole class goes; images drawn at random share their weights with the rest.
+There is no training: the importance of each weight to both sets is measured, and each chosen weight is
+multiplied by the ratio of its importance to all images and to the forget set. The method is effective on
+whole classes; images drawn at random depend on the same weights as the rest.
 
 Source: Foster, Schoepf and Brintrup, "Fast Machine Unlearning Without Retraining Through Selective
     Synaptic Dampening", AAAI 2024, arXiv:2308.07707.
 Differs: only convolution and classifier weights are measured and dampened, not batch-norm, biases and
     scales. Saturated weights are measured as well, although the quantizer gives them no gradient: they are
-    the largest. Batches of different sizes count alike, see `importance`. A run that would change nothing
-    is an error.
+    the largest. Importance does not depend on the batch size, see `importance`. A run that would change
+    nothing is an error.
 Shapes: d weights.
 """
 
@@ -33,12 +34,12 @@ class Params:
     """Hyperparameters of selective synaptic dampening.
 
     Attributes:
-        threshold: A weight is chosen when it matters so many times more to the forget set than to all
-            (alpha of the paper); smaller forgets more.
-        strength: Factor on the ratio of importances by which it is multiplied (lambda of the paper);
+        threshold: Ratio of importances, forget set to all images, above which a weight is chosen (alpha of
+            the paper); smaller forgets more.
+        strength: Factor on the ratio of importances that the weight is multiplied by (lambda of the paper);
             smaller forgets more.
-        batch: Images per gradient. Large batches bring out what the images of a set have in common; image by
-            image a weight matters at most all / forget images times more.
+        batch: Images per gradient. Large batches emphasise what the images of a set have in common; with one
+            image per batch the ratio of importances is at most all / forget images.
     """
 
     threshold: Positive = 10.0
@@ -51,9 +52,9 @@ def importance(
 ) -> Float[Tensor, " d"]:
     """Diagonal importance: squares of the summed gradients of batches, over the number of images.
 
-    With one image per batch this is the diagonal of the empirical Fisher information. Where gradients
-    scatter around zero its expectation is the same for batches of any size, so that a small forget set is
-    not more important for being one small batch.
+    With one image per batch this is the diagonal of the empirical Fisher information. Where gradients have
+    mean zero its expectation does not depend on the batch size, so that a forget set smaller than a batch
+    does not seem more important.
     """
     total = torch.zeros(sum(p.numel() for p in descent.parameters), device=descent.device)
     for b in samples.batches(batch, generator):
@@ -66,7 +67,7 @@ def importance(
 def dampening(
     forget: Float[Tensor, " d"], everything: Float[Tensor, " d"], params: Params
 ) -> tuple[Float[Tensor, " d"], Bool[Tensor, " d"]]:
-    """Factors of the weights, at most 1, and which weights are chosen.
+    """Factors on the weights, at most 1, and the mask of chosen weights.
 
     >>> factors, chosen = dampening(torch.tensor([30.0, 9.0, 0.0]), torch.tensor([2.0, 1.0, 0.0]), Params())
     >>> factors, chosen  # 30 > 10 * 2

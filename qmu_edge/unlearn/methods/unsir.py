@@ -1,14 +1,16 @@
-"""UNSIR: noise that stands for the forgotten class impairs the network, retain images repair it.
+"""UNSIR: impair the network with error-maximising noise labelled as the forgotten class, then repair it.
 
-The noise is made from the network alone: it is what the network least takes for the class. Training it under
-the label of the class overwrites what the class was, and no image of the class is opened (zero-glance).
+The noise is optimised on the network alone: it maximises the loss of the class's label. Training on it with
+that label overwrites what the network has learned of the class, and no image of the class is read
+(zero-glance). Training on retain images repairs the network.
 
 Source: Tarun, Chundawat, Mandal and Kankanhalli, "Fast Yet Effective Machine Unlearning", IEEE TNNLS 2023,
     arXiv:2111.08947.
-Differs: this is the text, not the released notebook, which gives all noise the label of the first class and
-    uses three images of it; the penalty is the notebook's mean of squared norms. Noise stays within
-    the pixel range and has 8 bits, since the input's grid would cut off the rest; it is made with
-    batch-norm statistics and weights frozen. Repair augments images as training did. Scales are frozen.
+Differs: this follows the paper's text, not the released notebook, which gives all noise the label of the
+    first class and uses three images of it; the penalty is the notebook's mean of squared norms. Noise is
+    clipped to the pixel range and rounded to 8 bits, since the input's grid would clip the rest; it is
+    optimised with batch-norm statistics and weights frozen. Repair augments images as training did. Scales
+    are frozen.
 Shapes: n images, m noise images of c channels, h x w pixels.
 """
 
@@ -33,13 +35,13 @@ class Params:
 
     Attributes:
         noise_images: Noise images of each class.
-        noise_steps: Steps of Adam on them.
-        noise_lr: Its learning rate, in units of the normalised input.
+        noise_steps: Steps of Adam on the noise images.
+        noise_lr: Learning rate of those steps, in units of the normalised input.
         penalty: Weight of the mean squared norm of the noise.
         copies: How often each noise image is shown while impairing.
         retain_per_class: Retain images of each class that are used at most.
         impair_lr, repair_lr: Learning rates of Adam.
-        repair_epochs: Passes over the retain subset; few bits ask for more of them.
+        repair_epochs: Passes over the retain subset; low bit widths need more of them.
         batch: Images per step.
     """
 
@@ -58,7 +60,7 @@ class Params:
 def noise_loss(
     logits: Float[Tensor, "m k"], label: int, noise: Float[Tensor, "m c h w"], penalty: float
 ) -> Float[Tensor, ""]:
-    """What noise goes down: away from the label, but not far from zero.
+    """Loss that the noise minimises: negative cross-entropy of the label plus an L2 penalty on the noise.
 
     >>> noise_loss(torch.zeros(1, 4), 2, torch.full((1, 1, 2, 2), 0.5), 0.1) + torch.log(torch.tensor(4.0))
     tensor(0.1000)
@@ -70,14 +72,14 @@ def noise_loss(
 def class_noise(
     model: Classifier, label: int, shape: torch.Size, params: Params, generator: torch.Generator
 ) -> Float[Tensor, "m c h w"]:
-    """Images 0..1 that the network least takes for the class; it is left as it is.
+    """Images 0..1 that maximise the network's loss for the class; the network does not change.
 
     Args:
-        model: In the mode of training, with batch-norm statistics frozen.
-        label: Of the class.
+        model: In training mode, with batch-norm statistics frozen.
+        label: Label of the class.
         shape: (c, h, w).
         params: Number of images, steps, learning rate and penalty.
-        generator: Draws the noise to begin with: standard normal, in units of the normalised input.
+        generator: Draws the initial noise: standard normal, in units of the normalised input.
     """
     device = next(model.parameters()).device
     mean, std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (model.shape.mean, model.shape.std))
@@ -107,7 +109,7 @@ def per_class(labels: Int64[Tensor, " n"], most: int, generator: torch.Generator
 def impairing(
     noise: Float[Tensor, "g m c h w"], classes: tuple[int, ...], retain: Samples, copies: int
 ) -> Samples:
-    """`copies` of the noise of each of g classes under the label of that class, and the retain images."""
+    """`copies` of the noise of each of g classes with the label of that class, and the retain images."""
     pixels = (noise.flatten(0, 1) * 255.0).round().to(torch.uint8).to(retain.pool.device)
     pool = torch.cat([pixels, retain.pool[retain.index]])
     labels = torch.tensor(classes, device=retain.device).repeat_interleave(noise.shape[1])
@@ -145,7 +147,7 @@ def _train(
     params: Params,
     generator: torch.Generator,
 ) -> None:
-    """Adam at a constant rate on the cross-entropy, batch-norm statistics included."""
+    """Minimise the cross-entropy by Adam at a constant learning rate; batch-norm statistics are updated."""
     settings = Optimization(epochs=epochs, lr=lr, optimizer="adam", schedule="constant")
     steps = epochs * steps_per_epoch(len(samples), params.batch)
     descent = Descent(model, settings, steps, data.progress)
