@@ -1,4 +1,4 @@
-"""Blocks one after another, whose insides need not be kept for the backward pass."""
+"""A sequence of blocks with optional activation checkpointing."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -13,9 +13,9 @@ from qmu_edge.models.kernels import fused
 
 
 def spare(model: nn.Module) -> bool:
-    """Let the backward passes of `model` take less memory; False where nothing is left to save.
+    """Turn activation checkpointing on in all `Blocks` of `model`; False where it was on already.
 
-    A batch is not split instead: where batch-norm statistics move, smaller parts make another network.
+    Splitting the batch instead would change the batch-norm statistics, and so the trained network.
     """
     kept = [m for m in model.modules() if isinstance(m, Blocks) and not m.recompute]
     for blocks in kept:
@@ -24,11 +24,12 @@ def spare(model: nn.Module) -> bool:
 
 
 class Blocks(nn.Sequential):
-    """A `Sequential` that can save memory.
+    """A `Sequential` with activation checkpointing.
 
     Attributes:
-        recompute: While true, only what enters a block is kept, and the backward pass computes the rest
-            anew: a third more work in a fraction of the memory, with the same values, gradients and
+        recompute: While true, only the input of each block is stored, and the backward pass recomputes its
+            other
+            activations: a third more work in a fraction of the memory, with the same values, gradients and
             batch-norm statistics to the bit.
     """
 
@@ -45,13 +46,13 @@ class Blocks(nn.Sequential):
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Of the first pass, and of the one that repeats it."""
+    """Context managers of the first pass of a block, and of its recomputation."""
     return nullcontext(), _repeating(block, fused.current())
 
 
 @contextmanager
 def _repeating(block: nn.Module, passes: fused.Passes) -> Iterator[None]:
-    """The same passes as before; no batch moves the statistics twice, and none is counted twice."""
+    """Recompute with the same quantizer passes, without updating batch-norm statistics a second time."""
     with ExitStack() as stack:
         stack.enter_context(fused.using(passes))
         for norm in (m for m in block.modules() if isinstance(m, nn.BatchNorm2d)):

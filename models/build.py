@@ -1,16 +1,15 @@
-"""Low-bit networks from Brevitas layers: `build` makes one, the rest looks after its quantizers.
+"""Construction of low-bit networks from Brevitas layers.
 
-layers.py      the pieces both networks share: convolution, activation, normalisation of the input
-resnet.py      ResNet18
-mobilenet.py   MobileNetV2
-own.py         a network of the user's own
-quantized.py   Brevitas' layers with a short way through training
-quantizers.py  the presets: which Brevitas quantizer each place gets
-fused.py       the passes of that way, forward and backward; native.py and native.cpp: as machine code
-integer.py     convolutions of codes, where the processor multiplies bytes
-pact.py        clipped activations with PACT's gradients
-dsq.py         the soft staircase
-scales.py      calibrate, freeze and check the quantizers of a network, and name parameter groups
+layers.py        layers common to all networks: convolution, activation, normalisation of the input
+blocks.py        sequences of blocks with activation checkpointing
+resnet.py        ResNet18
+mobilenet.py     MobileNetV2
+own.py           user-defined networks
+quant_layers.py  Brevitas' layers with a faster forward pass in training
+quantizers/      presets of quantizers, PACT, DSQ
+kernels/         forward and backward passes of quantizers: PyTorch, C++, Triton; integer convolutions
+calibration.py   calibrate and check the quantizers of a network, and name parameter groups
+deploy.py        the deploy form, which is exported
 """
 
 from collections.abc import Callable
@@ -37,15 +36,15 @@ def build(recipe: ModelRecipe, shape: Shape, seed: int, factory: Factory | None 
 
     Args:
         recipe: Architecture, bits and quantizer.
-        shape: What enters and leaves it.
-        seed: Of the initial weights; the caller's random state is untouched.
+        shape: Channels, classes and normalisation.
+        seed: Seed of the initial weights; the caller's random state does not change.
         factory: Makes the body of a network of architecture "file".
 
     Returns:
         A module from float images 0..1 (n, c, h, w) to logits (n, k), on the CPU.
 
     Raises:
-        ConfigError: The architecture is "file" and there is no factory, or it makes no network.
+        ConfigError: The architecture is "file" and there is no factory, or the factory fails.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

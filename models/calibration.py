@@ -1,7 +1,7 @@
-"""Calibrate, freeze and check the quantizers of a network, and name its parameter groups.
+"""Calibrate and check the quantizers of a network, and name its parameter groups.
 
-The contract: activation grids are set by `calibrate` on images that the caller chose, never silently by
-some forward pass; `require_calibrated` refuses a network whose grids are incomplete.
+Activation grids are set by `calibrate` only, on images that the caller chooses, never implicitly by a forward
+pass; `require_calibrated` refuses a network whose grids are incomplete.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -40,7 +40,7 @@ def weight_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 @torch.no_grad()
 def quantized_weights(model: nn.Module) -> dict[str, Tensor]:
-    """What every weight layer multiplies with, by the name of its weight; of a float layer the weight."""
+    """The dequantized weight of every weight layer, by parameter name; of a float layer the weight itself."""
     found = {}
     for name, layer in weight_layers(model):
         weight = layer.quant_weight()
@@ -55,7 +55,7 @@ def _steps(model: nn.Module, proxy: str) -> Iterator[tuple[str, LearnedStep]]:
 
 
 def initialise_weight_steps(model: nn.Module) -> None:
-    """Set every learned weight step from the weights as they are."""
+    """Set every learned weight step from the current weights."""
     for _, layer in weight_layers(model):
         for _, step in _steps(layer, "weight_quant"):
             step.restart()
@@ -64,10 +64,10 @@ def initialise_weight_steps(model: nn.Module) -> None:
 
 @contextmanager
 def clamp_through(model: nn.Module) -> Iterator[None]:
-    """Let gradients reach saturated weights, those beyond the clipping range, which have none otherwise.
+    """Pass gradients to saturated weights as well, those outside the clipping range.
 
-    Only in training mode, where weights are quantized in one pass; values stay as they are. Activations
-    are clipped as ever.
+    This holds in training mode only, where weights take the fused pass; forward values do not change.
+    Gradients of saturated activations remain 0.
     """
     quantizers = [
         m for _, layer in weight_layers(model) for m in layer.weight_quant.modules()
@@ -85,15 +85,15 @@ def clamp_through(model: nn.Module) -> Iterator[None]:
 def calibrate(
     model: nn.Module, batches: Iterable[Float[Tensor, "_ c h w"]], part: nn.Module | None = None
 ) -> None:
-    """Set every activation grid from images, with batch statistics; weights stay.
+    """Set every activation grid from images, with batch statistics in batch-norm; weights do not change.
 
-    Learned steps average over the batches given. Brevitas' own statistics count training forwards and
-    need `collect_stats_steps` of them: give enough batches.
+    Learned steps are averaged over the batches. Brevitas' own statistics need `collect_stats_steps` forward
+    passes in training mode: give as many batches as `calibration_batches` says.
 
     Args:
-        model: On the device of the batches; its mode is restored, its batch-norm statistics move.
+        model: On the device of the batches; its mode is restored, its batch-norm statistics are updated.
         batches: Float images 0..1.
-        part: Where grids are set and statistics move; everywhere when None.
+        part: Submodule whose grids are set and whose statistics are updated; None for all of `model`.
     """
     was_training = model.training
     part = model if part is None else part
@@ -114,11 +114,11 @@ def calibrate(
     for module in part.modules():
         if isinstance(module, ParameterFromRuntimeStatsScaling):
             if module.counter == module.collect_stats_steps:
-                module.init_scale()  # else only the next training step would make them a parameter
+                module.init_scale()  # otherwise the next training step would create the parameter
 
 
 def calibration_batches(model: nn.Module) -> int:
-    """Batches that `calibrate` needs for the quantizers of this network."""
+    """Number of batches that `calibrate` needs for the quantizers of this network."""
     waits = [
         m.collect_stats_steps for m in model.modules() if isinstance(m, ParameterFromRuntimeStatsScaling)
     ]
@@ -141,7 +141,7 @@ def require_calibrated(model: nn.Module) -> None:
     """Refuse a network whose activation grids are incomplete.
 
     Raises:
-        UnlearnError: Names the first such quantizer and how many there are.
+        UnlearnError: There is such a quantizer; the message names the first one and their number.
     """
     names = uncalibrated(model)
     if names:
@@ -152,13 +152,13 @@ def require_calibrated(model: nn.Module) -> None:
 
 
 def train_only(model: nn.Module, groups: Collection[Group]) -> None:
-    """Let only the parameters of these groups require a gradient."""
+    """Freeze all parameters but those of these groups."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter_group(name, model) in groups)
 
 
 def parameter_group(name: str, model: nn.Module) -> Group:
-    """Which group of a quantized network a parameter, or a buffer of a batch-norm, belongs to."""
+    """The group of a parameter, or of a batch-norm buffer, of a quantized network."""
     if "tensor_quant" in name:
         return "weight_scale" if "weight_quant" in name else "activation_scale"
     if name.startswith("head."):
@@ -170,5 +170,5 @@ def parameter_group(name: str, model: nn.Module) -> Group:
 
 
 def penalised(name: str, model: nn.Module) -> bool:
-    """Whether training puts an L2 penalty on a quantizer's parameter, as PACT and DSQ do on one of theirs."""
+    """Whether training puts an L2 penalty on a quantizer's parameter (PACT's and DSQ's have one)."""
     return getattr(model.get_submodule(name.rpartition(".")[0]), "penalised", False)

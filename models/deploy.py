@@ -1,21 +1,22 @@
-"""The deploy form: a copy of the network that every runtime computes to the bit.
+"""The deploy form: a copy of the network that every runtime computes with the same bits.
 
-Training keeps batch-norm and free weight scales. Integer kernels do something else: they add code x code as
-integers, add an integer bias, multiply once, and round to the next grid. A network that only comes close to
-this disagrees where a value falls near the middle between two codes, and at 4 bits one such flip spreads over
-the whole image. The deploy form computes it exactly, in float32 and with ordinary layers:
+During training a network has batch-norms and arbitrary weight scales. Integer kernels compute another
+function: they accumulate products of codes in integers, add an integer bias, multiply once, and round to the
+next grid. A network that only approximates this disagrees where a value lies near the middle between two
+codes, and at 4 bits one such difference spreads over the whole image. The deploy form computes it exactly, in
+float32 and with ordinary layers:
 
     conv       weights on a power-of-two step, inputs on a power-of-two step: every product and every sum
-               is a multiple of step x step, exact in float32 in whatever order it is added up
+               is a multiple of step x step, exact in float32 in any order of summation
     + bias     on the grid step x step, so exact as well
-    x gain     the weight's own scale and batch-norm's, one per channel: the only rounding, the same one that
-               an integer kernel makes
+    x gain     the weight's own scale times batch-norm's, one per channel: the only rounding, and the same as
+               in an integer kernel
     quantize   divides by a power of two: exact
 
-Float layers take their batch-norm into weights and bias.
+Batch-norms of float layers are folded into weights and bias.
 
-Gains have short mantissas, 8 bits or 6 of them: then a runtime that multiplies them into the weights first,
-and adds up floats, still adds exactly.
+Mantissas of gains have 8 or 6 bits, so that sums stay exact in a runtime that multiplies gains into the
+weights first and accumulates floats.
 
 Source: the requantization of Jacob et al., "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference", CVPR 2018, arXiv:1712.05877.
@@ -38,11 +39,11 @@ from qmu_edge.models.kernels.steps import short_mantissa
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.quantizers.presets import LearnedStep
 
-LARGEST_BIAS: Final = 2.0**30  # in units of the grid: sums fit int32
+LARGEST_BIAS: Final = 2.0**30  # in units of step x step: sums fit int32
 LARGEST_HALF: Final = 65504.0  # of float16
 EQUIVALENT: Final = 1e-3
 KEEPS_GRID: Final = (nn.MaxPool2d, nn.Flatten, nn.Dropout)
-_GRID: Final = "_qmu_edge_grid"  # noted on the tensor object while `input_grids` looks on
+_GRID: Final = "_qmu_edge_grid"  # attribute of tensors that `input_grids` sets in its forward pass
 
 
 class Grid(NamedTuple):
@@ -59,23 +60,23 @@ class Affine(nn.Module):
     gain: Tensor
 
     def __init__(self, bias: Float[Tensor, " c"], gain: Float[Tensor, " c"], rank: int) -> None:
-        """Keep both in float32, for inputs of `rank` dimensions."""
+        """Store both in float32, for inputs of `rank` dimensions."""
         super().__init__()
         shape = (1, -1, *(1,) * (rank - 2))
         self.register_buffer("bias", bias.float().view(shape))
         self.register_buffer("gain", gain.float().view(shape))
 
     def forward(self, x: Float[Tensor, "n c ..."]) -> Float[Tensor, "n c ..."]:
-        """One sum, one product."""
+        """(x + bias) * gain."""
         return (x + self.bias) * self.gain
 
 
 def deploy(model: Classifier, size: int) -> Classifier:
-    """The deploy form of a network; the network itself is left as it is.
+    """The deploy form of a network; the network itself does not change.
 
-    Integer codes stay, but for two kinds of channels: where batch-norm's scale is negative, the codes change
-    sign (not the four codes of 2 bits, which have no mirror image: there the gain stays negative), and where
-    batch-norm turned the channel off, the codes are zero.
+    Integer codes do not change except in two kinds of channels: where batch-norm's scale is negative, the
+    codes change sign (not the four codes of 2 bits, which are not symmetric: there the gain stays negative),
+    and where batch-norm's scale is (almost) zero, the codes are zero.
 
     Args:
         model: Calibrated and re-quantized, on the CPU.
@@ -96,12 +97,12 @@ def deploy(model: Classifier, size: int) -> Classifier:
 
 
 def require_equivalent(model: Classifier, deployed: Classifier, images: Float[Tensor, "n c h w"]) -> None:
-    """Check a deploy form against the network without activation quantizers, in float64.
+    """Compare a deploy form with the network in float64, without activation quantizers.
 
-    With them two correct forms may fall on different sides of a tie, and tell little about each other.
+    With activation quantizers two correct forms may round a value near a tie to different codes.
 
     Args:
-        model: Settled.
+        model: A network after `settle`.
         deployed: Its deploy form.
         images: Float images 0..1.
 
@@ -111,7 +112,7 @@ def require_equivalent(model: Classifier, deployed: Classifier, images: Float[Te
     logits = []
     for network in (model, deployed):
         smooth = copy.deepcopy(network).eval()
-        with torch.no_grad():  # codes as they are in float32: near a tie, float64 has others
+        with torch.no_grad():  # codes as rounded in float32: near a tie, float64 may give others
             for _, layer in weight_layers(smooth):
                 if layer.weight_quant.is_quant_enabled:
                     layer.weight.copy_(layer.quant_weight().value)
@@ -128,9 +129,9 @@ def require_equivalent(model: Classifier, deployed: Classifier, images: Float[Te
 
 
 def settle(model: Classifier, size: int) -> None:
-    """Give batch-norms and the head's bias the values that their deploy form has, in place.
+    """Set batch-norms and the head's bias to the rounded values of the deploy form, in place.
 
-    Then the network that was trained and the one that ships answer the same.
+    Afterwards the trained network computes the same function as the exported one.
     """
     deployed = deploy(model, size)
     with torch.no_grad():
@@ -145,7 +146,7 @@ def settle(model: Classifier, size: int) -> None:
                 old = weight_scale(layer).double()
                 gain = gain * weight_scale(deployed.get_submodule(name)).double() / old
                 sign = torch.where(norm.weight < 0, -1.0, 1.0) * torch.where(gain < 0, -1.0, 1.0)
-                gain = gain * sign  # where codes changed sign, the gain did
+                gain = gain * sign  # where codes changed sign, so did the gain
                 norm.weight.copy_(gain * _deviation(norm))
                 norm.bias.copy_(shift + _mean(norm) * gain)
             elif layer.bias is not None:
@@ -153,7 +154,7 @@ def settle(model: Classifier, size: int) -> None:
 
 
 def gain_bits(weight_bits: int, input_bits: int) -> int:
-    """Bits of a gain's mantissa that leave room in float32's 24 for the sums of code x code.
+    """Bits of a gain's mantissa, so that sums of code x code x gain fit the 24 bits of float32.
 
     >>> gain_bits(4, 4), gain_bits(8, 8)
     (8, 6)
@@ -162,7 +163,7 @@ def gain_bits(weight_bits: int, input_bits: int) -> int:
 
 
 def input_grids(model: Classifier, size: int) -> dict[str, Grid]:
-    """The grid on which the input of each weight layer lies; without those with a float input."""
+    """The grid of the input of each weight layer, by its name; without layers with a float input."""
     found: dict[str, Grid] = {}
     names = {layer: name for name, layer in weight_layers(model)}
 
@@ -198,10 +199,10 @@ def input_grids(model: Classifier, size: int) -> dict[str, Grid]:
 
 
 def round_steps(weight: Float[Tensor, "o ..."], quantizer: RescalingIntQuant) -> None:
-    """Put the steps of a weight on powers of two, in place, and the weight on its codes, which stay.
+    """Round the steps of a weight to powers of two, in place, and the weight to its codes, which are kept.
 
-    On the codes themselves: a weight near the middle between two of them would fall to the other side when it
-    is scaled.
+    The weight becomes code x step exactly: otherwise scaling could move a weight near the middle between two
+    codes to the other one.
     """
     threshold = _threshold(quantizer)
     old = quantizer.scaling_impl(weight, threshold)
@@ -209,7 +210,7 @@ def round_steps(weight: Float[Tensor, "o ..."], quantizer: RescalingIntQuant) ->
     weight.copy_((weight / old).round() * new)
     if isinstance(quantizer.scaling_impl, LearnedStep):
         quantizer.scaling_impl.step.copy_(new)
-    else:  # the step is the largest magnitude / threshold, which is a code
+    else:  # Brevitas' step is the largest magnitude / threshold, where threshold is a code
         bound = new * threshold
         weight.copy_(weight.clamp(-bound, bound))
 
@@ -222,7 +223,7 @@ def weight_scale(layer: Any) -> Float[Tensor, " o"]:
 
 
 def _replace(model: Classifier, name: str, layer: Any, grid: Grid | None) -> None:
-    """Put a layer on a power-of-two step, and what this and its batch-norm amount to behind it."""
+    """Give a layer a power-of-two step; an `Affine` after it has the rest of its scale and its batch-norm."""
     weight = layer.weight
     norm: Any = _behind(model, name)
     scale = weight_scale(layer).double()
@@ -247,17 +248,17 @@ def _replace(model: Classifier, name: str, layer: Any, grid: Grid | None) -> Non
     if isinstance(norm, nn.BatchNorm2d) and model.recipe.activation_steps == "power_of_two":
         gain = short_mantissa(gain, gain_bits(int(layer.weight_quant.bit_width()), grid.bits if grid else 0))
         if grid is None and bool((shift.abs() < LARGEST_HALF).all()):
-            shift = shift.half().double()  # two bytes in a packed file; no integer grid asks for more
+            shift = shift.half().double()  # two bytes in a packed file; a float layer has no integer bias
     gain = gain.float().double()
     bias = shift / gain
     if grid:
-        bias = ((bias / unit).round() * unit).float()  # so that the integer below it is the same everywhere
+        bias = ((bias / unit).round() * unit).float()  # so that every runtime has the same integer bias
     layer.bias = None
     _put_behind(model, name, Affine(bias, gain, max(2, weight.dim())))
 
 
 def _fold(model: Classifier, name: str, layer: Any) -> None:
-    """Multiply the batch-norm behind a float layer into it."""
+    """Fold the batch-norm after a float layer into its weight and bias."""
     norm: Any = _behind(model, name)
     if isinstance(norm, nn.BatchNorm2d):
         statistics: tuple[Any, Any] = norm.running_mean, norm.running_var
@@ -269,16 +270,16 @@ def _fold(model: Classifier, name: str, layer: Any) -> None:
 
 
 def _behind(model: nn.Module, name: str) -> Any:
-    """What follows a layer in the Sequential that holds it; None at its end or without one."""
+    """The module after a layer in its Sequential; None after the last one or without a Sequential."""
     layer = model.get_submodule(name)
-    if isinstance(layer, nn.Sequential):  # a deployed layer: _put_behind made this
+    if isinstance(layer, nn.Sequential):  # a layer of a deploy form, see _put_behind
         return layer[1]
     parent, place = _place_behind(model, name)
     return parent._modules[place] if place else None
 
 
 def _place_behind(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that holds a layer, and the name of what follows there; "" where nothing does."""
+    """The parent of a layer, and the name of the next module in it; "" where there is none."""
     parent, place = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
     if not isinstance(parent, nn.Sequential):
         return parent, ""
@@ -287,7 +288,7 @@ def _place_behind(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def _put_behind(model: nn.Module, name: str, affine: Affine) -> None:
-    """Put `affine` in the place of a layer's batch-norm, or together with the layer in the layer's place."""
+    """Replace a layer's batch-norm by `affine`, or without one the layer by a Sequential of both."""
     parent, place = _place_behind(model, name)
     if isinstance(_behind(model, name), nn.BatchNorm2d):
         parent._modules[place] = affine

@@ -1,7 +1,7 @@
-"""The pieces that the networks share: quantized convolution and linear layers, activations, input.
+"""Layers common to all networks: quantized convolution and linear layers, activations, input normalisation.
 
-Everything that enters a convolution is quantized, also what leaves a residual addition: a float tensor
-between two integer layers would keep a device from running either with integers.
+Every input of a convolution is quantized, including the results of residual additions: with a float tensor
+between two integer layers a device could run neither in integers.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,12 +23,12 @@ from qmu_edge.runtime.throughput import entered
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What enters and leaves a network.
+    """Input channels, normalisation and classes of a network.
 
     Attributes:
         channels: Image channels c.
         classes: Outputs k.
-        mean, std: Per channel (or one for all), in units of 0..1.
+        mean, std: Normalisation per channel (or one value for all), for pixels 0..1.
     """
 
     channels: Count
@@ -37,10 +37,10 @@ class Shape:
     std: tuple[Positive, ...] = (0.25,)
 
     def __post_init__(self) -> None:
-        """Refuse a normalisation of other images.
+        """Check that the normalisation fits the channels.
 
         Raises:
-            ConfigError: There is neither one value nor one for each channel.
+            ConfigError: `mean` or `std` has neither one value nor one for each channel.
         """
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.channels):
@@ -50,22 +50,22 @@ class Shape:
 
 
 class Classifier(nn.Module):
-    """A network from float images 0..1 (n, c, h, w) to logits (n, k) that knows how it was made.
+    """A network from float images 0..1 (n, c, h, w) to logits (n, k).
 
     Attributes:
-        recipe, shape, factory: What `qmu_edge.models.build.build` makes another one from.
+        recipe, shape, factory: Arguments of `qmu_edge.models.build.build` for a network of the same kind.
     """
 
     factory: "Factory | None" = None
 
     def __init__(self, recipe: ModelRecipe, shape: Shape) -> None:
-        """Remember `recipe` and `shape`."""
+        """Store `recipe` and `shape`."""
         super().__init__()
         self.recipe = recipe
         self.shape = shape
 
     def __call__(self, images: Tensor) -> Any:
-        """Logits, as `forward` says; the images are counted."""
+        """Logits, see `forward`; the images are counted by `qmu_edge.runtime.throughput`."""
         entered(images)
         return forward(super().__call__, images)
 
@@ -89,7 +89,7 @@ class Normalize(nn.Module):
 
 
 class Layers:
-    """Makes the layers of one network according to its recipe."""
+    """Factory of the layers of one network, according to its recipe."""
 
     def __init__(self, recipe: ModelRecipe) -> None:
         """Look up the quantizer preset of `recipe`."""
@@ -142,7 +142,7 @@ class Layers:
         return quant_layers.QuantReLU(act_quant=self.preset.unsigned, bit_width=bits, **self._steps)
 
     def signed(self) -> nn.Module:
-        """Signed grid for what meets in an addition."""
+        """Signed grid for the operands of an addition."""
         if self.recipe.activation_bits == "float":
             return nn.Identity()
         return quant_layers.QuantIdentity(
@@ -150,10 +150,10 @@ class Layers:
         )
 
     def edge(self) -> nn.Module:
-        """Signed grid of what enters the first and the last layer.
+        """Signed grid for the inputs of the first and the last layer.
 
-        Signed for the last one too, whose inputs are not negative: one bit less, but every consumer has
-        signed 8-bit integers, and not every one unsigned ones.
+        Inputs of the last layer are not negative, so that a signed grid wastes one bit; but every runtime
+        supports signed 8-bit integers, and not every one unsigned ones.
         """
         if self.recipe.activation_bits == "float" or self.recipe.edge_bits == "float":
             return nn.Identity()

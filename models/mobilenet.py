@@ -4,7 +4,7 @@ Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks"
     arXiv:1801.04381; the 32x32 stem keeps stride 1 in the first convolution and the second stage, as
     in the unlearning papers.
 Differs: bottleneck tensors are on a signed grid of `residual_bits`, so that every convolution and
-    addition sees quantized inputs.
+    addition has quantized inputs.
 """
 
 from typing import Final
@@ -40,10 +40,10 @@ def channels(base: int, width: float) -> int:
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project; a shortcut where shapes agree."""
+    """Expansion, depthwise convolution, projection; a shortcut where shapes agree."""
 
     def __init__(self, make: Layers, inputs: int, outputs: int, *, expansion: int, stride: int) -> None:
-        """Build the block; expansion 1 has no first convolution."""
+        """Build the block; with expansion 1 there is no expanding convolution."""
         super().__init__()
         hidden = inputs * expansion
         layers: list[nn.Module] = []

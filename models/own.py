@@ -1,8 +1,8 @@
-"""A network around a body of the user's own, whose layers a Python file makes.
+"""User-defined networks, whose body is built by a Python file.
 
-The file defines `build(layers, shape)`, which returns a module from what `layers.edge()` lets through,
-(n, c, h, w), to features (n, d, i, j). The rest is the same for every network: normalisation and the grid of
-the input before it, averaging over space, the grid of the averages and the classifier behind it.
+The file defines `build(layers, shape)`, which returns a module from the quantized input, (n, c, h, w), to
+features (n, d, i, j). The rest is the same for every network: normalisation and quantization of the input
+before the body; global average pooling, quantization and the classifier after it.
 """
 
 import importlib.abc
@@ -20,25 +20,25 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.models.layers import Classifier, Factory, Layers, Normalize, Shape, initialise
 from qmu_edge.recipe import ModelRecipe
 
-TRIED_SIDE: Final = 32  # pixels of the image that tells how many features a body has
+TRIED_SIDE: Final = 32  # side in pixels of the image that determines the number of features of a body
 
 
 def factory_in(source: bytes, recipe: ModelRecipe) -> Factory:
     """Run a model file and return its `build`.
 
     Args:
-        source: The file, whose digest was checked: exactly these bytes are run.
-        recipe: Its name and digest.
+        source: Bytes of the file after a check of their digest: exactly these are run.
+        recipe: Names the file and its digest.
 
     Raises:
-        ConfigError: It cannot be run, or defines no `build`.
+        ConfigError: The file raises an exception, or defines no function `build`.
     """
     name = f"qmu_edge_model_{recipe.sha256}"
     spec: Any = importlib.util.spec_from_loader(name, _Checked(source, str(recipe.path)))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with redirect_stdout(sys.stderr):  # the result of a command stands alone on stdout
+        with redirect_stdout(sys.stderr):  # stdout is reserved for the result of a command
             spec.loader.exec_module(module)
         build: Any = module.build
         if not callable(build):
@@ -51,13 +51,13 @@ def factory_in(source: bytes, recipe: ModelRecipe) -> Factory:
 
 
 class _Checked(importlib.abc.ExecutionLoader):
-    """Loads bytes that are at hand: the file is not read again, and no bytecode beside it is believed."""
+    """Loads a module from given bytes: the file is not read again, and cached bytecode is not used."""
 
     def __init__(self, source: bytes, path: str) -> None:
         self.source, self.path = source, path
 
     def get_filename(self, fullname: str) -> str:
-        """For tracebacks."""
+        """Path of the file, for tracebacks."""
         return self.path
 
     def get_source(self, fullname: str) -> str:
@@ -66,13 +66,13 @@ class _Checked(importlib.abc.ExecutionLoader):
 
 
 class OwnNetwork(Classifier):
-    """The body that a factory makes, between the ends that all networks have."""
+    """The body that a factory builds, between input quantization and classifier."""
 
     def __init__(self, recipe: ModelRecipe, shape: Shape, factory: Factory) -> None:
         """Build the network of `recipe` for images and classes of `shape`.
 
         Raises:
-            ConfigError: The factory fails, or what it returns does not make features of images.
+            ConfigError: The factory fails, or its result does not map images to features (n, d, i, j).
         """
         super().__init__(recipe, shape)
         self.factory = factory
@@ -94,7 +94,7 @@ class OwnNetwork(Classifier):
 
 
 def _body(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, int]:
-    """What the factory makes, and how many features that has."""
+    """The module that the factory builds, and its number of features d."""
     try:
         with redirect_stdout(sys.stderr):
             body: object = factory(make, shape)

@@ -1,10 +1,10 @@
-"""Brevitas' layers with a short way through training.
+"""Brevitas' layers with a faster forward pass in training.
 
-A Brevitas layer sends each tensor through a chain of proxies and wraps it up with scale and bit width. While
-a network trains on learned steps nobody looks at those, so these layers go straight from the step to the
-value: the same numbers, one pass, the rectifier included, weights at once in the convolution's precision. A
-convolution of two tensors whose grids are known may be computed in integers, see `integer.py`. Evaluation,
-calibration, export and every other quantizer take Brevitas' own way.
+A Brevitas layer passes each tensor through a chain of proxies and returns it with scale and bit width, which
+training on learned steps does not need. So these layers compute the quantized values directly from the step:
+the same numbers in one fused pass, with the rectifier, and weights in the precision of the convolution. A
+convolution of two tensors with known grids may be computed in integers, see `kernels/integer_conv.py`.
+Evaluation, calibration, export and all other quantizers use Brevitas' implementation.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ def _trains(proxy: Any, quantizer: Any) -> bool:
 
 
 def _activation(layer: Any, x: Tensor, *, rectify: bool) -> Tensor | None:
-    """The quantized input, or None where it must go Brevitas' way."""
+    """The quantized input, or None where Brevitas' implementation is needed."""
     fused = layer.act_quant.fused_activation_quant_proxy
     if fused is None or not _trains(layer.act_quant, fused.tensor_quant):
         return None
@@ -41,7 +41,7 @@ def _activation(layer: Any, x: Tensor, *, rectify: bool) -> Tensor | None:
 
 
 def _weight(layer: Any) -> Tensor | None:
-    """The quantized weight in the precision of the product, or None where it must go Brevitas' way."""
+    """The quantized weight in the product's precision, or None where Brevitas' implementation is needed."""
     quantizer, weight = layer.weight_quant.tensor_quant, layer.weight
     if not _trains(layer.weight_quant, quantizer):
         return None
@@ -86,7 +86,7 @@ class QuantReLU(qnn.QuantReLU):  # type: ignore[misc]
 
 
 class QuantIdentity(qnn.QuantIdentity):  # type: ignore[misc]
-    """Grid without a rectifier."""
+    """Activation quantizer without a rectifier."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize `x`."""

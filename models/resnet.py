@@ -72,6 +72,6 @@ class ResNet18(Classifier):
 def _stem(make: Layers, channels: int, width: int, stem: str) -> nn.Sequential:
     if stem == "cifar":
         return nn.Sequential(make.conv_bn(channels, width, 3, edge=True), make.relu())
-    # Max pooling picks among values that are on the grid already, so it needs no grid of its own.
+    # Max pooling selects among quantized values, so its output needs no quantizer.
     first = make.conv_bn(channels, width, 7, stride=2, edge=True)
     return nn.Sequential(first, make.relu(), nn.MaxPool2d(3, stride=2, padding=1))

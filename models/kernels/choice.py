@@ -1,13 +1,13 @@
-"""Which kernels a run computes its quantizers with: the one place that chooses.
+"""Choice of the kernels for the quantizers of a run.
 
 | device | passes | why |
 |---|---|---|
-| GPU | Triton's | the plain ones are a dozen kernels for each tensor |
-| processor, a long run | machine code | as fast as a rectifier; lets convolutions be computed in integers |
-| processor, a short run | plain | compiling takes a second |
+| GPU | Triton's | the plain ones launch a dozen kernels for each tensor |
+| CPU, a long run | compiled C++ | as fast as a rectifier; allows integer convolutions |
+| CPU, a short run | plain | compiling takes a second |
 
-Whether a convolution is computed in integers is decided for each one by its sizes, in `integer_conv.py`: only
-machine code writes the codes for it.
+Whether a convolution is computed in integers depends on its sizes, see `integer_conv.py`: only the compiled
+passes provide integer codes.
 """
 
 from typing import Final
@@ -21,7 +21,7 @@ NATIVE_FROM_STEPS: Final = 100
 
 
 def passes_for(device: torch.device, steps: int) -> tuple[Passes, str]:
-    """The passes for a run of so many steps on a device, and what to tell when they are slow ones, or ""."""
+    """The passes for a run of `steps` steps on a device, and a note for the user, "" unless they are slow."""
     if device.type == "cuda":
         kernels = _triton(device)
         if kernels is None:

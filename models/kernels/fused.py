@@ -1,12 +1,12 @@
-"""Integer quantization for training: one pass forward, one pass backward.
+"""Fused fake quantization for training: one elementwise pass forward, one backward.
 
-The stock path is a chain of elementwise operations, each with its own saved tensors; it costs more than the
-convolution beside it. This one computes the same forward values and the same gradients, saves only its input,
-and takes the rectifier before it into the same pass. Evaluation and export take the stock path, so what ships
-never depends on this file.
+Brevitas' implementation is a chain of elementwise operations, each with its own saved tensors; it costs more
+than the convolution that follows. This one computes the same forward values and the same gradients, saves
+only its input, and includes the preceding rectifier. Evaluation and export use Brevitas' implementation, so
+that exported files never depend on this one.
 
-The two passes are plain functions on any device. `native.py` has the same ones as machine code for the
-processor, `triton.py` as kernels for a GPU. `choice.py` says which a run takes, `using` lets it.
+The two passes here are plain PyTorch functions for any device. `native.py` has compiled ones for the CPU,
+`triton.py` has kernels for a GPU. `choice.py` chooses, `using` sets the choice.
 """
 
 import math
@@ -28,10 +28,10 @@ class Grid(NamedTuple):
 
     Attributes:
         low, high: Smallest and largest code.
-        floor: What x/step must exceed to have a gradient: 0 where a rectifier belongs to the quantizer. The
-            value needs no such thing: a grid that begins at 0 rectifies by clipping.
-        smallest, power_of_two: What a given step counts as, see `step_value`; the gradient passes straight
-            through to the given one.
+        floor: Lower bound of x/step for a non-zero gradient: 0 where the quantizer includes a rectifier.
+            Forward values need no bound: clipping to a grid that begins at 0 rectifies.
+        smallest, power_of_two: Arguments of `step_value`, which maps the parameter to the step; its gradient
+            is that of the step (straight-through).
     """
 
     low: float
@@ -42,11 +42,11 @@ class Grid(NamedTuple):
 
 
 class OnGrid(NamedTuple):
-    """What a tensor knows that came from a quantizer.
+    """Record of how a tensor was quantized.
 
     Attributes:
-        step, grid: What it was rounded with.
-        versions: Of tensor and step then: where one was changed in place, the values may lie elsewhere.
+        step, grid: Step and codes that it was rounded with.
+        versions: Version counters of tensor and step at that time, to detect changes in place.
     """
 
     step: Tensor
@@ -55,14 +55,14 @@ class OnGrid(NamedTuple):
 
 
 def mark(x: Float[Tensor, "*n"], step: Float[Tensor, "*s"], grid: Grid) -> Float[Tensor, "*n"]:
-    """`x`, which knows its grid until something new is made of it."""
-    if not x.is_inference() and not step.is_inference():  # such tensors have no version
+    """`x` with a record of its grid; tensors computed from it have none."""
+    if not x.is_inference() and not step.is_inference():  # inference tensors have no version counter
         x.on_grid = OnGrid(step.detach(), grid, (x._version, step._version))  # type: ignore[attr-defined]
     return x
 
 
 def grid_of(x: Tensor) -> OnGrid | None:
-    """The grid on which `x` lies, where that is known."""
+    """The record of the grid of `x`; None without a valid one."""
     known: OnGrid | None = getattr(x, "on_grid", None)
     return known if known and known.versions == (x._version, known.step._version) else None
 
@@ -70,7 +70,7 @@ def grid_of(x: Tensor) -> OnGrid | None:
 def values(
     x: Float[Tensor, "*n"], step: Float[Tensor, "*s"], grid: Grid, dtype: torch.dtype
 ) -> Float[Tensor, "*n"]:
-    """`x` on the grid, as `dtype`; round half to even, as everywhere.
+    """`x` rounded half to even to the grid, as `dtype`.
 
     >>> values(torch.tensor([-0.7, 0.25, 9.0]), torch.tensor(0.5), Grid(0, 3), torch.float32)
     tensor([0.0000, 0.0000, 1.5000])
@@ -89,8 +89,9 @@ def gradients(
 ) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*s"] | None]:
     """Gradient of `x`, and `factor` times that of `step` where there is one.
 
-    Value: 1 inside the clipping range, 0 outside. Step: code - x/step inside, the clipped code outside. The
-    sum is one of numbers as wide as the step: in half precision it would lose most of its terms.
+    The derivative by `x` is 1 inside the clipping range, 0 outside; by `step` it is code - x/step inside, the
+    clipped code outside. The gradient of `step` is summed in the precision of `step`: in half precision most
+    terms would be lost.
 
     >>> x, ones = torch.tensor([-0.1, 0.3, 9.0]), torch.ones(3)
     >>> gradients(x, ones, torch.tensor(0.5), Grid(0, 3, floor=0), factor=1.0)
@@ -112,12 +113,12 @@ Codes = Callable[[Tensor, Tensor, Grid, int], tuple[Tensor, Tensor]]
 
 
 class Passes(NamedTuple):
-    """The two functions above, or others that compute the same for tensors without gaps.
+    """The two functions above, or equivalent ones for tensors that are dense in memory.
 
-    `codes`, where there is one, lets convolutions be computed in integers, see `integer.py`.
+    `codes`, where present, allows integer convolutions, see `integer_conv.py`.
 
     A step is one number, or one for each entry of the first dimension, which is then the outermost in memory.
-    Values and gradients lie in memory as `x` does.
+    Values and gradients have the memory layout of `x`.
     """
 
     values: Callable[[Tensor, Tensor, Grid, torch.dtype], Tensor]
@@ -136,7 +137,7 @@ def current() -> Passes:
 
 @contextmanager
 def using(passes: Passes) -> Iterator[None]:
-    """Let quantizers that run forward in this context use these passes, forward and backward."""
+    """Set the passes, forward and backward, of quantizers whose forward pass runs inside the context."""
     token = _current.set(passes)
     try:
         yield
@@ -145,7 +146,7 @@ def using(passes: Passes) -> Iterator[None]:
 
 
 def _order(x: Tensor) -> torch.memory_format:
-    """An order of memory whose outermost dimension is the first; that of `x` where it is one."""
+    """Memory format whose outermost dimension is the first; that of `x` where it is such a format."""
     last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
@@ -170,7 +171,7 @@ class FakeQuantize(torch.autograd.Function):
         dtype: torch.dtype,
         factor: float,
     ) -> Float[Tensor, "*x"]:
-        """See `fake_quantize`; `x` lies in memory as `Passes` want it."""
+        """See `fake_quantize`; `x` has a memory layout that `Passes` accept."""
         ctx.save_for_backward(x, step)
         ctx.grid, ctx.passes, ctx.factor = grid, current(), factor
         return current().values(x, step, grid, dtype)
@@ -179,7 +180,7 @@ class FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, grad: Float[Tensor, "*x"]) -> tuple[Tensor, Tensor | None, None, None, None]:
         """Gradients of value and step."""
         x, step = ctx.saved_tensors
-        passes = PLAIN if torch.is_grad_enabled() else ctx.passes  # someone differentiates once more
+        passes = PLAIN if torch.is_grad_enabled() else ctx.passes  # for second derivatives
         of_x, of_step = passes.gradients(
             x, grad.contiguous(memory_format=_order(x)), step, ctx.grid,
             factor=ctx.factor if ctx.needs_input_grad[1] else None,
@@ -202,9 +203,9 @@ def fake_quantize(
         x: What is quantized.
         step: Shape (), or (n, 1, ...) for the n channels that `x` has in its first dimension.
         grid: Codes.
-        dtype: Of the result; the gradient of `x` has that of `x`.
-        factor: What the gradient of the step is multiplied by.
-        through: Let the gradient of `x` pass outside of the clipping range as well.
+        dtype: Type of the result; the gradient of `x` has the type of `x`.
+        factor: Factor on the gradient of the step.
+        through: Pass the gradient of `x` outside of the clipping range as well.
     """
     x = x.contiguous(memory_format=_order(x))
     value = x.detach() if through else x
@@ -213,18 +214,18 @@ def fake_quantize(
 
 
 class FusedIntQuant(IntQuant):  # type: ignore[misc]
-    """Brevitas' `IntQuant` that takes one pass while training; presets may take another.
+    """Brevitas' `IntQuant` with a fused pass in training, which subclasses override.
 
     Attributes:
         clamp_through: While true, the gradient of the value passes outside of the clipping range as well,
-            see `scales.clamp_through`; that of the step is as ever.
+            see `calibration.clamp_through`; that of the step does not change.
     """
 
     clamp_through = False
     _grid: Grid | None = None
 
     def grid(self, bit_width: Callable[[], Tensor]) -> Grid:
-        """The grid of this quantizer; the width is read once, because reading it from a GPU would stall."""
+        """The grid of this quantizer; the bit width is read once, since a read synchronises with a GPU."""
         if self._grid is None:
             bits = bit_width()
             self._grid = Grid(float(self.min_int(bits)), float(self.max_int(bits)))
@@ -242,7 +243,7 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
         return fake_quantize(x, step, grid, dtype, through=self.clamp_through)
 
     def on_learned_step(self, x: Tensor, scaling: Any, grid: Grid, dtype: torch.dtype) -> Tensor:
-        """The same for a `LearnedStep`, which becomes a value, and gets its gradient, in the same passes."""
+        """The same for a `LearnedStep`; the passes include `step_value` and the factor on its gradient."""
         grid = grid._replace(smallest=SMALLEST_STEP, power_of_two=scaling.power_of_two)
         factor = scaling.gradient_scale(x) if scaling.step.requires_grad else 1.0
         return fake_quantize(x, scaling.step, grid, dtype, factor=factor, through=self.clamp_through)

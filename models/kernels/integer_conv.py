@@ -1,8 +1,8 @@
-"""Convolutions whose forward pass is computed in 8-bit integers, on processors with instructions for it.
+"""Convolutions whose forward pass is computed in 8-bit integers, on CPUs with VNNI instructions.
 
-A convolution of two tensors on grids is a sum of products of codes, times two steps. Processors that have
-VNNI add four such products where they add two of bfloat16, and lose nothing in the sum, as devices do.
-Gradients are no integers; the backward pass stays in floats.
+A convolution of two tensors on grids is a sum of products of codes, times two steps. With VNNI a CPU
+accumulates four such products in the time of two bfloat16 ones, and exactly, as integer kernels on devices
+do. Gradients are not integers; the backward pass is computed in floats.
 
 Shapes: n images, c channels in, d out, g in a group; h x w and k x l pixels in and out, i x j of the kernel;
 r steps.
@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from qmu_edge.models.kernels.fused import Codes, Grid, current, grid_of, mark
 from qmu_edge.models.kernels.steps import step_value
 
-# Below these, integers take longer (measured on a processor with VNNI and vectors of bfloat16): outputs of a
-# channel, because weights are packed anew each time; and products for each number that is read or written,
-# because inputs are written as bytes.
+# Below these, integer convolutions are slower (measured on a CPU with VNNI and AVX512-BF16): outputs of a
+# channel, because weights are packed in every call; and products for each number that is read or written,
+# because inputs are written as bytes first.
 FROM_PLACES: Final = 1024
 FROM_INTENSITY: Final = {torch.bfloat16: 80, torch.float32: 16}
 TO_UNFOLDED: Final = 16  # outputs of an image and channel; for more, oneDNN's gradient of a weight is faster
-TO_PRODUCTS: Final = 2**31 // (255 * 128)  # in an output: what a sum of 32 bits holds
-MIDDLE: Final = 128  # of unsigned bytes
+TO_PRODUCTS: Final = 2**31 // (255 * 128)  # of an output: the sum fits 32 bits
+MIDDLE: Final = 128  # zero point of signed codes stored as unsigned bytes
 
 
 class Form(NamedTuple):
-    """How a convolution moves: its stride, padding and dilation (height, width), and its groups."""
+    """Stride, padding and dilation (height, width) of a convolution, and its number of groups."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -61,17 +61,17 @@ def codes(
 def product(
     x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d g i j"], form: Form, codes: Codes
 ) -> Float[Tensor, "n d k l"]:
-    """The convolution of two tensors that know their grids, as the type of `x`.
+    """The convolution of two tensors with recorded grids, in the type of `x`.
 
     Raises:
-        AttributeError: One of them does not.
+        AttributeError: A tensor has no recorded grid.
     """
     of_x, of_weight = x.on_grid, weight.on_grid  # type: ignore[attr-defined]
-    zero = MIDDLE if of_x.grid.low < 0 else 0  # oneDNN wants unsigned bytes
+    zero = MIDDLE if of_x.grid.low < 0 else 0  # oneDNN takes unsigned bytes
     inputs, step = codes(x, of_x.step, of_x.grid, zero)
     weights, steps = codes(weight, of_weight.step, of_weight.grid, 0)
     none, scale = steps.new_zeros(1, dtype=torch.int32), step.item()
-    # Packing has no use for the steps, but reads them one by one.
+    # Packing does not depend on the steps, but reads each of them: ones are as good.
     packed = torch.ops.onednn.qconv_prepack(
         weights.view(torch.int8), steps.new_ones(1), scale, zero, *form, [*x.shape]
     )
@@ -84,7 +84,7 @@ def product(
 def weight_gradient(
     grad: Float[Tensor, "n d k l"], x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c i j"], form: Form
 ) -> Float[Tensor, "d c i j"]:
-    """Gradient of the weight of a convolution of one group: one product with the unfolded input."""
+    """Gradient of the weight of a convolution with one group: a matrix product with the unfolded input."""
     stride, padding, dilation = form.stride, form.padding, form.dilation
     (d, c, i, j), (n, _, k, l) = weight.shape, grad.shape  # noqa: E741
     padded = F.pad(x, (padding[1], padding[1], padding[0], padding[0])).permute(0, 2, 3, 1).contiguous()
@@ -127,7 +127,7 @@ class IntegerConvolution(torch.autograd.Function):
 @cache
 @torch.inference_mode(mode=False)
 def works() -> bool:
-    """Whether this processor multiplies bytes, and exactly: some clip sums of two products at 16 bits."""
+    """Whether this CPU computes byte products exactly: some saturate sums of two products at 16 bits."""
     if not torch.cpu._is_vnni_supported():
         return False
     one, form = torch.ones((), dtype=torch.float32), Form((1, 1), (0, 0), (1, 1), 1)
@@ -156,12 +156,12 @@ def intensity(weight: Float[Tensor, "d g i j"], form: Form) -> float:
 
 
 def byte_grid(x: Tensor) -> Grid | None:
-    """The grid of `x`, where it is known, its codes are bytes, and values of this type tell them apart."""
+    """The grid of `x`, where it is known, its codes fit a byte, and their values are distinct in its type."""
     known = grid_of(x)
     if known is None:
         return None
     low, high = known.grid[:2]
-    # A step times more than 128 may be the same number as its neighbour in 8 bits of precision.
+    # In the 8 bits of precision of bfloat16, multiples of a step above 128 may round to the same value.
     distinct = x.dtype != torch.bfloat16 or known.grid.power_of_two or max(-low, high) <= MIDDLE
     fits = -MIDDLE <= low and high < (MIDDLE if low < 0 else 2 * MIDDLE)
     return known.grid if distinct and fits else None
@@ -178,7 +178,7 @@ def _worthwhile(x: Tensor, weight: Tensor, form: Form) -> bool:
 def convolve(
     x: Float[Tensor, "*n c h w"], weight: Float[Tensor, "d g i j"], layer: nn.Conv2d
 ) -> Float[Tensor, "n d k l"] | None:
-    """The convolution of `layer`, or None where integers do not serve it or would take longer."""
+    """The integer convolution of `layer`, or None where it is not supported or would be slower."""
     codes = current().codes
     if codes is None or layer.bias is not None or layer.padding_mode != "zeros":
         return None

@@ -1,8 +1,8 @@
-"""The passes of `fused.py` in machine code for this processor, from `native.cpp`.
+"""The passes of `fused.py` in C++ (`native.cpp`), compiled for this CPU.
 
-They are compiled when a process first asks for them, which takes a second, into a folder that is gone
-afterwards: nothing to install, no cache to trust or to clean. Values and gradients are the same to the bit as
-those of the plain passes; the gradient of a step is a sum in another order.
+They are compiled at their first use in a process, which takes a second, into a temporary folder: nothing is
+installed, and there is no cache to trust or to clean. Values and gradients are the same to the bit as those
+of the plain passes; the gradient of a step is summed in another order.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from qmu_edge.models.kernels import integer_conv
 from qmu_edge.models.kernels.fused import PLAIN, Codes, Grid, Passes, serves_rows
 
 SOURCE: Final = Path(__file__).with_name("native.cpp")
-# Exact: no reordering of sums but where the source says so, no multiply-add, no assumption about NaN.
+# Exact floating point: no reordered sums but those in the source, no fused multiply-add, NaN is honoured.
 FLAGS: Final = (
     "-std=c++17", "-O3", "-march=native", "-fopenmp", "-ffp-contract=off",
     "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC",
@@ -130,6 +130,6 @@ def _served(x: Tensor, step: Tensor) -> bool:
 
 
 def _size(x: Tensor, step: Tensor) -> tuple[int, int]:
-    """Rows that have a step each, and numbers in a row."""
+    """Number of rows, each with its own step, and of entries in a row."""
     rows = step.numel()
     return rows, x.numel() // max(1, rows)

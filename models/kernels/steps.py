@@ -1,4 +1,4 @@
-"""What a stored step counts as when tensors are quantized."""
+"""The value of a learned step in quantization."""
 
 from typing import Final
 
@@ -20,10 +20,10 @@ def short_mantissa(x: Shaped[Tensor, "*s"], bits: int) -> Shaped[Tensor, "*s"]:
 
 
 def step_value(step: Float[Tensor, "*s"], smallest: float, *, power_of_two: bool) -> Float[Tensor, "*s"]:
-    """Its magnitude, so that one pushed below zero comes back, at least `smallest`.
+    """Magnitude of a stored step, at least `smallest`; so a step that becomes negative keeps a valid value.
 
-    With `power_of_two` the nearest one, through which a gradient passes straight. NaN, a step that was never
-    set, stays NaN.
+    With `power_of_two` it is rounded to the nearest power of two, with a straight-through gradient. NaN, a
+    step that was never set, stays NaN.
 
     >>> step_value(torch.tensor([0.3, -0.3, 0.1]), 0.2, power_of_two=False)
     tensor([0.3000, 0.3000, 0.2000])

@@ -1,11 +1,11 @@
 """The passes of `fused.py` as Triton kernels for a GPU: one read, one write.
 
-Values and gradients are the same to the bit as those of the plain passes; the gradient of a step is a sum in
-another order, the same one in every run. Kernels are compiled when a process first asks for them, and tried
-against the plain passes before they are used.
+Values and gradients are the same to the bit as those of the plain passes; the gradient of a step is summed in
+another order, the same one in every run. Kernels are compiled at their first use in a process, and compared
+with the plain passes before they are used.
 
-Numbers are rounded by arithmetic that means the same on every machine: division is IEEE's, adding and taking
-away 1.5 * 2**23 rounds half to even what was clipped before, and bfloat16 is made from bits.
+Rounding gives the same bits on every machine: division follows IEEE 754, clipped values are rounded half to
+even by adding and subtracting 1.5 * 2**23, and bfloat16 is computed by integer operations on the bits.
 
 A tensor is r rows of w numbers in memory order, each row with its own step.
 """
@@ -35,13 +35,13 @@ def _stored(value, half: tl.constexpr):
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         rounded = tl.where(value == value, rounded, 0x7FC0)
         return rounded.to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    else:  # what stands behind an `if` that returns would be compiled too
+    else:  # statements after an `if` that returns would be compiled too
         return value
 
 
 @triton.jit
 def _value_of(step, smallest, power_of_two):
-    """See `step_value`; from 1.5 on the fraction carries into the exponent."""
+    """See `step_value`; adding half of the mantissa's range carries into the exponent from 1.5 on."""
     value = tl.maximum(tl.abs(step), smallest, propagate_nan=tl.PropagateNan.ALL)
     bits = (value.to(tl.uint32, bitcast=True) + 0x400000) & 0x7F800000
     nearest = bits.to(tl.float32, bitcast=True)
@@ -50,7 +50,7 @@ def _value_of(step, smallest, power_of_two):
 
 @triton.jit
 def _scaled(x, s, row, at, width, low, high):
-    """x/step, clipped one code outside of the grid, so that it can be rounded by adding."""
+    """x/step, clipped to one code beyond the grid, so that adding `ROUNDER` rounds it."""
     v = tl.load(x + row * width + at, mask=at < width, other=0.0).to(tl.float32)
     scaled = tl.math.div_rn(v, s)
     return tl.clamp(scaled, low - 1.0, high + 1.0, propagate_nan=tl.PropagateNan.ALL)
@@ -90,7 +90,7 @@ def _gradients(
 
 
 def _cut(x: Tensor, step: Tensor) -> tuple[int, tuple[int, int]]:
-    """Width of a row, and the programs that a kernel needs."""
+    """Width of a row, and the launch grid of a kernel: chunks of a row, rows."""
     width = x.numel() // step.numel()
     return width, (-(-width // BLOCK), step.numel())
 
@@ -104,7 +104,7 @@ def _served(x: Tensor, other: torch.dtype, step: Tensor) -> bool:
 
 
 def _numbers(grid: Grid) -> tuple[float, ...]:
-    """All of them floats: of other arguments Triton compiles 0 and 1 by themselves."""
+    """The fields as floats: for integer arguments Triton compiles kernels specialised to 0 and 1."""
     return tuple(float(value) for value in grid)
 
 
@@ -141,10 +141,10 @@ def gradients(
 
 @cache
 def tried(device: torch.device) -> Passes | None:
-    """The kernels, where they compute on `device` what the plain passes compute; else None.
+    """The Triton passes, if they agree with the plain passes on `device`; else None.
 
-    Tried are weights, with a step for each row, and activations behind a rectifier, in all pairs of types:
-    each is compiled by itself, and must not fail in the middle of a run.
+    They are tested on weights, with a step for each row, and on activations after a rectifier, for every pair
+    of types: each pair is compiled separately, and a compilation must not fail in the middle of a run.
     """
     generator = torch.Generator().manual_seed(0)
     x, step = torch.randn(3, BLOCK + 9, generator=generator), torch.tensor([[0.1], [0.3], [2.0]])
@@ -155,7 +155,7 @@ def tried(device: torch.device) -> Passes | None:
         for (x, step, grid), of, to in product(cases, TYPES, TYPES):
             if not _agrees(x.to(of), step, grid, to):
                 return None
-    except Exception:  # no compiler, an old driver, a new GPU: whatever it is, there is a plain way
+    except Exception:  # no compiler, an old driver, a new GPU: in any case the plain passes work
         return None
     return Passes(values, gradients)
 
@@ -165,7 +165,7 @@ def _agrees(x: Tensor, step: Tensor, grid: Grid, dtype: torch.dtype) -> bool:
     if not torch.equal(values(x, step, grid, dtype).nan_to_num(9.0), expected.nan_to_num(9.0)):
         return False
     if x.dim() > 1:
-        x, step, expected = x[1:], step[1:], expected[1:]  # without NaN, of which no sum is equal
+        x, step, expected = x[1:], step[1:], expected[1:]  # without the row with NaN, which equals nothing
     given = torch.ones_like(expected)
     found: Any = gradients(x, given, step, grid, factor=0.5)
     wanted: Any = PLAIN.gradients(x, given, step, grid, factor=0.5)

@@ -1,14 +1,14 @@
-"""DSQ: a soft staircase of tanh pieces in the place of rounding while training, the hard grid ever after.
+"""DSQ: a piecewise tanh function (soft staircase) replaces rounding in training.
 
-Between two codes the staircase rises like tanh. Its softness is learned: near 0 it is the hard staircase,
-near 1 a straight line. An L2 penalty pulls it towards the hard one. Evaluation, re-quantization and export
-round to the uniform grid.
+Between two codes the function rises like tanh. Its softness is learned: near 0 it approaches rounding, near 1
+a straight line. An L2 penalty pulls it towards 0. Evaluation, re-quantization and export round to the uniform
+grid.
 
 Source: Gong et al., "Differentiable Soft Quantization: Bridging Full-Precision and Low-Bit Neural
     Networks", ICCV 2019, arXiv:1908.05033.
-Differs: the ends of the range are those of a learned step, whose derivative is that of the staircase
-    itself, times LSQ's factor. The paper bounds the norm of the softness; here it is penalised and kept
-    within 0.001 and 0.5. The authors' later code rounds while training too and fixes the softness at 0.4.
+Differs: the clipping range is that of a learned step, whose gradient is that of the soft staircase, times
+    LSQ's factor. The paper bounds the norm of the softness; here it is penalised and clamped to 0.001..0.5.
+    The authors' later code rounds in training too and fixes the softness at 0.4.
 """
 
 from typing import Any, ClassVar, Final
@@ -25,7 +25,7 @@ SOFTEST: Final = 0.5
 
 
 def soft_staircase(x: Float[Tensor, "*x"], softness: Float[Tensor, ""]) -> Float[Tensor, "*x"]:
-    """Soft version of rounding: integers and the middles between them stay, in between it rises like tanh.
+    """Soft rounding: integers and half-integers are fixed points, with tanh pieces in between.
 
     >>> x = torch.tensor([-1.0, 0.25, 0.5, 0.75, 2.0])
     >>> soft_staircase(x, torch.tensor(0.2))
@@ -33,13 +33,13 @@ def soft_staircase(x: Float[Tensor, "*x"], softness: Float[Tensor, ""]) -> Float
     >>> soft_staircase(x, torch.tensor(0.01))
     tensor([-1.0000,  0.0618,  0.5000,  0.9382,  2.0000])
     """
-    sharpness = torch.log(2.0 / softness - 1.0)  # where tanh reaches 1 - softness at the ends of its piece
+    sharpness = torch.log(2.0 / softness - 1.0)  # tanh reaches 1 - softness at the ends of a piece
     code = x.floor()
     return code + 0.5 + 0.5 * torch.tanh(sharpness * (x - code - 0.5)) / (1.0 - softness)
 
 
 class SoftIntQuant(FusedIntQuant):
-    """Brevitas' `IntQuant` that takes the soft staircase while training.
+    """Brevitas' `IntQuant` with the soft staircase in training.
 
     Attributes:
         penalised: See `LearnedStep`.
@@ -56,20 +56,20 @@ class SoftIntQuant(FusedIntQuant):
         float_to_int_impl: nn.Module,
         tensor_clamp_impl: nn.Module,
     ) -> None:
-        """Start with the paper's softness; the arguments are Brevitas'."""
+        """Initialise the softness to the paper's value; the arguments are those of `IntQuant`."""
         super().__init__(narrow_range, signed, input_view_impl, float_to_int_impl, tensor_clamp_impl)
         self.softness = nn.Parameter(torch.tensor(FIRST_SOFTNESS))
 
     def while_training(self, x: Tensor, step: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
         """`x` on the soft staircase over the grid, as `dtype`."""
-        # In the precision of the step: sums of its gradient in half precision would lose most of their terms.
+        # In the precision of the step: in half precision the sum of its gradient would lose most terms.
         scaled = (x.to(step.dtype) / step).clamp(grid.low, grid.high)
         value = soft_staircase(scaled, self.softness.clamp(HARDEST, SOFTEST)) * step
-        if self.clamp_through:  # outside of the range, where the clamp has no gradient
+        if self.clamp_through:  # outside of the clipping range, where the clamp has gradient 0
             beyond = x / step.detach() != scaled.detach()
             value = value + torch.where(beyond, x - x.detach(), 0.0)
         return value.to(dtype)
 
     def on_learned_step(self, x: Tensor, scaling: Any, grid: Grid, dtype: torch.dtype) -> Tensor:
-        """The same, the value of the step before it."""
+        """The same for a `LearnedStep`, whose value is computed first."""
         return self.while_training(x, scaling(x), grid, dtype)

@@ -1,14 +1,14 @@
-"""PACT: activations are clipped at a learned level, above which alone the level has a gradient.
+"""PACT: activations are clipped at a learned level alpha, which gets gradients only from values above it.
 
-The level alpha is kept as a step, alpha / largest code, by `ClippingLevel`; everything that calibrates,
-re-quantizes and exports learned steps serves it too. An L2 penalty pulls it down, values above it push it.
+`ClippingLevel` stores alpha as the step alpha / largest code, so that calibration, re-quantization and export
+of learned steps work for it too. An L2 penalty lowers alpha; the gradients of clipped values may raise it.
 
 Source: Choi et al., "PACT: Parameterized Clipping Activation for Quantized Neural Networks", 2018,
     arXiv:1805.06085.
-Differs: alpha starts where calibration puts it, not at a constant. Signed tensors (network input, branches
-    of an addition) are clipped at both ends of their codes. Weights are those of `learned_step`: DoReFa's
-    have no code for zero, and a grid without zero cannot be exported. The penalty is the weight decay of
-    the recipe, its learning rate that of all quantizer parameters.
+Differs: the initial alpha comes from calibration, not from a constant. Signed tensors (network input,
+    branches of an addition) are clipped at both ends of their codes. Weights are those of `learned_step`:
+    DoReFa's have no code for zero, and a grid without zero cannot be exported. The penalty is the weight
+    decay of the recipe, and the learning rate of alpha that of all quantizer parameters.
 """
 
 from typing import Any
@@ -23,9 +23,9 @@ from qmu_edge.models.kernels.fused import FusedIntQuant, Grid, mark
 def clipping_slopes(
     scaled: Float[Tensor, "*x"], low: float, high: float
 ) -> tuple[Bool[Tensor, "*x"], Float[Tensor, "*x"]]:
-    """PACT's derivatives of a value that is rounded to `low..high` steps: by the value, and by the step.
+    """PACT's derivatives of a value that is rounded and clipped to `low..high` steps: by value and by step.
 
-    The first is whether it lies between the ends. The second is 0 between them and the code outside: the
+    The first is 1 (True) inside the clipping range. The second is 0 inside and the clipped code outside: the
     largest code times the derivative by alpha, which is 1 from alpha upwards.
 
     >>> clipping_slopes(torch.tensor([-1.0, 0.4, 2.6, 3.0, 9.0]), 0.0, 3.0)
@@ -42,7 +42,7 @@ class ClippedQuantize(torch.autograd.Function):
     def forward(
         ctx: Any, x: Float[Tensor, "*x"], step: Float[Tensor, ""], grid: Grid, dtype: torch.dtype
     ) -> Float[Tensor, "*x"]:
-        """`x` on the grid, as `dtype`."""
+        """`x` rounded to the grid, as `dtype`."""
         scaled = x.to(step.dtype) / step
         inside, slope = clipping_slopes(scaled, grid.low, grid.high)
         ctx.save_for_backward(inside & (scaled > grid.floor), slope)
@@ -58,7 +58,7 @@ class ClippedQuantize(torch.autograd.Function):
 
 
 class ClippedIntQuant(FusedIntQuant):
-    """Brevitas' `IntQuant` with PACT's gradients while training."""
+    """Brevitas' `IntQuant` with PACT's gradients in training."""
 
     def while_training(self, x: Tensor, step: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
         """`x` on the grid as `dtype`."""
@@ -66,5 +66,5 @@ class ClippedIntQuant(FusedIntQuant):
         return mark(quantized, step, grid)
 
     def on_learned_step(self, x: Tensor, scaling: Any, grid: Grid, dtype: torch.dtype) -> Tensor:
-        """The same, the value of the step before it."""
+        """The same for a `LearnedStep`, whose value is computed first."""
         return self.while_training(x, scaling(x), grid, dtype)

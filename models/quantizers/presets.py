@@ -1,22 +1,22 @@
-"""Quantizer presets: which Brevitas quantizer each place of a network gets.
+"""Quantizer presets: the Brevitas quantizers for the kinds of tensors in a network.
 
-A place is a weight, an unsigned activation (after a rectifier) or a signed activation (network
-input, residual branch). A preset is a triple of Brevitas quantizer classes for the three places:
+The kinds are weights, unsigned activations (after a rectifier) and signed activations (network input,
+residual branch). A preset has a Brevitas quantizer class for each of them:
 
     learned_step   LSQ: the step is a stored, learned parameter that can be frozen; initialised from
-                   data once, explicitly. Activations use the nearest power of two of it. The default.
+                   data once, explicitly. Activations use the nearest power of two. The default.
     statistics     Brevitas' own: weight scale = max|w| of each channel at every forward pass,
                    activation scale learned after 30 training steps of percentile statistics.
     pact           Activations are clipped at a learned, penalised level; weights as in learned_step.
     dsq            Learned steps with a soft staircase while training, for weights and activations.
 
-The trap that decides the default: with a statistics scale the whole grid of a channel moves when its
-largest weight moves, so an update of one weight re-quantizes all others.
+The default is not `statistics`, because there the whole grid of a channel changes with its largest weight, so
+that an update of one weight re-quantizes all others.
 
 Source: LSQ, Esser et al., "Learned Step Size Quantization", ICLR 2020, arXiv:1902.08153.
-Differs: one step per output channel for weights, not per layer; the first step is never wider than the
-    data needs; symmetric narrow codes from 3 bits on
-    (negation stays exact), the full four codes {-2..1} at 2 bits, where narrow would mean ternary.
+Differs: one step per output channel for weights, not per layer; the initial step is no larger than the range
+    of the data requires; symmetric narrow codes from 3 bits on (so that negation is exact), the full four
+    codes {-2..1} at 2 bits, where narrow would mean ternary.
 """
 
 import math
@@ -64,7 +64,7 @@ def step_gradient_scale(elements: int, largest_code: int) -> float:
 
 
 class _Scaled(torch.autograd.Function):
-    """`value` of a step; the gradient of the step is that of its value times a factor."""
+    """Return `value`, computed from `step`; the gradient of `step` is that of `value` times a factor."""
 
     @staticmethod
     def forward(
@@ -83,21 +83,21 @@ class _Scaled(torch.autograd.Function):
 class LearnedStep(nn.Module):
     """Brevitas scaling implementation whose scale is a stored, learned step.
 
-    The step is NaN until `observe` has seen data: a network that was never calibrated computes NaN
-    instead of plausible nonsense, and `uncalibrated` names the place.
+    The step is NaN until `observe` has seen data: the outputs of an uncalibrated network are NaN instead of
+    plausible numbers, and `uncalibrated` names its quantizers.
 
     Attributes:
         step: Float parameter, shape `scaling_shape`: () per tensor, (out, 1, ...) per channel.
-        observing: While true, `forward` sets the step from its input instead of using it.
-        power_of_two: Whether the nearest power of two is used in its place; the gradient passes straight
-            through, so the stored step moves as ever.
-        penalised: Whether training puts an L2 penalty on it.
+        observing: While true, `forward` first updates the step from its input.
+        power_of_two: Whether the nearest power of two is used instead; the gradient is straight-through, so
+            the stored step is trained as before.
+        penalised: Whether training puts an L2 penalty on the step.
     """
 
     penalised: ClassVar[bool] = False
 
     def __init__(self, scaling_shape: tuple[int, ...], largest_code: int, power_of_two: bool = False) -> None:
-        """Start without a step.
+        """Create the step, unset (NaN).
 
         Args:
             scaling_shape: Shape of the step, broadcastable against the quantized tensor.
@@ -112,9 +112,9 @@ class LearnedStep(nn.Module):
         self._batches_seen = 0
 
     def forward(self, x: Tensor, threshold: Tensor | None = None) -> Tensor:
-        """Scale for `x`, which has a gradient in training mode only.
+        """Scale for `x`; it has a gradient in training mode only.
 
-        `threshold` is Brevitas' integer range, which a step does not need.
+        `threshold`, Brevitas' integer range, is ignored.
         """
         if self.observing:
             self.observe(x.detach())
@@ -125,12 +125,12 @@ class LearnedStep(nn.Module):
         return scaled
 
     def value(self) -> Float[Tensor, "*s"]:
-        """What the step counts as, without a gradient."""
+        """The step as used in quantization, see `step_value`; without a gradient."""
         return step_value(self.step.detach(), SMALLEST_STEP, power_of_two=self.power_of_two)
 
     def gradient_scale(self, x: Tensor) -> float:
-        """What the gradient of the step is multiplied by."""
-        # Activations count features, not images: the loss is a mean over the batch already.
+        """Factor on the gradient of the step."""
+        # For activations, features are counted and not images: the loss is a mean over the batch already.
         elements = x.numel() // len(x) if self.step.dim() == 0 else x.numel()
         return step_gradient_scale(elements, self.largest_code)
 
@@ -148,21 +148,20 @@ class LearnedStep(nn.Module):
                 self.step.lerp_(estimate, 1.0 / self._batches_seen)
 
     def restart(self) -> None:
-        """Forget what was observed: the next observed batch sets the step anew."""
+        """Discard the average: the next observed batch sets the step."""
         self._batches_seen = 0
 
 
 class ClippingLevel(LearnedStep):
-    """PACT's clipping level alpha, kept as the step alpha / largest code.
+    """PACT's clipping level alpha, stored as the step alpha / largest code.
 
-    Descent moves alpha as if it were the parameter: its gradient is the step's divided by the largest code,
-    and the step has to go that much less far.
+    Gradient descent changes alpha as if alpha were the parameter, by a factor on the gradient of the step.
     """
 
     penalised = True
 
     def gradient_scale(self, x: Tensor) -> float:
-        """Once for the gradient, once for the way."""
+        """1 / q^2 for the largest code q: alpha's gradient is the step's over q, and step = alpha / q."""
         return float(self.largest_code) ** -2
 
 
@@ -175,8 +174,8 @@ def largest_code(bits: int, *, signed: bool) -> int:
     return (1 << bits - 1) - 1 if signed else (1 << bits) - 1
 
 
-# `let` and not `class`: a Brevitas quantizer answers every attribute that it lacks with an error of its
-# own, which class decorators (jaxtyping's, in the tests) do not survive.
+# `let` and not `class`: a Brevitas quantizer raises its own error for a missing attribute, which class
+# decorators (jaxtyping's, in the tests) do not handle.
 
 
 def _per_output_channel(scaling_per_output_channel_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -232,7 +231,7 @@ DsqSigned: Any = LearnedStepSigned.let(int_quant=SoftIntQuant, tensor_clamp_impl
 
 
 class Preset(NamedTuple):
-    """Brevitas quantizer classes for the places of a network."""
+    """Brevitas quantizer classes for the kinds of tensors in a network; `weight2` is for 2-bit weights."""
 
     weight: Any
     weight2: Any

@@ -70,7 +70,9 @@ def check(model: Classifier, data: ForgetRetain, params: Any) -> None:
 
 
 def ramps(height: int, width: int, shift: float) -> Float[Tensor, "4 h w"]:
-    """Weight of the forget image by pixel: ramps peaking in middle rows, middle columns, edge rows or columns.
+    """Weight of the forget image in each pixel, as four ramps.
+
+    They peak in the middle rows, the middle columns, the edge rows and the edge columns.
 
     >>> ramps(4, 1, 0.0)[0::2, :, 0]
     tensor([[0.0000, 0.5000, 0.5000, 0.0000],
