@@ -1,11 +1,11 @@
-"""A bundle: what goes to a device, with everything that the device needs to verify it by itself.
+"""A bundle: the files for a device, with everything that the device needs to verify them offline.
 
-A folder, and the same as one reproducible archive (same content, same bytes): model files, the receipt,
+A bundle is a folder, and a reproducible archive of it (same content, same bytes): model files, the receipt,
 golden inputs with the logits to expect, thresholds, and a signed manifest with the SHA-256 of each file. Its
 files are specified in `qmu_edge.verify.manifest`, and read by `qmu_edge.verify.bundle`, which needs numpy
 and onnxruntime only.
 
-Golden inputs are synthetic. A picture of a person, deleted or not, has no business on every device.
+Golden inputs are synthetic, so that no image of a person is distributed to devices.
 """
 
 import io
@@ -61,8 +61,8 @@ def write_bundle(
     Args:
         out: Must not exist.
         files: Model files and the receipt, by name.
-        model: Which of them the golden inputs are run through.
-        thresholds: Of the verdict on the device.
+        model: Name of the model file that golden logits are computed with.
+        thresholds: Thresholds of the verdict on the device.
         min_agreement: Share of golden inputs on which a device must name the same class.
         key: Signs the manifest.
 
@@ -120,7 +120,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _tar(files: Mapping[str, bytes]) -> bytes:
-    """An archive without times and owners, so that the same files give the same bytes."""
+    """A tar archive without times and owners, so that the same files give the same bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, data in sorted(files.items()):

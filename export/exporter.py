@@ -1,12 +1,12 @@
-"""Files for devices from one network: deploy form, one trace, one graph for each format, the gates.
+"""Export of a network: deploy form, trace to a QONNX graph, conversion to each format, validation.
 
-trace.py     the deploy form as one QONNX graph
-graph.py     edits of graphs
-formats/     what each format makes of that graph
-input.py     what a file takes
-targets.py   formats, and what each consumer takes
-gates.py     what a file must pass before it exists
-bundle.py    what goes to a device
+trace.py     the deploy form as a QONNX graph
+graph.py     edits of ONNX graphs
+formats/     conversion of that graph to each format
+input.py     type and layout of a file's input
+targets.py   formats, and the consumers' restrictions
+gates.py     validation of a file before it is written
+bundle.py    the bundle for a device
 """
 
 from collections.abc import Mapping
@@ -57,12 +57,12 @@ BATCH: Final = 64  # larger ones leave the processor's caches and take twice the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportPlan:
-    """What to export, for whom.
+    """Options of an export.
 
     Attributes:
-        formats: One file is made for each.
-        target: Who reads the files.
-        input: What the files take.
+        formats: Formats, one file for each.
+        target: Consumer of the files.
+        input: Type and layout of the input.
         batch: Fixed batch size; None for any.
         class_names: Written into the files.
         recipe: Digest of the recipe, written into the files.
@@ -76,9 +76,9 @@ class ExportPlan:
     recipe: str = ""
 
     def digest(self) -> str:
-        """The digest under which a project's ledger notes what was exported by this plan.
+        """Digest of the plan; a project's ledger records under it what was exported.
 
-        Ledgers keep it, so the text has the words of version 0.1.0.
+        Existing ledgers hold it, so the text that is hashed keeps the names of version 0.1.0.
         """
         given = f"dtype={self.input.dtype.value!r}, layout={self.input.layout.value!r}"
         text = (
@@ -91,14 +91,14 @@ class ExportPlan:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """One exported file and what its gates have found.
+    """One exported file and the results of its gates.
 
     Attributes:
-        format: Of the file.
-        data: The file.
+        format: Format of the file.
+        data: Bytes of the file.
         parity: Agreement with the deploy form in torch.
         levels: The same on fewer images, for each optimization level and thread count of onnxruntime.
-        arbitration: What the integer reference says where file and network disagree.
+        arbitration: Result of the integer reference where file and network disagree.
         latent_weights: Report of the latent-weight gate.
     """
 
@@ -122,7 +122,7 @@ def export(
 
     Args:
         model: Calibrated and re-quantized, on the CPU.
-        plan: What to export.
+        plan: Options of the export.
         images: Inputs of the parity gate; square.
         min_agreement: Share of inputs on which file and network must name the same class, where the
             file is not exact.
@@ -141,16 +141,16 @@ def export(
     reference = _Reference(deployed, images)
     traced = _traced(deployed, images.shape[-1], plan)
     files = {form: _graph(form, traced, plan).SerializeToString(deterministic=True) for form in plan.formats}
-    _ = reference.logits_of_few  # once, before two files ask for it
+    _ = reference.logits_of_few  # computed once, before two threads use it
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda f: _gated(f[0], f[1], reference, min_agreement), files.items()))
 
 
 class _Reference:
-    """Logits of the deploy form, computed when they are first asked for.
+    """Logits of the deploy form, computed at their first use.
 
     Attributes:
-        few: Black, white, noise and some of the images: every clip is met.
+        few: Black, white, noise and some of the images, which reach the clipping of activations.
         all: All images of the parity gate, for files that are not exact on the few.
         tolerance: Largest difference of an exact file, as a share of the largest logit.
     """
@@ -182,8 +182,8 @@ class _Reference:
 def _gated(form: Format, data: bytes, reference: _Reference, min_agreement: float) -> Exported:
     """Pass a file through its gates.
 
-    A file that gives every logit of the few images to the bit computes the same function, and more images
-    would tell nothing more. One that does not must name the same class on all images.
+    A file whose logits on `reference.few` are exact computes the same function, so that more images would add
+    no information. Any other file must name the same class on enough of all images.
     """
     latent_weights = require_valid(data)
     standard = runnable(data)
@@ -210,7 +210,7 @@ class _Traced:
     Attributes:
         graph: From `trace`; every format is made from a copy.
         bits: Width of each quantized weight.
-        floats: Weights that no quantizer stands before; the tracer folds batch-norm into these.
+        floats: Weights without a quantizer; `deploy` folds batch-norm into these.
     """
 
     graph: onnx.ModelProto
@@ -243,7 +243,7 @@ def _traced(deployed: Classifier, size: int, plan: ExportPlan) -> _Traced:
 
 
 def _graph(form: Format, traced: _Traced, plan: ExportPlan) -> onnx.ModelProto:
-    """The graph of one format, as the target wants it, with the input that was asked for."""
+    """The graph of one format, with the input and the restrictions of `plan`."""
     target, batch = plan.target, plan.batch or plan.target.batch
     if form is Format.QONNX:
         graph = clean(traced.graph, batch=batch, matmul=target.matmul)

@@ -1,7 +1,7 @@
-"""What a file must pass before it exists: `onnx.checker`, the latent-weight gate, and parity.
+"""Validation of a file before it is written: `onnx.checker`, the latent-weight gate, and parity.
 
-Parity is measured on the bytes that would ship. Files of the deploy form agree to the bit whatever a runtime
-does to the graph, so it is measured at every optimization level, with one thread and with two.
+Parity is measured on the exported bytes. A file of the deploy form gives the same bits under every graph
+optimization, so parity is measured at every optimization level, with one thread and with two.
 """
 
 import tempfile
@@ -30,12 +30,13 @@ BATCH: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Arbitration:
-    """Images on which file and network name different classes, and with which of them the reference agrees.
+    """Images on which file and network predict different classes, compared with the integer reference.
 
     Attributes:
-        disagreements: How many there are.
-        asked: On how many of them the integer reference was run; 0 for a file with float layers.
-        as_file: On how many of those it names the file's class: there the network rounded a sum at a tie.
+        disagreements: Number of such images.
+        asked: Number of them that the integer reference was run on; 0 for a file with float layers.
+        as_file: Number of those on which it predicts the file's class: there the network rounded a sum at a
+            tie.
     """
 
     disagreements: int
@@ -43,20 +44,20 @@ class Arbitration:
     as_file: int
 
     def __str__(self) -> str:
-        """What to append to a message; nothing where the reference was not run."""
+        """Text to append to a message; empty where the reference was not run."""
         if not self.asked:
             return ""
         return f"; on {self.as_file} of {self.asked} that differ, exact integers say what the file says"
 
 
 def require_valid(data: bytes) -> LatentReport:
-    """Run `onnx.checker` and the latent-weight gate on the bytes that would ship.
+    """Run `onnx.checker` and the latent-weight gate on the exported bytes.
 
     Returns:
         The report of the latent-weight gate.
 
     Raises:
-        ExportError: Either finds something.
+        ExportError: A check fails.
     """
     try:
         onnx.checker.check_model(data, full_check=True)
@@ -67,10 +68,10 @@ def require_valid(data: bytes) -> LatentReport:
 
 
 def runnable(data: bytes) -> bytes:
-    """The file as onnxruntime can run it.
+    """The file in a form that onnxruntime can run.
 
-    onnxruntime has no QONNX operators. qonnx's own converter, which shares no code with ours, turns them into
-    standard ONNX.
+    onnxruntime has no QONNX operators. qonnx's own converter, which shares no code with this package,
+    converts them to standard ONNX.
     """
     model = onnx.load_from_string(data)
     if all(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
@@ -91,7 +92,7 @@ def run_file(
         data: From `runnable`.
         images: As `OrtRunner.logits` takes them.
         optimization: See `OrtRunner`.
-        threads: Of onnxruntime.
+        threads: Threads of onnxruntime.
 
     Raises:
         IntegrityError: See `OrtRunner`.
@@ -108,8 +109,8 @@ def parity_by_level(
 
     Args:
         data: The file.
-        images: The first few are run.
-        logits: What the network answers to `images`.
+        images: Inputs; only the first `LEVEL_IMAGES` are run.
+        logits: Logits of the network for `images`.
     """
     images, logits = images[:LEVEL_IMAGES], logits[:LEVEL_IMAGES]
     return {
@@ -126,13 +127,13 @@ def arbitrate(
     logits: Float[np.ndarray, "n k"],
     found: Float[np.ndarray, "n k"],
 ) -> Arbitration:
-    """Run the integer reference where file and network name different classes: integers round no sum.
+    """Run the integer reference, whose sums are exact, where file and network predict different classes.
 
     Args:
         data: The file.
         images: Inputs of both.
-        logits: Of the network.
-        found: Of the file.
+        logits: Logits of the network.
+        found: Logits of the file.
     """
     differing = np.flatnonzero(logits.argmax(1) != found.argmax(1))
     some = differing[:ARBITRATED_IMAGES]

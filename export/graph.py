@@ -1,4 +1,4 @@
-"""Edits of ONNX graphs that every format needs: nodes, initializers, attributes, integer codes."""
+"""Edits of ONNX graphs for all formats: nodes, initializers, attributes, integer codes."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -22,24 +22,24 @@ def copied(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def read_from(graph: onnx.ModelProto, old: str, new: str) -> None:
-    """Make every node that reads `old` read `new`."""
+    """Replace the input `old` of all nodes by `new`."""
     for node in graph.graph.node:
         node.input[:] = [new if name == old else name for name in node.input]
 
 
 def set_nodes(graph: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    """Make these the nodes of the graph; they may be its own."""
+    """Replace the nodes of the graph; the new ones may be among the old ones."""
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.graph.node[:]
     graph.graph.node.extend(copies)
 
 
 def make_standard(graph: onnx.ModelProto, replaced: Mapping[str, list[onnx.NodeProto]]) -> None:
-    """Make a QONNX graph a standard one, in place, and remove initializers that nobody reads any more.
+    """Turn a QONNX graph into a standard ONNX graph, in place, and remove unused initializers.
 
     Args:
-        graph: All its `Quant` nodes are among the replaced.
-        replaced: New nodes, by the name of the node whose place they take; an empty list removes it.
+        graph: Graph whose `Quant` nodes are all in `replaced`.
+        replaced: New nodes, by the name of the node that they replace; an empty list removes it.
     """
     set_nodes(graph, [new for node in graph.graph.node for new in replaced.get(node.name, [node])])
     kept = [entry for entry in graph.opset_import if entry.domain != QONNX_DOMAIN]

@@ -1,7 +1,7 @@
-"""What an exported file takes: uint8 or float32 images, channels first or last.
+"""The input of an exported file: uint8 or float32 images, channels first or last.
 
-The network's own normalisation is inside the graph in every case. What is added here stands before it: the
-conversion of what a camera delivers to float32 0..1 (n, c, h, w).
+The network's own normalisation is inside the graph in every case. Here the conversion of camera images to
+float32 0..1 (n, c, h, w) is added before it.
 """
 
 from dataclasses import dataclass
@@ -24,27 +24,27 @@ class InputSpec:
 
     @classmethod
     def parse(cls, dtype: str, layout: str) -> "InputSpec":
-        """Take what a user wrote.
+        """Parse the user's options.
 
         Raises:
-            ConfigError: Another element type or order.
+            ConfigError: An unknown element type or order of axes.
         """
         if dtype not in [*Dtype] or layout not in [*Layout]:
             raise ConfigError(f"input {dtype} {layout}; allowed {' or '.join(Dtype)}, {' or '.join(Layout)}")
         return cls(Dtype(dtype), Layout(layout))
 
     def metadata(self, channels: int) -> InputMetadata:
-        """What the file says about its input."""
+        """Metadata of the input, as stored in the file."""
         values = (0, 255) if self.dtype is Dtype.UINT8 else (0.0, 1.0)
         return InputMetadata(layout=self.layout, dtype=self.dtype, range=values, channels=channels)
 
 
 def apply_input(graph: onnx.ModelProto, spec: InputSpec) -> None:
-    """Make the graph take images of this specification, in place.
+    """Change the input of the graph to this specification, in place.
 
     Args:
-        graph: Takes float32 images 0..1 (n, c, h, w).
-        spec: What it takes afterwards.
+        graph: Graph with an input of float32 images 0..1 (n, c, h, w).
+        spec: The new input.
     """
     (image,) = graph.graph.input
     made: list[onnx.NodeProto] = []
@@ -74,6 +74,6 @@ def _put_channels_last(image: onnx.ValueInfoProto) -> None:
 
 
 def fix_batch(graph: onnx.ModelProto, batch: int) -> None:
-    """Make the batch size of input and output a fixed number, in place."""
+    """Fix the batch size of input and output, in place."""
     for value in (*graph.graph.input, *graph.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = batch

@@ -1,11 +1,12 @@
-"""What each consumer of a file takes: formats, versions, bit widths.
+"""Targets, the consumers of exported files: formats, versions and bit widths that each supports.
 
     onnxruntime   everything; INT2 needs onnxruntime 1.24 or newer, the rest 1.18
     openvino      no INT2 tensors; its kernels clip narrow activations as values, not as codes
     tensorrt      symmetric int8 activations without zero point, float biases; so unsigned activations have
                   at most 7 bits
-    finn, hls4ml  QONNX with a fixed batch, cleaned by qonnx's own passes; hls4ml wants MatMul for Gemm, and
-                  its own step qonnx-to-channels-last before it reads the file
+    finn, hls4ml  QONNX with a fixed batch, cleaned by qonnx's own passes; hls4ml needs MatMul in place of
+    Gemm,
+                  and qonnx-to-channels-last run on the file first
 
 Source: the consumers' own documentation and import errors.
 """
@@ -33,7 +34,7 @@ class Format(StrEnum):
 
     @classmethod
     def parse(cls, name: str) -> "Format":
-        """Take what a user wrote.
+        """Parse the name of a format.
 
         Raises:
             ConfigError: There is no such format.
@@ -48,14 +49,14 @@ class Target:
     """One consumer of exported files.
 
     Attributes:
-        name: What users call it.
-        formats: What it reads.
-        opset, ir_version: Of its files; a packed file may need newer ones.
-        int2: Whether it takes 2-bit tensors.
-        zero_points: Whether activations may be uint8 with a zero point; else they are int8 without.
-        clip_values: Whether narrow activations are clipped as values, before they become codes.
-        batch: Fixed batch size it asks for; None for any.
-        matmul: Whether it wants MatMul in place of Gemm.
+        name: Name in the user interface.
+        formats: Formats that it reads.
+        opset, ir_version: Versions of its files; a packed file may need newer ones.
+        int2: Whether it supports 2-bit tensors.
+        zero_points: Whether activations may be uint8 with a zero point; otherwise they are int8 without one.
+        clip_values: Whether activations below 8 bits are clipped as values, before quantization.
+        batch: Fixed batch size that it requires; None for any.
+        matmul: Whether it needs MatMul in place of Gemm.
     """
 
     name: str
@@ -95,7 +96,7 @@ TARGETS: Final[Mapping[str, Target]] = {
 
 
 def target_named(name: str) -> Target:
-    """The target that a user means.
+    """The target of this name.
 
     Raises:
         ConfigError: There is no such target.

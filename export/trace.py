@@ -1,8 +1,8 @@
 """The network as a QONNX graph: standard operators, and `Quant` nodes where Brevitas quantizes.
 
-Every format is made from this graph. torch.fx follows the network's `forward`, and a writer for each kind of
-layer appends its nodes. So the graph holds nothing of the machine or the training: weights enter it as
-code x scale, never as the latent floats. A layer that has no writer below is refused by name.
+Every format is converted from this graph. torch.fx traces the network's `forward`, and a writer for each kind
+of layer appends its nodes. So the graph holds no information about machine or training: weights are stored as
+code x scale, never as latent floats. A layer without a writer is refused, and the error names it.
 """
 
 import operator
@@ -66,7 +66,7 @@ def _empty(model: Classifier, size: int) -> onnx.ModelProto:
 def _followed(model: Classifier) -> fx.Graph:
     """The calls that the network's `forward` makes, in order."""
     checked = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)  # the tensors that fx sends have no shapes
+    jaxtyping.config.update("jaxtyping_disable", True)  # fx traces with proxies, which have no shapes
     try:
         return _Tracer().trace(model)
     except (fx.proxy.TraceError, TypeError) as error:  # the latter from functions that take no proxy
@@ -76,10 +76,10 @@ def _followed(model: Classifier) -> fx.Graph:
 
 
 class _Tracer(fx.Tracer):
-    """Stops at the layers that have a writer, and at those of torch and Brevitas that have none."""
+    """Tracer that does not enter layers with a writer, nor other layers of torch and Brevitas."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether `m` is one node."""
+        """Whether `m` becomes a single node."""
         return type(m) in MODULES or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -117,7 +117,7 @@ class _Writer:
         return MODULES[type(module)](self, name, inputs[0], module)
 
     def node(self, op_type: str, name: str, inputs: list[str], **attributes: Any) -> str:
-        """Append a node; its output bears its name."""
+        """Append a node; its output has the same name."""
         self.graph.graph.node.append(helper.make_node(op_type, inputs, [name], name, **attributes))
         return name
 
@@ -205,7 +205,7 @@ def _max_pool(w: _Writer, name: str, x: str, m: nn.MaxPool2d) -> str:
 
 
 def _pair(size: int | tuple[int, int]) -> list[int]:
-    """Height and width, which are equal where there is one number."""
+    """Height and width; a single number stands for both."""
     return [size, size] if isinstance(size, int) else [*size]
 
 

@@ -1,6 +1,6 @@
-"""Integer: the standard graph that onnxruntime runs fastest, every layer an integer kernel.
+"""Integer: a standard ONNX graph whose layers onnxruntime runs as integer kernels, its fastest form.
 
-A runtime replaces DequantizeLinear - Conv - QuantizeLinear by one integer kernel when nothing stands between
+A runtime fuses DequantizeLinear - Conv - QuantizeLinear to one integer kernel when there is no node between
 them. So bias and scale of the deploy form move into the layer: the bias becomes int32 on the grid
 input step x weight step, the scale is multiplied into the weight's scale. Both are exact.
 
@@ -8,11 +8,11 @@ input step x weight step, the scale is multiplied into the weight's scale. Both 
                   fast kernels for int8 activations, and mixing both stops fusion
     weights       int8, symmetric, one scale per output channel, zero point 0
     biases        int32, scale = input scale x weight scale, zero point 0
-    below 8 bits  the same containers; a Clip keeps the narrower grid of activations: behind QuantizeLinear,
-                  on codes, where onnxruntime's integer kernels end, or before it, on values, which OpenVINO's
+    below 8 bits  the same types; a Clip limits activations to the narrower grid: after QuantizeLinear, on
+                  codes, where onnxruntime's integer kernels end, or before it, on values, which OpenVINO's
                   kernels include
     float inputs  of a layer leave its bias float; the layer runs in float with dequantized weights
-    float output  of a layer (the head's): the gain stays behind it, one multiplication of exact sums
+    float output  of a layer (the head's): the gain follows the layer, one multiplication of exact sums
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ SIGNED_ZERO = 128
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """A layer with a quantized weight, and the Add and Mul of the deploy form behind it."""
+    """A layer with a quantized weight, and the Add and Mul of the deploy form after it."""
 
     node: onnx.NodeProto
     weight: Quantizer
@@ -77,7 +77,7 @@ class _Graph:
         return self.quantizers.get(name)
 
     def is_quantized(self, name: str) -> bool:
-        """Whether a quantizer is the only reader of a tensor, directly or behind a rectifier."""
+        """Whether a quantizer is the only reader of a tensor, directly or after a rectifier."""
         readers = self.readers.get(name, [])
         if len(readers) == 1 and readers[0].op_type == "Relu":
             return self.is_quantized(readers[0].output[0])
@@ -99,14 +99,14 @@ def to_integer(
     """A standard graph of integer layers that computes what the QONNX graph does.
 
     Args:
-        qonnx_graph: Of the deploy form, from `trace`; left as it is.
-        zero_points: Activations are uint8 with zero point 128 for the signed ones. Else they are int8
-            without a zero point, and biases stay float, which is what TensorRT reads.
+        qonnx_graph: Graph of the deploy form, from `trace`; not changed.
+        zero_points: Activations are uint8, signed ones with zero point 128. Otherwise they are int8 without a
+            zero point, and biases stay float, as TensorRT requires.
         clip_values: Activations below 8 bits are clipped before they are quantized, and not as codes.
 
     Raises:
-        ExportError: A layer is not as the deploy form has it, a bias does not fit int32, or unsigned
-            activations of 8 bits should become int8.
+        ExportError: A layer is not in deploy form, a bias does not fit int32, or unsigned activations of 8
+            bits would have to become int8.
     """
     model = copied(qonnx_graph)
     graph = _Graph(model, zero_points=zero_points, clip_values=clip_values)
@@ -143,7 +143,7 @@ def _integer_layer(graph: _Graph, layer: _Layer, replaced: dict[str, list[onnx.N
     set_initializer(graph.model, name, codes)
     set_initializer(graph.model, f"{name}.scale", scale)
     inputs = [name, f"{name}.scale"]
-    if layer.node.op_type == "Gemm":  # onnxruntime's integer kernel wants it spelled out
+    if layer.node.op_type == "Gemm":  # onnxruntime's integer kernel requires the attribute
         inputs.append(constant(graph.model, f"{name}.zero", np.zeros(len(codes), np.int8)))
     made = [helper.make_node("DequantizeLinear", inputs, weight.node.output, axis=0)]
     if grid is None:
@@ -157,7 +157,7 @@ def _integer_layer(graph: _Graph, layer: _Layer, replaced: dict[str, list[onnx.N
 
 
 def _float_weight(graph: _Graph, name: str, scale: np.ndarray, output: str) -> list[onnx.NodeProto]:
-    """Cast and Mul widen a weight: a runtime computes these once at load, DequantizeLinear at every run."""
+    """Dequantize a weight by Cast and Mul, which runtimes fold at load; DequantizeLinear runs every time."""
     set_initializer(graph.model, f"{name}.scale", scale)
     cast = helper.make_node("Cast", [name], [f"{name}.float"], to=onnx.TensorProto.FLOAT)
     return [cast, helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [output])]
@@ -185,7 +185,7 @@ def _int32(biases: np.ndarray, name: str) -> np.ndarray:
 def _activation(graph: _Graph, q: Quantizer, replaced: dict[str, list[onnx.NodeProto]]) -> None:
     """Replace a quantizer by QuantizeLinear, Clip and DequantizeLinear.
 
-    Readers that compute the same on codes as on values move in front of DequantizeLinear.
+    Nodes that compute the same on codes as on values move before DequantizeLinear.
     """
     name, offset = q.node.name, SIGNED_ZERO if q.signed and graph.zero_points else 0
     dtype = np.uint8 if graph.zero_points else np.int8

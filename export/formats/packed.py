@@ -1,13 +1,13 @@
 """Packed: the integer file with weights of 4 or 2 bits on disk, for flash and for updates over the air.
 
-    weights    INT4 or INT2, widened by a Cast in front of everything else: a runtime computes it once at load
-               and then runs the same integer kernels
-    scales     float16 where that loses nothing (the deploy form's gains have short mantissas)
-    biases     int16 where they fit; of float layers, float16 where that loses nothing
-    names      short ones: a small network has more bytes of names than of biases
+    weights    INT4 or INT2, converted to int8 by a Cast: a runtime folds it at load and then runs the same
+               integer kernels
+    scales     float16 where that is exact (the deploy form's gains have short mantissas)
+    biases     int16 where they fit; of float layers, float16 where that is exact
+    names      short ones: in a small network names take more bytes than biases
     attributes of a convolution that repeat a default are left out
 
-Everything is widened exactly, so the file computes what the integer file does.
+All conversions are exact, so the file computes the same as the integer file.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,7 +23,7 @@ from qmu_edge.export.graph import copied, initializers, read_from, set_initializ
 
 
 class NarrowType(NamedTuple):
-    """An element type below 8 bits, and the opset and IR version from which on ONNX has it."""
+    """An element type below 8 bits, and the first opset and IR version of ONNX with it."""
 
     dtype: DTypeLike
     opset: int
@@ -40,7 +40,7 @@ def pack(integer: onnx.ModelProto, bits: Mapping[str, int], floats: Collection[s
     """A smaller file that computes the same.
 
     Args:
-        integer: From `to_integer`; left as it is.
+        integer: From `to_integer`; not changed.
         bits: Width of each stored weight, by name.
         floats: Names of the weights that the recipe leaves float.
     """
@@ -58,7 +58,7 @@ def pack(integer: onnx.ModelProto, bits: Mapping[str, int], floats: Collection[s
 
 
 def _widened(model: onnx.ModelProto, name: str, narrow: np.ndarray, to: int) -> onnx.NodeProto:
-    """Store a tensor narrow; the Cast gives back what its readers read before."""
+    """Store a tensor in a narrow type; returns the Cast that restores the type its readers expect."""
     set_initializer(model, name, narrow)
     read_from(model, name, f"{name}.wide")
     return helper.make_node("Cast", [name], [f"{name}.wide"], to=to)
@@ -71,7 +71,7 @@ def _narrow_weight(model: onnx.ModelProto, name: str, bits: int) -> list[onnx.No
         entry.version = max(entry.version, narrow.opset)
     codes = initializers(model)[name].astype(narrow.dtype)
     if any(node.op_type == "Cast" and node.input[0] == name for node in model.graph.node):
-        set_initializer(model, name, codes)  # a float layer widens its codes already
+        set_initializer(model, name, codes)  # a float layer has a Cast of its codes already
         return []
     return [_widened(model, name, codes, TensorProto.INT8)]
 
@@ -106,7 +106,7 @@ def _drop_default_attributes(model: onnx.ModelProto) -> None:
 
 
 def _is_default(attribute: onnx.AttributeProto) -> bool:
-    """Whether a convolution without this attribute is the same; a kernel's shape is its weight's."""
+    """Whether a convolution is the same without this attribute; the kernel's shape is that of the weight."""
     ints = list(attribute.ints)
     return {
         "auto_pad": attribute.s == b"NOTSET",

@@ -1,7 +1,7 @@
 """QCDQ: standard ONNX with integer codes as initializers, and quantize-clip-dequantize on activations.
 
-Runs in any ONNX runtime. A weight is an int8 initializer behind DequantizeLinear, whatever its width: codes
-of 4 bits lie within -7..7 and take a byte each. Activations below 8 bits get a Clip on the integers.
+It runs in any ONNX runtime. A weight is an int8 initializer with a DequantizeLinear, whatever its width:
+codes of 4 bits lie within -7..7 and take a byte each. Activations below 8 bits get a Clip on the integers.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def to_qcdq(qonnx_graph: onnx.ModelProto) -> onnx.ModelProto:
     """A standard ONNX graph that computes what the QONNX graph does.
 
     Args:
-        qonnx_graph: From `trace`; left as it is.
+        qonnx_graph: From `trace`; not changed.
     """
     graph = copied(qonnx_graph)
     values = initializers(graph)

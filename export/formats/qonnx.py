@@ -1,4 +1,4 @@
-"""QONNX: `Quant` nodes with code x scale in front of them, for FINN, hls4ml and other compilers."""
+"""QONNX: weights stored as code x scale with `Quant` nodes, for FINN, hls4ml and other compilers."""
 
 import contextlib
 import io
@@ -49,13 +49,13 @@ def quantizers(graph: onnx.ModelProto) -> Iterator[Quantizer]:
 
 
 def clean(graph: onnx.ModelProto, *, batch: int | None, matmul: bool) -> onnx.ModelProto:
-    """A copy as FINN and hls4ml want it: qonnx's own passes fix the batch and infer every shape.
+    """A copy for FINN and hls4ml: qonnx's own passes fix the batch size and infer all shapes.
 
-    Its pass `cleanup_model` is not among them: it renames all tensors, and the metadata name tensors.
+    Its pass `cleanup_model` is not used: it renames all tensors, and the metadata refer to names of tensors.
 
     Args:
-        graph: From `trace`; left as it is.
-        batch: Fixed batch size; None leaves the batch dynamic, and nothing is done.
+        graph: From `trace`; not changed.
+        batch: Fixed batch size; None leaves the batch dynamic, and runs no pass.
         matmul: Whether Gemm becomes MatMul.
     """
     copy = copied(graph)
@@ -95,12 +95,12 @@ def _gemm_to_matmul(graph: onnx.ModelProto) -> None:
 
 @dataclass(frozen=True, slots=True)
 class InferenceCost:
-    """What one image costs.
+    """Cost of inference on one image.
 
     Attributes:
         bit_operations: Multiply-accumulates x weight bits x activation bits.
-        weight_bits: Of all weights together.
-        activation_bits: Of all tensors between layers together.
+        weight_bits: Bits of all weights together.
+        activation_bits: Bits of all tensors between layers together.
     """
 
     bit_operations: float
