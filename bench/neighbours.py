@@ -1,24 +1,23 @@
-"""What does a training lose beside another process, and what does waiting without spinning cost alone?
+"""What does a training lose beside another process, and what does it cost alone to give way?
 
 Trainings of the digits recipe in processes of their own, on the processors that this one may use: one alone,
-two side by side, one beside a process that keeps a processor busy. Under OpenMP's defaults, with
-one thread, and with threads that spin for so many turns and then sleep (`--spins`). All take turns, round by
-round.
+two side by side, one beside a process that keeps a processor busy. By default, with the number of threads
+kept, with one thread, and with threads that spin for so many turns and then sleep (`--spins`). The cases take
+turns, round by round, each time in new processes.
 
-    python bench/neighbours.py [--rounds 8] [--seconds 3] [--spins 0 10000 100000]
+    python bench/neighbours.py [--rounds 5] [--seconds 3] [--spins 0 10000 100000]
 """
 
 import argparse
 import os
 import subprocess
 import sys
-import time
 from statistics import mean, median, stdev
 from typing import Any, Final
 
 from shared.record import write
 
-from qmu_edge.machine.processors import POLICY, SPINS, THREADS, WAITING, processors
+from qmu_edge.machine.processors import DYNAMIC, POLICY, SPINS, THREADS, WAITING, processors
 
 WORKER: Final = """
 import sys, time
@@ -70,6 +69,7 @@ for line in sys.stdin:
     print(rate(float(line)), flush=True)
 """
 BUSY: Final = "while True: pass"
+CASES: Final = (("alone", 1, 0), ("two", 2, 0), ("beside a busy process", 1, 1))  # trainings, busy processes
 
 
 class Worker:
@@ -77,7 +77,7 @@ class Worker:
 
     def __init__(self, environment: dict[str, str]) -> None:
         """Start it and wait until it is ready."""
-        clean = {k: v for k, v in os.environ.items() if k not in (THREADS, *WAITING)}
+        clean = {k: v for k, v in os.environ.items() if k not in (DYNAMIC, THREADS, *WAITING)}
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", WORKER], env={**clean, **environment}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -110,33 +110,41 @@ def together(workers: list[Worker], seconds: float) -> float:
 
 def measure(policies: dict[str, dict[str, str]], rounds: int, seconds: float) -> dict[str, list[float]]:
     """Images a second of each policy alone, of two trainings together, and beside a busy process."""
-    workers = {name: [Worker(policy), Worker(policy)] for name, policy in policies.items()}
     found: dict[str, list[float]] = {}
     for number in range(rounds):
-        for name, pair in workers.items():
-            found.setdefault(f"{name}, alone", []).append(together(pair[:1], seconds))
-            found.setdefault(f"{name}, two", []).append(together(pair, seconds))
-            busy = subprocess.Popen([sys.executable, "-c", BUSY])
-            time.sleep(0.2)
-            found.setdefault(f"{name}, beside a busy process", []).append(together(pair[:1], seconds))
-            busy.kill()
-            busy.wait()
+        for name, policy in policies.items():
+            for case, workers, neighbours in CASES:
+                found.setdefault(f"{name}, {case}", []).append(_once(policy, workers, neighbours, seconds))
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
-    for worker in (w for pair in workers.values() for w in pair):
-        worker.end()
     return found
+
+
+def _once(policy: dict[str, str], workers: int, neighbours: int, seconds: float) -> float:
+    """In new processes, which know nothing of the neighbours before."""
+    trainings = [Worker(policy) for _ in range(workers)]
+    busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(neighbours)]
+    try:
+        return together(trainings, seconds)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+        for worker in trainings:
+            worker.end()
 
 
 def main() -> None:
     """Measure all policies; write bench/results/neighbours-cpu.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--spins", type=int, nargs="*", default=[])
     options = parser.parse_args()
     threads = {THREADS: str(processors({}).threads)}
-    policies = {"defaults": {}, "one thread": {THREADS: "1"}}
-    policies |= {f"{n} spins": {POLICY: "PASSIVE", **threads, SPINS: str(n)} for n in options.spins}
+    policies = {"defaults": {}, "never fewer threads": {DYNAMIC: "false"}, "one thread": {THREADS: "1"}}
+    policies |= {
+        f"{n} spins": {DYNAMIC: "false", POLICY: "PASSIVE", **threads, SPINS: str(n)} for n in options.spins
+    }
     rates = measure(policies, options.rounds, options.seconds)
     base = median(rates["defaults, alone"])
     results: dict[str, Any] = {

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qmu_edge.machine.processors import settle
+from tests import annotations
 
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # networks here are small, and two test processes share the machine
 settle()
+annotations.install()
 
 if TYPE_CHECKING:
     from qmu_edge.models.layers import Classifier
@@ -44,13 +46,14 @@ def network() -> "Callable[..., Classifier]":
     from qmu_edge.models.calibration import calibrate, calibration_batches
     from qmu_edge.models.layers import Classifier, Shape
     from qmu_edge.recipe import ModelRecipe
+    from tests.networks import two_blocks
 
     made: dict[ModelRecipe, Classifier] = {}
 
     def make(**changes: Any) -> Classifier:
         recipe = ModelRecipe(**{"width": 0.125, **changes})
         if recipe not in made:
-            model = build(recipe, Shape(channels=1, classes=3), seed=0)
+            model = build(recipe, Shape(channels=1, classes=3), seed=0, factory=two_blocks)
             generator = torch.Generator().manual_seed(0)
             wanted = calibration_batches(model)
             calibrate(model, [torch.rand(4, 1, 8, 8, generator=generator) for _ in range(wanted)])

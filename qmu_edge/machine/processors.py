@@ -18,6 +18,7 @@ THREADS: Final = "OMP_NUM_THREADS"
 POLICY: Final = "OMP_WAIT_POLICY"
 SPINS: Final = "GOMP_SPINCOUNT"  # of GNU's OpenMP, which PyTorch comes with: turns before a thread sleeps
 BLOCKTIME: Final = "KMP_BLOCKTIME"  # the same of Intel's, in milliseconds
+DYNAMIC: Final = "OMP_DYNAMIC"
 WAITING: Final = (POLICY, SPINS, BLOCKTIME)
 CGROUP: Final = Path("/proc/self/cgroup")
 GROUPS: Final = Path("/sys/fs/cgroup")
@@ -30,11 +31,13 @@ class Processors:
     Attributes:
         threads: How many to compute with.
         why: Where the number comes from: "affinity", "quota" or the name of a variable.
+        dynamic: Whether a run beside other processes goes on with fewer, see `qmu_edge.runtime.threads`.
         waiting: The variables that say how threads wait, by name.
     """
 
     threads: int
     why: str
+    dynamic: bool
     waiting: Mapping[str, str]
 
 
@@ -48,7 +51,8 @@ def processors(environment: Mapping[str, str] = os.environ) -> Processors:
     asked = environment.get(THREADS, "").split(",")[0]
     if asked.isdecimal() and int(asked) not in (0, threads):  # else it is nobody's, or `settle` has set it
         threads, why = int(asked), THREADS
-    return Processors(threads, why, waiting)
+    dynamic = environment.get(DYNAMIC, "").strip().lower() not in ("false", "0")
+    return Processors(threads, why, dynamic, waiting)
 
 
 def settle(environment: MutableMapping[str, str] = os.environ) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from qmu_edge.errors import UnlearnError
 from qmu_edge.io.progress import Progress
+from qmu_edge.runtime.threads import giving_way
 from qmu_edge.runtime.throughput import waited
 
 
@@ -155,7 +156,7 @@ class Samples:
             generator: On the CPU; draws the order and the augmentation.
             augment: Applied when given; needs the generator.
         """
-        return waited(self._batches(size, generator, augment))
+        return giving_way(waited(self._batches(size, generator, augment)))
 
     def _batches(
         self, size: int, generator: torch.Generator | None, augment: Augment | None

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from qmu_edge.machine import processors as module
-from qmu_edge.machine.processors import BLOCKTIME, POLICY, SPINS, THREADS, WAITING, processors, settle
+from qmu_edge.machine.processors import (
+    BLOCKTIME,
+    DYNAMIC,
+    POLICY,
+    SPINS,
+    THREADS,
+    WAITING,
+    processors,
+    settle,
+)
 
 
 @pytest.fixture
@@ -94,6 +103,11 @@ def test_what_the_environment_says_stays_and_is_told(machine: Path, name: str) -
     settle(environment)
     assert environment == {name: "1", THREADS: "5"}
     assert processors(environment).waiting == {name: "1"}
+
+
+@pytest.mark.parametrize(("text", "dynamic"), [("FALSE", False), ("0", False), ("true", True), ("", True)])
+def test_the_number_is_kept_where_the_environment_says_so(machine: Path, text: str, dynamic: bool) -> None:
+    assert processors({DYNAMIC: text}).dynamic is dynamic
 
 
 def test_the_libraries_obey() -> None:
