@@ -1,7 +1,5 @@
 """What importing one module of the networks loads, in a fresh interpreter: never more than it needs."""
 
-import pytest
-
 from tests.verify.test_imports import loaded
 
 START = "qmu_edge.models."
