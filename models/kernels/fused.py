@@ -114,7 +114,7 @@ Codes = Callable[[Tensor, Tensor, Grid, int], tuple[Tensor, Tensor]]
 class Passes(NamedTuple):
     """The two functions above, or others that compute the same for tensors without gaps.
 
-    `codes`, where there is one, lets convolutions be computed in integers, see `integer.py`.
+    `codes`, where there is one, lets convolutions be computed in integers, see `integer_conv.py`.
 
     A step is one number, or one for each entry of the first dimension, which is then the outermost in memory.
     Values and gradients lie in memory as `x` does.
