@@ -11,7 +11,11 @@ from qmu_edge.machine.cost import measured_cost
 
 
 def test_the_result_comes_back_with_the_seconds_that_it_took() -> None:
-    result, cost = measured_cost(lambda: time.sleep(0.05) or "result")
+    def work() -> str:
+        time.sleep(0.05)
+        return "result"
+
+    result, cost = measured_cost(work)
     assert result == "result" and cost.keys() == {"seconds", "peak_mb"}
     assert cost["seconds"] >= 0.05
 
