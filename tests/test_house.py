@@ -16,6 +16,31 @@ ELSEWHERE = {
     "allocator": "malloc", "camera": "input", "utils": "the noun of what is in it",
 }  # fmt: skip
 
+# Modules that are tested together with others, and where.
+TESTED_IN = {
+    "cli/test_cli_path.py": (
+        "cli/main", "cli/project", "cli/run", "qmu_edge/api/project", "qmu_edge/api/run",
+        "qmu_edge/pipeline/networks", "qmu_edge/pipeline/dry_run",
+    ),
+    "cli/test_bad_requests.py": ("cli/requests", "qmu_edge/api/requests"),
+    "cli/test_cli_receipts.py": ("cli/receipts", "cli/keys", "qmu_edge/api/receipts"),
+    "cli/test_pending.py": ("qmu_edge/pipeline/fulfil",),
+    "cli/test_reingestion.py": ("qmu_edge/pipeline/inputs", "qmu_edge/pipeline/train_run"),
+    "cli/test_resume.py": ("qmu_edge/pipeline/unlearn_run",),
+    "cli/test_verdicts.py": ("qmu_edge/pipeline/release", "qmu_edge/pipeline/verify_file"),
+    "models/test_models.py": ("models/layers", "models/quant_layers", "models/resnet"),
+    "pipeline/test_distributed.py": ("qmu_edge/runtime/parallel",),
+    "project/purge/test_inventory.py": ("qmu_edge/project/checklist",),
+    "project/purge/test_purge_model.py": (
+        "qmu_edge/project/needs", "qmu_edge/project/results", "qmu_edge/store/ledger/purges",
+    ),
+    "project/test_doctor.py": ("qmu_edge/project/project",),
+    "queue/test_lifecycle.py": ("qmu_edge/project/samples",),
+    "store/ledger/test_keys.py": ("qmu_edge/store/ledger/issued",),
+    "unlearn/test_last_blocks.py": ("qmu_edge/unlearn/methods/cf_k", "qmu_edge/unlearn/methods/eu_k"),
+    "unlearn/test_methods.py": ("qmu_edge/unlearn/registry",),
+}  # fmt: skip
+
 
 def sources(*tops: str) -> Iterator[tuple[Path, str]]:
     for top in tops or ROOMS:
@@ -31,6 +56,24 @@ def functions(text: str) -> Iterator[ast.FunctionDef]:
 def test_every_module_lies_in_a_room() -> None:
     flat = {p.name for p in (ROOT / "qmu_edge").glob("*.py")}
     assert flat <= {"__init__.py", "errors.py", "recipe.py"}, flat
+
+
+def has_tests(module: Path) -> bool:
+    """Whether the tests of the module's room have a file of its name."""
+    inside = module.relative_to("qmu_edge") if module.is_relative_to("qmu_edge") else module
+    room = ROOT / "tests" / inside.parent.parts[0] if inside.parent.parts else ROOT / "tests"
+    return any(room.rglob(f"test_{module.stem.strip('_')}.py"))
+
+
+def test_every_module_has_tests_of_its_name_or_is_named_here() -> None:
+    """A module without a function has nothing to test."""
+    bare = [
+        str(path.with_suffix(""))
+        for path, text in sources()
+        if path.name != "__init__.py" and any(functions(text)) and not has_tests(path)
+    ]
+    assert sorted(bare) == sorted(module for modules in TESTED_IN.values() for module in modules)
+    assert all((ROOT / "tests" / name).is_file() for name in TESTED_IN)
 
 
 def test_rooms_are_named_by_the_fields_terms() -> None:

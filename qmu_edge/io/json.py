@@ -5,8 +5,9 @@ readers may differ on: at most 1 MiB of UTF-8, nested at most 16 levels, no key 
 cannot hold, no control or invisible characters, all text in Unicode normal form NFC. What is left has one RFC
 8785 form, so a digest of it means something.
 
-`parse_stored` reads what this program has written. `compact` writes objects that are found by the digest of
-their bytes; the other encoding, RFC 8785, is in `qmu_edge.io.canonical`, which says which is used where.
+`parse_stored` and `parse_stored_value` read what this program has written. `compact` writes objects that are
+found by the digest of their bytes; the other encoding, RFC 8785, is in `qmu_edge.io.canonical`, which says
+which is used where.
 Standard library only.
 """
 
@@ -97,13 +98,25 @@ def parse_stored(data: bytes | str, what: str) -> dict[str, Any]:
     Traceback (most recent call last):
     qmu_edge.errors.IntegrityError: a stored object is not an object
     """
-    try:
-        document = json.loads(data, object_pairs_hook=_distinct, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{what} is not JSON: {error}") from None
+    document = parse_stored_value(data, what)
     if not isinstance(document, dict):
         raise IntegrityError(f"{what} is not an object")
     return document
+
+
+def parse_stored_value(data: Any, what: str, error: type[QmuEdgeError] = IntegrityError) -> Any:
+    """As `parse_stored`, but any JSON value.
+
+    Raises:
+        QmuEdgeError: An `error`: it is something else; the message begins with `what`.
+
+    >>> parse_stored_value("[1, null]", "a note")
+    [1, None]
+    """
+    try:
+        return json.loads(data, object_pairs_hook=_distinct, parse_constant=_no_number)
+    except (ValueError, TypeError, RecursionError) as problem:  # TypeError: a number in a crafted SQLite file
+        raise error(f"{what} is not JSON: {problem}") from None
 
 
 def compact(value: Any) -> bytes:

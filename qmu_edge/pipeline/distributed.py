@@ -9,7 +9,6 @@ have neither project nor dataset. Then all run the same method on the same batch
 no pickle.
 """
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from qmu_edge.errors import ConfigError, QmuEdgeError
+from qmu_edge.io.json import compact, parse_stored
 from qmu_edge.models.build import build
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.models.own import factory_in
@@ -173,7 +173,7 @@ def _packed(job: Job) -> bytes:
         "device": data.retain.device.type,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }  # fmt: skip
-    contents = (json.dumps(about).encode(), model, job.source or b"", state)
+    contents = (compact(about), model, job.source or b"", state)
     for name, content in zip(CONTENTS, contents, strict=True):
         tensors[name] = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0)
     return save_tensors(tensors)
@@ -183,7 +183,7 @@ def _unpacked(packed: bytes, state: Path) -> tuple[Job, bool]:
     """A job, and whether the first process computes it by deterministic algorithms only."""
     tensors = load_tensors(packed)
     text, model, source, kept = (tensors.pop(name).numpy().tobytes() for name in CONTENTS)
-    about = json.loads(text)
+    about = parse_stored(text, "a job")
     device = torch.device(about["device"])
     state.unlink(missing_ok=True)
     if kept:
@@ -197,8 +197,8 @@ def _unpacked(packed: bytes, state: Path) -> tuple[Job, bool]:
         forget=forget, retain=retain, validation=validation, classes=tuple(about["classes"]),
         unretained=tuple(about["unretained"]), augment=Augment(**about["augment"]), state=state,
     )  # fmt: skip
-    recipe = ModelRecipe.model_validate_json(json.dumps(about["recipe"]))
-    train = TrainRecipe.model_validate_json(json.dumps(about["train"]))
+    recipe = ModelRecipe.model_validate_json(compact(about["recipe"]))
+    train = TrainRecipe.model_validate_json(compact(about["train"]))
     factory = factory_in(source, recipe) if source else None
     if about["method"] == TRAINING:
         network = build(recipe, Shape(**about["shape"]), train.seed, factory)

@@ -137,9 +137,12 @@ def test_damaged_image_decodes_or_is_refused(
     path = tmp_path / f"image.{kind}"
     path.write_bytes(bytes(data[:cut]))
     try:
-        sources.open_image(path, None, 4)
+        found = sources.open_image(path, None, 4)
     except ConfigError as error:
         assert str(path) in str(error)
+        return
+    assert found.dtype == np.uint8 and found.shape in ((1, 4, 4), (3, 4, 4))
+    assert np.array_equal(sources.open_image(path, found.shape, 4), found)
 
 
 def test_no_program_is_started_for_a_format_that_is_not_ours(

@@ -29,12 +29,14 @@ class Parser:
         make: Makes an input from a random generator.
         inputs: How many of them the slow tier tries.
         limit_mb: Memory that all of them together may take.
+        strict: Whether hardly a change is read, because it is signed; of the others some must be.
     """
 
     run: Callable[[Path, Path], object]
     make: Make
     inputs: int
     limit_mb: int = 200
+    strict: bool = False
 
 
 def bytes_of(corpus: Callable[[], Sequence[bytes]], *words: bytes) -> Make:

@@ -15,7 +15,6 @@ from PIL import Image
 
 from qmu_edge.data.index import SampleIndex, read_subjects
 from qmu_edge.data.sources import open_image
-from qmu_edge.errors import QmuEdgeError
 from qmu_edge.receipt import envelope, receipt
 from qmu_edge.receipt.verify import verify
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
@@ -187,9 +186,9 @@ def _summed(data: bytes) -> bytes:
 
 
 def _open_image(folder: Path, path: Path) -> None:
-    with suppress(QmuEdgeError):
-        open_image(path, None, 0)
-    open_image(path, (3, 8, 8), 8)
+    found = open_image(path, None, 0)
+    assert found.dtype == np.uint8 and found.ndim == 3 and found.shape[0] in (1, 3)
+    assert open_image(path, (3, 8, 8), 8).shape == (3, 8, 8)
 
 
 PARSERS: dict[str, Parser] = {
@@ -203,7 +202,7 @@ PARSERS: dict[str, Parser] = {
     "recipe": Parser(_recipe, bytes_of(recipes, *RECIPE_WORDS), 15_000),
     "ledger": Parser(_ledger, bytes_of(ledgers, *LEDGER_WORDS), 3_000),
     "split": Parser(_split, json_of(splits), 5_000),
-    "envelope": Parser(_receipt, bytes_of(envelopes, *JSON_WORDS), 5_000),
-    "receipt": Parser(_receipt, _statement, 5_000),
+    "envelope": Parser(_receipt, bytes_of(envelopes, *JSON_WORDS), 5_000, strict=True),
+    "receipt": Parser(_receipt, _statement, 5_000, strict=True),
     "image": Parser(_open_image, _image, 20_000, limit_mb=400),  # 40 megapixels are allowed
 }

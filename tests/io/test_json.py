@@ -1,5 +1,6 @@
 """JSON from strangers and of our own: the flaws it may have (requests show the rest), and its encoding."""
 
+import json
 from datetime import date
 from typing import Any
 
@@ -8,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmu_edge.errors import ConfigError, ExportError, IntegrityError, LedgerError, RequestError
-from qmu_edge.io.json import MAX_DEPTH, MAX_INTEGER, compact, flaw, parse_object, parse_stored
+from qmu_edge.io.json import (
+    MAX_DEPTH,
+    MAX_INTEGER,
+    compact,
+    flaw,
+    parse_object,
+    parse_stored,
+    parse_stored_value,
+)
 
 
 def nested(levels: int) -> Any:
@@ -97,6 +106,17 @@ def test_the_encoding_of_stored_objects_never_changes() -> None:
 def test_what_this_program_does_not_write_is_refused(data: bytes, said: str) -> None:
     with pytest.raises(IntegrityError, match=f"^a stored thing {said}"):
         parse_stored(data, "a stored thing")
+
+
+@pytest.mark.parametrize("data", ["[1, 1.5, null]", b'"\xc3\xbc"', b"3", '{"a": [{}]}'])
+def test_a_stored_value_of_any_kind_is_read(data: bytes | str) -> None:
+    assert parse_stored_value(data, "a note") == json.loads(data)
+
+
+@pytest.mark.parametrize("data", ["", b"\xff", '{"a":1,"a":1}', "[NaN]", "[" * 100_000, 3])
+def test_what_is_no_stored_value_is_the_callers_error(data: Any) -> None:
+    with pytest.raises(LedgerError, match=r"^a note is not JSON: "):
+        parse_stored_value(data, "a note", LedgerError)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])

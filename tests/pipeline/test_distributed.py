@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
-from qmu_edge.pipeline.distributed import TRAINING
+from qmu_edge.errors import IntegrityError
+from qmu_edge.pipeline.distributed import TRAINING, _packed, _unpacked
 from tests.pipeline import ranks
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +107,14 @@ def test_a_run_makes_the_network_of_one_process(
     theirs = _of(by_two, number, "b")
     assert {*ours} == {*theirs}
     assert _distance(ours, theirs) < 1e-4 * _distance(ours, before)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"seed": 1, "seed": 1}', b"[]"])
+def test_a_job_that_was_damaged_on_its_way_is_refused(tmp_path: Path, content: bytes) -> None:
+    packed = load(_packed(ranks.job(TRAINING, SMOOTH, {})))
+    packed["about"] = torch.tensor([*content], dtype=torch.uint8)
+    with pytest.raises(IntegrityError, match=r"^a job is not "):
+        _unpacked(save(packed), tmp_path / "state")
 
 
 @pytest.fixture

@@ -1,103 +1,23 @@
 """What may happen to a request besides being served, and what is kept of it; no torch, no images."""
 
-import hashlib
 import json
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex, pseudonym
-from qmu_edge.errors import ConfigError, IntegrityError, NoMatchError, RequestError
-from qmu_edge.io.progress import Progress
-from qmu_edge.project.project import KEY, KEY_CHECK, STORE, Project, key_check
-from qmu_edge.project.results import EXACT
+from qmu_edge.errors import IntegrityError, NoMatchError, RequestError
+from qmu_edge.project.project import STORE, Project
 from qmu_edge.queue import lifecycle
-from qmu_edge.queue.schedule import batch_name, batches, deleted_share, places, rungs, standing
-from qmu_edge.recipe import Recipe
-from qmu_edge.request.document import DeletionRequest, new_request, parse_request
-from qmu_edge.request.resolve import tombstones_of
-from qmu_edge.request.split import Split, divide, emptied_classes
+from qmu_edge.queue.schedule import standing
+from qmu_edge.request.document import new_request, parse_request
 from qmu_edge.store.ledger.ledger import Ledger
-from qmu_edge.store.ledger.requests import RequestRow
-from qmu_edge.store.ledger.states import Outcome, State, Step
-
-NOW = datetime(2026, 11, 3, 12, tzinfo=UTC)
-SECRET = b"k" * 32
-PEOPLE = 10  # of ten images each: eight to train on, one for validation, one to test
-
-
-def sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def make_index() -> SampleIndex:
-    n = 10 * PEOPLE
-    return SampleIndex.of(
-        ids=tuple(f"img-{i:03}" for i in range(n)),
-        digests=tuple(sha(f"pixels {i}") for i in range(n)),
-        labels=np.arange(n, dtype=np.int64) % 2,
-        splits=np.array([max(0, i % 10 - 7) for i in range(n)], np.int8),
-        subjects=tuple(pseudonym(SECRET, f"person-{i // 10}") for i in range(n)),
-        class_names=("cat", "dog"),
-    )
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    """A project without images."""
-    key = tmp_path / STORE / KEY
-    key.parent.mkdir(parents=True)
-    key.write_bytes(SECRET)
-    with Ledger.create(tmp_path / STORE / "ledger.db") as ledger:
-        ledger.write_samples(make_index())
-        ledger.set_meta(KEY_CHECK, key_check(SECRET))
-        yield Project(tmp_path, Recipe(), ledger, Progress())
-
-
-def ask(*subjects: str, **fields: Any) -> DeletionRequest:
-    document = new_request(subject_ids=[f"person-{s}" for s in subjects], now=NOW, **fields)
-    return parse_request(json.dumps(document).encode(), source="r.json", now=NOW)
-
-
-def split_of(project: Project, *rows: Any) -> Split:
-    resolved = project.ledger.open_details(Step.RESOLVED)
-    return divide(project.samples.index, [project.samples.claim(resolved[row.request_id]) for row in rows])
-
-
-def change(project: Project, **policy: Any) -> Project:
-    recipe = project.recipe.model_copy(update={"policy": project.recipe.policy.model_copy(update=policy)})
-    return Project(project.root, recipe, project.ledger, project.progress)
-
-
-def bar(project: Project, *rows: Any) -> None:
-    """What serving does first."""
-    resolved = project.ledger.open_details(Step.RESOLVED)
-    with project.ledger.change():
-        for row in rows:
-            stones = tombstones_of(project.samples.index, project.samples.claim(resolved[row.request_id]))
-            project.ledger.start_step(row.request_id, "", "tombstoned")
-            project.ledger.add_tombstones(row.request_id, *zip(*stones, strict=True))
-            project.ledger.finish_step(row.request_id, "", "tombstoned", {"batch": batch_name(rows)})
-            project.ledger.set_outcome(row.request_id, State.UNLEARNING, None)
-
-
-def waits(project: Project) -> dict[str, str]:
-    return {p.row.request_id: p.waits for p in places(project.ledger, project.recipe.policy)}
-
-
-def rungs_for(
-    project: Project, rows: Sequence[RequestRow], split: Split, asked: str | None
-) -> tuple[tuple[str, ...], str]:
-    """What `plan` chooses for a split that is given."""
-    emptied = emptied_classes(project.samples.index, split, project.samples.barred())
-    share = deleted_share(project.ledger, project.results, rows, split)
-    return rungs(project.recipe.policy, asked, emptied, share)
+from qmu_edge.store.ledger.states import Outcome, State
+from tests.queue.people import NOW, PEOPLE, SECRET, ask, bar, make_index
 
 
 def test_a_request_is_recorded_and_resolved_once(project: Project) -> None:
@@ -260,87 +180,6 @@ def test_status_counts_the_days(project: Project) -> None:
     lifecycle.withdraw(project.ledger, row.request_id)
     (shown,) = standing(project.ledger, project.recipe.policy, NOW + 400 * day)
     assert (shown["days_left"], shown["overdue"], shown["next"]) == (None, False, None)
-
-
-def test_a_large_request_waits_until_somebody_else_approves_it(project: Project) -> None:
-    project = change(project, approval_above=0.1)
-    big = lifecycle.register(project, ask("1", "2", requested_by="anna"))
-    assert waits(project)[big.request_id].startswith("approval: 20.0% of the training images, approval_above")
-    with pytest.raises(RequestError, match="whoever asked"):
-        lifecycle.approve(project.ledger, big.request_id, "anna")
-    for bad in ("", " ", "a\nb", "x" * 513):
-        with pytest.raises(RequestError, match="printable"):
-            lifecycle.approve(project.ledger, big.request_id, bad)
-    assert lifecycle.approve(project.ledger, big.request_id, "T-9").approved_by == "T-9"
-    assert waits(project)[big.request_id] == ""
-    own = lifecycle.register(project, ask("3", "4", requested_by="anna", approved_by_ref="anna"))
-    assert own.approved_by is None and waits(project)[own.request_id]
-
-
-def test_many_small_requests_wait_when_together_they_are_too_much(project: Project) -> None:
-    project = change(project, approval_above_total=0.3)
-    rows = [lifecycle.register(project, ask(s)) for s in "12345"]
-    assert [bool(waits(project)[r.request_id]) for r in rows] == [False, False, False, True, True]
-    bar(project, *rows[:3])
-    assert [bool(waits(project)[r.request_id]) for r in rows] == [False, False, False, True, True]
-    lifecycle.approve(project.ledger, rows[4].request_id, "T-1")
-    assert [bool(waits(project)[r.request_id]) for r in rows] == [False, False, False, True, False]
-
-
-def test_no_limit_and_the_strictest_one(project: Project) -> None:
-    row = lifecycle.register(project, ask("1"))
-    assert waits(change(project, approval_above=0.0))[row.request_id]
-    assert not waits(change(project, approval_above="off", approval_above_total="off"))[row.request_id]
-
-
-def test_a_part_waits_for_approval_whatever_the_document_says(project: Project) -> None:
-    request = ask(sample_ids=["img-000", "img-999"], approved_by_ref="T-1")
-    with pytest.raises(RequestError, match="1 of 2 not in the index"):
-        lifecycle.register(project, request)
-    assert "only a part" in waits(project)[request.request_id]
-    lifecycle.approve(project.ledger, request.request_id, "T-2")
-    assert waits(project)[request.request_id] == ""
-
-
-def test_retraining_is_forced_by_what_was_deleted_since_the_last_one(project: Project) -> None:
-    project = change(project, retrain_above=0.25)
-    rows = [lifecycle.register(project, ask(s)) for s in "12"]
-    bar(project, rows[0])
-    one = split_of(project, rows[1])
-    two = replace(one, forget=np.arange(16))
-    assert len(one.forget) == 8
-    assert rungs_for(project, rows[1:], one, None) == (("held_out_match", "retrain"), "")
-    # Its own samples count once.
-    assert rungs_for(project, rows[:1], two, None) == (("held_out_match", "retrain"), "")
-    names, why = rungs_for(project, rows[1:], two, None)
-    assert names == ("retrain",) and why.startswith("30.0% of the training images")
-    with pytest.raises(ConfigError, match=r"method finetune: 30\.0%.*allowed is retrain"):
-        rungs_for(project, rows[1:], two, "finetune")
-    assert rungs_for(project, rows[1:], two, "retrain") == (("retrain",), "")
-    project.ledger.set_meta(EXACT, 8)
-    assert rungs_for(project, rows[1:], two, None) == (("held_out_match", "retrain"), "")
-
-
-def test_a_class_and_other_samples_together_are_trained_again(project: Project) -> None:
-    project = change(project, retrain_above="off")
-    cats, person = (lifecycle.register(project, r) for r in (ask(class_ids=[0]), ask("1")))
-    for rows in ([cats], [person]):
-        assert rungs_for(project, rows, split_of(project, *rows), None)[1] == ""
-    both = split_of(project, cats, person)
-    names, why = rungs_for(project, [cats, person], both, None)
-    assert names == ("retrain",) and why == "whole classes and samples of other classes go together"
-    with pytest.raises(ConfigError, match=r"method qmul: whole classes and .*allowed is retrain"):
-        rungs_for(project, [cats, person], both, "qmul")
-
-
-def test_a_batch_that_has_begun_stays_together(project: Project) -> None:
-    one, two, three, four = (lifecycle.register(project, ask(s)) for s in "1234")
-    assert batches(project.ledger, [one, two]) == [(one, two)]
-    bar(project, one, two)
-    one, two = (lifecycle.require(project.ledger, r.request_id) for r in (one, two))
-    assert batches(project.ledger, [two]) == [(one, two)]
-    assert batches(project.ledger, [three, one, four]) == [(one, two), (three, four)]
-    assert batches(project.ledger, []) == []
 
 
 def test_the_guard_names_the_use_and_counts(project: Project) -> None:

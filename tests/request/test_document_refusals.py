@@ -242,10 +242,8 @@ NOT_IN_SCHEMA = {
 }
 
 
-@pytest.mark.parametrize("bad", BAD, ids=[b[0] for b in BAD])
-def test_schema_refuses_what_it_can_express(bad: tuple[str, object, str]) -> None:
-    name, document, _ = bad
-    if isinstance(document, bytes):
-        return  # below what a schema sees
+# Bytes that are no JSON are below what a schema sees.
+@pytest.mark.parametrize(("name", "document"), [bad[:2] for bad in BAD if not isinstance(bad[1], bytes)])
+def test_schema_refuses_what_it_can_express(name: str, document: object) -> None:
     valid = jsonschema.Draft202012Validator(json_schema()).is_valid(document)
     assert valid == (name in NOT_IN_SCHEMA)

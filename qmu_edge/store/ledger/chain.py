@@ -9,7 +9,6 @@ Trap: whoever can write the file can write a whole new chain. Only a `head` kept
 a receipt, at another party) shows that.
 """
 
-import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -23,6 +22,7 @@ from typing import Any, ClassVar, Final, TypeVar
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError, LedgerError
 from qmu_edge.io.canonical import canonical, rows_digest
 from qmu_edge.io.digest import sha256_of
+from qmu_edge.io.json import parse_stored_value
 
 # Not typing.Self: the tests' type checker, which sees one function at a time, refuses it.
 File = TypeVar("File", bound="ChainedFile")
@@ -217,12 +217,9 @@ class ChainedFile:
         ):
             yield at, what, self._parsed(text)
 
-    def _parsed(self, text: str) -> Any:
+    def _parsed(self, text: Any) -> Any:
         """A JSON value that the file holds."""
-        try:
-            return json.loads(text)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise LedgerError(f"ledger {self.path}: holds what is not JSON: {error}") from error
+        return parse_stored_value(text, f"ledger {self.path}: a value", LedgerError)
 
     def head(self) -> str:
         """Hash of the last event: pins everything before it."""
@@ -272,9 +269,9 @@ class ChainedFile:
         said: dict[tuple[str, Any], str] = {}
         for what, text in self.rows("SELECT what, body FROM events ORDER BY seq"):
             try:
-                body = json.loads(text)
+                body = self._parsed(text)
                 said[what, body["key"]] = body["rows"]
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (LedgerError, KeyError, TypeError):
                 pass  # the chain is broken here, and that is said already
         found = {}
         for what, query in self.FACTS.items():
@@ -331,9 +328,9 @@ def _event_hash(seq: int, at: str, what: str, body: Any, previous: str) -> str:
 def _hash_of_text(seq: Any, at: Any, what: Any, text: Any, previous: Any) -> str:
     """The hash a stored event should have; "" when its body is no canonical JSON."""
     try:
-        body = json.loads(text)
+        body = parse_stored_value(text, "an event", LedgerError)
         if canonical(body).decode() != text:
             return ""
         return _event_hash(seq, at, what, body, previous)
-    except (ValueError, TypeError, RecursionError, LedgerError):
+    except LedgerError:
         return ""

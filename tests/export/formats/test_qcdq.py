@@ -24,6 +24,8 @@ def test_weights_are_codes_with_the_scales_of_their_layers(case: Case) -> None:
             assert np.array_equal(stored[f"{name}.weight"], quant.int().numpy()), name
             scale = quant.scale.detach().numpy().reshape(-1)
             assert np.array_equal(stored[f"{name}.weight.scale"], scale), name
+        else:
+            assert np.array_equal(stored[f"{name}.weight"], layer.weight.detach().numpy()), name
 
 
 def test_narrow_activations_are_clipped_as_codes(one: Case) -> None:

@@ -82,6 +82,9 @@ class LedgerMachine(RuleBasedStateMachine):
             new = self.ledger.add_tombstones(name, list(samples), [sha(s) for s in samples])
             assert new == len(samples - self.stones)
             self.stones |= samples
+        else:
+            with pytest.raises(LedgerError, match="no request"):
+                self.ledger.add_tombstones(name, list(samples), [sha(s) for s in samples])
 
     @rule(checkpoint=st.none() | names, release=st.none() | names)
     def commit(self, checkpoint: str | None, release: str | None) -> None:

@@ -1,0 +1,22 @@
+"""What options may say."""
+
+import pytest
+
+from qmu_edge.cli.options import seconds
+from qmu_edge.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("0s", 0), ("0.125s", 0.125), ("2min", 120), ("999999h", 3599996400)]
+)
+def test_a_duration_has_a_unit(text: str, found: float) -> None:
+    assert seconds(text) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10", "10 s", "-1s", "1e3s", "1m", "1.h", ".5h", "1234567s", "1s\n", "٣s", "nans"]
+)
+def test_another_one_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(ConfigError, match="allowed is a number with s, min or h") as caught:
+        seconds(text)
+    assert str(caught.value).isprintable()
