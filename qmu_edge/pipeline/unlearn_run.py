@@ -24,7 +24,7 @@ from qmu_edge.export.targets import Format
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.machine.cost import measured_cost
 from qmu_edge.pipeline.distributed import Job
-from qmu_edge.pipeline.evaluate import thresholds_of
+from qmu_edge.pipeline.evaluate import runnable, thresholds_of
 from qmu_edge.pipeline.inputs import forget_retain, samples_of
 from qmu_edge.pipeline.make_receipt import REFERENCE_SEED
 from qmu_edge.pipeline.networks import Networks, origin_of
@@ -40,13 +40,18 @@ from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import Outcome, Pointer, State, Status, Step
 from qmu_edge.train.requantize import requantize
 from qmu_edge.unlearn.registry import METHODS, parameters
+from qmu_edge.verify.codes_changed import codes_changed
+from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.verdict import (
+    UNCHANGED,
+    Check,
     Reference,
     Verdict,
     forgotten_class,
     from_retrained,
     held_out,
     judge,
+    trained_without,
 )
 
 
@@ -226,16 +231,20 @@ def _verified(run: Run, release_digest: Sha256) -> StepResult:
     before = run.evaluate(original)
     reference, retrained = _reference(run, found, before)
     thresholds = thresholds_of(project.recipe.policy)
-    verdict = judge(found.evaluation, reference, thresholds, before.evaluation)
+    files = (project.store.open_verified(r.files[runnable(r)]) for r in (original, release))
+    codes = codes_changed(*map(read, files))
+    verdict = judge(found.evaluation, reference, thresholds, before.evaluation, codes=codes)
     report = Report(
         unlearned=found, original=before, retrained=retrained, reference=reference, thresholds=thresholds,
-        verdict=verdict, sizes={"unlearned": release.sizes, "original": original.sizes},
+        verdict=verdict, sizes={"unlearned": release.sizes, "original": original.sizes}, codes=codes,
     )  # fmt: skip
     return StepResult(report=project.store.put_bytes(report.to_bytes()))
 
 
 def _reference(run: Run, found: Measured, before: Measured) -> tuple[Reference, Measured | None]:
     """What to compare with, and what the retrained model's file does when there is one."""
+    if METHODS[run.method].category == "exact":
+        return trained_without(before.evaluation), None
     samples = run.project.samples
     emptied = emptied_classes(samples.index, run.split, samples.barred())
     together = emptied.classes and emptied.others
@@ -272,14 +281,17 @@ def _made_reference(run: Run) -> RetrainedReference:
 
 
 def _failure(run: Run, verdict: Verdict) -> str:
-    missed = [
-        f"{c.name} is {'not measured' if c.value is None else format(c.value, '.4f')}, allowed {c.allowed}"
-        for c in verdict.checks
-        if not c.passed
-    ] or ["the policy sets no threshold"]
+    missed = [_missed(c) for c in verdict.checks if not c.passed] or ["the policy sets no threshold"]
     hint = "" if METHODS[run.method].category == "exact" else "; --method retrain is the exact answer"
     who = f"request {run.rows[0].request_id}" if len(run.rows) == 1 else f"{len(run.rows)} requests"
     return f"{who}: {run.method}: {'; '.join(missed)}; nothing was released{hint}"
+
+
+def _missed(check: Check) -> str:
+    if check.name == UNCHANGED:
+        return "nothing changed: every integer weight is the original's"
+    value = "not measured" if check.value is None else format(check.value, ".4f")
+    return f"{check.name} is {value}, allowed {check.allowed}"
 
 
 def plain(params: Any) -> dict[str, Any]:

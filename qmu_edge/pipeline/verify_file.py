@@ -105,7 +105,7 @@ def _everything(samples: ProjectSamples, erased: set[int]) -> Split:
 def _verdict(thresholds: Thresholds, found: Measured, report: Report | None) -> Verdict | None:
     evaluation = found.evaluation
     if report is not None:
-        return judge(evaluation, report.reference, thresholds, report.original.evaluation)
+        return judge(evaluation, report.reference, thresholds, report.original.evaluation, codes=report.codes)
     if evaluation.fa is None:
         return None  # nothing was deleted yet, so there is nothing to have forgotten
     return judge(evaluation, held_out(evaluation), thresholds)

@@ -12,6 +12,7 @@ from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.json import compact, parse_stored
 from qmu_edge.io.plain import from_json, to_json
+from qmu_edge.verify.codes import CodesChanged
 from qmu_edge.verify.evaluation import Evaluation
 from qmu_edge.verify.verdict import Reference, Thresholds, Verdict
 
@@ -171,6 +172,7 @@ class Report:
         thresholds: What is allowed.
         verdict: The outcome.
         sizes: Of the files in bytes by name: of "unlearned" and "original".
+        codes: How the integer weights of the two differ; None in reports that are older than the figure.
     """
 
     unlearned: Measured
@@ -180,6 +182,7 @@ class Report:
     thresholds: Thresholds
     verdict: Verdict
     sizes: Mapping[str, Mapping[str, int]]
+    codes: CodesChanged | None = None
 
     @classmethod
     def parse(cls, data: bytes) -> "Report":
@@ -190,7 +193,7 @@ class Report:
         """
         document = parse_stored(data, "a stored report")
         try:
-            retrained = document["retrained"]
+            retrained, codes = document["retrained"], document.get("codes_changed")
             return cls(
                 unlearned=Measured.parse(document["unlearned"]),
                 original=Measured.parse(document["original"]),
@@ -199,6 +202,7 @@ class Report:
                 thresholds=from_json(Thresholds, document["thresholds"], "a stored report: thresholds"),
                 verdict=from_json(Verdict, document["verdict"], "a stored report: verdict"),
                 sizes=document["bytes"],
+                codes=from_json(CodesChanged, codes, "a stored report: codes") if codes else None,
             )
         except (TypeError, KeyError) as error:
             raise IntegrityError(f"a stored report is not as it was written: {error}") from None
@@ -213,6 +217,7 @@ class Report:
             "thresholds": to_json(self.thresholds),
             "verdict": to_json(self.verdict),
             "bytes": self.sizes,
+            **({"codes_changed": to_json(self.codes)} if self.codes else {}),
         }
 
     def to_bytes(self) -> bytes:

@@ -1,5 +1,7 @@
 """Integer codes and their grids: which codes a width allows, and whether values are code times scale."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -74,3 +76,32 @@ def scale_problem(scale: NDArray[Any] | None, *, signed: bool = False) -> str:
     bad = scale[~(np.isfinite(scale) & ((scale != 0) if signed else (scale > 0)))]
     allowed = "finite and not zero" if signed else "positive and finite"
     return f"a scale of {bad.flat[0]}; allowed: {allowed}" if bad.size else ""
+
+
+@dataclass(frozen=True, slots=True)
+class CodesChanged:
+    """How many integer codes of one file differ from those of another, see `verify.codes_changed`.
+
+    Attributes:
+        weights: Number of integer codes.
+        changed: How many differ.
+        layers: Share that differs of each stored tensor, by its name.
+    """
+
+    weights: int
+    changed: int
+    layers: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def unchanged(self) -> float:
+        """Share of codes that are equal.
+
+        >>> CodesChanged(weights=4, changed=1).unchanged
+        0.75
+        """
+        return 1 - self.changed / self.weights
+
+    @property
+    def most_unchanged(self) -> float:
+        """The same where exactly one code differs: with a larger share, nothing has changed."""
+        return 1 - 1 / self.weights

@@ -4,15 +4,24 @@ FA must match what a model that never saw the data would reach. Far above the re
 known. Far below it the file is over-unlearned, which shows the request as plainly. So both fail. Thresholds
 are compared with the plain values: an interval stands beside a value and does not widen the threshold.
 
+A network that was trained without the data cannot know them. Its file must keep the accuracy, and what is
+measured of membership is for information: a threshold on it would refuse the exact answer by chance.
+
+A file that has the integer weights of the original is refused, whatever was measured: nothing changed.
+
 All accuracies, gaps and drops are fractions.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.verify.codes import CodesChanged
 from qmu_edge.verify.evaluation import Accuracy, Evaluation
 from qmu_edge.verify.mia import Auc
+
+UNCHANGED: Final = "unchanged_codes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +35,16 @@ class Thresholds:
 
 
 class ReferenceKind(StrEnum):
-    """What a file is compared with: a retrained model, data never trained on, or nothing left of a class."""
+    """What a file is compared with.
+
+    A retrained model, data never trained on, or nothing left of a class; EXACT for the file of a network
+    that was itself trained without the data.
+    """
 
     RETRAINED = "retrained"
     HELD_OUT = "held-out"
     CLASS = "class"
+    EXACT = "exact"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,22 +129,39 @@ def forgotten_class(original: Evaluation | None = None) -> Reference:
     )
 
 
+def trained_without(original: Evaluation | None = None) -> Reference:
+    """Expect of a network that never saw the data that it is as accurate; membership is not compared.
+
+    Args:
+        original: The file before; its TA and RA are to be kept.
+    """
+    return Reference(
+        kind=ReferenceKind.EXACT,
+        ta=_value(original.ta) if original else None,
+        ra=_value(original.ra) if original else None,
+    )
+
+
 def judge(
     evaluation: Evaluation,
     reference: Reference,
     thresholds: Thresholds,
     before: Evaluation | None = None,
+    *,
+    codes: CodesChanged | None = None,
 ) -> Verdict:
     """Compare a file with its reference.
 
     A check is made when its threshold is set and the reference says what to expect. A check of a quantity
-    that was not measured fails: nothing passes in silence.
+    that was not measured fails, and so does a file of an approximate method for which the policy sets no
+    threshold: nothing passes in silence.
 
     Args:
         evaluation: The unlearned file.
         reference: What to expect.
         thresholds: What is allowed.
         before: The original file: TA and RA drops are measured against it, not against the reference.
+        codes: How its integer weights differ from the original's; None where the original is not at hand.
     """
     ta = reference.ta if before is None or before.ta is None else before.ta.value
     ra = reference.ra if before is None or before.ra is None else before.ra.value
@@ -145,7 +176,13 @@ def judge(
         for name, found, expected, allowed, absolute in rows
         if expected is not None and allowed is not None
     )
-    return Verdict(bool(checks) and all(check.passed for check in checks), checks)
+    enough = bool(checks) or (reference.kind is ReferenceKind.EXACT and codes is not None)
+    checks += () if codes is None else (_changed(codes),)
+    return Verdict(enough and all(check.passed for check in checks), checks)
+
+
+def _changed(codes: CodesChanged) -> Check:
+    return Check(UNCHANGED, codes.unchanged, codes.most_unchanged, codes.changed > 0)
 
 
 def _check(

@@ -105,9 +105,27 @@ def test_a_missed_threshold_releases_nothing_and_retraining_can_follow(
 
 def test_a_policy_without_any_threshold_is_said(made: Any, run: Any, trained: Path) -> None:
     set_policy(trained, max_fa_gap='"off"', max_ta_drop='"off"')
-    refused(
-        run("unlearn", "--request", made.request, "--project", trained, "--quiet"), 7, "sets no threshold"
-    )
+    command = ("unlearn", "--request", made.request, "--project", trained, "--quiet", "--method", "qmul")
+    refused(run(*command), 7, "sets no threshold")
+
+
+def test_a_method_that_does_nothing_is_refused_and_retraining_is_not(
+    made: Any, run: Any, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(name: str, model: Any, *args: Any) -> Any:
+        return apply(name, model, *args) if name == "retrain" else model
+
+    monkeypatch.setattr("qmu_edge.pipeline.distributed.apply", nothing)
+    set_policy(trained, max_fa_gap="1.0", max_mia_auc_gap="1.0")
+    command = ("unlearn", "--request", made.request, "--project", trained, "--quiet")
+    refused(run(*command, "--method", "qmul"), 7, "nothing changed: every integer weight is the original's")
+    assert current(trained, "receipt") is None
+    set_policy(trained, max_fa_gap="0.0", max_mia_auc_gap="0.0")
+    ended = run(*command, "--method", "retrain", "--json")
+    assert ended.code == 0 and ended.json["outcome"] == "retrained"
+    names = [check["name"] for check in ended.json["report"]["verdict"]["checks"]]
+    assert names == ["ta_drop", "unchanged_codes"] and ended.json["report"]["codes_changed"]["changed"] > 0
+    assert run("receipt", "verify", "--project", trained).code == 0
 
 
 def test_a_method_that_diverges_is_said_and_can_be_tried_again(made: Any, run: Any, trained: Path) -> None:

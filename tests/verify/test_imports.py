@@ -43,7 +43,7 @@ def test_a_module_of_the_verifier_loads_numpy_and_onnxruntime_at_most(module: st
         ("parity", set[str]()),
         ("onnx.wire", {"onnx"}),
         ("mia", {"metrics"}),
-        ("verdict", {"evaluation", "metrics", "mia"}),
+        ("verdict", {"codes", "evaluation", "metrics", "mia"}),
         ("latent_weights", {"codes", "metadata", "onnx", "onnx.graph", "onnx.weight_source", "onnx.wire"}),
     ],
 )

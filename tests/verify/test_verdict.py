@@ -7,7 +7,9 @@ import pytest
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.plain import from_json, to_json
+from qmu_edge.verify.codes import CodesChanged
 from qmu_edge.verify.verdict import (
+    UNCHANGED,
     Reference,
     ReferenceKind,
     Thresholds,
@@ -16,6 +18,7 @@ from qmu_edge.verify.verdict import (
     from_retrained,
     held_out,
     judge,
+    trained_without,
 )
 from tests.verify.results import evaluation
 
@@ -50,6 +53,28 @@ def test_references() -> None:
     assert forgotten.passed and [c.name for c in forgotten.checks] == ["fa_gap"]
     with pytest.raises(ConfigError, match="no test or validation"):
         held_out(replace(retrained, ta=None))
+
+
+def test_a_file_in_which_no_integer_weight_changed_is_refused() -> None:
+    same, other = CodesChanged(weights=1000, changed=0), CodesChanged(weights=1000, changed=1)
+    original = evaluation(0.9, 0.9)
+    for codes, passed in ((same, False), (other, True)):
+        for reference in (held_out(original, original), trained_without(original)):
+            assert judge(original, reference, Thresholds(), original, codes=codes).passed is passed
+    (*_, check) = judge(original, held_out(original), Thresholds(), codes=same).checks
+    assert (check.name, check.value, check.passed) == (UNCHANGED, 1.0, False)
+    off = Thresholds(max_fa_gap=None, max_ta_drop=None, max_ra_drop=None, max_mia_auc_gap=None)
+    assert not judge(original, held_out(original), off, codes=other).passed  # what changed is no evidence
+    assert judge(original, trained_without(original), off, codes=other).passed
+    assert not judge(original, trained_without(original), off).passed  # nothing was checked at all
+
+
+def test_membership_does_not_decide_about_a_network_that_never_saw_the_data() -> None:
+    original, new = evaluation(1.0, 0.9), evaluation(0.2, 0.9, auc=0.1)
+    verdict = judge(new, trained_without(original), Thresholds(), original)
+    assert verdict.passed and [c.name for c in verdict.checks] == ["ta_drop", "ra_drop"]
+    worse = evaluation(0.2, 0.8, auc=0.5)
+    assert not judge(worse, trained_without(original), Thresholds(), original).passed
 
 
 def test_validation_data_stand_in_for_test_data() -> None:
