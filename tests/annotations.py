@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 
 SHAPES = jaxtyping.jaxtyped
+# What jaxtyping raises is a TypeError too, like what Python raises in a call of these arguments.
+PLAIN = beartype(conf=BeartypeConf(violation_type=TypeError))
 
 
 def checked(*, typechecker: Any) -> Callable[[Any], Any]:
@@ -20,7 +22,7 @@ def checked(*, typechecker: Any) -> Callable[[Any], Any]:
         notes = list(getattr(thing, "__annotations__", {}).values())
         plain = not isinstance(thing, type) and not any(isinstance(n, str) for n in notes)
         if plain and "jaxtyping" not in repr(notes):
-            return beartype(thing)
+            return PLAIN(thing)
         return SHAPES(thing, typechecker=typechecker)
 
     return decorate
