@@ -2,6 +2,7 @@
 
 import copy
 import os
+import random
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,17 @@ annotations.install()
 if TYPE_CHECKING:
     from qmu_edge.models.layers import Classifier
     from qmu_edge.train.batches import Samples
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--random-order SEED`: tests that need another one before them fail then."""
+    parser.addoption("--random-order", type=int, metavar="SEED", help="run the tests in an order of chance")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The same order in every worker."""
+    if (seed := config.getoption("--random-order")) is not None:
+        random.Random(seed).shuffle(items)
 
 
 @pytest.fixture(autouse=True, scope="session")
