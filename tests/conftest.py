@@ -35,10 +35,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """Keep torch on one thread, where a test has imported it."""
+def threads() -> None:
+    """Keep torch on the threads of the environment, one by default, where a test has imported it."""
     if torch := sys.modules.get("torch"):
-        torch.set_num_threads(1)
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")
