@@ -83,8 +83,8 @@ def _classes(toy: Toy) -> ForgetRetain:
 
 
 def _small(name: str, network: Network, **changes: Any) -> Classifier:
-    """The smallest network that a method can serve."""
-    return network(**{**({} if name in LAST_BLOCKS else TWO_BLOCKS), **changes})
+    """The smallest network that a method can serve, or another one."""
+    return network(**(changes or ({} if name in LAST_BLOCKS else TWO_BLOCKS)))
 
 
 def _served(name: str, toy: Toy) -> ForgetRetain:
