@@ -154,7 +154,7 @@ def main() -> None:
         }
         for name, values in rates.items()
     }  # fmt: skip
-    settings = {"rounds": options.rounds, "seconds": options.seconds, **threads}
+    settings = {"rounds": options.rounds, "seconds": options.seconds, "threads": processors({}).threads}
     print(write("neighbours-cpu", settings, results))
     for name, row in results.items():
         ratio = row["ratio_to_defaults_alone"]

@@ -108,6 +108,24 @@ def together() -> str:
     return "\n".join([*lines, "", f"{settings['references']} references; {where(document)}"])
 
 
+def neighbours() -> str:
+    """Training beside other processes: images a second, and times one training alone."""
+    document = load("neighbours-cpu")
+    found, cases = document["results"], ("alone", "two", "beside a busy process")
+    base = found["never fewer threads, alone"]["images_per_s"]
+    lines = ["| threads | alone | two together | beside a busy process |", "|---|---:|---:|---:|"]
+    for policy in dict.fromkeys(name.partition(", ")[0] for name in found):
+        rows = (found[f"{policy}, {case}"] for case in cases)
+        cells = (
+            f"{r['images_per_s']:.0f} ± {r['deviation']:.0f} ({r['images_per_s'] / base:.2f})" for r in rows
+        )
+        lines.append(f"| {policy} | {' | '.join(cells)} |")
+    settings = document["settings"]
+    return "\n".join(
+        [*lines, "", f"{settings['rounds']} rounds of {settings['seconds']} s; {where(document)}"]
+    )
+
+
 def export() -> str:
     """Size, exactness and speed of the exported files: how many times as fast as the float file."""
     document = load("export")
