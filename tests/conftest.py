@@ -15,6 +15,7 @@ from tests import annotations
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # networks here are small, and two test processes share the machine
+os.environ.setdefault("OMP_DYNAMIC", "false")  # tests compare networks to the bit
 settle()
 annotations.install()
 

@@ -95,6 +95,8 @@ def giving_way(items: Iterator[Item]) -> Iterator[Item]:
         return
     for item in items:
         if sharing.due(now := time.monotonic()):
+            before = sharing.threads
             sharing.look(now, waited_s())
-            torch.set_num_threads(sharing.threads)
+            if sharing.threads != before:  # else what the caller may have set stays
+                torch.set_num_threads(sharing.threads)
         yield item

@@ -41,6 +41,7 @@ def test_all_threads_are_back_soon_after_a_short_disturbance() -> None:
 def waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process with two threads that always have to wait, and looks every time."""
     waited = iter(range(1_000_000))
+    monkeypatch.delenv("OMP_DYNAMIC", raising=False)
     monkeypatch.setattr(module, "LOOK_S", 0.0)
     monkeypatch.setattr(module, "waited_s", lambda: float(next(waited)))
     sharing = Sharing(2, 0.0, 0.0)
@@ -54,6 +55,16 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("waiting")
 def test_a_run_that_waits_goes_on_with_fewer_threads() -> None:
     assert [(item, torch.get_num_threads()) for item in giving_way(iter("ab"))][-1] == ("b", 1)
+
+
+@pytest.mark.usefixtures("waiting")
+def test_what_the_caller_has_set_stays_while_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "waited_s", lambda: 0.0)
+    found = []
+    for _ in giving_way(iter("abc")):
+        found.append(torch.get_num_threads())
+        torch.set_num_threads(3)
+    assert found == [2, 3, 3]
 
 
 @pytest.mark.usefixtures("waiting")
