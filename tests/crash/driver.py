@@ -97,17 +97,17 @@ def remember_more(patch: Any) -> None:
     patch.setattr("qmu_edge.pipeline.distributed.fit", _once_in_place(fit))
 
 
-def _evaluation(project: Any, release: Any, split: Any) -> str:
+def _evaluation(store: Any, release: Any, samples: Any, split: Any, **_: Any) -> str:
     return f"{release.to_bytes()!r} {split.digest()}"
 
 
 def _once(work: Any, key: Any) -> Any:
     known: dict[str, Any] = {}
 
-    def once(*args: Any) -> Any:
-        name = key(*args)
+    def once(*args: Any, **kwargs: Any) -> Any:
+        name = key(*args, **kwargs)
         if name not in known:
-            known[name] = work(*args)
+            known[name] = work(*args, **kwargs)
         return copy.deepcopy(known[name])
 
     return once
