@@ -105,7 +105,10 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
         try:
             project = stack.enter_context(opened(root, Progress()))
             stack.enter_context(project.ledger.snapshot())
-            found += [Problem(text, of_ledger=True) for text in project.ledger.problems()]
+            broken = [Problem(text, of_ledger=True) for text in project.ledger.problems()]
+            found += broken
+            if broken:  # what its rows name may be anything
+                return found, 0
             files = files_of(project.results, project.store, damaged=True)  # what is altered is told above
             named = uses(project.ledger, project.results, History(project.ledger), files)
             found += [*_dangling(project.ledger, project.store, named), *_contents(project)]
