@@ -82,15 +82,15 @@ def waited_s() -> float:
 
 @cache
 def _sharing() -> Sharing:
-    """Of this process: the number of threads is the process's too."""
-    return Sharing(torch.get_num_threads(), time.monotonic(), waited_s())
+    """Of this process: the number of threads is the process's too, and so is its environment."""
+    most = torch.get_num_threads() if machine.processors().dynamic else 1
+    return Sharing(most, time.monotonic(), waited_s())
 
 
 def giving_way(items: Iterator[Item]) -> Iterator[Item]:
     """Yield the same items; between them, the number of PyTorch's threads follows `Sharing`."""
     sharing = _sharing()
-    fixed = torch.are_deterministic_algorithms_enabled() or not machine.processors().dynamic
-    if sharing.most == 1 or fixed or processes() > 1:
+    if sharing.most == 1 or torch.are_deterministic_algorithms_enabled() or processes() > 1:
         yield from items
         return
     for item in items:
