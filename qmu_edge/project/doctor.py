@@ -105,19 +105,15 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
         try:
             project = stack.enter_context(opened(root, Progress()))
             stack.enter_context(project.ledger.snapshot())
-            broken = [Problem(text, of_ledger=True) for text in project.ledger.problems()]
-            found += broken
-            if not broken:  # else what its rows name may be anything
-                files = files_of(
-                    project.results, project.store, damaged=True
-                )  # what is altered is told above
-                named = uses(project.ledger, project.results, History(project.ledger), files)
-                found += [*_dangling(project.ledger, project.store, named), *_contents(project)]
-                if alone:
-                    found += [
-                        *_release(root, project.ledger, project.results),
-                        *_states(folder / "work", project.ledger, project.open_training()),
-                    ]
+            found += [Problem(text, of_ledger=True) for text in project.ledger.problems()]
+            files = files_of(project.results, project.store, damaged=True)  # what is altered is told above
+            named = uses(project.ledger, project.results, History(project.ledger), files)
+            found += [*_dangling(project.ledger, project.store, named), *_contents(project)]
+            if alone:
+                found += [
+                    *_release(root, project.ledger, project.results),
+                    *_states(folder / "work", project.ledger, project.open_training()),
+                ]
         except QmuEdgeError as error:
             found.append(Problem(str(error), of_ledger=isinstance(error, LedgerError)))
     if alone:

@@ -112,9 +112,9 @@ def _receipts(ledger: Ledger) -> Iterator[tuple[Sha256, Use]]:
 
 def _steps(ledger: Ledger, history: History) -> Iterator[tuple[Sha256, Use]]:
     """What the steps of each request name; the report that the current receipt rests on is current too."""
-    current, requests = ledger.current_runs(), {r.request_id: r for r in history.requests}
+    current = ledger.current_runs()
     for step in ledger.all_steps():
-        request = requests[step.request_id]
+        request = history.request(step.request_id)
         closed = history.closed(request)
         kept = "" if closed else f"request {request.seq} is open"
         by = f"step {step.step} of request {request.seq}"
@@ -127,7 +127,7 @@ def _notes(results: Results, history: History) -> Iterator[tuple[Sha256, Use]]:
     """Trainings and reference models of earlier runs; the latter stay while a request may need them."""
     for note in results.notes():
         if note.kind != RELEASE:
-            at = history.noted[note.key]
+            at = history.noted(note.key)
             kept = COMPARED if note.kind == REFERENCE and at >= history.oldest_open else ""
             for kind, digest in note.objects:
                 yield digest, Use(kind, note.kind, at, kept, note.key)
@@ -139,7 +139,7 @@ def _releases(
     """Releases share the fate of the checkpoint that they were made of."""
     for note in results.notes():
         if note.kind == RELEASE:
-            made_of = found.get(Sha256(note.source)) or [Use("", note.kind, history.noted[note.key])]
+            made_of = found.get(Sha256(note.source)) or [Use("", note.kind, history.noted(note.key))]
             kept, since = fate(made_of)
             for kind, digest in note.objects:
                 yield digest, Use(kind, note.kind, since, kept, note.key)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from qmu_edge.errors import LedgerError
 from qmu_edge.project.history import NEVER, History
 from qmu_edge.store.ledger import chain
 from qmu_edge.store.ledger.ledger import Ledger
@@ -35,7 +36,17 @@ def test_what_was_current_was_so_until_the_next(ledger: Ledger) -> None:
 def test_a_note_has_the_time_of_its_last_writing(ledger: Ledger) -> None:
     for key in ("a", "b", "a"):
         ledger.set_meta(key, 1)
-    assert History(ledger).noted == {"a": "002", "b": "001"}
+    history = History(ledger)
+    assert (history.noted("a"), history.noted("b")) == ("002", "001")
+
+
+def test_what_an_altered_ledger_names_and_does_not_hold_is_an_error_of_the_ledger(ledger: Ledger) -> None:
+    ledger.receive("asked", sha("asked"), **RECEIVED)
+    history = History(ledger)
+    assert history.request("asked").request_id == "asked"
+    for look in (lambda: history.request("other"), lambda: history.noted("other")):
+        with pytest.raises(LedgerError, match="names what it does not hold: qmu-edge doctor"):
+            look()
 
 
 def test_a_request_is_closed_by_its_receipt_or_without_one(ledger: Ledger) -> None:
