@@ -105,20 +105,27 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
         try:
             project = stack.enter_context(opened(root, Progress()))
             stack.enter_context(project.ledger.snapshot())
-            found += [Problem(text, of_ledger=True) for text in project.ledger.problems()]
-            files = files_of(project.results, project.store, damaged=True)  # what is altered is told above
-            named = uses(project.ledger, project.results, History(project.ledger), files)
-            found += [*_dangling(project.ledger, project.store, named), *_contents(project)]
-            if alone:
-                found += [
-                    *_release(root, project.ledger, project.results),
-                    *_states(folder / "work", project.ledger, project.open_training()),
-                ]
+            broken = [Problem(text, of_ledger=True) for text in project.ledger.problems()]
+            found += broken
+            if not broken:  # else a row may name anything, and hold a number where a text was
+                named = _named(project)
+                found += [*_dangling(project.ledger, project.store, named), *_contents(project)]
+                if alone:
+                    found += [
+                        *_release(root, project.ledger, project.results),
+                        *_states(folder / "work", project.ledger, project.open_training()),
+                    ]
         except QmuEdgeError as error:
             found.append(Problem(str(error), of_ledger=isinstance(error, LedgerError)))
     if alone:
         found += _leftovers(folder)
     return found, len(set(store) - named.keys()) if named and alone else 0
+
+
+def _named(project: Project) -> dict[Sha256, list[Use]]:
+    """Uses of every object; what is altered of a release is told by the store."""
+    files = files_of(project.results, project.store, damaged=True)
+    return uses(project.ledger, project.results, History(project.ledger), files)
 
 
 def _leftovers(folder: Path) -> list[Problem]:
