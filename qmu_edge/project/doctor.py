@@ -108,7 +108,7 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
             broken = [Problem(text, of_ledger=True) for text in project.ledger.problems()]
             found += broken
             if not broken:  # else a row may name anything, and hold a number where a text was
-                named = _named(project)
+                named = _named(project.ledger, project.results, project.store)
                 found += [*_dangling(project.ledger, project.store, named), *_contents(project)]
                 if alone:
                     found += [
@@ -122,10 +122,9 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
     return found, len(set(store) - named.keys()) if named and alone else 0
 
 
-def _named(project: Project) -> dict[Sha256, list[Use]]:
+def _named(ledger: Ledger, results: Results, store: ObjectStore) -> dict[Sha256, list[Use]]:
     """Uses of every object; what is altered of a release is told by the store."""
-    files = files_of(project.results, project.store, damaged=True)
-    return uses(project.ledger, project.results, History(project.ledger), files)
+    return uses(ledger, results, History(ledger), files_of(results, store, damaged=True))
 
 
 def _leftovers(folder: Path) -> list[Problem]:

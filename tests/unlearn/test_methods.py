@@ -24,6 +24,7 @@ from qmu_edge.train.fit import predict
 from qmu_edge.train.requantize import requantize
 from qmu_edge.unlearn.registry import METHODS, apply, method, parameters
 from tests.networks import TWO_BLOCKS
+from tests.unlearn.toys import split
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
@@ -66,9 +67,7 @@ CLASSES_ONLY = {"unsir"}  # these refuse a request for samples
 
 
 def _sets(toy: Toy) -> ForgetRetain:
-    everything = toy(12)
-    forget, retain = everything.take(torch.arange(4)), everything.take(torch.arange(4, 12))
-    return ForgetRetain(forget=forget, retain=retain, validation=toy(6, seed=1), augment=Augment(pad=1))
+    return replace(split(toy), augment=Augment(pad=1))
 
 
 def _classes(toy: Toy) -> ForgetRetain:

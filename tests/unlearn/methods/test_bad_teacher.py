@@ -8,27 +8,22 @@ from torch import Tensor
 
 from qmu_edge.models.calibration import parameter_group, uncalibrated
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.batches import Samples
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent
 from qmu_edge.unlearn.distillation import divergence, teacher
 from qmu_edge.unlearn.methods import bad_teacher
 from qmu_edge.unlearn.methods.bad_teacher import Params, untrained
+from tests.unlearn.toys import split
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
 
 
-def _sets(toy: Toy) -> ForgetRetain:
-    everything = toy(12)
-    forget, retain = everything.take(torch.arange(4)), everything.take(torch.arange(4, 12))
-    return ForgetRetain(forget=forget, retain=retain, validation=toy(6, seed=1))
-
-
 def test_forget_images_learn_from_the_untrained_teacher_and_no_others(
     network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, data = network(), _sets(toy)
+    model, data = network(), split(toy)
     other = network()
     with torch.no_grad():
         other.get_parameter("head.bias").copy_(torch.tensor([2.0, 0.0, -2.0]))
@@ -43,7 +38,7 @@ def test_forget_images_learn_from_the_untrained_teacher_and_no_others(
 
 
 def test_training_brings_forget_images_near_the_untrained_teacher(network: Network, toy: Toy) -> None:
-    model, data = network(), _sets(toy)
+    model, data = network(), split(toy)
     with torch.no_grad():
         model.get_parameter("head.bias").copy_(torch.tensor([2.0, 0.0, -2.0]))
     uniform = torch.zeros(4, 3)  # nearly what an untrained network says

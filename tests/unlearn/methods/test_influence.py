@@ -15,18 +15,10 @@ from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.unlearn.methods import influence
 from qmu_edge.unlearn.methods.influence import Params, lengths
 from qmu_edge.unlearn.registry import apply
+from tests.unlearn.toys import split
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
-
-
-def _sets(toy: Toy) -> ForgetRetain:
-    everything = toy(11)
-    return ForgetRetain(
-        forget=everything.take(torch.arange(3)),
-        retain=everything.take(torch.arange(3, 11)),
-        validation=toy(6, seed=1),
-    )
 
 
 def _weights(model: Classifier) -> dict[str, Tensor]:
@@ -40,7 +32,7 @@ def _run(model: Classifier, data: ForgetRetain, **params: Any) -> Classifier:
 
 
 def test_step_is_the_scaled_difference_of_mean_gradients(network: Network, toy: Toy) -> None:
-    data, model = _sets(toy), network()
+    data, model = split(toy, 11, 3), network()
     expected = {n: torch.zeros_like(w) for n, w in _weights(model).items()}
     for samples, sign in ((data.forget, 1.0), (data.retain, -1.0)):
         for b in samples.batches(1):
@@ -58,12 +50,12 @@ def test_second_variant_divides_by_the_damped_fisher(
     network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = _weights(network())
-    plain = _weights(_run(network(), _sets(toy), alpha=8.0))
+    plain = _weights(_run(network(), split(toy, 11, 3), alpha=8.0))
     monkeypatch.setattr(
         influence, "diagonal_fisher",
         lambda descent, *_, **__: torch.full((sum(p.numel() for p in descent.parameters),), 0.5),
     )  # fmt: skip
-    divided = _weights(_run(network(), _sets(toy), alpha=8.0, variant="diagonal_fisher", damping=3.0))
+    divided = _weights(_run(network(), split(toy, 11, 3), alpha=8.0, variant="diagonal_fisher", damping=3.0))
     for name, origin in start.items():
         torch.testing.assert_close(divided[name] - origin, (plain[name] - origin) / 2.0, atol=1e-6, rtol=1e-3)
 
@@ -73,8 +65,8 @@ def test_search_ends_before_the_first_length_that_costs_too_much(
 ) -> None:
     scripted = iter([0.9, 0.9, 0.88, 0.8, 1.0])
     monkeypatch.setattr(influence, "accuracy", lambda model, samples: next(scripted))
-    searched = _weights(_run(network(), _sets(toy), max_drop=0.05))
-    told = _weights(_run(network(), _sets(toy), alpha=lengths(Params())[1]))
+    searched = _weights(_run(network(), split(toy, 11, 3), max_drop=0.05))
+    told = _weights(_run(network(), split(toy, 11, 3), alpha=lengths(Params())[1]))
     assert all(torch.equal(searched[n], told[n]) for n in told)
 
 
@@ -84,7 +76,7 @@ def test_search_without_a_length_that_keeps_accuracy_is_an_error(
     scripted = iter([0.9, 0.8])
     monkeypatch.setattr(influence, "accuracy", lambda model, samples: next(scripted))
     with pytest.raises(UnlearnError, match=r"costs more than 1.0% of validation accuracy"):
-        _run(network(), _sets(toy))
+        _run(network(), split(toy, 11, 3))
 
 
 def test_only_images_of_kept_classes_judge(
@@ -97,8 +89,8 @@ def test_only_images_of_kept_classes_judge(
         return 0.5
 
     monkeypatch.setattr(influence, "accuracy", spy)
-    _run(network(), replace(_sets(toy), classes=(2,)))
+    _run(network(), replace(split(toy, 11, 3), classes=(2,)))
     assert len(labels) == 1 + len(lengths(Params()))
     assert sorted(set(labels[0].tolist())) == [0, 1]
     with pytest.raises(UnlearnError, match="the validation set is empty"):
-        _run(network(), replace(_sets(toy), classes=(0, 1, 2)))
+        _run(network(), replace(split(toy, 11, 3), classes=(0, 1, 2)))

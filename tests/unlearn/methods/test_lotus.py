@@ -11,21 +11,16 @@ from torch import Tensor
 
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.batches import Samples
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent
 from qmu_edge.unlearn.methods import lotus
 from qmu_edge.unlearn.methods.lotus import Params, gumbel, smoothed
 from qmu_edge.unlearn.registry import apply
+from tests.unlearn.toys import split
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
-
-
-def _sets(toy: Toy) -> ForgetRetain:
-    everything = toy(12)
-    forget, retain = everything.take(torch.arange(4)), everything.take(torch.arange(4, 12))
-    return ForgetRetain(forget=forget, retain=retain, validation=toy(6, seed=1))
 
 
 def test_largest_noisy_logit_is_a_draw_from_the_softmax() -> None:
@@ -40,7 +35,7 @@ def test_largest_noisy_logit_is_a_draw_from_the_softmax() -> None:
 def test_forget_targets_are_smoothed_and_retain_targets_hard(
     network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, data = network(), _sets(toy)
+    model, data = network(), split(toy)
     losses: list[Tensor] = []
     noise = torch.tensor([0.5, -1.0, 2.0])  # the same for all, so that order does not matter
     monkeypatch.setattr(lotus, "gumbel", lambda n, k, generator: noise.expand(n, k))
@@ -68,7 +63,7 @@ def test_temperature_follows_the_accuracies_until_they_meet(
     network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch,
     classes: tuple[int, ...], forget: list[float], expected: list[float],
 ) -> None:  # fmt: skip
-    data = replace(_sets(toy), classes=classes)
+    data = replace(split(toy), classes=classes)
     measured = iter(forget)
     used: list[float] = []
 
@@ -89,7 +84,7 @@ def test_temperature_follows_the_accuracies_until_they_meet(
 
 
 def test_samples_need_a_validation_set_and_classes_do_not(network: Network, toy: Toy) -> None:
-    data = replace(_sets(toy), validation=toy(0))
+    data = replace(split(toy), validation=toy(0))
     params = Params(epochs=1, batch=12)
     with pytest.raises(UnlearnError, match="the validation set is empty"):
         apply("lotus", network(), data, params, torch.Generator())

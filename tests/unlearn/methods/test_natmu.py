@@ -9,20 +9,15 @@ import torch
 
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.batches import Samples
 from qmu_edge.train.fit import predict
 from qmu_edge.unlearn.methods import natmu
 from qmu_edge.unlearn.methods.natmu import Params, hybrids, likeliest, partners, ramps
 from qmu_edge.unlearn.registry import apply
+from tests.unlearn.toys import split
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
-
-
-def _data(toy: Toy) -> ForgetRetain:
-    everything = toy(18)
-    retain = everything.take(torch.arange(6, 18))
-    return ForgetRetain(forget=everything.take(torch.arange(6)), retain=retain, validation=toy(3))
 
 
 def test_ramps_are_those_of_the_paper_at_its_size() -> None:
@@ -60,7 +55,7 @@ def test_partners_have_the_wanted_label_and_all_take_part() -> None:
 def test_hybrids_are_blends_pixel_by_pixel(
     network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch, whole_class: bool
 ) -> None:
-    model, data = network(), _data(toy)
+    model, data = network(), split(toy, 18, 6)
     if whole_class:
         everything = toy(18)
         ours = everything.labels == 1
@@ -92,7 +87,7 @@ def test_hybrids_are_blends_pixel_by_pixel(
 
 
 def test_retain_set_of_the_own_class_alone_is_refused_before_work(network: Network, toy: Toy) -> None:
-    data = _data(toy)
+    data = split(toy, 18, 6)
     data = replace(data, retain=data.retain.relabelled(torch.full((12,), 2)))
     with pytest.raises(UnlearnError, match="all retain images are of class 2"):
         apply("natmu", network(), data, Params(), torch.Generator())
@@ -103,7 +98,7 @@ def test_retain_set_of_the_own_class_alone_is_refused_before_work(network: Netwo
 def test_each_batch_mixes_hybrids_and_retain_images(
     network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, model = _data(toy), network()
+    data, model = split(toy, 18, 6), network()
     made: list[Samples] = []
     monkeypatch.setattr(natmu, "hybrids", lambda *a: made.append(hybrids(*a)) or made[-1])  # type: ignore[func-returns-value]
     seen: list[torch.Tensor] = []

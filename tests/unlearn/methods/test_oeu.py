@@ -13,21 +13,14 @@ from torch import Tensor
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.calibration import quantized_weights, weight_layers
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.batches import Samples
 from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.methods import oeu
 from qmu_edge.unlearn.methods.oeu import Params, cosine_of_change, negative_entropy, orthogonal, uniform_loss
+from tests.unlearn.toys import split
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
-
-
-def _sets(toy: Toy) -> ForgetRetain:
-    everything = toy(12)
-    return ForgetRetain(
-        forget=everything.take(torch.arange(4)), retain=everything.take(torch.arange(4, 12)),
-        validation=toy(6, seed=1),
-    )  # fmt: skip
 
 
 def test_gradients_of_the_losses_are_those_worked_out_by_hand() -> None:
@@ -67,7 +60,7 @@ def test_without_a_retain_gradient_nothing_is_taken_away() -> None:
 def test_step_adds_the_orthogonal_part_to_the_retain_gradient(
     projection: Any, network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, data = network(), replace(_sets(toy), classes=(2,))
+    model, data = network(), replace(split(toy), classes=(2,))
     before = copy.deepcopy(model)
     steps: list[Tensor] = []
     original = Descent.follow
@@ -129,7 +122,7 @@ def test_classes_take_all_epochs_and_samples_stop_at_the_crossing(
     ended = {}
     for classes in ((), (2,)):
         notes.clear()
-        data = replace(_sets(toy), classes=classes)
+        data = replace(split(toy), classes=classes)
         model = network()
         oeu.run(model, data, Params(epochs=3, batch=8, lr=1e-4), torch.Generator().manual_seed(0))
         assert not any(p.requires_grad for n, p in model.named_parameters() if "scaling_impl" in n)

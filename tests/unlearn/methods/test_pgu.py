@@ -16,18 +16,11 @@ from qmu_edge.train.fit import predict
 from qmu_edge.unlearn.input_space import basis, covariances, inside, load, save
 from qmu_edge.unlearn.methods import pgu
 from qmu_edge.unlearn.methods.pgu import Params, forget_loss, remove_outputs, share_inside
+from tests.unlearn.toys import split
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
 SHORT = Params(epochs=3, batch=4, lr=0.1, gamma=0.9)
-
-
-def _sets(toy: Toy) -> ForgetRetain:
-    everything = toy(12)
-    return ForgetRetain(
-        forget=everything.take(torch.arange(4)), retain=everything.take(torch.arange(4, 12)),
-        validation=toy(6, seed=1),
-    )  # fmt: skip
 
 
 def _run(model: Classifier, data: ForgetRetain) -> Classifier:
@@ -46,7 +39,7 @@ def test_latent_change_is_across_the_retain_inputs_and_in_the_weights_only(
     classes: tuple[int, ...], network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pgu, "remove_outputs", lambda *_: None)
-    model, data = network(), replace(_sets(toy), classes=classes)
+    model, data = network(), replace(split(toy), classes=classes)
     before = copy.deepcopy(model.state_dict())
     spaces = {n: basis(c, 0.9) for n, c in covariances(model, data.retain, Progress()).items()}
     result = _run(model, data).state_dict()
@@ -61,7 +54,7 @@ def test_latent_change_is_across_the_retain_inputs_and_in_the_weights_only(
 def test_stored_base_replaces_the_retain_images_and_is_renewed(
     network: Network, toy: Toy, tmp_path: Path
 ) -> None:
-    data, base = _sets(toy), tmp_path / "base"
+    data, base = split(toy), tmp_path / "base"
     model = network()
     save(base, model, covariances(model, data.forget + data.retain, Progress()))
     direct = _run(network(), replace(data, state=tmp_path / "none"))

@@ -22,6 +22,7 @@ from qmu_edge.unlearn.methods.munba import Bargain, nash_epoch
 from qmu_edge.unlearn.methods.qmul import Params, balance, mean_gradient_norm, similar_labels
 from qmu_edge.unlearn.methods.random_label import random_labels
 from qmu_edge.unlearn.relabelling import epoch
+from tests.unlearn.toys import split
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
@@ -96,19 +97,10 @@ def test_mean_gradient_norm_is_what_a_loop_computes(network: Network, toy: Toy, 
     assert found == pytest.approx(sum(norms) / len(norms), rel=1e-5)
 
 
-def _sets(toy: Toy) -> ForgetRetain:
-    everything = toy(18)
-    return ForgetRetain(
-        forget=everything.take(torch.arange(6)),
-        retain=everything.take(torch.arange(6, 18)),
-        validation=toy(3),
-    )
-
-
 def test_each_epoch_uses_fresh_similar_labels_and_balanced_weights(
     network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, data = network(), _sets(toy)
+    model, data = network(), split(toy, 18, 6)
     norms: list[float] = []
     checked: list[bool] = []
     original_norm, original_epoch = qmul.mean_gradient_norm, epoch
@@ -139,7 +131,7 @@ def test_switches_change_the_result(network: Network, toy: Toy) -> None:
         {"scale_lr": 0.5}, {"weighting": "nash"}, {"weighting": "nash", "similar_labels": False},
     ):  # fmt: skip
         params = Params(epochs=1, batch=8, lr=0.1, **switch)
-        model = qmul.run(network(), _sets(toy), params, torch.Generator().manual_seed(0)).eval()
+        model = qmul.run(network(), split(toy, 18, 6), params, torch.Generator().manual_seed(0)).eval()
         results.append(predict(model, toy(6)))
     for i, a in enumerate(results):
         assert a.isfinite().all()
@@ -149,7 +141,7 @@ def test_switches_change_the_result(network: Network, toy: Toy) -> None:
 def test_bargain_is_about_similar_labels_and_ends_with_reweighting(
     network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, data = network(), _sets(toy)
+    model, data = network(), split(toy, 18, 6)
     seen: list[Tensor] = []
 
     def spy(descent: Descent, data: ForgetRetain, forget: Samples, bargain: Bargain, **kwargs: Any) -> None:
@@ -171,7 +163,7 @@ def test_bargain_is_about_similar_labels_and_ends_with_reweighting(
 def test_weights_reach_their_own_images(
     network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch, loop: Any, batch: int
 ) -> None:
-    model, data = network(), _sets(toy)
+    model, data = network(), split(toy, 18, 6)
     seen: list[tuple[Tensor, Tensor]] = []
     losses: list[Tensor] = []
 

@@ -10,27 +10,19 @@ from torch import Tensor
 
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.batches import Samples
 from qmu_edge.train.loop import Descent, Optimization
 from qmu_edge.unlearn.methods.salun import most_salient, saliency
 from qmu_edge.unlearn.registry import METHODS, apply
+from tests.unlearn.toys import split
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
 
 
-def _sets(toy: Toy) -> ForgetRetain:
-    everything = toy(18)
-    return ForgetRetain(
-        forget=everything.take(torch.arange(6)),
-        retain=everything.take(torch.arange(6, 18)),
-        validation=toy(3),
-    )
-
-
 def _run(name: str, model: Classifier, toy: Toy, **params: Any) -> Classifier:
     given = METHODS[name].params(**{"epochs": 2, "batch": 8, "lr": 0.05, **params})
-    return apply(name, model, _sets(toy), given, torch.Generator().manual_seed(0))
+    return apply(name, model, split(toy, 18, 6), given, torch.Generator().manual_seed(0))
 
 
 def _weights(model: Classifier) -> list[Tensor]:
@@ -48,7 +40,7 @@ def _saliency(model: Classifier, forget: Samples) -> Tensor:
 
 
 def test_saliency_is_what_a_loop_over_images_sums_up(network: Network, toy: Toy) -> None:
-    model, forget = network(), _sets(toy).forget
+    model, forget = network(), split(toy, 18, 6).forget
     parameters = [p for n, p in model.named_parameters() if p.dim() > 1 and "scaling_impl" not in n]
     total = [torch.zeros_like(p) for p in parameters]
     for b in forget.batches(1):
@@ -63,7 +55,7 @@ def test_saliency_is_what_a_loop_over_images_sums_up(network: Network, toy: Toy)
 def test_only_the_salient_share_of_weights_moves(network: Network, toy: Toy, memory_format: Any) -> None:
     model = network().to(memory_format=memory_format)  # type: ignore[call-overload]
     before = _flat(_weights(model))
-    mask = most_salient(_saliency(network(), _sets(toy).forget), 0.3)
+    mask = most_salient(_saliency(network(), split(toy, 18, 6).forget), 0.3)
     moved = _flat(_weights(_run("salun", model, toy, share=0.3))) != before
     assert int(mask.sum()) == round(0.3 * len(mask))
     assert not (moved & ~mask).any()

@@ -15,15 +15,10 @@ from qmu_edge.train.loop import Descent
 from qmu_edge.unlearn.methods import scrub_r
 from qmu_edge.unlearn.methods.scrub_r import Params, matched_error
 from qmu_edge.unlearn.registry import apply
+from tests.unlearn.toys import split
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
-
-
-def _sets(toy: Toy) -> ForgetRetain:
-    everything = toy(12)
-    forget, retain = everything.take(torch.arange(4)), everything.take(torch.arange(4, 12))
-    return ForgetRetain(forget=forget, retain=retain, validation=toy(6, seed=1))
 
 
 def test_retain_comes_first_forget_passes_climb_without_statistics_and_epochs_are_stored(
@@ -49,7 +44,7 @@ def test_retain_comes_first_forget_passes_climb_without_statistics_and_epochs_ar
 
     monkeypatch.setattr(Descent, "step", spy)
     monkeypatch.setattr(scrub_r, "_nearest", first)
-    data, params = _sets(toy), Params(epochs=3, forget_epochs=2, batch=8, lr=0.05)
+    data, params = split(toy), Params(epochs=3, forget_epochs=2, batch=8, lr=0.05)
     result = scrub_r.run(model, data, params, torch.Generator().manual_seed(0))
     retain, forget = (True, 8), (False, 4)
     assert [s[:2] for s in seen] == [retain, forget, retain, forget, retain]
@@ -63,7 +58,7 @@ def test_retain_comes_first_forget_passes_climb_without_statistics_and_epochs_ar
 def test_nearest_is_measured_against_the_last_epoch_on_similar_unseen_images(
     network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = _sets(toy)
+    data = split(toy)
     stored = [network() for _ in range(3)]
     forget = [[1, 2, 0, 1], [0, 2, 0, 1], [0, 1, 2, 0]]  # 4, 3, 0 wrong; labels are 0, 1, 2, 0
     unseen = [[0, 1, 2, 0, 1, 2], [0, 1, 2, 0, 1, 2], [1, 1, 0, 0, 1, 0]]  # last: class 0 half, 2 all wrong
@@ -87,7 +82,7 @@ def test_matched_error_weighs_classes_like_the_forget_set() -> None:
 
 
 def test_validation_set_that_says_nothing_is_refused(network: Network, toy: Toy) -> None:
-    data = _sets(toy)
+    data = split(toy)
     generator = torch.Generator()
     with pytest.raises(UnlearnError, match="the validation set is empty"):
         apply("scrub_r", network(), replace(data, validation=toy(0)), Params(), generator)

@@ -9,19 +9,14 @@ import torch.nn.functional as F
 
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train.batches import Batch, ForgetRetain, Samples
+from qmu_edge.train.batches import Batch, Samples
 from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.methods import sfron
 from qmu_edge.unlearn.methods.sfron import Params, adaptive_loss, climb, saliency
+from tests.unlearn.toys import split
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
-
-
-def _data(toy: Toy) -> ForgetRetain:
-    everything = toy(12)
-    retain = everything.take(torch.arange(4, 12))
-    return ForgetRetain(forget=everything.take(torch.arange(4)), retain=retain, validation=toy(3))
 
 
 def _descent(model: Classifier) -> Descent:
@@ -46,7 +41,7 @@ def test_image_of_loss_zero_leaves_weight_to_the_others() -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, 30.0])
 def test_mask_is_what_a_loop_computes(network: Network, toy: Toy, threshold: float) -> None:
-    model, data = network(), _data(toy)
+    model, data = network(), split(toy)
     descent = _descent(model)
     before = copy.deepcopy(dict(model.named_buffers()))
     params = Params(batch=4, threshold=threshold)
@@ -72,7 +67,7 @@ def test_mask_is_what_a_loop_computes(network: Network, toy: Toy, threshold: flo
 
 
 def test_ascent_goes_up_where_the_mask_lets_it_and_leaves_statistics(network: Network, toy: Toy) -> None:
-    model, data = network(), _data(toy)
+    model, data = network(), split(toy)
     descent = _descent(model)
     (b,) = data.forget.batches(4)
     size = descent.spans[-1].indices.stop
@@ -113,5 +108,5 @@ def test_ascent_comes_every_few_steps_and_fades(
     monkeypatch.setattr(sfron, "climb", spy)
     monkeypatch.setattr(Descent, "step", step)
     params = Params(epochs=3, batch=4, every=3, ascent=8.0)
-    sfron.run(network(), _data(toy), params, torch.Generator().manual_seed(0))
+    sfron.run(network(), split(toy), params, torch.Generator().manual_seed(0))
     assert events == [pytest.approx(8.0), 0, 0, 0, pytest.approx(4.0), 0, 0, 0]

@@ -13,19 +13,14 @@ from qmu_edge.errors import UnlearnError
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.calibration import weight_layers
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.batches import Samples
 from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.methods import ssd
 from qmu_edge.unlearn.methods.ssd import Params, dampening, importance
+from tests.unlearn.toys import split
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
-
-
-def _sets(toy: Toy) -> ForgetRetain:
-    everything = toy(12)
-    forget, retain = everything.take(torch.arange(4)), everything.take(torch.arange(4, 12))
-    return ForgetRetain(forget=forget, retain=retain, validation=toy(6, seed=1))
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -83,7 +78,7 @@ def test_each_weight_gets_its_own_factor_and_the_others_stay_to_the_bit(
         return seen[-1]
 
     monkeypatch.setattr(ssd, "importance", spy)
-    ssd.run(model, _sets(toy), Params(threshold=1.0, batch=8), torch.Generator().manual_seed(0))
+    ssd.run(model, split(toy), Params(threshold=1.0, batch=8), torch.Generator().manual_seed(0))
 
     descent = Descent(model, Optimization(), 1, Progress())  # only weights still require a gradient
     assert {span.group for span in descent.spans} == {"weights", "head"}
@@ -103,7 +98,7 @@ def test_saturated_weights_are_measured(network: Network, toy: Toy, monkeypatch:
     with torch.no_grad():
         layer.weight[0].copy_(layer.weight[0].sign() * 9.0 * layer.weight.abs().max())
     before = layer.weight[0].detach().clone()
-    ssd.run(model, _sets(toy), Params(threshold=0.5, strength=0.1, batch=8), torch.Generator().manual_seed(0))
+    ssd.run(model, split(toy), Params(threshold=0.5, strength=0.1, batch=8), torch.Generator().manual_seed(0))
     assert not torch.equal(layer.weight[0], before), name
 
 
@@ -112,5 +107,5 @@ def test_run_that_would_change_nothing_is_an_error(network: Network, toy: Toy) -
     before = copy.deepcopy(model.state_dict())
     # A third of the images: image by image no weight can matter more than three times more to them.
     with pytest.raises(UnlearnError, match=r"no weight matters 3.1 times more .* a smaller value"):
-        ssd.run(model, _sets(toy), Params(threshold=3.1, batch=1), torch.Generator().manual_seed(0))
+        ssd.run(model, split(toy), Params(threshold=3.1, batch=1), torch.Generator().manual_seed(0))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
