@@ -16,7 +16,7 @@ from qmu_edge.project.history import History
 from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import REFERENCE, RELEASE, Results
 from qmu_edge.store.ledger.ledger import Ledger
-from qmu_edge.store.ledger.states import Pointer
+from qmu_edge.store.ledger.states import Pointer, Step
 
 EXPORTED: Final = "exported file"
 CURRENT: Final = "it is current"
@@ -111,8 +111,8 @@ def _receipts(ledger: Ledger) -> Iterator[tuple[Sha256, Use]]:
 
 
 def _steps(ledger: Ledger, history: History) -> Iterator[tuple[Sha256, Use]]:
-    """What the steps of each request name; the report that the current receipt rests on is current too."""
-    current = ledger.current_runs()
+    """What the steps of each request name; the report of a run is current as long as its receipt."""
+    current, replaced = ledger.current_runs(), _replaced(ledger, history)
     for step in ledger.all_steps():
         request = history.request(step.request_id)
         closed = history.closed(request)
@@ -120,7 +120,19 @@ def _steps(ledger: Ledger, history: History) -> Iterator[tuple[Sha256, Use]]:
         by = f"step {step.step} of request {request.seq}"
         for name, digest in StepResult.parse(step.detail).objects():
             rests = name == "report" and step.run in current
-            yield digest, Use(name, by, closed, CURRENT if rests else kept)
+            since = max(closed, replaced.get(step.run, "")) if name == "report" else closed
+            yield digest, Use(name, by, since, CURRENT if rests else kept)
+
+
+def _replaced(ledger: Ledger, history: History) -> dict[str, str]:
+    """When the last receipt of each run was followed by the next one, for runs whose receipts all were."""
+    until = dict(history.superseded(Pointer.RECEIPT))
+    receipts = {row.request_id: until.get(row.digest, "") for row in ledger.receipts()}
+    found: dict[str, str] = {}
+    for step in ledger.all_steps():
+        if step.step == Step.RECEIPTED:
+            found[step.run] = max(found.get(step.run, ""), receipts.get(step.request_id, ""))
+    return found
 
 
 def _notes(results: Results, history: History) -> Iterator[tuple[Sha256, Use]]:

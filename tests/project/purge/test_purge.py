@@ -72,6 +72,18 @@ def test_each_request_waits_for_its_own_window(life: Any, clock: Any) -> None:
     assert purge(life.project, clock.now + 30 * DAY)["requests"] == ["ask-1"]
 
 
+def test_a_report_is_superseded_by_the_next_receipt_not_by_its_own(life: Any, clock: Any) -> None:
+    life.train()
+    first = life.serve(0)
+    clock.now += 40 * DAY
+    life.serve(1)
+    purge(life.project, clock.now)
+    assert first["report"] in life.stored()
+    clock.now += 40 * DAY
+    purge(life.project, clock.now)
+    assert first["report"] not in life.stored()
+
+
 def test_an_open_request_keeps_what_it_needs_even_at_once(life: Any, clock: Any) -> None:
     base = life.train()
     life.serve(0)
