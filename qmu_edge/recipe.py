@@ -28,6 +28,8 @@ Limit = Fraction | Literal["off"]
 Count = Annotated[int, Field(ge=1)]
 Word = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]{0,63}$")]  # a bare key of TOML
 RETRAIN: Final = "retrain"  # the exact method, the last rung of every ladder
+# Of `[policy]`: limits that were held against numbers that say nothing about one person; passed over now.
+RETIRED: Final = frozenset({"reference", "max_fa_gap", "max_mia_auc_gap"})
 MAX_BYTES: Final = 1 << 16
 _LONG_KEY: Final = re.compile(r"(?:[^\s.=#]++[ \t]*+\.[ \t]*+){17}")
 
@@ -125,19 +127,37 @@ class TrainRecipe(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
-class PolicyRecipe(_Section):
-    """What the exported file must reach, and against what; and what a request may do by itself.
+class ReferencesRecipe(_Section):
+    """Small networks that never saw an image, which the verdict compares with, see `qmu_edge.verify.residual`.
 
-    Gaps and drops are fractions (0.05 is five points). `reference` "retrained" trains the same recipe
-    without the forget set and compares with its exported file; "held-out" compares with data never
-    trained on.
+    Attributes:
+        trained: "once" on shards of the training images, right after the network itself: requests are quick;
+            "per_request" on what is retained; "never": nothing can be said of what is left.
+        count: How many; whoever asks to be forgotten is unknown to all but one.
+        epochs: Of their training; as many as the network's own when nothing is said.
+        width: Of their layers, relative to the network's own.
+    """
+
+    trained: Literal["once", "per_request", "never"] = "once"
+    count: Annotated[int, Field(ge=3, le=64)] = 5
+    epochs: Count | None = None
+    width: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+
+
+class PolicyRecipe(_Section):
+    """What the exported file must reach, and what a request may do by itself.
+
+    Shares and drops are fractions (0.05 is five points).
 
     Attributes:
         rungs: Methods that `unlearn` tries in this order, until the exported file of one passes; the last
             is "retrain".
-        reference: What the exported file is compared with.
-        max_fa_gap, max_mia_auc_gap: Largest distance from the reference, in either direction.
-        max_ta_drop, max_ra_drop: Largest loss against the file before unlearning. "off" for no limit.
+        max_residual: The largest share of what the network knew of the forgotten images that may be left:
+            the upper end of an interval is held against it.
+        when_not_measurable: What to do where the network before could not be told from one that never saw
+            the images: "retrain", or "release" and say so.
+        max_ta_drop, max_ra_drop: Largest loss of accuracy on the same images; refused where the loss is
+            significantly larger. "off" for no limit.
         min_agreement: Share of the parity inputs on which file and network must name the same class.
         parity_inputs: How many images the parity gate uses where a file is not exact, at least 1,000.
         evaluation_images: At most so many retain images are evaluated.
@@ -154,11 +174,10 @@ class PolicyRecipe(_Section):
         "held_out_match",
         RETRAIN,
     )
-    reference: Literal["retrained", "held-out"] = "held-out"
-    max_fa_gap: Limit = 0.05
+    max_residual: Fraction = 0.25
+    when_not_measurable: Literal["retrain", "release"] = "retrain"
     max_ta_drop: Limit = 0.02
     max_ra_drop: Limit = 0.05
-    max_mia_auc_gap: Limit = 0.05
     min_agreement: Fraction = 0.999
     parity_inputs: Annotated[int, Field(ge=1000)] = 1000
     evaluation_images: Count = 10_000
@@ -167,6 +186,11 @@ class PolicyRecipe(_Section):
     approval_above: Limit = 0.25
     approval_above_total: Limit = 0.5
     retrain_above: Limit = 0.5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_retired(cls, given: Any) -> Any:
+        return {k: v for k, v in given.items() if k not in RETIRED} if isinstance(given, dict) else given
 
     @field_validator("rungs")
     @classmethod
@@ -183,6 +207,7 @@ class Recipe(_Section):
     model: ModelRecipe = ModelRecipe()
     train: TrainRecipe = TrainRecipe()
     unlearn: dict[Word, dict[Word, bool | int | float | str]] = Field(default_factory=dict)
+    references: ReferencesRecipe = ReferencesRecipe()
     policy: PolicyRecipe = PolicyRecipe()
 
     def digest(self) -> Sha256:

@@ -17,13 +17,12 @@ from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import write_atomic
 from qmu_edge.io.plain import to_json
 from qmu_edge.io.progress import Progress
-from qmu_edge.pipeline.evaluate import evaluate_file, runnable, thresholds_of
+from qmu_edge.pipeline.evaluate import Positions, Seen, evaluate_file, runnable, thresholds_of
 from qmu_edge.pipeline.networks import MAX_BYTES, Networks
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import PolicyRecipe
-from qmu_edge.request.split import Split
 from qmu_edge.store.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -109,18 +108,18 @@ def evaluate_release(
     store: ObjectStore,
     release: Release,
     samples: ProjectSamples,
-    split: Split,
+    positions: Positions,
     *,
-    most: int,
+    flip: bool,
     progress: Progress,
-) -> Measured:
-    """What the exported file of a release does on the sets of a split, as `evaluate_file`; never the network.
+) -> tuple[Measured, Seen]:
+    """What the exported file of a release does on sets of samples, as `evaluate_file`; never the network.
 
     Raises:
         ConfigError: The release holds no file that onnxruntime can run.
     """
     path = store.open_verified(release.files[runnable(release)])
-    return evaluate_file(path, samples, split, most=most, progress=progress)
+    return evaluate_file(path, samples, positions, flip=flip, progress=progress)
 
 
 def copy_files(store: ObjectStore, release: Release, out: Path) -> list[Path]:

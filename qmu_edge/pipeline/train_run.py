@@ -12,6 +12,7 @@ from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.pipeline.distributed import TRAINING, Job
 from qmu_edge.pipeline.inputs import samples_of
 from qmu_edge.pipeline.networks import Networks, origin_of
+from qmu_edge.pipeline.references_run import prepare_references
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Trained
 from qmu_edge.project.samples import ProjectSamples
@@ -32,8 +33,8 @@ def train_project(project: Project, device_name: str) -> dict[str, Any]:
     The same training twice is done once. A training that was killed goes on from its last saved epoch.
 
     Returns:
-        Digest of the checkpoint, the network's accuracies in torch (validation and test), and what its
-        training has spent, in this process.
+        Digest of the checkpoint, the network's accuracies in torch (validation and test), what its training
+        has spent, in this process, and of the references what `prepare_references` returns.
     """
     require_known(project.recipe.policy.rungs, project.recipe)  # better now than after hours of training
     device = device_named(device_name)
@@ -46,6 +47,8 @@ def train_project(project: Project, device_name: str) -> dict[str, Any]:
         with project.ledger.change():
             project.ledger.set_current(Pointer.CHECKPOINT, trained.checkpoint)
             results.note_training_from_scratch()
+        if project.recipe.references.trained == "once":
+            return {**trained.to_json(), "references": prepare_references(project, device_name)}
         return trained.to_json()
 
 

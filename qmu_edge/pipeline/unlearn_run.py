@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import BaseModel
 
@@ -24,14 +25,14 @@ from qmu_edge.export.targets import Format
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.machine.cost import measured_cost
 from qmu_edge.pipeline.distributed import Job
-from qmu_edge.pipeline.evaluate import runnable, thresholds_of
+from qmu_edge.pipeline.evaluate import Seen, positions_of, runnable, thresholds_of
+from qmu_edge.pipeline.evidence import Evidence
 from qmu_edge.pipeline.inputs import forget_retain, samples_of
-from qmu_edge.pipeline.make_receipt import REFERENCE_SEED
 from qmu_edge.pipeline.networks import Networks, origin_of
+from qmu_edge.pipeline.references import Expected, bank, expected, for_request
 from qmu_edge.pipeline.release import evaluate_release, make_release
 from qmu_edge.project.project import Project
-from qmu_edge.project.records import Measured, Release, Report, RetrainedReference, StepResult
-from qmu_edge.recipe import RETRAIN, Recipe
+from qmu_edge.project.records import Measured, Release, Report, StepResult
 from qmu_edge.request.split import Split, emptied_classes
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.runtime.throughput import counting
@@ -42,17 +43,7 @@ from qmu_edge.train.requantize import requantize
 from qmu_edge.unlearn.registry import METHODS, parameters
 from qmu_edge.verify.codes_changed import codes_changed
 from qmu_edge.verify.onnx.reader import read
-from qmu_edge.verify.verdict import (
-    UNCHANGED,
-    Check,
-    Reference,
-    Verdict,
-    forgotten_class,
-    from_retrained,
-    held_out,
-    judge,
-    trained_without,
-)
+from qmu_edge.verify.verdict import Terms, Verdict, judge, reasons
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +77,14 @@ class Run:
         """The project's checkpoints."""
         return Networks.of(self.project)
 
-    def evaluate(self, release: Release) -> Measured:
+    def evaluate(self, release: Release) -> tuple[Measured, Seen]:
         """What the exported file of a release does on the sets of this attempt."""
-        project, most = self.project, self.project.recipe.policy.evaluation_images
+        project, recipe = self.project, self.project.recipe
+        positions = positions_of(self.split, most=recipe.policy.evaluation_images)
         return evaluate_release(
-            project.store, release, project.samples, self.split, most=most, progress=project.progress
-        )
+            project.store, release, project.samples, positions, flip=recipe.data.flip,
+            progress=project.progress,
+        )  # fmt: skip
 
     def step(
         self,
@@ -178,33 +171,28 @@ def fulfilled_steps(ledger: Ledger, request_id: str) -> dict[str, StepResult]:
 
 def _unlearned_step(run: Run) -> StepResult:
     split = run.project.store.put_bytes(run.split.to_bytes())
-    return replace(_unlearned(run, run.method, run.seed), split=split, counts=run.split.counts())
+    return replace(_unlearned(run), split=split, counts=run.split.counts())
 
 
-def _unlearned(run: Run, method_name: str, seed: int) -> StepResult:
+def _unlearned(run: Run) -> StepResult:
     project = run.project
     model, _ = run.networks.load(run.before)
     model.to(run.device)
-    state = project.folder / "work" / f"{run.name[:16]}-{method_name}.safetensors"
+    state = project.folder / "work" / f"{run.name[:16]}-{run.method}.safetensors"
     data = forget_retain(
         project.samples, project.recipe.data, run.device, run.split, state=state, progress=project.progress
     )
-    params = run.params if method_name == run.method else _reference_params(project.recipe)
     job = Job(
-        method=method_name, model=model, data=data, given=project.recipe.unlearn.get(method_name, {}),
-        train=project.recipe.train, seed=seed, source=run.networks.source,
+        method=run.method, model=model, data=data, given=project.recipe.unlearn.get(run.method, {}),
+        train=project.recipe.train, seed=run.seed, source=run.networks.source,
     )  # fmt: skip
-    train = getattr(params, "train", None)  # retraining has the batches of training
-    setting = "[train] batch" if train else f"[unlearn.{method_name}] batch"
-    with counting(run.device) as throughput, within_memory(setting, (train or params).batch):
+    train = getattr(run.params, "train", None)  # retraining has the batches of training
+    setting = "[train] batch" if train else f"[unlearn.{run.method}] batch"
+    with counting(run.device) as throughput, within_memory(setting, (train or run.params).batch):
         changed = job.shared()
     spent = throughput.spent(len(data.forget) + len(data.retain))
-    origin = origin_of(project.samples, method_name, run.before)
+    origin = origin_of(project.samples, run.method, run.before)
     return StepResult(checkpoint=run.networks.save(changed, origin), spent=spent)
-
-
-def _reference_params(recipe: Recipe) -> Any:
-    return parameters(RETRAIN, recipe.unlearn.get(RETRAIN, {}), recipe.train)
 
 
 def _requantized(run: Run, digest: Sha256) -> StepResult:
@@ -226,72 +214,53 @@ def _exported(run: Run, digest: Sha256) -> StepResult:
 def _verified(run: Run, release_digest: Sha256) -> StepResult:
     project = run.project
     release = project.results.release(release_digest)
-    found = run.evaluate(release)
     _, original = make_release(project, run.before, (Format.INTEGER,))
-    before = run.evaluate(original)
-    reference, retrained = _reference(run, found, before)
-    thresholds = thresholds_of(project.recipe.policy)
+    before, seen_before = run.evaluate(original)
+    found, seen = run.evaluate(release)
+    known = _expected(run, seen_before)
+    evidence, terms = Evidence.of(seen_before, known), _terms(run, known)
     files = (project.store.open_verified(r.files[runnable(r)]) for r in (original, release))
     codes = codes_changed(*map(read, files))
-    verdict = judge(found.evaluation, reference, thresholds, before.evaluation, codes=codes)
+    index, barred = project.samples.index, project.samples.barred()
+    verdict = judge(evidence.compared(seen, index, barred), terms, codes=codes)
     report = Report(
-        unlearned=found, original=before, retrained=retrained, reference=reference, thresholds=thresholds,
-        verdict=verdict, sizes={"unlearned": release.sizes, "original": original.sizes}, codes=codes,
+        unlearned=found, original=before, terms=terms, verdict=verdict,
+        sizes={"unlearned": release.sizes, "original": original.sizes}, codes=codes,
     )  # fmt: skip
-    return StepResult(report=project.store.put_bytes(report.to_bytes()))
+    store = project.store.put_bytes
+    return StepResult(report=store(report.to_bytes()), evidence=store(evidence.to_bytes()))
 
 
-def _reference(run: Run, found: Measured, before: Measured) -> tuple[Reference, Measured | None]:
-    """What to compare with, and what the retrained model's file does when there is one."""
-    if METHODS[run.method].category == "exact":
-        return trained_without(before.evaluation), None
-    samples = run.project.samples
+def _expected(run: Run, before: Seen) -> Expected | None:
+    """What networks that never saw an image think of it; None where nothing has to be compared with them."""
+    project, trained = run.project, run.project.recipe.references.trained
+    if METHODS[run.method].category == "exact" or trained == "never":
+        return None
+    if trained == "once":
+        return expected(project, bank(project, [row.request_id for row in run.rows]))
+    scored = np.concatenate([*before.positions.values()])
+    return expected(
+        project, for_request(project, run.split.digest(), run.split.retain, scored, run.device)
+    )
+
+
+def _terms(run: Run, known: Expected | None) -> Terms:
+    samples, policy = run.project.samples, run.project.recipe.policy
     emptied = emptied_classes(samples.index, run.split, samples.barred())
-    together = emptied.classes and emptied.others
-    if together or run.project.recipe.policy.reference == "retrained":
-        retrained = _retrained(run)
-        return from_retrained(retrained.evaluation), retrained
-    if emptied.classes:
-        return forgotten_class(before.evaluation), None
-    return held_out(found.evaluation, before.evaluation), None
-
-
-def _retrained(run: Run) -> Measured:
-    """Train the same recipe without the forget set, export it, and measure the file; once per split."""
-    project = run.project
-    recipe = project.recipe
-    identity = f"{run.split.digest()}{recipe.model}{recipe.train}{recipe.data}"
-    name = sha256_of(identity.encode())
-    known = project.results.reference(name)
-    if known is None:
-        known = _made_reference(run)
-        project.results.note_reference(name, known)
-    return project.results.measured(known.report)
-
-
-def _made_reference(run: Run) -> RetrainedReference:
-    project = run.project
-    trained, cost = measured_cost(lambda: _unlearned(run, RETRAIN, run.seed + REFERENCE_SEED))
-    before = trained.stored("checkpoint")
-    after = _requantized(run, before).stored("checkpoint")
-    _, release = make_release(project, after, (Format.INTEGER,))
-    measured = run.evaluate(release)
-    found = replace(measured, seconds=cost["seconds"], peak_mb=cost["peak_mb"], sizes=release.sizes)
-    return RetrainedReference(report=project.results.store_measured(found), checkpoint=after, trained=before)
+    return Terms(
+        thresholds=thresholds_of(policy),
+        exact=METHODS[run.method].category == "exact",
+        classes=emptied.classes,
+        references=int(known.networks[run.split.forget].min()) if known else 0,
+        intraclass=known.intraclass if known else 0.0,
+        release_unmeasurable=policy.when_not_measurable == "release",
+    )
 
 
 def _failure(run: Run, verdict: Verdict) -> str:
-    missed = [_missed(c) for c in verdict.checks if not c.passed] or ["the policy sets no threshold"]
     hint = "" if METHODS[run.method].category == "exact" else "; --method retrain is the exact answer"
     who = f"request {run.rows[0].request_id}" if len(run.rows) == 1 else f"{len(run.rows)} requests"
-    return f"{who}: {run.method}: {'; '.join(missed)}; nothing was released{hint}"
-
-
-def _missed(check: Check) -> str:
-    if check.name == UNCHANGED:
-        return "nothing changed: every integer weight is the original's"
-    value = "not measured" if check.value is None else format(check.value, ".4f")
-    return f"{check.name} is {value}, allowed {check.allowed}"
+    return f"{who}: {run.method}: {'; '.join(reasons(verdict))}; nothing was released{hint}"
 
 
 def plain(params: Any) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Verify any exported file against a project's data.
 
-A file that a receipt speaks of is measured again on that request's sets and judged against the same
-reference. Any other file is measured on all data: "forget" is then everything that was ever deleted, and
-the reference is data never trained on.
+A file that a receipt speaks of is measured again on that request's sets and judged by the same evidence. Any
+other file is measured on all data, without a verdict: "forget" is then everything that was ever deleted.
 """
 
 from dataclasses import dataclass, replace
@@ -10,31 +9,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from qmu_edge.data.index import SampleSplit
+from qmu_edge.data.index import SampleIndex, SampleSplit
 from qmu_edge.io.plain import to_json
-from qmu_edge.pipeline.evaluate import evaluate_file, thresholds_of
+from qmu_edge.pipeline.evaluate import Seen, evaluate_file, positions_of, thresholds_of
+from qmu_edge.pipeline.evidence import MAX_BYTES, Evidence
 from qmu_edge.pipeline.unlearn_run import fulfilled_steps
 from qmu_edge.project.project import Project
-from qmu_edge.project.records import Measured, Report
+from qmu_edge.project.records import Report
 from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
+from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import FULFILLED, Step
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.verify.onnx.reader import read
-from qmu_edge.verify.verdict import Thresholds, Verdict, held_out, judge
+from qmu_edge.verify.verdict import Verdict, judge
 from qmu_edge.verify.verification import verify_structure
 
 
 @dataclass(frozen=True, slots=True)
 class _Released:
-    """The request whose release holds a file; `split` and `report` are None when they are purged."""
+    """The request whose release holds a file; its report and evidence are None when they are purged."""
 
     request_id: str
-    split: Split | None
     report: Report | None
+    evidence: Evidence | None
 
 
 def check_against_project(project: Project, path: Path) -> dict[str, Any]:
@@ -49,21 +51,24 @@ def check_against_project(project: Project, path: Path) -> dict[str, Any]:
     if file.is_qonnx:
         result["note"] = "a QONNX file has no operators in onnxruntime: structure and weights were checked"
         return result
-    ledger, policy, samples = project.ledger, project.recipe.policy, project.samples
-    of = _released(ledger, project.results, project.store, file.sha256)
-    if of is not None and of.report is None:
+    samples, recipe = project.samples, project.recipe
+    of, barred = _released(project.ledger, project.results, project.store, file.sha256), samples.barred()
+    if of is None:
+        result["note"] = "no receipt names this file: it is measured, not judged"
+    elif of.report is None or of.evidence is None:
         result["note"] = (
             f"the images deleted by {of.request_id} are purged; the receipt says what was measured"
         )
-    if of is not None and of.split is not None:
-        split = _still_kept(of.split, samples.barred())
+    if of is not None and of.evidence is not None:
+        positions = of.evidence.positions(barred)
     else:
-        split = _everything(samples, set(ledger.erased_images()))
-    found = evaluate_file(path, samples, split, most=policy.evaluation_images, progress=project.progress)
-    verdict = _verdict(thresholds_of(policy), found, of.report if of else None)
+        split = _everything(samples, set(project.ledger.erased_images()))
+        positions = positions_of(split, most=recipe.policy.evaluation_images)
+    found, seen = evaluate_file(path, samples, positions, flip=recipe.data.flip, progress=project.progress)
+    verdict = _verdict(of, seen, samples.index, barred, recipe.policy) if of else None
     return {
-        **result, **found.to_json(), "request": of.request_id if of else None, "verdict": to_json(verdict),
-        "passed": verdict is None or verdict.passed,
+        **result, **found.to_json(), "request": of.request_id if of else None,
+        "verdict": to_json(verdict) if verdict else None, "passed": verdict is None or verdict.passed,
     }  # fmt: skip
 
 
@@ -76,17 +81,14 @@ def _released(ledger: Ledger, results: Results, store: ObjectStore, sha256: str)
         release = steps[Step.EXPORTED].stored("release")
         if results.purged(release) or sha256 not in results.release(release).files.values():
             continue
-        split, report = steps[Step.UNLEARNED].stored("split"), steps[Step.VERIFIED].stored("report")
-        if results.purged(split) or results.purged(report):
+        verified = steps[Step.VERIFIED]
+        report, evidence = verified.stored("report"), verified.evidence
+        if results.purged(report) or evidence is None or results.purged(evidence):
             return _Released(row.request_id, None, None)
-        return _Released(row.request_id, Split.parse(store.get_bytes(split)), results.report(report))
+        return _Released(
+            row.request_id, results.report(report), Evidence.parse(store.get_bytes(evidence, limit=MAX_BYTES))
+        )
     return None
-
-
-def _still_kept(split: Split, barred: np.ndarray) -> Split:
-    """The same split without what later requests deleted from the sets that are kept."""
-    sets = {name: getattr(split, name) for name in ("retain", "validation", "test")}
-    return replace(split, **{name: positions[~barred[positions]] for name, positions in sets.items()})
 
 
 def _everything(samples: ProjectSamples, erased: set[int]) -> Split:
@@ -102,10 +104,14 @@ def _everything(samples: ProjectSamples, erased: set[int]) -> Split:
     )  # fmt: skip
 
 
-def _verdict(thresholds: Thresholds, found: Measured, report: Report | None) -> Verdict | None:
-    evaluation = found.evaluation
-    if report is not None:
-        return judge(evaluation, report.reference, thresholds, report.original.evaluation, codes=report.codes)
-    if evaluation.fa is None:
-        return None  # nothing was deleted yet, so there is nothing to have forgotten
-    return judge(evaluation, held_out(evaluation), thresholds)
+def _verdict(
+    of: _Released, seen: Seen, index: SampleIndex, barred: NDArray[np.bool_], policy: PolicyRecipe
+) -> Verdict | None:
+    """The same verdict again, by what the policy allows now; None where its evidence is gone."""
+    if of.report is None or of.evidence is None:
+        return None
+    terms = replace(
+        of.report.terms, thresholds=thresholds_of(policy),
+        release_unmeasurable=policy.when_not_measurable == "release",
+    )  # fmt: skip
+    return judge(of.evidence.compared(seen, index, barred), terms, codes=of.report.codes)

@@ -14,7 +14,7 @@ from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.project.history import History
 from qmu_edge.project.records import StepResult
-from qmu_edge.project.results import REFERENCE, RELEASE, Results
+from qmu_edge.project.results import BANK, REFERENCE, RELEASE, SHARDS, Results
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer, Step
 
@@ -136,11 +136,14 @@ def _replaced(ledger: Ledger, history: History) -> dict[str, str]:
 
 
 def _notes(results: Results, history: History) -> Iterator[tuple[Sha256, Use]]:
-    """Trainings and reference models of earlier runs; the latter stay while a request may need them."""
+    """Trainings and references: those of a request stay while one may need them, those of the bank for good."""
     for note in results.notes():
         if note.kind != RELEASE:
-            at = history.noted(note.key)
-            kept = COMPARED if note.kind == REFERENCE and at >= history.oldest_open else ""
+            at, kept = history.noted(note.key), ""
+            if note.kind in (BANK, SHARDS):
+                at, kept = "", CURRENT
+            elif note.kind == REFERENCE and at >= history.oldest_open:
+                kept = COMPARED
             for kind, digest in note.objects:
                 yield digest, Use(kind, note.kind, at, kept, note.key)
 

@@ -1,4 +1,4 @@
-"""What work leaves behind: steps, releases, reports, trainings and retrained references.
+"""What work leaves behind: steps, releases, reports, trainings and references.
 
 Each kind has one class and one parser. Releases and reports are JSON objects under their digest; the others
 stand in the ledger.
@@ -14,9 +14,9 @@ from qmu_edge.io.json import compact, parse_stored
 from qmu_edge.io.plain import from_json, to_json
 from qmu_edge.verify.codes import CodesChanged
 from qmu_edge.verify.evaluation import Evaluation
-from qmu_edge.verify.verdict import Reference, Thresholds, Verdict
+from qmu_edge.verify.verdict import Terms, Verdict
 
-N = TypeVar("N", "Trained", "RetrainedReference")
+N = TypeVar("N", "Trained", "ReferenceNote")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class StepResult:
     """What a step of a request has found; a field is None where the step has nothing to say.
 
     Attributes:
-        claim, split, checkpoint, release, report: Digests of the objects that it stored.
+        claim, split, checkpoint, release, report, evidence: Digests of the objects that it stored.
         counts: How many samples there are of each kind.
         training_images: How many were registered when the request was resolved.
         batch: Names the requests that are served together.
@@ -36,13 +36,14 @@ class StepResult:
         reason: Of an extension, or the class of the error that ended the step.
     """
 
-    OBJECTS: ClassVar[tuple[str, ...]] = ("claim", "split", "checkpoint", "release", "report")
+    OBJECTS: ClassVar[tuple[str, ...]] = ("claim", "split", "checkpoint", "release", "report", "evidence")
 
     claim: Sha256 | None = None
     split: Sha256 | None = None
     checkpoint: Sha256 | None = None
     release: Sha256 | None = None
     report: Sha256 | None = None
+    evidence: Sha256 | None = None
     counts: Mapping[str, int] | None = None
     training_images: int | None = None
     batch: str | None = None
@@ -130,15 +131,10 @@ class Measured:
     Attributes:
         evaluation: Accuracies and membership inference.
         mia_efficacy: Mean and deviation over draws of the attack of the papers; None without its sets.
-        seconds, peak_mb: What it took to train the network; of a retrained reference only.
-        sizes: Of its files in bytes by name; likewise.
     """
 
     evaluation: Evaluation
     mia_efficacy: Mapping[str, Any] | None
-    seconds: int | float | None = None
-    peak_mb: int | float | None = None
-    sizes: Mapping[str, int] | None = None
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> "Measured":
@@ -148,17 +144,14 @@ class Measured:
             IntegrityError: It wrote something else.
         """
         try:
-            rest = {k: v for k, v in document.items() if k not in ("evaluation", "bytes")}
             evaluation = from_json(Evaluation, document["evaluation"], "a stored evaluation")
-            return cls(evaluation=evaluation, sizes=document.get("bytes"), **rest)
+            return cls(evaluation=evaluation, mia_efficacy=document["mia_efficacy"])
         except (TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(f"a stored report is not as it was written: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """Evaluation and efficacy, and of a retrained reference what it took."""
-        head = {"evaluation": to_json(self.evaluation), "mia_efficacy": self.mia_efficacy}
-        rest = {"seconds": self.seconds, "peak_mb": self.peak_mb, "bytes": self.sizes}
-        return head | {name: value for name, value in rest.items() if value is not None}
+        """Both, ready for JSON."""
+        return {"evaluation": to_json(self.evaluation), "mia_efficacy": self.mia_efficacy}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,10 +159,8 @@ class Report:
     """What was measured for a request, and the verdict.
 
     Attributes:
-        unlearned, original, retrained: The exported file, the one before, and that of a network trained
-            without the data; the last is None where the policy compares with held-out data.
-        reference: What the file was compared with.
-        thresholds: What is allowed.
+        unlearned, original: The exported file, and the one before.
+        terms: What it was judged by.
         verdict: The outcome.
         sizes: Of the files in bytes by name: of "unlearned" and "original".
         codes: How the integer weights of the two differ; None in reports that are older than the figure.
@@ -177,34 +168,31 @@ class Report:
 
     unlearned: Measured
     original: Measured
-    retrained: Measured | None
-    reference: Reference
-    thresholds: Thresholds
+    terms: Terms
     verdict: Verdict
     sizes: Mapping[str, Mapping[str, int]]
     codes: CodesChanged | None = None
 
     @classmethod
     def parse(cls, data: bytes) -> "Report":
-        """What `to_bytes` wrote.
+        """What `to_bytes` wrote, in this version or before.
 
         Raises:
             IntegrityError: It wrote something else.
         """
         document = parse_stored(data, "a stored report")
         try:
-            retrained, codes = document["retrained"], document.get("codes_changed")
+            codes = document.get("codes_changed")
+            terms = document["terms"] if "terms" in document else _older_terms(document)
             return cls(
                 unlearned=Measured.parse(document["unlearned"]),
                 original=Measured.parse(document["original"]),
-                retrained=Measured.parse(retrained) if retrained else None,
-                reference=from_json(Reference, document["reference"], "a stored report: reference"),
-                thresholds=from_json(Thresholds, document["thresholds"], "a stored report: thresholds"),
+                terms=from_json(Terms, terms, "a stored report: terms"),
                 verdict=from_json(Verdict, document["verdict"], "a stored report: verdict"),
                 sizes=document["bytes"],
                 codes=from_json(CodesChanged, codes, "a stored report: codes") if codes else None,
             )
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(f"a stored report is not as it was written: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
@@ -212,9 +200,7 @@ class Report:
         return {
             "unlearned": self.unlearned.to_json(),
             "original": self.original.to_json(),
-            "retrained": self.retrained.to_json() if self.retrained else None,
-            "reference": to_json(self.reference),
-            "thresholds": to_json(self.thresholds),
+            "terms": to_json(self.terms),
             "verdict": to_json(self.verdict),
             "bytes": self.sizes,
             **({"codes_changed": to_json(self.codes)} if self.codes else {}),
@@ -247,18 +233,23 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetrainedReference:
-    """A network trained without the data.
+class ReferenceNote:
+    """A reference that was trained.
 
     Attributes:
-        report: Digest of what its exported file does, as `Measured`.
-        checkpoint: Digest of the network.
-        trained: The same before re-quantization.
+        made_of: Digest of all that went into it.
+        scores: Digest of what it thinks of the samples that it never saw.
     """
 
-    report: Sha256
-    checkpoint: Sha256
-    trained: Sha256 | None = None
+    made_of: Sha256
+    scores: Sha256
+
+
+def _older_terms(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The terms of a report from before there were answers: it compared with a rule of thumb."""
+    known = {"max_ta_drop", "max_ra_drop"}
+    limits = {name: value for name, value in document["thresholds"].items() if name in known}
+    return {"thresholds": limits, "exact": document["reference"]["kind"] == "exact"}
 
 
 def noted(kind: type[N], value: Any) -> N:
@@ -269,6 +260,6 @@ def noted(kind: type[N], value: Any) -> N:
         raise IntegrityError(f"the ledger's note of a result is not as it was written: {error}") from None
 
 
-def said(note: Trained | RetrainedReference) -> dict[str, Any]:
+def said(note: Trained | ReferenceNote) -> dict[str, Any]:
     """The fields of a note that say something, ready for JSON."""
     return {name: value for name, value in asdict(note).items() if value is not None}

@@ -3,32 +3,34 @@
 Notes are values of the ledger's `meta`: whoever does the same work again finds its result there.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from qmu_edge.io.digest import Sha256
-from qmu_edge.io.json import parse_stored
+from qmu_edge.io.plain import from_json, to_json
 from qmu_edge.project.records import (
-    Measured,
+    ReferenceNote,
     Release,
     Report,
-    RetrainedReference,
     Trained,
     noted,
     said,
 )
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.objects import ObjectStore
+from qmu_edge.verify.residual import Sensitivity
 
 # Keys of `meta` that hold one value.
 EXACT: Final = "deleted before the last training from scratch"
+SENSITIVITY: Final = "what a test of the current network can see"
 TRAINING_COST: Final = "seconds and images of the last training"
 # Kinds of keys that lead to objects: "<kind>:<what it was made of>".
 TRAINED: Final = "trained"
 REFERENCE: Final = "reference"
 RELEASE: Final = "release"
+BANK: Final = "bank"
+SHARDS: Final = "shards"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +67,6 @@ class Results:
         """A stored report; raises like `release`."""
         return Report.parse(self._store.get_bytes(digest))
 
-    def measured(self, digest: Sha256) -> Measured:
-        """The stored measurement of a retrained reference; raises like `release`."""
-        return Measured.parse(parse_stored(self._store.get_bytes(digest), "a stored report"))
-
-    def store_measured(self, measured: Measured) -> Sha256:
-        """Store the measurement of a retrained reference and return its digest."""
-        return self._store.put_bytes(json.dumps(measured.to_json(), sort_keys=True).encode())
-
     def released(self, checkpoint: Sha256, plan: str) -> Sha256 | None:
         """Digest of the release that was made of a checkpoint by a plan of this digest."""
         found = self._ledger.meta(f"{RELEASE}:{checkpoint}:{plan}")
@@ -93,14 +87,41 @@ class Results:
         self._ledger.set_meta(f"{TRAINED}:{run}", said(trained))
         self._ledger.set_meta(TRAINING_COST, {"seconds": seconds, "images": trained.images})
 
-    def reference(self, name: str) -> RetrainedReference | None:
-        """The retrained reference of this name."""
+    def reference(self, name: str) -> ReferenceNote | None:
+        """The reference of this name, which was trained for one request."""
         found = self._ledger.meta(f"{REFERENCE}:{name}")
-        return noted(RetrainedReference, found) if found else None
+        return noted(ReferenceNote, found) if found else None
 
-    def note_reference(self, name: str, reference: RetrainedReference) -> None:
-        """Let `reference` find a retrained reference."""
-        self._ledger.set_meta(f"{REFERENCE}:{name}", said(reference))
+    def note_reference(self, name: str, note: ReferenceNote) -> None:
+        """Let `reference` find it."""
+        self._ledger.set_meta(f"{REFERENCE}:{name}", said(note))
+
+    def bank(self, shard: int) -> ReferenceNote | None:
+        """The reference that was last trained on a shard."""
+        found = self._ledger.meta(f"{BANK}:{shard}")
+        return noted(ReferenceNote, found) if found else None
+
+    def note_bank(self, shard: int, note: ReferenceNote) -> None:
+        """Let `bank` find it."""
+        self._ledger.set_meta(f"{BANK}:{shard}", said(note))
+
+    def shards(self, count: int) -> Sha256 | None:
+        """Digest of the shard of each sample, for so many shards."""
+        found = self._ledger.meta(f"{SHARDS}:{count}")
+        return Sha256(str(found)) if found else None
+
+    def note_shards(self, count: int, digest: Sha256) -> None:
+        """Let `shards` find it."""
+        self._ledger.set_meta(f"{SHARDS}:{count}", digest)
+
+    def sensitivity(self) -> Sensitivity | None:
+        """What tests of the current network can see; None where there are no references."""
+        found = self._ledger.meta(SENSITIVITY)
+        return from_json(Sensitivity, found, "the ledger's note of the sensitivity") if found else None
+
+    def note_sensitivity(self, found: Sensitivity | None) -> None:
+        """Let `sensitivity` find it."""
+        self._ledger.set_meta(SENSITIVITY, to_json(found) if found else None)
 
     def seconds_to_retrain(self, images: int) -> float:
         """What the last training would have taken on so many images; 0 when there was none."""
@@ -117,7 +138,7 @@ class Results:
 
     def notes(self) -> Iterator[Note]:
         """All notes that lead to objects."""
-        for key, value in self._ledger.notes(TRAINED, REFERENCE, RELEASE):
+        for key, value in self._ledger.notes(TRAINED, REFERENCE, RELEASE, BANK, SHARDS):
             kind, _, source = key.partition(":")
             yield Note(key, kind, source.partition(":")[0], tuple(_objects_of(kind, value)))
 
@@ -125,10 +146,12 @@ class Results:
 def _objects_of(kind: str, value: Any) -> Iterator[tuple[str, Sha256]]:
     if kind == RELEASE:
         yield "release", value
+    elif kind == SHARDS:
+        yield "shards", value
     elif kind == TRAINED:
         yield "checkpoint", noted(Trained, value).checkpoint
     else:
-        reference = noted(RetrainedReference, value)
-        yield "reference report", reference.report
-        for digest in filter(None, (reference.checkpoint, reference.trained)):
-            yield "reference model", digest
+        # Up to version 0.1 a reference was a whole network of the recipe, with its report.
+        words = {"scores": "reference scores", "report": "reference report"}
+        for name in filter(value.get, ("scores", "report", "checkpoint", "trained")):
+            yield words.get(name, "reference model"), Sha256(str(value[name]))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from qmu_edge.errors import ConfigError
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+Z_ONE_SIDED = 1.6448536269514722  # one-sided
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
@@ -87,12 +88,13 @@ def prediction_histogram(logits: NDArray[Any], classes: int) -> NDArray[np.int64
     return np.bincount(logits.argmax(axis=1), minlength=classes).astype(np.int64)
 
 
-def binomial_interval(k: int, n: int) -> tuple[float, float]:
-    """Give the 95 % Wilson score interval of a share of k in n, as fractions.
+def binomial_interval(k: int, n: int, z: float = Z_95) -> tuple[float, float]:
+    """Give the Wilson score interval of a share of k in n, as fractions; 95 % if nothing else is said.
 
     Args:
         k: Hits, 0 to n.
         n: Trials, at least 1.
+        z: So many deviations.
 
     Raises:
         ConfigError: Other values.
@@ -105,8 +107,8 @@ def binomial_interval(k: int, n: int) -> tuple[float, float]:
     """
     if not 0 <= k <= n or n == 0:
         raise ConfigError(f"{k} of {n} is no share; allowed 0 <= k <= n and n >= 1")
-    share, z2 = k / n, Z_95 * Z_95
+    share, z2 = k / n, z * z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    half = z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     # none and all are exact ends; rounding would miss them by a hair
     return (centre - half if k else 0.0), (centre + half if k < n else 1.0)

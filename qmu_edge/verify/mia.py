@@ -12,6 +12,7 @@ Differs: no shadow models, no fitted threshold.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +101,31 @@ def scaled_confidence(logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.
     others[rows, labels] = -np.inf
     top = others.max(axis=1)
     return np.asarray(true - top - np.log(np.exp(others - top[:, None]).sum(axis=1)))
+
+
+def views(images: NDArray[np.uint8], *, flip: bool) -> list[NDArray[np.uint8]]:
+    """The images (n, c, h, w) as they are, and mirrored where training mirrors them.
+
+    >>> [view.tolist() for view in views(np.array([[[[1, 2]]]], np.uint8), flip=True)]
+    [[[[[1, 2]]]], [[[[2, 1]]]]]
+    """
+    return [images, np.ascontiguousarray(images[..., ::-1])] if flip else [images]
+
+
+def mean_score(views: Sequence[NDArray[Any]], labels: NDArray[Any]) -> Values:
+    """The mean scaled confidence over views of the same images.
+
+    Args:
+        views: Logits (n, k) of each view: of the images as they are, and mirrored where training mirrors them.
+        labels: Integers (n,).
+
+    Raises:
+        ConfigError: See `scaled_confidence`.
+
+    >>> mean_score([np.log([[3.0, 1.0]]), np.log([[1.0, 1.0]])], np.array([0])).round(3).tolist()
+    [0.549]
+    """
+    return np.asarray(np.mean([scaled_confidence(logits, labels) for logits in views], axis=0))
 
 
 def mia_auc(

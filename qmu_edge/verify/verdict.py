@@ -1,68 +1,86 @@
-"""The verdict on an exported file: its evaluation is compared with a reference, within thresholds.
+"""The verdict on an exported file: what it still knows of the forgotten images, and whether it is still as good.
 
-FA must match what a model that never saw the data would reach. Far above the reference the data are still
-known. Far below it the file is over-unlearned, which shows the request as plainly. So both fail. Thresholds
-are compared with the plain values: an interval stands beside a value and does not widen the threshold.
+The answer says what is known about the rest of the data's influence, see `qmu_edge.verify.residual`:
 
-A network that was trained without the data cannot know them. Its file must keep the accuracy, and what is
-measured of membership is for information: a threshold on it would refuse the exact answer by chance.
+    forgotten       the original knew the images, and at most the allowed share of that is left
+    still_present   the file knows them, and more than the allowed share may be left
+    over_forgotten  it answers worse on them than a network that never saw them: that shows them as plainly
+    inconclusive    too few images, or too little to tell: more than the allowed share may be left, or nothing
+    not_measurable  the original itself could not be told from a network that never saw them
+    retrained       the network was trained without them: nothing can be left, whatever is measured
 
-A file that has the integer weights of the original is refused, whatever was measured: nothing changed.
+A file is released when it is forgotten or retrained, keeps its accuracy, and is not the original. Accuracy is
+compared on the same images before and after, and refused only when the loss is significantly above the limit.
 
-All accuracies, gaps and drops are fractions.
+All accuracies, shares and drops are fractions.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from qmu_edge.errors import ConfigError
+import numpy as np
+from numpy.typing import NDArray
+
 from qmu_edge.verify.codes import CodesChanged
-from qmu_edge.verify.evaluation import Accuracy, Evaluation
-from qmu_edge.verify.mia import Auc
+from qmu_edge.verify.evaluation import SetName
+from qmu_edge.verify.metrics import Z_ONE_SIDED
+from qmu_edge.verify.residual import (
+    LEAST_REFERENCES,
+    LEAST_UNSEEN,
+    Compared,
+    Residual,
+    classes_residual,
+    samples_residual,
+)
 
 UNCHANGED: Final = "unchanged_codes"
+RESIDUAL: Final = "residual"
+FAR_BELOW: Final = 0.1  # so much less accurate than on unseen images is over-forgotten, where it is significant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """Largest gaps and drops allowed, as fractions; None switches a check off."""
+    """The largest share left, and the largest drops allowed, as fractions; None switches a check off."""
 
-    max_fa_gap: float | None = 0.05
+    max_residual: float = 0.25
     max_ta_drop: float | None = 0.02
     max_ra_drop: float | None = 0.05
-    max_mia_auc_gap: float | None = 0.05
 
 
-class ReferenceKind(StrEnum):
-    """What a file is compared with.
+class Answer(StrEnum):
+    """What is known about the rest of the data's influence, see the module; the worse ones come first."""
 
-    A retrained model, data never trained on, or nothing left of a class; EXACT for the file of a network
-    that was itself trained without the data.
-    """
-
+    STILL_PRESENT = "still_present"
+    OVER_FORGOTTEN = "over_forgotten"
+    INCONCLUSIVE = "inconclusive"
+    NOT_MEASURABLE = "not_measurable"
+    FORGOTTEN = "forgotten"
     RETRAINED = "retrained"
-    HELD_OUT = "held-out"
-    CLASS = "class"
-    EXACT = "exact"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """What to expect from a model that never saw the forgotten data; a field that is None is not compared."""
+class Bound(StrEnum):
+    """What of a measured quantity is held against its limit: the value, or an end of its interval."""
 
-    kind: ReferenceKind
-    fa: float | None = None
-    ta: float | None = None
-    ra: float | None = None
-    mia_auc: float | None = None
+    VALUE = "value"
+    LOW = "low"
+    HIGH = "high"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One threshold: the value found (None when it could not be measured) and the largest allowed.
+    """One threshold.
 
-    `low` and `high` bound the 95 % interval of the measured quantity where there is one, for readers.
+    Attributes:
+        name: Of the quantity.
+        value: What was found; None when it could not be measured.
+        allowed: The largest allowed.
+        passed: Whether `bound` of the quantity is at most that.
+        low, high: Its interval: 5 % lie beyond either end.
+        bound: See `Bound`.
+        n: Images.
     """
 
     name: str
@@ -71,135 +89,207 @@ class Check:
     passed: bool
     low: float | None = None
     high: float | None = None
+    bound: Bound = Bound.VALUE
+    n: int | None = None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it passed because there are not enough images to tell."""
+        return self.passed and self.value is not None and self.value > self.allowed + 1e-12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """All checks of one file; `passed` when there is at least one and every one passes."""
+    """The verdict on one file.
+
+    Attributes:
+        passed: Whether it may be released.
+        checks: All that was held against a limit.
+        answer: None where nothing was forgotten, and in reports that are older than the answers.
+        why: What keeps the answer from being another one, for people; "" where the figures say it.
+        residuals: What is left of the samples, and of the classes.
+    """
 
     passed: bool
     checks: tuple[Check, ...]
+    answer: Answer | None = None
+    why: str = ""
+    residuals: tuple[Residual, ...] = ()
 
 
-def from_retrained(evaluation: Evaluation) -> Reference:
-    """Expect what a model retrained without the data does, run through the same export."""
-    return Reference(
-        kind=ReferenceKind.RETRAINED,
-        fa=_value(evaluation.fa),
-        ta=_value(evaluation.ta),
-        ra=_value(evaluation.ra),
-        mia_auc=_value(evaluation.mia_auc),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """Under which terms a file is judged.
 
-
-def held_out(evaluation: Evaluation, original: Evaluation | None = None) -> Reference:
-    """Expect the forgotten data to look like data never trained on.
-
-    Args:
-        evaluation: The unlearned file. Its accuracy on test data (on validation data when there are
-            none) is the FA to expect; the AUC to expect is 0.5.
-        original: The file before unlearning; its TA and RA are to be kept.
-
-    Raises:
-        ConfigError: Neither test nor validation data were evaluated.
+    Attributes:
+        thresholds: What is allowed.
+        exact: The network was trained without the data.
+        classes: Labels of the classes that are forgotten whole.
+        references: Fewest networks that never saw an image, behind the means in the sets.
+        intraclass: Correlation of one person's images, see `qmu_edge.verify.residual.intraclass`.
+        release_unmeasurable: Release a file of which nothing can be said, because of the original nothing could.
     """
-    seen = evaluation.ta or evaluation.va
-    if seen is None:
-        raise ConfigError("held-out reference: no test or validation set; allowed at least one")
-    return Reference(
-        kind=ReferenceKind.HELD_OUT,
-        fa=seen.value,
-        ta=_value(original.ta) if original else None,
-        ra=_value(original.ra) if original else None,
-        mia_auc=0.5,
-    )
 
-
-def forgotten_class(original: Evaluation | None = None) -> Reference:
-    """Expect that no sample of a deleted class is recognised: FA 0. Membership is not compared.
-
-    Args:
-        original: The file before unlearning, evaluated on test and retain sets without the class.
-    """
-    return Reference(
-        kind=ReferenceKind.CLASS,
-        fa=0.0,
-        ta=_value(original.ta) if original else None,
-        ra=_value(original.ra) if original else None,
-    )
-
-
-def trained_without(original: Evaluation | None = None) -> Reference:
-    """Expect of a network that never saw the data that it is as accurate; membership is not compared.
-
-    Args:
-        original: The file before; its TA and RA are to be kept.
-    """
-    return Reference(
-        kind=ReferenceKind.EXACT,
-        ta=_value(original.ta) if original else None,
-        ra=_value(original.ra) if original else None,
-    )
+    thresholds: Thresholds = Thresholds()
+    exact: bool = False
+    classes: tuple[int, ...] = ()
+    references: int = 0
+    intraclass: float = 0.0
+    release_unmeasurable: bool = False
 
 
 def judge(
-    evaluation: Evaluation,
-    reference: Reference,
-    thresholds: Thresholds,
-    before: Evaluation | None = None,
-    *,
-    codes: CodesChanged | None = None,
+    sets: Mapping[SetName, Compared], terms: Terms, *, codes: CodesChanged | None = None
 ) -> Verdict:
-    """Compare a file with its reference.
-
-    A check is made when its threshold is set and the reference says what to expect. A check of a quantity
-    that was not measured fails, and so does a file of an approximate method for which the policy sets no
-    threshold: nothing passes in silence.
+    """Judge a file by what it does on sets of images.
 
     Args:
-        evaluation: The unlearned file.
-        reference: What to expect.
-        thresholds: What is allowed.
-        before: The original file: TA and RA drops are measured against it, not against the reference.
+        sets: What was measured, with the logits of the original where it is at hand: without them there is
+            neither an answer nor a check of accuracy.
+        terms: See `Terms`.
         codes: How its integer weights differ from the original's; None where the original is not at hand.
     """
-    ta = reference.ta if before is None or before.ta is None else before.ta.value
-    ra = reference.ra if before is None or before.ra is None else before.ra.value
-    rows = (
-        ("fa_gap", evaluation.fa, reference.fa, thresholds.max_fa_gap, True),
-        ("ta_drop", evaluation.ta, ta, thresholds.max_ta_drop, False),
-        ("ra_drop", evaluation.ra, ra, thresholds.max_ra_drop, False),
-        ("mia_auc_gap", evaluation.mia_auc, reference.mia_auc, thresholds.max_mia_auc_gap, True),
+    limits = terms.thresholds
+    drops = ((SetName.TEST, "ta_drop", limits.max_ta_drop), (SetName.RETAIN, "ra_drop", limits.max_ra_drop))
+    checks = [_drop(name, sets.get(of), most) for of, name, most in drops if most is not None]
+    found = [check for check in checks if check is not None]
+    answer, why, residuals = _answer(sets, terms)
+    found += [_left(residual, limits.max_residual) for residual in residuals]
+    found += [] if codes is None else [_changed(codes)]
+    fine = answer in (None, Answer.FORGOTTEN, Answer.RETRAINED)
+    excused = answer is Answer.NOT_MEASURABLE and terms.release_unmeasurable
+    others = [c for c in found if c.name != RESIDUAL]
+    passed = (fine and all(c.passed for c in found)) or (excused and all(c.passed for c in others))
+    return Verdict(passed=passed, checks=tuple(found), answer=answer, why=why, residuals=residuals)
+
+
+def reasons(verdict: Verdict) -> list[str]:
+    """What keeps a file from being released, in short sentences; nothing where it may be.
+
+    >>> check = Check("ta_drop", 0.1, 0.02, False, 0.06, 0.14, Bound.LOW, 100)
+    >>> reasons(Verdict(passed=False, checks=(check,), answer=Answer.RETRAINED))
+    ['ta_drop is 0.1000 (0.0600 to 0.1400), allowed 0.02']
+    """
+    if verdict.passed:
+        return []
+    found = []
+    if verdict.answer not in (None, Answer.FORGOTTEN, Answer.RETRAINED):
+        left = [f"{_share(r)} of what was known of {r.n} images" for r in verdict.residuals]
+        figures = "; ".join([*([verdict.why] if verdict.why else []), *left])
+        found.append(f"{verdict.answer}: {figures}" if figures else str(verdict.answer))
+    return found + [_missed(c) for c in verdict.checks if not c.passed and c.name != RESIDUAL]
+
+
+def _share(residual: Residual) -> str:
+    ends = [residual.low, residual.value, residual.high]
+    low, value, high = ("?" if end is None else f"{end:.0%}" for end in ends)
+    return f"{value} is left ({low} to {high})"
+
+
+def _missed(check: Check) -> str:
+    if check.name == UNCHANGED:
+        return "nothing changed: every integer weight is the original's"
+    ends = "" if check.low is None else f" ({check.low:.4f} to {check.high:.4f})"
+    return f"{check.name} is {check.value:.4f}{ends}, allowed {check.allowed}"
+
+
+def paired_drop(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """How much accuracy is lost on the same images, with 5 % on either side of the interval.
+
+    Args:
+        before, after: Which images (n,) are recognised.
+
+    >>> before, after = np.array([True] * 8 + [False] * 8), np.array([True] * 4 + [False] * 12)
+    >>> [round(value, 3) for value in paired_drop(before, after)]
+    [0.25, 0.072, 0.428]
+    """
+    lost = before.astype(np.float64) - after
+    value, half = float(lost.mean()), Z_ONE_SIDED * math.sqrt(float(lost.var()) / len(lost))
+    return value, value - half, value + half
+
+
+def answer_of(residual: Residual, most: float) -> Answer:
+    """The answer that one residual gives.
+
+    Args:
+        residual: What is left.
+        most: The largest share allowed.
+    """
+    if not residual.detected:
+        return Answer.NOT_MEASURABLE
+    if residual.high is not None and residual.high <= most:
+        over = residual.high < 0 and residual.value is not None and residual.value < -most
+        return Answer.OVER_FORGOTTEN if over else Answer.FORGOTTEN
+    return Answer.STILL_PRESENT if residual.present else Answer.INCONCLUSIVE
+
+
+def _answer(
+    sets: Mapping[SetName, Compared], terms: Terms
+) -> tuple[Answer | None, str, tuple[Residual, ...]]:
+    """The worst answer of samples and classes, why it is no better, and what both have left."""
+    forget = sets.get(SetName.FORGET)
+    if terms.exact:
+        return Answer.RETRAINED, "", ()
+    if forget is None or forget.score_before is None:
+        return None, "", ()
+    of_class = np.isin(forget.labels, terms.classes)
+    residuals, why = [], ""
+    if of_class.any():
+        residuals.append(classes_residual(forget.take(of_class)))
+    if not of_class.all():
+        samples, unseen = forget.take(~of_class), sets.get(SetName.TEST) or sets.get(SetName.VALIDATION)
+        why = _unmeasurable(sets, samples, unseen, terms)
+        if not why and unseen is not None:
+            residuals.append(
+                samples_residual(
+                    samples, sets[SetName.RETAIN], unseen,
+                    intraclass=terms.intraclass, references=terms.references,
+                )
+            )  # fmt: skip
+            if _far_below(samples, unseen, residuals[-1].effective):
+                return Answer.OVER_FORGOTTEN, "its accuracy is far below that on unseen images", (*residuals,)
+    answers = [answer_of(r, terms.thresholds.max_residual) for r in residuals]
+    answers += [Answer.NOT_MEASURABLE] if why else []
+    return min(answers, key=[*Answer].index), why, tuple(residuals)
+
+
+def _unmeasurable(
+    sets: Mapping[SetName, Compared], forget: Compared, unseen: Compared | None, terms: Terms
+) -> str:
+    """What is missing to measure anything, or ""."""
+    if terms.references < LEAST_REFERENCES or forget.references is None:
+        return "there are no networks that never saw the images: qmu-edge references build trains them"
+    if SetName.RETAIN not in sets:
+        return "there are no retained images to compare with"
+    if unseen is None or len(unseen.labels) < LEAST_UNSEEN:
+        found = 0 if unseen is None else len(unseen.labels)
+        return f"there are {found} unseen images (test, or else validation), at least {LEAST_UNSEEN} are needed"
+    return ""
+
+
+def _far_below(forget: Compared, unseen: Compared, effective: float) -> bool:
+    """Whether the accuracy on the forgotten is significantly far below that on unseen images of their classes."""
+    by_class = [unseen.right[unseen.labels == k] for k in range(forget.classes)]
+    shares = np.array([c.mean() if c.size else unseen.right.mean() for c in by_class])
+    expected, found = float(shares[forget.labels].mean()), float(forget.right.mean())
+    error = math.sqrt(max(expected * (1 - expected), 1e-12) * (1 / effective + 1 / len(unseen.right)))
+    return expected - found - Z_ONE_SIDED * error > FAR_BELOW
+
+
+def _drop(name: str, of: Compared | None, most: float) -> Check | None:
+    """The loss of accuracy on one set; None where the original is not at hand."""
+    if of is None or of.right_before is None:
+        return None
+    value, low, high = paired_drop(of.right_before, of.right)
+    return Check(name, value, most, low <= most + 1e-12, low, high, Bound.LOW, len(of.labels))
+
+
+def _left(residual: Residual, most: float) -> Check:
+    passed = residual.high is not None and residual.high <= most
+    return Check(
+        RESIDUAL, residual.value, most, passed, residual.low, residual.high, Bound.HIGH, residual.n
     )
-    checks = tuple(
-        _check(name, found, expected, allowed, absolute=absolute)
-        for name, found, expected, allowed, absolute in rows
-        if expected is not None and allowed is not None
-    )
-    enough = bool(checks) or (reference.kind is ReferenceKind.EXACT and codes is not None)
-    checks += () if codes is None else (_changed(codes),)
-    return Verdict(enough and all(check.passed for check in checks), checks)
 
 
 def _changed(codes: CodesChanged) -> Check:
-    return Check(UNCHANGED, codes.unchanged, codes.most_unchanged, codes.changed > 0)
-
-
-def _check(
-    name: str,
-    found: Accuracy | Auc | None,
-    expected: float,
-    allowed: float,
-    *,
-    absolute: bool,
-) -> Check:
-    """A gap counts in both directions (`absolute`), a drop only downwards."""
-    if found is None:
-        return Check(name, None, allowed, False)
-    value = abs(found.value - expected) if absolute else expected - found.value
-    # a hair of slack: 0.95 - 0.9 is not 0.05 in binary
-    return Check(name, value, allowed, value <= allowed + 1e-12, found.low, found.high)
-
-
-def _value(found: Accuracy | Auc | None) -> float | None:
-    return None if found is None else found.value
+    return Check(UNCHANGED, codes.unchanged, codes.most_unchanged, codes.changed > 0, n=codes.weights)

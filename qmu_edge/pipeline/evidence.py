@@ -1,0 +1,118 @@
+"""What the verdict on a file is made of: the original and the references on each image, without the file.
+
+It is stored with the report, so that the same file can be judged again; a purge removes it with what else was
+made of deleted images.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from qmu_edge.data.index import SampleIndex
+from qmu_edge.errors import IntegrityError
+from qmu_edge.pipeline.evaluate import Positions, Seen
+from qmu_edge.pipeline.references import Expected
+from qmu_edge.verify.evaluation import SetName
+from qmu_edge.verify.residual import Compared
+
+
+MAX_BYTES: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """The original and the references on sets of images; arrays as in `Seen` and `Expected`, but by set.
+
+    Attributes:
+        before: The original.
+        references: Mean scores under networks that never saw an image; without any there is no set.
+        people: Whose each image is.
+    """
+
+    before: Seen
+    references: Mapping[SetName, NDArray[np.float64]]
+    people: Mapping[SetName, NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, before: Seen, expected: Expected | None) -> "Evidence":
+        """What references expect on the sets on which the original was measured."""
+        if expected is None:
+            return cls(before, {}, {})
+        at = before.positions
+        return cls(
+            before,
+            {name: expected.scores[positions] for name, positions in at.items()},
+            {name: expected.people[positions] for name, positions in at.items()},
+        )
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Evidence":
+        """What `to_bytes` wrote.
+
+        Raises:
+            IntegrityError: It wrote something else.
+        """
+        try:
+            parts: dict[str, dict[SetName, NDArray[np.generic]]] = {
+                part: {} for part in ("positions", "right", "scores", "references", "people")
+            }
+            for key, array in load_arrays(data).items():
+                name, _, part = key.partition(".")
+                parts[part][SetName(name)] = array
+            right = {name: array.astype(np.bool_) for name, array in parts.pop("right").items()}
+            references, people = parts.pop("references"), parts.pop("people")
+            return cls(Seen(right=right, **parts), references, people)  # type: ignore[arg-type]
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise IntegrityError(f"stored evidence is not as it was written: {error}") from None
+
+    def to_bytes(self) -> bytes:
+        """The same bytes for the same evidence."""
+        seen = self.before
+        parts = {
+            "positions": seen.positions, "right": seen.right, "scores": seen.scores,
+            "references": self.references, "people": self.people,
+        }  # fmt: skip
+        return save_arrays(
+            {
+                f"{name}.{part}": array.astype(np.uint8) if part == "right" else array
+                for part, arrays in parts.items()
+                for name, array in arrays.items()
+            }
+        )
+
+    def positions(self, barred: NDArray[np.bool_]) -> Positions:
+        """The sets, without what was deleted since from those that are kept."""
+        return {name: p[self._kept(name, barred)] for name, p in self.before.positions.items()}
+
+    def compared(
+        self, after: Seen, index: SampleIndex, barred: NDArray[np.bool_]
+    ) -> dict[SetName, Compared]:
+        """A file beside the original and the references, image by image.
+
+        Args:
+            after: The file on `positions(barred)`.
+            index: Of all samples.
+            barred: Which samples were deleted (n,).
+        """
+        found = {}
+        for name, positions in after.positions.items():
+            kept = self._kept(name, barred)
+            references, people = (part.get(name) for part in (self.references, self.people))
+            found[name] = Compared(
+                labels=index.labels[positions], classes=len(index.class_names),
+                right=after.right[name], score=after.scores[name],
+                right_before=self.before.right[name][kept], score_before=self.before.scores[name][kept],
+                references=None if references is None else references[kept],
+                people=None if people is None else people[kept],
+            )  # fmt: skip
+        return found
+
+    def _kept(self, name: SetName, barred: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        positions = self.before.positions[name]
+        return np.ones(len(positions), np.bool_) if name is SetName.FORGET else ~barred[positions]

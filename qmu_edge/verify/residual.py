@@ -1,0 +1,369 @@
+"""How much of what the original knew of some images does another file still know?
+
+`rho` is a share: 1 for the original itself, 0 for a network that never saw the images. The score of an image
+is its scaled confidence. What an image is worth to a network that never saw it (easy or hard, of this class or
+that) is predicted from *references*, small networks that did not see it, by a regression on images that no
+network was trained on. What is left of the score is the *excess*. T is the mean excess over the request's
+images, and rho = T(file) / T(original).
+
+Errors. Unseen images give the spread of the excess where nothing is known, retained ones where all is known;
+the wider of the two counts. A person's images are alike, so n of them say less than n images of n people: the
+intraclass correlation, which is measured on other people's images, turns n into an effective number. The
+interval is the set of all shares that the two means do not contradict (Fieller): it has no upper end where the
+original itself cannot be told from a network that never saw the images.
+
+Source: mean excess over a user: Kandpal et al., arXiv:2310.09266. Calibration by references: Watson et al.,
+    arXiv:2111.08440. Between original and references: arXiv:2506.06112. Interval: Fieller, JRSS B 16 (1954).
+    Effective number: Kish, Survey Sampling (1965).
+Differs: a regression in place of a difference, so that references may be smaller and trained on less; one
+    share for all images of a request, with an interval; the test is also made of the original.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from statistics import NormalDist
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmu_edge.errors import ConfigError
+from qmu_edge.verify.metrics import Z_ONE_SIDED, binomial_interval
+
+Values = NDArray[np.float64]
+
+LEAST_UNSEEN: Final = 30  # fewer unseen images say nothing about the spread
+LEAST_REFERENCES: Final = 2
+_CLASS_PRIOR: Final = 5.0  # a class is taken for as easy as all others until so many unseen images say otherwise
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Compared:
+    """One set of n images, and what the files and the references make of it.
+
+    Attributes:
+        labels: Integers (n,), below `classes`.
+        classes: How many there are.
+        right: Which images the audited file recognises, bool (n,).
+        score: Their scaled confidence under it, see `qmu_edge.verify.mia.mean_score`, float64 (n,).
+        right_before, score_before: The same of the original file; None where it is not at hand.
+        references: Mean score under networks that never saw the image, float64 (n,); None without.
+        people: Whose each image is, as numbers (n,); None when each is somebody else's.
+    """
+
+    labels: NDArray[Any]
+    classes: int
+    right: NDArray[np.bool_]
+    score: Values
+    right_before: NDArray[np.bool_] | None = None
+    score_before: Values | None = None
+    references: Values | None = None
+    people: NDArray[Any] | None = None
+
+    def take(self, chosen: NDArray[Any]) -> "Compared":
+        """The images at these positions (m,), or where a mask (n,) is true."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Compared(**{k: v[chosen] if isinstance(v, np.ndarray) else v for k, v in parts.items()})
+
+
+class Of(StrEnum):
+    """What a residual is about: samples whose classes stay, or whole classes."""
+
+    SAMPLES = "samples"
+    CLASSES = "classes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residual:
+    """What is left, as a share of what the original knew, with an interval: 5 % lie beyond either end.
+
+    Attributes:
+        of: Samples or classes.
+        value: rho; None where the original knows nothing that could be left.
+        low, high: Ends of the interval; None where it has no end on that side.
+        n: Images.
+        effective: So many images of as many people would say as much.
+        references: Networks that never saw an image, for the image that has fewest.
+        excess_before, excess: T of the original and of the file, in log-odds; of classes the accuracies.
+        detected: Whether the original is told from a network that never saw the images, at a false alarm of 5 %.
+        present: The same for the file.
+        power: How often a full trace of so many typical training images would be detected.
+    """
+
+    of: Of
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    effective: float
+    references: int
+    excess_before: float
+    excess: float
+    detected: bool
+    present: bool
+    power: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity:
+    """How much a test of this original can see, for any number of images.
+
+    Attributes:
+        trace, trace_spread: Mean and deviation of the excess of one retained image under the original.
+        noise: Deviation of the excess of one unseen image.
+        unseen: Effective number of unseen images.
+        intraclass: Correlation of the excesses of one person's images.
+        references: Networks that never saw an image.
+    """
+
+    trace: float
+    trace_spread: float
+    noise: float
+    unseen: float
+    intraclass: float
+    references: int
+
+    def power(self, n: float) -> float:
+        """How often a full trace of n (effective) images is detected at a false alarm of 5 %.
+
+        >>> known = Sensitivity(
+        ...     trace=1.0, trace_spread=1.0, noise=1.0, unseen=1e9, intraclass=0.0, references=4
+        ... )
+        >>> round(known.power(4.0), 2)
+        0.64
+        """
+        noise, spread = (_error(s, n, self.unseen) for s in (self.noise, self.trace_spread))
+        return _normal((self.trace - Z_ONE_SIDED * noise) / max(spread, 1e-12))
+
+    def proof(self, n: float, most: float) -> float:
+        """How often a network that never saw n (effective) images is shown to know at most `most` of a trace.
+
+        >>> known = Sensitivity(
+        ...     trace=1.0, trace_spread=1.0, noise=1.0, unseen=1e9, intraclass=0.0, references=4
+        ... )
+        >>> round(known.proof(64.0, 0.25), 2)
+        0.62
+        """
+        error = _error(math.hypot(self.noise, most * max(self.trace_spread, self.noise)), n, self.unseen)
+        return _normal(most * self.trace / max(error, 1e-12) - Z_ONE_SIDED)
+
+
+def samples_residual(
+    forget: Compared, retain: Compared, unseen: Compared, *, intraclass: float, references: int
+) -> Residual:
+    """The residual of images whose classes stay.
+
+    Args:
+        forget: The request's images.
+        retain: Images that both files were trained on.
+        unseen: Images that no network was trained on, at least `LEAST_UNSEEN`.
+        intraclass: See `intraclass`.
+        references: Fewest networks behind a mean in `references`.
+
+    Raises:
+        ConfigError: A set has no logits of the original, or no references; a score is not finite.
+    """
+    sets = (forget, retain, unseen)
+    after = _excesses([s.score for s in sets], sets)
+    before = _excesses([_required(s.score_before, "scores of the original") for s in sets], sets)
+    n = effective_number(_groups(forget), intraclass)
+    base = _Base(1 / n, _leverage(forget, unseen, intraclass))
+    t_file, t_before = float(after[0].mean()), float(before[0].mean())
+    covariances = [_covariance(after[i], before[i]) for i in (2, 1) if after[i].size > 1]
+    known = Sensitivity(
+        trace=float(before[1].mean()) if before[1].size else 0.0,
+        trace_spread=math.sqrt(covariances[-1][1, 1]), noise=math.sqrt(covariances[0][1, 1]),
+        unseen=1 / max(base.unseen, 1e-12), intraclass=intraclass, references=references,
+    )  # fmt: skip
+    low, high = _interval(t_file, t_before, covariances, base)
+    noise = [math.sqrt(base.variance(covariances[0][i, i], covariances[0][i, i])) for i in (0, 1)]
+    return Residual(
+        of=Of.SAMPLES, value=t_file / t_before if t_before > 0 else None, low=low, high=high,
+        n=len(forget.labels), effective=n, references=references, excess_before=t_before, excess=t_file,
+        detected=t_before > Z_ONE_SIDED * noise[1], present=t_file > Z_ONE_SIDED * noise[0],
+        power=known.power(n),
+    )  # fmt: skip
+
+
+def classes_residual(forget: Compared) -> Residual:
+    """The residual of whole classes: a network that never saw a class recognises none of it.
+
+    >>> none, four = np.zeros(4, bool), np.ones(4, bool)
+    >>> found = classes_residual(Compared(
+    ...     labels=np.zeros(4, int), classes=2, right=none, score=np.zeros(4), right_before=four,
+    ... ))
+    >>> found.value, found.low, round(found.high, 2)
+    (0.0, 0.0, 0.68)
+    """
+    n = len(forget.labels)
+    hits = [int(right.sum()) for right in (forget.right, _required(forget.right_before, "the original"))]
+    (low, high), (low_before, high_before) = (binomial_interval(k, n, Z_ONE_SIDED) for k in hits)
+    chance = 1 / forget.classes
+    return Residual(
+        of=Of.CLASSES, value=hits[0] / hits[1] if hits[1] else None,
+        low=low / high_before, high=high / low_before if low_before > 0 else None,
+        n=n, effective=float(n), references=0, excess_before=hits[1] / n, excess=hits[0] / n,
+        detected=low_before > chance, present=low > chance, power=float(low_before > chance),
+    )  # fmt: skip
+
+
+def sensitivity(retain: Compared, unseen: Compared, *, intraclass: float, references: int) -> Sensitivity:
+    """What a test of the audited file can see, before anything is forgotten.
+
+    Args:
+        retain: Images that it was trained on.
+        unseen: Images that it was not.
+        intraclass: See `intraclass`.
+        references: Fewest networks behind a mean in `references`.
+    """
+    known, new = _excesses([retain.score, unseen.score], (retain, unseen))
+    return Sensitivity(
+        trace=float(known.mean()), trace_spread=float(known.std()), noise=float(new.std()),
+        unseen=effective_number(_groups(unseen), intraclass), intraclass=intraclass, references=references,
+    )  # fmt: skip
+
+
+def effective_number(groups: NDArray[Any], intraclass: float) -> float:
+    """How many unrelated images say as much as these, which belong to people.
+
+    Args:
+        groups: Whose each image is (n,).
+        intraclass: Correlation of one person's images, 0 to 1.
+
+    >>> effective_number(np.array([1, 2, 3]), 0.5)
+    3.0
+    >>> effective_number(np.array([1, 1, 1]), 1.0)
+    1.0
+    """
+    sizes = np.unique(groups, return_counts=True)[1]
+    return float(sizes.sum() ** 2 / (sizes * (1 + (sizes - 1) * intraclass)).sum())
+
+
+def intraclass(values: Values, groups: NDArray[Any]) -> float:
+    """The correlation of values of one group, by the analysis of variance; 0 to 1, and 0 without groups.
+
+    Args:
+        values: One for each image (n,).
+        groups: Whose each image is (n,).
+
+    >>> intraclass(np.array([1.0, 1.0, 5.0, 5.0]), np.array([0, 0, 1, 1]))
+    1.0
+    >>> intraclass(np.array([1.0, 5.0, 1.0, 5.0]), np.array([0, 0, 1, 1]))
+    0.0
+    """
+    _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    n, k = len(values), len(sizes)
+    if k < 2 or n <= k:
+        return 0.0
+    means = np.bincount(place, values) / sizes
+    within = float(((values - means[place]) ** 2).sum()) / (n - k)
+    between = float((sizes * (means - values.mean()) ** 2).sum()) / (k - 1)
+    typical = (n - float((sizes**2).sum()) / n) / (k - 1)
+    shared = (between - within) / typical
+    return min(1.0, max(0.0, shared / (shared + within))) if shared + within > 0 else 0.0
+
+
+def ratio_interval(a: float, b: float, covariance: NDArray[Any], z: float) -> tuple[float | None, float | None]:
+    """All ratios a / b that two normal estimates do not contradict; None where there is no end.
+
+    Args:
+        a, b: The estimates.
+        covariance: Of the two (2, 2).
+        z: So many deviations.
+
+    >>> low, high = ratio_interval(1.0, 2.0, np.diag([0.01, 0.0]), 2.0)
+    >>> round(low, 6), round(high, 6)
+    (0.4, 0.6)
+    >>> ratio_interval(1.0, 0.1, np.diag([0.01, 0.01]), 2.0)
+    (None, None)
+    """
+    leading = b * b - z * z * covariance[1, 1]
+    if leading <= 0 or b <= 0:
+        return None, None
+    middle = a * b - z * z * covariance[0, 1]
+    last = a * a - z * z * covariance[0, 0]
+    root = math.sqrt(max(0.0, middle * middle - leading * last))
+    return float((middle - root) / leading), float((middle + root) / leading)
+
+
+def calibration(references: Values, labels: NDArray[Any], classes: int) -> Values:
+    """What the regression knows of each image: one, the references' mean, and its class, (n, 2 + classes).
+
+    >>> calibration(np.array([0.5]), np.array([1]), 2).tolist()
+    [[1.0, 0.5, 0.0, 1.0]]
+    """
+    return np.concatenate([np.ones((len(labels), 1)), references[:, None], np.eye(classes)[labels]], axis=1)
+
+
+class _Base(NamedTuple):
+    """What a mean's variance is made of: 1 / effective images, and what the regression adds."""
+
+    forget: float
+    unseen: float
+
+    def variance(self, forget: float, unseen: float) -> float:
+        return forget * self.forget + unseen * self.unseen
+
+
+def _interval(
+    t_file: float, t_before: float, covariances: list[NDArray[Any]], base: _Base
+) -> tuple[float | None, float | None]:
+    """The hull of the intervals under each spread: of unseen images, and of retained ones."""
+    unseen = covariances[0] * base.unseen
+    found = [ratio_interval(t_file, t_before, c * base.forget + unseen, Z_ONE_SIDED) for c in covariances]
+    lows, highs = zip(*found, strict=True)
+    return (
+        None if None in lows else min(lows),
+        None if None in highs else max(highs),
+    )
+
+
+def _excesses(scores: list[Values], sets: tuple[Compared, ...]) -> list[Values]:
+    """Scores less what the last set, the unseen images, let expect of them."""
+    designs = [_design(s) for s in sets]
+    x, y = designs[-1], scores[-1]
+    weights = np.linalg.solve(_normal_matrix(x), x.T @ y)
+    return [score - design @ weights for score, design in zip(scores, designs, strict=True)]
+
+
+def _normal_matrix(x: Values) -> Values:
+    """Of the regression, with a prior on the classes, and a hair on the rest so that it can be solved."""
+    prior = np.full(x.shape[1], _CLASS_PRIOR)
+    prior[:2] = 1e-9 * len(x)
+    return x.T @ x + np.diag(prior)
+
+
+def _leverage(forget: Compared, unseen: Compared, correlation: float) -> float:
+    """Variance that the regression adds to the mean over the forget set, in variances of one unseen image."""
+    at, x = _design(forget).mean(axis=0), _design(unseen)
+    alike = len(unseen.labels) / effective_number(_groups(unseen), correlation)
+    return float(at @ np.linalg.solve(_normal_matrix(x), at)) * alike
+
+
+def _design(of: Compared) -> Values:
+    return calibration(_required(of.references, "references"), of.labels, of.classes)
+
+
+def _covariance(a: Values, b: Values) -> NDArray[Any]:
+    return np.atleast_2d(np.cov(a, b))
+
+
+def _required(value: NDArray[Any] | None, what: str) -> NDArray[Any]:
+    if value is None:
+        raise ConfigError(f"a residual needs {what} of every set")
+    if not np.isfinite(value).all():
+        raise ConfigError(f"{what}: a value is not finite; allowed are numbers")
+    return value
+
+
+def _groups(of: Compared) -> NDArray[Any]:
+    return np.arange(len(of.labels)) if of.people is None else of.people
+
+
+def _error(spread: float, n: float, unseen: float) -> float:
+    return spread * math.sqrt(1 / n + 1 / unseen)
+
+
+def _normal(z: float) -> float:
+    return NormalDist().cdf(z)
