@@ -15,7 +15,7 @@ try:
 except ModuleNotFoundError:  # a device has the verifier only
     sys.exit('the command line needs: pip install "qmu-edge[cli]"; a device runs python -m qmu_edge.verify')
 
-from qmu_edge.cli import keys, project, receipts, requests, run
+from qmu_edge.cli import keys, project, receipts, references, requests, run
 
 app = typer.Typer(
     name="qmu-edge", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -29,6 +29,7 @@ for command in (
 app.add_typer(requests.app, name="request")
 app.add_typer(receipts.app, name="receipt")
 app.add_typer(keys.app, name="keys")
+app.add_typer(references.app, name="references")
 
 INTERRUPTED = 130
 

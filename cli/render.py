@@ -53,7 +53,7 @@ def percent(value: float | None) -> str:
 
 def _accuracies(report: Mapping[str, Any]) -> str:
     rows = [["", "FA %", "RA %", "TA %", "MIA %", "MIA AUC"]]
-    for name in ("original", "unlearned", "retrained"):
+    for name in ("original", "unlearned"):
         part = report.get(name)
         if part is None:
             continue
@@ -79,12 +79,22 @@ def _spread(efficacy: Mapping[str, Any] | None) -> str:
 
 def _verdict(verdict: Mapping[str, Any] | None) -> str:
     if verdict is None:
-        return "no verdict: nothing was deleted yet"
-    rows = [["check", "value", "allowed", ""]]
+        return "no verdict"
+    rows = [["check", "value", "from", "to", "allowed", ""]]
     for c in verdict["checks"]:
         value = "not measured" if c["value"] is None else f"{c['value']:.4f}"
-        rows.append([c["name"], value, f"{c['allowed']:.4f}", "met" if c["passed"] else "MISSED"])
-    return table(rows)
+        ends = ["-" if c[end] is None else f"{c[end]:.4f}" for end in ("low", "high")]
+        rows.append([c["name"], value, *ends, f"{c['allowed']:.4f}", _met(c)])
+    answer = str(verdict["answer"] or "no answer").replace("_", " ")
+    why = f": {verdict['why']}" if verdict["why"] else ""
+    return f"{answer}{why}\n{table(rows)}"
+
+
+def _met(check: Mapping[str, Any]) -> str:
+    if not check["passed"]:
+        return "MISSED"
+    over = check["value"] is not None and check["value"] > check["allowed"] + 1e-12
+    return "met (too few images to tell)" if over else "met"
 
 
 def trained(result: Mapping[str, Any]) -> str:
@@ -105,7 +115,6 @@ def served(result: Mapping[str, Any]) -> str:
     if "report" not in result:
         return plain(result)
     report = result["report"]
-    reference = report["reference"]["kind"]
     steps = table([["step", "seconds", "peak MB"], *_costs(result["steps"])])
     spent = result["steps"]["unlearned"].get("spent")
     costs = f"{steps}\nunlearned: {_spent(spent)}" if spent else steps
@@ -116,7 +125,7 @@ def served(result: Mapping[str, Any]) -> str:
     parts = [
         head,
         _accuracies(report),
-        f"against {reference}:\n{_verdict(report['verdict'])}",
+        _verdict(report["verdict"]),
         costs,
         files,
     ]

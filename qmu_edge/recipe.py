@@ -128,7 +128,7 @@ class TrainRecipe(_Section):
 
 
 class ReferencesRecipe(_Section):
-    """Small networks that never saw an image, which the verdict compares with, see `qmu_edge.verify.residual`.
+    """Small networks that never saw an image: the verdict compares with them (`qmu_edge.verify.residual`).
 
     Attributes:
         trained: "once" on shards of the training images, right after the network itself: requests are quick;

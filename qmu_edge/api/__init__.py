@@ -27,12 +27,12 @@ from qmu_edge.api.requests import (
     request_new,
     request_withdraw,
 )
-from qmu_edge.api.run import export, train, unlearn, verify
+from qmu_edge.api.run import export, references_build, train, unlearn, verify
 
 __all__ = (
     "SOURCES",
     "doctor", "export", "init", "keys_export", "keys_list", "keys_revoke", "keys_rotate", "methods",
-    "purge", "receipt_schema", "receipt_show", "receipt_verify", "recipes", "request_add", "request_approve",
-    "request_deny", "request_extend", "request_list", "request_new", "request_withdraw", "status", "train",
-    "unlearn", "verify",
+    "purge", "receipt_schema", "receipt_show", "receipt_verify", "recipes", "references_build",
+    "request_add", "request_approve", "request_deny", "request_extend", "request_list", "request_new",
+    "request_withdraw", "status", "train", "unlearn", "verify",
 )  # fmt: skip

@@ -61,10 +61,12 @@ def init(
 
 def status(project: Path | None = None) -> dict[str, Any]:
     """Where the project stands: current objects, requests with their deadlines, what comes next."""
+    from qmu_edge.queue.foreseen import by_number
     from qmu_edge.queue.schedule import standing
 
     with _project(project, None) as found:
         ledger = found.ledger
+        known = found.results.sensitivity()
         requests = standing(ledger, found.recipe.policy, datetime.now(UTC))
         return {
             "project": str(found.root),
@@ -72,6 +74,7 @@ def status(project: Path | None = None) -> dict[str, Any]:
             "samples": ledger.sample_count(),
             "deleted": len(ledger.tombstones()),
             **{name.value: ledger.current(name) for name in Pointer},
+            "verdicts": by_number(known, found.recipe.policy.max_residual) if known else None,
             "open": sum(r["next"] is not None for r in requests),
             "overdue": sum(r["overdue"] for r in requests),
             "requests": requests,

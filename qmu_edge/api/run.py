@@ -35,6 +35,22 @@ def train(
         return train_project(opened_project, device)
 
 
+def references_build(
+    project: Path | None = None,
+    *,
+    device: str = "auto",
+    deterministic: bool = False,
+    wait_s: float = 0.0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train the references that are missing or know somebody who was deleted; continues after a kill."""
+    from qmu_edge.pipeline.references_run import build_bank
+    from qmu_edge.runtime.determinism import determinism
+
+    with _project(project, progress, wait_s) as opened_project, determinism(deterministic):
+        return build_bank(opened_project, device)
+
+
 def unlearn(
     request: Path | None = None,
     project: Path | None = None,

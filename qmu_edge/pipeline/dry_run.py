@@ -76,5 +76,6 @@ def _shown(planned: Plan, ledger: Ledger, policy: PolicyRecipe) -> dict[str, Any
     return {
         "rungs": list(planned.rungs), "rungs_forced_by": planned.forced_by, "scope": split.scope,
         "counts": split.counts(), "share": len(split.forget) / max(1, ledger.training_images()),
-        "limits": limits, "split": split.digest(), "dry_run": True,
+        "limits": limits, "verdict": str(planned.foreseen) if planned.foreseen else None,
+        "split": split.digest(), "dry_run": True,
     }  # fmt: skip

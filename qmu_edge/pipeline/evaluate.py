@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +57,9 @@ def runnable(release: Release) -> str:
 
 def thresholds_of(policy: PolicyRecipe) -> Thresholds:
     """What a policy allows."""
-    limits = {f.name: getattr(policy, f.name) for f in fields(Thresholds)}
-    return Thresholds(**{k: None if v == "off" else v for k, v in limits.items()})
+    limits: dict[str, Any] = {f.name: getattr(policy, f.name) for f in fields(Thresholds)}
+    values: dict[str, Any] = {k: None if v == "off" else v for k, v in limits.items()}
+    return Thresholds(**values)
 
 
 def positions_of(split: Split, *, most: int) -> Positions:

@@ -21,7 +21,6 @@ from qmu_edge.pipeline.references import Expected
 from qmu_edge.verify.evaluation import SetName
 from qmu_edge.verify.residual import Compared
 
-
 MAX_BYTES: Final = 1 << 30
 
 
@@ -90,9 +89,7 @@ class Evidence:
         """The sets, without what was deleted since from those that are kept."""
         return {name: p[self._kept(name, barred)] for name, p in self.before.positions.items()}
 
-    def compared(
-        self, after: Seen, index: SampleIndex, barred: NDArray[np.bool_]
-    ) -> dict[SetName, Compared]:
+    def compared(self, after: Seen, index: SampleIndex, barred: NDArray[np.bool_]) -> dict[SetName, Compared]:
         """A file beside the original and the references, image by image.
 
         Args:
@@ -103,7 +100,7 @@ class Evidence:
         found = {}
         for name, positions in after.positions.items():
             kept = self._kept(name, barred)
-            references, people = (part.get(name) for part in (self.references, self.people))
+            references, people = self.references.get(name), self.people.get(name)
             found[name] = Compared(
                 labels=index.labels[positions], classes=len(index.class_names),
                 right=after.right[name], score=after.scores[name],

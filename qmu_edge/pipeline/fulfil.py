@@ -10,16 +10,15 @@ A request that cannot be fulfilled is recorded and does not hold up the others.
 """
 
 from collections.abc import Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Final
 
 from qmu_edge.errors import ExportError, RequestError, UnlearnError, VerificationFailed
 from qmu_edge.io.plain import to_json
-from qmu_edge.pipeline.evaluate import thresholds_of
 from qmu_edge.pipeline.ladder import Climb, Effort, climb
 from qmu_edge.pipeline.make_receipt import FulfilledRun, make_receipt, require_impersonal
 from qmu_edge.pipeline.networks import Networks
+from qmu_edge.pipeline.references import build_references
 from qmu_edge.pipeline.unlearn_run import fulfilled_steps, plain
 from qmu_edge.project.checklist import checklists
 from qmu_edge.project.history import History
@@ -119,8 +118,6 @@ def _require_ready(project: Project, effort: Effort) -> None:
     """Check what every run needs before any request is recorded."""
     recipe = project.recipe
     require_known((effort.method,) if effort.method else recipe.policy.rungs, recipe)
-    if all(limit is None for limit in astuple(thresholds_of(recipe.policy))):
-        raise VerificationFailed("the policy sets no threshold: nothing could be verified")
     Networks.of(project).load(project.current(Pointer.CHECKPOINT))
     _ = project.samples.images
 
@@ -135,7 +132,10 @@ def _fulfil(project: Project, batch: Sequence[RequestRow], effort: Effort) -> Se
     if planned.forced_by:
         project.progress.note(f"{planned.rungs[0]}: {planned.forced_by}")
     _bar(ledger, samples, batch, claims)
-    _receipts(climb(project, batch, planned.split, planned.rungs, effort), claims)
+    climbed = climb(project, batch, planned.split, planned.rungs, effort)
+    if project.recipe.references.trained == "once" and project.results.bank(0) is not None:
+        build_references(project, effort.device)  # the one that knew them is trained again before the receipt
+    _receipts(climbed, claims)
     return batch
 
 

@@ -27,10 +27,10 @@ from qmu_edge.recipe import ModelRecipe
 from qmu_edge.request.resolve import Claim
 from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.requests import RequestRow
-from qmu_edge.verify.verdict import Reference, ReferenceKind
+from qmu_edge.verify.residual import Residual
+from qmu_edge.verify.verdict import Check
 
 LIBRARIES: Final = ("torch", "brevitas", "onnx", "onnxruntime", "numpy", "scikit-learn")
-REFERENCE_SEED: Final = 1  # added to the method's seed where a reference is trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +89,8 @@ def make_receipt(
             split=statement.Split(digest=run.split.digest(), counts={**run.split.counts(), **claim.counts()}),
             model=_model(run.model),
             metrics=_metrics(run.report.unlearned, run.release),
-            reference=_reference(run.report.reference, run.method.seed),
-            thresholds=asdict(run.report.thresholds),
-            verdict=statement.Verdict(
-                passed=run.report.verdict.passed,
-                checks=[statement.Check.of(check) for check in run.report.verdict.checks],
-            ),
+            thresholds=asdict(run.report.terms.thresholds),
+            verdict=_verdict(run.report),
             derived_artefacts=[statement.Artefact.of(line) for line in artefacts],
             tool=statement.Tool(name="qmu-edge", version=__version__, dependencies=_versions()),
             limits=list(LIMITS),
@@ -174,9 +170,27 @@ def _gate_counts(gate: Mapping[str, Any]) -> dict[str, Any]:
     return {key: len(value) for key, value in gate.items() if isinstance(value, list)}
 
 
-def _reference(found: Reference, seed: int) -> statement.Reference:
-    trained = seed + REFERENCE_SEED if found.kind is ReferenceKind.RETRAINED else None
-    return statement.Reference(**asdict(found), seed=trained)
+def _verdict(report: Report) -> statement.Verdict:
+    found, codes = report.verdict, report.codes
+    return statement.Verdict.model_validate(
+        {
+            "answer": found.answer and found.answer.value, "passed": found.passed,
+            "residuals": [_residual(r) for r in found.residuals],
+            "results": [_result(check) for check in found.checks],
+            "codes": {"weights": codes.weights, "changed": codes.changed} if codes else None,
+        }
+    )  # fmt: skip
+
+
+def _residual(found: Residual) -> dict[str, Any]:
+    return {name: to_json(getattr(found, name)) for name in statement.Residual.model_fields}
+
+
+def _result(check: Check) -> statement.EvaluationResult:
+    return statement.EvaluationResult(
+        metric=check.name, value=check.value, low=check.low, high=check.high, bound=check.bound.value,
+        comparator="<=", threshold=check.allowed, sample_size=check.n, passed=check.passed,
+    )  # fmt: skip
 
 
 def _versions() -> dict[str, str]:

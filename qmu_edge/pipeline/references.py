@@ -1,8 +1,8 @@
 """References: small networks that never saw an image, and what they think of it.
 
-The training images are divided into shards by person, and a float network is trained on each: so every person is
-unknown to all networks but one. All together cost about as much as one training, once. A request then finds
-their scores stored. The one network that knew the person is trained again before the receipt is written.
+The training images are divided into shards by person, and a float network is trained on each: so every person
+is unknown to all networks but one. All together cost about as much as one training, once. A request then
+finds their scores stored. The one network that knew the person is trained again before the receipt.
 
 Only scores are kept, and only of images that a network never saw. The network itself is dropped: nothing that
 knows a training image by heart lies beside the checkpoint. The shards are drawn once and kept, because
@@ -156,8 +156,8 @@ def bank(project: Project, besides: Collection[str] = ()) -> list[Reference]:
     usable = [one for one in found if not (one.members & barred).any()]
     if len(usable) < len(found):
         project.progress.note(
-            f"{len(found) - len(usable)} of {len(found)} references know somebody who was deleted and are not "
-            "used: qmu-edge references build trains them again"
+            f"{len(found) - len(usable)} of {len(found)} references know somebody who was deleted and "
+            "are not used: qmu-edge references build trains them again"
         )
     return usable
 
@@ -165,8 +165,8 @@ def bank(project: Project, besides: Collection[str] = ()) -> list[Reference]:
 def expected(project: Project, references: list[Reference]) -> Expected | None:
     """What references expect of every sample; None without any.
 
-    Unseen samples are known to none of them. One is left out for each all the same, in turn: a mean of as many
-    networks has the same errors as that of a training sample.
+    Unseen samples are known to none of them. One is left out for each all the same, in turn: a mean of as
+    many networks has the same errors as that of a training sample.
     """
     if not references:
         return None

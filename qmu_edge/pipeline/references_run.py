@@ -5,16 +5,31 @@ from typing import Any
 import numpy as np
 
 from qmu_edge.data.index import SampleSplit
+from qmu_edge.errors import ConfigError
 from qmu_edge.export.targets import Format
 from qmu_edge.pipeline.evaluate import Positions
 from qmu_edge.pipeline.evidence import Evidence
 from qmu_edge.pipeline.references import bank, build_references, expected
 from qmu_edge.pipeline.release import evaluate_release, make_release
 from qmu_edge.project.project import Project
+from qmu_edge.queue.foreseen import by_number
 from qmu_edge.runtime.device import device_named
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.verify.evaluation import SetName
 from qmu_edge.verify.residual import LEAST_REFERENCES, LEAST_UNSEEN, Sensitivity, sensitivity
+
+
+def build_bank(project: Project, device_name: str) -> dict[str, Any]:
+    """As `prepare_references`, by itself.
+
+    Raises:
+        ConfigError: The recipe has no bank, or there is no network yet.
+    """
+    if project.recipe.references.trained != "once":
+        raise ConfigError('references are stored where [references] trained = "once"')
+    with project.locked():
+        project.current(Pointer.CHECKPOINT)
+        return prepare_references(project, device_name)
 
 
 def prepare_references(project: Project, device_name: str) -> dict[str, Any]:
@@ -26,16 +41,8 @@ def prepare_references(project: Project, device_name: str) -> dict[str, Any]:
     built = build_references(project, device_named(device_name))
     found = _sensitivity(project)
     project.results.note_sensitivity(found)
-    return {**built, **(foreseen(found, project.recipe.policy.max_residual) if found else {})}
-
-
-def foreseen(found: Sensitivity, most: float) -> dict[str, Any]:
-    """How often a test detects a full trace, and proves that at most `most` is left, by number of images."""
-    numbers = (1, 5, 20, 100, 500)
-    return {
-        "detects": {str(n): round(found.power(n), 4) for n in numbers},
-        "proves": {str(n): round(found.proof(n, most), 4) for n in numbers},
-    }
+    shown = by_number(found, project.recipe.policy.max_residual) if found else {}
+    return {**built, **shown}
 
 
 def _sensitivity(project: Project) -> Sensitivity | None:
@@ -55,9 +62,7 @@ def _sensitivity(project: Project) -> Sensitivity | None:
     )  # fmt: skip
     samples = project.samples
     sets = Evidence.of(seen, known).compared(seen, samples.index, samples.barred())
-    return sensitivity(
-        sets[SetName.RETAIN], sets[unseen], intraclass=known.intraclass, references=networks
-    )
+    return sensitivity(sets[SetName.RETAIN], sets[unseen], intraclass=known.intraclass, references=networks)
 
 
 def _positions(project: Project) -> Positions:

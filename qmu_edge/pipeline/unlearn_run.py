@@ -239,9 +239,7 @@ def _expected(run: Run, before: Seen) -> Expected | None:
     if trained == "once":
         return expected(project, bank(project, [row.request_id for row in run.rows]))
     scored = np.concatenate([*before.positions.values()])
-    return expected(
-        project, for_request(project, run.split.digest(), run.split.retain, scored, run.device)
-    )
+    return expected(project, for_request(project, run.split.digest(), run.split.retain, scored, run.device))
 
 
 def _terms(run: Run, known: Expected | None) -> Terms:

@@ -136,7 +136,7 @@ def _replaced(ledger: Ledger, history: History) -> dict[str, str]:
 
 
 def _notes(results: Results, history: History) -> Iterator[tuple[Sha256, Use]]:
-    """Trainings and references: those of a request stay while one may need them, those of the bank for good."""
+    """Trainings and references: those of a request stay while one may need them, the bank's for good."""
     for note in results.notes():
         if note.kind != RELEASE:
             at, kept = history.noted(note.key), ""

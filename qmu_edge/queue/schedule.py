@@ -18,6 +18,7 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import sha256_of
 from qmu_edge.project.project import Project
 from qmu_edge.project.results import Results
+from qmu_edge.queue.foreseen import Foreseen, foresee
 from qmu_edge.queue.lifecycle import said
 from qmu_edge.recipe import RETRAIN, PolicyRecipe
 from qmu_edge.request.deadline import days_left
@@ -102,11 +103,13 @@ class Plan:
         split: The samples of all of them.
         rungs: The methods to try, in order.
         forced_by: Why these are not the policy's, or "".
+        foreseen: What the verdict could show; None where that is not known before.
     """
 
     split: Split
     rungs: tuple[str, ...]
     forced_by: str
+    foreseen: Foreseen | None
 
 
 def plan(project: Project, rows: Sequence[RequestRow], claims: Sequence[Claim], asked: str | None) -> Plan:
@@ -128,7 +131,8 @@ def plan(project: Project, rows: Sequence[RequestRow], claims: Sequence[Claim], 
     split = divide(samples.index, claims, barred=barred, claimed=claimed)
     share = deleted_share(ledger, project.results, rows, split)
     emptied = emptied_classes(samples.index, split, samples.barred())
-    return Plan(split, *rungs(project.recipe.policy, asked, emptied, share))
+    shown = foresee(project.results, samples, project.recipe, split, emptied)
+    return Plan(split, *rungs(project.recipe.policy, asked, emptied, share, shown), shown)
 
 
 def deleted_share(ledger: Ledger, results: Results, rows: Sequence[RequestRow], split: Split) -> float:
@@ -139,7 +143,11 @@ def deleted_share(ledger: Ledger, results: Results, rows: Sequence[RequestRow], 
 
 
 def rungs(
-    policy: PolicyRecipe, asked: str | None, emptied: EmptiedClasses, share: float
+    policy: PolicyRecipe,
+    asked: str | None,
+    emptied: EmptiedClasses,
+    share: float,
+    shown: Foreseen | None = None,
 ) -> tuple[tuple[str, ...], str]:
     """The methods to try, and why they are not the policy's, or "".
 
@@ -148,6 +156,8 @@ def rungs(
         asked: The only method to try; the policy's rungs when None.
         emptied: The classes that the split leaves empty.
         share: See `deleted_share`.
+        shown: What the verdict could show. Where that is next to nothing, no other method is tried; one that
+            was asked for is.
 
     Raises:
         ConfigError: The policy demands retraining, and another method was asked for.
@@ -162,6 +172,9 @@ def rungs(
         why = "whole classes and samples of other classes go together"
     elif limit != "off" and share > limit:
         why = f"{share:.1%} of the training images deleted since training, retrain_above is {limit:.1%}"
+    hopeless = shown is not None and shown.hopeless and policy.when_not_measurable == "retrain"
+    if hopeless and not why and not asked:
+        why = str(shown)
     if names == (RETRAIN,) or not why:
         return names, ""
     if asked:

@@ -28,8 +28,10 @@ LIMITS: Final = (
     "Whose key it is must be known from elsewhere, and all times are those of the operator's clock.",
     "Approximate unlearning is not proof that nothing of the data is left in the model. "
     "Only exact retraining leaves the data out by construction.",
-    "The metrics are tests on populations of samples. They bound an average, "
-    "not what an attacker can learn about one person.",
+    "The residual is the share that one test still sees of what the same test saw before. "
+    "It is a mean over images, and a stronger attack may see more.",
+    "Where a network before deletion could not be told from one without the data, "
+    "nothing can be said about what is left.",
     "The metrics hold for the files named here, run as the report says, and for no other file.",
     "Superseded checkpoints, backups and devices that still run an older model are not covered "
     "until they are purged or updated.",

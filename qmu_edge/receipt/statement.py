@@ -1,7 +1,7 @@
 """The fields of an erasure receipt: an in-toto Statement whose predicate has no room for free text.
 
 This is the one list of fields. Whoever makes a receipt constructs these objects, whoever reads one gets them,
-and the JSON Schema that is published as `schemas/erasure-receipt.v1.json` is generated from them. A text is a
+and the JSON Schema that is published as `schemas/erasure-receipt.v2.json` is generated from them. A text is a
 digest, a time, one word without spaces or slashes, or a plain sentence. Where the names of metrics,
 parameters and libraries differ between versions, a small object of words and numbers holds them. So there is
 no field that a name, a path or a picture would fit into; `qmu_edge.receipt.personal_data` looks at the words.
@@ -21,7 +21,8 @@ from qmu_edge.io.digest import PATTERN, Sha256
 from qmu_edge.io.json import MAX_INTEGER, join, parse_object, shown
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE: Final = "urn:qmu-edge:erasure-receipt:v1"
+PREDICATE_TYPE: Final = "urn:qmu-edge:erasure-receipt:v2"
+PREDICATE_TYPE_V1: Final = "urn:qmu-edge:erasure-receipt:v1"
 MAX_ITEMS: Final = 64  # of any list or open object
 MAX_LIST: Final = 16  # of numbers: a row of more could be a picture
 
@@ -186,7 +187,7 @@ class Metrics(_Form):
 
 
 class Reference(_Form):
-    """What a model that never saw the data would do; `seed` when one was trained for it."""
+    """Of version 1: what a model that never saw the data would do; `seed` when one was trained for it."""
 
     kind: Word
     fa: Number | None
@@ -197,7 +198,7 @@ class Reference(_Form):
 
 
 class Check(_Form):
-    """One threshold: the value found, the largest allowed, and the interval of what was measured."""
+    """Of version 1: the value found, the largest allowed, and the interval of what was measured."""
 
     name: Word
     value: Number | None
@@ -207,11 +208,61 @@ class Check(_Form):
     high: Number | None
 
 
-class Verdict(_Form):
-    """Whether every threshold is met."""
+class VerdictV1(_Form):
+    """Of version 1: whether every threshold is met."""
 
     passed: bool
     checks: Annotated[list[Check], Field(max_length=MAX_ITEMS)]
+
+
+class EvaluationResult(_Form):
+    """A measured quantity and its limit.
+
+    `bound` says what is compared: the value, or one end of its interval, beyond which 5 % lie.
+    """
+
+    metric: Word
+    value: Number | None
+    low: Number | None
+    high: Number | None
+    bound: Literal["value", "low", "high"]
+    comparator: Literal["<="]
+    threshold: Number
+    sample_size: Count | None
+    passed: bool
+
+
+class Residual(_Form):
+    """The share that is left of what the original knew, of samples or of whole classes."""
+
+    scope: Literal["samples", "classes"]
+    value: Number | None
+    low: Number | None
+    high: Number | None
+    n: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+    effective: Number
+    references: Count
+    detected: bool
+    power: Fraction
+
+
+class Codes(_Form):
+    """How many integer weights there are, and how many differ from the file before."""
+
+    weights: Count
+    changed: Count
+
+
+class Verdict(_Form):
+    """What is known about the rest of the data's influence, and whether every threshold is met."""
+
+    answer: Literal[
+        "forgotten", "retrained", "not_measurable", "still_present", "over_forgotten", "inconclusive"
+    ]
+    passed: bool
+    residuals: Annotated[list[Residual], Field(max_length=2)]
+    results: Annotated[list[EvaluationResult], Field(max_length=MAX_ITEMS)]
+    codes: Codes
 
 
 class Artefact(_Form):
@@ -231,8 +282,8 @@ class Tool(_Form):
     dependencies: Annotated[dict[Word, Word], _OPEN]
 
 
-class Predicate(_Form):
-    """What was done for one request."""
+class _Predicate(_Form):
+    """What was done for one request, as far as all versions say the same."""
 
     request: Request
     batch: Batch
@@ -240,19 +291,31 @@ class Predicate(_Form):
     issued: Time
     outcome: Literal["unlearned", "retrained", "withdrawn", "denied", "no_match", "partial", "failed"]
     method: Method
-    rungs: Annotated[list[Rung], Field(max_length=256)] = []  # empty in receipts that are older than it
     recipe: HexDigest
     checkpoints: Checkpoints
     split: Split
     model: Model
     metrics: Metrics
-    reference: Reference | None
     thresholds: Values
-    verdict: Verdict
     derived_artefacts: Annotated[list[Artefact], Field(max_length=MAX_ITEMS)]
     tool: Tool
     limits: Annotated[list[Sentence], Field(min_length=1, max_length=MAX_ITEMS)]
     previous: HexDigest | None
+
+
+class PredicateV1(_Predicate):
+    """What was done for one request, in version 1."""
+
+    rungs: Annotated[list[Rung], Field(max_length=256)] = []  # empty in receipts that are older than it
+    reference: Reference | None
+    verdict: VerdictV1
+
+
+class Predicate(_Predicate):
+    """What was done for one request."""
+
+    rungs: Annotated[list[Rung], Field(min_length=1, max_length=256)]
+    verdict: Verdict
 
 
 def _distinct(files: list[File]) -> list[File]:
@@ -267,8 +330,8 @@ class Statement(_Form):
 
     type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
     subject: Annotated[list[File], Field(min_length=1, max_length=MAX_ITEMS), AfterValidator(_distinct)]
-    predicateType: Literal["urn:qmu-edge:erasure-receipt:v1"]
-    predicate: Predicate
+    predicateType: Literal["urn:qmu-edge:erasure-receipt:v1", "urn:qmu-edge:erasure-receipt:v2"]
+    predicate: Predicate | PredicateV1
 
     @classmethod
     def about(cls, files: Mapping[str, Sha256], predicate: Predicate) -> "Statement":
@@ -278,7 +341,7 @@ class Statement(_Form):
             ValidationError: There is no file, or a name or a digest is not allowed.
         """
         subject = [{"name": name, "digest": {"sha256": sha}} for name, sha in sorted(files.items())]
-        return cls.model_validate(
+        return StatementV2.model_validate(
             {
                 "_type": STATEMENT_TYPE,
                 "subject": subject,
@@ -300,8 +363,9 @@ class Statement(_Form):
         qmu_edge.errors.LedgerError: receipt.json: not a receipt: must be a JSON object, like {...}
         """
         document = parse_object(payload, f"{source}: not a receipt", LedgerError)
+        old = document.get("predicateType") == PREDICATE_TYPE_V1
         with refusing(source):
-            statement = cls.model_validate(document)
+            statement = (StatementV1 if old else StatementV2).model_validate(document)
         if canonical(document) != payload:
             raise LedgerError(
                 f"{source}: not a receipt: the JSON is not in RFC 8785 form: spaces, order or numbers differ"
@@ -327,6 +391,20 @@ class Statement(_Form):
         return {file.name: file.digest.sha256 for file in self.subject}
 
 
+class StatementV1(Statement):
+    """A statement whose predicate is of version 1."""
+
+    predicateType: Literal["urn:qmu-edge:erasure-receipt:v1"]
+    predicate: PredicateV1
+
+
+class StatementV2(Statement):
+    """A statement whose predicate is of version 2."""
+
+    predicateType: Literal["urn:qmu-edge:erasure-receipt:v2"]
+    predicate: Predicate
+
+
 @contextmanager
 def refusing(source: object) -> Iterator[None]:
     """Turn a ValidationError about a receipt's fields into a LedgerError of at most ten "path: why"."""
@@ -338,14 +416,14 @@ def refusing(source: object) -> Iterator[None]:
 
 
 def json_schema() -> dict[str, Any]:
-    """The published JSON Schema (draft 2020-12); `schemas/erasure-receipt.v1.json` is its text.
+    """The published JSON Schema (draft 2020-12); `schemas/erasure-receipt.v2.json` is its text.
 
     It cannot say that two files have two names; `Statement.parse` checks that.
     """
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": PREDICATE_TYPE,
-        **Statement.model_json_schema(by_alias=True),
+        **StatementV2.model_json_schema(by_alias=True),
         "title": "qmu-edge erasure receipt (in-toto Statement)",
     }
 

@@ -8,7 +8,7 @@ from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.files import file_digest
 from qmu_edge.receipt.envelope import key_name
 from qmu_edge.receipt.receipt import loads, signer
-from qmu_edge.receipt.statement import Verdict
+from qmu_edge.receipt.statement import EvaluationResult, Verdict, VerdictV1
 
 Finding = tuple[bool, str]  # whether it holds, and the line that says so
 
@@ -87,14 +87,37 @@ def _verify_reported(digest: str, stated: Mapping[str, Sha256]) -> Finding:
     return False, f"SHA-256 {digest} is none of {', '.join(f'{n} {s}' for n, s in stated.items())}"
 
 
-def _verify_verdict(verdict: Verdict) -> Finding:
+def _verify_verdict(verdict: Verdict | VerdictV1) -> Finding:
     """Whether the verdict is what its own numbers say."""
-    checks = verdict.checks
-    met = [c.value is not None and c.value <= c.allowed + 1e-12 for c in checks]
-    if [c.passed for c in checks] != met or verdict.passed != (bool(met) and all(met)):
+    if isinstance(verdict, VerdictV1):
+        met = [c.value is not None and c.value <= c.allowed + 1e-12 for c in verdict.checks]
+        right = [c.passed for c in verdict.checks] == met and verdict.passed == (bool(met) and all(met))
+        word, count = _word(verdict.passed), len(met)
+    else:
+        met = [_is_met(result) for result in verdict.results]
+        right = [r.passed for r in verdict.results] == met and verdict.passed == _passes(verdict, met)
+        word, count = f"{verdict.answer.replace('_', ' ')}, {_word(verdict.passed)}", len(met)
+    if not right:
         return False, "verdict: not what its values and limits say"
-    word = "passed" if verdict.passed else "not passed"
-    return True, f"verdict: {word}, as its {len(checks)} values and limits say"
+    return True, f"verdict: {word}, as its {count} values and limits say"
+
+
+def _word(passed: bool) -> str:
+    return "passed" if passed else "not passed"
+
+
+def _is_met(result: EvaluationResult) -> bool:
+    found = getattr(result, result.bound)
+    return found is not None and found <= result.threshold + 1e-12
+
+
+def _passes(verdict: Verdict, met: Sequence[bool]) -> bool:
+    """Where nothing could be measured, the policy may release all the same: then accuracy alone counts."""
+    judged = [m for r, m in zip(verdict.results, met, strict=True) if r.metric != "residual"]
+    if verdict.answer == "not_measurable":
+        return verdict.passed and all(judged)
+    changed = verdict.codes.changed > 0 or verdict.answer == "retrained"
+    return verdict.answer in ("forgotten", "retrained") and all(met) and changed
 
 
 def _verify_links(expected: Sha256 | None, previous: Sequence[bytes]) -> Iterator[Finding]:

@@ -9,8 +9,9 @@ import re
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ MAX_BYTES: Final = 16 * 2**30
 MAX_MEMBERS: Final = 64
 MAX_RATIO: Final = 100  # unpacked to packed; images stay below 10, a bomb reaches 1000
 MAX_HEADER: Final = 10 + 2**16  # magic, version and length; then so much text at most
+_NUMBERS: Final = ("networks", "intraclass", "flip")
 SMALL_BYTES: Final = 2**26  # so much may be unpacked from a file of any size
 _HEADER: Final = re.compile(
     rb"\{'descr': '[<>|][uif](?P<bytes>\d)', 'fortran_order': (True|False), "
@@ -81,11 +83,35 @@ def read_npy(path: Path, *, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
         return array
 
 
-def read_sets(path: Path) -> dict[SetName, Labelled]:
-    """Read `forget_images`, `forget_labels`, `retain_...`, `test_...` and `validation_...`.
+@dataclass(frozen=True, slots=True, eq=False)
+class MeasuredSets:
+    """Sets to measure a file on, with what a verdict needs beside the files.
+
+    Attributes:
+        sets: Images and labels.
+        references: Mean score of each image under networks that never saw it, float (n,), by set.
+        people: Whose each image is, as numbers (n,), by set.
+        networks: Fewest networks behind a mean in `references`.
+        intraclass: Correlation of one person's images, see `qmu_edge.verify.residual`.
+        flip: Whether scores are means over an image and its mirror image.
+    """
+
+    sets: Mapping[SetName, Labelled]
+    references: Mapping[SetName, NDArray[Any]] = field(default_factory=dict)
+    people: Mapping[SetName, NDArray[Any]] = field(default_factory=dict)
+    networks: int = 0
+    intraclass: float = 0.0
+    flip: bool = False
+
+
+def read_sets(path: Path) -> MeasuredSets:
+    """Read `forget_images`, `forget_labels`, and likewise `retain_`, `test_`, `validation_`.
+
+    Each set may have `..._references` and `..._people`; with references the file also holds the numbers
+    `networks`, `intraclass` and `flip`.
 
     Returns:
-        The sets that the file holds, as `evaluate` takes them; shapes and types are not looked at here.
+        The sets that the file holds; shapes and types of images are not looked at here.
 
     Raises:
         ConfigError: Images without labels, other arrays, no set at all.
@@ -94,9 +120,38 @@ def read_sets(path: Path) -> dict[SetName, Labelled]:
     arrays = read_npz(path)
     allowed = {f"{name}_{what}" for name in SetName for what in ("images", "labels")}
     names = [name for name in SetName if f"{name}_images" in arrays and f"{name}_labels" in arrays]
-    if not names or len(arrays) != 2 * len(names):
+    more = {f"{name}_{what}" for name in names for what in ("references", "people")} | {*_NUMBERS}
+    if not names or len(arrays.keys() - more) != 2 * len(names):
         raise ConfigError(f"{path}: holds {sorted(arrays)}; allowed pairs of {sorted(allowed)}")
-    return {name: Labelled(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in names}
+    sets = {name: Labelled(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in names}
+    numbers = {key: _number(arrays[key], key, path) for key in _NUMBERS if key in arrays}
+    return MeasuredSets(
+        sets,
+        _vectors(arrays, sets, "references", "f", path),
+        _vectors(arrays, sets, "people", "iu", path),
+        networks=int(numbers.get("networks", 0)),
+        intraclass=min(1.0, max(0.0, numbers.get("intraclass", 0.0))),
+        flip=bool(numbers.get("flip", 0)),
+    )
+
+
+def _vectors(
+    arrays: Mapping[str, NDArray[Any]], sets: Mapping[SetName, Labelled], what: str, kinds: str, path: Path
+) -> dict[SetName, NDArray[Any]]:
+    """One value for each image of the sets that have this array."""
+    found = {name: arrays[f"{name}_{what}"] for name in sets if f"{name}_{what}" in arrays}
+    for name, values in found.items():
+        if values.dtype.kind not in kinds or values.shape != sets[name].labels.shape:
+            raise ConfigError(
+                f"{path}: {name}_{what} is {values.dtype} {values.shape}; allowed one per image"
+            )
+    return found
+
+
+def _number(array: NDArray[Any], key: str, path: Path) -> float:
+    if array.shape != () or not np.isfinite(array):
+        raise ConfigError(f"{path}: {key} is {array.dtype} {array.shape}; allowed one number")
+    return float(array)
 
 
 def read_golden(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:

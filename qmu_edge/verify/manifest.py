@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import Sha256
@@ -32,6 +32,7 @@ RECEIPT: Final = "receipt.json"
 GOLDEN: Final = ("golden_images.npy", "golden_logits.npy")
 MAX_FILES: Final = 64
 MAX_BYTES: Final = 2**31 - 1  # of one file
+RETIRED: Final = frozenset({"max_fa_gap", "max_mia_auc_gap"})
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 
 
@@ -64,6 +65,11 @@ class Manifest:
     thresholds: Mapping[str, float | None]
     key: str
     type: str = TYPE
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """The thresholds that still mean something; bundles up to version 0.1 name others too."""
+        return {name: value for name, value in self.thresholds.items() if name not in RETIRED}
 
     def to_bytes(self) -> bytes:
         """The file: the same bytes for the same manifest."""
@@ -101,8 +107,10 @@ class Manifest:
         for name in (self.model, *GOLDEN):
             if name not in self.files:
                 return f"{name[:100]!r} is not among its files"
-        limits = {field.name for field in fields(Thresholds)}
+        limits = {field.name for field in fields(Thresholds)} | RETIRED
         shares = [self.min_agreement, *(v for v in self.thresholds.values() if v is not None)]
         if not self.thresholds.keys() <= limits or not all(0 <= share <= 1 for share in shares):
             return "a threshold is unknown or no fraction"
+        if self.thresholds.get("max_residual", 0) is None:
+            return "max_residual is no fraction"
         return ""

@@ -112,11 +112,11 @@ def views(images: NDArray[np.uint8], *, flip: bool) -> list[NDArray[np.uint8]]:
     return [images, np.ascontiguousarray(images[..., ::-1])] if flip else [images]
 
 
-def mean_score(views: Sequence[NDArray[Any]], labels: NDArray[Any]) -> Values:
+def mean_score(views: Sequence[NDArray[Any]], labels: NDArray[Any]) -> NDArray[np.float64]:
     """The mean scaled confidence over views of the same images.
 
     Args:
-        views: Logits (n, k) of each view: of the images as they are, and mirrored where training mirrors them.
+        views: Logits (n, k) of each view: of the images as they are, and mirrored where training does it.
         labels: Integers (n,).
 
     Raises:

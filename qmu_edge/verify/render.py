@@ -5,7 +5,7 @@ from dataclasses import asdict
 from xml.etree import ElementTree
 
 from qmu_edge.verify.evaluation import Evaluation
-from qmu_edge.verify.verdict import Check
+from qmu_edge.verify.verdict import Bound, Check
 from qmu_edge.verify.verification import BundleReport, Verification
 
 
@@ -25,6 +25,8 @@ def table(found: Verification) -> str:
         lines += _bundle_lines(found.bundle)
     if found.verdict:
         lines += map(_check_line, found.verdict.checks)
+        lines.append(f"answer          {found.verdict.answer or 'none'}")
+        lines += [f"                {found.verdict.why}"] if found.verdict.why else []
     return "\n".join([*lines, f"passed          {'yes' if found.passed else 'no'}"])
 
 
@@ -49,7 +51,11 @@ def _bundle_lines(bundle: BundleReport) -> Iterator[str]:
 
 def _check_line(check: Check) -> str:
     value = "not measured" if check.value is None else f"{check.value:.4f}"
-    return f"{check.name:15} {value}, allowed {check.allowed:.4f}: {'ok' if check.passed else 'FAILED'}"
+    if check.bound is not Bound.VALUE:
+        ends = ("?" if end is None else f"{end:.4f}" for end in (check.low, check.high))
+        value += f" ({' to '.join(ends)})"
+    word = "too few images to tell" if check.undecided else "ok" if check.passed else "FAILED"
+    return f"{check.name:15} {value}, allowed {check.allowed:.4f}: {word}"
 
 
 def junit(found: Verification) -> str:

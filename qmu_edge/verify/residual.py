@@ -1,16 +1,16 @@
 """How much of what the original knew of some images does another file still know?
 
 `rho` is a share: 1 for the original itself, 0 for a network that never saw the images. The score of an image
-is its scaled confidence. What an image is worth to a network that never saw it (easy or hard, of this class or
-that) is predicted from *references*, small networks that did not see it, by a regression on images that no
-network was trained on. What is left of the score is the *excess*. T is the mean excess over the request's
-images, and rho = T(file) / T(original).
+is its scaled confidence. What a network that never saw it would give it (easy or hard, of this class or that)
+is predicted from *references*, small networks that did not see it, by a regression on images that no network
+was trained on. What is left of the score is the *excess*. T is the mean excess over the request's images, and
+rho = T(file) / T(original).
 
 Errors. Unseen images give the spread of the excess where nothing is known, retained ones where all is known;
-the wider of the two counts. A person's images are alike, so n of them say less than n images of n people: the
-intraclass correlation, which is measured on other people's images, turns n into an effective number. The
-interval is the set of all shares that the two means do not contradict (Fieller): it has no upper end where the
-original itself cannot be told from a network that never saw the images.
+the wider of the two counts. A person's images are alike, so n of them say less than n images of n people:
+the intraclass correlation, which is measured on other people's images, turns n into an effective number. The
+interval is the set of all shares that the two means do not contradict (Fieller): it has no upper end where
+the original itself cannot be told from a network that never saw the images.
 
 Source: mean excess over a user: Kandpal et al., arXiv:2310.09266. Calibration by references: Watson et al.,
     arXiv:2111.08440. Between original and references: arXiv:2506.06112. Interval: Fieller, JRSS B 16 (1954).
@@ -35,7 +35,9 @@ Values = NDArray[np.float64]
 
 LEAST_UNSEEN: Final = 30  # fewer unseen images say nothing about the spread
 LEAST_REFERENCES: Final = 2
-_CLASS_PRIOR: Final = 5.0  # a class is taken for as easy as all others until so many unseen images say otherwise
+_CLASS_PRIOR: Final = (
+    5.0  # a class is taken for as easy as all others until so many unseen images say otherwise
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -67,7 +69,7 @@ class Compared:
         return Compared(**{k: v[chosen] if isinstance(v, np.ndarray) else v for k, v in parts.items()})
 
 
-class Of(StrEnum):
+class Scope(StrEnum):
     """What a residual is about: samples whose classes stay, or whole classes."""
 
     SAMPLES = "samples"
@@ -79,19 +81,19 @@ class Residual:
     """What is left, as a share of what the original knew, with an interval: 5 % lie beyond either end.
 
     Attributes:
-        of: Samples or classes.
+        scope: Samples or classes.
         value: rho; None where the original knows nothing that could be left.
         low, high: Ends of the interval; None where it has no end on that side.
         n: Images.
         effective: So many images of as many people would say as much.
         references: Networks that never saw an image, for the image that has fewest.
         excess_before, excess: T of the original and of the file, in log-odds; of classes the accuracies.
-        detected: Whether the original is told from a network that never saw the images, at a false alarm of 5 %.
+        detected: Whether the original is told from a network without the images, at a false alarm of 5 %.
         present: The same for the file.
         power: How often a full trace of so many typical training images would be detected.
     """
 
-    of: Of
+    scope: Scope
     value: float | None
     low: float | None
     high: float | None
@@ -179,7 +181,7 @@ def samples_residual(
     low, high = _interval(t_file, t_before, covariances, base)
     noise = [math.sqrt(base.variance(covariances[0][i, i], covariances[0][i, i])) for i in (0, 1)]
     return Residual(
-        of=Of.SAMPLES, value=t_file / t_before if t_before > 0 else None, low=low, high=high,
+        scope=Scope.SAMPLES, value=t_file / t_before if t_before > 0 else None, low=low, high=high,
         n=len(forget.labels), effective=n, references=references, excess_before=t_before, excess=t_file,
         detected=t_before > Z_ONE_SIDED * noise[1], present=t_file > Z_ONE_SIDED * noise[0],
         power=known.power(n),
@@ -201,7 +203,7 @@ def classes_residual(forget: Compared) -> Residual:
     (low, high), (low_before, high_before) = (binomial_interval(k, n, Z_ONE_SIDED) for k in hits)
     chance = 1 / forget.classes
     return Residual(
-        of=Of.CLASSES, value=hits[0] / hits[1] if hits[1] else None,
+        scope=Scope.CLASSES, value=hits[0] / hits[1] if hits[1] else None,
         low=low / high_before, high=high / low_before if low_before > 0 else None,
         n=n, effective=float(n), references=0, excess_before=hits[1] / n, excess=hits[0] / n,
         detected=low_before > chance, present=low > chance, power=float(low_before > chance),
@@ -264,11 +266,14 @@ def intraclass(values: Values, groups: NDArray[Any]) -> float:
     return min(1.0, max(0.0, shared / (shared + within))) if shared + within > 0 else 0.0
 
 
-def ratio_interval(a: float, b: float, covariance: NDArray[Any], z: float) -> tuple[float | None, float | None]:
+def ratio_interval(
+    a: float, b: float, covariance: NDArray[Any], z: float
+) -> tuple[float | None, float | None]:
     """All ratios a / b that two normal estimates do not contradict; None where there is no end.
 
     Args:
-        a, b: The estimates.
+        a: One estimate.
+        b: The other.
         covariance: Of the two (2, 2).
         z: So many deviations.
 

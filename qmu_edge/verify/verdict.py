@@ -1,4 +1,4 @@
-"""The verdict on an exported file: what it still knows of the forgotten images, and whether it is still as good.
+"""The verdict on an exported file: what it still knows of the forgotten images, and whether it is as good.
 
 The answer says what is known about the rest of the data's influence, see `qmu_edge.verify.residual`:
 
@@ -38,7 +38,9 @@ from qmu_edge.verify.residual import (
 
 UNCHANGED: Final = "unchanged_codes"
 RESIDUAL: Final = "residual"
-FAR_BELOW: Final = 0.1  # so much less accurate than on unseen images is over-forgotten, where it is significant
+FAR_BELOW: Final = (
+    0.1  # so much less accurate than on unseen images is over-forgotten, where it is significant
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +129,7 @@ class Terms:
         classes: Labels of the classes that are forgotten whole.
         references: Fewest networks that never saw an image, behind the means in the sets.
         intraclass: Correlation of one person's images, see `qmu_edge.verify.residual.intraclass`.
-        release_unmeasurable: Release a file of which nothing can be said, because of the original nothing could.
+        release_unmeasurable: Release a file where of the original nothing could be said either.
     """
 
     thresholds: Thresholds = Thresholds()
@@ -138,9 +140,7 @@ class Terms:
     release_unmeasurable: bool = False
 
 
-def judge(
-    sets: Mapping[SetName, Compared], terms: Terms, *, codes: CodesChanged | None = None
-) -> Verdict:
+def judge(sets: Mapping[SetName, Compared], terms: Terms, *, codes: CodesChanged | None = None) -> Verdict:
     """Judge a file by what it does on sets of images.
 
     Args:
@@ -197,7 +197,8 @@ def paired_drop(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> tuple[fl
     """How much accuracy is lost on the same images, with 5 % on either side of the interval.
 
     Args:
-        before, after: Which images (n,) are recognised.
+        before: Which images (n,) are recognised before.
+        after: And after.
 
     >>> before, after = np.array([True] * 8 + [False] * 8), np.array([True] * 4 + [False] * 12)
     >>> [round(value, 3) for value in paired_drop(before, after)]
@@ -263,12 +264,12 @@ def _unmeasurable(
         return "there are no retained images to compare with"
     if unseen is None or len(unseen.labels) < LEAST_UNSEEN:
         found = 0 if unseen is None else len(unseen.labels)
-        return f"there are {found} unseen images (test, or else validation), at least {LEAST_UNSEEN} are needed"
+        return f"{found} unseen images (test, or else validation), at least {LEAST_UNSEEN} are needed"
     return ""
 
 
 def _far_below(forget: Compared, unseen: Compared, effective: float) -> bool:
-    """Whether the accuracy on the forgotten is significantly far below that on unseen images of their classes."""
+    """Whether the forgotten are recognised far less often than unseen images of their classes."""
     by_class = [unseen.right[unseen.labels == k] for k in range(forget.classes)]
     shares = np.array([c.mean() if c.size else unseen.right.mean() for c in by_class])
     expected, found = float(shares[forget.labels].mean()), float(forget.right.mean())
@@ -286,9 +287,7 @@ def _drop(name: str, of: Compared | None, most: float) -> Check | None:
 
 def _left(residual: Residual, most: float) -> Check:
     passed = residual.high is not None and residual.high <= most
-    return Check(
-        RESIDUAL, residual.value, most, passed, residual.low, residual.high, Bound.HIGH, residual.n
-    )
+    return Check(RESIDUAL, residual.value, most, passed, residual.low, residual.high, Bound.HIGH, residual.n)
 
 
 def _changed(codes: CodesChanged) -> Check:

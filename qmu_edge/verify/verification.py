@@ -3,19 +3,27 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
 from qmu_edge.verify import bundle
-from qmu_edge.verify.arrays import read_golden, read_sets
-from qmu_edge.verify.evaluation import Evaluation, Labelled, SetName, evaluate
+from qmu_edge.verify.arrays import MeasuredSets, read_golden, read_sets
+from qmu_edge.verify.codes_changed import codes_changed
+from qmu_edge.verify.evaluation import Evaluation, SetName, evaluate
 from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
+from qmu_edge.verify.metrics import require_labels
+from qmu_edge.verify.mia import mean_score, views
 from qmu_edge.verify.onnx.graph import Dialect, OnnxFile
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.parity import Parity, compare, require_parity
 from qmu_edge.verify.performance import Latency, latency, peak_mebibytes
+from qmu_edge.verify.residual import Compared
 from qmu_edge.verify.session import OrtRunner
-from qmu_edge.verify.verdict import Thresholds, Verdict, forgotten_class, from_retrained, held_out, judge
+from qmu_edge.verify.verdict import Terms, Thresholds, Verdict, judge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +34,8 @@ class Options:
         data: An `.npz` file with the sets to measure it on, see `read_sets`; None for no evaluation.
         golden: An `.npz` file with inputs and the logits to expect, see `read_golden`.
         min_golden: Fewest golden inputs that say anything.
-        before: The file before unlearning, whose TA and RA are to be kept.
-        retrained: A file retrained without the data, as reference.
-        forgotten_class: Expect FA 0; only without `retrained`.
+        before: The file before unlearning: what it knew, and its TA and RA, are compared with.
+        forgotten_class: The forget set is whole classes.
         threads: Of onnxruntime.
         optimization: Of onnxruntime, see `OrtRunner`.
         thresholds: Of the verdict.
@@ -38,7 +45,6 @@ class Options:
     golden: Path | None = None
     min_golden: int = 1000
     before: Path | None = None
-    retrained: Path | None = None
     forgotten_class: bool = False
     threads: int = 1
     optimization: str = "all"
@@ -157,7 +163,7 @@ def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Veri
         QmuEdgeError: Any deliberate error but a threshold that is missed.
     """
     with bundle.opened(path, key) as opened:
-        thresholds = replace(options.thresholds, **opened.manifest.thresholds)
+        thresholds = replace(options.thresholds, **opened.manifest.limits)
         found = verify_file(opened.model, replace(options, thresholds=thresholds))
         runner = _runner(opened.model, options)
         images, logits = bundle.golden(opened.folder)
@@ -174,25 +180,37 @@ def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Veri
         return replace(found, file=opened.manifest.model, parity=parity, bundle=about)
 
 
-def _judge(
-    runner: OrtRunner, sets: Mapping[SetName, Labelled], options: Options
-) -> tuple[Evaluation, Verdict]:
-    evaluation, _ = evaluate(runner, sets)
-    before = _evaluation_of(options.before, sets, options)
-    retrained = _evaluation_of(options.retrained, sets, options)
-    if retrained:
-        reference = from_retrained(retrained)
-    elif options.forgotten_class:
-        reference = forgotten_class(before)
-    else:
-        reference = held_out(evaluation, before)
-    return evaluation, judge(evaluation, reference, options.thresholds, before)
+def _judge(runner: OrtRunner, data: MeasuredSets, options: Options) -> tuple[Evaluation, Verdict | None]:
+    """The evaluation, and the verdict as far as the data allow one; None where nothing can be compared."""
+    evaluation, logits = evaluate(runner, data.sets)
+    if options.before is None:
+        return evaluation, None
+    original = _runner(options.before, options)
+    codes = codes_changed(read(options.before), read(runner.path))
+    sets = {}
+    for name, (images, labels) in data.sets.items():
+        shown = views(images, flip=data.flip)
+        (right, score), (right_before, score_before) = (
+            _seen([file.logits(view) for view in shown], labels) for file in (runner, original)
+        )
+        sets[name] = Compared(
+            labels=labels, classes=logits[name].shape[1], right=right, score=score,
+            right_before=right_before, score_before=score_before,
+            references=data.references.get(name), people=data.people.get(name),
+        )  # fmt: skip
+    forget = data.sets.get(SetName.FORGET)
+    classes = np.unique(forget.labels) if forget is not None and options.forgotten_class else ()
+    terms = Terms(
+        thresholds=options.thresholds, classes=tuple(int(k) for k in classes),
+        references=data.networks, intraclass=data.intraclass,
+    )  # fmt: skip
+    return evaluation, judge(sets, terms, codes=codes)
 
 
-def _evaluation_of(
-    path: Path | None, sets: Mapping[SetName, Labelled], options: Options
-) -> Evaluation | None:
-    return None if path is None else evaluate(_runner(path, options), sets)[0]
+def _seen(logits: list[NDArray[Any]], labels: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Which images a file recognises, and their scores, from the logits of each view."""
+    require_labels(logits[0], labels)
+    return logits[0].argmax(axis=1) == labels, mean_score(logits, labels)
 
 
 def _runner(path: Path, options: Options) -> OrtRunner:

@@ -1,0 +1,88 @@
+"""What a verdict on a request could show, before any work is done for it."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from qmu_edge.data.shards import owners
+from qmu_edge.project.results import Results
+from qmu_edge.project.samples import ProjectSamples
+from qmu_edge.recipe import Recipe
+from qmu_edge.request.split import EmptiedClasses, Split
+from qmu_edge.verify.residual import Sensitivity, effective_number
+
+# A method that costs a fifth of retraining is worth trying where it can be shown to have worked that often.
+WORTH_TRYING: Final = 0.2
+NUMBERS: Final = (1, 5, 20, 100, 500)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreseen:
+    """What a test of so many images can show.
+
+    Attributes:
+        images: To be forgotten, of classes that stay.
+        effective: So many images of as many people would say as much.
+        references: Networks that never saw an image; 0 where there are none.
+        detects: How often a full trace is detected.
+        proves: How often a network that never saw the images is shown to know at most `most` of a trace.
+        most: The policy's `max_residual`.
+    """
+
+    images: int
+    effective: float
+    references: int
+    detects: float
+    proves: float
+    most: float
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether nothing but retraining is likely to be released."""
+        return self.proves < WORTH_TRYING
+
+    def __str__(self) -> str:
+        """In words.
+
+        >>> print(Foreseen(images=12, effective=12.0, references=4, detects=0.62, proves=0.08, most=0.25))
+        12 images and 4 references: detects a full trace with 62 %, proves at most 25 % left with 8 %
+        """
+        if self.references == 0:
+            return "no networks that never saw the images: qmu-edge references build trains them"
+        detects, most, proves = (f"{100 * share:.0f} %" for share in (self.detects, self.most, self.proves))
+        return (
+            f"{self.images} images and {self.references} references: detects a full trace with {detects}, "
+            f"proves at most {most} left with {proves}"
+        )
+
+
+def by_number(known: Sensitivity, most: float) -> dict[str, Any]:
+    """How often a test detects a full trace, and proves that at most `most` is left, by number of images."""
+    return {
+        "networks": known.references,
+        "detects": {str(n): round(known.power(float(n)), 4) for n in NUMBERS},
+        "proves": {str(n): round(known.proof(float(n), most), 4) for n in NUMBERS},
+    }
+
+
+def foresee(
+    results: Results, samples: ProjectSamples, recipe: Recipe, split: Split, emptied: EmptiedClasses
+) -> Foreseen | None:
+    """What a verdict on this split could show; None where it is not known, or does not depend on references.
+
+    Whole classes need no references, and those of one request are not trained yet.
+    """
+    index, most = samples.index, recipe.policy.max_residual
+    left = split.forget[~np.isin(index.labels[split.forget], emptied.classes)]
+    if not len(left) or recipe.references.trained == "per_request":
+        return None
+    known = results.sensitivity() if recipe.references.trained == "once" else None
+    n = len(left)
+    if known is None:
+        return Foreseen(images=n, effective=0.0, references=0, detects=0.0, proves=0.0, most=most)
+    effective = effective_number(owners(index)[left], known.intraclass)
+    return Foreseen(
+        images=n, effective=effective, references=known.references, detects=known.power(effective),
+        proves=known.proof(effective, most), most=most,
+    )  # fmt: skip
