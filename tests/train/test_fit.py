@@ -42,7 +42,7 @@ def _same(a: nn.Module, b: nn.Module) -> bool:
 
 def test_toy_problem_is_learned(toy: Toy) -> None:
     samples, strangers = toy(48), toy(30, seed=1)
-    recipe = RECIPE.model_copy(update={"epochs": 6})
+    recipe = RECIPE.model_copy(update={"epochs": 12})
     model = _fit(samples, recipe)
     assert not model.training
     assert accuracy(model, samples) > 0.9
