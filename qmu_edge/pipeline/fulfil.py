@@ -18,7 +18,7 @@ from qmu_edge.io.plain import to_json
 from qmu_edge.pipeline.ladder import Climb, Effort, climb
 from qmu_edge.pipeline.make_receipt import FulfilledRun, make_receipt, require_impersonal
 from qmu_edge.pipeline.networks import Networks
-from qmu_edge.pipeline.references import build_references
+from qmu_edge.pipeline.references import Bank
 from qmu_edge.pipeline.unlearn_run import fulfilled_steps, plain
 from qmu_edge.project.checklist import checklists
 from qmu_edge.project.history import History
@@ -134,7 +134,7 @@ def _fulfil(project: Project, batch: Sequence[RequestRow], effort: Effort) -> Se
     _bar(ledger, samples, batch, claims)
     climbed = climb(project, batch, planned.split, planned.rungs, effort)
     if project.recipe.references.trained == "once" and project.results.bank(0) is not None:
-        build_references(project, effort.device)  # the one that knew them is trained again before the receipt
+        Bank.of(project).build(effort.device)  # the one that knew them is trained again before the receipt
     _receipts(climbed, claims)
     return batch
 

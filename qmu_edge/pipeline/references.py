@@ -12,7 +12,8 @@ the assignment would change when people are deleted.
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -21,22 +22,29 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from qmu_edge.data.index import SampleSplit
+from qmu_edge.data.index import SampleIndex, SampleSplit
 from qmu_edge.data.shards import lookalikes, owners, shards
 from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import Sha256, sha256_of
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
 from qmu_edge.models.layers import Shape
 from qmu_edge.pipeline.inputs import samples_of
 from qmu_edge.pipeline.networks import Networks
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import ReferenceNote
-from qmu_edge.recipe import ModelRecipe, Recipe
+from qmu_edge.project.results import Results
+from qmu_edge.project.samples import ProjectSamples
+from qmu_edge.recipe import ModelRecipe, Recipe, TrainRecipe
 from qmu_edge.runtime.memory import within_memory
+from qmu_edge.store.objects import ObjectStore
 from qmu_edge.train.batches import Augment
 from qmu_edge.train.fit import fit
 from qmu_edge.verify.mia import mean_score, views
 from qmu_edge.verify.residual import calibration, intraclass
+
+Positions = NDArray[np.int64]
+Values = NDArray[np.float64]
 
 SEED: Final = 1000  # added to the training's, and the number of the shard
 _LEAST_PEOPLE: Final = 8  # fewer people with several images do not tell how alike one's images are
@@ -95,74 +103,160 @@ class Expected:
     intraclass: float
 
 
-def build_references(project: Project, device: torch.device) -> dict[str, Any]:
-    """Train the references that are missing, altered, or know somebody who was deleted since.
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """The references of a project.
 
-    Returns:
-        How many there are, and how many of them were trained now.
+    Attributes:
+        samples, results, store, recipe, networks, progress: Of the project, which is locked where anything
+            is trained.
+        work: Folder for the state of an unfinished training.
     """
-    assigned = _assigned(project)
-    trainable = project.samples.trainable()
-    trained = 0
-    for shard in range(project.recipe.references.count):
-        chosen = trainable[assigned[trainable] == shard]
-        name = _name(project, shard, chosen)
-        known = project.results.bank(shard)
-        if known is not None and known.made_of == name and _readable(project, known.scores):
-            continue
-        everybody = np.flatnonzero(~project.samples.barred())
-        made = _trained(project, device, shard, chosen, everybody, name)
-        note = ReferenceNote(made_of=name, scores=project.store.put_bytes(made.to_bytes()))
-        project.results.note_bank(shard, note)
-        trained += 1
-    return {"references": project.recipe.references.count, "trained": trained}
+
+    samples: ProjectSamples
+    results: Results
+    store: ObjectStore
+    recipe: Recipe
+    networks: Networks
+    work: Path
+    progress: Progress
+
+    @classmethod
+    def of(cls, project: Project) -> "Bank":
+        """Those of a project."""
+        return cls(
+            project.samples, project.results, project.store, project.recipe, Networks.of(project),
+            project.folder / "work", project.progress,
+        )  # fmt: skip
+
+    def build(self, device: torch.device) -> dict[str, int]:
+        """Train the references that are missing, altered, or know somebody who was deleted since.
+
+        Returns:
+            How many there are, and how many of them were trained now.
+        """
+        assigned, trainable, trained = self._assigned(), self.samples.trainable(), 0
+        for shard in range(self.recipe.references.count):
+            chosen = trainable[assigned[trainable] == shard]
+            name, known = self._name(shard, chosen), self.results.bank(shard)
+            if known is not None and known.made_of == name and self._readable(known.scores):
+                continue
+            everybody = np.flatnonzero(~self.samples.barred())
+            self.results.note_bank(shard, self._made(name, shard, chosen, everybody, device))
+            trained += 1
+        return {"references": self.recipe.references.count, "trained": trained}
+
+    def for_request(
+        self, split: str, retain: Positions, scored: Positions, device: torch.device
+    ) -> list[Reference]:
+        """References of one request, trained on nothing that it names; found again after a kill.
+
+        Args:
+            split: Digest of the request's sets.
+            retain: What may be trained on (m,).
+            scored: What to score (s,), the request's images too.
+            device: Where to train.
+        """
+        assigned, found = self._assigned(), []
+        for shard in range(self.recipe.references.count):
+            key = f"{split}:{shard}"
+            known = self.results.reference(key)
+            if known is None:
+                chosen = retain[assigned[retain] == shard]
+                known = self._made(self._name(shard, chosen), shard, chosen, scored, device)
+                self.results.note_reference(key, known)
+            found.append(self._read(known.scores))
+        return found
+
+    def usable(self, besides: Collection[str] = ()) -> list[Reference]:
+        """The stored references that know nobody who was deleted; by the requests `besides` is no matter.
+
+        Raises:
+            IntegrityError: One is missing or altered: `build` makes it anew.
+        """
+        barred = self.samples.barred(besides=besides)
+        notes = (self.results.bank(shard) for shard in range(self.recipe.references.count))
+        found = [self._read(note.scores) for note in notes if note is not None]
+        good = [one for one in found if not (one.members & barred).any()]
+        if len(good) < len(found):
+            self.progress.note(
+                f"{len(found) - len(good)} of {len(found)} references know somebody who was deleted and "
+                "are not used: qmu-edge references build trains them again"
+            )
+        return good
+
+    def _made(
+        self, name: Sha256, shard: int, chosen: Positions, scored: Positions, device: torch.device
+    ) -> ReferenceNote:
+        """Train one network on the samples `chosen` (m,), and score the others among `scored` (s,)."""
+        index, references = self.samples.index, self.recipe.references
+        members = lookalikes(index, chosen)
+        scores = np.full(len(members), np.nan, np.float32)
+        others = scored[~members[scored]]
+        if len(chosen) and len(others):
+            label = f"reference {shard + 1} of {references.count}"
+            state = self.work / f"reference-{name[:16]}.safetensors"
+            with within_memory("[train] batch", self.recipe.train.batch):
+                model = self._trained(shard, chosen, device, label, state)
+                scores[others] = self._scores(model, others, device)
+        made = Reference(members, scores)
+        return ReferenceNote(made_of=name, scores=self.store.put_bytes(made.to_bytes()))
+
+    def _trained(
+        self, shard: int, chosen: Positions, device: torch.device, label: str, state: Path
+    ) -> torch.nn.Module:
+        data, samples, train = self.recipe.data, self.samples, reference_training(self.recipe, shard)
+        shape = Shape(
+            channels=samples.images.shape[1], classes=len(samples.index.class_names),
+            mean=data.mean, std=data.std,
+        )  # fmt: skip
+        model = build(float_twin(self.recipe), shape, train.seed, self.networks.factory).to(device)
+        return fit(
+            model, samples_of(samples, data, device, chosen, "reference"), train,
+            Augment(data.pad, data.flip), progress=self.progress, label=label, resume=state,
+        )  # fmt: skip
+
+    def _scores(self, model: torch.nn.Module, positions: Positions, device: torch.device) -> Values:
+        """What a network thinks of samples (s,), on average over their views."""
+        images, labels, found = self.samples.images, self.samples.index.labels, []
+        model.eval()
+        for start in range(0, len(positions), _BATCH):
+            batch = positions[start : start + _BATCH]
+            shown = views(images[batch], flip=self.recipe.data.flip)
+            found.append(mean_score([_logits(model, view, device) for view in shown], labels[batch]))
+        return np.concatenate(found)
+
+    def _assigned(self) -> Positions:
+        """The shard of each sample (n,), drawn the first time and then kept."""
+        index, count = self.samples.index, self.recipe.references.count
+        known = self.results.shards(count)
+        if known is not None:
+            found = np.frombuffer(self.store.get_bytes(known, limit=_MAX_BYTES), "<i8")
+            if len(found) != len(index.ids):
+                raise IntegrityError(f"the stored shards are of {len(found)} samples, not {len(index.ids)}")
+            return found
+        drawn = shards(index, count)
+        self.results.note_shards(count, self.store.put_bytes(drawn.astype("<i8").tobytes()))
+        return drawn
+
+    def _name(self, shard: int, chosen: Positions) -> Sha256:
+        """Digest of all that goes into one reference."""
+        recipe, index = self.recipe, self.samples.index
+        parts = (float_twin(recipe), reference_training(recipe, shard), recipe.data, index.digest())
+        return sha256_of("".join(map(str, parts)).encode() + chosen.astype("<i8").tobytes())
+
+    def _readable(self, digest: Sha256) -> bool:
+        try:
+            self._read(digest)
+        except IntegrityError:
+            return False
+        return True
+
+    def _read(self, digest: Sha256) -> Reference:
+        return Reference.parse(self.store.get_bytes(digest, limit=_MAX_BYTES), len(self.samples.index.ids))
 
 
-def for_request(
-    project: Project, split: str, retain: NDArray[np.int64], scored: NDArray[np.int64], device: torch.device
-) -> list[Reference]:
-    """References of one request, trained on nothing that it names; found again after a kill.
-
-    Args:
-        project: Locked.
-        split: Digest of the request's sets.
-        retain: What may be trained on (m,).
-        scored: What to score (s,), the request's images too.
-        device: Where to train.
-    """
-    assigned, found = _assigned(project), []
-    for shard in range(project.recipe.references.count):
-        key = f"{split}:{shard}"
-        known = project.results.reference(key)
-        if known is None:
-            chosen = retain[assigned[retain] == shard]
-            name = _name(project, shard, chosen)
-            made = _trained(project, device, shard, chosen, scored, name)
-            known = ReferenceNote(made_of=name, scores=project.store.put_bytes(made.to_bytes()))
-            project.results.note_reference(key, known)
-        found.append(_read(project, known.scores))
-    return found
-
-
-def bank(project: Project, besides: Collection[str] = ()) -> list[Reference]:
-    """The stored references that know nobody who was deleted; by the requests `besides` is no matter.
-
-    Raises:
-        IntegrityError: One is missing or altered: `build_references` makes it anew.
-    """
-    barred = project.samples.barred(besides=besides)
-    notes = (project.results.bank(shard) for shard in range(project.recipe.references.count))
-    found = [_read(project, note.scores) for note in notes if note is not None]
-    usable = [one for one in found if not (one.members & barred).any()]
-    if len(usable) < len(found):
-        project.progress.note(
-            f"{len(found) - len(usable)} of {len(found)} references know somebody who was deleted and "
-            "are not used: qmu-edge references build trains them again"
-        )
-    return usable
-
-
-def expected(project: Project, references: list[Reference]) -> Expected | None:
+def expected(index: SampleIndex, references: list[Reference]) -> Expected | None:
     """What references expect of every sample; None without any.
 
     Unseen samples are known to none of them. One is left out for each all the same, in turn: a mean of as
@@ -170,7 +264,6 @@ def expected(project: Project, references: list[Reference]) -> Expected | None:
     """
     if not references:
         return None
-    index = project.samples.index
     scores = np.stack([one.scores for one in references]).astype(np.float64)
     missing = np.stack([one.members for one in references]) | ~np.isfinite(scores)
     unseen = np.flatnonzero(~index.in_split(SampleSplit.TRAIN))
@@ -205,57 +298,7 @@ def _alike(
     return mean if several >= _LEAST_PEOPLE else max(mean, _ALIKE)
 
 
-def _trained(
-    project: Project, device: torch.device, shard: int, chosen: NDArray[np.int64],
-    scored: NDArray[np.int64], name: str,
-) -> Reference:  # fmt: skip
-    """Train one network on the samples `chosen` (m,), and score the others among `scored` (s,)."""
-    recipe, samples = project.recipe, project.samples
-    members = lookalikes(samples.index, chosen) if len(chosen) else np.zeros(len(samples.index.ids), np.bool_)
-    scores = np.full(len(members), np.nan, np.float32)
-    others = scored[~members[scored]]
-    if len(chosen) == 0 or len(others) == 0:
-        return Reference(members, scores)
-    seed = recipe.train.seed + SEED + shard
-    shape = Shape(
-        channels=samples.images.shape[1], classes=len(samples.index.class_names),
-        mean=recipe.data.mean, std=recipe.data.std,
-    )  # fmt: skip
-    model = build(_float_twin(recipe), shape, seed, Networks.of(project).factory).to(device)
-    with within_memory("[train] batch", recipe.train.batch):
-        fit(
-            model, samples_of(samples, recipe.data, device, chosen, "reference"),
-            recipe.train.model_copy(update={"seed": seed, "epochs": _epochs(recipe)}),
-            Augment(recipe.data.pad, recipe.data.flip), progress=project.progress,
-            label=f"reference {shard + 1} of {recipe.references.count}",
-            resume=project.folder / "work" / f"reference-{name[:16]}.safetensors",
-        )  # fmt: skip
-        scores[others] = _scores(project, model, device, others)
-    return Reference(members, scores)
-
-
-def _scores(
-    project: Project, model: torch.nn.Module, device: torch.device, positions: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """What a network thinks of samples (s,), on average over their views."""
-    images, labels = project.samples.images, project.samples.index.labels
-    model.eval()
-    found = []
-    for start in range(0, len(positions), _BATCH):
-        batch = positions[start : start + _BATCH]
-        shown = views(images[batch], flip=project.recipe.data.flip)
-        logits = [_logits(model, view, device) for view in shown]
-        found.append(mean_score(logits, labels[batch]))
-    return np.concatenate(found)
-
-
-def _logits(model: torch.nn.Module, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
-    with torch.inference_mode():
-        given = torch.from_numpy(np.ascontiguousarray(images)).to(device).float() / 255
-        return np.asarray(model(given).float().cpu().numpy())
-
-
-def _float_twin(recipe: Recipe) -> ModelRecipe:
+def float_twin(recipe: Recipe) -> ModelRecipe:
     """The recipe's network without quantizers: half the time, and as good a reference."""
     return recipe.model.model_copy(
         update={
@@ -265,38 +308,13 @@ def _float_twin(recipe: Recipe) -> ModelRecipe:
     )  # fmt: skip
 
 
-def _epochs(recipe: Recipe) -> int:
-    return recipe.references.epochs or recipe.train.epochs
+def reference_training(recipe: Recipe, shard: int) -> TrainRecipe:
+    """How the reference of a shard is trained: as the network, from other initial weights."""
+    epochs = recipe.references.epochs or recipe.train.epochs
+    return recipe.train.model_copy(update={"seed": recipe.train.seed + SEED + shard, "epochs": epochs})
 
 
-def _assigned(project: Project) -> NDArray[np.int64]:
-    """The shard of each sample (n,), drawn the first time and then kept."""
-    index, count = project.samples.index, project.recipe.references.count
-    known = project.results.shards(count)
-    if known is not None:
-        found = np.frombuffer(project.store.get_bytes(known), "<i8")
-        if len(found) != len(index.ids):
-            raise IntegrityError(f"the stored shards are of {len(found)} samples, not {len(index.ids)}")
-        return found
-    drawn = shards(index, count)
-    project.results.note_shards(count, project.store.put_bytes(drawn.astype("<i8").tobytes()))
-    return drawn
-
-
-def _name(project: Project, shard: int, chosen: NDArray[np.int64]) -> Sha256:
-    """Digest of all that goes into one reference."""
-    recipe, index = project.recipe, project.samples.index
-    identity = f"{_float_twin(recipe)}{recipe.train}{recipe.data}{recipe.references}{shard}{index.digest()}"
-    return sha256_of(identity.encode() + chosen.astype("<i8").tobytes())
-
-
-def _readable(project: Project, digest: Sha256) -> bool:
-    try:
-        _read(project, digest)
-    except IntegrityError:
-        return False
-    return True
-
-
-def _read(project: Project, digest: Sha256) -> Reference:
-    return Reference.parse(project.store.get_bytes(digest, limit=_MAX_BYTES), len(project.samples.index.ids))
+def _logits(model: torch.nn.Module, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        given = torch.from_numpy(np.ascontiguousarray(images)).to(device).float() / 255
+        return np.asarray(model(given).float().cpu().numpy())

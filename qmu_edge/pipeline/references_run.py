@@ -9,10 +9,12 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.export.targets import Format
 from qmu_edge.pipeline.evaluate import Positions
 from qmu_edge.pipeline.evidence import Evidence
-from qmu_edge.pipeline.references import bank, build_references, expected
+from qmu_edge.pipeline.references import Bank, expected
 from qmu_edge.pipeline.release import evaluate_release, make_release
 from qmu_edge.project.project import Project
+from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.queue.foreseen import by_number
+from qmu_edge.recipe import Recipe
 from qmu_edge.runtime.device import device_named
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.verify.evaluation import SetName
@@ -38,7 +40,7 @@ def prepare_references(project: Project, device_name: str) -> dict[str, Any]:
     Returns:
         How many references there are and how many were trained now, and what a test can see with them.
     """
-    built = build_references(project, device_named(device_name))
+    built = Bank.of(project).build(device_named(device_name))
     found = _sensitivity(project)
     project.results.note_sensitivity(found)
     shown = by_number(found, project.recipe.policy.max_residual) if found else {}
@@ -47,7 +49,8 @@ def prepare_references(project: Project, device_name: str) -> dict[str, Any]:
 
 def _sensitivity(project: Project) -> Sensitivity | None:
     """Of tests of the current network; None where there is too little to compare with."""
-    known, positions = expected(project, bank(project)), _positions(project)
+    index, recipe = project.samples.index, project.recipe
+    known, positions = expected(index, Bank.of(project).usable()), _positions(project.samples, recipe)
     unseen = next((s for s in (SetName.TEST, SetName.VALIDATION) if len(positions[s]) >= LEAST_UNSEEN), None)
     if known is None or unseen is None:
         return None
@@ -57,17 +60,15 @@ def _sensitivity(project: Project) -> Sensitivity | None:
     used = {name: positions[name] for name in (SetName.RETAIN, unseen)}
     _, release = make_release(project, project.current(Pointer.CHECKPOINT), (Format.INTEGER,))
     _, seen = evaluate_release(
-        project.store, release, project.samples, used, flip=project.recipe.data.flip,
-        progress=project.progress,
-    )  # fmt: skip
-    samples = project.samples
-    sets = Evidence.of(seen, known).compared(seen, samples.index, samples.barred())
+        project.store, release, project.samples, used, flip=recipe.data.flip, progress=project.progress
+    )
+    sets = Evidence.of(seen, known).compared(seen, index, project.samples.barred())
     return sensitivity(sets[SetName.RETAIN], sets[unseen], intraclass=known.intraclass, references=networks)
 
 
-def _positions(project: Project) -> Positions:
+def _positions(samples: ProjectSamples, recipe: Recipe) -> Positions:
     """Training images and unseen ones that nobody has asked to delete."""
-    samples, most = project.samples, project.recipe.policy.evaluation_images
+    most = recipe.policy.evaluation_images
     kept = ~samples.barred() & ~samples.claimed()
     of = {SetName.TEST: SampleSplit.TEST, SetName.VALIDATION: SampleSplit.VALIDATION}
     retain = np.random.default_rng(0).permutation(samples.trainable())[:most]

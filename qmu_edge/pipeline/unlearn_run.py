@@ -29,7 +29,7 @@ from qmu_edge.pipeline.evaluate import Seen, positions_of, runnable, thresholds_
 from qmu_edge.pipeline.evidence import Evidence
 from qmu_edge.pipeline.inputs import forget_retain, samples_of
 from qmu_edge.pipeline.networks import Networks, origin_of
-from qmu_edge.pipeline.references import Expected, bank, expected, for_request
+from qmu_edge.pipeline.references import Bank, Expected, expected
 from qmu_edge.pipeline.release import evaluate_release, make_release
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release, Report, StepResult
@@ -233,13 +233,14 @@ def _verified(run: Run, release_digest: Sha256) -> StepResult:
 
 def _expected(run: Run, before: Seen) -> Expected | None:
     """What networks that never saw an image think of it; None where nothing has to be compared with them."""
-    project, trained = run.project, run.project.recipe.references.trained
+    trained, index = run.project.recipe.references.trained, run.project.samples.index
     if METHODS[run.method].category == "exact" or trained == "never":
         return None
+    bank = Bank.of(run.project)
     if trained == "once":
-        return expected(project, bank(project, [row.request_id for row in run.rows]))
+        return expected(index, bank.usable([row.request_id for row in run.rows]))
     scored = np.concatenate([*before.positions.values()])
-    return expected(project, for_request(project, run.split.digest(), run.split.retain, scored, run.device))
+    return expected(index, bank.for_request(run.split.digest(), run.split.retain, scored, run.device))
 
 
 def _terms(run: Run, known: Expected | None) -> Terms:
