@@ -203,19 +203,21 @@ def receipt(result: Mapping[str, Any]) -> str:
 
 def demo(result: Mapping[str, Any]) -> str:
     """The table of the demonstration."""
-    rows = [["", "FA %", "RA %", "TA %", "MIA %", "MIA AUC", "file KiB", "seconds"]]
+    rows = [["", "left %", "FA %", "RA %", "TA %", "MIA AUC", "file KiB", "seconds"]]
     for name, row in result["rows"].items():
-        shares = [percent(row[k]) for k in ("FA", "RA", "TA", "MIA")]
-        rows.append(
-            [
-                name,
-                *shares,
-                f"{row['MIA AUC']:.3f}",
-                f"{row['file_bytes'] / 1024:.0f}",
-                f"{row['seconds']:.1f}",
-            ]
-        )
+        shares = [percent(row[k]) for k in ("FA", "RA", "TA")]
+        size, seconds = f"{row['file_bytes'] / 1024:.0f}", f"{row['seconds']:.1f}"
+        rows.append([name, _left(row["left"]), *shares, f"{row['MIA AUC']:.3f}", size, seconds])
     steps = table([["step", "seconds", "peak MB"], *_costs(result["steps"])])
     paths = "\n".join(result["paths"].values())
-    parts = [table(rows), _verdict(result["verdict"]), steps, paths]
+    nothing = f"an attempt that changes nothing: {result['refused']}"
+    parts = [table(rows), _verdict(result["verdict"]), nothing, steps, paths]
     return "\n\n".join(parts)
+
+
+def _left(share: Mapping[str, Any] | None) -> str:
+    """What is left of what was known, in percent, with its interval."""
+    if share is None or None in share.values():
+        return "-"
+    value, low, high = (f"{100 * share[end]:.0f}" for end in ("value", "low", "high"))
+    return value if low == high else f"{value} ({low} to {high})"

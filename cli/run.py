@@ -114,6 +114,9 @@ def export(
 
 def verify(
     model: Annotated[Path, typer.Argument(help="The exported file.")],
+    data_out: Annotated[
+        Path | None, typer.Option(help="Folder for what a device needs for the same verdict: with pictures.")
+    ] = None,
     project: ProjectOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -123,7 +126,7 @@ def verify(
     from qmu_edge.cli import render
     from qmu_edge.errors import VerificationFailed
 
-    result = api.verify(model, project, progress=progress(quiet))
+    result = api.verify(model, project, data_out=data_out, progress=progress(quiet))
     show(result, json, render.verified)
     if not result["passed"]:
         raise VerificationFailed(f"{model}: a threshold is not met")

@@ -171,10 +171,17 @@ def _qonnx_of(store: ObjectStore, release: Release) -> bytes:
     return store.get_bytes(release.files[Format.QONNX.file_name], limit=4 << 30)
 
 
-def verify(model: Path, project: Path | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
+def verify(
+    model: Path,
+    project: Path | None = None,
+    *,
+    data_out: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """Check an exported file: structure, latent weights, and its accuracies on the project's data.
 
     Without a project only the file itself is checked. `passed` is false when a threshold is missed.
+    `data_out` is a folder for images and references: with them a device of yours comes to the same verdict.
     """
     if project is None:
         try:
@@ -187,4 +194,4 @@ def verify(model: Path, project: Path | None = None, *, progress: Progress | Non
     from qmu_edge.pipeline.verify_file import check_against_project
 
     with _project(project, progress) as found:
-        return check_against_project(found, model)
+        return check_against_project(found, model, data_out)

@@ -87,7 +87,7 @@ class Evidence:
 
     def positions(self, barred: NDArray[np.bool_]) -> Positions:
         """The sets, without what was deleted since from those that are kept."""
-        return {name: p[self._kept(name, barred)] for name, p in self.before.positions.items()}
+        return {name: p[self.kept(name, barred)] for name, p in self.before.positions.items()}
 
     def compared(self, after: Seen, index: SampleIndex, barred: NDArray[np.bool_]) -> dict[SetName, Compared]:
         """A file beside the original and the references, image by image.
@@ -99,7 +99,7 @@ class Evidence:
         """
         found = {}
         for name, positions in after.positions.items():
-            kept = self._kept(name, barred)
+            kept = self.kept(name, barred)
             references, people = self.references.get(name), self.people.get(name)
             found[name] = Compared(
                 labels=index.labels[positions], classes=len(index.class_names),
@@ -110,6 +110,7 @@ class Evidence:
             )  # fmt: skip
         return found
 
-    def _kept(self, name: SetName, barred: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def kept(self, name: SetName, barred: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which images of a set are still in it, (n,)."""
         positions = self.before.positions[name]
         return np.ones(len(positions), np.bool_) if name is SetName.FORGET else ~barred[positions]

@@ -135,6 +135,9 @@ class Bank:
         Returns:
             How many there are, and how many of them were trained now.
         """
+        if len(self.samples.index.class_names) < 2:
+            self.progress.note("one class only: there is no confidence to compare, and no references")
+            return {"references": 0, "trained": 0}
         assigned, trainable, trained = self._assigned(), self.samples.trainable(), 0
         for shard in range(self.recipe.references.count):
             chosen = trainable[assigned[trainable] == shard]

@@ -232,13 +232,13 @@ def _verified(run: Run, release_digest: Sha256) -> StepResult:
 
 
 def _expected(run: Run, before: Seen) -> Expected | None:
-    """What networks that never saw an image think of it; None where nothing has to be compared with them."""
+    """What networks that never saw an image think of it; None where none are at hand."""
     trained, index = run.project.recipe.references.trained, run.project.samples.index
-    if METHODS[run.method].category == "exact" or trained == "never":
-        return None
     bank = Bank.of(run.project)
     if trained == "once":
         return expected(index, bank.usable([row.request_id for row in run.rows]))
+    if trained == "never" or METHODS[run.method].category == "exact":
+        return None
     scored = np.concatenate([*before.positions.values()])
     return expected(index, bank.for_request(run.split.digest(), run.split.retain, scored, run.device))
 

@@ -4,6 +4,7 @@ A file that a receipt speaks of is measured again on that request's sets and jud
 other file is measured on all data, without a verdict: "forget" is then everything that was ever deleted.
 """
 
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.data.index import SampleIndex, SampleSplit
+from qmu_edge.errors import ConfigError
+from qmu_edge.io.digest import Sha256
+from qmu_edge.io.files import write_atomic
 from qmu_edge.io.plain import to_json
 from qmu_edge.pipeline.evaluate import Seen, evaluate_file, positions_of, thresholds_of
 from qmu_edge.pipeline.evidence import MAX_BYTES, Evidence
@@ -26,21 +30,30 @@ from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import FULFILLED, Step
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.verify.onnx.reader import read
-from qmu_edge.verify.verdict import Verdict, judge
+from qmu_edge.verify.verdict import Terms, Verdict, judge
 from qmu_edge.verify.verification import verify_structure
 
 
 @dataclass(frozen=True, slots=True)
 class _Released:
-    """The request whose release holds a file; its report and evidence are None when they are purged."""
+    """The request whose release holds a file; its report and evidence are None when they are purged.
+
+    `original` is the digest of the file before.
+    """
 
     request_id: str
-    report: Report | None
-    evidence: Evidence | None
+    report: Report | None = None
+    evidence: Evidence | None = None
+    original: Sha256 | None = None
 
 
-def check_against_project(project: Project, path: Path) -> dict[str, Any]:
+def check_against_project(project: Project, path: Path, data_out: Path | None = None) -> dict[str, Any]:
     """Structure, latent-weight gate, accuracies and verdict of one file.
+
+    Args:
+        project: Open.
+        path: The file.
+        data_out: Folder for what the same verdict needs on a device, see `device_data`; None for nothing.
 
     Returns:
         What `python -m qmu_edge.verify` returns, with `mia_efficacy`, `request` (whose receipt names the
@@ -66,6 +79,8 @@ def check_against_project(project: Project, path: Path) -> dict[str, Any]:
         positions = positions_of(split, most=recipe.policy.evaluation_images)
     found, seen = evaluate_file(path, samples, positions, flip=recipe.data.flip, progress=project.progress)
     verdict = _verdict(of, seen, samples.index, barred, recipe.policy) if of else None
+    if data_out is not None:
+        _write_data(project, of, data_out, barred)
     return {
         **result, **found.to_json(), "request": of.request_id if of else None,
         "verdict": to_json(verdict) if verdict else None, "passed": verdict is None or verdict.passed,
@@ -84,10 +99,12 @@ def _released(ledger: Ledger, results: Results, store: ObjectStore, sha256: str)
         verified = steps[Step.VERIFIED]
         report, evidence = verified.stored("report"), verified.evidence
         if results.purged(report) or evidence is None or results.purged(evidence):
-            return _Released(row.request_id, None, None)
+            return _Released(row.request_id)
+        found = results.report(report)
         return _Released(
-            row.request_id, results.report(report), Evidence.parse(store.get_bytes(evidence, limit=MAX_BYTES))
-        )
+            row.request_id, found, Evidence.parse(store.get_bytes(evidence, limit=MAX_BYTES)),
+            found.original.evaluation.sha256,
+        )  # fmt: skip
     return None
 
 
@@ -115,3 +132,44 @@ def _verdict(
         release_unmeasurable=policy.when_not_measurable == "release",
     )  # fmt: skip
     return judge(of.evidence.compared(seen, index, barred), terms, codes=of.report.codes)
+
+
+def _write_data(project: Project, of: _Released | None, out: Path, barred: NDArray[np.bool_]) -> None:
+    """Write `sets.npz` and `original.onnx`: with them a device judges the file as this project does.
+
+    Raises:
+        ConfigError: What the file was judged by is not stored.
+    """
+    if of is None or of.report is None or of.evidence is None or of.original is None:
+        raise ConfigError("--data-out: what this file was judged by is not stored, or it never was judged")
+    arrays = device_arrays(of.evidence, of.report.terms, project.samples, barred)
+    arrays["flip"] = np.array(project.recipe.data.flip, np.uint8)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    original = project.store.get_bytes(of.original, limit=MAX_BYTES)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror}") from None
+    write_atomic(out / "sets.npz", buffer.getvalue(), mode=0o600)
+    write_atomic(out / "original.onnx", original)
+
+
+def device_arrays(
+    evidence: Evidence, terms: Terms, samples: ProjectSamples, barred: NDArray[np.bool_]
+) -> dict[str, NDArray[Any]]:
+    """Images, labels and references of each set, as `qmu_edge.verify.arrays.read_sets` takes them.
+
+    They hold the pictures of whom the request names. People are numbers that mean nothing elsewhere.
+    """
+    found: dict[str, NDArray[Any]] = {
+        "networks": np.array(terms.references), "intraclass": np.array(terms.intraclass)
+    }  # fmt: skip
+    for name, positions in evidence.positions(barred).items():
+        found[f"{name}_images"] = samples.images[positions]
+        found[f"{name}_labels"] = samples.index.labels[positions]
+        kept = evidence.kept(name, barred)
+        if name in evidence.references:
+            found[f"{name}_references"] = evidence.references[name][kept]
+            found[f"{name}_people"] = np.unique(evidence.people[name][kept], return_inverse=True)[1]
+    return found

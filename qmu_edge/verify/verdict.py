@@ -154,7 +154,10 @@ def judge(sets: Mapping[SetName, Compared], terms: Terms, *, codes: CodesChanged
     checks = [_drop(name, sets.get(of), most) for of, name, most in drops if most is not None]
     found = [check for check in checks if check is not None]
     answer, why, residuals = _answer(sets, terms)
-    found += [_left(residual, limits.max_residual) for residual in residuals]
+    if terms.exact:  # nothing can be left, so what is measured is for information
+        answer, why = Answer.RETRAINED, ""
+    else:
+        found += [_left(residual, limits.max_residual) for residual in residuals]
     found += [] if codes is None else [_changed(codes)]
     fine = answer in (None, Answer.FORGOTTEN, Answer.RETRAINED)
     excused = answer is Answer.NOT_MEASURABLE and terms.release_unmeasurable
@@ -229,8 +232,6 @@ def _answer(
 ) -> tuple[Answer | None, str, tuple[Residual, ...]]:
     """The worst answer of samples and classes, why it is no better, and what both have left."""
     forget = sets.get(SetName.FORGET)
-    if terms.exact:
-        return Answer.RETRAINED, "", ()
     if forget is None or forget.score_before is None:
         return None, "", ()
     of_class = np.isin(forget.labels, terms.classes)
