@@ -1,11 +1,11 @@
 """Is the verdict right? Planted cases, judged by the product's own code: how often which answer is given.
 
 A lab trains networks that have seen some subjects and not others. Each is taken as the original of a request
-for each subject that it knows, with references on shards of its training images; every other network is then
-taken for the unlearned file. One that has seen the subject is a leak; one that has not is as good as retrained
-(and worse than that: it lacks other subjects too, and is judged as if it were approximate). Beside these stand
-files that methods made of the original, and the original itself. Networks, scores and unlearned files are kept
-in --work: a killed run goes on, and labs may run side by side.
+for each subject that it knows, with references on shards of its training images; every other network is taken
+for the unlearned file. One that has seen the subject is a leak; one that has not is as good as retrained (and
+worse than that: it lacks other subjects too, and is judged as if it were approximate). Beside these stand files
+that methods made of the original, for some networks, and the original itself. Networks, scores and unlearned
+files are kept in --work: a killed run goes on, and labs may run side by side.
 
     python bench/verdict.py moderate --data data/ --work work/     # a lab, in the background
     python bench/verdict.py --collect --work work/                 # all labs to bench/results/verdict.json
@@ -16,7 +16,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,6 +63,7 @@ PLANTED: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "too far": ("grad_ascent", {"batch": 64, "lr": 0.05}),
 }
 PLANTED_SIZES: Final = (20, 100)
+PLANTED_NETWORKS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,8 @@ class Bench:
         assigned = shards(index, self.lab.recipe.references.count)
         for shard in range(self.lab.recipe.references.count):
             chosen = np.flatnonzero(assigned == shard)
-            views = self.logits(f"reference-{g}-{shard}", lambda c=chosen, s=shard: self._reference(g, s, c))
+            make = partial(self._reference, g, shard, chosen)
+            views = self.logits(f"reference-{g}-{shard}", make)
             scores = mean_score(views, self.lab.labels).astype(np.float32)
             members = assigned == shard
             scores[members] = np.nan
@@ -295,7 +297,8 @@ def _files(
         if other != g and (seen.all() or not seen.any()):
             yield "leak" if seen.all() else "retrained", bench.network(other)
     known = [i for i, (k, at) in enumerate(bench.lab.groups) if k == kind and members[g, at].all()]
-    if number == known[g % len(known)] and (kind in map(str, PLANTED_SIZES) or not kind.isdigit()):
+    wanted = kind in map(str, PLANTED_SIZES) or not kind.isdigit()
+    if g < PLANTED_NETWORKS and number == known[g % len(known)] and wanted:
         for case in PLANTED:
             yield case, bench.unlearned(g, own, kind.replace(" ", "_"), case)
 
@@ -342,9 +345,8 @@ def described(bench: Bench) -> dict[str, Any]:
             (right[inside].mean(), right[lab.unseen].mean(), auc(scores[inside], scores[lab.unseen]).value)
         )
     names = ("member_accuracy", "unseen_accuracy", "population_auc")
-    spread = {
-        n: [float(np.mean(v)), float(np.std(v, ddof=1))] for n, v in zip(names, zip(*found), strict=True)
-    }
+    columns = dict(zip(names, np.array(found, dtype=np.float64).T, strict=True))
+    spread = {name: [float(v.mean()), float(v.std(ddof=1))] for name, v in columns.items()}
     return {"networks": len(lab.members), "training_images": int(lab.members.sum(1).mean()), **spread}
 
 
