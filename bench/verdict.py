@@ -3,7 +3,7 @@
 A lab trains networks that have seen some subjects and not others. Each is taken as the original of a request
 for each subject that it knows, with references on shards of its training images; every other network is taken
 for the unlearned file. One that has seen the subject is a leak; one that has not is as good as retrained (and
-worse than that: it lacks other subjects too, and is judged as if it were approximate). Beside these stand files
+worse than that: it lacks other subjects too, and is judged as if approximate). Beside these stand files
 that methods made of the original, for some networks, and the original itself. Networks, scores and unlearned
 files are kept in --work: a killed run goes on, and labs may run side by side.
 

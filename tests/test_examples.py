@@ -121,7 +121,7 @@ def test_chain_is_read_by_the_example(tmp_path: Path) -> None:
 
 def test_bundles_are_read_by_the_example(tmp_path: Path) -> None:
     out, read = tmp_path / "device", example("qmu_edge/verify/README.md").manifest_of
-    limits = Thresholds(max_fa_gap=0.05, max_ta_drop=None, max_ra_drop=None, max_mia_auc_gap=None)
+    limits = Thresholds(max_residual=0.25, max_ta_drop=None, max_ra_drop=None)
     files = {"model.onnx": qcdq().SerializeToString()}
     written = write_bundle(out, files, model="model.onnx", thresholds=limits, min_agreement=0.999, key=KEY)
     assert read(out, PUBLIC) == to_json(written)

@@ -13,7 +13,7 @@ from qmu_edge.verify.verdict import Thresholds
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
-LIMITS = Thresholds(max_fa_gap=0.05, max_ta_drop=0.02, max_ra_drop=None, max_mia_auc_gap=None)
+LIMITS = Thresholds(max_residual=0.3, max_ta_drop=0.04, max_ra_drop=None)
 MODEL = "model.onnx"
 
 

@@ -9,7 +9,7 @@ from qmu_edge.verify.mia import Auc
 from qmu_edge.verify.onnx.graph import Dialect
 from qmu_edge.verify.parity import Parity
 from qmu_edge.verify.performance import Latency
-from qmu_edge.verify.verdict import Check, Verdict
+from qmu_edge.verify.verdict import Answer, Bound, Check, Verdict
 from qmu_edge.verify.verification import BundleReport, Verification
 
 DIGEST = Sha256("0" * 64)
@@ -44,7 +44,15 @@ JUDGED = replace(
     PLAIN,
     parity=Parity(64, 1.0, 0.0, 0.0),
     evaluation=evaluation(0.9, 0.8),
-    verdict=Verdict(False, (Check("fa_gap", 0.1, 0.05, False), Check("ta_drop", None, 0.02, False))),
+    verdict=Verdict(
+        passed=False,
+        checks=(
+            Check("ta_drop", 0.1, 0.02, False, 0.06, 0.14, Bound.LOW, 100),
+            Check("residual", None, 0.25, False, None, None, Bound.HIGH, 12),
+        ),
+        answer=Answer.INCONCLUSIVE,
+        why="too few",
+    ),
     bundle=BundleReport(
         path="device.tar",
         files=5,

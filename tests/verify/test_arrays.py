@@ -3,6 +3,7 @@
 import random
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
 
 def test_sets_are_read_by_name(tmp_path: Path, sets: dict[SetName, Labelled]) -> None:
     path = write_sets(tmp_path / "sets.npz", sets)
-    found = read_sets(path)
+    found = read_sets(path).sets
     assert set(found) == set(sets)
     for name, (images, labels) in found.items():
         assert np.array_equal(images, sets[name].images) and np.array_equal(labels, sets[name].labels)
@@ -40,6 +41,34 @@ def test_sets_are_read_by_name(tmp_path: Path, sets: dict[SetName, Labelled]) ->
     np.savez(path, forget_images=np.zeros((2, 1, 2, 2), np.uint8))
     with pytest.raises(ConfigError, match="allowed pairs"):
         read_sets(path)
+
+
+def test_what_references_think_comes_with_the_sets(tmp_path: Path, sets: dict[SetName, Labelled]) -> None:
+    path, plain = tmp_path / "sets.npz", write_sets(tmp_path / "plain.npz", sets)
+    with np.load(plain) as arrays:
+        given: dict[str, Any] = dict(arrays)
+    bare = read_sets(plain)
+    assert (bare.networks, bare.intraclass, bare.flip) == (0, 0.0, False) and not bare.references
+    more: dict[str, Any] = {
+        "forget_references": np.array([0.5, 1.5], np.float32), "test_people": np.array([7, 9]),
+        "networks": np.array(4), "intraclass": np.array(1.5), "flip": np.array(True),
+    }  # fmt: skip
+    np.savez(path, **given, **more)
+    found = read_sets(path)
+    assert found.references[SetName.FORGET].tolist() == [0.5, 1.5] and len(found.references) == 1
+    assert found.people[SetName.TEST].tolist() == [7, 9] and len(found.people) == 1
+    assert (found.networks, found.intraclass, found.flip) == (4, 1.0, True)
+    for name, value, message in (
+        ("forget_references", np.array([1, 2]), "allowed one per image"),
+        ("forget_references", np.ones(3), "allowed one per image"),
+        ("test_people", np.ones(2), "allowed one per image"),
+        ("networks", np.array([4]), "allowed one number"),
+        ("intraclass", np.array(np.nan), "allowed one number"),
+        ("forget_scores", np.ones(2), "allowed pairs"),
+    ):
+        np.savez(path, **given, **{**more, name: value})
+        with pytest.raises(ConfigError, match=message):
+            read_sets(path)
 
 
 def test_golden_inputs_come_with_float_logits(tmp_path: Path, sets: dict[SetName, Labelled]) -> None:
@@ -94,6 +123,6 @@ def test_damaged_npz_is_refused_or_read_as_numpy_reads_it(tmp_path: Path) -> Non
             refused += 1
             assert str(error).startswith(f"{path}: ")
         else:  # a byte that means nothing, like a time
-            assert found[SetName.TEST].images.tolist() == [*range(60)]
-            assert found[SetName.TEST].labels.tolist() == [0, 1, 2]
+            assert found.sets[SetName.TEST].images.tolist() == [*range(60)]
+            assert found.sets[SetName.TEST].labels.tolist() == [0, 1, 2]
     assert 300 < refused < 600

@@ -158,12 +158,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda b: _manifest(b, lambda m: m["files"].update({"../x": m["files"]["model.onnx"]})), "malformed",
     ),
     "unknown field": (lambda b: _manifest(b, lambda m: m.update(run="sh")), "not of type"),
-    "threshold of 2": (lambda b: _manifest(b, lambda m: m["thresholds"].update(max_fa_gap=2)), "no fraction"),
+    "threshold of 2": (lambda b: _manifest(b, lambda m: m["thresholds"].update(max_ta_drop=2)), "no fraction"),
     "threshold of a stranger": (
         lambda b: _manifest(b, lambda m: m["thresholds"].update(junit=0.5)), "a threshold is unknown",
     ),
     "threshold is true": (
-        lambda b: _manifest(b, lambda m: m["thresholds"].update(max_fa_gap=True)), "found True, allowed",
+        lambda b: _manifest(b, lambda m: m["thresholds"].update(max_ta_drop=True)), "found True, allowed",
     ),
     "model is a list": (lambda b: _manifest(b, lambda m: m.update(model=[])), r"model: found \[\]"),
     "golden inputs ask for 64 GiB": (lambda b: _golden(b, (2**36,)), "not a readable .npy file"),

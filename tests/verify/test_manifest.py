@@ -1,6 +1,7 @@
 """The manifest of a bundle: read back as it was written, refused when it names what a bundle cannot hold."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ HONEST = Manifest(
     model=MODEL,
     files={name: ENTRY for name in (MODEL, *GOLDEN)},
     min_agreement=0.999,
-    thresholds={"max_fa_gap": 0.05, "max_ta_drop": None},
+    thresholds={"max_residual": 0.25, "max_ta_drop": None},
     key="0123456789abcdef",
 )
 
@@ -28,6 +29,15 @@ def test_what_is_written_is_read_back() -> None:
     assert Manifest.parse(data, WHERE) == HONEST
     assert data.endswith(b"}\n") and data == HONEST.to_bytes()
     assert list(json.loads(data)) == sorted(json.loads(data))
+
+
+def test_limits_of_older_bundles_are_read_and_left_out() -> None:
+    old = replace(HONEST, thresholds={"max_fa_gap": 0.05, "max_mia_auc_gap": None, "max_ra_drop": 0.1})
+    assert Manifest.parse(old.to_bytes(), WHERE) == old
+    assert old.limits == {"max_ra_drop": 0.1} and HONEST.limits == HONEST.thresholds
+    wrong = replace(old, thresholds={"max_fa_gap": 2.0})
+    with pytest.raises(IntegrityError, match="no fraction"):
+        Manifest.parse(wrong.to_bytes(), WHERE)
 
 
 BAD: dict[str, tuple[Any, str]] = {
@@ -56,10 +66,14 @@ BAD: dict[str, tuple[Any, str]] = {
     "no golden inputs": (lambda m: m["files"].pop(GOLDEN[0]), "is not among its files"),
     "a model that is a list": (lambda m: m.update(model=[]), r"model: found \[\], allowed str"),
     "an agreement of 2": (lambda m: m.update(min_agreement=2), "no fraction"),
-    "a negative threshold": (lambda m: m["thresholds"].update(max_fa_gap=-0.1), "no fraction"),
+    "a negative threshold": (lambda m: m["thresholds"].update(max_residual=-0.1), "no fraction"),
     "a threshold that is true": (
-        lambda m: m["thresholds"].update(max_fa_gap=True),
+        lambda m: m["thresholds"].update(max_residual=True),
         "found True, allowed float",
+    ),
+    "no limit of the residual": (
+        lambda m: m["thresholds"].update(max_residual=None),
+        "max_residual is no fraction",
     ),
     "an unknown threshold": (lambda m: m["thresholds"].update(junit=0.5), "a threshold is unknown"),
 }

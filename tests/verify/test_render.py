@@ -4,7 +4,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 from qmu_edge.verify.render import junit, junit_error, table
-from qmu_edge.verify.verdict import Check, Verdict
+from qmu_edge.verify.verdict import Answer, Bound, Check, Verdict
 from tests.verify.results import JUDGED, PLAIN
 
 
@@ -30,27 +30,43 @@ def test_the_table_of_everything() -> None:
         "receipt         about model.onnx",
         "batch 1         p50 1.00 ms, p95 2.00 ms, p99 3.00 ms",
         "peak memory     12 MB",
-        "fa_gap          0.1000, allowed 0.0500: FAILED",
-        "ta_drop         not measured, allowed 0.0200: FAILED",
+        "ta_drop         0.1000 (0.0600 to 0.1400), allowed 0.0200: FAILED",
+        "residual        not measured (? to ?), allowed 0.2500: FAILED",
+        "answer          inconclusive",
+        "                too few",
         "passed          no",
+    ]
+
+
+def test_a_check_that_too_few_images_have_passed_says_so() -> None:
+    checks = (
+        Check("ta_drop", 0.03, 0.02, True, -0.01, 0.07, Bound.LOW, 40),
+        Check("unchanged_codes", 0.5, 0.9, True),
+    )
+    lines = table(replace(PLAIN, verdict=Verdict(passed=True, checks=checks, answer=Answer.FORGOTTEN)))
+    assert lines.splitlines()[4:] == [
+        "ta_drop         0.0300 (-0.0100 to 0.0700), allowed 0.0200: too few images to tell",
+        "unchanged_codes 0.5000, allowed 0.9000: ok",
+        "answer          forgotten",
+        "passed          yes",
     ]
 
 
 def test_junit_has_a_case_for_everything_and_a_failure_for_a_missed_threshold() -> None:
     suite = ElementTree.fromstring(junit(JUDGED))
     assert [case.get("name") for case in suite] == [
-        "model file policy", "latent weights", "digests", "signature", "receipt", "parity", "fa_gap",
-        "ta_drop",
+        "model file policy", "latent weights", "digests", "signature", "receipt", "parity", "ta_drop",
+        "residual",
     ]  # fmt: skip
     assert (suite.get("tests"), suite.get("failures")) == ("8", "2")
     messages = [failure.get("message") for failure in suite.iter("failure")]
-    assert messages == ["0.1, allowed 0.05", "None, allowed 0.02"]
+    assert messages == ["0.1, allowed 0.02", "None, allowed 0.25"]
 
 
 def test_junit_leaves_out_what_was_not_verified() -> None:
-    passed = replace(PLAIN, verdict=Verdict(True, (Check("fa_gap", 0.01, 0.05, True),)))
+    passed = replace(PLAIN, verdict=Verdict(passed=True, checks=(Check("ta_drop", 0.01, 0.02, True),)))
     suite = ElementTree.fromstring(junit(passed))
-    assert [case.get("name") for case in suite] == ["model file policy", "latent weights", "fa_gap"]
+    assert [case.get("name") for case in suite] == ["model file policy", "latent weights", "ta_drop"]
     assert suite.get("failures") == "0"
     assert JUDGED.bundle
     without = ElementTree.fromstring(junit(replace(JUDGED, bundle=replace(JUDGED.bundle, receipt=None))))
