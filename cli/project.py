@@ -96,7 +96,7 @@ def demo(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Train on digits, delete one person, verify beside a retrained reference."""
+    """Train on noisy digits, delete one person, and see what is left, beside retraining."""
     from qmu_edge.api.demo import demo as run
     from qmu_edge.cli import render
 

@@ -87,9 +87,12 @@ def exit_codes() -> str:
 
 def recipe_fields() -> str:
     """The fields of each section of a recipe, with default and meaning."""
-    sections = {"data": recipe.DataRecipe, "model": recipe.ModelRecipe, "train": recipe.TrainRecipe}
+    sections: dict[str, Any] = {
+        "data": recipe.DataRecipe, "model": recipe.ModelRecipe, "train": recipe.TrainRecipe,
+    }  # fmt: skip
     parts = []
-    for name, section in {**sections, "policy": recipe.PolicyRecipe}.items():
+    sections |= {"references": recipe.ReferencesRecipe, "policy": recipe.PolicyRecipe}
+    for name, section in sections.items():
         defaults, texts = section().model_dump(mode="json"), _attributes(section)
         shared = {text: [f for f in defaults if texts[f] == text] for text in texts.values()}
         rows = [
