@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from shared import compared, described, measured
+from shared import compared, described, measured, verdicts
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PART: Final = re.compile(r"(<!-- table (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -22,7 +22,8 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "person": compared.person, "result": compared.result,
     "gaps": compared.gaps, "methods": compared.methods, "scenarios": compared.scenarios,
     "sequence": compared.sequence,
-    "demo": measured.demo, "speed": measured.speed, "overhead": measured.overhead,
+    "demo": verdicts.demo, "verdict": verdicts.verdict,
+    "speed": measured.speed, "overhead": measured.overhead,
     "breakdown": measured.breakdown, "epoch": measured.epoch, "memory": measured.memory,
     "agreement": measured.agreement, "together": measured.together, "neighbours": measured.neighbours,
     "authors": measured.authors,

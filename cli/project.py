@@ -93,6 +93,7 @@ def recipes(json: JsonOption = False) -> None:
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where; made when missing.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Of the noise in the images and of all training.")] = 0,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -100,4 +101,4 @@ def demo(
     from qmu_edge.api.demo import demo as run
     from qmu_edge.cli import render
 
-    show(run(folder, progress=progress(quiet)), json, render.demo)
+    show(run(folder, seed=seed, progress=progress(quiet)), json, render.demo)

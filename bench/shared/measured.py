@@ -189,12 +189,6 @@ def spread(values: list[float], digits: int = 1) -> str:
     return f"{mean(values):.{digits}f}{deviation}"
 
 
-def demo() -> str:
-    """What `make demo` printed on a fresh clone."""
-    text = (RESULTS / "demo.txt").read_text("utf-8").rstrip()
-    return f"```\n{text}\n```"
-
-
 def scale() -> str:
     """Large projects: a million samples, 60,000 images, a thousand requests."""
     index, opening, requests = load("index"), load("opening"), load("requests_scale")

@@ -14,6 +14,7 @@ from qmu_edge import api
 from qmu_edge.errors import ConfigError, VerificationFailed
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.cost import measured_cost
+from qmu_edge.project.project import RECIPE
 
 SUBJECT: Final = "writer-7"
 MARK: Final = ".qmu-demo"
@@ -21,8 +22,13 @@ NOISE: Final = 150.0  # deviation, in grey values of 0 to 255
 NOTHING: Final = "finetune"  # the recipe gives it a learning rate that moves no integer weight
 
 
-def demo(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+def demo(folder: Path, *, seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
     """Run the demonstration in `folder`, which is emptied first if an earlier one made it.
+
+    Args:
+        folder: Where; made when missing.
+        seed: Of the noise and of all training.
+        progress: Silent when None.
 
     Returns:
         Rows of the table (original, unlearned, retrained), what became of an attempt that changes nothing,
@@ -36,13 +42,14 @@ def demo(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
     _empty(folder)
     costs: dict[str, Any] = {}
     shop, twin, request = folder / "shop", folder / "retrained", folder / "req.json"
-    _, costs["images"] = measured_cost(lambda: _write_images(folder / "photos"))
+    _, costs["images"] = measured_cost(lambda: _write_images(folder / "photos", seed))
     _, costs["init"] = measured_cost(
         lambda: api.init(
             shop, dataset=str(folder / "photos"), recipe="noisy-digits-resnet18-w4a4",
             subjects=folder / "photos" / "subjects.csv", progress=shown,
         )
     )  # fmt: skip
+    _set_seed(shop / RECIPE, seed)
     _, costs["train"] = measured_cost(lambda: api.train(shop, progress=shown))
     shutil.copytree(shop, twin, symlinks=True)
     shown.note(f"deleting everything of {SUBJECT}")
@@ -64,7 +71,13 @@ def demo(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write_images(folder: Path) -> None:
+def _set_seed(recipe: Path, seed: int) -> None:
+    """As a user would: by editing qmu.toml."""
+    text = recipe.read_text("utf-8")
+    recipe.write_text(text.replace("\nseed = 0\n", f"\nseed = {seed}\n"), "utf-8")
+
+
+def _write_images(folder: Path, seed: int) -> None:
     """Noisy digits as an image folder, a fifth of them for testing, with a list of whose they are."""
     import numpy as np
     from PIL import Image
@@ -72,7 +85,7 @@ def _write_images(folder: Path) -> None:
     from qmu_edge.data.sources import load
     from qmu_edge.recipe import DataRecipe
 
-    source, rng = load(DataRecipe(source="digits", size=8), Progress()), np.random.default_rng(0)
+    source, rng = load(DataRecipe(source="digits", size=8), Progress()), np.random.default_rng(seed)
     noise = rng.normal(0.0, NOISE, source.images.shape)
     images = np.clip(source.images + noise, 0, 255).astype(np.uint8)
     splits = np.where(rng.random(len(images)) < 0.2, "test", "train")
