@@ -133,10 +133,17 @@ def _fulfil(project: Project, batch: Sequence[RequestRow], effort: Effort) -> Se
         project.progress.note(f"{planned.rungs[0]}: {planned.forced_by}")
     _bar(ledger, samples, batch, claims)
     climbed = climb(project, batch, planned.split, planned.rungs, effort)
-    if project.recipe.references.trained == "once" and project.results.bank(0) is not None:
-        Bank.of(project).build(effort.device)  # the one that knew them is trained again before the receipt
+    _renew(Bank.of(project), effort)
     _receipts(climbed, claims)
     return batch
+
+
+def _renew(bank: Bank, effort: Effort) -> None:
+    """Train the reference that knew them again, before the receipt; where there is no bank, none is made."""
+    if bank.recipe.references.trained != "once":
+        bank.forget()
+    elif bank.results.banks():
+        bank.build(effort.device)
 
 
 def _still_there(

@@ -28,7 +28,8 @@ from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
-from qmu_edge.models.layers import Shape
+from qmu_edge.models.layers import Classifier, Shape
+from qmu_edge.pipeline.distributed import TRAINING, Job
 from qmu_edge.pipeline.inputs import samples_of
 from qmu_edge.pipeline.networks import Networks
 from qmu_edge.project.project import Project
@@ -38,8 +39,7 @@ from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import ModelRecipe, Recipe, TrainRecipe
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.store.objects import ObjectStore
-from qmu_edge.train.batches import Augment
-from qmu_edge.train.fit import fit
+from qmu_edge.train.batches import Augment, ForgetRetain
 from qmu_edge.verify.mia import mean_score, views
 from qmu_edge.verify.residual import calibration, intraclass
 
@@ -135,6 +135,7 @@ class Bank:
         Returns:
             How many there are, and how many of them were trained now.
         """
+        self.forget()
         if len(self.samples.index.class_names) < 2:
             self.progress.note("one class only: there is no confidence to compare, and no references")
             return {"references": 0, "trained": 0}
@@ -148,6 +149,13 @@ class Bank:
             self.results.note_bank(shard, self._made(name, shard, chosen, everybody, device))
             trained += 1
         return {"references": self.recipe.references.count, "trained": trained}
+
+    def forget(self) -> None:
+        """Let go of references that the recipe does not ask for any more: a purge removes them."""
+        wanted = self.recipe.references.count if self.recipe.references.trained == "once" else 0
+        for shard in self.results.banks():
+            if shard >= wanted:
+                self.results.note_bank(shard, None)
 
     def for_request(
         self, split: str, retain: Positions, scored: Positions, device: torch.device
@@ -197,27 +205,31 @@ class Bank:
         scores = np.full(len(members), np.nan, np.float32)
         others = scored[~members[scored]]
         if len(chosen) and len(others):
-            label = f"reference {shard + 1} of {references.count}"
-            state = self.work / f"reference-{name[:16]}.safetensors"
+            self.progress.note(f"reference {shard + 1} of {references.count}")
             with within_memory("[train] batch", self.recipe.train.batch):
-                model = self._trained(shard, chosen, device, label, state)
+                model = self._trained(name, shard, chosen, device)
                 scores[others] = self._scores(model, others, device)
         made = Reference(members, scores)
         return ReferenceNote(made_of=name, scores=self.store.put_bytes(made.to_bytes()))
 
-    def _trained(
-        self, shard: int, chosen: Positions, device: torch.device, label: str, state: Path
-    ) -> torch.nn.Module:
+    def _trained(self, name: Sha256, shard: int, chosen: Positions, device: torch.device) -> Classifier:
         data, samples, train = self.recipe.data, self.samples, reference_training(self.recipe, shard)
         shape = Shape(
             channels=samples.images.shape[1], classes=len(samples.index.class_names),
             mean=data.mean, std=data.std,
         )  # fmt: skip
         model = build(float_twin(self.recipe), shape, train.seed, self.networks.factory).to(device)
-        return fit(
-            model, samples_of(samples, data, device, chosen, "reference"), train,
-            Augment(data.pad, data.flip), progress=self.progress, label=label, resume=state,
+        images = samples_of(samples, data, device, chosen, "reference")
+        nothing = images.take(torch.empty(0, dtype=torch.int64))
+        sets = ForgetRetain(
+            forget=nothing, retain=images, validation=nothing, augment=Augment(data.pad, data.flip),
+            progress=self.progress, state=self.work / f"reference-{name[:16]}.safetensors",
         )  # fmt: skip
+        job = Job(
+            method=TRAINING, model=model, data=sets, given={}, train=train, seed=train.seed,
+            source=self.networks.source,
+        )  # fmt: skip
+        return job.shared()
 
     def _scores(self, model: torch.nn.Module, positions: Positions, device: torch.device) -> Values:
         """What a network thinks of samples (s,), on average over their views."""

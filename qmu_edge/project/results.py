@@ -101,9 +101,13 @@ class Results:
         found = self._ledger.meta(f"{BANK}:{shard}")
         return noted(ReferenceNote, found) if found else None
 
-    def note_bank(self, shard: int, note: ReferenceNote) -> None:
-        """Let `bank` find it."""
-        self._ledger.set_meta(f"{BANK}:{shard}", said(note))
+    def note_bank(self, shard: int, note: ReferenceNote | None) -> None:
+        """Let `bank` find it; with None, let it go."""
+        self._ledger.set_meta(f"{BANK}:{shard}", said(note) if note else None)
+
+    def banks(self) -> list[int]:
+        """The shards of which there is a reference."""
+        return [int(key.partition(":")[2]) for key, value in self._ledger.notes(BANK) if value]
 
     def shards(self, count: int) -> Sha256 | None:
         """Digest of the shard of each sample, for so many shards."""
@@ -140,7 +144,8 @@ class Results:
         """All notes that lead to objects."""
         for key, value in self._ledger.notes(TRAINED, REFERENCE, RELEASE, BANK, SHARDS):
             kind, _, source = key.partition(":")
-            yield Note(key, kind, source.partition(":")[0], tuple(_objects_of(kind, value)))
+            if value is not None:
+                yield Note(key, kind, source.partition(":")[0], tuple(_objects_of(kind, value)))
 
 
 def _objects_of(kind: str, value: Any) -> Iterator[tuple[str, Sha256]]:

@@ -167,7 +167,7 @@ def samples_residual(
         ConfigError: A set has no logits of the original, or no references; a score is not finite.
     """
     sets = (forget, retain, unseen)
-    after = _excesses([s.score for s in sets], sets)
+    after = _excesses([_required(s.score, "scores") for s in sets], sets)
     before = _excesses([_required(s.score_before, "scores of the original") for s in sets], sets)
     n = effective_number(_groups(forget), intraclass)
     base = _Base(1 / n, _leverage(forget, unseen, intraclass))
@@ -328,8 +328,9 @@ def _excesses(scores: list[Values], sets: tuple[Compared, ...]) -> list[Values]:
     """Scores less what the last set, the unseen images, let expect of them."""
     designs = [_design(s) for s in sets]
     x, y = designs[-1], scores[-1]
-    weights = np.linalg.solve(_normal_matrix(x), x.T @ y)
-    return [score - design @ weights for score, design in zip(scores, designs, strict=True)]
+    level = y.mean()
+    weights = np.linalg.solve(_normal_matrix(x), x.T @ (y - level))
+    return [score - level - design @ weights for score, design in zip(scores, designs, strict=True)]
 
 
 def _normal_matrix(x: Values) -> Values:
@@ -351,7 +352,7 @@ def _design(of: Compared) -> Values:
 
 
 def _covariance(a: Values, b: Values) -> NDArray[Any]:
-    return np.atleast_2d(np.cov(a, b))
+    return np.atleast_2d(np.cov(a, b)) + 1e-12 * np.eye(2)  # no score is more exact than float32
 
 
 def _required(value: NDArray[Any] | None, what: str) -> NDArray[Any]:
