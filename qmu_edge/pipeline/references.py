@@ -309,7 +309,7 @@ def _alike(
         weights = np.linalg.lstsq(x, scores[one][there], rcond=None)[0]
         found.append(intraclass(scores[one][there] - x @ weights, people[there]))
         several = max(several, int((np.unique(people[there], return_counts=True)[1] > 1).sum()))
-    mean = float(np.mean(found)) if found else 0.0
+    mean = min(1.0, max(0.0, float(np.mean(found)))) if found else 0.0
     return mean if several >= _LEAST_PEOPLE else max(mean, _ALIKE)
 
 

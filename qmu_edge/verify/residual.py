@@ -243,7 +243,9 @@ def effective_number(groups: NDArray[Any], intraclass: float) -> float:
 
 
 def intraclass(values: Values, groups: NDArray[Any]) -> float:
-    """The correlation of values of one group, by the analysis of variance; 0 to 1, and 0 without groups.
+    """The correlation of two values of one group: the mean product of their deviations, in variances.
+
+    It may be below 0 by chance, and is to be cut only after estimates were averaged. 0 without groups.
 
     Args:
         values: One for each image (n,).
@@ -252,18 +254,15 @@ def intraclass(values: Values, groups: NDArray[Any]) -> float:
     >>> intraclass(np.array([1.0, 1.0, 5.0, 5.0]), np.array([0, 0, 1, 1]))
     1.0
     >>> intraclass(np.array([1.0, 5.0, 1.0, 5.0]), np.array([0, 0, 1, 1]))
-    0.0
+    -1.0
     """
-    _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    n, k = len(values), len(sizes)
-    if k < 2 or n <= k:
+    place, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
+    deviations = values - values.mean()
+    pairs, squares = float((sizes * (sizes - 1)).sum()), float((deviations**2).sum())
+    if pairs == 0 or squares == 0:
         return 0.0
-    means = np.bincount(place, values) / sizes
-    within = float(((values - means[place]) ** 2).sum()) / (n - k)
-    between = float((sizes * (means - values.mean()) ** 2).sum()) / (k - 1)
-    typical = (n - float((sizes**2).sum()) / n) / (k - 1)
-    shared = (between - within) / typical
-    return min(1.0, max(0.0, shared / (shared + within))) if shared + within > 0 else 0.0
+    sums = np.bincount(place, deviations)
+    return (float((sums**2).sum()) - squares) / pairs / (squares / len(values))
 
 
 def ratio_interval(

@@ -110,7 +110,7 @@ def archives() -> list[bytes]:
     np.savez(plain, images=images, logits=logits)
     np.savez_compressed(
         packed, forget_images=images, forget_labels=np.arange(4), forget_people=np.arange(4),
-        forget_references=np.ones(4), networks=np.array(4), intraclass=np.array(0.5), flip=np.array(True),
+        forget_references=np.ones(4), networks=np.array(4), intraclass=np.array(0.5), flip=np.array(1),
     )  # fmt: skip
     return [plain.getvalue(), packed.getvalue()]
 

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -40,6 +41,23 @@ def model_and_sets(tmp_path: Path) -> ModelAndSets:
         labels[::4] = (labels[::4] + 1) % 5
         sets[name] = Labelled(images, labels)
     return path, sets
+
+
+@pytest.fixture
+def known(model_and_sets: ModelAndSets, tmp_path: Path) -> Path:
+    """Sets of which the same file knows the forget set by heart, with what references think of each image."""
+    path, sets = model_and_sets
+    chance = np.random.default_rng(1)
+    arrays: dict[str, Any] = {"networks": np.array(3), "intraclass": np.array(0.0), "flip": np.array(1)}
+    for name, (images, labels) in sets.items():
+        right = OrtRunner(path).logits(images).argmax(axis=1)
+        unseen = name in (SetName.TEST, SetName.VALIDATION)
+        arrays[f"{name}_images"] = images
+        arrays[f"{name}_labels"] = chance.integers(0, 5, len(labels)) if unseen else right
+        arrays[f"{name}_references"] = chance.normal(size=len(labels))
+        arrays[f"{name}_people"] = np.arange(len(labels))
+    np.savez(tmp_path / "known.npz", **arrays)
+    return tmp_path / "known.npz"
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ def test_what_references_think_comes_with_the_sets(tmp_path: Path, sets: dict[Se
     assert (bare.networks, bare.intraclass, bare.flip) == (0, 0.0, False) and not bare.references
     more: dict[str, Any] = {
         "forget_references": np.array([0.5, 1.5], np.float32), "test_people": np.array([7, 9]),
-        "networks": np.array(4), "intraclass": np.array(1.5), "flip": np.array(True),
+        "networks": np.array(4), "intraclass": np.array(1.5), "flip": np.array(1),
     }  # fmt: skip
     np.savez(path, **given, **more)
     found = read_sets(path)

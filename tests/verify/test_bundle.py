@@ -158,7 +158,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda b: _manifest(b, lambda m: m["files"].update({"../x": m["files"]["model.onnx"]})), "malformed",
     ),
     "unknown field": (lambda b: _manifest(b, lambda m: m.update(run="sh")), "not of type"),
-    "threshold of 2": (lambda b: _manifest(b, lambda m: m["thresholds"].update(max_ta_drop=2)), "no fraction"),
+    "threshold of 2": (
+        lambda b: _manifest(b, lambda m: m["thresholds"].update(max_ta_drop=2)), "no fraction",
+    ),
     "threshold of a stranger": (
         lambda b: _manifest(b, lambda m: m["thresholds"].update(junit=0.5)), "a threshold is unknown",
     ),

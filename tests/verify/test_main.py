@@ -1,6 +1,7 @@
 """The command `python -m qmu_edge.verify`: what it prints, how it ends, what it needs."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,23 +20,27 @@ ModelAndSets = tuple[Path, dict[SetName, Labelled]]
 
 
 def test_a_file_is_judged_on_its_data(
-    tmp_path: Path, model_and_sets: ModelAndSets, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, model_and_sets: ModelAndSets, known: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, sets = model_and_sets
     assert main([str(model)]) == 0
     assert "latent weights  none in 2 weight tensors" in capsys.readouterr().out
     data = str(write_sets(tmp_path / "sets.npz", sets))
-    loose = ["--max-mia-auc-gap", "none"]
-    assert main([str(model), "--data", data, "--before", str(model), "--json", *loose]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["passed"] and len(result["verdict"]["checks"]) == 3
-    assert main([str(model), "--data", data, "--retrained", str(model)]) == 0
+    assert main([str(model), "--data", data]) == 0
     assert "TA              75.00%" in capsys.readouterr().out
-    assert main([str(model), "--data", data, "--forgotten-class"]) == 7
+    before = [str(model), "--data", data, "--before", str(model)]
+    assert main([*before, "--json", "--max-ra-drop", "none"]) == 7
+    result = json.loads(capsys.readouterr().out)
+    assert not result["passed"] and result["verdict"]["answer"] == "not_measurable"
+    assert [check["name"] for check in result["verdict"]["checks"]] == ["ta_drop", "unchanged_codes"]
+    assert main([*before[:2], str(known), *before[3:], "--max-residual", "0.1"]) == 7
     printed = capsys.readouterr()
-    assert "fa_gap          0.7500, allowed 0.0500: FAILED" in printed.out
+    assert re.search(r"^residual        1\.0000 \(.* to .*\), allowed 0\.1000: FAILED$", printed.out, re.M)
+    assert "\nanswer          still_present\n" in printed.out
     assert "a threshold is not met" in printed.err
-    for words in (["--max-fa-gap", "7"], ["--retrained", "a", "--forgotten-class"], ["--optimization", "x"]):
+    assert main([*before, "--forgotten-class"]) == 7
+    assert "allowed 0.2500: FAILED\nunchanged_codes" in capsys.readouterr().out
+    for words in (["--max-residual", "7"], ["--max-residual", "none"], ["--optimization", "x"]):
         with pytest.raises(SystemExit, match="2"):
             main([str(model), *words])
 
@@ -101,15 +106,14 @@ runpy.run_module("qmu_edge.verify", run_name="__main__")
 """
 
 
-def test_runs_without_anything_heavy(tmp_path: Path, model_and_sets: ModelAndSets) -> None:
-    model, sets = model_and_sets
-    data = str(write_sets(tmp_path / "sets.npz", sets))
-    arguments = [str(model), "--data", data, "--retrained", str(model), "--json"]
+def test_runs_without_anything_heavy(known: Path, model_and_sets: ModelAndSets) -> None:
+    model, _ = model_and_sets
+    arguments = [str(model), "--data", str(known), "--before", str(model), "--json"]
     done = subprocess.run(
         [sys.executable, "-c", _BLOCKED, *arguments], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["passed"]
+    assert (done.returncode, done.stderr) == (7, f"qmu_edge.verify: {model}: a threshold is not met\n")
+    assert json.loads(done.stdout)["verdict"]["answer"] == "still_present"
 
 
 def test_the_block_can_fail() -> None:

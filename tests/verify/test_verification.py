@@ -3,18 +3,21 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from qmu_edge.errors import ConfigError, ExportError
+from qmu_edge.errors import ExportError
 from qmu_edge.verify.evaluation import Labelled, SetName
 from qmu_edge.verify.onnx.graph import Dialect
 from qmu_edge.verify.onnx.reader import read
+from qmu_edge.verify.residual import Scope
 from qmu_edge.verify.session import OrtRunner
-from qmu_edge.verify.verdict import Thresholds
+from qmu_edge.verify.verdict import Answer, Thresholds, Verdict
 from qmu_edge.verify.verification import Options, verify_bundle, verify_file, verify_structure
 from tests.verify import bundles, files
+from tests.verify.bundles import LIMITS
 
 ModelAndSets = tuple[Path, dict[SetName, Labelled]]
 KEYS = (
@@ -46,21 +49,67 @@ def test_json_has_the_same_keys_in_the_same_order(tmp_path: Path) -> None:
     assert tuple(verify_bundle(tmp_path / "bundle", Options()).to_json()) == (*KEYS, "bundle")
 
 
-def test_a_file_is_judged_against_the_reference_that_is_asked_for(
-    model_and_sets: ModelAndSets, tmp_path: Path
+def judged(model: Path, data: Path, **options: Any) -> Verdict:
+    """The verdict of a file that is held against itself."""
+    found = verify_file(model, Options(data=data, before=model, **options))
+    assert found.verdict is not None and found.evaluation is not None
+    assert found.passed == found.verdict.passed == found.to_json()["passed"]
+    return found.verdict
+
+
+def test_a_file_alone_is_measured_and_not_judged(model_and_sets: ModelAndSets, known: Path) -> None:
+    found = verify_file(model_and_sets[0], Options(data=known))
+    assert found.evaluation and found.evaluation.fa and found.evaluation.fa.value == 1.0
+    assert found.verdict is None and found.passed
+
+
+def test_a_file_beside_the_original_is_judged_by_what_the_data_hold(
+    model_and_sets: ModelAndSets, known: Path, tmp_path: Path
 ) -> None:
     model, sets = model_and_sets
-    data = files.write_sets(tmp_path / "sets.npz", sets)
-    retrained = verify_file(model, Options(data=data, retrained=model))
-    assert retrained.passed and retrained.verdict and len(retrained.verdict.checks) == 4
-    forgotten = verify_file(model, Options(data=data, forgotten_class=True))
-    assert forgotten.verdict and [c.name for c in forgotten.verdict.checks] == ["fa_gap"]
-    assert not forgotten.passed and forgotten.to_json()["passed"] is False
-    before = verify_file(model, Options(data=data, before=model, thresholds=Thresholds(max_mia_auc_gap=None)))
-    assert before.verdict and [c.name for c in before.verdict.checks] == ["fa_gap", "ta_drop", "ra_drop"]
-    few = {name: sets[name] for name in (SetName.FORGET, SetName.RETAIN)}
-    with pytest.raises(ConfigError, match="no test or validation set"):
-        verify_file(model, Options(data=files.write_sets(tmp_path / "few.npz", few)))
+    itself = judged(model, known)
+    assert [c.name for c in itself.checks] == ["ta_drop", "ra_drop", "residual", "unchanged_codes"]
+    assert [c.passed for c in itself.checks] == [True, True, False, False]
+    (left,) = itself.residuals
+    assert left.value == 1.0 and left.references == 3 and left.detected and left.n == 40
+    assert itself.answer is Answer.STILL_PRESENT and not itself.passed
+    bare = judged(model, files.write_sets(tmp_path / "sets.npz", sets))
+    assert bare.answer is Answer.NOT_MEASURABLE and "no networks that never saw" in bare.why
+    whole = judged(model, known, forgotten_class=True)
+    assert whole.answer is Answer.STILL_PRESENT and [r.scope for r in whole.residuals] == [Scope.CLASSES]
+    few = files.write_sets(tmp_path / "few.npz", {SetName.RETAIN: sets[SetName.RETAIN]})
+    assert judged(model, few).answer is None
+
+
+def test_scores_are_means_over_the_views_that_the_data_name(
+    model_and_sets: ModelAndSets, known: Path, tmp_path: Path
+) -> None:
+    model, _ = model_and_sets
+    with np.load(known) as arrays:
+        np.savez(tmp_path / "one.npz", **{**arrays, "flip": np.array(0)})
+    two, one = (judged(model, data).residuals[0] for data in (known, tmp_path / "one.npz"))
+    assert two.excess_before != one.excess_before
+
+
+def test_a_file_that_forgot_a_class_passes(model_and_sets: ModelAndSets, tmp_path: Path) -> None:
+    model, sets = model_and_sets
+    (gone,) = np.unique(OrtRunner(model).logits(sets[SetName.FORGET].images).argmax(axis=1))
+    proto = files.qcdq()
+    for name, change in (("bias", -1000.0), ("fc.w", 1)):
+        values = files.value_of(proto, name)
+        values[gone] = values[gone] + change if name == "bias" else np.sign(values[gone]) * -change
+        files.replace(proto, name, values)
+    other = files.write(tmp_path / "other.onnx", proto)
+    labels = {name: np.full(40, gone if name is SetName.FORGET else 0) for name in sets}
+    data = files.write_sets(
+        tmp_path / "class.npz", {n: Labelled(images, labels[n]) for n, (images, _) in sets.items()}
+    )
+    options = Options(data=data, before=model, forgotten_class=True)
+    found = verify_file(other, options)
+    assert found.verdict and found.verdict.answer is Answer.FORGOTTEN and found.passed
+    assert found.verdict.residuals[0].value == 0.0
+    without = verify_file(other, replace(options, forgotten_class=False))
+    assert without.verdict and without.verdict.answer is Answer.NOT_MEASURABLE and not without.passed
 
 
 def test_golden_logits_must_agree(model_and_sets: ModelAndSets, tmp_path: Path) -> None:
@@ -75,15 +124,16 @@ def test_golden_logits_must_agree(model_and_sets: ModelAndSets, tmp_path: Path) 
 
 
 def test_thresholds_of_a_bundle_take_the_place_of_others(
-    model_and_sets: ModelAndSets, tmp_path: Path
+    model_and_sets: ModelAndSets, known: Path, tmp_path: Path
 ) -> None:
-    model, sets = model_and_sets
+    model, _ = model_and_sets
     bundles.write(tmp_path / "bundle", model)
-    data = files.write_sets(tmp_path / "sets.npz", sets)
-    strict = Thresholds(max_fa_gap=0.0, max_ta_drop=0.0, max_ra_drop=0.0, max_mia_auc_gap=0.0)
-    options = Options(data=data, before=model, thresholds=strict)
+    strict = Thresholds(max_residual=0.0, max_ta_drop=0.0, max_ra_drop=0.0)
+    options = Options(data=known, before=model, thresholds=strict)
     alone, bundled = verify_file(model, options), verify_bundle(tmp_path / "bundle", options)
-    assert alone.verdict and len(alone.verdict.checks) == 4
-    assert bundled.verdict and [c.allowed for c in bundled.verdict.checks] == [0.05, 0.02]
+    assert alone.verdict and [c.allowed for c in alone.verdict.checks[:3]] == [0.0, 0.0, 0.0]
+    assert bundled.verdict and [(c.name, c.allowed) for c in bundled.verdict.checks[:2]] == [
+        ("ta_drop", LIMITS.max_ta_drop), ("residual", LIMITS.max_residual),
+    ]  # fmt: skip
     assert (bundled.file, alone.file) == ("model.onnx", str(model))
     assert replace(bundled, file=alone.file, bundle=None).latent_weights == alone.latent_weights
