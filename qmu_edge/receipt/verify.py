@@ -114,10 +114,12 @@ def _is_met(result: EvaluationResult) -> bool:
 def _passes(verdict: Verdict, met: Sequence[bool]) -> bool:
     """Where nothing could be measured, the policy may release all the same: then accuracy alone counts."""
     judged = [m for r, m in zip(verdict.results, met, strict=True) if r.metric != "residual"]
-    if verdict.answer == "not_measurable":
-        return verdict.passed and all(judged)
     changed = verdict.codes.changed > 0 or verdict.answer == "retrained"
-    return verdict.answer in ("forgotten", "retrained") and all(met) and changed
+    if verdict.answer == "not_measurable":
+        return verdict.passed and all(judged) and changed
+    known = bool(verdict.residuals) and all(r.detected for r in verdict.residuals)
+    shown = verdict.answer == "forgotten" and known and len(judged) < len(met)
+    return (shown or verdict.answer == "retrained") and all(met) and changed
 
 
 def _verify_links(expected: Sha256 | None, previous: Sequence[bytes]) -> Iterator[Finding]:

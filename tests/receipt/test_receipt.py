@@ -11,14 +11,18 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmu_edge.errors import LedgerError
+from qmu_edge.io.canonical import canonical
 from qmu_edge.receipt import envelope, receipt
-from qmu_edge.receipt.statement import Statement, refusing
+from qmu_edge.receipt.statement import PREDICATE_TYPE as TYPE
+from qmu_edge.receipt.statement import Statement, StatementV1, StatementV2, VerdictV1, refusing
 from qmu_edge.receipt.verify import verify
 
 MODEL = b"the exported model"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
 PUBLIC, STRANGER = (k.public_key().public_bytes_raw() for k in (KEY, OTHER))
+
+OLD = Path(__file__).parent / "golden" / "receipt.v1-first.json"
 
 
 def sha(data: bytes) -> str:
@@ -31,6 +35,22 @@ EVALUATION = {
     "mia_auc": {"value": 0.502, "low": 0.47, "high": 0.53}, "mean_confidence": {"forget": 0.5},
 }  # fmt: skip
 CHECK = {"name": "fa_gap", "value": 0.01, "allowed": 0.05, "passed": True, "low": 0.24, "high": 0.76}
+RESIDUAL = {
+    "scope": "samples", "value": 0.05, "low": -0.1, "high": 0.2, "n": 12, "effective": 11.5, "references": 4,
+    "detected": True, "power": 0.9,
+}  # fmt: skip
+DROP = {
+    "metric": "ta_drop", "value": 0.03, "low": -0.01, "high": 0.07, "bound": "low", "comparator": "<=",
+    "threshold": 0.02, "sample_size": 10, "passed": True,
+}  # fmt: skip
+LEFT = {
+    "metric": "residual", "value": 0.05, "low": -0.1, "high": 0.2, "bound": "high", "comparator": "<=",
+    "threshold": 0.25, "sample_size": 12, "passed": True,
+}  # fmt: skip
+VERDICT = {
+    "answer": "forgotten", "passed": True, "residuals": [RESIDUAL], "results": [DROP, LEFT],
+    "codes": {"weights": 1000, "changed": 10},
+}  # fmt: skip
 
 
 def make(**changes: Any) -> dict[str, Any]:
@@ -61,9 +81,8 @@ def make(**changes: Any) -> dict[str, Any]:
             "parity": {"integer": {"n": 1000, "agreement": 1}},
             "latent_weights": {"integer": {"problems": 0}},
         },
-        "reference": None,
-        "thresholds": {"max_fa_gap": 0.05},
-        "verdict": {"passed": True, "checks": [CHECK]},
+        "thresholds": {"max_residual": 0.25},
+        "verdict": VERDICT,
         "derived_artefacts": [{"kind": "split", "count": 1, "bytes": 9, "state": "present"}],
         "tool": {"name": "qmu-edge", "version": "0.1.0", "dependencies": {"torch": "2.11.0+cpu"}},
         "limits": list(receipt.LIMITS),
@@ -75,14 +94,27 @@ def make(**changes: Any) -> dict[str, Any]:
             {"name": "bundle.zip", "digest": {"sha256": sha(b"bundle")}},
             {"name": "model.onnx", "digest": {"sha256": sha(MODEL)}},
         ],
-        "predicateType": "urn:qmu-edge:erasure-receipt:v1",
+        "predicateType": "urn:qmu-edge:erasure-receipt:v2",
         "predicate": {**predicate, **changes},
     }
     return copy.deepcopy(document)
 
 
+def make_old(**changes: Any) -> dict[str, Any]:
+    """The same in version 1."""
+    old = {
+        "reference": None, "thresholds": {"max_fa_gap": 0.05}, "verdict": {"passed": True, "checks": [CHECK]},
+        "limits": json.loads(envelope.read(OLD.read_bytes(), OLD).payload)["predicate"]["limits"],
+    }  # fmt: skip
+    return {**make(**{**old, **changes}), "predicateType": "urn:qmu-edge:erasure-receipt:v1"}
+
+
 def made(key: Ed25519PrivateKey = KEY, **changes: Any) -> bytes:
-    return receipt.sign(Statement.model_validate(make(**changes)), key)
+    return receipt.sign(StatementV2.model_validate(make(**changes)), key)
+
+
+def made_old(key: Ed25519PrivateKey = KEY, **changes: Any) -> bytes:
+    return receipt.sign(StatementV1.model_validate(make_old(**changes)), key)
 
 
 def changed(where: str, value: object) -> bytes:
@@ -104,7 +136,7 @@ def test_a_receipt_is_an_in_toto_statement_in_dsse_that_says_its_limits() -> Non
     signed = envelope.read(data, "r")
     statement = json.loads(signed.payload)
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
-    assert statement["predicateType"] == "urn:qmu-edge:erasure-receipt:v1"
+    assert statement["predicateType"] == "urn:qmu-edge:erasure-receipt:v2"
     assert [file["name"] for file in statement["subject"]] == ["bundle.zip", "model.onnx"]
     assert statement["predicate"]["limits"] == list(receipt.LIMITS)
     assert receipt.loads(data, "r").document() == statement and receipt.signer(data) == PUBLIC
@@ -114,9 +146,9 @@ def test_a_receipt_is_an_in_toto_statement_in_dsse_that_says_its_limits() -> Non
 def test_one_statement_and_one_key_have_one_byte_string() -> None:
     data = made()
     shuffled = json.loads(json.dumps(make()), object_pairs_hook=lambda pairs: dict(reversed(pairs)))
-    read = Statement.model_validate(shuffled)
+    read = StatementV2.model_validate(shuffled)
     assert receipt.sign(read, KEY) == data != receipt.sign(read, OTHER)
-    assert sha(data) == "dca97248a241b0e9ecb1f6fc8bbda5beec57be807be6bd3035cf2424f05eca64"
+    assert sha(data) == "0dcce4126c0e5266681078f50974b874f96648cade731b5d8fa6dea727f973f9"
     payload = envelope.read(data, "r").payload
     assert payload == json.dumps(make(), sort_keys=True, separators=(",", ":")).replace("10.0", "10").encode()
 
@@ -135,6 +167,17 @@ def test_one_statement_and_one_key_have_one_byte_string() -> None:
         ("predicate.request.received", "2026-13-02T15:04:11Z", "received: .*pattern"),
         ("predicate.split.counts", {"forget": "12"}, "forget: .*valid integer"),
         ("predicate.verdict.passed", 1, "passed: .*valid boolean"),
+        ("predicate.verdict.answer", "perhaps", "answer: .*'forgotten'"),
+        ("predicate.verdict.answer", None, "answer: .*'forgotten'"),
+        ("predicate.verdict.codes", None, "codes: .*Codes"),
+        ("predicate.verdict.results.0.comparator", "<", "comparator: .*'<='"),
+        ("predicate.verdict.results.0.bound", "middle", "bound: .*'value', 'low' or 'high'"),
+        ("predicate.verdict.results.0.threshold", ..., "threshold: missing"),
+        ("predicate.verdict.residuals.0.n", 0, "n: .*greater than or equal to 1"),
+        ("predicate.verdict.residuals.0.power", 1.1, "power: .*less than or equal to 1"),
+        ("predicate.verdict.residuals", [RESIDUAL] * 3, "residuals: .*at most 2"),
+        ("predicate.reference", None, "reference: not a field"),
+        ("predicate.rungs", [], "rungs: .*at least 1"),
         ("predicate.metrics", [], "metrics: .*Metrics"),
         ("predicate.metrics.evaluation.fa.low", 1.5, "low: .*less than or equal to 1"),
         ("predicate.metrics.parity", {"a b": 1}, "'a b': .*pattern"),
@@ -152,7 +195,8 @@ def test_one_statement_and_one_key_have_one_byte_string() -> None:
         ("subject.0.name", "model.onnx", "each once"),
         ("subject.0.name", "/srv/model.onnx", "name: .*pattern"),
         ("_type", "https://example.org/v1", "_type: .*in-toto.io/Statement/v1"),
-        ("predicateType", "urn:qmu-edge:erasure-receipt:v2", "erasure-receipt:v1"),
+        ("predicateType", "urn:qmu-edge:erasure-receipt:v3", "erasure-receipt:v2"),
+        ("predicateType", "urn:qmu-edge:erasure-receipt:v1", "reference: missing"),
     ],
 )
 def test_a_wrong_field_is_named(where: str, value: object, said: str) -> None:
@@ -168,7 +212,7 @@ def test_what_could_not_be_read_is_never_signed() -> None:
         with pytest.raises(LedgerError, match=r"^new receipt: not a receipt: \$\.predicate\."):
             with refusing("new receipt"):
                 made(**wrong)
-    good = Statement.model_validate(make())
+    good = StatementV2.model_validate(make())
     with pytest.raises(LedgerError, match=r"subject: .*at least 1"), refusing("new receipt"):
         Statement.about({}, good.predicate)
     for changes in ({"outcome": "unheard-of"}, {"thresholds": {"x": float("nan")}}):
@@ -207,8 +251,23 @@ def test_a_bare_statement_is_not_a_receipt() -> None:
         receipt.loads(envelope.read(made(), "r").payload, "r")
 
 
+def test_a_receipt_of_version_1_is_read_as_it_was_written() -> None:
+    data = made_old()
+    assert sha(data) == "dca97248a241b0e9ecb1f6fc8bbda5beec57be807be6bd3035cf2424f05eca64"
+    statement = receipt.loads(data, "r")
+    assert isinstance(statement.predicate.verdict, VerdictV1)
+    assert statement.to_bytes() == envelope.read(data, "r").payload
+    older = make_old()
+    del older["predicate"]["rungs"]  # which the first receipts do not have
+    signed = receipt.sign(StatementV1.model_validate(older), KEY)
+    assert receipt.loads(signed, "r").document() == json.loads(envelope.read(signed, "r").payload)
+    for mixed in ({**make(), "predicateType": older["predicateType"]}, {**make_old(), "predicateType": TYPE}):
+        with pytest.raises(LedgerError, match="not a receipt"):
+            receipt.loads(envelope.sign(canonical(mixed), KEY), "r")
+
+
 def test_render_shows_every_value_and_steers_no_terminal() -> None:
-    statement = Statement.model_validate(make()).document()
+    statement = StatementV2.model_validate(make()).document()
     statement["predicate"]["outcome"] = "\x1b[2Jgone\u202e"
     text = receipt.render(statement)
     for shown in (sha(MODEL), "resnet18", "0.502", "kind: split", "forget: 12", "torch: 2.11.0"):

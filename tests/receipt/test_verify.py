@@ -12,11 +12,16 @@ from qmu_edge.receipt import envelope, receipt
 from qmu_edge.receipt.verify import verify
 from tests.receipt.test_receipt import (
     CHECK,
+    DROP,
+    LEFT,
     MODEL,
     OTHER,
     PUBLIC,
+    RESIDUAL,
     STRANGER,
+    VERDICT,
     made,
+    made_old,
     sha,
 )
 
@@ -33,7 +38,7 @@ def test_verify_says_what_it_checked_and_what_not(files: dict[str, Path]) -> Non
         f"signature: holds, key {name}; compared with no key, so it does not tell who signed",
         "bundle.zip: not checked, no file given",
         f"model.onnx ({files['model.onnx']}): SHA-256 {sha(MODEL)}, as stated",
-        "verdict: passed, as its 1 values and limits say",
+        "verdict: forgotten, passed, as its 2 values and limits say",
         "previous receipt: not checked, stated: none",
     ]
     second = made(previous=sha(first))
@@ -81,7 +86,54 @@ def test_verify_names_everything_that_does_not_hold(files: dict[str, Path]) -> N
 )
 def test_a_verdict_that_does_not_follow_from_its_numbers_is_noticed(verdict: dict[str, Any]) -> None:
     with pytest.raises(LedgerError, match="verdict: not what its values and limits say"):
-        verify(made(verdict=verdict), files={})
+        verify(made_old(verdict=verdict), files={})
+
+
+MISSED = {**DROP, "low": 0.021, "passed": False}
+UNPROVED = {**LEFT, "high": 0.3, "passed": False}
+SAME = {"weights": 1000, "changed": 0}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"passed": False},
+        {"answer": "still_present"},
+        {"answer": "over_forgotten"},
+        {"answer": "inconclusive"},
+        {"results": [DROP, {**LEFT, "passed": False}]},
+        {"results": [DROP, {**LEFT, "threshold": 0.1}]},
+        {"results": [DROP, {**LEFT, "high": 0.3}]},
+        {"results": [DROP, {**LEFT, "high": None}]},
+        {"results": [{**DROP, "bound": "value"}, LEFT]},
+        {"results": [{**DROP, "low": 0.03}, LEFT]},
+        {"results": [MISSED, LEFT]},
+        {"results": [DROP, UNPROVED]},
+        {"answer": "not_measurable", "results": [MISSED, UNPROVED]},
+        {"answer": "retrained", "results": [MISSED]},
+        {"codes": SAME},
+        {"answer": "not_measurable", "codes": SAME},
+        {"results": [DROP]},
+        {"residuals": []},
+        {"residuals": [RESIDUAL, {**RESIDUAL, "detected": False}]},
+    ],
+)
+def test_a_verdict_by_residuals_that_does_not_follow_is_noticed(wrong: dict[str, Any]) -> None:
+    with pytest.raises(LedgerError, match="verdict: not what its values and limits say"):
+        verify(made(verdict={**VERDICT, **wrong}), files={})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "forgotten, passed"),
+        ({"answer": "retrained", "results": [DROP], "residuals": []}, "retrained, passed"),
+        ({"answer": "not_measurable", "results": [DROP, UNPROVED]}, "not measurable, passed"),
+    ],
+)
+def test_a_verdict_by_residuals_that_follows_is_said(changes: dict[str, Any], said: str) -> None:
+    lines = verify(made(verdict={**VERDICT, **changes}), files={})
+    assert any(line.startswith(f"verdict: {said}, as its ") for line in lines)
 
 
 def test_a_later_receipt_vouches_for_those_before_it(files: dict[str, Path]) -> None:
