@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
+from qmu_edge.recipe import PolicyRecipe, Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
 from qmu_edge.unlearn.registry import METHODS, parameters
 
 
@@ -24,10 +24,11 @@ def test_shipped_recipe_parses_and_survives_being_written_out(name: str) -> None
 
 def test_written_recipe_hides_no_default() -> None:
     text = to_toml(Recipe())
-    for section in ("data", "model", "train", "policy"):
+    for section in ("data", "model", "train", "references", "policy"):
         assert f"[{section}]" in text
         for key, value in getattr(Recipe(), section):
-            assert (f"\n{key} = " in text) == (value is not None)
+            table = text.split(f"\n[{section}]")[1].split("\n[")[0]
+            assert (f"\n{key} = " in table) == (value is not None)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +70,13 @@ def test_every_kind_of_value_survives_being_written_out() -> None:
         activation_bits = "float"
         [policy]
         rungs = ["finetune", "retrain"]
-        max_fa_gap = "off"
-        max_ta_drop = 0.0
+        max_residual = 0.5
+        max_ta_drop = "off"
+        [references]
+        trained = "per_request"
+        count = 3
+        epochs = 7
+        width = 0.5
         [unlearn.finetune]
         lr = 1e-05
         epochs = 3
@@ -80,15 +86,20 @@ def test_every_kind_of_value_survives_being_written_out() -> None:
 
 
 def test_digest_depends_on_every_number() -> None:
-    texts = ["", "[train]\nlr = 0.2", '[policy]\nmax_fa_gap = "off"', "[unlearn.qmul]\nlr = 0.1"]
+    texts = ["", "[train]\nlr = 0.2", '[policy]\nmax_residual = 0.5', "[unlearn.qmul]\nlr = 0.1"]
     assert len({parse_recipe(text, "text").digest() for text in texts}) == len(texts)
 
 
+def test_limits_that_are_retired_are_passed_over() -> None:
+    text = '[policy]\nreference = "retrained"\nmax_fa_gap = 0.5\nmax_mia_auc_gap = "off"\nmax_ta_drop = 0.1'
+    assert parse_recipe(text, "text").policy == PolicyRecipe(max_ta_drop=0.1)
+
+
 def test_limits_may_be_off_and_everything_else_may_not() -> None:
-    limits = ("max_fa_gap", "max_ta_drop", "max_ra_drop", "max_mia_auc_gap")
+    limits = ("max_ta_drop", "max_ra_drop")
     text = "[policy]\n" + "\n".join(f'{name} = "off"' for name in limits)
     policy = parse_recipe(text, "text").policy
-    assert [getattr(policy, name) for name in limits] == ["off"] * 4
+    assert [getattr(policy, name) for name in limits] == ["off"] * 2
     with pytest.raises(ConfigError, match=r"policy\.min_agreement"):
         parse_recipe('[policy]\nmin_agreement = "off"', "text")
 
@@ -96,12 +107,12 @@ def test_limits_may_be_off_and_everything_else_may_not() -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[policy]\nmax_fa_gapp = 0.1", "policy.max_fa_gapp"),
+        ("[policy]\nmax_residuall = 0.1", "policy.max_residuall"),
         ("[training]\nlr = 0.1", "training"),
-        ("[policy]\nmax_fa_gap = 1.5", "policy.max_fa_gap"),
-        ("[policy]\nmax_fa_gap = -0.1", "policy.max_fa_gap"),
-        ("[policy]\nmax_fa_gap = nan", "policy.max_fa_gap"),
-        ('[policy]\nmax_fa_gap = "none"', "policy.max_fa_gap"),
+        ("[policy]\nmax_residual = 1.5", "policy.max_residual"),
+        ("[policy]\nmax_residual = -0.1", "policy.max_residual"),
+        ("[policy]\nmax_residual = nan", "policy.max_residual"),
+        ('[policy]\nmax_residual = "none"', "policy.max_residual"),
         ("[policy]\nparity_inputs = 999", "policy.parity_inputs"),
         ('[train]\nepochs = "3"', "train.epochs"),
         ("[train]\nepochs = 3.0", "train.epochs"),
@@ -118,6 +129,12 @@ def test_limits_may_be_off_and_everything_else_may_not() -> None:
         ("[data]\nstd = [0.0]", "data.std"),
         ("[data]\nmean = [nan]", "data.mean"),
         ("[data]\nflip = 1", "data.flip"),
+        ('[policy]\nmax_residual = "off"', "policy.max_residual"),
+        ('[policy]\nwhen_not_measurable = "keep"', "policy.when_not_measurable"),
+        ('[references]\ntrained = "twice"', "references.trained"),
+        ("[references]\ncount = 2", "references.count"),
+        ("[references]\nepochs = 0", "references.epochs"),
+        ("[references]\nwidth = 1.5", "references.width"),
         ("unlearn = 3", "unlearn"),
     ],
 )

@@ -37,12 +37,13 @@ batch = 128
 [unlearn.qmul]
 epochs = 1
 batch = 128
+[references]
+trained = "never"
 [policy]
 rungs = ["qmul", "retrain"]
-max_fa_gap = 1.0
+when_not_measurable = "release"
 max_ta_drop = 1.0
 max_ra_drop = "off"
-max_mia_auc_gap = "off"
 """
 
 

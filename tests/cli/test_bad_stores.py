@@ -60,7 +60,7 @@ DAMAGE: dict[str, tuple[Damage, int, str]] = {
     "key cut": (lambda p: cut(p / ".qmu/keys/pseudonym.key"), 4, "32"),
     "recipe is not TOML": (lambda p: (p / "qmu.toml").write_text("=", "utf-8"), 2, "TOML"),
     "recipe is not UTF-8": (lambda p: (p / "qmu.toml").write_bytes(b"\xff\xfe"), 2, "UTF-8"),
-    "recipe misspelt": (_replace("qmu.toml", "max_fa_gap", "max_fa_gab"), 2, "max_fa_gab"),
+    "recipe misspelt": (_replace("qmu.toml", "max_ta_drop", "max_ta_dorp"), 2, "max_ta_dorp"),
     "recipe out of range": (_replace("qmu.toml", "weight_bits = 4", "weight_bits = 9"), 2, "weight_bits"),
     "method misspelt": (_replace("qmu.toml", '"qmul", "retrain"', '"qmull", "retrain"'), 2, "qmull"),
     "parameter misspelt": (_replace("qmu.toml", "[unlearn.qmul]", "[unlearn.qmul]\nlrr = 1"), 2, "lrr"),

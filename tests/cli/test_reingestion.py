@@ -71,8 +71,8 @@ def test_measurement_refuses_a_deleted_sample_among_those_kept(planted: Any, par
     project, _, split = planted
     with pytest.raises(IntegrityError, match=f"measured {part} set: 1 of"):
         evaluate.evaluate_file(
-            project.root / "release/model.onnx", project.samples, back_in(split, part), most=10**6,
-            progress=Progress(),
+            project.root / "release/model.onnx", project.samples,
+            evaluate.positions_of(back_in(split, part), most=10**6), flip=False, progress=Progress(),
         )  # fmt: skip
 
 

@@ -39,15 +39,33 @@ def test_a_receipt_is_held_against_the_files_without_a_project(
     refused(run("receipt", "verify", device / "nothing.json"), 8, "nothing.json")
 
 
-def test_the_model_before_unlearning_misses_a_strict_threshold(run: Any, served: Path, digest: Any) -> None:
+def test_a_file_that_no_receipt_names_is_measured_and_not_judged(
+    run: Any, served: Path, digest: Any
+) -> None:
     with opened(served, Progress()) as project:
         before = _original(project)
     shutil.copyfile(before, served / "original.onnx")
-    set_policy(served, max_fa_gap="0.0")
+    set_policy(served, max_ta_drop="0.0", when_not_measurable='"retrain"')
     state = digest(served)
     ended = run("verify", served / "original.onnx", "--project", served, "--quiet", "--json")
-    assert ended.code == 7 and not ended.json["passed"] and ended.json["request"] is None
-    assert ended.err.splitlines() == [f"qmu-edge: {served / 'original.onnx'}: a threshold is not met"]
+    assert ended.code == 0 and ended.json["passed"] and ended.json["evaluation"]["fa"]["n"] > 100
+    assert ended.json["request"] is ended.json["verdict"] is None
+    assert ended.json["note"] == "no receipt names this file: it is measured, not judged"
+    assert digest(served) == state
+
+
+def test_a_released_file_is_judged_again_by_what_the_policy_allows_now(
+    made: Any, run: Any, served: Path, digest: Any
+) -> None:
+    command = ("verify", served / "release/model.onnx", "--project", served, "--quiet")
+    again, report = run(*command, "--json"), made.commands["unlearn"].json["report"]
+    assert again.code == 0 and again.json["request"] == made.commands["unlearn"].json["request"]
+    assert again.json["verdict"] == report["verdict"] and report["verdict"]["answer"] == "not_measurable"
+    set_policy(served, when_not_measurable='"retrain"')
+    state = digest(served)
+    refusal = run(*command)
+    assert refusal.code == 7 and "not measurable" in refusal.out
+    assert refusal.err.splitlines() == [f"qmu-edge: {served / 'release/model.onnx'}: a threshold is not met"]
     assert digest(served) == state
 
 
@@ -103,10 +121,17 @@ def test_a_missed_threshold_releases_nothing_and_retraining_can_follow(
     assert verified.json["request"] == result.json["request"]
 
 
-def test_a_policy_without_any_threshold_is_said(made: Any, run: Any, trained: Path) -> None:
-    set_policy(trained, max_fa_gap='"off"', max_ta_drop='"off"')
+def test_what_cannot_be_measured_is_released_only_where_the_policy_says_so(
+    made: Any, run: Any, trained: Path
+) -> None:
+    set_policy(trained, when_not_measurable='"retrain"', max_ta_drop='"off"')
     command = ("unlearn", "--request", made.request, "--project", trained, "--quiet", "--method", "qmul")
-    refused(run(*command), 7, "sets no threshold")
+    refused(run(*command), 7, "not_measurable: there are no networks that never saw the images")
+    assert current(trained, "receipt") is None
+    set_policy(trained, when_not_measurable='"release"')
+    assert run(*command).code == 0
+    statement = loads((trained / "release/receipt.json").read_bytes(), trained)
+    assert statement.predicate.verdict.answer == "not_measurable" and statement.predicate.verdict.passed
 
 
 def test_a_method_that_does_nothing_is_refused_and_retraining_is_not(
@@ -116,11 +141,10 @@ def test_a_method_that_does_nothing_is_refused_and_retraining_is_not(
         return apply(name, model, *args) if name == "retrain" else model
 
     monkeypatch.setattr("qmu_edge.pipeline.distributed.apply", nothing)
-    set_policy(trained, max_fa_gap="1.0", max_mia_auc_gap="1.0")
     command = ("unlearn", "--request", made.request, "--project", trained, "--quiet")
     refused(run(*command, "--method", "qmul"), 7, "nothing changed: every integer weight is the original's")
     assert current(trained, "receipt") is None
-    set_policy(trained, max_fa_gap="0.0", max_mia_auc_gap="0.0")
+    set_policy(trained, when_not_measurable='"retrain"')
     ended = run(*command, "--method", "retrain", "--json")
     assert ended.code == 0 and ended.json["outcome"] == "retrained"
     names = [check["name"] for check in ended.json["report"]["verdict"]["checks"]]

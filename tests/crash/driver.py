@@ -97,8 +97,8 @@ def remember_more(patch: Any) -> None:
     patch.setattr("qmu_edge.pipeline.distributed.fit", _once_in_place(fit))
 
 
-def _evaluation(store: Any, release: Any, samples: Any, split: Any, **_: Any) -> str:
-    return f"{release.to_bytes()!r} {split.digest()}"
+def _evaluation(store: Any, release: Any, samples: Any, positions: Any, **_: Any) -> str:
+    return f"{release.to_bytes()!r} {[(name, at.tolist()) for name, at in positions.items()]}"
 
 
 def _once(work: Any, key: Any) -> Any:

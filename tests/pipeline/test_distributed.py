@@ -34,11 +34,12 @@ width = 0.125
 [train]
 epochs = 4
 batch = 128
+[references]
+trained = "never"
 [policy]
-max_fa_gap = 1.0
+when_not_measurable = "release"
 max_ta_drop = 1.0
 max_ra_drop = "off"
-max_mia_auc_gap = "off"
 """
 FEW = {"epochs": 1, "batch": 15, "lr": 0.01}
 # From nothing, where channels are still dead, narrow grids make a last bit the next step's direction.

@@ -25,8 +25,9 @@ def test_the_first_file_that_onnxruntime_runs_is_measured() -> None:
 
 
 def test_a_threshold_that_is_off_is_none() -> None:
-    policy = Recipe().policy.model_copy(update={"max_fa_gap": 0.25, "max_ra_drop": "off", "max_ta_drop": 0.0})
+    policy = Recipe().policy.model_copy(
+        update={"max_residual": 0.5, "max_ra_drop": "off", "max_ta_drop": 0.0}
+    )
     found = thresholds_of(policy)
-    assert (found.max_fa_gap, found.max_ra_drop, found.max_ta_drop) == (0.25, None, 0.0)
-    assert found.max_mia_auc_gap == policy.max_mia_auc_gap
+    assert (found.max_residual, found.max_ra_drop, found.max_ta_drop) == (0.5, None, 0.0)
     assert isinstance(found, Thresholds)

@@ -1,4 +1,4 @@
-"""The same facts and the same key make the same receipt, byte for byte, as they did in version 0.1.0."""
+"""The same facts and the same key make the same receipt, byte for byte, as they did when it was recorded."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +11,33 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import LedgerError
 from qmu_edge.io.digest import Sha256, sha256_of
+from qmu_edge.io.plain import to_json
 from qmu_edge.pipeline.make_receipt import FulfilledRun, make_receipt, require_impersonal
 from qmu_edge.project.checklist import Line
 from qmu_edge.project.needs import CURRENT
 from qmu_edge.project.records import Measured, Release, Report
-from qmu_edge.receipt.receipt import sign
-from qmu_edge.receipt.statement import Method, Rung, Statement
+from qmu_edge.receipt.receipt import loads, sign
+from qmu_edge.receipt.statement import Method, PredicateV1, Rung, Statement
+from qmu_edge.receipt.verify import verify
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.request.resolve import Claim
 from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import State
+from qmu_edge.verify.codes import CodesChanged
 from qmu_edge.verify.evaluation import Accuracy, Evaluation, SetName
 from qmu_edge.verify.mia import Auc
-from qmu_edge.verify.verdict import Check, Reference, ReferenceKind, Thresholds, Verdict
+from qmu_edge.verify.residual import Residual, Scope
+from qmu_edge.verify.verdict import (
+    RESIDUAL,
+    UNCHANGED,
+    Answer,
+    Bound,
+    Check,
+    Terms,
+    Thresholds,
+    Verdict,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -76,14 +89,24 @@ MEASURED = Measured(
     ),
     mia_efficacy={"mean": 0.25, "deviation": 0.0, "draws": 5},
 )  # fmt: skip
+CODES = CodesChanged(weights=1000, changed=17, layers={"conv1": 0.1})
+CHECKS = (
+    Check("ta_drop", 1 / 30, 0.02, True, -0.06, 0.12, Bound.LOW, 2),
+    Check(RESIDUAL, 0.1, 0.25, True, -0.05, 0.2, Bound.HIGH, 3),
+    Check(UNCHANGED, CODES.unchanged, CODES.most_unchanged, True, n=1000),
+)
+LEFT = Residual(
+    scope=Scope.SAMPLES, value=0.1, low=-0.05, high=0.2, n=3, effective=2.5, references=4, excess_before=1.5,
+    excess=0.15, detected=True, present=False, power=0.75,
+)  # fmt: skip
 REPORT = Report(
-    unlearned=MEASURED, original=MEASURED, retrained=MEASURED,
-    reference=Reference(kind=ReferenceKind.RETRAINED, fa=0.3, ta=0.5, ra=1.0, mia_auc=0.5),
-    thresholds=Thresholds(max_fa_gap=0.05, max_mia_auc_gap=None),
-    verdict=Verdict(True, (
-        Check("fa_gap", 1 / 30, 0.05, True, 0.06, 0.79), Check("ta_drop", 0.0, 0.02, True, 0.09, 0.91),
-    )),
-    sizes={"unlearned": {"model.onnx": 48_211}, "original": {"model.onnx": 48_311}},
+    unlearned=MEASURED, original=MEASURED, terms=Terms(thresholds=Thresholds(max_ra_drop=None), references=4),
+    verdict=Verdict(passed=True, checks=CHECKS, answer=Answer.FORGOTTEN, residuals=(LEFT,)),
+    sizes={"unlearned": {"model.onnx": 48_211}, "original": {"model.onnx": 48_311}}, codes=CODES,
+)  # fmt: skip
+RETRAINED = replace(
+    REPORT, terms=replace(REPORT.terms, exact=True),
+    verdict=Verdict(passed=True, checks=(CHECKS[0], CHECKS[2]), answer=Answer.RETRAINED),
 )  # fmt: skip
 PARAMETERS: dict[str, Any] = {
     "alpha": 10.0,
@@ -123,25 +146,49 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qmu_edge.pipeline.make_receipt.__version__", "0.1.0")
 
 
-def test_a_receipt_has_the_bytes_it_had_in_version_0_1_0() -> None:
-    assert sign(made(), KEY) == (GOLDEN / "unlearned.json").read_bytes()
+def test_a_receipt_has_the_bytes_that_were_recorded() -> None:
+    assert sign(made(), KEY) == (GOLDEN / "unlearned.v2.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["unlearned", "partial"])
+def test_those_of_version_0_1_0_are_read_as_they_were_written(name: str) -> None:
+    data = (GOLDEN / f"{name}.json").read_bytes()
+    statement = loads(data, name)
+    assert isinstance(statement.predicate, PredicateV1) and statement.predicate.verdict.passed
+    assert sign(statement, KEY) == data
+
+
+def test_a_receipt_says_what_the_report_says_of_what_is_left() -> None:
+    verdict = made().document()["predicate"]["verdict"]
+    assert (verdict["answer"], verdict["passed"]) == ("forgotten", True)
+    assert verdict["codes"] == {"weights": 1000, "changed": 17}
+    (left,) = verdict["residuals"]
+    assert left == {name: to_json(getattr(LEFT, name)) for name in left} and len(left) == 9
+    for result, check in zip(verdict["results"], CHECKS, strict=True):
+        assert result == {
+            "metric": check.name, "value": check.value, "low": check.low, "high": check.high,
+            "bound": check.bound, "comparator": "<=", "threshold": check.allowed, "sample_size": check.n,
+            "passed": True,
+        }  # fmt: skip
+    verify(sign(made(), KEY), files={})
 
 
 def test_so_has_one_of_a_partial_request_without_a_deadline() -> None:
     exact = Method(name="retrain", category="exact", parameters=PARAMETERS, seed=7)
-    held_out = replace(REPORT, reference=replace(REPORT.reference, kind=ReferenceKind.HELD_OUT))
     statement = made(
-        run=replace(RUN, method=exact, report=held_out),
+        run=replace(RUN, method=exact, report=RETRAINED),
         row=replace(ROW, form="research", regulation=None, due=None),
         claim=replace(CLAIM, partial=True),
         previous=sha("previous"),
     )
-    assert sign(statement, KEY) == (GOLDEN / "partial.json").read_bytes()
+    assert sign(statement, KEY) == (GOLDEN / "partial.v2.json").read_bytes()
 
 
 def test_an_exact_method_retrains_and_a_deadline_can_be_missed() -> None:
     exact = Method(name="retrain", category="exact", parameters={}, seed=7)
-    statement = made(run=replace(RUN, method=exact), row=replace(ROW, due="2026-11-21T14:37:00Z"))
+    statement = made(
+        run=replace(RUN, method=exact, report=RETRAINED), row=replace(ROW, due="2026-11-21T14:37:00Z")
+    )
     assert statement.predicate.outcome == "retrained"
     assert statement.predicate.request.deadline_met is False
     extended = made(row=replace(ROW, due="2026-11-21T14:37:00Z", extended="2027-01-21T14:37:00Z"))
@@ -155,6 +202,7 @@ def test_an_exact_method_retrains_and_a_deadline_can_be_missed() -> None:
         ({"previous": "no digest"}, r"previous: .*pattern"),
         ({"row": replace(ROW, form="by telephone")}, r"form: .*'opendsr' or 'research'"),
         ({"artefacts": [Line("checkpoint", -1, 0, "present")]}, r"count: .*greater than or equal to 0"),
+        ({"run": replace(RUN, report=replace(REPORT, codes=None))}, r"codes: .*Codes"),
         ({"run": replace(RUN, recipe=Sha256(""))}, r"recipe: .*pattern"),
         ({"run": replace(RUN, release=replace(RELEASE, files={}))}, r"subject: .*at least 1"),
     ],

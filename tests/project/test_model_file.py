@@ -34,11 +34,12 @@ batch = 128
 [unlearn.finetune]
 epochs = 1
 batch = 128
+[references]
+trained = "never"
 [policy]
-max_fa_gap = 1.0
+when_not_measurable = "release"
 max_ta_drop = 1.0
 max_ra_drop = "off"
-max_mia_auc_gap = "off"
 """
 DIGEST = sha256_of(SOURCE)
 NAMED = ModelRecipe(architecture="file", path="mine.py")
