@@ -27,7 +27,7 @@ def commands(options: argparse.Namespace) -> list[list[str]]:
         ["memory.py", "--device", "cuda", "--batch", "256"],
         ["epoch.py", "--device", "cuda"],
         ["stacked.py", "--device", "cuda"],
-        ["request.py", "--dataset", cifar, "--recipe", recipe, "--epochs", "30", "--seeds", "0", "1", "2"],
+        ["request.py", "--dataset", cifar, "--recipe", recipe, "--images", "50000", "--seeds", "0", "1", "2"],
         ["together.py", "gpu", *shared, "--network", recipe, "--rounds", "1"],
     ]
     if options.authors:

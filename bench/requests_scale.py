@@ -32,12 +32,13 @@ epochs = 1
 batch = 128
 [unlearn.grad_ascent]
 batch = 128
+[references]
+trained = "never"
 [policy]
+when_not_measurable = "release"
 rungs = ["grad_ascent", "retrain"]
-max_fa_gap = 1.0
 max_ta_drop = "off"
 max_ra_drop = "off"
-max_mia_auc_gap = "off"
 approval_above_total = "off"
 retrain_above = "off"
 """

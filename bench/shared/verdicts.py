@@ -38,8 +38,8 @@ def verdict() -> str:
     for lab, found in document["results"].items():
         known, new, area = (found[k][0] for k in ("member_accuracy", "unseen_accuracy", "population_auc"))
         head = (
-            f"**{lab}**: {found['networks']} networks, each trained on {found['training_images']:,} images, which "
-            f"it recognises to {100 * known:.0f} %, unseen ones to {100 * new:.0f} %; AUC {area:.2f}."
+            f"**{lab}**: {found['networks']} networks, each trained on {found['training_images']:,} images, "
+            f"which it recognises to {100 * known:.0f} %, unseen ones to {100 * new:.0f} %; AUC {area:.2f}."
         )
         rows = [_verdict_row(cell) for cell in found["cells"]]
         parts.append(f"{head}\n\n{table(COLUMNS, *rows)}")
