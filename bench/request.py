@@ -1,8 +1,8 @@
 """What do references and the verdict cost? A deletion request with them and without, side by side.
 
-For each seed a subset of an image folder is registered and trained, references and all. One person's images are
-then deleted twice, in copies of the project: with the verdict, and with none (no references, whatever is made
-is released). The method is the same, and its file is taken in both.
+For each seed a subset of an image folder is registered and trained, references and all. One person's images
+are then deleted twice, in copies of the project: with the verdict, and with none (no references, whatever is
+made is released). The method is the same, and its file is taken in both.
 
     python bench/request.py --dataset cifar10/ [--recipe cifar10-resnet18-w4a4-small] [--images 4000]
 """

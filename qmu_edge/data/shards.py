@@ -4,6 +4,8 @@ A person's samples stay together, and so do samples with the same pixels where n
 Shards are alike in size and, as far as people allow, in classes.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,5 +64,5 @@ def _known(index: SampleIndex) -> NDArray[np.bool_]:
     return np.asarray(index.subjects.raw.any(axis=1))
 
 
-def _as_void(rows: NDArray[np.uint8]) -> NDArray[np.void]:
+def _as_void(rows: NDArray[np.uint8]) -> NDArray[Any]:
     return np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").reshape(-1)

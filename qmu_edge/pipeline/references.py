@@ -268,7 +268,11 @@ class Bank:
         return True
 
     def _read(self, digest: Sha256) -> Reference:
-        return Reference.parse(self.store.get_bytes(digest, limit=_MAX_BYTES), len(self.samples.index.ids))
+        try:
+            data = self.store.get_bytes(digest, limit=_MAX_BYTES)
+            return Reference.parse(data, len(self.samples.index.ids))
+        except IntegrityError as error:
+            raise IntegrityError(f"{error}; qmu-edge references build trains it again") from None
 
 
 def expected(index: SampleIndex, references: list[Reference]) -> Expected | None:
