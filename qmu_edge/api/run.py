@@ -44,11 +44,11 @@ def references_build(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train the references that are missing or know somebody who was deleted; continues after a kill."""
-    from qmu_edge.pipeline.references_run import build_bank
+    from qmu_edge.pipeline.references_run import prepare_references
     from qmu_edge.runtime.determinism import determinism
 
-    with _project(project, progress, wait_s) as opened_project, determinism(deterministic):
-        return build_bank(opened_project, device)
+    with _project(project, progress, wait_s) as found, determinism(deterministic), found.locked():
+        return prepare_references(found, device)
 
 
 def unlearn(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qmu_edge.errors import ExportError, RequestError, UnlearnError, VerificationFailed
+from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
 from qmu_edge.pipeline.ladder import Climb, Effort, climb
 from qmu_edge.pipeline.make_receipt import FulfilledRun, make_receipt, require_impersonal
@@ -30,8 +31,10 @@ from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.queue.lifecycle import register, require
 from qmu_edge.queue.schedule import batch_name, batches, closed, places, plan
+from qmu_edge.receipt.fields import refusing
 from qmu_edge.receipt.receipt import sign
-from qmu_edge.receipt.statement import Method, Rung, refusing
+from qmu_edge.receipt.statement import Method, Rung
+from qmu_edge.recipe import Recipe
 from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import Claim, tombstones_of
 from qmu_edge.store.ledger.ledger import Ledger
@@ -62,7 +65,9 @@ def fulfil(project: Project, request: DeletionRequest, effort: Effort) -> dict[s
         QmuEdgeError: Any step's own error.
     """
     with project.locked():
-        _require_ready(project, effort)
+        _require_ready(
+            Networks.of(project), project.current(Pointer.CHECKPOINT), project.samples, project.recipe, effort
+        )
         row = register(project, request)
         if row.is_open:
             waits = next(p.waits for p in places(project.ledger, project.recipe.policy) if p.row == row)
@@ -85,7 +90,9 @@ def fulfil_pending(project: Project, effort: Effort) -> dict[str, Any]:
         and what they wait for; `closed`: requests of which others had deleted everything meanwhile.
     """
     with project.locked():
-        _require_ready(project, effort)
+        _require_ready(
+            Networks.of(project), project.current(Pointer.CHECKPOINT), project.samples, project.recipe, effort
+        )
         found = places(project.ledger, project.recipe.policy)
         chosen = [p.row for p in found if not p.waits]
         done: list[dict[str, Any]] = []
@@ -114,12 +121,13 @@ def fulfil_pending(project: Project, effort: Effort) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def _require_ready(project: Project, effort: Effort) -> None:
+def _require_ready(
+    networks: Networks, checkpoint: Sha256, samples: ProjectSamples, recipe: Recipe, effort: Effort
+) -> None:
     """Check what every run needs before any request is recorded."""
-    recipe = project.recipe
     require_known((effort.method,) if effort.method else recipe.policy.rungs, recipe)
-    Networks.of(project).load(project.current(Pointer.CHECKPOINT))
-    _ = project.samples.images
+    networks.load(checkpoint)
+    _ = samples.images
 
 
 def _fulfil(project: Project, batch: Sequence[RequestRow], effort: Effort) -> Sequence[RequestRow]:

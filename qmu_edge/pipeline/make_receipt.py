@@ -21,6 +21,7 @@ from qmu_edge.project.checklist import Line
 from qmu_edge.project.inventory import SENTENCES
 from qmu_edge.project.records import Measured, Release, Report
 from qmu_edge.receipt import personal_data, statement
+from qmu_edge.receipt.fields import refusing
 from qmu_edge.receipt.receipt import LIMITS
 from qmu_edge.receipt.statement import Method, Predicate, Rung, Statement
 from qmu_edge.recipe import ModelRecipe
@@ -75,7 +76,7 @@ def make_receipt(
     Raises:
         LedgerError: A value has no place in a receipt.
     """
-    with statement.refusing("new receipt"):
+    with refusing("new receipt"):
         predicate = Predicate(
             request=_request(row, run.completed),
             batch=statement.Batch(requests=run.split.requests, forget=len(run.split.forget)),

@@ -1,11 +1,13 @@
 """Train the project's network and make it the current checkpoint."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from qmu_edge.data.index import SampleSplit
+from qmu_edge.io.progress import Progress
 from qmu_edge.machine.cost import measured_cost
 from qmu_edge.models.build import build
 from qmu_edge.models.layers import Classifier, Shape
@@ -16,7 +18,7 @@ from qmu_edge.pipeline.references_run import prepare_references
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Trained
 from qmu_edge.project.samples import ProjectSamples
-from qmu_edge.recipe import DataRecipe
+from qmu_edge.recipe import DataRecipe, Recipe
 from qmu_edge.runtime.device import device_named
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.runtime.throughput import counting
@@ -42,7 +44,10 @@ def train_project(project: Project, device_name: str) -> dict[str, Any]:
         run, results = project.training(), project.results
         trained = results.trained(run)
         if trained is None:
-            trained = _train(project, run, device)
+            state = project.folder / "work" / f"train-{run[:16]}.safetensors"
+            trained = _train(
+                Networks.of(project), project.samples, project.recipe, state, device, project.progress
+            )
             results.note_trained(run, trained)
         with project.ledger.change():
             project.ledger.set_current(Pointer.CHECKPOINT, trained.checkpoint)
@@ -52,8 +57,10 @@ def train_project(project: Project, device_name: str) -> dict[str, Any]:
         return trained.to_json()
 
 
-def _train(project: Project, run: str, device: torch.device) -> Trained:
-    recipe, samples, networks = project.recipe, project.samples, Networks.of(project)
+def _train(
+    networks: Networks, samples: ProjectSamples, recipe: Recipe, state: Path, device: torch.device,
+    progress: Progress,
+) -> Trained:  # fmt: skip
     shape = Shape(
         channels=samples.images.shape[1], classes=len(samples.index.class_names),
         mean=recipe.data.mean, std=recipe.data.std,
@@ -63,8 +70,7 @@ def _train(project: Project, run: str, device: torch.device) -> Trained:
     nothing = chosen.take(torch.empty(0, dtype=torch.int64))
     data = ForgetRetain(
         forget=nothing, retain=chosen, validation=nothing,
-        augment=Augment(recipe.data.pad, recipe.data.flip), progress=project.progress,
-        state=project.folder / "work" / f"train-{run[:16]}.safetensors",
+        augment=Augment(recipe.data.pad, recipe.data.flip), progress=progress, state=state,
     )  # fmt: skip
     job = Job(
         method=TRAINING, model=model, data=data, given={}, train=recipe.train, seed=recipe.train.seed,
@@ -75,7 +81,7 @@ def _train(project: Project, run: str, device: torch.device) -> Trained:
         with counting(device) as throughput:
             _, cost = measured_cost(job.shared)
         spent = {**cost, **throughput.spent(len(chosen))}
-        requantize(model, chosen, batch=batch, seed=recipe.train.seed, progress=project.progress)
+        requantize(model, chosen, batch=batch, seed=recipe.train.seed, progress=progress)
     checkpoint = networks.save(model, origin_of(samples, "train"))
     scores = _accuracies(samples, recipe.data, model, device)
     return Trained(checkpoint=checkpoint, images=len(chosen), accuracy=scores, spent=spent)

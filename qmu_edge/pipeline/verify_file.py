@@ -80,7 +80,7 @@ def check_against_project(project: Project, path: Path, data_out: Path | None = 
     found, seen = evaluate_file(path, samples, positions, flip=recipe.data.flip, progress=project.progress)
     verdict = _verdict(of, seen, samples.index, barred, recipe.policy) if of else None
     if data_out is not None:
-        _write_data(project, of, data_out, barred)
+        _write_data(of, data_out, samples, project.store, barred, flip=recipe.data.flip)
     return {
         **result, **found.to_json(), "request": of.request_id if of else None,
         "verdict": to_json(verdict) if verdict else None, "passed": verdict is None or verdict.passed,
@@ -134,7 +134,10 @@ def _verdict(
     return judge(of.evidence.compared(seen, index, barred), terms, codes=of.report.codes)
 
 
-def _write_data(project: Project, of: _Released | None, out: Path, barred: NDArray[np.bool_]) -> None:
+def _write_data(
+    of: _Released | None, out: Path, samples: ProjectSamples, store: ObjectStore,
+    barred: NDArray[np.bool_], *, flip: bool,
+) -> None:  # fmt: skip
     """Write `sets.npz` and `original.onnx`: with them a device judges the file as this project does.
 
     Raises:
@@ -142,11 +145,11 @@ def _write_data(project: Project, of: _Released | None, out: Path, barred: NDArr
     """
     if of is None or of.report is None or of.evidence is None or of.original is None:
         raise ConfigError("--data-out: what this file was judged by is not stored, or it never was judged")
-    arrays = device_arrays(of.evidence, of.report.terms, project.samples, barred)
-    arrays["flip"] = np.array(project.recipe.data.flip, np.uint8)
+    arrays = device_arrays(of.evidence, of.report.terms, samples, barred)
+    arrays["flip"] = np.array(flip, np.uint8)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    original = project.store.get_bytes(of.original, limit=MAX_BYTES)
+    original = store.get_bytes(of.original, limit=MAX_BYTES)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -12,7 +12,8 @@ from functools import cache
 from typing import Any, Final
 
 from qmu_edge.io.digest import is_sha256
-from qmu_edge.receipt.statement import MAX_LIST, json_schema
+from qmu_edge.receipt.fields import MAX_LIST
+from qmu_edge.receipt.statement import json_schema
 
 _URL: Final = re.compile(r"https?://in-toto\.io/\S+")
 _LOOKS_LIKE: Final = {

@@ -9,87 +9,52 @@ no field that a name, a path or a picture would fit into; `qmu_edge.receipt.pers
 Other fields need a new predicate type; receipts of the old type stay readable.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Annotated, Any, Final, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import AfterValidator, Field
 
 from qmu_edge.errors import LedgerError
 from qmu_edge.io.canonical import canonical
-from qmu_edge.io.digest import PATTERN, Sha256
-from qmu_edge.io.json import MAX_INTEGER, join, parse_object, shown
+from qmu_edge.io.digest import Sha256
+from qmu_edge.io.json import MAX_INTEGER, parse_object
+from qmu_edge.receipt.fields import (
+    MAX_ITEMS,
+    OPEN,
+    Count,
+    Counts,
+    Form,
+    Fraction,
+    Groups,
+    HexDigest,
+    Integer,
+    Number,
+    Sentence,
+    Time,
+    Values,
+    Word,
+    refusing,
+)
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "urn:qmu-edge:erasure-receipt:v2"
 PREDICATE_TYPE_V1: Final = "urn:qmu-edge:erasure-receipt:v1"
-MAX_ITEMS: Final = 64  # of any list or open object
-MAX_LIST: Final = 16  # of numbers: a row of more could be a picture
 
 
-def _plain(value: object, validate: Callable[[object], Any]) -> Any:
-    """One message for all kinds of value, instead of one for each kind."""
-    try:
-        return validate(value)
-    except ValidationError:
-        raise ValueError("allowed are numbers, true, false, null, words and short lists of these") from None
-
-
-HexDigest = Annotated[Sha256, Field(pattern=f"^{PATTERN}$")]
-Time = Annotated[
-    str,
-    Field(
-        pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
-        r"(\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
-    ),
-]
-Word = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]
-Sentence = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z ,;:.'-]{0,299}$")]
-Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
-Integer = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-# The rest of what a pattern of names means to pydantic, said in the schema too.
-_OPEN: Final = Field(max_length=MAX_ITEMS, json_schema_extra={"additionalProperties": False})
-Scalar = bool | Integer | Number | Word | None
-Plain = Annotated[Scalar | Annotated[list[Scalar], Field(max_length=MAX_LIST)], WrapValidator(_plain)]
-Values = Annotated[dict[Word, Plain], _OPEN]
-Groups = Annotated[dict[Word, Annotated[Plain | Values, WrapValidator(_plain)]], _OPEN]
-Counts = Annotated[dict[Word, Count], _OPEN]
-
-
-F = TypeVar("F", bound="_Form")
-
-
-class _Form(BaseModel):
-    """An object with exactly its fields, none converted; validators are built at the first use."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
-
-    @classmethod
-    def of(cls: type[F], thing: object) -> F:
-        """This form of an object that has the fields as attributes; its other attributes are left out.
-
-        Raises:
-            ValidationError: An attribute is missing, or its value is not allowed.
-        """
-        return cls.model_validate(thing, from_attributes=True)
-
-
-class Digest(_Form):
+class Digest(Form):
     """Digest of a file."""
 
     sha256: HexDigest
 
 
-class File(_Form):
+class File(Form):
     """An exported file."""
 
     name: Word
     digest: Digest
 
 
-class Request(_Form):
+class Request(Form):
     """The request: a keyed digest of its document, and its clock."""
 
     digest: HexDigest
@@ -100,14 +65,14 @@ class Request(_Form):
     deadline_met: bool | None
 
 
-class Batch(_Form):
+class Batch(Form):
     """How many requests one run served, and how many samples they had forgotten together."""
 
     requests: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
     forget: Count
 
 
-class Method(_Form):
+class Method(Form):
     """How the data were removed."""
 
     name: Word
@@ -116,7 +81,7 @@ class Method(_Form):
     seed: Integer
 
 
-class Rung(_Form):
+class Rung(Form):
     """A method that was tried on the way; the last one passed."""
 
     method: Word
@@ -124,28 +89,28 @@ class Rung(_Form):
     result: Literal["passed", "threshold_missed", "method_failed", "export_failed"]
 
 
-class Checkpoints(_Form):
+class Checkpoints(Form):
     """Digests of the network before and after."""
 
     before: HexDigest | None
     after: HexDigest | None
 
 
-class Split(_Form):
+class Split(Form):
     """The samples, as a digest and as counts."""
 
     digest: HexDigest
     counts: Counts
 
 
-class Model(_Form):
+class Model(Form):
     """What kind of network it is."""
 
     architecture: Word
     bits: Values
 
 
-class Share(_Form):
+class Share(Form):
     """An accuracy: a fraction of n samples, with its 95 % Wilson interval."""
 
     value: Fraction
@@ -154,7 +119,7 @@ class Share(_Form):
     high: Fraction
 
 
-class Interval(_Form):
+class Interval(Form):
     """A measured value with its 95 % interval."""
 
     value: Fraction
@@ -162,7 +127,7 @@ class Interval(_Form):
     high: Fraction
 
 
-class Evaluation(_Form):
+class Evaluation(Form):
     """What the exported file does under onnxruntime."""
 
     sha256: HexDigest
@@ -176,7 +141,7 @@ class Evaluation(_Form):
     mean_confidence: Values
 
 
-class Metrics(_Form):
+class Metrics(Form):
     """Everything measured on the exported files."""
 
     evaluation: Evaluation
@@ -186,7 +151,7 @@ class Metrics(_Form):
     latent_weights: Groups
 
 
-class Reference(_Form):
+class Reference(Form):
     """Of version 1: what a model that never saw the data would do; `seed` when one was trained for it."""
 
     kind: Word
@@ -197,7 +162,7 @@ class Reference(_Form):
     seed: Integer | None
 
 
-class Check(_Form):
+class Check(Form):
     """Of version 1: the value found, the largest allowed, and the interval of what was measured."""
 
     name: Word
@@ -208,14 +173,14 @@ class Check(_Form):
     high: Number | None
 
 
-class VerdictV1(_Form):
+class VerdictV1(Form):
     """Of version 1: whether every threshold is met."""
 
     passed: bool
     checks: Annotated[list[Check], Field(max_length=MAX_ITEMS)]
 
 
-class EvaluationResult(_Form):
+class EvaluationResult(Form):
     """A measured quantity and its limit.
 
     `bound` says what is compared: the value, or one end of its interval, beyond which 5 % lie.
@@ -232,7 +197,7 @@ class EvaluationResult(_Form):
     passed: bool
 
 
-class Residual(_Form):
+class Residual(Form):
     """The share that is left of what the original knew, of samples or of whole classes."""
 
     scope: Literal["samples", "classes"]
@@ -246,14 +211,14 @@ class Residual(_Form):
     power: Fraction
 
 
-class Codes(_Form):
+class Codes(Form):
     """How many integer weights there are, and how many differ from the file before."""
 
     weights: Count
     changed: Count
 
 
-class Verdict(_Form):
+class Verdict(Form):
     """What is known about the rest of the data's influence, and whether every threshold is met."""
 
     answer: Literal[
@@ -265,7 +230,7 @@ class Verdict(_Form):
     codes: Codes
 
 
-class Artefact(_Form):
+class Artefact(Form):
     """Something else that was made of the data, and where it stands."""
 
     kind: Sentence
@@ -274,15 +239,15 @@ class Artefact(_Form):
     state: Sentence
 
 
-class Tool(_Form):
+class Tool(Form):
     """What wrote the receipt, with the versions it ran on."""
 
     name: Word
     version: Word
-    dependencies: Annotated[dict[Word, Word], _OPEN]
+    dependencies: Annotated[dict[Word, Word], OPEN]
 
 
-class _Predicate(_Form):
+class _Predicate(Form):
     """What was done for one request, as far as all versions say the same."""
 
     request: Request
@@ -306,7 +271,8 @@ class _Predicate(_Form):
 class PredicateV1(_Predicate):
     """What was done for one request, in version 1."""
 
-    rungs: Annotated[list[Rung], Field(max_length=256)] = []  # empty in receipts that are older than it
+    # Empty in receipts that are older than the field.
+    rungs: Annotated[list[Rung], Field(max_length=256, default_factory=list)]
     reference: Reference | None
     verdict: VerdictV1
 
@@ -325,7 +291,7 @@ def _distinct(files: list[File]) -> list[File]:
     return files
 
 
-class Statement(_Form):
+class Statement(Form):
     """An in-toto Statement v1 about exported files."""
 
     type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
@@ -405,16 +371,6 @@ class StatementV2(Statement):
     predicate: Predicate
 
 
-@contextmanager
-def refusing(source: object) -> Iterator[None]:
-    """Turn a ValidationError about a receipt's fields into a LedgerError of at most ten "path: why"."""
-    try:
-        yield
-    except ValidationError as error:
-        lines = "; ".join(_line(e) for e in error.errors(include_url=False)[:10])
-        raise LedgerError(f"{source}: not a receipt: {lines}") from None
-
-
 def json_schema() -> dict[str, Any]:
     """The published JSON Schema (draft 2020-12); `schemas/erasure-receipt.v2.json` is its text.
 
@@ -426,13 +382,3 @@ def json_schema() -> dict[str, Any]:
         **StatementV2.model_json_schema(by_alias=True),
         "title": "qmu-edge erasure receipt (in-toto Statement)",
     }
-
-
-def _line(error: Any) -> str:
-    path = "$"
-    for part in error["loc"]:
-        path = join(path, part) if part != "[key]" else path  # pydantic's mark for a bad key
-    known = {"extra_forbidden": "not a field", "missing": "missing"}
-    found = "" if error["type"] in (*known, "too_short", "too_long") else f", found {shown(error['input'])}"
-    reason = known.get(error["type"], error["msg"].removeprefix("Value error, "))
-    return f"{path}: {reason}{found}"
