@@ -170,11 +170,11 @@ class Bank:
         """
         assigned, found = self._assigned(), []
         for shard in range(self.recipe.references.count):
-            key = f"{split}:{shard}"
+            chosen = retain[assigned[retain] == shard]
+            key, name = f"{split}:{shard}", self._name(shard, chosen)
             known = self.results.reference(key)
-            if known is None:
-                chosen = retain[assigned[retain] == shard]
-                known = self._made(self._name(shard, chosen), shard, chosen, scored, device)
+            if known is None or known.made_of != name:
+                known = self._made(name, shard, chosen, scored, device)
                 self.results.note_reference(key, known)
             found.append(self._read(known.scores))
         return found
