@@ -47,10 +47,15 @@ def test_the_receipt_says_everything_that_it_must(made: Any) -> None:
     assert predicate["checkpoints"]["after"] == unlearn["checkpoint"] != predicate["checkpoints"]["before"]
     assert predicate["split"]["counts"] == unlearn["counts"]
     assert predicate["method"]["category"] == "approximate" and predicate["method"]["seed"] == 0
-    names = [check["name"] for check in predicate["verdict"]["checks"]]
-    assert predicate["verdict"] == unlearn["report"]["verdict"]
-    assert names == ["fa_gap", "ta_drop", "unchanged_codes"]
-    assert predicate["thresholds"] == unlearn["report"]["thresholds"]
+    stated, report = predicate["verdict"], unlearn["report"]
+    assert (stated["answer"], stated["passed"], stated["residuals"]) == ("not_measurable", True, [])
+    assert [r["metric"] for r in stated["results"]] == ["ta_drop", "unchanged_codes"]
+    for result, check in zip(stated["results"], report["verdict"]["checks"], strict=True):
+        assert [result[k] for k in ("metric", "value", "low", "high", "threshold", "sample_size")] == [
+            check[k] for k in ("name", "value", "low", "high", "allowed", "n")
+        ]
+    assert stated["codes"] == {k: report["codes_changed"][k] for k in ("weights", "changed")}
+    assert predicate["thresholds"] == report["terms"]["thresholds"]
     with opened(made.served, Progress()) as project:
         assert predicate["recipe"] == project.recipe.digest()
         assert request["digest"] == project.ledger.requests()[0].digest
@@ -64,7 +69,7 @@ def test_the_receipt_says_everything_that_it_must(made: Any) -> None:
 
 def test_the_published_schema_describes_the_receipt(made: Any, run: Any) -> None:
     schema = run("receipt", "schema").json
-    assert schema["$id"].endswith(":v1") and run("receipt", "schema", "--json").json == schema
+    assert schema["$id"].endswith(":v2") and run("receipt", "schema", "--json").json == schema
     jsonschema.Draft202012Validator(schema).validate(payload(made.served / "release/receipt.json"))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from qmu_edge import api
 from qmu_edge.api import demo
-from qmu_edge.cli import keys, main, project, receipts, requests, run
+from qmu_edge.cli import keys, main, project, receipts, references, requests, run
 
 HEAVY = ("torch", "torchvision", "brevitas", "onnx", "qonnx", "sklearn", "onnxscript")
 FOREIGN = (*HEAVY, "pydantic", "typer", "safetensors", "jaxtyping", "filelock", "rfc8785", "PIL")
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Any] = {
     "request list": requests.request_list, "request approve": requests.request_approve,
     "request withdraw": requests.request_withdraw, "request deny": requests.request_deny,
     "request extend": requests.request_extend,
+    "references build": references.references_build,
     "receipt show": receipts.receipt_show, "receipt verify": receipts.receipt_verify,
     "receipt schema": receipts.receipt_schema,
     "keys list": keys.keys_list, "keys rotate": keys.keys_rotate, "keys revoke": keys.keys_revoke,
@@ -51,7 +52,9 @@ print("ok")
 
 
 def test_every_help_page_answers_without_torch_or_numpy() -> None:
-    done = without((*HEAVY, "numpy", "onnxruntime"), HELPS, "request", "receipt", "keys", *COMMANDS)
+    done = without(
+        (*HEAVY, "numpy", "onnxruntime"), HELPS, "request", "references", "receipt", "keys", *COMMANDS
+    )
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
 
 

@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from qmu_edge.errors import LedgerError
 from qmu_edge.io.canonical import canonical
 from qmu_edge.receipt import envelope, receipt
+from qmu_edge.receipt.fields import refusing
 from qmu_edge.receipt.statement import PREDICATE_TYPE as TYPE
-from qmu_edge.receipt.statement import Statement, StatementV1, StatementV2, VerdictV1, refusing
+from qmu_edge.receipt.statement import Statement, StatementV1, StatementV2, VerdictV1
 from qmu_edge.receipt.verify import verify
 
 MODEL = b"the exported model"

@@ -174,16 +174,19 @@ def test_it_works_in_an_empty_folder_without_the_rest(tmp_path: Path) -> None:
 GOLDEN = Path(__file__).parent / "golden"
 
 
-GOLDENS = {"first": None, "second": "first", "sparse": "second"}
+GOLDENS = {
+    "v1-first": None, "v1-second": "v1-first", "v1-sparse": "v1-second",
+    "v2-first": None, "v2-second": "v2-first", "v2-class": "v2-second",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", GOLDENS)
 def test_receipts_of_earlier_versions_still_hold(name: str) -> None:
-    """Written by version 0.1.0 and never again: whoever holds one must be able to check it for years."""
+    """Written once and never again: whoever holds one must be able to check it for years."""
     before = GOLDENS[name]
-    previous = [(GOLDEN / f"receipt.v1-{before}.json").read_bytes()] if before else []
-    key = envelope.read_public_key(GOLDEN / f"receipt.v1-{name}.pem")
-    data = (GOLDEN / f"receipt.v1-{name}.json").read_bytes()
+    previous = [(GOLDEN / f"receipt.{before}.json").read_bytes()] if before else []
+    key = envelope.read_public_key(GOLDEN / f"receipt.{name}.pem")
+    data = (GOLDEN / f"receipt.{name}.json").read_bytes()
     statement = receipt.loads(data, name)
     assert statement.to_bytes() == envelope.read(data, name).payload
     digests = list(statement.files.values())
@@ -198,7 +201,7 @@ def test_every_flipped_byte_of_a_receipt_is_noticed() -> None:
 @pytest.mark.slow
 def test_every_flipped_bit_and_every_missing_or_doubled_byte_is_noticed() -> None:
     assert _unnoticed(bits=range(8)) == []
-    data = (GOLDEN / "receipt.v1-first.json").read_bytes()
+    data = (GOLDEN / "receipt.v2-second.json").read_bytes()
     for place in range(len(data)):
         for other in (
             data[:place] + data[place + 1 :],
@@ -210,7 +213,7 @@ def test_every_flipped_bit_and_every_missing_or_doubled_byte_is_noticed() -> Non
 
 def _unnoticed(bits: Any) -> list[tuple[int, int]]:
     """Places where a flipped bit leaves a receipt that verifies, with no key and no digest to compare."""
-    data = (GOLDEN / "receipt.v1-first.json").read_bytes()
+    data = (GOLDEN / "receipt.v2-second.json").read_bytes()
     passed = []
     for place in range(len(data)):
         for bit in bits:
