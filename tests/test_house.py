@@ -29,6 +29,7 @@ TESTED_IN = {
     "cli/test_resume.py": ("qmu_edge/pipeline/unlearn_run",),
     "cli/test_verdicts.py": ("qmu_edge/pipeline/release", "qmu_edge/pipeline/verify_file"),
     "models/test_models.py": ("models/layers", "models/quant_layers", "models/resnet"),
+    "pipeline/test_references.py": ("qmu_edge/pipeline/references_run",),
     "pipeline/test_distributed.py": ("qmu_edge/runtime/parallel",),
     "project/purge/test_inventory.py": ("qmu_edge/project/checklist",),
     "project/purge/test_purge_model.py": (
@@ -36,6 +37,7 @@ TESTED_IN = {
     ),
     "project/test_doctor.py": ("qmu_edge/project/project",),
     "queue/test_lifecycle.py": ("qmu_edge/project/samples",),
+    "receipt/test_statement.py": ("qmu_edge/receipt/fields",),
     "store/ledger/test_keys.py": ("qmu_edge/store/ledger/issued",),
     "unlearn/test_last_blocks.py": ("qmu_edge/unlearn/methods/cf_k", "qmu_edge/unlearn/methods/eu_k"),
     "unlearn/test_methods.py": ("qmu_edge/unlearn/registry",),

@@ -7,7 +7,8 @@ import pytest
 
 from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import sha256_of
-from qmu_edge.project.records import Release, Report, StepResult
+from qmu_edge.project.records import ReferenceNote, Release, Report, StepResult, noted, said
+from qmu_edge.verify.verdict import Terms, Thresholds
 
 SHA = sha256_of(b"x")
 RELEASE = Release(checkpoint=SHA, files={"model.onnx": SHA}, sizes={"model.onnx": 3}, gate={"qcdq": {"n": 1}})
@@ -31,6 +32,41 @@ def test_another_release_is_refused(change: dict[str, Any]) -> None:
 def test_what_is_no_report_is_refused(data: bytes) -> None:
     with pytest.raises(IntegrityError, match=r"^a stored report is not "):
         Report.parse(data)
+
+
+def test_a_report_from_before_there_were_answers_is_read(report: dict[str, Any]) -> None:
+    found = Report.parse(json.dumps(report).encode())
+    assert found.terms == Terms(thresholds=Thresholds(max_ta_drop=0.03, max_ra_drop=None), exact=True)
+    assert found.verdict.passed and found.verdict.answer is None and found.verdict.residuals == ()
+    again = Report.parse(found.to_bytes())
+    assert (again.terms, again.verdict) == (found.terms, found.verdict)
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    """As version 0.1.0 wrote it."""
+    accuracy = {"value": 0.5, "n": 10, "low": 0.24, "high": 0.76}
+    measured = {
+        "evaluation": {
+            "sha256": SHA, "bytes": 3, "seconds": 1.0, "fa": accuracy, "ra": None, "ta": accuracy, "va": None,
+            "mia_auc": None, "forget_predictions": None, "mean_confidence": {},
+        },
+        "mia_efficacy": None,
+    }  # fmt: skip
+    check = {"name": "ta_drop", "value": 0.01, "allowed": 0.03, "passed": True, "low": 0.24, "high": 0.76}
+    return {
+        "unlearned": measured, "original": measured, "retrained": None, "bytes": {"unlearned": {}},
+        "reference": {"kind": "exact", "fa": None, "ta": 0.5, "ra": None, "mia_auc": None},
+        "thresholds": {"max_fa_gap": 0.05, "max_ta_drop": 0.03, "max_ra_drop": None, "max_mia_auc_gap": 0.1},
+        "verdict": {"passed": True, "checks": [check]},
+    }  # fmt: skip
+
+
+def test_a_reference_is_noted_by_what_it_was_made_of() -> None:
+    note = ReferenceNote(made_of=SHA, scores=SHA)
+    assert noted(ReferenceNote, {**said(note), "of_a_later_version": 1}) == note
+    with pytest.raises(IntegrityError, match="note of a result is not as it was written"):
+        noted(ReferenceNote, {"trained": SHA})  # a whole network, up to version 0.1.0
 
 
 def test_a_step_keeps_what_it_says_and_passes_over_other_versions() -> None:
