@@ -28,10 +28,10 @@ from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.train.batches import Augment, ForgetRetain, Samples
 from qmu_edge.train.fit import predict
-from qmu_edge.verify.evaluation import Labelled
+from qmu_edge.verify.evaluation import Labelled, SetName
 from qmu_edge.verify.verdict import Thresholds
 from tests.test_documentation import ROOT, blocks
-from tests.verify.files import qcdq
+from tests.verify.files import qcdq, write_sets
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -68,7 +68,8 @@ def test_recipes_are_read(page: Path) -> None:
 def test_receipts_of_all_versions_are_read_by_the_example(path: Path) -> None:
     read = example("qmu_edge/receipt/README.md").statement_of
     trusted = {read_public_key(path.with_suffix(".pem")).hex()}
-    assert read(path.read_bytes(), trusted, {})["predicateType"] == "urn:qmu-edge:erasure-receipt:v1"
+    version = path.name.split("-")[0].removeprefix("receipt.")
+    assert read(path.read_bytes(), trusted, {})["predicateType"] == f"urn:qmu-edge:erasure-receipt:{version}"
 
 
 def test_example_refuses_receipts_that_do_not_hold() -> None:
@@ -141,8 +142,10 @@ def test_a_file_is_judged_by_the_example(tmp_path: Path) -> None:
     model.write_bytes(qcdq().SerializeToString())
     images = np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), np.uint8)
     labels = np.arange(40) % 3
-    passes = example("qmu_edge/verify/README.md", 1).passes
-    assert passes(model, Labelled(images, labels), Labelled(images, labels))
+    answer, whole = example("qmu_edge/verify/README.md", 1).answer, Labelled(images, labels)
+    data = write_sets(tmp_path / "sets.npz", dict.fromkeys((SetName.FORGET, SetName.TEST), whole))
+    assert answer(model, data, model) == "not_measurable"  # there are no references
+    assert answer(model, write_sets(tmp_path / "few.npz", {SetName.TEST: whole}), model) == ""
 
 
 def test_the_method_of_the_walk_through_unlearns(

@@ -86,7 +86,7 @@ def test_every_kind_of_value_survives_being_written_out() -> None:
 
 
 def test_digest_depends_on_every_number() -> None:
-    texts = ["", "[train]\nlr = 0.2", '[policy]\nmax_residual = 0.5', "[unlearn.qmul]\nlr = 0.1"]
+    texts = ["", "[train]\nlr = 0.2", "[policy]\nmax_residual = 0.5", "[unlearn.qmul]\nlr = 0.1"]
     assert len({parse_recipe(text, "text").digest() for text in texts}) == len(texts)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from qmu_edge.data.index import SampleSplit
 from qmu_edge.errors import ConfigError
 from qmu_edge.export.targets import Format
+from qmu_edge.pipeline.comparison import Comparison
 from qmu_edge.pipeline.evaluate import Positions
-from qmu_edge.pipeline.evidence import Evidence
 from qmu_edge.pipeline.references import Bank, expected
 from qmu_edge.pipeline.release import evaluate_release, make_release
 from qmu_edge.project.project import Project
@@ -52,7 +52,7 @@ def _sensitivity(bank: Bank, release: Release) -> Sensitivity | None:
         return None
     used, flip = {name: positions[name] for name in (SetName.RETAIN, unseen)}, bank.recipe.data.flip
     _, seen = evaluate_release(bank.store, release, samples, used, flip=flip, progress=bank.progress)
-    sets = Evidence.of(seen, known).compared(seen, samples.index, samples.barred())
+    sets = Comparison.of(seen, known).compared(seen, samples.index, samples.barred())
     return sensitivity(sets[SetName.RETAIN], sets[unseen], intraclass=known.intraclass, references=networks)
 
 

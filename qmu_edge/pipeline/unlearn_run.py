@@ -24,9 +24,9 @@ from qmu_edge.errors import IntegrityError, QmuEdgeError, VerificationFailed
 from qmu_edge.export.targets import Format
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.machine.cost import measured_cost
+from qmu_edge.pipeline.comparison import Comparison
 from qmu_edge.pipeline.distributed import Job
 from qmu_edge.pipeline.evaluate import Seen, positions_of, runnable, thresholds_of
-from qmu_edge.pipeline.evidence import Evidence
 from qmu_edge.pipeline.inputs import forget_retain, samples_of
 from qmu_edge.pipeline.networks import Networks, origin_of
 from qmu_edge.pipeline.references import Bank, Expected, expected
@@ -218,17 +218,17 @@ def _verified(run: Run, release_digest: Sha256) -> StepResult:
     before, seen_before = run.evaluate(original)
     found, seen = run.evaluate(release)
     known = _expected(run, seen_before)
-    evidence, terms = Evidence.of(seen_before, known), _terms(run, known)
+    comparison, terms = Comparison.of(seen_before, known), _terms(run, known)
     files = (project.store.open_verified(r.files[runnable(r)]) for r in (original, release))
     codes = codes_changed(*map(read, files))
     index, barred = project.samples.index, project.samples.barred()
-    verdict = judge(evidence.compared(seen, index, barred), terms, codes=codes)
+    verdict = judge(comparison.compared(seen, index, barred), terms, codes=codes)
     report = Report(
         unlearned=found, original=before, terms=terms, verdict=verdict,
         sizes={"unlearned": release.sizes, "original": original.sizes}, codes=codes,
     )  # fmt: skip
     store = project.store.put_bytes
-    return StepResult(report=store(report.to_bytes()), evidence=store(evidence.to_bytes()))
+    return StepResult(report=store(report.to_bytes()), comparison=store(comparison.to_bytes()))
 
 
 def _expected(run: Run, before: Seen) -> Expected | None:

@@ -1,6 +1,6 @@
 """Verify any exported file against a project's data.
 
-A file that a receipt speaks of is measured again on that request's sets and judged by the same evidence. Any
+A file that a receipt speaks of is measured again on that request's sets and judged as it was. Any
 other file is measured on all data, without a verdict: "forget" is then everything that was ever deleted.
 """
 
@@ -17,8 +17,8 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import write_atomic
 from qmu_edge.io.plain import to_json
+from qmu_edge.pipeline.comparison import MAX_BYTES, Comparison
 from qmu_edge.pipeline.evaluate import Seen, evaluate_file, positions_of, thresholds_of
-from qmu_edge.pipeline.evidence import MAX_BYTES, Evidence
 from qmu_edge.pipeline.unlearn_run import fulfilled_steps
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Report
@@ -36,14 +36,14 @@ from qmu_edge.verify.verification import verify_structure
 
 @dataclass(frozen=True, slots=True)
 class _Released:
-    """The request whose release holds a file; its report and evidence are None when they are purged.
+    """The request whose release holds a file; its report and comparison are None when they are purged.
 
     `original` is the digest of the file before.
     """
 
     request_id: str
     report: Report | None = None
-    evidence: Evidence | None = None
+    comparison: Comparison | None = None
     original: Sha256 | None = None
 
 
@@ -68,12 +68,12 @@ def check_against_project(project: Project, path: Path, data_out: Path | None = 
     of, barred = _released(project.ledger, project.results, project.store, file.sha256), samples.barred()
     if of is None:
         result["note"] = "no receipt names this file: it is measured, not judged"
-    elif of.report is None or of.evidence is None:
+    elif of.report is None or of.comparison is None:
         result["note"] = (
             f"the images deleted by {of.request_id} are purged; the receipt says what was measured"
         )
-    if of is not None and of.evidence is not None:
-        positions = of.evidence.positions(barred)
+    if of is not None and of.comparison is not None:
+        positions = of.comparison.positions(barred)
     else:
         split = _everything(samples, set(project.ledger.erased_images()))
         positions = positions_of(split, most=recipe.policy.evaluation_images)
@@ -97,12 +97,12 @@ def _released(ledger: Ledger, results: Results, store: ObjectStore, sha256: str)
         if results.purged(release) or sha256 not in results.release(release).files.values():
             continue
         verified = steps[Step.VERIFIED]
-        report, evidence = verified.stored("report"), verified.evidence
-        if results.purged(report) or evidence is None or results.purged(evidence):
+        report, comparison = verified.stored("report"), verified.comparison
+        if results.purged(report) or comparison is None or results.purged(comparison):
             return _Released(row.request_id)
         found = results.report(report)
         return _Released(
-            row.request_id, found, Evidence.parse(store.get_bytes(evidence, limit=MAX_BYTES)),
+            row.request_id, found, Comparison.parse(store.get_bytes(comparison, limit=MAX_BYTES)),
             found.original.evaluation.sha256,
         )  # fmt: skip
     return None
@@ -124,14 +124,14 @@ def _everything(samples: ProjectSamples, erased: set[int]) -> Split:
 def _verdict(
     of: _Released, seen: Seen, index: SampleIndex, barred: NDArray[np.bool_], policy: PolicyRecipe
 ) -> Verdict | None:
-    """The same verdict again, by what the policy allows now; None where its evidence is gone."""
-    if of.report is None or of.evidence is None:
+    """The same verdict again, by what the policy allows now; None where its comparison is gone."""
+    if of.report is None or of.comparison is None:
         return None
     terms = replace(
         of.report.terms, thresholds=thresholds_of(policy),
         release_unmeasurable=policy.when_not_measurable == "release",
     )  # fmt: skip
-    return judge(of.evidence.compared(seen, index, barred), terms, codes=of.report.codes)
+    return judge(of.comparison.compared(seen, index, barred), terms, codes=of.report.codes)
 
 
 def _write_data(
@@ -143,9 +143,9 @@ def _write_data(
     Raises:
         ConfigError: What the file was judged by is not stored.
     """
-    if of is None or of.report is None or of.evidence is None or of.original is None:
+    if of is None or of.report is None or of.comparison is None or of.original is None:
         raise ConfigError("--data-out: what this file was judged by is not stored, or it never was judged")
-    arrays = device_arrays(of.evidence, of.report.terms, samples, barred)
+    arrays = device_arrays(of.comparison, of.report.terms, samples, barred)
     arrays["flip"] = np.array(flip, np.uint8)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
@@ -159,7 +159,7 @@ def _write_data(
 
 
 def device_arrays(
-    evidence: Evidence, terms: Terms, samples: ProjectSamples, barred: NDArray[np.bool_]
+    comparison: Comparison, terms: Terms, samples: ProjectSamples, barred: NDArray[np.bool_]
 ) -> dict[str, NDArray[Any]]:
     """Images, labels and references of each set, as `qmu_edge.verify.arrays.read_sets` takes them.
 
@@ -168,11 +168,11 @@ def device_arrays(
     found: dict[str, NDArray[Any]] = {
         "networks": np.array(terms.references), "intraclass": np.array(terms.intraclass)
     }  # fmt: skip
-    for name, positions in evidence.positions(barred).items():
+    for name, positions in comparison.positions(barred).items():
         found[f"{name}_images"] = samples.images[positions]
         found[f"{name}_labels"] = samples.index.labels[positions]
-        kept = evidence.kept(name, barred)
-        if name in evidence.references:
-            found[f"{name}_references"] = evidence.references[name][kept]
-            found[f"{name}_people"] = np.unique(evidence.people[name][kept], return_inverse=True)[1]
+        kept = comparison.kept(name, barred)
+        if name in comparison.references:
+            found[f"{name}_references"] = comparison.references[name][kept]
+            found[f"{name}_people"] = np.unique(comparison.people[name][kept], return_inverse=True)[1]
     return found

@@ -45,7 +45,7 @@ STATES: Final = (
 SENTENCES: Final = frozenset(
     {
         *NEVER_STORED, *OUTSIDE, *STATES, "checkpoint", UNNAMED, WORK, FOLDER, IMAGES, PSEUDONYMS, EXPORTED,
-        "reference scores", "shards", "evidence", "reference report", "reference model",
+        "reference scores", "shards", "comparison", "reference report", "reference model",
     }
 )  # fmt: skip
 

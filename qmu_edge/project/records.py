@@ -24,7 +24,7 @@ class StepResult:
     """What a step of a request has found; a field is None where the step has nothing to say.
 
     Attributes:
-        claim, split, checkpoint, release, report, evidence: Digests of the objects that it stored.
+        claim, split, checkpoint, release, report, comparison: Digests of the objects that it stored.
         counts: How many samples there are of each kind.
         training_images: How many were registered when the request was resolved.
         batch: Names the requests that are served together.
@@ -36,14 +36,14 @@ class StepResult:
         reason: Of an extension, or the class of the error that ended the step.
     """
 
-    OBJECTS: ClassVar[tuple[str, ...]] = ("claim", "split", "checkpoint", "release", "report", "evidence")
+    OBJECTS: ClassVar[tuple[str, ...]] = ("claim", "split", "checkpoint", "release", "report", "comparison")
 
     claim: Sha256 | None = None
     split: Sha256 | None = None
     checkpoint: Sha256 | None = None
     release: Sha256 | None = None
     report: Sha256 | None = None
-    evidence: Sha256 | None = None
+    comparison: Sha256 | None = None
     counts: Mapping[str, int] | None = None
     training_images: int | None = None
     batch: str | None = None

@@ -2,8 +2,11 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import ANY
 
 import pytest
 
@@ -95,7 +98,23 @@ def test_one_image_cannot_be_shown_to_be_forgotten_and_is_trained_without(run: A
         assert gone.any() and len(used) == 3 and not any((one.members & gone).any() for one in used)
 
 
-def test_a_released_file_is_judged_again_until_its_images_are_purged(run: Any, project: Path) -> None:
+def verdict_on_a_device(project: Path, file: Path, folder: Path) -> Any:
+    """By the file, the file before, the images and the references alone; what may be released is no matter."""
+    words = ("verify", file, "--project", project, "--data-out", folder, "--quiet")
+    assert run_command(*words).code == 0
+    limits = ["--max-residual", "1", "--max-ta-drop", "1", "--max-ra-drop", "none"]
+    data = ["--data", folder / "sets.npz", "--before", folder / "original.onnx"]
+    done = subprocess.run(
+        [sys.executable, "-m", "qmu_edge.verify", file, *data, *limits, "--json"],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 7), done.stderr
+    return json.loads(done.stdout)["verdict"]
+
+
+def test_a_released_file_is_judged_again_until_its_images_are_purged(
+    run: Any, project: Path, tmp_path: Path
+) -> None:
     set_policy(project, when_not_measurable='"release"', max_residual="1.0")
     ended = unlearn(project, {"subject_ids": [SUBJECT]}, "--method", "qmul")
     assert ended.code == 0, ended.err
@@ -107,10 +126,12 @@ def test_a_released_file_is_judged_again_until_its_images_are_purged(run: Any, p
     again = run("verify", file, "--project", project, "--json", "--quiet")
     assert again.code == 0 and again.json["verdict"] == verdict
     assert again.json["request"] == ended.json["request"]
+    assert verdict_on_a_device(project, file, tmp_path / "data") == {**verdict, "passed": ANY}
     stated = loads((project / "release/receipt.json").read_bytes(), file).document()["predicate"]["verdict"]
     assert stated["answer"] == verdict["answer"]
     assert stated["residuals"] == [{k: left[k] for k in stated["residuals"][0]}]
     assert run("purge", "--project", project, "--now").code == 0
+    refused(run("verify", file, "--project", project, "--data-out", tmp_path / "no", "--quiet"), 2, "stored")
     purged = run("verify", file, "--project", project, "--json", "--quiet")
     assert purged.code == 0 and purged.json["verdict"] is None and "purged" in purged.json["note"]
     assert run("doctor", "--project", project, "--json").json["problems"] == []

@@ -25,7 +25,7 @@ MAX_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Evidence:
+class Comparison:
     """The original and the references on sets of images; arrays as in `Seen` and `Expected`, but by set.
 
     Attributes:
@@ -39,7 +39,7 @@ class Evidence:
     people: Mapping[SetName, NDArray[np.int64]]
 
     @classmethod
-    def of(cls, before: Seen, expected: Expected | None) -> "Evidence":
+    def of(cls, before: Seen, expected: Expected | None) -> "Comparison":
         """What references expect on the sets on which the original was measured."""
         if expected is None:
             return cls(before, {}, {})
@@ -51,7 +51,7 @@ class Evidence:
         )
 
     @classmethod
-    def parse(cls, data: bytes) -> "Evidence":
+    def parse(cls, data: bytes) -> "Comparison":
         """What `to_bytes` wrote.
 
         Raises:
@@ -68,10 +68,10 @@ class Evidence:
             references, people = parts.pop("references"), parts.pop("people")
             return cls(Seen(right=right, **parts), references, people)  # type: ignore[arg-type]
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise IntegrityError(f"stored evidence is not as it was written: {error}") from None
+            raise IntegrityError(f"stored comparison is not as it was written: {error}") from None
 
     def to_bytes(self) -> bytes:
-        """The same bytes for the same evidence."""
+        """The same bytes for the same comparison."""
         seen = self.before
         parts = {
             "positions": seen.positions, "right": seen.right, "scores": seen.scores,

@@ -7,8 +7,8 @@ from safetensors.numpy import save
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import sha256_of
+from qmu_edge.pipeline.comparison import Comparison
 from qmu_edge.pipeline.evaluate import Seen
-from qmu_edge.pipeline.evidence import Evidence
 from qmu_edge.pipeline.references import Expected
 from qmu_edge.verify.evaluation import SetName
 
@@ -37,38 +37,38 @@ def seen(shift: float = 0.0) -> Seen:
 
 
 EXPECTED = Expected(np.arange(10) / 10, np.full(10, 4), np.arange(10) // 2, 0.25)
-EVIDENCE = Evidence.of(seen(), EXPECTED)
+COMPARISON = Comparison.of(seen(), EXPECTED)
 
 
 def test_it_is_read_back_as_it_was_written() -> None:
-    for evidence in (EVIDENCE, Evidence.of(seen(), None)):
-        again = Evidence.parse(evidence.to_bytes())
-        assert again.to_bytes() == evidence.to_bytes()
-        ours, theirs = (e.compared(seen(0.5), INDEX, NOBODY) for e in (evidence, again))
+    for comparison in (COMPARISON, Comparison.of(seen(), None)):
+        again = Comparison.parse(comparison.to_bytes())
+        assert again.to_bytes() == comparison.to_bytes()
+        ours, theirs = (e.compared(seen(0.5), INDEX, NOBODY) for e in (comparison, again))
         assert ours.keys() == theirs.keys() == POSITIONS.keys()
         for name, one in ours.items():
             for field in ("labels", "right", "score", "right_before", "score_before", "references", "people"):
                 value, other = getattr(one, field), getattr(theirs[name], field)
                 assert (value is None and other is None) or np.array_equal(value, other)
                 assert value is None or value.dtype == other.dtype
-    assert Evidence.of(seen(), None).references == {}
+    assert Comparison.of(seen(), None).references == {}
 
 
 def test_a_file_stands_beside_the_original_image_by_image() -> None:
-    forget = EVIDENCE.compared(seen(0.5), INDEX, NOBODY)[SetName.FORGET]
+    forget = COMPARISON.compared(seen(0.5), INDEX, NOBODY)[SetName.FORGET]
     assert forget.score.tolist() == [1.5, 4.5] and forget.classes == 3
     assert forget.score_before is not None and forget.score_before.tolist() == [1.0, 4.0]
     assert forget.references is not None and forget.references.tolist() == [0.1, 0.4]
     assert forget.people is not None and forget.people.tolist() == [0, 2]
     assert forget.labels.tolist() == [1, 1]
-    bare = Evidence.of(seen(), None).compared(seen(), INDEX, NOBODY)[SetName.FORGET]
+    bare = Comparison.of(seen(), None).compared(seen(), INDEX, NOBODY)[SetName.FORGET]
     assert bare.references is None and bare.people is None and bare.right_before is not None
 
 
 def test_who_was_deleted_since_is_left_out_of_what_is_kept() -> None:
     barred = NOBODY.copy()
     barred[[1, 2, 4]] = True
-    left = EVIDENCE.positions(barred)
+    left = COMPARISON.positions(barred)
     assert {name: at.tolist() for name, at in left.items()} == {
         SetName.FORGET: [1, 4], SetName.RETAIN: [0, 3], SetName.TEST: [8],
     }  # fmt: skip
@@ -77,7 +77,7 @@ def test_who_was_deleted_since_is_left_out_of_what_is_kept() -> None:
         {n: np.ones(len(at), bool) for n, at in left.items()},
         {n: 2 * at.astype(np.float64) for n, at in left.items()},
     )
-    retain = EVIDENCE.compared(after, INDEX, barred)[SetName.RETAIN]
+    retain = COMPARISON.compared(after, INDEX, barred)[SetName.RETAIN]
     assert retain.score.tolist() == [0.0, 6.0]
     assert retain.score_before is not None and retain.score_before.tolist() == [0.0, 3.0]
     assert retain.references is not None and retain.references.tolist() == [0.0, 0.3]
@@ -86,10 +86,10 @@ def test_who_was_deleted_since_is_left_out_of_what_is_kept() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"x" * 50, EVIDENCE.to_bytes()[:-1], save({"other.positions": np.zeros(1)}),
+        b"", b"x" * 50, COMPARISON.to_bytes()[:-1], save({"other.positions": np.zeros(1)}),
         save({"forget.fingerprints": np.zeros(1)}), save({"forget": np.zeros(1)}),
     ],
 )  # fmt: skip
 def test_what_is_no_evidence_is_refused(data: bytes) -> None:
-    with pytest.raises(IntegrityError, match="stored evidence is not as it was written"):
-        Evidence.parse(data)
+    with pytest.raises(IntegrityError, match="stored comparison is not as it was written"):
+        Comparison.parse(data)
