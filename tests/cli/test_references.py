@@ -99,13 +99,13 @@ def test_one_image_cannot_be_shown_to_be_forgotten_and_is_trained_without(run: A
 
 
 def verdict_on_a_device(project: Path, file: Path, folder: Path) -> Any:
-    """By the file, the file before, the images and the references alone; what may be released is no matter."""
+    """By the two files, the images and the references alone; what may be released is no matter."""
     words = ("verify", file, "--project", project, "--data-out", folder, "--quiet")
     assert run_command(*words).code == 0
     limits = ["--max-residual", "1", "--max-ta-drop", "1", "--max-ra-drop", "none"]
     data = ["--data", folder / "sets.npz", "--before", folder / "original.onnx"]
     done = subprocess.run(
-        [sys.executable, "-m", "qmu_edge.verify", file, *data, *limits, "--json"],
+        [sys.executable, "-m", "qmu_edge.verify", *map(str, [file, *data]), *limits, "--json"],
         capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode in (0, 7), done.stderr
