@@ -25,20 +25,22 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.slow
-def test_the_demonstration_forgets_one_person_and_stays_good(result: Any) -> None:
+def test_the_demonstration_forgets_one_person_as_retraining_does(result: Any) -> None:
     rows = result["rows"]
-    assert list(rows)[:2] == ["original", "unlearned"]
+    assert list(rows) == ["original", "unlearned", "retrained"]
     for row in rows.values():
         assert all(0.0 <= row[name] <= 1.0 for name in ("FA", "RA", "TA", "MIA", "MIA AUC"))
         assert row["file_bytes"] > 0 and row["seconds"] > 0
-    assert rows["original"]["TA"] >= 0.96
-    assert rows["original"]["TA"] - rows["unlearned"]["TA"] <= 0.02
-    checks = [check["name"] for check in result["verdict"]["checks"]]
-    if "fa_gap" in checks:  # the first method has passed
-        assert abs(rows["unlearned"]["FA"] - rows["retrained"]["FA"]) <= 0.05
-    else:  # it missed by chance of this processor, and retraining answered
-        assert checks == ["ta_drop", "ra_drop", "unchanged_codes"] and "retrained" not in rows
-    assert result["verdict"]["passed"]
+    original, unlearned, retrained = rows.values()
+    assert original["FA"] >= 0.95 and original["FA"] - retrained["FA"] >= 0.2  # there is something to forget
+    assert abs(unlearned["FA"] - retrained["FA"]) <= 0.15
+    assert abs(retrained["left"]["value"]) <= 0.3 and unlearned["left"]["high"] <= 0.25
+    assert result["verdict"]["passed"] and result["verdict"]["answer"] in ("forgotten", "retrained")
+
+
+@pytest.mark.slow
+def test_an_attempt_that_changes_nothing_is_refused(result: Any) -> None:
+    assert "still_present" in result["refused"] and "nothing changed" in result["refused"]
 
 
 @pytest.mark.slow
