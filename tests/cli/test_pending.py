@@ -310,4 +310,5 @@ def test_a_class_and_a_person_together_are_trained_again(run: Any, trained: Path
     assert planned["rungs"] == ["retrain"] and planned["rungs_forced_by"].startswith("whole classes and")
     (batch,) = run(*words).json["batches"]
     assert [r["outcome"] for r in batch["requests"]] == ["retrained", "retrained"]
-    assert batch["report"]["reference"]["kind"] == "exact" and batch["report"]["retrained"] is None
+    report = batch["report"]
+    assert report["terms"]["exact"] and report["verdict"]["answer"] == "retrained"
