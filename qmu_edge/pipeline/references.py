@@ -5,13 +5,13 @@ is unknown to all networks but one. All together cost about as much as one train
 finds their scores stored. The one network that knew the person is trained again before the receipt.
 
 Only scores are kept, and only of images that a network never saw. The network itself is dropped: nothing that
-knows a training image by heart lies beside the checkpoint. The shards are drawn once and kept, because
-the assignment would change when people are deleted.
+knows a training image by heart lies beside the checkpoint. The scores of deleted images go with the request.
+The shards are drawn once and kept, because the assignment would change when people are deleted.
 """
 
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -129,8 +129,14 @@ class Bank:
             project.folder / "work", project.progress,
         )  # fmt: skip
 
-    def build(self, device: torch.device) -> dict[str, int]:
+    def build(self, device: torch.device, unfinished: Collection[str] = ()) -> dict[str, int]:
         """Train the references that are missing, altered, or know somebody who was deleted since.
+
+        No score of a deleted image is kept but of those that requests wait for.
+
+        Args:
+            device: Where to train.
+            unfinished: Requests that are open, and have not passed.
 
         Returns:
             How many there are, and how many of them were trained now.
@@ -139,16 +145,25 @@ class Bank:
         if len(self.samples.index.class_names) < 2:
             self.progress.note("one class only: there is no confidence to compare, and no references")
             return {"references": 0, "trained": 0}
+        gone = self.samples.barred(besides=unfinished)
         assigned, trainable, trained = self._assigned(), self.samples.trainable(), 0
         for shard in range(self.recipe.references.count):
             chosen = trainable[assigned[trainable] == shard]
             name, known = self._name(shard, chosen), self.results.bank(shard)
             if known is not None and known.made_of == name and self._readable(known.scores):
+                self._erase(shard, known, gone)
                 continue
-            everybody = np.flatnonzero(~self.samples.barred())
-            self.results.note_bank(shard, self._made(name, shard, chosen, everybody, device))
+            self.results.note_bank(shard, self._made(name, shard, chosen, np.flatnonzero(~gone), device))
             trained += 1
         return {"references": self.recipe.references.count, "trained": trained}
+
+    def _erase(self, shard: int, known: ReferenceNote, gone: NDArray[np.bool_]) -> None:
+        """Keep no score of samples that are `gone` (n,)."""
+        found = self._read(known.scores)
+        if np.isfinite(found.scores[gone]).any():
+            scores = np.where(gone, np.float32(np.nan), found.scores)
+            left = Reference(found.members, scores).to_bytes()
+            self.results.note_bank(shard, replace(known, scores=self.store.put_bytes(left)))
 
     def forget(self) -> None:
         """Let go of references that the recipe does not ask for any more: a purge removes them."""

@@ -33,7 +33,8 @@ def prepare_references(project: Project, device_name: str) -> dict[str, Any]:
     if project.recipe.references.trained != "once":
         raise ConfigError('references are kept where [references] says trained = "once"')
     checkpoint, bank = project.current(Pointer.CHECKPOINT), Bank.of(project)
-    built = bank.build(device_named(device_name))
+    unfinished = [row.request_id for row in project.ledger.requests() if row.is_open]
+    built = bank.build(device_named(device_name), unfinished)
     _, release = make_release(project, checkpoint, (Format.INTEGER,))
     found = _sensitivity(bank, release)
     project.results.note_sensitivity(found)

@@ -70,7 +70,8 @@ def check_against_project(project: Project, path: Path, data_out: Path | None = 
         result["note"] = "no receipt names this file: it is measured, not judged"
     elif of.report is None or of.comparison is None:
         result["note"] = (
-            f"the images deleted by {of.request_id} are purged; the receipt says what was measured"
+            f"what {of.request_id} was judged by is purged, or an older version did not keep it; "
+            "the receipt says what was measured"
         )
     if of is not None and of.comparison is not None:
         positions = of.comparison.positions(barred)

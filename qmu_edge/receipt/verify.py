@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from qmu_edge.errors import IntegrityError, LedgerError
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.files import file_digest
 from qmu_edge.receipt.envelope import key_name
 from qmu_edge.receipt.receipt import loads, signer
-from qmu_edge.receipt.statement import EvaluationResult, Verdict, VerdictV1
+from qmu_edge.receipt.statement import EvaluationResult, Predicate, PredicateV1, Verdict
 
+_LIMITED: Final = ("residual", "ta_drop", "ra_drop")  # results that the policy sets a limit for
 Finding = tuple[bool, str]  # whether it holds, and the line that says so
 
 
@@ -46,7 +48,7 @@ def verify(
             found.append(_verify_file(name, sha, files.get(name)))
     found += [(False, f"{name}: not a subject") for name in sorted(files.keys() - stated.keys())]
     found += [_verify_reported(digest, stated) for digest in digests]
-    found.append(_verify_verdict(statement.predicate.verdict))
+    found.append(_verify_verdict(statement.predicate))
     found += _verify_links(statement.predicate.previous, previous)
     if not all(holds for holds, _ in found):
         raise LedgerError("receipt: " + "; ".join(line for holds, line in found if not holds))
@@ -87,19 +89,26 @@ def _verify_reported(digest: str, stated: Mapping[str, Sha256]) -> Finding:
     return False, f"SHA-256 {digest} is none of {', '.join(f'{n} {s}' for n, s in stated.items())}"
 
 
-def _verify_verdict(verdict: Verdict | VerdictV1) -> Finding:
-    """Whether the verdict is what its own numbers say."""
-    if isinstance(verdict, VerdictV1):
-        met = [c.value is not None and c.value <= c.allowed + 1e-12 for c in verdict.checks]
-        right = [c.passed for c in verdict.checks] == met and verdict.passed == (bool(met) and all(met))
-        word, count = _word(verdict.passed), len(met)
+def _verify_verdict(predicate: Predicate | PredicateV1) -> Finding:
+    """Whether the verdict is what its own numbers say, and the policy's limits."""
+    if isinstance(predicate, PredicateV1):
+        old = predicate.verdict
+        met = [c.value is not None and c.value <= c.allowed + 1e-12 for c in old.checks]
+        right = [c.passed for c in old.checks] == met and old.passed == (bool(met) and all(met))
+        word = _word(old.passed)
     else:
+        verdict, exact = predicate.verdict, predicate.method.category == "exact"
         met = [_is_met(result) for result in verdict.results]
         right = [r.passed for r in verdict.results] == met and verdict.passed == _passes(verdict, met)
-        word, count = f"{verdict.answer.replace('_', ' ')}, {_word(verdict.passed)}", len(met)
+        limits = {r.metric: r.threshold for r in verdict.results if r.metric in _LIMITED}
+        right &= all(
+            predicate.thresholds.get(f"max_{name}", limit) == limit for name, limit in limits.items()
+        )
+        right &= exact == (verdict.answer == "retrained")
+        word = f"{verdict.answer.replace('_', ' ')}, {_word(verdict.passed)}"
     if not right:
         return False, "verdict: not what its values and limits say"
-    return True, f"verdict: {word}, as its {count} values and limits say"
+    return True, f"verdict: {word}, as its {len(met)} values and limits say"
 
 
 def _word(passed: bool) -> str:

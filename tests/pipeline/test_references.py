@@ -120,13 +120,26 @@ def test_only_the_one_that_knew_the_deleted_person_is_trained_again(project: Pro
     trained_on = gone[project.samples.index.in_split(SampleSplit.TRAIN)[gone]]
     (shard,) = np.flatnonzero(knows(project, trained_on))
     assert Bank.of(project).build(CPU) == {"references": 3, "trained": 1}
-    after = digests(project)
-    assert [a != b for a, b in zip(before, after, strict=True)] == [s == shard for s in range(3)]
+    assert all(a != b for a, b in zip(before, digests(project), strict=True))
+    for other in {0, 1, 2} - {
+        shard
+    }:  # not trained again: it lost the scores of the deleted, and nothing else
+        expected_scores = np.where(project.samples.barred(), np.float32(np.nan), known[other].scores)
+        assert np.array_equal(stored(project)[other].scores, expected_scores, equal_nan=True)
+        assert np.array_equal(stored(project)[other].members, known[other].members)
     again = stored(project)[shard]
     assert not again.members[gone].any() and np.isnan(again.scores[gone]).all()
     assert again.members.sum() == known[shard].members.sum() - known[shard].members[gone].sum()
     assert np.array_equal(np.isnan(again.scores), again.members | project.samples.barred())
     assert Bank.of(project).build(CPU)["trained"] == 0
+
+
+def test_scores_that_an_unfinished_request_waits_for_are_kept(project: Project) -> None:
+    request_id, gone = delete(project, "writer-3")
+    Bank.of(project).build(CPU, [request_id])
+    assert all(np.isfinite(one.scores[gone]).all() for one in stored(project))
+    Bank.of(project).build(CPU)
+    assert all(np.isnan(one.scores[gone]).all() for one in stored(project))
 
 
 def test_one_that_knows_whom_another_request_deleted_is_not_used(

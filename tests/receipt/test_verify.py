@@ -22,6 +22,7 @@ from tests.receipt.test_receipt import (
     VERDICT,
     made,
     made_old,
+    make,
     sha,
 )
 
@@ -94,6 +95,9 @@ UNPROVED = {**LEFT, "high": 0.3, "passed": False}
 SAME = {"weights": 1000, "changed": 0}
 
 
+METHOD = make()["predicate"]["method"]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -132,8 +136,23 @@ def test_a_verdict_by_residuals_that_does_not_follow_is_noticed(wrong: dict[str,
     ],
 )
 def test_a_verdict_by_residuals_that_follows_is_said(changes: dict[str, Any], said: str) -> None:
-    lines = verify(made(verdict={**VERDICT, **changes}), files={})
-    assert any(line.startswith(f"verdict: {said}, as its ") for line in lines)
+    category = "exact" if said.startswith("retrained") else "approximate"
+    data = made(verdict={**VERDICT, **changes}, method={**METHOD, "category": category})
+    assert any(line.startswith(f"verdict: {said}, as its ") for line in verify(data, files={}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"verdict": {**VERDICT, "answer": "retrained", "results": [DROP]}},  # by an approximate method
+        {"method": {**METHOD, "category": "exact"}},
+        {"thresholds": {"max_residual": 0.2}},
+        {"thresholds": {"max_residual": 0.25, "max_ta_drop": 0.01}},
+    ],
+)
+def test_a_verdict_of_another_method_or_other_limits_is_noticed(changes: dict[str, Any]) -> None:
+    with pytest.raises(LedgerError, match="verdict: not what its values and limits say"):
+        verify(made(**changes), files={})
 
 
 def test_a_later_receipt_vouches_for_those_before_it(files: dict[str, Path]) -> None:
