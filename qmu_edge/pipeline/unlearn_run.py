@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from qmu_edge.errors import IntegrityError, QmuEdgeError, VerificationFailed
 from qmu_edge.export.targets import Format
 from qmu_edge.io.digest import Sha256, sha256_of
+from qmu_edge.io.plain import to_json
 from qmu_edge.machine.cost import measured_cost
 from qmu_edge.pipeline.comparison import Comparison
 from qmu_edge.pipeline.distributed import Job
@@ -132,6 +133,8 @@ def attempt(
     params = parameters(name, project.recipe.unlearn.get(name, {}), project.recipe.train)
     before, seed = project.current(Pointer.CHECKPOINT), project.recipe.train.seed
     identity = [name, plain(params), before, split.digest(), seed, project.recipe.digest()]
+    if METHODS[name].category != "exact":  # with references built anew there is another verdict
+        identity.append(to_json(project.results.sensitivity()))
     digest = sha256_of(json.dumps(identity, sort_keys=True).encode())
     return Run(
         project=project, rows=rows, split=split, method=name, params=params, before=before,

@@ -148,3 +148,26 @@ def test_those_of_one_request_are_trained_for_it(run: Any, once: Made, tmp_path:
     (left,) = ended.json["report"]["verdict"]["residuals"]
     assert left["references"] == 3
     assert json.loads(ended.out)["report"]["terms"]["references"] == 3
+
+
+def test_a_refusal_for_want_of_references_is_not_remembered_once_they_are_built(
+    run: Any, project: Path
+) -> None:
+    with opened(project, Progress()) as found, found.locked():
+        for shard in found.results.banks():
+            found.results.note_bank(shard, None)
+        found.results.note_sensitivity(None)
+    first = unlearn(project, {"subject_ids": [SUBJECT]}, "--method", "qmul")
+    refused(first, 7, "no networks that never saw the images: qmu-edge references build trains them")
+    assert run("references", "build", "--project", project, "--quiet").code == 0
+    again = run_command(
+        "unlearn",
+        "--request",
+        project.parent / "asked.json",
+        "--project",
+        project,
+        "--quiet",
+        "--method",
+        "qmul",
+    )
+    assert again.code in (0, 7) and "references build" not in again.err
