@@ -4,9 +4,9 @@ It is stored with the report, so that the same file can be judged again; a purge
 made of deleted images.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,22 +32,27 @@ class Comparison:
         before: The original.
         references: Mean scores under networks that never saw an image; without any there is no set.
         people: Whose each image is.
+        requests: Which of several requests names each image of the forget set.
     """
 
     before: Seen
     references: Mapping[SetName, NDArray[np.float64]]
     people: Mapping[SetName, NDArray[np.int64]]
+    requests: NDArray[np.int64] | None = None
 
     @classmethod
-    def of(cls, before: Seen, expected: Expected | None) -> "Comparison":
+    def of(
+        cls, before: Seen, expected: Expected | None, requests: NDArray[np.int64] | None = None
+    ) -> "Comparison":
         """What references expect on the sets on which the original was measured."""
         if expected is None:
-            return cls(before, {}, {})
+            return cls(before, {}, {}, requests)
         at = before.positions
         return cls(
             before,
             {name: expected.scores[positions] for name, positions in at.items()},
             {name: expected.people[positions] for name, positions in at.items()},
+            requests,
         )
 
     @classmethod
@@ -59,14 +64,16 @@ class Comparison:
         """
         try:
             parts: dict[str, dict[SetName, NDArray[np.generic]]] = {
-                part: {} for part in ("positions", "right", "scores", "references", "people")
+                part: {} for part in ("positions", "right", "scores", "references", "people", "requests")
             }
             for key, array in load_arrays(data).items():
                 name, _, part = key.partition(".")
                 parts[part][SetName(name)] = array
             right = {name: array.astype(np.bool_) for name, array in parts.pop("right").items()}
             references, people = parts.pop("references"), parts.pop("people")
-            return cls(Seen(right=right, **parts), references, people)  # type: ignore[arg-type]
+            requests = parts.pop("requests").get(SetName.FORGET)
+            _require_fitting(parts["positions"], (right, parts["scores"]), (references, people))
+            return cls(Seen(right=right, **parts), references, people, requests)  # type: ignore[arg-type]
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise IntegrityError(f"stored comparison is not as it was written: {error}") from None
 
@@ -76,6 +83,7 @@ class Comparison:
         parts = {
             "positions": seen.positions, "right": seen.right, "scores": seen.scores,
             "references": self.references, "people": self.people,
+            "requests": {} if self.requests is None else {SetName.FORGET: self.requests},
         }  # fmt: skip
         return save_arrays(
             {
@@ -87,7 +95,8 @@ class Comparison:
 
     def positions(self, barred: NDArray[np.bool_]) -> Positions:
         """The sets, without what was deleted since from those that are kept."""
-        return {name: p[self.kept(name, barred)] for name, p in self.before.positions.items()}
+        left = {name: p[self.kept(name, barred)] for name, p in self.before.positions.items()}
+        return {name: positions for name, positions in left.items() if len(positions)}
 
     def compared(self, after: Seen, index: SampleIndex, barred: NDArray[np.bool_]) -> dict[SetName, Compared]:
         """A file beside the original and the references, image by image.
@@ -107,10 +116,28 @@ class Comparison:
                 right_before=self.before.right[name][kept], score_before=self.before.scores[name][kept],
                 references=None if references is None else references[kept],
                 people=None if people is None else people[kept],
+                requests=self.requests if name is SetName.FORGET else None,
             )  # fmt: skip
         return found
 
     def kept(self, name: SetName, barred: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Which images of a set are still in it, (n,)."""
         positions = self.before.positions[name]
+        if len(positions) and not 0 <= positions.min() <= positions.max() < len(barred):
+            raise IntegrityError("a stored comparison names samples that there are not")
         return np.ones(len(positions), np.bool_) if name is SetName.FORGET else ~barred[positions]
+
+
+def _require_fitting(
+    positions: Mapping[SetName, NDArray[Any]],
+    all_of: Sequence[Mapping[SetName, NDArray[Any]]],
+    some_of: Sequence[Mapping[SetName, NDArray[Any]]],
+) -> None:
+    """One value for each position: of every set, or of those that have any."""
+    if any(p.dtype != np.int64 or p.ndim != 1 for p in positions.values()):
+        raise ValueError("positions are no whole numbers")
+    if any(part.keys() != positions.keys() for part in all_of):
+        raise ValueError("a set lacks a part")
+    for part in (*all_of, *some_of):
+        if any(array.shape != positions[name].shape for name, array in part.items()):
+            raise ValueError("parts of other lengths")

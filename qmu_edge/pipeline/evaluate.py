@@ -118,5 +118,6 @@ def _seen(
     for name, (images, labels) in sets.items():
         mirrored = [runner.logits(view) for view in views(images, flip=flip)[1:]]
         right[name] = logits[name].argmax(axis=1) == labels
-        scores[name] = mean_score([logits[name], *mirrored], labels)
+        one_class = logits[name].shape[1] < 2  # there is no confidence to compare
+        scores[name] = np.zeros(len(labels)) if one_class else mean_score([logits[name], *mirrored], labels)
     return Seen(positions, right, scores)

@@ -154,6 +154,8 @@ def _renew(bank: Bank, unfinished: Sequence[str], effort: Effort) -> None:
         bank.forget()
     elif bank.results.banks():
         bank.build(effort.device, unfinished)
+    else:
+        bank.drop_states()
 
 
 def _still_there(

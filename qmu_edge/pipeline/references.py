@@ -132,7 +132,7 @@ class Bank:
     def build(self, device: torch.device, unfinished: Collection[str] = ()) -> dict[str, int]:
         """Train the references that are missing, altered, or know somebody who was deleted since.
 
-        No score of a deleted image is kept but of those that requests wait for.
+        Nothing that is current holds a score of a deleted image but of those that requests wait for.
 
         Args:
             device: Where to train.
@@ -155,6 +155,7 @@ class Bank:
                 continue
             self.results.note_bank(shard, self._made(name, shard, chosen, np.flatnonzero(~gone), device))
             trained += 1
+        self.drop_states()
         return {"references": self.recipe.references.count, "trained": trained}
 
     def _erase(self, shard: int, known: ReferenceNote, gone: NDArray[np.bool_]) -> None:
@@ -171,6 +172,11 @@ class Bank:
         for shard in self.results.banks():
             if shard >= wanted:
                 self.results.note_bank(shard, None)
+
+    def drop_states(self) -> None:
+        """Remove what unfinished trainings of references have left: it knows whom it was trained on."""
+        for state in self.work.glob("reference-*"):
+            state.unlink(missing_ok=True)
 
     def for_request(
         self, split: str, retain: Positions, scored: Positions, device: torch.device
@@ -201,9 +207,10 @@ class Bank:
             IntegrityError: One is missing or altered: `build` makes it anew.
         """
         barred = self.samples.barred(besides=besides)
-        notes = (self.results.bank(shard) for shard in range(self.recipe.references.count))
-        found = [self._read(note.scores) for note in notes if note is not None]
-        good = [one for one in found if not (one.members & barred).any()]
+        notes = {shard: self.results.bank(shard) for shard in range(self.recipe.references.count)}
+        found = {shard: self._read(note.scores) for shard, note in notes.items() if note is not None}
+        assigned = self._assigned()  # others have the pixels of a member, and are none
+        good = [one for shard, one in found.items() if not (one.members & barred & (assigned == shard)).any()]
         if len(good) < len(found):
             self.progress.note(
                 f"{len(found) - len(good)} of {len(found)} references know somebody who was deleted and "
@@ -261,10 +268,12 @@ class Bank:
         index, count = self.samples.index, self.recipe.references.count
         known = self.results.shards(count)
         if known is not None:
-            found = np.frombuffer(self.store.get_bytes(known, limit=_MAX_BYTES), "<i8")
-            if len(found) != len(index.ids):
-                raise IntegrityError(f"the stored shards are of {len(found)} samples, not {len(index.ids)}")
-            return found
+            try:
+                found = np.frombuffer(self.store.get_bytes(known, limit=_MAX_BYTES), "<i8")
+                if len(found) == len(index.ids):
+                    return found
+            except IntegrityError:
+                pass  # they are drawn anew, and references of other samples are trained again
         drawn = shards(index, count)
         self.results.note_shards(count, self.store.put_bytes(drawn.astype("<i8").tobytes()))
         return drawn

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qmu_edge.data.index import SampleSplit
 from qmu_edge.errors import ConfigError
@@ -48,13 +49,18 @@ def _sensitivity(bank: Bank, release: Release) -> Sensitivity | None:
     unseen = next((s for s in (SetName.TEST, SetName.VALIDATION) if len(positions[s]) >= LEAST_UNSEEN), None)
     if known is None or unseen is None:
         return None
-    networks = int(known.networks[positions[SetName.RETAIN]].min())
-    if networks < LEAST_REFERENCES:
+    used = {name: _several(positions[name], known.networks) for name in (SetName.RETAIN, unseen)}
+    if not len(used[SetName.RETAIN]) or len(used[unseen]) < LEAST_UNSEEN:
         return None
-    used, flip = {name: positions[name] for name in (SetName.RETAIN, unseen)}, bank.recipe.data.flip
+    networks, flip = int(known.networks[used[SetName.RETAIN]].min()), bank.recipe.data.flip
     _, seen = evaluate_release(bank.store, release, samples, used, flip=flip, progress=bank.progress)
     sets = Comparison.of(seen, known).compared(seen, samples.index, samples.barred())
     return sensitivity(sets[SetName.RETAIN], sets[unseen], intraclass=known.intraclass, references=networks)
+
+
+def _several(positions: NDArray[np.int64], networks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The samples that several networks never saw."""
+    return positions[networks[positions] >= LEAST_REFERENCES]
 
 
 def _positions(samples: ProjectSamples, most: int) -> Positions:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from qmu_edge.errors import IntegrityError, QmuEdgeError, VerificationFailed
@@ -221,7 +222,7 @@ def _verified(run: Run, release_digest: Sha256) -> StepResult:
     before, seen_before = run.evaluate(original)
     found, seen = run.evaluate(release)
     known = _expected(run, seen_before)
-    comparison, terms = Comparison.of(seen_before, known), _terms(run, known)
+    comparison, terms = Comparison.of(seen_before, known, _requests(run)), _terms(run, known)
     files = (project.store.open_verified(r.files[runnable(r)]) for r in (original, release))
     codes = codes_changed(*map(read, files))
     index, barred = project.samples.index, project.samples.barred()
@@ -232,6 +233,20 @@ def _verified(run: Run, release_digest: Sha256) -> StepResult:
     )  # fmt: skip
     store = project.store.put_bytes
     return StepResult(report=store(report.to_bytes()), comparison=store(comparison.to_bytes()))
+
+
+def _requests(run: Run) -> NDArray[np.int64] | None:
+    """Which of several requests names each sample to be forgotten, by number: each is to be forgotten."""
+    if len(run.rows) < 2:
+        return None
+    resolved, found = (
+        run.project.ledger.open_details(Step.RESOLVED),
+        np.zeros(len(run.split.forget), np.int64),
+    )
+    for number, row in enumerate(run.rows):
+        claim = run.project.samples.claim(resolved[row.request_id])
+        found[np.isin(run.split.forget, claim.samples)] = number
+    return found
 
 
 def _expected(run: Run, before: Seen) -> Expected | None:

@@ -150,6 +150,8 @@ def _write_data(
     arrays["flip"] = np.array(flip, np.uint8)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    if not store.path(of.original).exists():
+        raise ConfigError("--data-out: the file before is purged")
     original = store.get_bytes(of.original, limit=MAX_BYTES)
     try:
         out.mkdir(parents=True, exist_ok=True)

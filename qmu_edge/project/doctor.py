@@ -184,6 +184,7 @@ def _states(work: Path, ledger: Ledger, training: str) -> Iterator[Problem]:
     for path in sorted(work.glob("*.safetensors")):
         run, _, method = path.stem.partition("-")
         live = training.startswith(method) if run == "train" else ledger.is_open_attempt(run)
+        live |= run == "reference"  # whoever trains references next goes on with it or removes it
         if not live:
             yield Problem(f"{path}: state of a training that nothing goes on with", path.unlink)
 

@@ -97,7 +97,7 @@ def _objects(store: ObjectStore, named: dict[Sha256, list[Use]]) -> Iterator[Art
 
 def _work(folder: Path, ledger: Ledger, history: History, training: str) -> Iterator[Artefact]:
     """States of unfinished training: needed while the same training can still go on."""
-    needed = {training[:16]: _TRAINING}
+    needed = {training[:16]: _TRAINING, "reference": _TRAINING}
     open_ones = {r.request_id: r for r in history.requests if not history.closed(r)}
     for step in ledger.all_steps():
         if step.request_id in open_ones:

@@ -27,6 +27,7 @@ MAX_MEMBERS: Final = 64
 MAX_RATIO: Final = 100  # unpacked to packed; images stay below 10, a bomb reaches 1000
 MAX_HEADER: Final = 10 + 2**16  # magic, version and length; then so much text at most
 _NUMBERS: Final = ("networks", "intraclass", "flip")
+MOST_VALUE: Final = 1e9  # of a score or a count
 SMALL_BYTES: Final = 2**26  # so much may be unpacked from a file of any size
 _HEADER: Final = re.compile(
     rb"\{'descr': '[<>|][uif](?P<bytes>\d)', 'fortran_order': (True|False), "
@@ -141,7 +142,8 @@ def _vectors(
     """One value for each image of the sets that have this array."""
     found = {name: arrays[f"{name}_{what}"] for name in sets if f"{name}_{what}" in arrays}
     for name, values in found.items():
-        if values.dtype.kind not in kinds or values.shape != sets[name].labels.shape:
+        good = values.dtype.kind in kinds and values.shape == sets[name].labels.shape
+        if not good or not (np.abs(values.astype(np.float64)) < MOST_VALUE).all():
             raise ConfigError(
                 f"{path}: {name}_{what} is {values.dtype} {values.shape}; allowed one per image"
             )
@@ -149,8 +151,8 @@ def _vectors(
 
 
 def _number(array: NDArray[Any], key: str, path: Path) -> float:
-    if array.shape != () or not np.isfinite(array):
-        raise ConfigError(f"{path}: {key} is {array.dtype} {array.shape}; allowed one number")
+    if array.shape != () or not 0 <= float(array) < MOST_VALUE:
+        raise ConfigError(f"{path}: {key} is {array.dtype} {array.shape}; allowed one number from 0")
     return float(array)
 
 

@@ -140,7 +140,7 @@ def _membership(
     """Forget samples against samples never trained on; None where either set is missing."""
     # Not validation images where there are others: methods may have been stopped by them.
     unseen = next((name for name in (SetName.TEST, SetName.VALIDATION) if name in logits), None)
-    if unseen is None or SetName.FORGET not in logits:
+    if unseen is None or SetName.FORGET not in logits or logits[unseen].shape[1] < 2:
         return None
     return mia_auc(logits[SetName.FORGET], labels[SetName.FORGET], logits[unseen], labels[unseen])
 

@@ -35,6 +35,8 @@ Values = NDArray[np.float64]
 
 LEAST_UNSEEN: Final = 30  # fewer unseen images say nothing about the spread
 LEAST_REFERENCES: Final = 2
+ENOUGH: Final = 20  # forgotten images tell their own spread
+MOST_FLATTENED: Final = 100.0
 _CLASS_PRIOR: Final = (
     5.0  # a class is taken for as easy as all others until so many unseen images say otherwise
 )
@@ -52,6 +54,7 @@ class Compared:
         right_before, score_before: The same of the original file; None where it is not at hand.
         references: Mean score under networks that never saw the image, float64 (n,); None without.
         people: Whose each image is, as numbers (n,); None when each is somebody else's.
+        requests: Which request names each image, as numbers (n,); None where it is one.
     """
 
     labels: NDArray[Any]
@@ -62,6 +65,7 @@ class Compared:
     score_before: Values | None = None
     references: Values | None = None
     people: NDArray[Any] | None = None
+    requests: NDArray[Any] | None = None
 
     def take(self, chosen: NDArray[Any]) -> "Compared":
         """The images at these positions (m,), or where a mask (n,) is true."""
@@ -91,6 +95,7 @@ class Residual:
         detected: Whether the original is told from a network without the images, at a false alarm of 5 %.
         present: The same for the file.
         power: How often a full trace of so many typical training images would be detected.
+        signal: The file's excess in deviations of one that never saw the images.
     """
 
     scope: Scope
@@ -105,6 +110,7 @@ class Residual:
     detected: bool
     present: bool
     power: float
+    signal: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,13 +175,17 @@ def samples_residual(
     sets = (forget, retain, unseen)
     after = _excesses([_required(s.score, "scores") for s in sets], sets)
     before = _excesses([_required(s.score_before, "scores of the original") for s in sets], sets)
+    after = _unflattened(after, before)
     n = effective_number(_groups(forget), intraclass)
     base = _Base(1 / n, _leverage(forget, unseen, intraclass))
     t_file, t_before = float(after[0].mean()), float(before[0].mean())
-    covariances = [_covariance(after[i], before[i]) for i in (2, 1) if after[i].size > 1]
+    covariances = [_covariance(after[2], before[2])]
+    covariances += [
+        _covariance(after[i], before[i]) for i, least in ((1, 2), (0, ENOUGH)) if after[i].size >= least
+    ]
     known = Sensitivity(
         trace=float(before[1].mean()) if before[1].size else 0.0,
-        trace_spread=math.sqrt(covariances[-1][1, 1]), noise=math.sqrt(covariances[0][1, 1]),
+        trace_spread=float(before[1].std()) if before[1].size else 0.0, noise=math.sqrt(covariances[0][1, 1]),
         unseen=1 / max(base.unseen, 1e-12), intraclass=intraclass, references=references,
     )  # fmt: skip
     low, high = _interval(t_file, t_before, covariances, base)
@@ -184,7 +194,7 @@ def samples_residual(
         scope=Scope.SAMPLES, value=t_file / t_before if t_before > 0 else None, low=low, high=high,
         n=len(forget.labels), effective=n, references=references, excess_before=t_before, excess=t_file,
         detected=t_before > Z_ONE_SIDED * noise[1], present=t_file > Z_ONE_SIDED * noise[0],
-        power=known.power(n),
+        power=known.power(n), signal=t_file / noise[0],
     )  # fmt: skip
 
 
@@ -321,6 +331,13 @@ def _interval(
         None if None in lows else min(lows),
         None if None in highs else max(highs),
     )
+
+
+def _unflattened(after: list[Values], before: list[Values]) -> list[Values]:
+    """The excesses under the file, on the scale of the original: smaller outputs are no forgetting."""
+    spreads = [float(excesses[2].std()) for excesses in (before, after)]
+    factor = min(MOST_FLATTENED, max(1.0, spreads[0] / max(spreads[1], 1e-12)))
+    return [excess * factor for excess in after]
 
 
 def _excesses(scores: list[Values], sets: tuple[Compared, ...]) -> list[Values]:

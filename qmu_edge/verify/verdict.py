@@ -19,11 +19,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import NormalDist
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qmu_edge.errors import ConfigError
 from qmu_edge.verify.codes import CodesChanged
 from qmu_edge.verify.evaluation import SetName
 from qmu_edge.verify.metrics import Z_ONE_SIDED
@@ -153,10 +155,8 @@ def judge(sets: Mapping[SetName, Compared], terms: Terms, *, codes: CodesChanged
     drops = ((SetName.TEST, "ta_drop", limits.max_ta_drop), (SetName.RETAIN, "ra_drop", limits.max_ra_drop))
     checks = [_drop(name, sets.get(of), most) for of, name, most in drops if most is not None]
     found = [check for check in checks if check is not None]
-    answer, why, residuals = _answer(sets, terms)
-    if terms.exact:  # nothing can be left, so what is measured is for information
-        answer, why = Answer.RETRAINED, ""
-    else:
+    answer, why, residuals = _of_exact(sets, terms) if terms.exact else _answer(sets, terms)
+    if not terms.exact:
         found += [_left(residual, limits.max_residual) for residual in residuals]
     found += [] if codes is None else [_changed(codes)]
     fine = answer in (None, Answer.FORGOTTEN, Answer.RETRAINED)
@@ -219,12 +219,22 @@ def answer_of(residual: Residual, most: float) -> Answer:
         residual: What is left.
         most: The largest share allowed.
     """
-    if not residual.detected:
-        return Answer.NOT_MEASURABLE
+    if not residual.detected:  # a file that knows them is not released for want of an original that does
+        return Answer.STILL_PRESENT if residual.present else Answer.NOT_MEASURABLE
     if residual.high is not None and residual.high <= most:
         over = residual.high < 0 and residual.value is not None and residual.value < -most
         return Answer.OVER_FORGOTTEN if over else Answer.FORGOTTEN
     return Answer.STILL_PRESENT if residual.present else Answer.INCONCLUSIVE
+
+
+def _of_exact(
+    sets: Mapping[SetName, Compared], terms: Terms
+) -> tuple[Answer | None, str, tuple[Residual, ...]]:
+    """Nothing can be left: what is measured is for information, and where it cannot be, that is no matter."""
+    try:
+        return Answer.RETRAINED, "", _answer(sets, terms)[2]
+    except ConfigError:
+        return Answer.RETRAINED, "", ()
 
 
 def _answer(
@@ -239,15 +249,16 @@ def _answer(
     if of_class.any():
         residuals.append(classes_residual(forget.take(of_class)))
     if not of_class.all():
-        samples, unseen = forget.take(~of_class), sets.get(SetName.TEST) or sets.get(SetName.VALIDATION)
-        why = _unmeasurable(sets, samples, unseen, terms)
-        if not why and unseen is not None:
+        samples, retain, unseen = forget.take(~of_class), _known(sets.get(SetName.RETAIN)), _unseen(sets)
+        why = _unmeasurable(samples, retain, unseen, terms)
+        if not why and unseen is not None and retain is not None:
             residuals.append(
                 samples_residual(
-                    samples, sets[SetName.RETAIN], unseen,
-                    intraclass=terms.intraclass, references=terms.references,
+                    samples, retain, unseen, intraclass=terms.intraclass, references=terms.references
                 )
-            )  # fmt: skip
+            )
+            if _one_is_known(samples, retain, unseen, terms):
+                return Answer.STILL_PRESENT, "what one of the requests names is still known", (*residuals,)
             if _far_below(samples, unseen, residuals[-1].effective):
                 return Answer.OVER_FORGOTTEN, "its accuracy is far below that on unseen images", (*residuals,)
     answers = [answer_of(r, terms.thresholds.max_residual) for r in residuals]
@@ -255,13 +266,45 @@ def _answer(
     return min(answers, key=[*Answer].index), why, tuple(residuals)
 
 
-def _unmeasurable(
-    sets: Mapping[SetName, Compared], forget: Compared, unseen: Compared | None, terms: Terms
-) -> str:
+def _one_is_known(forget: Compared, retain: Compared, unseen: Compared, terms: Terms) -> bool:
+    """Whether what one of several requests names is still known; with 5 % false alarm among all of them."""
+    numbers = [] if forget.requests is None else np.unique(forget.requests).tolist()
+    if len(numbers) < 2 or forget.requests is None:
+        return False
+    alarm = NormalDist().inv_cdf(1 - 0.05 / len(numbers))
+    parts = (forget.take(forget.requests == number) for number in numbers)
+    found = (
+        samples_residual(p, retain, unseen, intraclass=terms.intraclass, references=terms.references)
+        for p in parts
+    )
+    return any(residual.signal > alarm for residual in found)
+
+
+def _known(of: Compared | None) -> Compared | None:
+    """The images of a set of which references have an opinion."""
+    if of is None or of.references is None:
+        return of
+    return of.take(np.isfinite(of.references))
+
+
+def _unseen(sets: Mapping[SetName, Compared]) -> Compared | None:
+    """Test images, or validation images where those are too few; if enough are left, of other people only."""
+    found = [_known(sets.get(name)) for name in (SetName.TEST, SetName.VALIDATION)]
+    there = [of for of in found if of is not None]
+    chosen = next((of for of in there if len(of.labels) >= LEAST_UNSEEN), there[0] if there else None)
+    if chosen is None or chosen.people is None:
+        return chosen
+    trained = [of.people for n in (SetName.FORGET, SetName.RETAIN) if (of := sets.get(n)) is not None]
+    known = [people for people in trained if people is not None]
+    others = ~np.isin(chosen.people, np.concatenate([*known, np.empty(0, np.int64)]))
+    return chosen.take(others) if others.sum() >= LEAST_UNSEEN else chosen
+
+
+def _unmeasurable(forget: Compared, retain: Compared | None, unseen: Compared | None, terms: Terms) -> str:
     """What is missing to measure anything, or ""."""
     if terms.references < LEAST_REFERENCES or forget.references is None:
         return "there are no networks that never saw the images: qmu-edge references build trains them"
-    if SetName.RETAIN not in sets:
+    if retain is None or not len(retain.labels):
         return "there are no retained images to compare with"
     if unseen is None or len(unseen.labels) < LEAST_UNSEEN:
         found = 0 if unseen is None else len(unseen.labels)

@@ -261,3 +261,72 @@ def test_everything_is_read_back_as_it_was_written() -> None:
         for value in (terms, judge(sets, terms, codes=SAME)):
             assert from_json(type(value), json.loads(json.dumps(to_json(value))), "stored") == value
     assert isinstance(from_json(Verdict, to_json(judge({}, Terms())), "stored").checks, tuple)
+
+
+def test_smaller_outputs_are_no_forgetting() -> None:
+    """Nothing is forgotten, and every logit is a fifth of what it was."""
+    sets = sets_of(200, 1.0)
+    flat = {name: replace(of, score=of.score / 5) for name, of in sets.items()}
+    assert judge(flat, TERMS).answer is Answer.STILL_PRESENT
+
+
+def test_one_request_of_a_batch_that_is_still_known_holds_up_the_others() -> None:
+    done, left = sets_of(600, 0.0), sets_of(60, 1.0)
+    parts = [done[SetName.FORGET], left[SetName.FORGET]]
+    arrays = ("labels", "right", "score", "right_before", "score_before", "references")
+    together = {name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays}
+    forget = Compared(classes=5, **together)
+    assert judge({**done, SetName.FORGET: forget}, TERMS).answer is Answer.FORGOTTEN  # on average
+    named = replace(forget, requests=np.repeat([0, 1], [600, 60]))
+    verdict = judge({**done, SetName.FORGET: named}, TERMS)
+    assert verdict.answer is Answer.STILL_PRESENT and "one of the requests" in verdict.why
+    halves = replace(done[SetName.FORGET], requests=np.repeat([0, 1], 300))
+    assert judge({**done, SetName.FORGET: halves}, TERMS).answer is Answer.FORGOTTEN
+
+
+def test_half_untouched_and_half_overshot_is_not_proved_by_the_mean() -> None:
+    sets = sets_of(100, 0.0)
+    forget = sets[SetName.FORGET]
+    split = forget.score + np.where(np.arange(100) % 2, 4.0, -4.0)
+    before = judge(sets, TERMS).residuals[0]
+    after = judge({**sets, SetName.FORGET: replace(forget, score=split)}, TERMS).residuals[0]
+    assert after.high is not None and before.high is not None and after.high - before.high > 0.2
+
+
+def test_a_file_that_knows_them_is_not_released_because_the_original_did_not() -> None:
+    sets = unknown(sets_of(200, 1.0))
+    verdict = judge(sets, replace(TERMS, release_unmeasurable=True))
+    assert verdict.answer is Answer.STILL_PRESENT and not verdict.passed
+
+
+def test_unseen_images_are_of_other_people_where_enough_are_left() -> None:
+    sets = sets_of(200, 0.6)
+    forget, test = sets[SetName.FORGET], sets[SetName.TEST]
+    own = np.arange(len(test.labels)) < 150  # half of the test images are of people who were trained on
+    people = np.where(own, 0, 10_000 + np.arange(len(own)))
+    known = replace(test, people=people, score=test.score + own, score_before=test.score_before + own)  # type: ignore[operator]
+    given = {**sets, SetName.FORGET: replace(forget, people=np.zeros(200, int))}
+    (fair,) = judge({**given, SetName.TEST: test.take(~own)}, TERMS).residuals
+    (found,) = judge({**given, SetName.TEST: known}, TERMS).residuals
+    assert found.value == pytest.approx(fair.value)
+
+
+def test_too_few_test_images_give_way_to_validation_images() -> None:
+    sets = sets_of(200, 0.0)
+    few = sets[SetName.TEST].take(np.arange(5))
+    assert judge({**sets, SetName.TEST: few}, TERMS).answer is Answer.NOT_MEASURABLE
+    sets[SetName.VALIDATION] = sets[SetName.TEST]
+    assert judge({**sets, SetName.TEST: few}, TERMS).answer is Answer.FORGOTTEN
+
+
+def test_images_that_every_reference_knows_are_left_out_and_never_hold_up_retraining() -> None:
+    sets = sets_of(200, 0.0)
+    for name in (SetName.RETAIN, SetName.TEST):
+        references = sets[name].references
+        assert references is not None
+        sets[name] = replace(
+            sets[name], references=np.where(np.arange(len(references)) == 3, np.nan, references)
+        )
+    assert judge(sets, TERMS).answer is Answer.FORGOTTEN
+    broken = {**sets, SetName.FORGET: replace(sets[SetName.FORGET], score=np.full(200, np.nan))}
+    assert judge(broken, replace(TERMS, exact=True)).answer is Answer.RETRAINED
