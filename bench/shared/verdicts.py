@@ -51,3 +51,12 @@ def _verdict_row(cell: Mapping[str, Any]) -> tuple[str, ...]:
     shares = [f"{100 * cell.get(answer, 0.0):.1f}" for answer in answers]
     left = "" if cell["rho"] is None else f"{100 * cell['rho']:.0f}"
     return (cell["kind"], cell["case"], f"{cell['files']:,}", *shares, left)
+
+
+def cost() -> str:
+    """What references and the verdict cost, over seeds."""
+    document = load("request")
+    settings, found = document["settings"], document["results"]
+    rows = [(name, f"{value:.2f} ±{spread:.2f}") for name, (value, spread) in sorted(found.items())]
+    where = f"{settings['recipe']}, {settings['images']:,} images, {settings['method']}, {document['commit']}"
+    return f"{table(('seconds, or ratio', 'mean ± deviation'), *rows)}\n\n{where}"
