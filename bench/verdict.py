@@ -34,6 +34,7 @@ from qmu_edge.models.build import build
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.pipeline.references import Reference, expected, float_twin, reference_training
 from qmu_edge.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
+from qmu_edge.train import checkpoint
 from qmu_edge.train.batches import Augment, ForgetRetain, Samples, on_device
 from qmu_edge.train.fit import fit, predict
 from qmu_edge.train.requantize import requantize
@@ -197,15 +198,15 @@ class Bench:
     def trained(self, g: int) -> Classifier:
         """A network, from its checkpoint when there is one."""
         train = self.lab.recipe.train.model_copy(update={"seed": g})
-        model = build(self.lab.recipe.model, self._shape(), g)
-        kept = self.folder / f"network-{g}.pt"
+        kept = self.folder / f"network-{g}.safetensors"
         if kept.exists():
-            model.load_state_dict(torch.load(kept, weights_only=True))
-            return model.eval()
+            return checkpoint.loads(kept.read_bytes(), str(kept), self.lab.recipe.model)[0]
+        model = build(self.lab.recipe.model, self._shape(), g)
         samples = self.take(np.flatnonzero(self.lab.members[g]))
         fit(model, samples, train, self.augment, progress=Progress())
         requantize(model, samples, batch=train.batch, seed=g, progress=Progress())
-        torch.save(model.state_dict(), kept)
+        names = tuple(map(str, range(model.shape.classes)))
+        kept.write_bytes(checkpoint.dumps(model, checkpoint.Origin(class_names=names, size=1, split="")))
         return model
 
     def references(self, g: int) -> list[Reference]:
@@ -263,7 +264,7 @@ def judged(bench: Bench) -> Iterator[dict[str, Any]]:
         index, references = lab.index(g), bench.references(g)
         known = expected(index, references)
         assert known is not None
-        before, people = bench.network(g), owners(index)
+        before, people = bench.network(g), owners(index, np.arange(len(lab.labels)))
         test = np.array_split(lab.unseen, 2)[0]  # the other half is for validation
         for number, (kind, own) in enumerate(lab.groups):
             if not lab.members[g, own].all():

@@ -91,10 +91,12 @@ def _verdict(verdict: Mapping[str, Any] | None) -> str:
 
 
 def _met(check: Mapping[str, Any]) -> str:
+    from qmu_edge.io.plain import from_json
+    from qmu_edge.verify.verdict import Check
+
     if not check["passed"]:
         return "MISSED"
-    over = check["value"] is not None and check["value"] > check["allowed"] + 1e-12
-    return "met (too few images to tell)" if over else "met"
+    return "met (too few images to tell)" if from_json(Check, dict(check), "a check").undecided else "met"
 
 
 def trained(result: Mapping[str, Any]) -> str:

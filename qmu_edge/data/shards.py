@@ -4,25 +4,28 @@ A person's samples stay together, and so do samples with the same pixels where n
 Shards are alike in size and, as far as people allow, in classes.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.data.index import SampleIndex, SampleSplit
 
 
-def owners(index: SampleIndex) -> NDArray[np.int64]:
-    """Whose each sample is, as numbers (n,): of unknown people a number for each image of other pixels."""
-    raw = np.where(_known(index)[:, None], index.subjects.raw, index.digests.raw)
-    tagged = np.concatenate([_known(index)[:, None].astype(np.uint8), raw], axis=1)
-    return np.unique(_as_void(tagged), return_inverse=True)[1].reshape(-1).astype(np.int64)
+def owners(index: SampleIndex, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Whose the samples at these positions (m,) are, as numbers (m,).
+
+    Of unknown people there is a number for each image of other pixels.
+    """
+    subjects, pixels = index.subjects.raw[positions], index.digests.raw[positions]
+    known = subjects.any(axis=1, keepdims=True)
+    tagged = np.concatenate([known.astype(np.uint8), np.where(known, subjects, pixels)], axis=1)
+    keys = np.ascontiguousarray(tagged).view(f"V{tagged.shape[1]}").reshape(-1)
+    return np.unique(keys, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def shards(index: SampleIndex, count: int) -> NDArray[np.int64]:
     """The shard of each training sample (n,), 0 to `count` - 1; -1 for samples that are not trained on."""
     training = np.flatnonzero(index.in_split(SampleSplit.TRAIN))
-    owner, sizes = np.unique(owners(index)[training], return_inverse=True, return_counts=True)[1:]
+    owner, sizes = np.unique(owners(index, training), return_inverse=True, return_counts=True)[1:]
     labels = index.labels[training]
     alone = sizes[owner] == 1
     chosen = np.empty(len(training), np.int64)
@@ -52,17 +55,3 @@ def _dealt(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     order = np.argsort(labels, kind="stable")
     dealt[order] = np.arange(len(labels)) % count
     return dealt
-
-
-def lookalikes(index: SampleIndex, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which samples (n,) are at these positions (m,), or have the pixels of one that is."""
-    raw = _as_void(index.digests.raw)
-    return np.isin(raw, raw[positions])
-
-
-def _known(index: SampleIndex) -> NDArray[np.bool_]:
-    return np.asarray(index.subjects.raw.any(axis=1))
-
-
-def _as_void(rows: NDArray[np.uint8]) -> NDArray[Any]:
-    return np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").reshape(-1)

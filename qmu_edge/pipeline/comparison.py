@@ -16,7 +16,7 @@ from safetensors.numpy import save as save_arrays
 
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import IntegrityError
-from qmu_edge.pipeline.evaluate import Positions, Seen
+from qmu_edge.pipeline.evaluate import Seen, SetPositions
 from qmu_edge.pipeline.references import Expected
 from qmu_edge.verify.evaluation import SetName
 from qmu_edge.verify.residual import Compared
@@ -93,7 +93,7 @@ class Comparison:
             }
         )
 
-    def positions(self, barred: NDArray[np.bool_]) -> Positions:
+    def positions(self, barred: NDArray[np.bool_]) -> SetPositions:
         """The sets, without what was deleted since from those that are kept."""
         left = {name: p[self.kept(name, barred)] for name, p in self.before.positions.items()}
         return {name: positions for name, positions in left.items() if len(positions)}

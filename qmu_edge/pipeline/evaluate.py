@@ -1,9 +1,8 @@
 """What an exported file does on the sets of a split, under onnxruntime."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +17,11 @@ from qmu_edge.project.records import Measured, Release
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.split import Split
-from qmu_edge.verify.evaluation import Labelled, SetName, evaluate
-from qmu_edge.verify.mia import mean_score, views
+from qmu_edge.verify.evaluation import Labelled, SetName, evaluate, seen
 from qmu_edge.verify.session import OrtRunner
 from qmu_edge.verify.verdict import Thresholds
 
-Positions = Mapping[SetName, NDArray[np.int64]]
+SetPositions = Mapping[SetName, NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +34,7 @@ class Seen:
         scores: Mean scaled confidence over the views of each, float64 (n,).
     """
 
-    positions: Positions
+    positions: SetPositions
     right: Mapping[SetName, NDArray[np.bool_]]
     scores: Mapping[SetName, NDArray[np.float64]]
 
@@ -57,12 +55,11 @@ def runnable(release: Release) -> str:
 
 def thresholds_of(policy: PolicyRecipe) -> Thresholds:
     """What a policy allows."""
-    limits: dict[str, Any] = {f.name: getattr(policy, f.name) for f in fields(Thresholds)}
-    values: dict[str, Any] = {k: None if v == "off" else v for k, v in limits.items()}
-    return Thresholds(**values)
+    ta, ra = (None if v == "off" else v for v in (policy.max_ta_drop, policy.max_ra_drop))
+    return Thresholds(max_residual=policy.max_residual, max_ta_drop=ta, max_ra_drop=ra)
 
 
-def positions_of(split: Split, *, most: int) -> Positions:
+def positions_of(split: Split, *, most: int) -> SetPositions:
     """The sets of a split that a file is measured on; empty ones are left out.
 
     Args:
@@ -80,7 +77,7 @@ def positions_of(split: Split, *, most: int) -> Positions:
 
 
 def evaluate_file(
-    path: Path, samples: ProjectSamples, positions: Positions, *, flip: bool, progress: Progress
+    path: Path, samples: ProjectSamples, positions: SetPositions, *, flip: bool, progress: Progress
 ) -> tuple[Measured, Seen]:
     """Run any standard ONNX file on sets of samples.
 
@@ -88,7 +85,7 @@ def evaluate_file(
         path: The file.
         samples: Of the project.
         positions: Which samples are in which set.
-        flip: Whether training mirrors images: scores are then means over both views.
+        flip: Whether a score is the mean over an image and its mirror image.
         progress: Where images are counted.
 
     Raises:
@@ -97,27 +94,15 @@ def evaluate_file(
     for name in positions.keys() - {SetName.FORGET}:
         samples.allowed(positions[name], f"measured {name} set")
     sets = {n: Labelled(samples.images[p], samples.index.labels[p]) for n, p in positions.items()}
-    images = sum(len(labels) for _, labels in sets.values())
-    progress.start("evaluating the exported file", images)
+    total = sum(map(len, positions.values()))
+    progress.start("evaluating the exported file", total)
     runner = OrtRunner(path, threads=processors().threads)
     evaluation, logits = evaluate(runner, sets)
-    seen = _seen(runner, positions, sets, logits, flip=flip)
-    progress.advance(images)
+    found = {n: seen(runner, images, logits[n], labels, flip=flip) for n, (images, labels) in sets.items()}
+    progress.advance(total)
     progress.finish()
     efficacy, order = None, (SetName.RETAIN, SetName.TEST, SetName.FORGET)
     if all(name in sets for name in order):
         efficacy = to_json(mia_efficacy(*(a for s in order for a in (logits[s], sets[s].labels))))
-    return Measured(evaluation=evaluation, mia_efficacy=efficacy), seen
-
-
-def _seen(
-    runner: OrtRunner, positions: Positions, sets: Mapping[SetName, Labelled],
-    logits: Mapping[SetName, NDArray[np.float32]], *, flip: bool,
-) -> Seen:  # fmt: skip
-    right, scores = {}, {}
-    for name, (images, labels) in sets.items():
-        mirrored = [runner.logits(view) for view in views(images, flip=flip)[1:]]
-        right[name] = logits[name].argmax(axis=1) == labels
-        one_class = logits[name].shape[1] < 2  # there is no confidence to compare
-        scores[name] = np.zeros(len(labels)) if one_class else mean_score([logits[name], *mirrored], labels)
-    return Seen(positions, right, scores)
+    right, scores = {n: pair[0] for n, pair in found.items()}, {n: pair[1] for n, pair in found.items()}
+    return Measured(evaluation=evaluation, mia_efficacy=efficacy), Seen(positions, right, scores)

@@ -141,19 +141,17 @@ def _fulfil(project: Project, batch: Sequence[RequestRow], effort: Effort) -> Se
         project.progress.note(f"{planned.rungs[0]}: {planned.forced_by}")
     _bar(ledger, samples, batch, claims)
     climbed = climb(project, batch, planned.split, planned.rungs, effort)
-    done = {row.request_id for row in batch}
-    unfinished = [r.request_id for r in ledger.requests() if r.is_open and r.request_id not in done]
-    _renew(Bank.of(project), unfinished, effort)
+    _renew(Bank.of(project), [row.request_id for row in batch], effort)
     _receipts(climbed, claims)
     return batch
 
 
-def _renew(bank: Bank, unfinished: Sequence[str], effort: Effort) -> None:
+def _renew(bank: Bank, served: Sequence[str], effort: Effort) -> None:
     """Train the reference that knew them again, before the receipt; where there is no bank, none is made."""
     if bank.recipe.references.trained != "once":
         bank.forget()
     elif bank.results.banks():
-        bank.build(effort.device, unfinished)
+        bank.build(effort.device, served)
     else:
         bank.drop_states()
 

@@ -23,7 +23,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from qmu_edge.data.index import SampleIndex, SampleSplit
-from qmu_edge.data.shards import lookalikes, owners, shards
+from qmu_edge.data.shards import owners, shards
 from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.progress import Progress
@@ -37,14 +37,13 @@ from qmu_edge.project.records import ReferenceNote
 from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import ModelRecipe, Recipe, TrainRecipe
+from qmu_edge.request.stored import Positions
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.train.batches import Augment, ForgetRetain
+from qmu_edge.verify.metrics import intraclass
 from qmu_edge.verify.mia import mean_score, views
-from qmu_edge.verify.residual import calibration, intraclass
-
-Positions = NDArray[np.int64]
-Values = NDArray[np.float64]
+from qmu_edge.verify.residual import Values, calibration
 
 SEED: Final = 1000  # added to the training's, and the number of the shard
 _LEAST_PEOPLE: Final = 8  # fewer people with several images do not tell how alike one's images are
@@ -129,14 +128,14 @@ class Bank:
             project.folder / "work", project.progress,
         )  # fmt: skip
 
-    def build(self, device: torch.device, unfinished: Collection[str] = ()) -> dict[str, int]:
+    def build(self, device: torch.device, served: Collection[str] = ()) -> dict[str, int]:
         """Train the references that are missing, altered, or know somebody who was deleted since.
 
         Nothing that is current holds a score of a deleted image but of those that requests wait for.
 
         Args:
             device: Where to train.
-            unfinished: Requests that are open, and have not passed.
+            served: Open requests that have passed: they wait for no score any more.
 
         Returns:
             How many there are, and how many of them were trained now.
@@ -145,7 +144,7 @@ class Bank:
         if len(self.samples.index.class_names) < 2:
             self.progress.note("one class only: there is no confidence to compare, and no references")
             return {"references": 0, "trained": 0}
-        gone = self.samples.barred(besides=unfinished)
+        gone = self.samples.forgotten(served)
         assigned, trainable, trained = self._assigned(), self.samples.trainable(), 0
         for shard in range(self.recipe.references.count):
             chosen = trainable[assigned[trainable] == shard]
@@ -223,7 +222,7 @@ class Bank:
     ) -> ReferenceNote:
         """Train one network on the samples `chosen` (m,), and score the others among `scored` (s,)."""
         index, references = self.samples.index, self.recipe.references
-        members = lookalikes(index, chosen)
+        members = index.digests.mask({index.digests[i] for i in chosen.tolist()})
         scores = np.full(len(members), np.nan, np.float32)
         others = scored[~members[scored]]
         if len(chosen) and len(others):
@@ -312,7 +311,7 @@ def expected(index: SampleIndex, references: list[Reference]) -> Expected | None
     unseen = np.flatnonzero(~index.in_split(SampleSplit.TRAIN))
     if missing.any():  # else they were trained for one request, and know no sample that counts
         missing[np.arange(len(unseen)) % len(references), unseen] = True
-    people = owners(index)
+    people = owners(index, np.arange(len(index.ids)))
     weights = (~missing).astype(np.float64)
     networks = weights.sum(axis=0).astype(np.int64)
     mean = np.where(missing, 0.0, scores).sum(axis=0) / np.maximum(networks, 1)

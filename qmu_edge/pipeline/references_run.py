@@ -9,7 +9,7 @@ from qmu_edge.data.index import SampleSplit
 from qmu_edge.errors import ConfigError
 from qmu_edge.export.targets import Format
 from qmu_edge.pipeline.comparison import Comparison
-from qmu_edge.pipeline.evaluate import Positions
+from qmu_edge.pipeline.evaluate import SetPositions
 from qmu_edge.pipeline.references import Bank, expected
 from qmu_edge.pipeline.release import evaluate_release, make_release
 from qmu_edge.project.project import Project
@@ -20,6 +20,7 @@ from qmu_edge.runtime.device import device_named
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.verify.evaluation import SetName
 from qmu_edge.verify.residual import LEAST_REFERENCES, LEAST_UNSEEN, Sensitivity, sensitivity
+from qmu_edge.verify.verdict import unseen_of
 
 
 def prepare_references(project: Project, device_name: str) -> dict[str, Any]:
@@ -34,8 +35,7 @@ def prepare_references(project: Project, device_name: str) -> dict[str, Any]:
     if project.recipe.references.trained != "once":
         raise ConfigError('references are kept where [references] says trained = "once"')
     checkpoint, bank = project.current(Pointer.CHECKPOINT), Bank.of(project)
-    unfinished = [row.request_id for row in project.ledger.requests() if row.is_open]
-    built = bank.build(device_named(device_name), unfinished)
+    built = bank.build(device_named(device_name))
     _, release = make_release(project, checkpoint, (Format.INTEGER,))
     found = _sensitivity(bank, release)
     project.results.note_sensitivity(found)
@@ -44,29 +44,29 @@ def prepare_references(project: Project, device_name: str) -> dict[str, Any]:
 
 def _sensitivity(bank: Bank, release: Release) -> Sensitivity | None:
     """Of tests of the released file; None where there is too little to compare with."""
-    samples, most = bank.samples, bank.recipe.policy.evaluation_images
-    known, positions = expected(samples.index, bank.usable()), _positions(samples, most)
-    unseen = next((s for s in (SetName.TEST, SetName.VALIDATION) if len(positions[s]) >= LEAST_UNSEEN), None)
-    if known is None or unseen is None:
+    samples, recipe = bank.samples, bank.recipe
+    known = expected(samples.index, bank.usable())
+    if known is None:
         return None
-    used = {name: _several(positions[name], known.networks) for name in (SetName.RETAIN, unseen)}
-    if not len(used[SetName.RETAIN]) or len(used[unseen]) < LEAST_UNSEEN:
-        return None
-    networks, flip = int(known.networks[used[SetName.RETAIN]].min()), bank.recipe.data.flip
-    _, seen = evaluate_release(bank.store, release, samples, used, flip=flip, progress=bank.progress)
+    positions = _positions(samples, known.networks, recipe.policy.evaluation_images)
+    _, seen = evaluate_release(
+        bank.store, release, samples, positions, flip=recipe.data.flip, progress=bank.progress
+    )
     sets = Comparison.of(seen, known).compared(seen, samples.index, samples.barred())
-    return sensitivity(sets[SetName.RETAIN], sets[unseen], intraclass=known.intraclass, references=networks)
+    retain, unseen = sets.get(SetName.RETAIN), unseen_of(sets)
+    if retain is None or unseen is None or len(unseen.labels) < LEAST_UNSEEN:
+        return None
+    networks = int(known.networks[positions[SetName.RETAIN]].min())
+    return sensitivity(retain, unseen, intraclass=known.intraclass, references=networks)
 
 
-def _several(positions: NDArray[np.int64], networks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The samples that several networks never saw."""
-    return positions[networks[positions] >= LEAST_REFERENCES]
-
-
-def _positions(samples: ProjectSamples, most: int) -> Positions:
-    """Training images and unseen ones that nobody has asked to delete."""
-    kept = ~samples.barred() & ~samples.claimed()
-    of = {SetName.TEST: SampleSplit.TEST, SetName.VALIDATION: SampleSplit.VALIDATION}
-    retain = np.random.default_rng(0).permutation(samples.trainable())[:most]
-    unseen = {name: np.flatnonzero(samples.index.in_split(split) & kept) for name, split in of.items()}
-    return {SetName.RETAIN: np.sort(retain), **unseen}
+def _positions(samples: ProjectSamples, networks: NDArray[np.int64], most: int) -> SetPositions:
+    """Training images and unseen ones that nobody has asked to delete, and that enough networks never saw."""
+    good = ~samples.barred() & ~samples.claimed() & (networks >= LEAST_REFERENCES)
+    of = {
+        SetName.RETAIN: SampleSplit.TRAIN, SetName.TEST: SampleSplit.TEST,
+        SetName.VALIDATION: SampleSplit.VALIDATION,
+    }  # fmt: skip
+    found = {name: np.flatnonzero(samples.index.in_split(split) & good) for name, split in of.items()}
+    found[SetName.RETAIN] = np.sort(np.random.default_rng(0).permutation(found[SetName.RETAIN])[:most])
+    return {name: positions for name, positions in found.items() if len(positions)}

@@ -17,7 +17,7 @@ from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import write_atomic
 from qmu_edge.io.plain import to_json
 from qmu_edge.io.progress import Progress
-from qmu_edge.pipeline.evaluate import Positions, Seen, evaluate_file, runnable, thresholds_of
+from qmu_edge.pipeline.evaluate import Seen, SetPositions, evaluate_file, runnable, thresholds_of
 from qmu_edge.pipeline.networks import MAX_BYTES, Networks
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release
@@ -108,7 +108,7 @@ def evaluate_release(
     store: ObjectStore,
     release: Release,
     samples: ProjectSamples,
-    positions: Positions,
+    positions: SetPositions,
     *,
     flip: bool,
     progress: Progress,

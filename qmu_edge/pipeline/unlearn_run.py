@@ -84,8 +84,8 @@ class Run:
         project, recipe = self.project, self.project.recipe
         positions = positions_of(self.split, most=recipe.policy.evaluation_images)
         return evaluate_release(
-            project.store, release, project.samples, positions, flip=recipe.data.flip,
-            progress=project.progress,
+            project.store, release, project.samples, positions,
+            flip=recipe.data.flip and recipe.references.trained != "never", progress=project.progress,
         )  # fmt: skip
 
     def step(

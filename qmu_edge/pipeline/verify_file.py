@@ -53,7 +53,7 @@ def check_against_project(project: Project, path: Path, data_out: Path | None = 
     Args:
         project: Open.
         path: The file.
-        data_out: Folder for what the same verdict needs on a device, see `device_data`; None for nothing.
+        data_out: Folder for what the same verdict needs on a device, see `device_arrays`; None for nothing.
 
     Returns:
         What `python -m qmu_edge.verify` returns, with `mia_efficacy`, `request` (whose receipt names the
@@ -74,14 +74,14 @@ def check_against_project(project: Project, path: Path, data_out: Path | None = 
             "the receipt says what was measured"
         )
     if of is not None and of.comparison is not None:
-        positions = of.comparison.positions(barred)
+        positions, flip = of.comparison.positions(barred), recipe.data.flip and bool(of.comparison.references)
     else:
         split = _everything(samples, set(project.ledger.erased_images()))
-        positions = positions_of(split, most=recipe.policy.evaluation_images)
-    found, seen = evaluate_file(path, samples, positions, flip=recipe.data.flip, progress=project.progress)
+        positions, flip = positions_of(split, most=recipe.policy.evaluation_images), False
+    found, seen = evaluate_file(path, samples, positions, flip=flip, progress=project.progress)
     verdict = _verdict(of, seen, samples.index, barred, recipe.policy) if of else None
     if data_out is not None:
-        _write_data(of, data_out, samples, project.store, barred, flip=recipe.data.flip)
+        _write_data(of, data_out, samples, project.store, barred, flip=flip)
     return {
         **result, **found.to_json(), "request": of.request_id if of else None,
         "verdict": to_json(verdict) if verdict else None, "passed": verdict is None or verdict.passed,

@@ -81,6 +81,10 @@ class ProjectSamples:
         """Which samples (n,) were deleted, by id or by their pixels; not by the requests `besides`."""
         return barred_samples(self.index, self._ledger.barred(besides=besides))
 
+    def forgotten(self, served: Collection[str] = ()) -> NDArray[np.bool_]:
+        """Which samples (n,) were deleted, without those that open requests but `served` still work on."""
+        return self.barred(besides=self._ledger.open_details(Step.RESOLVED).keys() - set(served))
+
     def claimed(self, *, besides: Collection[str] = ()) -> NDArray[np.bool_]:
         """Which samples (n,) open requests ask to delete: nothing new is trained on them meanwhile."""
         found = np.zeros(len(self.index.ids), np.bool_)

@@ -10,7 +10,9 @@ from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import Recipe
 from qmu_edge.request.split import EmptiedClasses, Split
-from qmu_edge.verify.residual import Sensitivity, effective_number
+from qmu_edge.verify.metrics import effective_number
+from qmu_edge.verify.residual import Sensitivity
+from qmu_edge.verify.verdict import NO_REFERENCES
 
 # A method that costs a fifth of retraining is worth trying where it can be shown to have worked that often.
 WORTH_TRYING: Final = 0.2
@@ -49,7 +51,7 @@ class Foreseen:
         12 images and 4 references: detects a full trace with 62 %, proves at most 25 % left with 8 %
         """
         if self.references == 0:
-            return "no networks that never saw the images: qmu-edge references build trains them"
+            return NO_REFERENCES
         detects, most, proves = (f"{100 * share:.0f} %" for share in (self.detects, self.most, self.proves))
         return (
             f"{self.images} images and {self.references} references: detects a full trace with {detects}, "
@@ -81,7 +83,7 @@ def foresee(
     n = len(left)
     if known is None:
         return Foreseen(images=n, effective=0.0, references=0, detects=0.0, proves=0.0, most=most)
-    effective = effective_number(owners(index)[left], known.intraclass)
+    effective = effective_number(owners(index, left), known.intraclass)
     return Foreseen(
         images=n, effective=effective, references=known.references, detects=known.power(effective),
         proves=known.proof(effective, most), most=most,

@@ -21,7 +21,7 @@ from qmu_edge.verify.metrics import (
     prediction_histogram,
     require_labels,
 )
-from qmu_edge.verify.mia import Auc, mia_auc
+from qmu_edge.verify.mia import Auc, mean_score, mia_auc, views
 
 if TYPE_CHECKING:
     from qmu_edge.verify.session import OrtRunner
@@ -132,6 +132,26 @@ def evaluate(
         mean_confidence={n: float(confidence(logits[n], labels[n]).mean()) for n in sets},
     )
     return evaluation, logits
+
+
+def seen(
+    runner: "OrtRunner", images: NDArray[Any], logits: NDArray[Any], labels: NDArray[Any], *, flip: bool
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Which images (n,) a file recognises, and its mean score of each (n,), see `qmu_edge.verify.mia`.
+
+    Args:
+        runner: The file.
+        images: uint8 (n, c, h, w).
+        logits: What it makes of them, float (n, k).
+        labels: Integers (n,).
+        flip: Whether a score is the mean over an image and its mirror image.
+
+    Raises:
+        ConfigError: See `require_labels`.
+    """
+    require_labels(logits, labels)
+    mirrored = [runner.logits(view) for view in views(images, flip=flip)[1:]]
+    return logits.argmax(axis=1) == labels, mean_score([logits, *mirrored], labels)
 
 
 def _membership(

@@ -112,3 +112,44 @@ def binomial_interval(k: int, n: int, z: float = Z_95) -> tuple[float, float]:
     half = z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     # none and all are exact ends; rounding would miss them by a hair
     return (centre - half if k else 0.0), (centre + half if k < n else 1.0)
+
+
+def effective_number(groups: NDArray[Any], intraclass: float) -> float:
+    """How many unrelated images say as much as these, which belong to people.
+
+    Args:
+        groups: Whose each image is (n,).
+        intraclass: Correlation of one person's images, 0 to 1.
+
+    Source: Kish, Survey Sampling (1965).
+
+    >>> effective_number(np.array([1, 2, 3]), 0.5)
+    3.0
+    >>> effective_number(np.array([1, 1, 1]), 1.0)
+    1.0
+    """
+    sizes = np.unique(groups, return_counts=True)[1]
+    return float(sizes.sum() ** 2 / (sizes * (1 + (sizes - 1) * intraclass)).sum())
+
+
+def intraclass(values: NDArray[np.float64], groups: NDArray[Any]) -> float:
+    """The correlation of two values of one group: the mean product of their deviations, in variances.
+
+    It may be below 0 by chance, and is to be cut only after estimates were averaged. 0 without groups.
+
+    Args:
+        values: One for each image (n,).
+        groups: Whose each image is (n,).
+
+    >>> intraclass(np.array([1.0, 1.0, 5.0, 5.0]), np.array([0, 0, 1, 1]))
+    1.0
+    >>> intraclass(np.array([1.0, 5.0, 1.0, 5.0]), np.array([0, 0, 1, 1]))
+    -1.0
+    """
+    place, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
+    deviations = values - values.mean()
+    pairs, squares = float((sizes * (sizes - 1)).sum()), float((deviations**2).sum())
+    if pairs == 0 or squares == 0:
+        return 0.0
+    sums = np.bincount(place, deviations)
+    return (float((sums**2).sum()) - squares) / pairs / (squares / len(values))

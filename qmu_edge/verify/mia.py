@@ -112,20 +112,22 @@ def views(images: NDArray[np.uint8], *, flip: bool) -> list[NDArray[np.uint8]]:
     return [images, np.ascontiguousarray(images[..., ::-1])] if flip else [images]
 
 
-def mean_score(views: Sequence[NDArray[Any]], labels: NDArray[Any]) -> NDArray[np.float64]:
-    """The mean scaled confidence over views of the same images.
+def mean_score(logits: Sequence[NDArray[Any]], labels: NDArray[Any]) -> NDArray[np.float64]:
+    """The mean scaled confidence over views of the same images; 0 where there is one class only.
 
     Args:
-        views: Logits (n, k) of each view: of the images as they are, and mirrored where training does it.
+        logits: Of each view, float (n, k): of the images as they are, and mirrored where training does it.
         labels: Integers (n,).
 
     Raises:
-        ConfigError: See `scaled_confidence`.
+        ConfigError: See `require_labels`.
 
     >>> mean_score([np.log([[3.0, 1.0]]), np.log([[1.0, 1.0]])], np.array([0])).round(3).tolist()
     [0.549]
     """
-    return np.asarray(np.mean([scaled_confidence(logits, labels) for logits in views], axis=0))
+    if logits[0].shape[1] < 2:
+        return np.zeros(len(labels))
+    return np.asarray(np.mean([scaled_confidence(one, labels) for one in logits], axis=0))
 
 
 def mia_auc(

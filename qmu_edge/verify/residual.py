@@ -6,8 +6,9 @@ is predicted from *references*, small networks that did not see it, by a regress
 was trained on. What is left of the score is the *excess*. T is the mean excess over the request's images, and
 rho = T(file) / T(original).
 
-Errors. Unseen images give the spread of the excess where nothing is known, retained ones where all is known;
-the wider of the two counts. A person's images are alike, so n of them say less than n images of n people:
+Errors. Unseen images give the spread of the excess where nothing is known, retained ones where all is known,
+and the forgotten ones, where they are enough, their own; the widest counts. A file whose scores spread less
+is put on the original's scale. A person's images are alike, so n of them say less than n images of n people:
 the intraclass correlation, which is measured on other people's images, turns n into an effective number. The
 interval is the set of all shares that the two means do not contradict (Fieller): it has no upper end where
 the original itself cannot be told from a network that never saw the images.
@@ -20,6 +21,7 @@ Differs: a regression in place of a difference, so that references may be smalle
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from statistics import NormalDist
@@ -29,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.verify.metrics import Z_ONE_SIDED, binomial_interval
+from qmu_edge.verify.metrics import Z_ONE_SIDED, binomial_interval, effective_number
 
 Values = NDArray[np.float64]
 
@@ -37,9 +39,8 @@ LEAST_UNSEEN: Final = 30  # fewer unseen images say nothing about the spread
 LEAST_REFERENCES: Final = 2
 ENOUGH: Final = 20  # forgotten images tell their own spread
 MOST_FLATTENED: Final = 100.0
-_CLASS_PRIOR: Final = (
-    5.0  # a class is taken for as easy as all others until so many unseen images say otherwise
-)
+_LEAST_VARIANCE: Final = 1e-12  # no score is more exact than float32
+_CLASS_PRIOR: Final = 5.0  # in unseen images: until so many say otherwise, a class is as easy as the others
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -95,7 +96,6 @@ class Residual:
         detected: Whether the original is told from a network without the images, at a false alarm of 5 %.
         present: The same for the file.
         power: How often a full trace of so many typical training images would be detected.
-        signal: The file's excess in deviations of one that never saw the images.
     """
 
     scope: Scope
@@ -110,7 +110,6 @@ class Residual:
     detected: bool
     present: bool
     power: float
-    signal: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,36 +165,50 @@ def samples_residual(
         forget: The request's images.
         retain: Images that both files were trained on.
         unseen: Images that no network was trained on, at least `LEAST_UNSEEN`.
-        intraclass: See `intraclass`.
+        intraclass: See `qmu_edge.verify.metrics.intraclass`.
         references: Fewest networks behind a mean in `references`.
 
     Raises:
         ConfigError: A set has no logits of the original, or no references; a score is not finite.
     """
-    sets = (forget, retain, unseen)
-    after = _excesses([_required(s.score, "scores") for s in sets], sets)
-    before = _excesses([_required(s.score_before, "scores of the original") for s in sets], sets)
-    after = _unflattened(after, before)
-    n = effective_number(_groups(forget), intraclass)
-    base = _Base(1 / n, _leverage(forget, unseen, intraclass))
+    sets, regression = (forget, retain, unseen), _Regression(unseen, intraclass)
+    before = regression.excesses([_required(s.score_before, "scores of the original") for s in sets], sets)
+    after = _unflattened(regression.excesses([s.score for s in sets], sets), before)
+    base = regression.base(forget)
     t_file, t_before = float(after[0].mean()), float(before[0].mean())
     covariances = [_covariance(after[2], before[2])]
     covariances += [
         _covariance(after[i], before[i]) for i, least in ((1, 2), (0, ENOUGH)) if after[i].size >= least
     ]
-    known = Sensitivity(
-        trace=float(before[1].mean()) if before[1].size else 0.0,
-        trace_spread=float(before[1].std()) if before[1].size else 0.0, noise=math.sqrt(covariances[0][1, 1]),
-        unseen=1 / max(base.unseen, 1e-12), intraclass=intraclass, references=references,
-    )  # fmt: skip
+    noise = [math.sqrt(base.variance(v, v)) for v in np.diag(covariances[0]).tolist()]
+    known = _sensitivity(before[1], before[2], 1 / max(base.unseen, 1e-12), intraclass, references)
     low, high = _interval(t_file, t_before, covariances, base)
-    noise = [math.sqrt(base.variance(covariances[0][i, i], covariances[0][i, i])) for i in (0, 1)]
     return Residual(
         scope=Scope.SAMPLES, value=t_file / t_before if t_before > 0 else None, low=low, high=high,
-        n=len(forget.labels), effective=n, references=references, excess_before=t_before, excess=t_file,
+        n=len(forget.labels), effective=1 / base.forget, references=references,
+        excess_before=t_before, excess=t_file,
         detected=t_before > Z_ONE_SIDED * noise[1], present=t_file > Z_ONE_SIDED * noise[0],
-        power=known.power(n), signal=t_file / noise[0],
+        power=known.power(1 / base.forget),
     )  # fmt: skip
+
+
+def signals(forget: Compared, unseen: Compared, *, intraclass: float) -> Values:
+    """How far the file's mean excess over what each request names is above that of a network without it.
+
+    Args:
+        forget: The images of all r requests.
+        unseen: Images that no network was trained on, at least `LEAST_UNSEEN`.
+        intraclass: See `qmu_edge.verify.metrics.intraclass`.
+
+    Returns:
+        Deviations of such a network's mean excess, float64 (r,), in the order of `forget.requests`.
+    """
+    regression = _Regression(unseen, intraclass)
+    excess, new = regression.excesses([forget.score, unseen.score], (forget, unseen))
+    noise = float(_covariance(new, new)[0, 0])
+    requests = np.zeros(len(excess), np.int64) if forget.requests is None else forget.requests
+    bases = ((own := requests == number, regression.base(forget.take(own))) for number in np.unique(requests))
+    return np.array([excess[own].mean() / math.sqrt(base.variance(noise, noise)) for own, base in bases])
 
 
 def classes_residual(forget: Compared) -> Residual:
@@ -226,53 +239,12 @@ def sensitivity(retain: Compared, unseen: Compared, *, intraclass: float, refere
     Args:
         retain: Images that it was trained on.
         unseen: Images that it was not.
-        intraclass: See `intraclass`.
+        intraclass: See `qmu_edge.verify.metrics.intraclass`.
         references: Fewest networks behind a mean in `references`.
     """
-    known, new = _excesses([retain.score, unseen.score], (retain, unseen))
-    return Sensitivity(
-        trace=float(known.mean()), trace_spread=float(known.std()), noise=float(new.std()),
-        unseen=effective_number(_groups(unseen), intraclass), intraclass=intraclass, references=references,
-    )  # fmt: skip
-
-
-def effective_number(groups: NDArray[Any], intraclass: float) -> float:
-    """How many unrelated images say as much as these, which belong to people.
-
-    Args:
-        groups: Whose each image is (n,).
-        intraclass: Correlation of one person's images, 0 to 1.
-
-    >>> effective_number(np.array([1, 2, 3]), 0.5)
-    3.0
-    >>> effective_number(np.array([1, 1, 1]), 1.0)
-    1.0
-    """
-    sizes = np.unique(groups, return_counts=True)[1]
-    return float(sizes.sum() ** 2 / (sizes * (1 + (sizes - 1) * intraclass)).sum())
-
-
-def intraclass(values: Values, groups: NDArray[Any]) -> float:
-    """The correlation of two values of one group: the mean product of their deviations, in variances.
-
-    It may be below 0 by chance, and is to be cut only after estimates were averaged. 0 without groups.
-
-    Args:
-        values: One for each image (n,).
-        groups: Whose each image is (n,).
-
-    >>> intraclass(np.array([1.0, 1.0, 5.0, 5.0]), np.array([0, 0, 1, 1]))
-    1.0
-    >>> intraclass(np.array([1.0, 5.0, 1.0, 5.0]), np.array([0, 0, 1, 1]))
-    -1.0
-    """
-    place, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
-    deviations = values - values.mean()
-    pairs, squares = float((sizes * (sizes - 1)).sum()), float((deviations**2).sum())
-    if pairs == 0 or squares == 0:
-        return 0.0
-    sums = np.bincount(place, deviations)
-    return (float((sums**2).sum()) - squares) / pairs / (squares / len(values))
+    sets = (retain, unseen)
+    known, new = _Regression(unseen, intraclass).excesses([of.score for of in sets], sets)
+    return _sensitivity(known, new, effective_number(_groups(unseen), intraclass), intraclass, references)
 
 
 def ratio_interval(
@@ -320,6 +292,40 @@ class _Base(NamedTuple):
         return forget * self.forget + unseen * self.unseen
 
 
+class _Regression:
+    """What scores of unseen images follow from: the references' mean, and the class."""
+
+    def __init__(self, unseen: Compared, intraclass: float) -> None:
+        self._design = _design(unseen)
+        self._inverse = np.linalg.inv(_normal_matrix(self._design))
+        self._intraclass = intraclass
+        self._alike = len(unseen.labels) / effective_number(_groups(unseen), intraclass)
+
+    def excesses(self, scores: Sequence[Values], sets: Sequence[Compared]) -> list[Values]:
+        """Scores less what those of the last set, the unseen images, let expect of them."""
+        scores = [_required(score, "scores") for score in scores]
+        level = scores[-1].mean()
+        weights = self._inverse @ self._design.T @ (scores[-1] - level)
+        return [score - level - _design(of) @ weights for score, of in zip(scores, sets, strict=True)]
+
+    def base(self, forget: Compared) -> _Base:
+        """What the variance of the mean excess over these images is made of."""
+        at = _design(forget).mean(axis=0)
+        n = effective_number(_groups(forget), self._intraclass)
+        return _Base(1 / n, float(at @ self._inverse @ at) * self._alike)
+
+
+def _sensitivity(
+    known: Values, new: Values, unseen: float, intraclass: float, references: int
+) -> Sensitivity:
+    """From the excesses of retained images, and of `unseen` (effectively so many) others."""
+    trace, spread = (float(known.mean()), float(known.std())) if known.size else (0.0, 0.0)
+    return Sensitivity(
+        trace=trace, trace_spread=spread, noise=math.sqrt(float(new.var()) + _LEAST_VARIANCE),
+        unseen=unseen, intraclass=intraclass, references=references,
+    )  # fmt: skip
+
+
 def _interval(
     t_file: float, t_before: float, covariances: list[NDArray[Any]], base: _Base
 ) -> tuple[float | None, float | None]:
@@ -340,15 +346,6 @@ def _unflattened(after: list[Values], before: list[Values]) -> list[Values]:
     return [excess * factor for excess in after]
 
 
-def _excesses(scores: list[Values], sets: tuple[Compared, ...]) -> list[Values]:
-    """Scores less what the last set, the unseen images, let expect of them."""
-    designs = [_design(s) for s in sets]
-    x, y = designs[-1], scores[-1]
-    level = y.mean()
-    weights = np.linalg.solve(_normal_matrix(x), x.T @ (y - level))
-    return [score - level - design @ weights for score, design in zip(scores, designs, strict=True)]
-
-
 def _normal_matrix(x: Values) -> Values:
     """Of the regression, with a prior on the classes, and a hair on the rest so that it can be solved."""
     prior = np.full(x.shape[1], _CLASS_PRIOR)
@@ -356,19 +353,12 @@ def _normal_matrix(x: Values) -> Values:
     return x.T @ x + np.diag(prior)
 
 
-def _leverage(forget: Compared, unseen: Compared, correlation: float) -> float:
-    """Variance that the regression adds to the mean over the forget set, in variances of one unseen image."""
-    at, x = _design(forget).mean(axis=0), _design(unseen)
-    alike = len(unseen.labels) / effective_number(_groups(unseen), correlation)
-    return float(at @ np.linalg.solve(_normal_matrix(x), at)) * alike
-
-
 def _design(of: Compared) -> Values:
     return calibration(_required(of.references, "references"), of.labels, of.classes)
 
 
 def _covariance(a: Values, b: Values) -> NDArray[Any]:
-    return np.atleast_2d(np.cov(a, b)) + 1e-12 * np.eye(2)  # no score is more exact than float32
+    return np.atleast_2d(np.cov(a, b)) + _LEAST_VARIANCE * np.eye(2)
 
 
 def _required(value: NDArray[Any] | None, what: str) -> NDArray[Any]:

@@ -36,13 +36,13 @@ from qmu_edge.verify.residual import (
     Residual,
     classes_residual,
     samples_residual,
+    signals,
 )
 
 UNCHANGED: Final = "unchanged_codes"
 RESIDUAL: Final = "residual"
-FAR_BELOW: Final = (
-    0.1  # so much less accurate than on unseen images is over-forgotten, where it is significant
-)
+FAR_BELOW: Final = 0.1  # over-forgotten is so much less accurate than on unseen images, significantly
+NO_REFERENCES: Final = "no networks that never saw the images: qmu-edge references build trains them"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +130,7 @@ class Terms:
         exact: The network was trained without the data.
         classes: Labels of the classes that are forgotten whole.
         references: Fewest networks that never saw an image, behind the means in the sets.
-        intraclass: Correlation of one person's images, see `qmu_edge.verify.residual.intraclass`.
+        intraclass: Correlation of one person's images, see `qmu_edge.verify.metrics.intraclass`.
         release_unmeasurable: Release a file where of the original nothing could be said either.
     """
 
@@ -249,7 +249,8 @@ def _answer(
     if of_class.any():
         residuals.append(classes_residual(forget.take(of_class)))
     if not of_class.all():
-        samples, retain, unseen = forget.take(~of_class), _known(sets.get(SetName.RETAIN)), _unseen(sets)
+        samples, unseen = forget.take(~of_class), unseen_of(sets)
+        retain = known_to_references(sets.get(SetName.RETAIN))
         why = _unmeasurable(samples, retain, unseen, terms)
         if not why and unseen is not None and retain is not None:
             residuals.append(
@@ -257,7 +258,7 @@ def _answer(
                     samples, retain, unseen, intraclass=terms.intraclass, references=terms.references
                 )
             )
-            if _one_is_known(samples, retain, unseen, terms):
+            if _one_is_known(samples, unseen, terms.intraclass):
                 return Answer.STILL_PRESENT, "what one of the requests names is still known", (*residuals,)
             if _far_below(samples, unseen, residuals[-1].effective):
                 return Answer.OVER_FORGOTTEN, "its accuracy is far below that on unseen images", (*residuals,)
@@ -266,30 +267,24 @@ def _answer(
     return min(answers, key=[*Answer].index), why, tuple(residuals)
 
 
-def _one_is_known(forget: Compared, retain: Compared, unseen: Compared, terms: Terms) -> bool:
+def _one_is_known(forget: Compared, unseen: Compared, intraclass: float) -> bool:
     """Whether what one of several requests names is still known; with 5 % false alarm among all of them."""
-    numbers = [] if forget.requests is None else np.unique(forget.requests).tolist()
-    if len(numbers) < 2 or forget.requests is None:
+    if forget.requests is None:
         return False
-    alarm = NormalDist().inv_cdf(1 - 0.05 / len(numbers))
-    parts = (forget.take(forget.requests == number) for number in numbers)
-    found = (
-        samples_residual(p, retain, unseen, intraclass=terms.intraclass, references=terms.references)
-        for p in parts
-    )
-    return any(residual.signal > alarm for residual in found)
+    found = signals(forget, unseen, intraclass=intraclass)
+    return bool(len(found) > 1 and found.max() > NormalDist().inv_cdf(1 - 0.05 / len(found)))
 
 
-def _known(of: Compared | None) -> Compared | None:
+def known_to_references(of: Compared | None) -> Compared | None:
     """The images of a set of which references have an opinion."""
     if of is None or of.references is None:
         return of
     return of.take(np.isfinite(of.references))
 
 
-def _unseen(sets: Mapping[SetName, Compared]) -> Compared | None:
+def unseen_of(sets: Mapping[SetName, Compared]) -> Compared | None:
     """Test images, or validation images where those are too few; if enough are left, of other people only."""
-    found = [_known(sets.get(name)) for name in (SetName.TEST, SetName.VALIDATION)]
+    found = [known_to_references(sets.get(name)) for name in (SetName.TEST, SetName.VALIDATION)]
     there = [of for of in found if of is not None]
     chosen = next((of for of in there if len(of.labels) >= LEAST_UNSEEN), there[0] if there else None)
     if chosen is None or chosen.people is None:
@@ -303,7 +298,7 @@ def _unseen(sets: Mapping[SetName, Compared]) -> Compared | None:
 def _unmeasurable(forget: Compared, retain: Compared | None, unseen: Compared | None, terms: Terms) -> str:
     """What is missing to measure anything, or ""."""
     if terms.references < LEAST_REFERENCES or forget.references is None:
-        return "there are no networks that never saw the images: qmu-edge references build trains them"
+        return NO_REFERENCES
     if retain is None or not len(retain.labels):
         return "there are no retained images to compare with"
     if unseen is None or len(unseen.labels) < LEAST_UNSEEN:

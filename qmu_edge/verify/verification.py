@@ -3,20 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
 from qmu_edge.verify import bundle
 from qmu_edge.verify.arrays import MeasuredSets, read_golden, read_sets
 from qmu_edge.verify.codes_changed import codes_changed
-from qmu_edge.verify.evaluation import Evaluation, SetName, evaluate
+from qmu_edge.verify.evaluation import Evaluation, SetName, evaluate, seen
 from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
-from qmu_edge.verify.metrics import require_labels
-from qmu_edge.verify.mia import mean_score, views
 from qmu_edge.verify.onnx.graph import Dialect, OnnxFile
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.parity import Parity, compare, require_parity
@@ -186,13 +182,12 @@ def _judge(runner: OrtRunner, data: MeasuredSets, options: Options) -> tuple[Eva
     if options.before is None:
         return evaluation, None
     original = _runner(options.before, options)
+    _, before = evaluate(original, data.sets)
     codes = codes_changed(read(options.before), read(runner.path))
     sets = {}
     for name, (images, labels) in data.sets.items():
-        shown = views(images, flip=data.flip)
-        (right, score), (right_before, score_before) = (
-            _seen([file.logits(view) for view in shown], labels) for file in (runner, original)
-        )
+        right, score = seen(runner, images, logits[name], labels, flip=data.flip)
+        right_before, score_before = seen(original, images, before[name], labels, flip=data.flip)
         sets[name] = Compared(
             labels=labels, classes=logits[name].shape[1], right=right, score=score,
             right_before=right_before, score_before=score_before,
@@ -205,12 +200,6 @@ def _judge(runner: OrtRunner, data: MeasuredSets, options: Options) -> tuple[Eva
         references=data.networks, intraclass=data.intraclass,
     )  # fmt: skip
     return evaluation, judge(sets, terms, codes=codes)
-
-
-def _seen(logits: list[NDArray[Any]], labels: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Which images a file recognises, and their scores, from the logits of each view."""
-    require_labels(logits[0], labels)
-    return logits[0].argmax(axis=1) == labels, mean_score(logits, labels)
 
 
 def _runner(path: Path, options: Options) -> OrtRunner:

@@ -45,6 +45,8 @@ when_not_measurable = "release"
 max_ta_drop = 1.0
 max_ra_drop = "off"
 """
+# The same with references, and a policy that never releases what cannot be measured.
+ONCE = RECIPE.replace('trained = "never"', 'trained = "once"\ncount = 3').replace('"release"', '"retrain"')
 
 
 class Ended(NamedTuple):

@@ -14,10 +14,8 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.pipeline.references import Bank
 from qmu_edge.project.project import opened
 from qmu_edge.receipt.receipt import loads
-from tests.cli.conftest import RECIPE, SUBJECT, Ended, copied, run_command
+from tests.cli.conftest import ONCE, SUBJECT, Ended, copied, run_command
 from tests.cli.refusals import ask, refused, set_policy
-
-ONCE = RECIPE.replace('trained = "never"', 'trained = "once"\ncount = 3').replace('"release"', '"retrain"')
 
 
 class Made(NamedTuple):

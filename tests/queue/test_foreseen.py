@@ -14,7 +14,8 @@ from qmu_edge.queue.schedule import plan, rungs
 from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.split import EmptiedClasses, emptied_classes
 from qmu_edge.store.ledger.states import Step
-from qmu_edge.verify.residual import Sensitivity, effective_number
+from qmu_edge.verify.metrics import effective_number
+from qmu_edge.verify.residual import Sensitivity
 from tests.queue.people import ask, change, split_of
 
 NO_CLASSES = EmptiedClasses((), others=True)

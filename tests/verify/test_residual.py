@@ -10,14 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.verify.metrics import Z_ONE_SIDED, binomial_interval
+from qmu_edge.verify.metrics import Z_ONE_SIDED, binomial_interval, effective_number, intraclass
 from qmu_edge.verify.residual import (
     Compared,
     Residual,
     Scope,
     classes_residual,
-    effective_number,
-    intraclass,
     ratio_interval,
     samples_residual,
     sensitivity,
