@@ -1,7 +1,7 @@
 """The main job in a minute or two: train, delete one person, and see what is left, beside retraining.
 
 The images are scikit-learn's digits in strong noise: a network learns those of training by heart and
-recognises half of the others, so that there is something to forget, as with photographs. Uses only what a
+recognises a third of the others, so that there is something to forget, as with photographs. Uses only what a
 user has: a folder of images, and the functions of `qmu_edge.api`.
 """
 
@@ -18,7 +18,7 @@ from qmu_edge.project.project import RECIPE
 
 SUBJECT: Final = "writer-7"
 MARK: Final = ".qmu-demo"
-NOISE: Final = 150.0  # deviation, in grey values of 0 to 255
+NOISE: Final = 220.0  # deviation, in grey values of 0 to 255
 NOTHING: Final = "finetune"  # the recipe gives it a learning rate that moves no integer weight
 
 
