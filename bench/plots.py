@@ -1,18 +1,19 @@
-"""Two plots of a grid's results: the average gap of each method, and the gap against what the method costs.
+"""Plots: of a grid, the average gap of each method, and the gap against its cost; of the verdict, what is left.
 
-pip install matplotlib && python bench/plots.py cpu
+pip install matplotlib && python bench/plots.py cpu && python bench/plots.py verdict
 """
 
 import sys
 from collections import defaultdict
 from statistics import mean
-from typing import Any
+from typing import Any, Final
 
 import matplotlib.pyplot as plt
 from shared.compared import WHOLE, average_gap
 from shared.measured import load
 from shared.record import ROOT
 
+DRAWN: Final = {"leak": "tab:red", "half known": "tab:orange", "retrained": "tab:green"}
 Points = dict[str, list[tuple[float, float]]]  # row -> gap and epoch-equivalents of each seed
 
 
@@ -47,8 +48,31 @@ def draw(title: str, found: Points, path: str) -> None:
     figure.savefig(path)
 
 
+def verdict() -> None:
+    """What is left, by lab, case and number of images: median, half of the files, nine of ten."""
+    labs = load("verdict")["results"]
+    figure, axes = plt.subplots(1, len(labs), figsize=(4 * len(labs), 6), squeeze=False)
+    for axis, (name, lab) in zip(axes[0], labs.items(), strict=True):
+        cells = [c for c in lab["cells"] if c["case"] in DRAWN and c.get("rho_quantiles")]
+        for y, cell in enumerate(cells):
+            low, lower, middle, upper, high = cell["rho_quantiles"]
+            color = DRAWN[cell["case"]]
+            axis.plot([low, high], [y, y], color=color, linewidth=1)
+            axis.plot([lower, upper], [y, y], color=color, linewidth=4)
+            axis.plot(middle, y, "o", color=color)
+        axis.set_yticks(range(len(cells)), [f"{c['kind']}: {c['case']}" for c in cells], fontsize=7)
+        axis.axvline(0.25, color="grey", linestyle=":")  # the largest share that is released
+        axis.set_xlim(-1.5, 2.5)
+        axis.set_xlabel("left: 0 none, 1 all")
+        axis.set_title(name)
+    figure.tight_layout()
+    figure.savefig(ROOT / "bench" / "results" / "verdict.svg")
+
+
 def main() -> None:
-    """One file for each network and scenario that has all methods."""
+    """One file for each network and scenario that has all methods; or that of the verdict."""
+    if sys.argv[1] == "verdict":
+        return verdict()
     document = load(f"methods-{sys.argv[1]}")
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for cell in document["results"]:

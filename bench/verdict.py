@@ -63,8 +63,10 @@ PLANTED: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "qmul": ("qmul", {"epochs": 5, "lr": 0.02, "batch": 64}),
     "too far": ("grad_ascent", {"batch": 64, "lr": 0.05}),
 }
-PLANTED_SIZES: Final = (20, 100)
+PLANTED_KINDS: Final = ("20", "100", "writer", "10 pictures", "class")
 PLANTED_NETWORKS: Final = 4
+SEEN: Final = {0.0: "retrained", 0.5: "half known", 1.0: "leak"}  # by the share of images that it has seen
+QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Lab:
         groups: Positions of the images of each request, with the name of its kind.
         members: Which network has seen which sample (networks, n).
         recipe: Of network, data and training.
+        classes: Whether a request is for a whole class.
     """
 
     images: NDArray[np.uint8]
@@ -85,6 +88,7 @@ class Lab:
     groups: list[tuple[str, Positions]]
     members: NDArray[np.bool_]
     recipe: Recipe
+    classes: bool = False
 
     @cached_property
     def unseen(self) -> Positions:
@@ -122,8 +126,20 @@ def cifar(data: Path, model: ModelRecipe, epochs: int) -> Lab:
             groups.append((str(size), own))
             for position in own.tolist():
                 subjects[position] = f"{size}-{number}"
+        alike = [at for kind, at in groups if kind == str(size)]  # of two people a file may know one
+        pairs = zip(alike[::2], alike[1::2], strict=False)
+        groups += [(f"2 x {size}", np.concatenate(pair)) for pair in pairs if size > 1]
     recipe = Recipe(data=CIFAR, model=model, train=TrainRecipe(epochs=epochs, batch=64))
     return Lab(images.transpose(0, 3, 1, 2).copy(), labels, subjects, groups, members, recipe)
+
+
+def classes(data: Path) -> Lab:
+    """Images of CIFAR-10, where each network lacks another class."""
+    lab = cifar(data, RESNET, 9)
+    seen = lab.members.any(axis=0)
+    members = seen & (lab.labels != np.arange(NETWORKS)[:, None])
+    groups = [("class", np.flatnonzero(seen & (lab.labels == k))) for k in range(NETWORKS)]
+    return Lab(lab.images, lab.labels, lab.subjects, groups, members, lab.recipe, classes=True)
 
 
 def digits(epochs: int) -> Lab:
@@ -164,6 +180,7 @@ LABS: Final[dict[str, Callable[[Path], Lab]]] = {
     "mobilenet": lambda data: cifar(data, MOBILENET, 30),
     "digits": lambda data: digits(12),
     "faces": faces,
+    "classes": classes,
 }
 
 
@@ -283,7 +300,10 @@ def judged(bench: Bench) -> Iterator[dict[str, Any]]:
                     )
                     for name, at in ((SetName.FORGET, own), (SetName.RETAIN, retain), (SetName.TEST, test))
                 }  # fmt: skip
-                terms = Terms(references=int(known.networks[own].min()), intraclass=known.intraclass)
+                gone = tuple(np.unique(lab.labels[own]).tolist()) if lab.classes else ()
+                terms = Terms(
+                    references=int(known.networks[own].min()), intraclass=known.intraclass, classes=gone
+                )
                 yield {"case": case, "kind": kind, **_row(judge(sets, terms))}
 
 
@@ -294,12 +314,11 @@ def _files(
     members = bench.lab.members
     yield "no-op", bench.network(g)
     for other in range(len(members)):
-        seen = members[other, own]
-        if other != g and (seen.all() or not seen.any()):
-            yield "leak" if seen.all() else "retrained", bench.network(other)
+        case = SEEN.get(float(members[other, own].mean()))
+        if other != g and case is not None:
+            yield case, bench.network(other)
     known = [i for i, (k, at) in enumerate(bench.lab.groups) if k == kind and members[g, at].all()]
-    wanted = kind in map(str, PLANTED_SIZES) or not kind.isdigit()
-    if g < PLANTED_NETWORKS and number == known[g % len(known)] and wanted:
+    if g < PLANTED_NETWORKS and number == known[g % len(known)] and kind in PLANTED_KINDS:
         for case in PLANTED:
             yield case, bench.unlearned(g, own, kind.replace(" ", "_"), case)
 
@@ -332,6 +351,7 @@ def _cell(kind: str, case: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "detected": sum(r["detected"] for r in rows) / len(rows),
         "power": float(np.mean([r["power"] for r in rows])),
         "rho": float(np.median(rho)) if rho else None,
+        "rho_quantiles": np.quantile(rho, QUANTILES).tolist() if rho else None,
     }  # fmt: skip
 
 
