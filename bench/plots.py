@@ -1,4 +1,4 @@
-"""Plots: of a grid, the average gap of each method, and the gap against its cost; of the verdict, what is left.
+"""Plots: of a grid, the average gap of each method, and the gap against its cost; of the verdict, rho.
 
 pip install matplotlib && python bench/plots.py cpu && python bench/plots.py verdict
 """

@@ -34,6 +34,7 @@ from qmu_edge.export.gates import (
     require_valid,
     run_file,
     runnable,
+    unproven,
 )
 from qmu_edge.export.graph import initializers
 from qmu_edge.export.input import InputSpec, apply_input, fix_batch
@@ -45,6 +46,7 @@ from qmu_edge.models.deploy import deploy, require_equivalent
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import on_device
 from qmu_edge.train.fit import predict
+from qmu_edge.verify.exactness import Obstacle
 from qmu_edge.verify.latent_weights import WEIGHTED, LatentReport
 from qmu_edge.verify.metadata import METADATA_KEY, Metadata
 from qmu_edge.verify.parity import Parity, compare, require_parity
@@ -100,6 +102,7 @@ class Exported:
         levels: The same on fewer images, for each optimization level and thread count of onnxruntime.
         arbitration: Result of the integer reference where file and network disagree.
         latent_weights: Report of the latent-weight gate.
+        obstacles: What keeps the file from being proven to compute the same bits on every processor.
     """
 
     format: Format
@@ -108,6 +111,7 @@ class Exported:
     levels: Mapping[str, Parity]
     arbitration: Arbitration
     latent_weights: LatentReport
+    obstacles: tuple[Obstacle, ...]
 
 
 def export(
@@ -185,7 +189,7 @@ def _gated(form: Format, data: bytes, reference: _Reference, min_agreement: floa
     A file whose logits on `reference.few` are exact computes the same function, so that more images would add
     no information. Any other file must name the same class on enough of all images.
     """
-    latent_weights = require_valid(data)
+    latent_weights, found = require_valid(data), unproven(data)
     standard = runnable(data)
     images, expected = reference.few, reference.logits_of_few
     logits = run_file(standard, images)
@@ -199,8 +203,9 @@ def _gated(form: Format, data: bytes, reference: _Reference, min_agreement: floa
     try:
         require_parity(parity, min_agreement=min_agreement, min_inputs=len(images))
     except ExportError as error:
-        raise ExportError(f"{form}: {error}{arbitration}") from None
-    return Exported(form, data, parity, levels, arbitration, latent_weights)
+        clipped = next((f"; {obstacle}" for obstacle in found if obstacle.clips), "")
+        raise ExportError(f"{form}: {error}{arbitration}{clipped}") from None
+    return Exported(form, data, parity, levels, arbitration, latent_weights, found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import onnx
 from jaxtyping import Float, UInt8
 
 from qmu_edge.errors import ExportError
+from qmu_edge.verify.exactness import Obstacle, obstacles
 from qmu_edge.verify.integer_reference import run_integers
 from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
 from qmu_edge.verify.onnx.reader import read
@@ -65,6 +66,12 @@ def require_valid(data: bytes) -> LatentReport:
         raise ExportError(f"onnx.checker: {str(error).strip().partition(chr(10))[0]}") from None
     with _on_disk(data) as path:
         return latent_weight_gate(read(path))
+
+
+def unproven(data: bytes) -> tuple[Obstacle, ...]:
+    """What keeps the exported bytes from being proven to compute the same on every processor."""
+    with _on_disk(data) as path:
+        return obstacles(read(path))
 
 
 def runnable(data: bytes) -> bytes:

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from qmu_edge.errors import ExportError
 from qmu_edge.export.graph import INPUT, OUTPUT, constant, integer_codes
 from qmu_edge.models import quant_layers
-from qmu_edge.models.deploy import Affine
+from qmu_edge.models.deploy import Affine, BreakTies
 from qmu_edge.models.layers import Classifier, Normalize
 from qmu_edge.verify.codes import code_range
 from qmu_edge.verify.onnx.graph import QONNX_DOMAIN
@@ -179,6 +179,10 @@ def _affine(w: _Writer, name: str, x: str, m: Affine) -> str:
     return w.node("Mul", f"{name}.scaled", [shifted, w.constant(f"{name}.gain", m.gain)])
 
 
+def _break_ties(w: _Writer, name: str, x: str, m: BreakTies) -> str:
+    return w.node("Mul", f"{name}.below", [x, w.constant("below_one", m.factor)])
+
+
 def _normalize(w: _Writer, name: str, x: str, m: Normalize) -> str:
     centred = w.node("Sub", f"{name}.centred", [x, w.constant(f"{name}.mean", m.mean)])
     return w.node("Mul", f"{name}.scaled", [centred, w.constant(f"{name}.inverse_std", m.inverse_std)])
@@ -229,6 +233,7 @@ MODULES: Final[Mapping[type, Callable[[_Writer, str, str, Any], str]]] = {
     quant_layers.QuantReLU: _quant_relu,
     quant_layers.QuantIdentity: lambda w, name, x, m: w.activation(name, x, m),
     Affine: _affine,
+    BreakTies: _break_ties,
     Normalize: _normalize,
     nn.ReLU: _relu,
     nn.Hardtanh: _clip,

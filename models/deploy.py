@@ -12,6 +12,8 @@ float32 and with ordinary layers:
     x gain     the weight's own scale times batch-norm's, one per channel: the only rounding, and the same as
                in an integer kernel
     quantize   divides by a power of two: exact
+    a sum      of two quantized tensors, and a mean, is multiplied by 1 - 2^-12 before it is quantized: halves
+               of a code are common there, and kernels for ARM round them to another code than those for x86
 
 Batch-norms of float layers are folded into weights and bias.
 
@@ -36,14 +38,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from qmu_edge.errors import ExportError
 from qmu_edge.models.calibration import weight_layers
 from qmu_edge.models.kernels.steps import short_mantissa
-from qmu_edge.models.layers import Classifier
+from qmu_edge.models.layers import Classifier, Normalize
 from qmu_edge.models.quantizers.presets import LearnedStep
 
 LARGEST_BIAS: Final = 2.0**30  # in units of step x step: sums fit int32
 LARGEST_HALF: Final = 65504.0  # of float16
 EQUIVALENT: Final = 1e-3
 KEEPS_GRID: Final = (nn.MaxPool2d, nn.Flatten, nn.Dropout)
+BELOW_ONE: Final = 1 - 2.0**-12  # of codes below 2048, no multiple of a power of two becomes half a code
 _GRID: Final = "_qmu_edge_grid"  # attribute of tensors that `input_grids` sets in its forward pass
+_ROUNDED: Final = "_qmu_edge_rounded"  # and of those that `_sums` has seen leave a layer or a quantizer
 
 
 class Grid(NamedTuple):
@@ -71,6 +75,20 @@ class Affine(nn.Module):
         return (x + self.bias) * self.gain
 
 
+class BreakTies(nn.Module):
+    """x * (1 - 2^-12): of a sum or a mean of codes, nothing is left in the middle between two codes.
+
+    Attributes:
+        factor: What it multiplies by.
+    """
+
+    factor = BELOW_ONE
+
+    def forward(self, x: Float[Tensor, "n c ..."]) -> Float[Tensor, "n c ..."]:
+        """A little smaller."""
+        return x * self.factor
+
+
 def deploy(model: Classifier, size: int) -> Classifier:
     """The deploy form of a network; the network itself does not change.
 
@@ -93,6 +111,10 @@ def deploy(model: Classifier, size: int) -> Classifier:
                 _replace(deployed, name, layer, grids.get(name))
             else:
                 _fold(deployed, name, layer)
+    for name in _sums(deployed, size):
+        parent, _, place = name.rpartition(".")
+        quantizer = deployed.get_submodule(name)
+        deployed.get_submodule(parent)._modules[place] = nn.Sequential(BreakTies(), quantizer)
     return deployed
 
 
@@ -118,6 +140,8 @@ def require_equivalent(model: Classifier, deployed: Classifier, images: Float[Te
                     layer.weight.copy_(layer.quant_weight().value)
                     layer.weight_quant.disable_quant = True
         for module in smooth.double().modules():
+            if isinstance(module, BreakTies):  # without quantizers there are no ties
+                module.factor = 1.0
             proxy: Any = getattr(module, "act_quant", None)
             if proxy is not None:
                 proxy.disable_quant = True
@@ -178,14 +202,52 @@ def input_grids(model: Classifier, size: int) -> dict[str, Grid]:
         if hasattr(x[0], _GRID):
             found[names[layer]] = getattr(x[0], _GRID)
 
-    handles = []
+    handles: list[Any] = []
     for module in model.modules():
         if module in names:
             handles.append(module.register_forward_pre_hook(read))
-        elif getattr(getattr(module, "act_quant", None), "is_quant_enabled", False):
+        elif _quantizes(module):
             handles.append(module.register_forward_hook(quantized))
         elif isinstance(module, KEEPS_GRID):
             handles.append(module.register_forward_hook(passed_on))
+    _run_once(model, size, handles)
+    return found
+
+
+def _sums(model: Classifier, size: int) -> list[str]:
+    """Names of the quantizers that round what no layer made: sums of tensors, and means over space."""
+    found: list[str] = []
+    names = {module: name for name, module in model.named_modules() if _quantizes(module)}
+
+    def rounded(_: Any, __: Any, y: Tensor) -> None:
+        setattr(y, _ROUNDED, True)
+
+    def passed_on(_: Any, x: tuple[Tensor], y: Tensor) -> None:
+        if hasattr(x[0], _ROUNDED):
+            rounded(_, x, y)
+
+    def read(quantizer: nn.Module, x: tuple[Tensor]) -> None:
+        if not hasattr(x[0], _ROUNDED) and names[quantizer] not in found:
+            found.append(names[quantizer])
+
+    handles: list[Any] = []
+    for module in model.modules():
+        if module in names:
+            handles.append(module.register_forward_pre_hook(read))
+        if module in names or isinstance(module, Affine | Normalize):
+            handles.append(module.register_forward_hook(rounded))
+        elif isinstance(module, (*KEEPS_GRID, nn.ReLU, nn.Hardtanh, nn.Identity)):
+            handles.append(module.register_forward_hook(passed_on))
+    _run_once(model, size, handles)
+    return found
+
+
+def _quantizes(module: nn.Module) -> bool:
+    return bool(getattr(getattr(module, "act_quant", None), "is_quant_enabled", False))
+
+
+def _run_once(model: Classifier, size: int, handles: list[Any]) -> None:
+    """A forward pass on a black image, for the hooks' sake; they are removed."""
     example = torch.zeros(1, model.shape.channels, size, size, device=next(model.parameters()).device)
     was_training = model.training
     try:
@@ -195,7 +257,6 @@ def input_grids(model: Classifier, size: int) -> dict[str, Grid]:
         model.train(was_training)
         for handle in handles:
             handle.remove()
-    return found
 
 
 def round_steps(weight: Float[Tensor, "o ..."], quantizer: RescalingIntQuant) -> None:

@@ -100,6 +100,7 @@ class Layers:
     def _weight(self, bits: int | Literal["float"]) -> dict[str, Any]:
         if bits == "float":
             return {"weight_quant": None}
+        bits = 7 if bits == 8 and self.recipe.reduce_range else bits
         quantizer = self.preset.weight2 if bits == 2 else self.preset.weight
         return {"weight_quant": quantizer, "weight_bit_width": bits}
 

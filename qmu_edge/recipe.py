@@ -76,6 +76,8 @@ class ModelRecipe(_Section):
         weight_bits: Bits of the weights of inner layers.
         activation_bits: Bits of the activations, or "float".
         edge_bits: Bits of the first and last layer and of what enters them, or "float".
+        reduce_range: Weights of 8 bits use 7 of them, as in onnxruntime: processors without VNNI add two
+            products of 8 bits in 16, and would clip the sum. Recipes that are older do not have it.
         residual_bits: Bits of the signed tensors that meet in an addition, where activations are quantized.
         quantizer: A preset of `qmu_edge.models.quantizers.presets`.
         activation_steps: "power_of_two" keeps the steps of activations on powers of two, which makes
@@ -90,6 +92,7 @@ class ModelRecipe(_Section):
     weight_bits: Bits = 4
     activation_bits: Bits | Literal["float"] = 4
     edge_bits: Bits | Literal["float"] = 8
+    reduce_range: bool = False
     residual_bits: Bits = 8
     quantizer: Literal["learned_step", "statistics", "pact", "dsq"] = "learned_step"
     activation_steps: Literal["power_of_two", "free"] = "power_of_two"

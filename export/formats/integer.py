@@ -13,6 +13,8 @@ input step x weight step, the scale is multiplied into the weight's scale. Both 
                   kernels include
     float inputs  of a layer leave its bias float; the layer runs in float with dequantized weights
     float output  of a layer (the head's): the gain follows the layer, one multiplication of exact sums
+    sums          of two tensors, and means, read scales times 1 - 2^-12, where the deploy form multiplies
+                  what comes out
 """
 
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ from qmu_edge.export.graph import (
 
 LAYERS = ("Conv", "Gemm")
 ON_CODES = ("Reshape", "MaxPool")  # compute the same on codes as on values
+SUMS = ("Add", "ReduceMean")
 SIGNED_ZERO = 128
 
 
@@ -62,6 +65,7 @@ class _Graph:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.quantizers = {q.node.output[0]: q for q in quantizers(model)}
+        self.sums = [node for node in model.graph.node if self._is_sum(node)]
 
     def next(self, node: onnx.NodeProto, op_type: str) -> onnx.NodeProto:
         """The only reader of a node, which must be an `op_type` with a constant."""
@@ -82,6 +86,25 @@ class _Graph:
         if len(readers) == 1 and readers[0].op_type == "Relu":
             return self.is_quantized(readers[0].output[0])
         return len(readers) == 1 and readers[0].op_type == "Quant"
+
+    def values_of(self, q: Quantizer) -> str:
+        """The tensor that stands for a quantizer's codes, behind the nodes that move before it."""
+        value: str = q.node.output[0]
+        while len(found := self.readers.get(value, [])) == 1 and found[0].op_type in ON_CODES:
+            value = found[0].output[0]
+        return value
+
+    def _is_sum(self, node: onnx.NodeProto) -> bool:
+        """Whether a node's operands are codes, and a constant Mul is all that reads it."""
+        readers = self.readers.get(node.output[0], [])
+        ends = {self.values_of(q) for q in self.quantizers.values()}
+        operands = [name for name in node.input if name not in self.values]
+        return (
+            node.op_type in SUMS
+            and ends.issuperset(operands)
+            and [r.op_type for r in readers] == ["Mul"]
+            and readers[0].input[1] in self.values
+        )
 
     def layers(self) -> list[_Layer]:
         """All layers with a quantized weight."""
@@ -119,9 +142,15 @@ def to_integer(
         if not q.weight:
             _activation(graph, q, replaced)
     for node in model.graph.node:
+        made = onnx.NodeProto.FromString(node.SerializeToString())
+        if node in graph.sums:
+            (factor,) = graph.readers[node.output[0]]
+            replaced[factor.name] = []
+            made.input[:] = [x if x in graph.values else f"{x}.below" for x in node.input]
+            made.output[0] = factor.output[0]
         if node.op_type == "ReduceMean" and _over_space(node, graph.values):
-            pool = helper.make_node("GlobalAveragePool", node.input[:1], node.output, node.name)
-            replaced[node.name] = [pool]
+            made = helper.make_node("GlobalAveragePool", made.input[:1], made.output, node.name)
+        replaced.setdefault(node.name, [made])
     make_standard(model, replaced)
     return model
 
@@ -210,8 +239,8 @@ def _activation(graph: _Graph, q: Quantizer, replaced: dict[str, list[onnx.NodeP
     codes = step("QuantizeLinear", [x, scale, zero], f"{name}.codes")
     if narrow and not graph.clip_values:
         codes = clipped(codes, np.array(low, dtype), np.array(high, dtype))
-    value = q.node.output[0]
-    while _only_reader_on_codes(graph, value):
+    value, end = q.node.output[0], graph.values_of(q)
+    while value != end:
         (reader,) = graph.readers[value]
         moved = onnx.NodeProto.FromString(reader.SerializeToString())
         moved.input[0], moved.output[0] = codes, f"{reader.output[0]}.codes"
@@ -219,12 +248,16 @@ def _activation(graph: _Graph, q: Quantizer, replaced: dict[str, list[onnx.NodeP
         replaced[reader.name] = []
         codes, value = moved.output[0], reader.output[0]
     step("DequantizeLinear", [codes, scale, zero], value)
+    if sums := [node for node in graph.readers.get(value, []) if node in graph.sums]:
+        (factor,) = graph.readers[sums[0].output[0]]
+        below = np.asarray(q.scale.reshape(()) * graph.values[factor.input[1]], np.float32)
+        scale = constant(graph.model, f"{name}.scale.below", below)
+        made.append(
+            helper.make_node("DequantizeLinear", [codes, scale, zero], [f"{value}.below"], f"{name}_below")
+        )
+        if len(sums) == len(graph.readers[value]):  # nobody else reads the values
+            made.pop(-2)
     replaced[name] = made
-
-
-def _only_reader_on_codes(graph: _Graph, value: str) -> bool:
-    readers = graph.readers.get(value, [])
-    return len(readers) == 1 and readers[0].op_type in ON_CODES
 
 
 def _over_space(node: onnx.NodeProto, values: dict[str, np.ndarray]) -> bool:

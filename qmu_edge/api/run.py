@@ -159,7 +159,7 @@ def export(
         return {
             "checkpoint": release.checkpoint, "files": {p.name: str(p) for p in paths},
             "sha256": release.files, "bytes": release.sizes, "parity": release.parity,
-            "levels": release.levels, "cost": to_json(analysed),
+            "levels": release.levels, "obstacles": release.obstacles, "cost": to_json(analysed),
         }  # fmt: skip
 
 

@@ -85,6 +85,7 @@ def make_release(
         levels={f.format: to_json(f.levels) for f in files},
         explained={f.format: to_json(f.arbitration) for f in files},
         gate={f.format: to_json(f.latent_weights) for f in files},
+        obstacles={f.format: [*map(str, f.obstacles)] for f in files},
     )
     found = project.store.put_bytes(release.to_bytes())
     results.note_released(digest, planned, found)

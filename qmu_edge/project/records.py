@@ -94,6 +94,8 @@ class Release:
         checkpoint: Digest of the checkpoint.
         files, sizes: SHA-256, and size in bytes, of each file by its name.
         parity, levels, explained, gate: Reports of the export's gates by format.
+        obstacles: By format, what keeps a file from being proven to compute the same on every processor;
+            formats of older releases are missing.
     """
 
     checkpoint: Sha256
@@ -103,6 +105,7 @@ class Release:
     levels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     explained: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     gate: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    obstacles: Mapping[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, data: bytes) -> "Release":

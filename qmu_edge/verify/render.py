@@ -1,10 +1,11 @@
 """A verification as a table, and as JUnit XML."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from xml.etree import ElementTree
 
 from qmu_edge.verify.evaluation import Evaluation
+from qmu_edge.verify.exactness import Obstacle
 from qmu_edge.verify.verdict import Bound, Check
 from qmu_edge.verify.verification import BundleReport, Verification
 
@@ -16,6 +17,7 @@ def table(found: Verification) -> str:
         f"sha256          {found.sha256}",
         f"bytes           {found.bytes}",
         f"latent weights  none in {len(found.latent_weights.weights)} weight tensors",
+        f"same bits       {same_bits(found.obstacles)}",
     ]
     if found.parity:
         lines.append(f"parity          {found.parity.agreement:.3%} of {found.parity.n} inputs")
@@ -28,6 +30,20 @@ def table(found: Verification) -> str:
         lines.append(f"answer          {found.verdict.answer or 'none'}")
         lines += [f"                {found.verdict.why}"] if found.verdict.why else []
     return "\n".join([*lines, f"passed          {'yes' if found.passed else 'no'}"])
+
+
+def same_bits(obstacles: Sequence[Obstacle]) -> str:
+    """Whether a file computes the same on every processor, for people.
+
+    >>> same_bits([])
+    'on every processor: proven'
+    >>> same_bits([Obstacle("x", "a bias in floats"), Obstacle("y", "a step")])
+    'not proven for every processor: x: a bias in floats (and 1 more)'
+    """
+    if not obstacles:
+        return "on every processor: proven"
+    more = f" (and {len(obstacles) - 1} more)" if len(obstacles) > 1 else ""
+    return f"not proven for every processor: {obstacles[0]}{more}"
 
 
 def _evaluation_lines(evaluation: Evaluation) -> Iterator[str]:

@@ -6,19 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
+from qmu_edge.errors import ExportError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
 from qmu_edge.verify import bundle
 from qmu_edge.verify.arrays import MeasuredSets, read_golden, read_sets
 from qmu_edge.verify.codes_changed import codes_changed
 from qmu_edge.verify.evaluation import Evaluation, SetName, evaluate, seen
+from qmu_edge.verify.exactness import Obstacle, obstacles
 from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
 from qmu_edge.verify.onnx.graph import Dialect, OnnxFile
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.parity import Parity, compare, require_parity
 from qmu_edge.verify.performance import Latency, latency, peak_mebibytes
 from qmu_edge.verify.residual import Compared
-from qmu_edge.verify.session import OrtRunner
+from qmu_edge.verify.session import OrtRunner, clips_pairs
 from qmu_edge.verify.verdict import Terms, Thresholds, Verdict, judge
 
 
@@ -77,6 +79,7 @@ class Verification:
         format: Whose operators it holds.
         opset_imports: Version by domain.
         latent_weights: Report of the latent-weight gate.
+        obstacles: What keeps it from being proven to compute the same bits on every processor.
         parity: Agreement with the golden logits.
         evaluation, verdict: What it does on the data, and whether the thresholds are met.
         bundle: Of a bundle only.
@@ -88,6 +91,7 @@ class Verification:
     format: Dialect
     opset_imports: Mapping[str, int]
     latent_weights: LatentReport
+    obstacles: tuple[Obstacle, ...]
     parity: Parity | None = None
     evaluation: Evaluation | None = None
     verdict: Verdict | None = None
@@ -122,6 +126,7 @@ def verify_structure(file: OnnxFile) -> Verification:
         format=file.dialect,
         opset_imports=file.opset_imports,
         latent_weights=latent_weight_gate(file),
+        obstacles=obstacles(file),
     )
 
 
@@ -133,6 +138,7 @@ def verify_file(path: Path, options: Options) -> Verification:
     """
     found = verify_structure(read(path))
     if options.golden or options.data:
+        _require_wide_sums(found)
         runner = _runner(path, options)
         if options.golden:
             images, logits = read_golden(options.golden)
@@ -174,6 +180,21 @@ def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Veri
             peak_mb=peak_mebibytes(),
         )
         return replace(found, file=opened.manifest.model, parity=parity, bundle=about)
+
+
+def _require_wide_sums(found: Verification) -> None:
+    """Refuse a file that computes something else on this processor.
+
+    Raises:
+        ExportError: Products do not fit where this processor adds them.
+    """
+    clipped = [obstacle for obstacle in found.obstacles if obstacle.clips]
+    if clipped and clips_pairs():
+        more = f", and {len(clipped) - 1} more" if len(clipped) > 1 else ""
+        raise ExportError(
+            f"{found.file}: {clipped[0]}{more}; this processor is one of them: "
+            "train with model.reduce_range = true, or use ARM or x86 with VNNI"
+        )
 
 
 def _judge(runner: OrtRunner, data: MeasuredSets, options: Options) -> tuple[Evaluation, Verdict | None]:

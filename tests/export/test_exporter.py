@@ -3,6 +3,7 @@
 import getpass
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,27 @@ def test_files_are_as_their_target_wants_them(one: Case, target: str) -> None:
             assert kinds == ({"i", "u"} & kinds if file.format is Format.QCDQ else {"f"})
         if target == "tensorrt":
             assert not any(v.dtype in (np.uint8, np.int32) for v in initializers(graph).values())
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2"])
+def test_integer_files_are_proven_to_be_the_same_on_every_processor(
+    make_case: Callable[..., Case], architecture: str
+) -> None:
+    files = make_case(architecture=architecture, reduce_range=True, weight_bits=8, activation_bits=8).files
+    assert files[Format.INTEGER].obstacles == files[Format.PACKED].obstacles == ()
+    assert "floats between layers" in str(files[Format.QCDQ].obstacles[0])
+
+
+def test_weights_of_eight_bits_are_named_where_processors_differ(one: Case) -> None:
+    for form in (Format.INTEGER, Format.PACKED):
+        found = one.files[form].obstacles
+        assert len(found) == 2 and all(obstacle.clips for obstacle in found)  # the first and the last layer
+
+
+def test_ties_are_named_where_nothing_breaks_them(one: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qmu_edge.models.deploy.BreakTies.factor", 1.0)
+    (file,) = one.export(formats=(Format.INTEGER,))
+    assert sum("0.0e+00 steps from a half" in obstacle.why for obstacle in file.obstacles) >= 2
 
 
 def test_same_network_gives_the_same_bytes(one: Case) -> None:

@@ -73,7 +73,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (nn.GELU(), r"^normalize: a layer GELU cannot be exported; allowed are Affine, Dropout, "),
+        (nn.GELU(), r"^normalize: a layer GELU cannot be exported; allowed are Affine, BreakTies, "),
         (nn.BatchNorm2d(1), r"^normalize: a layer BatchNorm2d cannot be exported"),
         (Odd(), r"^sort: the exporter has no .*sort"),
     ],

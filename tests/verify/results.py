@@ -37,6 +37,7 @@ PLAIN = Verification(
     format=Dialect.ONNX,
     opset_imports={"": 21},
     latent_weights=LatentReport((WeightFinding("w", "Conv 'c'", Form.CODES),), (), 10, ()),
+    obstacles=(),
 )
 """Nothing but the structure."""
 

@@ -14,12 +14,13 @@ def test_the_table_of_the_structure() -> None:
         f"sha256          {'0' * 64}",
         "bytes           1000",
         "latent weights  none in 1 weight tensors",
+        "same bits       on every processor: proven",
         "passed          yes",
     ]
 
 
 def test_the_table_of_everything() -> None:
-    assert table(JUDGED).splitlines()[4:] == [
+    assert table(JUDGED).splitlines()[5:] == [
         "parity          100.000% of 64 inputs",
         "FA              90.00% (85.00% to 95.00%, n = 100)",
         "RA              95.00% (90.00% to 100.00%, n = 100)",
@@ -44,7 +45,7 @@ def test_a_check_that_too_few_images_have_passed_says_so() -> None:
         Check("unchanged_codes", 0.5, 0.9, True),
     )
     lines = table(replace(PLAIN, verdict=Verdict(passed=True, checks=checks, answer=Answer.FORGOTTEN)))
-    assert lines.splitlines()[4:] == [
+    assert lines.splitlines()[5:] == [
         "ta_drop         0.0300 (-0.0100 to 0.0700), allowed 0.0200: too few images to tell",
         "unchanged_codes 0.5000, allowed 0.9000: ok",
         "answer          forgotten",

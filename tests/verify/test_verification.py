@@ -21,8 +21,8 @@ from tests.verify.bundles import LIMITS
 
 ModelAndSets = tuple[Path, dict[SetName, Labelled]]
 KEYS = (
-    "file", "sha256", "bytes", "format", "opset_imports", "latent_weights", "parity", "evaluation",
-    "verdict", "passed",
+    "file", "sha256", "bytes", "format", "opset_imports", "latent_weights", "obstacles", "parity",
+    "evaluation", "verdict", "passed",
 )  # fmt: skip
 
 

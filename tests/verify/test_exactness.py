@@ -1,0 +1,212 @@
+"""The proof that a file computes the same everywhere, against kernels written out and planted faults."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from qmu_edge.errors import ExportError
+from qmu_edge.verify import exactness, verification
+from qmu_edge.verify.exactness import obstacles
+from qmu_edge.verify.onnx.reader import read
+from qmu_edge.verify.render import same_bits
+from qmu_edge.verify.session import PRODUCT, clips_pairs
+from qmu_edge.verify.verification import Options, verify_file
+from tests.verify import files
+
+BELOW = np.float32(1 - 2**-12)
+Codes = NDArray[np.int64]
+Grid = tuple[np.float32, int]  # scale and zero point
+
+
+def in_floats(a: Codes, b: Codes, grids: tuple[Grid, Grid, Grid]) -> Codes:
+    """An addition of onnxruntime on x86: two fused multiplications, rounded half to even."""
+    (sa, za), (sb, zb), (sc, zc) = grids
+    ra, rb = sa / sc, sb / sc
+    fixed = np.float32(zc) - (ra * np.float32(za) + rb * np.float32(zb))
+    inner = (b * np.float64(rb) + np.float64(fixed)).astype(np.float32)
+    return np.rint((a * np.float64(ra) + inner).astype(np.float32)).astype(np.int64)
+
+
+def plainly(a: Codes, b: Codes, grids: tuple[Grid, Grid, Grid]) -> Codes:
+    """One where there are no vectors: every step in float32."""
+    (sa, za), (sb, zb), (sc, zc) = grids
+    values = (sa * (a - za).astype(np.float32) + sb * (b - zb).astype(np.float32)) / sc
+    return np.rint(values + np.float32(zc)).astype(np.int64)
+
+
+def in_fixed_point(a: Codes, b: Codes, grids: tuple[Grid, Grid, Grid]) -> Codes:
+    """One on ARM: multipliers of 22 bits, halves away from zero."""
+    (sa, za), (sb, zb), (sc, zc) = grids
+    ra, rb = float(sa / sc), float(sb / sc)
+    shift = 21 - int(np.floor(np.log2(max(ra, rb))))
+    total = (a - za) * round(ra * 2**shift) + (b - zb) * round(rb * 2**shift)
+    return np.asarray(((total - (total < 0) + (1 << (shift - 1))) >> shift) + zc)
+
+
+def alike(grids: tuple[Grid, Grid, Grid], most: int) -> bool:
+    """Whether all three agree on every pair of codes up to `most`."""
+    a, b = (m.reshape(-1) for m in np.meshgrid(np.arange(most + 1), np.arange(most + 1)))
+    first, *others = (np.clip(k(a, b, grids), 0, 255) for k in (in_floats, plainly, in_fixed_point))
+    return all((first == other).all() for other in others)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_kernels_agree_wherever_the_proof_says_so(seed: int) -> None:
+    rng, proven = np.random.default_rng(seed), 0
+    for _ in range(20):
+        steps = 2.0 ** rng.integers(-3, 4, 3)
+        factors = [1.0, float(BELOW), 0.77, 0.7712345]
+        factor, other = rng.choice(factors, 2) if rng.random() < 0.3 else [rng.choice(factors)] * 2
+        zeros, most = rng.choice([0, 128], 3), int(rng.choice([15, 255]))
+        scales = (steps * [factor, other, 1]).astype(np.float32)
+        first, second, result = (
+            (np.float32(scale), int(zero)) for scale, zero in zip(scales, zeros, strict=True)
+        )
+        a, b = (exactness._Codes(0, most, np.asarray(s), z) for s, z in (first, second))
+        found = exactness._added("y", a, b, float(scales[2]), exactness._Codes(0, 255, zero=result[1]))
+        assert found or alike((first, second, result), most)
+        proven += not found
+    assert proven >= 4
+
+
+def test_halves_are_where_kernels_differ() -> None:
+    step, half = (np.float32(1), 0), (np.float32(0.5), 0)
+    assert not alike((half, half, step), 15)
+    below = (np.float32(0.5) * BELOW, 0)
+    assert alike((below, below, step), 15)
+    assert not alike((half, below, step), 15)  # one alone leaves the halves of the other
+
+
+def network() -> dict[str, Any]:
+    """Tensors of a network of one residual block, with nothing in its way."""
+    rng = np.random.default_rng(0)
+    return {
+        "step": np.float32(0.125), "below": np.float32(0.125) * BELOW, "out": np.float32(0.25),
+        "out.below": np.float32(0.25) * BELOW, "mean": np.float32(0.0625), "zero": np.uint8(0),
+        "w": rng.integers(-63, 64, (4, 3, 3, 3)).astype(np.int8), "w.scale": np.full(4, 2**-7, np.float32),
+        "bias": rng.integers(-99, 99, 4).astype(np.int32), "bias.scale": np.full(4, 2**-10, np.float32),
+        "v": rng.integers(-63, 64, (5, 4)).astype(np.int8), "v.scale": np.full(5, 2**-7, np.float32),
+        "flat": np.array([0, -1]),
+    }  # fmt: skip
+
+
+def written(path: Path, tensors: dict[str, Any], **inputs: list[str]) -> Path:
+    """The network as a file; `inputs` are others of a node."""
+    node = helper.make_node
+    nodes = [
+        node("QuantizeLinear", ["image", "step", "zero"], ["q"], "q"),
+        node("DequantizeLinear", ["q", "step", "zero"], ["x"], "x"),
+        node("DequantizeLinear", ["w", "w.scale"], ["kernel"], "kernel", axis=0),
+        node("DequantizeLinear", ["bias", "bias.scale"], ["offset"], "offset", axis=0),
+        node("Conv", ["x", "kernel", "offset"], ["c"], "c", pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        node("QuantizeLinear", ["c", "step", "zero"], ["d"], "d"),
+        node("DequantizeLinear", ["d", "below", "zero"], ["e"], "e"),
+        node("Add", ["e", "e"], ["f"], "f"),
+        node("QuantizeLinear", ["f", "out", "zero"], ["g"], "g"),
+        node("DequantizeLinear", ["g", "out.below", "zero"], ["h"], "h"),
+        node("GlobalAveragePool", ["h"], ["i"], "i"),
+        node("QuantizeLinear", ["i", "mean", "zero"], ["j"], "j"),
+        node("Reshape", ["j", "flat"], ["k"], "k"),
+        node("DequantizeLinear", ["k", "mean", "zero"], ["l"], "l"),
+        node("DequantizeLinear", ["v", "v.scale"], ["head"], "head", axis=0),
+        node("Gemm", ["l", "head"], ["logits"], "logits", transB=1),
+    ]
+    for each in nodes:
+        each.input[:] = inputs.get(each.name, each.input)
+    read_by = {name for each in nodes for name in each.input}
+    nodes = [each for each in nodes if each.output[0] in read_by | {"logits"}]
+    read_by = {name for each in nodes for name in each.input}
+    tensors = {name: value for name, value in tensors.items() if name in read_by}
+    graph = helper.make_graph(
+        nodes, "net", [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 5])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return files.write(path, model)
+
+
+def test_a_network_without_obstacles_is_proven(tmp_path: Path) -> None:
+    found = obstacles(read(written(tmp_path / "model.onnx", network())))
+    assert found == () and same_bits(found) == "on every processor: proven"
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a pair of products": ({"w": np.full((4, 3, 3, 3), 127, np.int8)}, "kernel", "clip their sum"),
+    "a pair of negative ones": ({"w": np.full((4, 3, 3, 3), -127, np.int8)}, "kernel", "clip their sum"),
+    "a bias": ({"bias": np.full(4, 2**31 - 1, np.int32)}, "kernel", "does not fit 32 bits"),
+    "a tie at an addition": ({"below": np.float32(0.125)}, "g", "0.0e+00 steps from a half"),
+    "a tie at a mean": ({"out.below": np.float32(0.25)}, "j", "0.0e+00 steps from a half"),
+    "a free step of a layer": ({"step": np.float32(0.1), "below": np.float32(0.1)}, "d", "no power of two"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_differs_between_processors_is_named(tmp_path: Path, fault: str) -> None:
+    changes, tensor, why = FAULTS[fault]
+    found = obstacles(read(written(tmp_path / "model.onnx", network() | changes)))
+    assert [o for o in found if o.tensor == tensor and why in o.why], found
+    assert any(o.clips for o in found) == (fault in list(FAULTS)[:2])
+    assert same_bits(found).startswith("not proven for every processor: ")
+
+
+def test_floats_between_layers_are_named(tmp_path: Path) -> None:
+    float_bias = network() | {"bias.scale": np.zeros(4, np.float32)}
+    path = written(tmp_path / "bias.onnx", float_bias, c=["x", "kernel", "bias.scale"])
+    assert str(obstacles(read(path))[0]) == "c: floats between layers: their sums depend on the order"
+    path = written(tmp_path / "input.onnx", network(), c=["image", "kernel", "offset"])
+    assert "floats between layers" in str(obstacles(read(path))[0])
+    found = obstacles(read(files.write(tmp_path / "qonnx.onnx", files.qonnx())))
+    assert "Quant is no operator of an integer file" in str(found[0])
+
+
+def test_the_probe_is_the_product_that_onnx_writes() -> None:
+    shaped = [(n, t, [None, None]) for n, t in (("a", TensorProto.UINT8), ("b", TensorProto.INT8))]
+    a, b = (helper.make_tensor_value_info(*each) for each in shaped)
+    y = helper.make_tensor_value_info("y", TensorProto.INT32, [None, None])
+    graph = helper.make_graph([helper.make_node("MatMulInteger", ["a", "b"], ["y"])], "p", [a, b], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 10)], ir_version=5)
+    assert model == onnx.load_from_string(PRODUCT)
+
+
+def test_a_file_is_refused_where_its_sums_are_clipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: Path
+) -> None:
+    large = network() | {"w": np.full((4, 3, 3, 3), 127, np.int8)}
+    clipped, fine = written(tmp_path / "a.onnx", large), written(tmp_path / "b.onnx", network())
+    monkeypatch.setattr(verification, "clips_pairs", lambda: True)
+    with pytest.raises(ExportError, match=r"a\.onnx: kernel: two products .* this processor is one of them"):
+        verify_file(clipped, Options(data=known))
+    assert verify_file(clipped, Options()).obstacles  # what does not run is only told
+    assert verify_file(fine, Options(data=known)).evaluation
+    monkeypatch.setattr(verification, "clips_pairs", lambda: False)
+    assert verify_file(clipped, Options(data=known)).evaluation
+
+
+def test_this_processor_is_asked_and_not_its_name() -> None:
+    flags = Path("/proc/cpuinfo").read_text("utf-8") if sys.platform == "linux" else ""
+    if "avx2" not in flags or os.environ.get("MLAS_CPU"):
+        pytest.skip("no x86 processor whose flags are known")
+    assert clips_pairs() == ("vnni" not in flags)
+
+
+def test_onnxruntime_is_told_to_be_silent_before_it_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import qmu_edge.verify.session, onnxruntime, os; "
+        "onnxruntime.InferenceSession(qmu_edge.verify.session.PRODUCT); "
+        "print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    quiet = {k: v for k, v in os.environ.items() if k not in ("CI", "GITHUB_ACTIONS", "TF_BUILD")}
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "ORT_DISABLE_TELEMETRY": "0"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=quiet | home, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip() == "1" and not list(tmp_path.rglob("*"))
