@@ -1,10 +1,10 @@
-# Four verbs. Each makes the virtual environment first, from the hash-locked requirements.
+# Verbs. Each makes the virtual environment first, from the hash-locked requirements.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow check bench lock
+.PHONY: demo test slow processors check bench lock
 
 demo: $(READY)            ## the main job on real images, in about a minute
 	$(BIN)/qmu-edge demo
@@ -14,6 +14,9 @@ test: $(READY)            ## all tests but the slow ones
 
 slow: $(READY)            ## the slow tests
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+
+processors: $(READY)      ## exported files on emulated processors; installs QEMU
+	$(BIN)/python -m pytest -m slow tests/processors -v
 
 check: $(READY)           ## style, types, import rules
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports

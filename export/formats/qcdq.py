@@ -27,19 +27,27 @@ def to_qcdq(qonnx_graph: onnx.ModelProto) -> onnx.ModelProto:
     """
     graph = copied(qonnx_graph)
     values = initializers(graph)
+    multiplied = {node.input[1] for node in graph.graph.node if node.op_type == "Gemm"}
     replaced = {
-        q.node.name: _weight(graph, q, values[q.weight]) if q.weight else _activation(graph, q)
+        q.node.name: _weight(graph, q, values[q.weight], zeros=q.node.output[0] in multiplied)
+        if q.weight
+        else _activation(graph, q)
         for q in list(quantizers(graph))
     }
     make_standard(graph, replaced)
     return graph
 
 
-def _weight(graph: onnx.ModelProto, q: Quantizer, dequantized: np.ndarray) -> list[onnx.NodeProto]:
+def _weight(
+    graph: onnx.ModelProto, q: Quantizer, dequantized: np.ndarray, *, zeros: bool
+) -> list[onnx.NodeProto]:
+    """Codes; with `zeros` a zero point for each scale, which older versions of onnxruntime want for a Gemm."""
     codes = integer_codes(dequantized, q.scale, q.low, q.high)
     set_initializer(graph, q.weight, codes)
     set_initializer(graph, f"{q.weight}.scale", q.scale.reshape(-1))
     inputs = [q.weight, f"{q.weight}.scale"]
+    if zeros:
+        inputs.append(constant(graph, f"{q.weight}.zero", np.zeros(q.scale.size, np.int8)))
     return [helper.make_node("DequantizeLinear", inputs, q.node.output, f"{q.node.name}_dq", axis=0)]
 
 
