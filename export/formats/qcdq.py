@@ -41,7 +41,7 @@ def to_qcdq(qonnx_graph: onnx.ModelProto) -> onnx.ModelProto:
 def _weight(
     graph: onnx.ModelProto, q: Quantizer, dequantized: np.ndarray, *, zeros: bool
 ) -> list[onnx.NodeProto]:
-    """Codes; with `zeros` a zero point for each scale, which older versions of onnxruntime want for a Gemm."""
+    """Codes; with `zeros` a zero point for each scale, which older onnxruntimes want for a Gemm."""
     codes = integer_codes(dequantized, q.scale, q.low, q.high)
     set_initializer(graph, q.weight, codes)
     set_initializer(graph, f"{q.weight}.scale", q.scale.reshape(-1))
