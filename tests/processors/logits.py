@@ -11,10 +11,17 @@ import numpy as np
 
 from qmu_edge.verify.session import OrtRunner
 
-folder, out = map(Path, sys.argv[1:])
-images = np.load(folder / "images.npy")
-found: dict[str, Any] = {}
-for path in sorted(folder.glob("*.onnx")):
-    for level in ("all", "disabled"):
-        found[f"{path.stem}|{level}"] = OrtRunner(path, optimization=level).logits(images, batch=len(images))
-np.savez(out, **found)
+
+def write_logits(folder: Path, out: Path) -> None:
+    """Arrays by name of the file and level of optimization."""
+    images = np.load(folder / "images.npy")
+    found: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.onnx")):
+        for level in ("all", "disabled"):
+            runner = OrtRunner(path, optimization=level)
+            found[f"{path.stem}|{level}"] = runner.logits(images, batch=len(images))
+    np.savez(out, **found)
+
+
+if __name__ == "__main__":
+    write_logits(*map(Path, sys.argv[1:]))

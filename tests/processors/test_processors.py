@@ -1,7 +1,5 @@
 """Exported files on other processors: every logit is equal to this machine's, and a bundle passes."""
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +22,7 @@ from qmu_edge.train.fit import fit
 from qmu_edge.train.requantize import requantize
 from qmu_edge.verify.verdict import Thresholds
 from tests.processors.emulated import ARM, X86, Emulated, NotHere
+from tests.processors.logits import write_logits
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -78,7 +77,8 @@ def files(exported: Any, tmp_path_factory: pytest.TempPathFactory) -> Files:
     for name, files in found.items():
         for file in files:
             (folder / f"{name}.{file.format.value}.onnx").write_bytes(file.data)
-    return folder, _logits(folder, lambda script, *paths: _run_here(script, *paths))
+    write_logits(folder, folder / "here.npz")
+    return folder, _read(folder / "here.npz")
 
 
 @pytest.fixture(scope="session")
@@ -90,16 +90,7 @@ def emulated() -> Emulated:
         pytest.skip(str(error))
 
 
-def _run_here(script: Path, *paths: Path) -> None:
-    import runpy
-
-    sys.argv = [str(script), *map(str, paths)]
-    runpy.run_path(str(script))
-
-
-def _logits(folder: Path, run: Callable[..., None]) -> dict[str, np.ndarray]:
-    out = folder / "logits.npz"
-    run(Path(__file__).with_name("logits.py"), folder, out)
+def _read(out: Path) -> dict[str, np.ndarray]:
     with np.load(out) as arrays:
         return dict(arrays)
 
@@ -107,15 +98,14 @@ def _logits(folder: Path, run: Callable[..., None]) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("processor", [*ARM, *X86])
 def test_every_logit_is_the_same(files: Files, emulated: Emulated, processor: str) -> None:
     folder, expected = files
-
-    def run(*arguments: Path) -> None:
-        ended = emulated.run(processor, [*map(str, arguments)], REPOSITORY)
-        assert ended.returncode == 0, ended.stderr[-2000:]
-
+    out = folder / f"{processor}.npz"
+    script = [str(REPOSITORY / "tests/processors/logits.py"), str(folder), str(out)]
     try:
-        found = _logits(folder, run)
+        ended = emulated.run(processor, script, REPOSITORY)
     except NotHere as error:
         pytest.skip(str(error))
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    found = _read(out)
     differences = {name: float(np.abs(found[name] - expected[name]).max()) for name in expected}
     assert len(found) == 2 * len(FORMATS) * len(NETWORKS) and not any(differences.values()), differences
 
