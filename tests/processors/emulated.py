@@ -22,6 +22,7 @@ DEBS: Final = (
     "libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libexpat1", "libssl3", "libffi8", "libbz2-1.0", "liblzma5",
     "libsqlite3-0", "libuuid1", "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib",
 )  # fmt: skip
+ONNXRUNTIME_WEB: Final = "1.30.0"
 # onnxruntime reads this file, and does not understand the one of an x86 processor.
 CPUINFO: Final = (
     "processor\t: 0\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\nCPU implementer\t: 0x41\n"
@@ -105,6 +106,27 @@ class Emulated:
             zipfile.ZipFile(wheel).extractall(self.root / "site")
         (root / "proc/cpuinfo").write_text(CPUINFO)
         (self.root / ".ready").touch()
+
+
+class Web:
+    """Runs files under onnxruntime-web, with node."""
+
+    def __init__(self, root: Path) -> None:
+        """Install onnxruntime-web, about 100 MB.
+
+        Raises:
+            NotHere: There is no node, or no network.
+        """
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+        if not (root / "node_modules/onnxruntime-web").exists():
+            _installed(["npm", "install", "--silent", f"onnxruntime-web@{ONNXRUNTIME_WEB}"], root)
+
+    def run(self, script: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Run a script, which imports from where onnxruntime-web lies."""
+        shutil.copyfile(script, self.root / script.name)
+        command = ["node", str(self.root / script.name), *arguments]
+        return subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
 
 
 def _installed(command: list[str], folder: Path | None = None) -> None:

@@ -1,5 +1,7 @@
 """Exported files on other processors: every logit is equal to this machine's, and a bundle passes."""
 
+import json
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +23,13 @@ from qmu_edge.train.batches import Augment, on_device
 from qmu_edge.train.fit import fit
 from qmu_edge.train.requantize import requantize
 from qmu_edge.verify.verdict import Thresholds
-from tests.processors.emulated import ARM, X86, Emulated, NotHere
+from tests.processors.emulated import ARM, X86, Emulated, NotHere, Web
 from tests.processors.logits import write_logits
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 REPOSITORY: Final = Path(__file__).parents[2]
+PLACE: Final = Path(tempfile.gettempdir()) / "qmu-edge-processors"  # kept: 450 MB
 IMAGES: Final = 4
 CLASSES: Final = tuple(map(str, range(10)))
 FORMATS: Final = (Format.INTEGER, Format.PACKED, Format.QCDQ)
@@ -85,7 +88,7 @@ def files(exported: Any, tmp_path_factory: pytest.TempPathFactory) -> Files:
 def emulated() -> Emulated:
     """Skip in one line where there is no emulator and none can be had."""
     try:
-        return Emulated(Path("/tmp/qmu-edge-processors"))
+        return Emulated(PLACE)
     except NotHere as error:
         pytest.skip(str(error))
 
@@ -108,6 +111,23 @@ def test_every_logit_is_the_same(files: Files, emulated: Emulated, processor: st
     found = _read(out)
     differences = {name: float(np.abs(found[name] - expected[name]).max()) for name in expected}
     assert len(found) == 2 * len(FORMATS) * len(NETWORKS) and not any(differences.values()), differences
+
+
+def test_every_logit_is_the_same_in_a_browser(files: Files) -> None:
+    folder, expected = files
+    try:
+        web = Web(PLACE / "web")
+    except NotHere as error:
+        pytest.skip(str(error))
+    images, out = np.load(folder / "images.npy"), folder / "web.json"
+    (images.astype(np.float32) / np.float32(255)).tofile(folder / "images.raw")
+    arguments = [str(folder), str(folder / "images.raw"), str(images.shape[2]), str(out)]
+    ended = web.run(Path(__file__).with_name("web.mjs"), arguments)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    found = {k: np.float32(v).reshape(len(images), -1) for k, v in json.loads(out.read_text()).items()}
+    assert found.keys() == expected.keys()
+    differences = {name: float(np.abs(found[name] - expected[name]).max()) for name in expected}
+    assert not any(differences.values()), differences
 
 
 @pytest.mark.parametrize("processor", ["cortex-a72", "Haswell"])
