@@ -140,3 +140,38 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
 def _sources(root: Path) -> set[str]:
     own = {p.relative_to(root / "qmu_edge").as_posix() for p in (root / "qmu_edge").rglob("*.py")}
     return own | {p.relative_to(root).as_posix() for name in LINKS for p in (root / name).rglob("*.py")}
+
+
+PLATFORMS = ("aarch64-manylinux_2_28", "aarch64-apple-darwin", "x86_64-pc-windows-msvc")
+
+
+@pytest.fixture(scope="module")
+def resolver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program uv, which resolves for other platforms than this one; skip where it cannot be had."""
+    folder = tmp_path_factory.mktemp("uv")
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(folder), "uv"]
+    if subprocess.run(pip, capture_output=True, check=False).returncode:
+        pytest.skip("uv cannot be installed: no network")
+    return folder / "bin/uv"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("extra", ["", "workstation"])
+def test_other_platforms_are_served_by_wheels_alone(
+    resolver: Path, platform: str, extra: str, tmp_path: Path
+) -> None:
+    lines = _requirements("") | (_requirements("workstation") | _requirements("cli") if extra else set())
+    wanted = tmp_path / "wanted.in"
+    wanted.write_text("\n".join(sorted(line for line in lines if not line.startswith("qmu-edge"))))
+    command = [str(resolver), "pip", "compile", "-q", "--only-binary", ":all:", "--python-version", "3.11"]
+    ended = subprocess.run(
+        [*command, "--python-platform", platform, str(wanted)], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "onnxruntime==" in ended.stdout and ("torch==" in ended.stdout) == bool(extra)
+
+
+def _requirements(extra: str) -> set[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return set(project["optional-dependencies"][extra] if extra else project["dependencies"])
