@@ -46,9 +46,9 @@ from qmu_edge.models.deploy import deploy, require_equivalent
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import on_device
 from qmu_edge.train.fit import predict
-from qmu_edge.verify.exactness import Obstacle
+from qmu_edge.verify.exactness import Obstacle, processors_of
 from qmu_edge.verify.latent_weights import WEIGHTED, LatentReport
-from qmu_edge.verify.metadata import METADATA_KEY, Metadata
+from qmu_edge.verify.metadata import METADATA_KEY, PROCESSORS_KEY, Metadata
 from qmu_edge.verify.parity import Parity, compare, require_parity
 
 EQUIVALENCE_IMAGES: Final = 2
@@ -144,10 +144,18 @@ def export(
     require_equivalent(model, deployed, torch.from_numpy(images[:EQUIVALENCE_IMAGES]) / 255.0)
     reference = _Reference(deployed, images)
     traced = _traced(deployed, images.shape[-1], plan)
-    files = {form: _graph(form, traced, plan).SerializeToString(deterministic=True) for form in plan.formats}
+    files = {form: _bytes(_graph(form, traced, plan)) for form in plan.formats}
     _ = reference.logits_of_few  # computed once, before two threads use it
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda f: _gated(f[0], f[1], reference, min_agreement), files.items()))
+
+
+def _bytes(graph: onnx.ModelProto) -> bytes:
+    """The file, which says for whom it computes the same."""
+    found = unproven(graph.SerializeToString())
+    graph.metadata_props.add(key=PROCESSORS_KEY, value=processors_of(found))
+    data: bytes = graph.SerializeToString(deterministic=True)
+    return data
 
 
 class _Reference:

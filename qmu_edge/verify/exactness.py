@@ -15,8 +15,9 @@ Source: MLAS, the kernels of onnxruntime 1.31 (qladd, qlgavgpool, quantize, qgem
     VNNI, NEON and WebAssembly.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
@@ -49,6 +50,25 @@ class Obstacle:
     def __str__(self) -> str:
         """For people."""
         return f"{self.tensor}: {self.why}"
+
+
+class Processors(StrEnum):
+    """Where a file is proven to compute the same bits."""
+
+    EVERY = "every processor"
+    WIDE = "those that add products of 8 bits in 32: ARM, and x86 with VNNI"
+    UNPROVEN = "not proven"
+
+
+def processors_of(found: Sequence[Obstacle]) -> Processors:
+    """Where a file with these obstacles computes the same.
+
+    >>> str(processors_of([])), str(processors_of([Obstacle("w", "", clips=True), Obstacle("x", "")]))
+    ('every processor', 'not proven')
+    """
+    if not found:
+        return Processors.EVERY
+    return Processors.WIDE if all(obstacle.clips for obstacle in found) else Processors.UNPROVEN
 
 
 @dataclass(frozen=True, slots=True)

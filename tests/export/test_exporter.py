@@ -18,7 +18,7 @@ from qmu_edge.export.graph import initializers, set_initializer
 from qmu_edge.export.input import InputSpec
 from qmu_edge.export.targets import FINN, TARGETS, TENSORRT, Format
 from qmu_edge.models.calibration import weight_layers
-from qmu_edge.verify.metadata import Dtype, Layout
+from qmu_edge.verify.metadata import METADATA_KEY, PROCESSORS_KEY, Dtype, Layout
 from tests.export.case import NAMES, Case
 
 pytestmark = pytest.mark.filterwarnings("default")  # brevitas and onnx warn about themselves
@@ -59,8 +59,9 @@ def test_nothing_latent_and_nothing_of_this_machine_is_in_the_files(case: Case) 
 def test_file_says_what_it_is(case: Case) -> None:
     recipe = case.model.recipe
     for file in case.files.values():
-        (entry,) = onnx.load_from_string(file.data).metadata_props
-        about = json.loads(entry.value)
+        said = {p.key: p.value for p in onnx.load_from_string(file.data).metadata_props}
+        assert said.keys() == {METADATA_KEY, PROCESSORS_KEY}
+        about = json.loads(said[METADATA_KEY])
         assert about["architecture"] == recipe.architecture
         assert about["classes"] == list(NAMES)
         assert about["recipe"] == "ab" * 32
@@ -105,6 +106,7 @@ def test_integer_files_are_proven_to_be_the_same_on_every_processor(
 ) -> None:
     files = make_case(architecture=architecture, reduce_range=True, weight_bits=8, activation_bits=8).files
     assert files[Format.INTEGER].obstacles == files[Format.PACKED].obstacles == ()
+    assert _processors(files[Format.PACKED].data) == "every processor"
     assert "floats between layers" in str(files[Format.QCDQ].obstacles[0])
 
 
@@ -112,6 +114,12 @@ def test_weights_of_eight_bits_are_named_where_processors_differ(one: Case) -> N
     for form in (Format.INTEGER, Format.PACKED):
         found = one.files[form].obstacles
         assert len(found) == 2 and all(obstacle.clips for obstacle in found)  # the first and the last layer
+        assert _processors(one.files[form].data).endswith("ARM, and x86 with VNNI")
+
+
+def _processors(data: bytes) -> str:
+    (found,) = [str(p.value) for p in onnx.load_from_string(data).metadata_props if p.key == PROCESSORS_KEY]
+    return found
 
 
 def test_ties_are_named_where_nothing_breaks_them(one: Case, monkeypatch: pytest.MonkeyPatch) -> None:
