@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from shared.record import write
 
-from qmu_edge.data.index import SampleIndex, pseudonym
+from qmu_edge.data.index import SampleIndex
+from qmu_edge.data.subjects import pseudonym
 from qmu_edge.io.files import write_atomic
 from qmu_edge.recipe import Recipe, to_toml
 from qmu_edge.store.ledger.ledger import Ledger

@@ -8,26 +8,19 @@ the retrained reference can never disagree about what was trained on.
 Shapes: n samples, k classes; images (n, c, h, w).
 """
 
-import csv
 import hashlib
-import hmac
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qmu_edge.data.columns import MAX_NAME, Digests, Names
+from qmu_edge.data.columns import Digests, Names
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.io.json import INVISIBLE
-
-MAX_SUBJECTS_BYTES: Final = 256 << 20
 
 
 class SampleSplit(IntEnum):
@@ -80,19 +73,6 @@ def content_digests(images: NDArray[np.uint8]) -> Digests:
     return Digests(raw)
 
 
-def pseudonym(key: bytes, subject_id: str) -> Sha256:
-    """HMAC-SHA256 of a subject id: the same person, not to be guessed without the key.
-
-    The id is put into Unicode normal form NFC first, as requests demand; otherwise letters count
-    as written: "A@x.org" and "a@x.org" are two subjects.
-
-    >>> pseudonym(b"key", "ana")[:8], pseudonym(b"other", "ana")[:8]
-    ('0c8de79c', 'c13bc323')
-    """
-    name = unicodedata.normalize("NFC", subject_id).encode()
-    return Sha256(hmac.digest(key, b"qmu-edge subject v1\0" + name, "sha256").hex())
-
-
 @dataclass(frozen=True, eq=False)
 class SampleIndex:
     """All samples of a dataset, in its order; positions in it are what a `Split` holds.
@@ -104,8 +84,9 @@ class SampleIndex:
         digests: `content_digest` of each sample (n).
         labels: Class of each sample (n,), int64, 0 to k - 1.
         splits: `SampleSplit` of each sample (n,), int8.
-        subjects: `pseudonym` of each sample's person (n), "" when unknown.
+        subjects: `pseudonym` of each sample's person (n), "" when unknown; of several the first.
         class_names: Unique names (k), written like ids.
+        others: The pseudonyms of the further people of samples that show several, by position.
 
     Raises:
         ConfigError: One of these does not hold.
@@ -117,6 +98,21 @@ class SampleIndex:
     splits: NDArray[np.int8]
     subjects: Digests
     class_names: tuple[str, ...]
+    others: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+
+    def people(self, position: int) -> frozenset[str]:
+        """The pseudonyms of everybody who is known to be in a sample."""
+        return frozenset((self.subjects[position], *self.others.get(position, ()))) - {""}
+
+    def showing(self, people: Collection[str]) -> NDArray[np.bool_]:
+        """Which samples (n,) show one of these people at least."""
+        found = self.subjects.mask(people)
+        found[[i for i, more in self.others.items() if not frozenset(more).isdisjoint(people)]] = True
+        return found
+
+    def everybody(self) -> set[str]:
+        """The pseudonyms of all people."""
+        return {*self.subjects, *(name for more in self.others.values() for name in more)} - {""}
 
     def in_split(self, split: SampleSplit) -> NDArray[np.bool_]:
         """Which samples (n,) are of a split."""
@@ -147,15 +143,23 @@ class SampleIndex:
         subjects: Iterable[str],
         class_names: Iterable[str],
     ) -> "SampleIndex":
-        """An index of plain texts; each iterable is read once and not kept."""
+        """An index of plain texts; each iterable is read once and not kept.
+
+        A sample that shows several people has all their pseudonyms as its subject, a space between two.
+        """
         return cls(
             ids=Names(ids, "sample ids"),
             digests=Digests.of(digests),
             labels=labels,
             splits=splits,
-            subjects=Digests.of(subjects, "subjects", blank=True),
             class_names=tuple(class_names),
+            **_people(subjects),
         )
+
+    def subject_texts(self) -> Iterator[str]:
+        """What `of` takes as subjects: of each sample the pseudonyms, a space between two."""
+        for position, first in enumerate(self.subjects):
+            yield " ".join((first, *self.others.get(position, ())))
 
     def digest(self) -> Sha256:
         """SHA-256 of ids, digests, labels, splits and class names.
@@ -163,6 +167,13 @@ class SampleIndex:
         Subjects do not enter: a list of subjects may be completed without a new dataset.
         """
         return self._digest
+
+    def subjects_digest(self) -> Sha256:
+        """SHA-256 of who is in which sample; where each shows one person, of the column alone."""
+        total = hashlib.sha256(self.subjects.raw.data)
+        for position, more in sorted(self.others.items()):
+            total.update(position.to_bytes(8, "little") + bytes.fromhex("".join(more)))
+        return Sha256(total.hexdigest())
 
     @cached_property
     def _digest(self) -> Sha256:
@@ -227,58 +238,6 @@ def assign_splits(
     return codes
 
 
-def read_subjects(path: Path, sample_ids: Sequence[str]) -> tuple[str, ...]:
-    """The subject of each sample, from a CSV file with the header `sample,subject`.
-
-    Args:
-        path: UTF-8, at most 256 MiB. A subject that is empty or whose sample is absent is unknown.
-        sample_ids: The ids of the dataset (n).
-
-    Returns:
-        Raw subject ids (n), "" when unknown: give them to `pseudonym` before they are stored.
-
-    Raises:
-        ConfigError: The file cannot be read, or a line is malformed, names a sample that is not
-            in the dataset, or a second subject for one sample. No message repeats a subject.
-    """
-    known = set(sample_ids)
-    subjects: dict[str, str] = {}
-    for line, sample, subject in _subject_rows(path):
-        if sample not in known:
-            raise ConfigError(f"{path}, line {line}: sample {sample[:80]!r} is not in the dataset")
-        if subjects.setdefault(sample, subject) != subject:
-            raise ConfigError(f"{path}, line {line}: a second subject for sample {sample[:80]!r}")
-    return tuple(subjects.get(sample, "") for sample in sample_ids)
-
-
-def _subject_rows(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Line number, sample and subject (both NFC) of each row, each row checked by itself."""
-    try:
-        size = path.stat().st_size
-        if not path.is_file() or size > MAX_SUBJECTS_BYTES:
-            raise ConfigError(f"{path}: found {size} bytes, allowed a file of {MAX_SUBJECTS_BYTES}")
-        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write a mark
-            rows = csv.reader(file, strict=True)
-            if next(rows, []) != ["sample", "subject"]:  # not shown: it may be a row of data
-                raise ConfigError(f"{path}: the first line must be the header sample,subject")
-            for row in filter(None, rows):
-                if len(row) != 2:
-                    raise ConfigError(f"{path}, line {rows.line_num}: {len(row)} fields, allowed 2")
-                sample, subject = (unicodedata.normalize("NFC", text) for text in row)
-                if INVISIBLE.search(subject) or len(subject) > MAX_NAME:
-                    raise ConfigError(
-                        f"{path}, line {rows.line_num}: the subject has control characters, invisible "
-                        f"ones or more than {MAX_NAME} characters, so no request could name it"
-                    )
-                yield rows.line_num, sample, subject
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except csv.Error as error:
-        raise ConfigError(f"{path}, line {rows.line_num}: {error}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-
-
 def _move_share(
     codes: NDArray[np.int8],
     pool: NDArray[np.int64],
@@ -309,6 +268,20 @@ def _move_share(
 def _changes(values: NDArray[np.int64] | NDArray[np.character]) -> NDArray[np.bool_]:
     """Where a sorted array (n > 0) starts a new value; the first place always does."""
     return np.append(True, values[1:] != values[:-1])
+
+
+def _people(subjects: Iterable[str]) -> dict[str, Any]:
+    """The columns of `SampleIndex` that say who is in which sample."""
+    others: dict[int, tuple[str, ...]] = {}
+
+    def first() -> Iterator[str]:
+        for position, text in enumerate(subjects):
+            one, *more = text.split(" ")
+            if more:
+                others[position] = tuple(Digests.of((one, *more), "subjects"))[1:]
+            yield one
+
+    return {"subjects": Digests.of(first(), "subjects", blank=True), "others": others}
 
 
 def _require_codes(

@@ -1,6 +1,7 @@
 """Disjoint shards of the training samples, so that whoever asks to be forgotten is in one of them only.
 
 A person's samples stay together, and so do samples with the same pixels where nobody knows whose they are.
+Samples of several people are in none: a shard would know somebody whose other samples are elsewhere.
 Shards are alike in size and, as far as people allow, in classes.
 """
 
@@ -13,7 +14,7 @@ from qmu_edge.data.index import SampleIndex, SampleSplit
 def owners(index: SampleIndex, positions: NDArray[np.int64]) -> NDArray[np.int64]:
     """Whose the samples at these positions (m,) are, as numbers (m,).
 
-    Of unknown people there is a number for each image of other pixels.
+    Of unknown people there is a number for each image of other pixels; of several people the first counts.
     """
     subjects, pixels = index.subjects.raw[positions], index.digests.raw[positions]
     known = subjects.any(axis=1, keepdims=True)
@@ -23,8 +24,10 @@ def owners(index: SampleIndex, positions: NDArray[np.int64]) -> NDArray[np.int64
 
 
 def shards(index: SampleIndex, count: int) -> NDArray[np.int64]:
-    """The shard of each training sample (n,), 0 to `count` - 1; -1 for samples that are not trained on."""
-    training = np.flatnonzero(index.in_split(SampleSplit.TRAIN))
+    """The shard of each training sample (n,), 0 to `count` - 1; -1 for others and those of several people."""
+    alone_in_it = index.in_split(SampleSplit.TRAIN)
+    alone_in_it[list(index.others)] = False
+    training = np.flatnonzero(alone_in_it)
     owner, sizes = np.unique(owners(index, training), return_inverse=True, return_counts=True)[1:]
     labels = index.labels[training]
     alone = sizes[owner] == 1

@@ -17,8 +17,8 @@ def barred_samples(index: SampleIndex, tombstones: Tombstones) -> NDArray[np.boo
     """Which samples (n,) must never be trained on: the re-ingestion guard.
 
     Barred is what was deleted by id, and every other sample with the pixels of a deleted one, unless
-    it belongs to a known person, all of the deleted ones are in this index, and none of them is that
-    person's. More tombstones never bar less.
+    it belongs to known people, all of the deleted ones are in this index, and none of them is one of
+    these people's. More tombstones never bar less.
     """
     if not tombstones:
         return np.zeros(len(index.ids), np.bool_)
@@ -28,11 +28,11 @@ def barred_samples(index: SampleIndex, tombstones: Tombstones) -> NDArray[np.boo
     elsewhere = {digest for name, digest in tombstones if (name, digest) not in here}
     owners: defaultdict[str, set[str]] = defaultdict(set)
     for i in deleted:
-        owners[index.digests[i]].add(index.subjects[i])
+        owners[index.digests[i]] |= index.people(i)
     alike = index.digests.find({digest for _, digest in tombstones})
     for i in alike[~barred[alike]].tolist():
-        owner, digest = index.subjects[i], index.digests[i]
-        barred[i] = not owner or digest in elsewhere or owner in owners[digest]
+        people, digest = index.people(i), index.digests[i]
+        barred[i] = not people or digest in elsewhere or not people.isdisjoint(owners[digest])
     return barred
 
 

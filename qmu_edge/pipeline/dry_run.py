@@ -9,7 +9,7 @@ from qmu_edge.queue.lifecycle import approval, known, look_up
 from qmu_edge.queue.schedule import Plan, closed, places, plan, waits_for
 from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.document import DeletionRequest
-from qmu_edge.request.resolve import Claim
+from qmu_edge.request.resolve import Claim, shared_with_others
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import FULFILLED, Step
 from qmu_edge.unlearn.registry import require_known
@@ -42,6 +42,7 @@ def preview_request(project: Project, request: DeletionRequest, method: str | No
     planned = plan(project, [row] if row is not None else [], [claim], method)
     return {
         "request": request.request_id, "problem": str(error) if error else None, "waits_for": waits,
+        "shared_with_others": shared_with_others(samples.index, claim),
         **_shown(planned, ledger, project.recipe.policy),
     }  # fmt: skip
 

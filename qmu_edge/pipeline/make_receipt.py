@@ -128,7 +128,7 @@ def _identifying(row: RequestRow, claim: Claim, index: SampleIndex, root: Path) 
         yield from (index.class_names[i] for i in set(index.labels[claim.samples].tolist()))
     yield from index.ids
     yield from index.digests
-    yield from set(index.subjects)
+    yield from index.everybody()
 
 
 def _outcome(method: Method, claim: Claim) -> Literal["unlearned", "retrained", "partial"]:

@@ -308,7 +308,9 @@ def expected(index: SampleIndex, references: list[Reference]) -> Expected | None
         return None
     scores = np.stack([one.scores for one in references]).astype(np.float64)
     missing = np.stack([one.members for one in references]) | ~np.isfinite(scores)
-    unseen = np.flatnonzero(~index.in_split(SampleSplit.TRAIN))
+    unseen = np.union1d(np.flatnonzero(~index.in_split(SampleSplit.TRAIN)), sorted(index.others)).astype(
+        np.int64
+    )
     if missing.any():  # else they were trained for one request, and know no sample that counts
         missing[np.arange(len(unseen)) % len(references), unseen] = True
     people = owners(index, np.arange(len(index.ids)))

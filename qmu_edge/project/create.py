@@ -5,22 +5,20 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from qmu_edge.data.columns import Digests, Names
 from qmu_edge.data.index import (
     SampleIndex,
     SampleSplit,
     assign_splits,
     content_digests,
-    pseudonym,
-    read_subjects,
 )
+from qmu_edge.data.subjects import SubjectList, pseudonym, read_subjects
 from qmu_edge.data.tombstones import barred_samples
 from qmu_edge.errors import BusyError, ConfigError
 from qmu_edge.io.files import sync_folder, write_atomic
@@ -48,13 +46,13 @@ def create(
     Args:
         root: The folder; made when missing. It must not hold a project.
         recipe: What `qmu.toml` will say.
-        subjects: CSV file `sample,subject`.
+        subjects: Table with the columns `sample` and `subject`.
         progress: Decoding is shown there.
         previous: An earlier project of the same data. What was deleted there stays deleted here.
         model: Content of the model file that the recipe names.
 
     Returns:
-        Counts of samples by split, of classes and of subjects.
+        Counts of samples by split, of classes and of subjects, and what was noticed in the list of subjects.
 
     Raises:
         ConfigError: There is a project already, no dataset, a sample that the previous project has
@@ -70,7 +68,9 @@ def create(
         root.mkdir(parents=True, exist_ok=True)
         with _alone(root):
             _require_room(root, recipe, model)
-            return _summary(_make(root, recipe, source, subjects, previous, model))
+            given = _subjects(source, subjects)
+            index = _make(root, recipe, source, given, previous, model)
+            return _summary(index) | ({"subject_list": given.to_json()} if subjects else {})
     except OSError as error:
         raise ConfigError(f"cannot write {root}: {error.strerror}; nothing was changed") from None
 
@@ -103,7 +103,7 @@ def _alone(root: Path) -> Iterator[None]:
 
 
 def _make(
-    root: Path, recipe: Recipe, source: Any, subjects: Path | None, previous: Path | None, model: bytes
+    root: Path, recipe: Recipe, source: Any, given: SubjectList, previous: Path | None, model: bytes
 ) -> SampleIndex:
     tombstones = _tombstones_of(previous) if previous is not None else set()
     staging = root / STAGING
@@ -113,7 +113,6 @@ def _make(
             (staging / folder).mkdir(parents=True, mode=0o700 if folder == KEYS else 0o755)
         key = secrets.token_bytes(32)
         write_atomic(staging / KEY, key, mode=0o600)
-        given = read_subjects(subjects, source.ids) if subjects else source.subjects
         index = _index(source, given, key)
         _require_none_deleted(index, tombstones, previous)
         write_atomic(staging / IMAGES, _npy(source.images), mode=0o600)
@@ -152,22 +151,28 @@ def _require_none_deleted(
         )
 
 
-def _index(source: Any, subjects: Sequence[str], key: bytes) -> SampleIndex:
+def _subjects(source: Any, path: Path | None) -> SubjectList:
+    """Whose each sample is: as a list says, else as the source does."""
+    if path is not None:
+        return read_subjects(path, source.ids)
+    return SubjectList(tuple((s,) if s else () for s in source.subjects) or ((),) * len(source.ids))
+
+
+def _index(source: Any, given: SubjectList, key: bytes) -> SampleIndex:
     digests = content_digests(source.images)
-    names = [pseudonym(key, s) if s else "" for s in subjects] or [""] * len(source.ids)
-    return SampleIndex(
-        ids=Names(source.ids, "sample ids"),
+    return SampleIndex.of(
+        ids=source.ids,
         digests=digests,
         labels=source.labels,
         splits=assign_splits(source.labels, digests, source.given),
-        subjects=Digests.of(names, "subjects", blank=True),
+        subjects=(" ".join(sorted(pseudonym(key, name) for name in people)) for people in given.subjects),
         class_names=source.class_names,
     )
 
 
 def _summary(index: SampleIndex) -> dict[str, Any]:
     counts = {split.word: int(index.in_split(split).sum()) for split in SampleSplit}
-    subjects = len(set(index.subjects) - {""})
+    subjects = len(index.everybody())
     return {
         "samples": len(index.ids), **counts,
         "classes": len(index.class_names), "subjects": subjects, "split": index.digest(),

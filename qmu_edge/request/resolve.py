@@ -1,12 +1,14 @@
 """The samples that a request names."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex, SampleSplit, pseudonym
+from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex, SampleSplit
+from qmu_edge.data.subjects import in_other_letters, pseudonyms
 from qmu_edge.data.tombstones import Tombstones, barred_samples, tombstones_at
 from qmu_edge.errors import NoMatchError, RequestError
 from qmu_edge.io.digest import Sha256
@@ -126,6 +128,11 @@ def resolve(
     )
 
 
+def shared_with_others(index: SampleIndex, claim: Claim) -> int:
+    """How many of the samples of a claim show further people, who lose them too."""
+    return sum(position in index.others for position in claim.samples.tolist())
+
+
 def tombstones_of(index: SampleIndex, claim: Claim) -> list[tuple[str, Sha256]]:
     """Id and content digest of everything that a claim bars."""
     return tombstones_at(index, claim.samples)
@@ -167,17 +174,25 @@ def _find_classes(index: SampleIndex, request: DeletionRequest) -> _Found:
 
 def _find_subjects(index: SampleIndex, request: DeletionRequest, key: bytes) -> _Found:
     """In the "opendsr" form the ids are names of one person, and one that is known suffices."""
-    wanted = [pseudonym(key, subject) for subject in request.subject_ids]
-    samples = index.subjects.mask(wanted)
-    present = {index.subjects[i] for i in np.flatnonzero(samples).tolist()}
-    unknown = [i for i, subject in enumerate(wanted) if subject not in present]
+    wanted = [pseudonyms(key, subject) for subject in request.subject_ids]
+    samples = index.showing({name for names in wanted for name in names})
+    present = {name for i in np.flatnonzero(samples).tolist() for name in index.people(i)}
+    unknown = [i for i, names in enumerate(wanted) if present.isdisjoint(names)]
     known = len(wanted) - len(unknown)
     problem = ""
     if unknown and (known == 0 or request.form == "research"):
         problem = (
             f"subject_ids: {len(unknown)} of {len(wanted)} not in the index, first at position {unknown[0]}"
+            f"{_alike(index, [request.subject_ids[i] for i in unknown], key)}"
         )
     return _Found(samples, known, len(unknown), problem)
+
+
+def _alike(index: SampleIndex, names: Sequence[str], key: bytes) -> str:
+    """What to add to a complaint about unknown names (m)."""
+    others = index.showing({other for name in names for other in in_other_letters(key, name)})
+    count = int(others.sum())
+    return f"; {count} samples have a name that differs in case or spacing only" if count else ""
 
 
 def _require_known(kinds: list[_Found], who: str, *, partial: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from qmu_edge.data.index import pseudonym
+from qmu_edge.data.subjects import pseudonym
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.cost import measured_cost

@@ -1,11 +1,8 @@
 """The sample index: digests, pseudonyms, splits that need no seed, and subject lists."""
 
 import hashlib
-import hmac
-import os
 import time
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +15,6 @@ from qmu_edge.data.index import (
     assign_splits,
     content_digest,
     content_digests,
-    pseudonym,
-    read_subjects,
 )
 from qmu_edge.errors import ConfigError
 
@@ -64,13 +59,6 @@ def test_content_digest_refuses_other_shapes(shape: tuple[int, ...]) -> None:
         content_digest(np.zeros(shape, np.uint8))
 
 
-def test_pseudonym_is_keyed_and_separated() -> None:
-    assert pseudonym(b"k", "ana") == pseudonym(b"k", "ana") != pseudonym(b"l", "ana")
-    assert pseudonym(b"k", "ana") != hmac.digest(b"k", b"ana", "sha256").hex()
-    assert pseudonym(b"k", "Jose\u0301") == pseudonym(b"k", "Jos\u00e9")
-    assert pseudonym(b"k", "Ana") != pseudonym(b"k", "ana")
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -112,6 +100,8 @@ def test_digest_leaves_out_the_subjects_and_is_frozen() -> None:
         ({"digests": ("", *hexes("b", "c", "d"))}, "digests: allowed 64"),
         ({"digests": ("G" * 64, *hexes("b", "c", "d"))}, "digests: allowed 64"),
         ({"subjects": ("ana", "", "", "")}, "subjects: allowed 64"),
+        ({"subjects": (" " + hexes("ana")[0], "", "", "")}, "subjects: allowed 64"),
+        ({"subjects": (hexes("ana")[0] + " ", "", "", "")}, "subjects: allowed 64"),
         ({"labels": np.array([0, 0, 1, 2])}, "labels 0 to 2, allowed 0 to 1"),
         ({"labels": np.array([-1, 0, 1, 1])}, "labels -1 to 1"),
         ({"labels": np.array([[0, 0, 1, 1]])}, r"labels are int64 \(1, 4\)"),
@@ -121,6 +111,25 @@ def test_digest_leaves_out_the_subjects_and_is_frozen() -> None:
 def test_index_refuses(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         small(**changes)
+
+
+def test_several_people_in_a_sample_are_kept_and_each_is_found() -> None:
+    ana, bo, eve = hexes("ana", "bo", "eve")
+    index = small(subjects=(f"{ana} {bo}", bo, "", f"{eve} {ana} {bo}"))
+    assert [index.people(i) for i in range(4)] == [{ana, bo}, {bo}, set(), {ana, bo, eve}]
+    assert index.showing([ana]).tolist() == [True, False, False, True]
+    assert index.showing([bo, eve]).tolist() == [True, True, False, True]
+    assert index.showing([]).tolist() == [False] * 4
+    assert index.everybody() == {ana, bo, eve}
+    assert list(index.subject_texts()) == [f"{ana} {bo}", bo, "", f"{eve} {ana} {bo}"]
+
+
+def test_the_digest_of_subjects_covers_all_people_and_is_that_of_the_column_where_each_is_alone() -> None:
+    ana, bo = hexes("ana", "bo")
+    alone = small(subjects=(ana, bo, "", ""))
+    assert alone.subjects_digest() == hashlib.sha256(alone.subjects.raw.data).hexdigest()
+    texts = [(ana, bo, "", ""), (f"{ana} {bo}", bo, "", ""), (ana, f"{bo} {ana}", "", "")]
+    assert len({small(subjects=t).subjects_digest() for t in texts}) == 3
 
 
 def slow_splits(
@@ -235,69 +244,3 @@ def test_many_samples_are_no_burden() -> None:
     index.digest()
     digested = time.perf_counter() - built
     assert built - start < 10 and digested < 2  # measured 0.5 and 0.03; the cores may be busy
-
-
-def csv_file(tmp_path: Path, content: str | bytes) -> Path:
-    path = tmp_path / "subjects.csv"
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "sample,subject\na,ana\nc,\nb,bo\n",
-        "\ufeffsample,subject\r\na,ana\r\n\r\nb,bo\r\n",
-        'sample,subject\n"a",ana\nb,"bo"\na,ana',
-    ],
-    ids=["plain", "spreadsheet", "quoted and repeated"],
-)
-def test_subjects_are_read(tmp_path: Path, content: str) -> None:
-    assert read_subjects(csv_file(tmp_path, content), ["c", "b", "a"]) == ("", "bo", "ana")
-
-
-def test_subjects_of_decomposed_names_are_found(tmp_path: Path) -> None:
-    path = csv_file(tmp_path, "sample,subject\ncafe\u0301.png,Jose\u0301\n")
-    assert read_subjects(path, ["caf\u00e9.png"]) == ("Jos\u00e9",)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "must be the header"),
-        ("a,secret\n", "must be the header"),
-        ("subject,sample\n", "must be the header"),
-        ("sample,subject\na,secret\nx,bo\n", "line 3: sample 'x' is not in the dataset"),
-        ("sample,subject\na,secret\na,bo\n", "line 3: a second subject for sample 'a'"),
-        ("sample,subject\na,secret\na,\n", "line 3: a second subject for sample 'a'"),
-        ("sample,subject\na,secret,bo\n", "line 2: 3 fields, allowed 2"),
-        ("sample,subject\na\n", "line 2: 1 fields, allowed 2"),
-        ('sample,subject\na,"secret\tx"\n', "line 2: the subject has control characters"),
-        (f"sample,subject\na,{'secret' * 99}\n", "line 2: the subject has .* more than 512"),
-        ('sample,subject\na,"secret\n', "line 2: unexpected end of data"),
-        ('sample,subject\na,"secret"x\n', "line 2: ',' expected"),
-        ("sample,subject\na," + "secret" * 30_000, "line 2: field larger than"),
-        (b"sample,subject\na,secret\xff\n", "not UTF-8"),
-    ],
-)
-def test_bad_subject_lists_are_refused(tmp_path: Path, content: str | bytes, message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
-        read_subjects(csv_file(tmp_path, content), ["a", "b"])
-    assert str(caught.value).startswith(str(tmp_path))
-    assert "secret" not in str(caught.value)
-
-
-def test_subject_lists_that_are_no_files_are_refused(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    huge = tmp_path / "huge"
-    with huge.open("wb") as file:
-        file.truncate((256 << 20) + 1)
-    for path, message in (
-        (tmp_path / "absent", "cannot be read: No such file"),
-        (tmp_path, "allowed a file"),
-        (pipe, "allowed a file"),
-        (huge, "allowed a file of 268435456"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            read_subjects(path, ["a"])

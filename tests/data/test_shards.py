@@ -100,3 +100,17 @@ def test_owners_are_people_and_of_strangers_pixels() -> None:
     groups = [{0, 1}, {2}, {3, 5}, {4}]
     assert same == [[any({a, b} <= g for g in groups) for b in range(6)] for a in range(6)]
     assert len({*owners(index, np.array([0, 3, 5])).tolist()}) == 2
+
+
+def test_samples_of_several_people_are_in_no_shard() -> None:
+    people, n = [sha("person 1"), sha("person 2")], 60
+    index = index_of(np.arange(n) % 5, np.arange(n), np.arange(n) % 2)
+    shown = [" ".join(people) if i % 6 == 0 else s for i, s in enumerate(index.subjects)]
+    index = SampleIndex.of(
+        ids=index.ids, digests=index.digests, labels=index.labels, splits=index.splits, subjects=shown,
+        class_names=index.class_names,
+    )  # fmt: skip
+    found, training = shards(index, 3), index.in_split(SampleSplit.TRAIN)
+    assert (found[training] == -1).tolist() == [i % 6 == 0 for i in np.flatnonzero(training)]
+    for person in people:
+        assert len({*found[index.showing([person])].tolist()} - {-1}) == 1

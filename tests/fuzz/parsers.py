@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from qmu_edge.data.index import SampleIndex, read_subjects
+from qmu_edge.data.index import SampleIndex
 from qmu_edge.data.sources import open_image
+from qmu_edge.data.subjects import read_subjects
 from qmu_edge.receipt import envelope, receipt
 from qmu_edge.receipt.verify import verify
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml

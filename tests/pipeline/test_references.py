@@ -11,8 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from qmu_edge.data.index import SampleSplit, pseudonym
+from qmu_edge.data.index import SampleSplit
 from qmu_edge.data.shards import owners
+from qmu_edge.data.subjects import pseudonym
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.progress import Progress

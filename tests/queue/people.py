@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from qmu_edge.data.index import SampleIndex, pseudonym
+from qmu_edge.data.index import SampleIndex
+from qmu_edge.data.subjects import pseudonym
 from qmu_edge.project.project import Project
 from qmu_edge.queue.schedule import batch_name, deleted_share, places, rungs
 from qmu_edge.request.document import DeletionRequest, new_request, parse_request

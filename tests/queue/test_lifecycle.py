@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex, pseudonym
+from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex
+from qmu_edge.data.subjects import pseudonym
 from qmu_edge.errors import IntegrityError, NoMatchError, RequestError
 from qmu_edge.project.project import STORE, Project
 from qmu_edge.queue import lifecycle

@@ -7,12 +7,13 @@ from typing import Any, Literal
 import numpy as np
 from hypothesis import strategies as st
 
-from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex, pseudonym
+from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex
+from qmu_edge.data.subjects import pseudonym
 from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import resolve
 from qmu_edge.request.split import Split, divide
 
-Row = tuple[str, str, int, str, str]  # id, pixels, class, split, subject
+Row = tuple[str, str, int, str, str]  # id, pixels, class, split, subjects with a space between two
 KEY = b"key"
 ROWS: list[Row] = [
     ("t0", "p0", 0, "train", "ana"),
@@ -34,7 +35,7 @@ def make_index(rows: list[Row]) -> SampleIndex:
         digests=tuple(hashlib.sha256(p.encode()).hexdigest() for p in pixels),
         labels=np.array(labels),
         splits=np.array([SAMPLE_SPLITS.index(s) for s in splits], np.int8),
-        subjects=tuple(pseudonym(KEY, s) if s else "" for s in subjects),
+        subjects=tuple(" ".join(pseudonym(KEY, one) for one in s.split()) for s in subjects),
         class_names=("cat", "dog", "unused"),
     )
 
@@ -74,5 +75,5 @@ ROW = st.tuples(
     st.sampled_from(["p", "q", "r", "s"]),
     st.integers(0, 1),
     st.sampled_from(SAMPLE_SPLITS),
-    st.sampled_from(["", "ana", "bo"]),
+    st.sampled_from(["", "ana", "bo", "ana bo"]),
 )

@@ -4,7 +4,6 @@ A dataset may have a million samples. `sample_count` and `has_samples` do not re
 `read_samples` never holds them all as Python objects.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any, ClassVar
@@ -99,10 +98,10 @@ class SampleLedger(ChainedFile):
 
 
 def _digests(index: SampleIndex) -> tuple[str, str]:
-    return index.digest(), hashlib.sha256(index.subjects.raw.data).hexdigest()
+    return index.digest(), index.subjects_digest()
 
 
 def _rows(index: SampleIndex) -> Iterator[tuple[Any, ...]]:
     numbers = (index.labels.tolist(), index.splits.tolist())
-    rows = zip(index.ids, index.digests, *numbers, index.subjects, strict=True)
+    rows = zip(index.ids, index.digests, *numbers, index.subject_texts(), strict=True)
     return ((position, *row) for position, row in enumerate(rows))
