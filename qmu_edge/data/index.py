@@ -43,6 +43,19 @@ class SampleSplit(IntEnum):
 SAMPLE_SPLITS: Final = tuple(split.word for split in SampleSplit)
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the images of a set were made to be before anybody took a digest of their pixels.
+
+    Attributes:
+        decoding: Which rules of `qmu_edge.data.decoding` read the files.
+        shape: c, h and w of all of them.
+    """
+
+    decoding: int
+    shape: tuple[int, int, int]
+
+
 def content_digest(image: NDArray[np.uint8]) -> Sha256:
     """SHA-256 of the pixels of one image (c, h, w), whatever file they came from.
 

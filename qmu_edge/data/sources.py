@@ -1,35 +1,40 @@
 """Where images come from: scikit-learn's digits, torchvision's sets, a folder of images.
 
 Every source becomes the same thing: uint8 images (n, c, h, w), labels, sample ids, class names, and the
-test split where the source has one. Image files are hostile input: one that does not decode, or is larger
-than 40 megapixels, is an error that names it.
+test split where the source has one. Image files are hostile input: see `qmu_edge.data.decoding`.
 
 The digits have no people behind their file: for demonstrations ten made-up writers own blocks of
 consecutive images, `writer-0` the first tenth and so on.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from unicodedata import normalize
 
 import numpy as np
-from PIL import Image
 
-from qmu_edge.errors import ConfigError, QmuEdgeError
+from qmu_edge.data.decoding import (
+    DECODING,
+    GREY,
+    Decoded,
+    decoded,
+    decoded_first,
+    fitted,
+    mode_and_size,
+)
+from qmu_edge.data.folder import listing
+from qmu_edge.data.index import Form
+from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.processors import processors
 from qmu_edge.recipe import DataRecipe
 
-MAX_PIXELS: Final = 40_000_000
-SUFFIXES: Final = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
-)
-# Never "all that Pillow knows": an EPS file under the name of a PNG would run Ghostscript.
-FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
 WRITERS: Final = 10
+_MOST_KINDS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class Source:
         given: "train", "test", or "" where the source has no split, (n,).
         class_names: k names, in label order.
         subjects: The subject of each sample (n), "" where it has none; empty when the source does not say.
+        read: What was read of a folder, how it was decoded, and what was left out; empty for other sources.
     """
 
     images: np.ndarray
@@ -51,20 +57,34 @@ class Source:
     given: np.ndarray
     class_names: tuple[str, ...]
     subjects: tuple[str, ...] = ()
+    read: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def form(self) -> Form:
+        """What the images were made to be, where nothing else was asked for."""
+        channels, height, width = self.images.shape[1:]
+        return Form(DECODING, (channels, height, width))
 
 
-def load(recipe: DataRecipe, progress: Progress) -> Source:
+def load(recipe: DataRecipe, progress: Progress, form: Form | None = None) -> Source:
     """Read all images of the recipe's source.
+
+    Args:
+        recipe: Where they are, and to which size they are made.
+        progress: Where they are counted.
+        form: What they were made to be in another project, instead.
 
     Raises:
         ConfigError: The source is missing, empty or unreadable.
     """
+    if form is not None:
+        recipe = recipe.model_copy(update={"size": form.shape[-1]})
     if recipe.source == "digits":
         return _digits(recipe.size)
     if recipe.path is None:
         raise ConfigError(f"data.path is missing: {recipe.source} needs a folder")
     if recipe.source == "folder":
-        return _folder(Path(recipe.path), recipe.size, progress)
+        return _folder(Path(recipe.path), recipe.size, progress, form)
     return _torchvision(recipe)
 
 
@@ -74,9 +94,8 @@ def _digits(size: int) -> Source:
     digits: Any = load_digits()
     n = len(digits.target)
     small = (digits.images * (255.0 / 16.0)).round().astype(np.uint8)
-    images = np.stack([_resize(Image.fromarray(image), size) for image in small])
     return Source(
-        images[:, None],
+        _resized(small[:, None], size),
         digits.target.astype(np.int64),
         tuple(f"digits/{i:04d}" for i in range(n)),
         np.full(n, ""),
@@ -133,75 +152,65 @@ def _joined(recipe: DataRecipe, sets: dict[str, Any]) -> Source:
 def _resized(images: np.ndarray, size: int) -> np.ndarray:
     if size in (0, images.shape[-1]):
         return images
-    resize = [[_resize(Image.fromarray(channel), size) for channel in image] for image in images]
-    return np.array(resize, np.uint8)
+    return np.stack([fitted(image, (images.shape[1], size, size)) for image in images])
 
 
-def _resize(image: Image.Image, size: int) -> np.ndarray:
-    if size and image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image, np.uint8)
-
-
-def _folder(root: Path, size: int, progress: Progress) -> Source:
-    files = list(_files(root))
-    if not files:
-        raise ConfigError(f"{root}: no images in train/<class>/ and test/<class>/")
-    folders = sorted({name for _, name, _ in files})
-    number = {name: i for i, name in enumerate(folders)}
-    first = open_image(files[0][2], None, size)
-    images = np.empty((len(files), *first.shape), np.uint8)
-    progress.start("decoding", len(files))
-
-    def decode(i: int) -> None:
-        images[i] = open_image(files[i][2], first.shape, size)
-
+def _folder(root: Path, size: int, progress: Progress, form: Form | None) -> Source:
+    found = listing(root)
     with ThreadPoolExecutor(processors().threads) as pool:
-        for _ in pool.map(decode, range(len(files))):
+        kinds = list(pool.map(lambda file: mode_and_size(file[2]), found.files))
+        strict = form is None and not size
+        made = form or _form(found.files[0][2], {mode for mode, _, _ in kinds}, size)
+        images, notes = np.empty((len(kinds), *made.shape), np.uint8), Counter[str]()
+        progress.start("decoding", len(kinds))
+
+        def decode(i: int) -> tuple[str, ...]:
+            one = _one(found.files[i][2], made, strict)
+            images[i] = one.pixels
+            return one.notes
+
+        for said in pool.map(decode, range(len(kinds))):
+            notes.update(said)
             progress.advance(1)
     progress.finish()
+    folders = sorted({name for _, name, _ in found.files})
+    number = {name: i for i, name in enumerate(folders)}
     return Source(
         images,
-        np.array([number[name] for _, name, _ in files], np.int64),
-        tuple(normalize("NFC", path.relative_to(root).as_posix()) for _, _, path in files),
-        np.array([split for split, _, _ in files]),
+        np.array([number[name] for _, name, _ in found.files], np.int64),
+        tuple(normalize("NFC", path.relative_to(root).as_posix()) for _, _, path in found.files),
+        np.array([split for split, _, _ in found.files]),
         tuple(folders),
+        read={**_kinds(kinds, made), "decoded": dict(sorted(notes.items())), "left_out": found.to_json()},
     )
 
 
-def _files(root: Path) -> Iterator[tuple[str, str, Path]]:
-    """Split, class and path of each image, sorted; links only where they stay in the folder."""
-    inside = root.resolve()
-    for split in ("train", "test"):
-        for folder in sorted((root / split).glob("*")):
-            if folder.is_dir():
-                name = normalize("NFC", folder.name)  # file systems differ in how they store one name
-                for path in sorted(folder.iterdir()):
-                    if path.suffix.lower() in SUFFIXES:
-                        linked = path.is_symlink() or folder.is_symlink() or folder.parent.is_symlink()
-                        if linked and not path.resolve().is_relative_to(inside):
-                            raise ConfigError(f"{path}: a link that leads out of {root}")
-                        yield split, name, path
+def _form(first: Path, modes: set[str], size: int) -> Form:
+    """Colour where any file has colour, and the size of the first one where none is asked for."""
+    channels = 1 if modes <= GREY else 3
+    height, width = (size, size) if size else decoded(first).pixels.shape[1:]
+    return Form(DECODING, (channels, height, width))
 
 
-def open_image(path: Path, shape: tuple[int, ...] | None, size: int) -> np.ndarray:
-    """Decode one file to (c, h, w); `shape` is what the first image had."""
-    if not path.is_file():
-        raise ConfigError(f"{path}: not a readable image: not a regular file")
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ConfigError(f"{path}: {image.width}x{image.height} pixels, at most {MAX_PIXELS}")
-            grey = shape[0] == 1 if shape else image.mode in ("1", "L", "I;16")
-            array = _resize(image.convert("L" if grey else "RGB"), size)
-    except QmuEdgeError:
-        raise
-    except Exception as error:  # decoders of seven formats raise what they like on broken bytes
-        raise ConfigError(f"{path}: not a readable image: {str(error)[:200]}") from None
-    array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-    if shape is not None and array.shape != shape:
+def _one(path: Path, form: Form, strict: bool) -> Decoded:
+    grey = form.shape[0] == 1
+    found = decoded(path) if form.decoding == DECODING else decoded_first(path, grey=grey)
+    if strict and found.pixels.shape[1:] != form.shape[1:]:
+        sizes = [f"{height}x{width}" for _, height, width in (found.pixels.shape, form.shape)]
         raise ConfigError(
-            f"{path}: {array.shape[1]}x{array.shape[2]} pixels, the first image has "
-            f"{shape[1]}x{shape[2]}; set data.size to resize all"
+            f"{path}: {sizes[0]} pixels, the first image has {sizes[1]}; set data.size to resize all"
         )
-    return array
+    return Decoded(fitted(found.pixels, form.shape), found.notes)
+
+
+def _kinds(kinds: Sequence[tuple[str, int, int]], form: Form) -> dict[str, Any]:
+    """How many files there are of each mode and size, the most frequent first."""
+    by_kind = Counter(f"{mode} {width}x{height}" for mode, width, height in kinds)
+    shown = dict(by_kind.most_common(_MOST_KINDS))
+    more = {"others": len(kinds) - sum(shown.values())} if len(by_kind) > len(shown) else {}
+    made = "x".join(map(str, form.shape))
+    return {
+        "files": len(kinds),
+        "modes_and_sizes": shown | more,
+        "made_to": f"{made} (channels, height, width)",
+    }

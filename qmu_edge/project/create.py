@@ -5,14 +5,16 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from qmu_edge.data.index import (
+    Form,
     SampleIndex,
     SampleSplit,
     assign_splits,
@@ -24,7 +26,7 @@ from qmu_edge.errors import BusyError, ConfigError
 from qmu_edge.io.files import sync_folder, write_atomic
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import KEY, KEY_CHECK, KEYS, RECIPE, STORE, find, key_check, opened
-from qmu_edge.project.samples import IMAGES
+from qmu_edge.project.samples import FORMS, IMAGES
 from qmu_edge.recipe import Recipe, parse_recipe, to_toml
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.ledger import Ledger
@@ -52,7 +54,8 @@ def create(
         model: Content of the model file that the recipe names.
 
     Returns:
-        Counts of samples by split, of classes and of subjects, and what was noticed in the list of subjects.
+        Counts of samples by split, of classes and of subjects, what was noticed in the list of subjects, and
+        what was read of a folder.
 
     Raises:
         ConfigError: There is a project already, no dataset, a sample that the previous project has
@@ -69,8 +72,13 @@ def create(
         with _alone(root):
             _require_room(root, recipe, model)
             given = _subjects(source, subjects)
-            index = _make(root, recipe, source, given, previous, model)
-            return _summary(index) | ({"subject_list": given.to_json()} if subjects else {})
+            before = _deleted_in(previous) if previous is not None else None
+            index = _make(root, recipe, source, given, before, model, progress)
+            return (
+                _summary(index)
+                | ({"subject_list": given.to_json()} if subjects else {})
+                | ({"read": source.read} if source.read else {})
+            )
     except OSError as error:
         raise ConfigError(f"cannot write {root}: {error.strerror}; nothing was changed") from None
 
@@ -103,9 +111,9 @@ def _alone(root: Path) -> Iterator[None]:
 
 
 def _make(
-    root: Path, recipe: Recipe, source: Any, given: SubjectList, previous: Path | None, model: bytes
-) -> SampleIndex:
-    tombstones = _tombstones_of(previous) if previous is not None else set()
+    root: Path, recipe: Recipe, source: Any, given: SubjectList, before: "_Deleted | None", model: bytes,
+    progress: Progress,
+) -> SampleIndex:  # fmt: skip
     staging = root / STAGING
     try:
         shutil.rmtree(staging, ignore_errors=True)  # of an `init` that was killed
@@ -114,12 +122,16 @@ def _make(
         key = secrets.token_bytes(32)
         write_atomic(staging / KEY, key, mode=0o600)
         index = _index(source, given, key)
-        _require_none_deleted(index, tombstones, previous)
+        forms = [source.form]
+        if before is not None:
+            forms += [form for form in before.forms if form != source.form]
+            _require_none_deleted(index, before, recipe, forms, progress)
         write_atomic(staging / IMAGES, _npy(source.images), mode=0o600)
         with Ledger.create(staging / "ledger.db") as ledger:
             ledger.write_samples(index)
-            if tombstones:
-                ledger.carry(tombstones)
+            if before is not None and before.tombstones:
+                ledger.carry(before.tombstones)
+            ledger.set_meta(FORMS, [asdict(form) for form in forms])
             keys.renew(staging / KEYS, ledger)
             ledger.set_meta(KEY_CHECK, key_check(key))
         for name, data in _visible(recipe, model).items():
@@ -134,20 +146,40 @@ def _make(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _tombstones_of(previous: Path) -> set[tuple[str, str]]:
+@dataclass(frozen=True, slots=True)
+class _Deleted:
+    """What an earlier project has deleted, and what its digests are of."""
+
+    project: Path
+    tombstones: set[tuple[str, str]]
+    forms: list[Form]
+
+
+def _deleted_in(previous: Path) -> _Deleted:
     with opened(find(previous), Progress()) as project:
-        return project.ledger.barred()
+        tombstones = project.ledger.barred()
+        return _Deleted(previous, tombstones, project.samples.forms() if tombstones else [])
 
 
 def _require_none_deleted(
-    index: SampleIndex, tombstones: Collection[tuple[str, str]], previous: Path | None
+    index: SampleIndex, before: _Deleted, recipe: Recipe, forms: list[Form], progress: Progress
 ) -> None:
-    """Whose a deleted sample was is not carried over, so nobody's sample with its pixels is taken."""
-    found = np.flatnonzero(barred_samples(index, tombstones))
-    if found.size:
+    """Whose a deleted sample was is not carried over, so nobody's sample with its pixels is taken.
+
+    Every image is looked at in all the forms that an earlier project may have had it in: `forms`, of which
+    the first is that of the index.
+    """
+    from qmu_edge.data.sources import load
+
+    found = barred_samples(index, before.tombstones)
+    for form in forms[1:]:
+        progress.note(f"compared with what was deleted: decoding {form.decoding}, shape {form.shape}")
+        digests = content_digests(load(recipe.data, progress, form).images)
+        found |= barred_samples(replace(index, digests=digests), before.tombstones)
+    if found.any():
         raise ConfigError(
-            f"{found.size} of {len(index.ids)} samples were deleted in {previous}, by name or by their "
-            f"pixels, the first is {index.ids[found[0]]}: remove them from the dataset"
+            f"{found.sum()} of {len(index.ids)} samples were deleted in {before.project}, by name or by "
+            f"their pixels, the first is {index.ids[found.argmax()]}: remove them from the dataset"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qmu_edge.data.index import SampleIndex, SampleSplit, content_digests
+from qmu_edge.data.index import Form, SampleIndex, SampleSplit, content_digests
 from qmu_edge.data.tombstones import barred_samples
 from qmu_edge.errors import IntegrityError
 from qmu_edge.request.resolve import Claim
@@ -18,6 +18,7 @@ from qmu_edge.store.ledger.states import RemovalStatus, Step
 from qmu_edge.store.objects import ObjectStore
 
 IMAGES: Final = "cache/images.npy"
+FORMS: Final = "decoded as"  # in the ledger; a project without it was made with decoding 1
 
 
 class ProjectSamples:
@@ -53,6 +54,20 @@ class ProjectSamples:
         self._require_whole(images)
         self._require_registered(images)
         return images
+
+    def forms(self) -> list[Form]:
+        """What images were made to be before digests were taken of their pixels.
+
+        The project's own form is the first; the others are of earlier projects whose tombstones it carries.
+
+        Raises:
+            IntegrityError: The project is older than this note, and its decoded images cannot be opened.
+        """
+        known = self._ledger.meta(FORMS)
+        if known is None:
+            channels, height, width = self.images.shape[1:]
+            return [Form(1, (channels, height, width))]
+        return [Form(form["decoding"], tuple(form["shape"])) for form in known]
 
     def _require_whole(self, images: np.ndarray) -> None:
         """Nothing but the images is in the file: an altered header, or a tail, could hide something."""

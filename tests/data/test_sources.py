@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from qmu_edge.data import sources
+from qmu_edge.data import decoding
 from qmu_edge.data.sources import Source, load
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
@@ -84,13 +84,15 @@ def test_folder_is_read_in_order_with_its_split(save: Save, tmp_path: Path) -> N
         assert np.array_equal(image, pixels[name].transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize(("first", "second", "channels"), [("L", "RGB", 1), ("RGB", "L", 3), ("L", "L", 1)])
-def test_first_image_decides_between_grey_and_colour(
-    save: Save, tmp_path: Path, first: str, second: str, channels: int
-) -> None:
-    save("train/a/1.png", mode=first)
-    save("train/a/2.png", mode=second)
-    assert _folder(tmp_path).images.shape == (2, channels, 6, 6)
+@pytest.mark.parametrize("order", [("L", "RGB"), ("RGB", "L"), ("L", "L")])
+def test_a_set_is_colour_if_any_file_is(save: Save, tmp_path: Path, order: tuple[str, str]) -> None:
+    first, second = (save(f"train/a/{i}.png", mode=mode) for i, mode in enumerate(order))
+    images = _folder(tmp_path).images
+    assert images.shape == (2, 3 if "RGB" in order else 1, 6, 6)
+    for image, pixels in zip(images, (first, second), strict=True):
+        assert np.array_equal(
+            image.transpose(1, 2, 0), np.broadcast_to(np.atleast_3d(pixels), (6, 6, len(image)))
+        )
 
 
 def test_size_is_that_of_the_first_image_or_the_one_asked_for(save: Save, tmp_path: Path) -> None:
@@ -137,12 +139,12 @@ def test_damaged_image_decodes_or_is_refused(
     path = tmp_path / f"image.{kind}"
     path.write_bytes(bytes(data[:cut]))
     try:
-        found = sources.open_image(path, None, 4)
+        found = decoding.decoded(path).pixels
     except ConfigError as error:
         assert str(path) in str(error)
         return
-    assert found.dtype == np.uint8 and found.shape in ((1, 4, 4), (3, 4, 4))
-    assert np.array_equal(sources.open_image(path, found.shape, 4), found)
+    assert found.dtype == np.uint8 and found.shape[0] in (1, 3)
+    assert np.array_equal(decoding.decoded(path).pixels, found)
 
 
 def test_no_program_is_started_for_a_format_that_is_not_ours(
@@ -186,9 +188,9 @@ def test_image_of_too_many_pixels_is_refused(
     save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save("train/a/1.png", (6, 7))
-    monkeypatch.setattr(sources, "MAX_PIXELS", 42)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 42)
     _folder(tmp_path)
-    monkeypatch.setattr(sources, "MAX_PIXELS", 41)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 41)
     with pytest.raises(ConfigError, match=r"1\.png: 7x6 pixels, at most 41"):
         _folder(tmp_path)
 

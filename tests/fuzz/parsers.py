@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from qmu_edge.data.decoding import decoded, fitted, mode_and_size
 from qmu_edge.data.index import SampleIndex
-from qmu_edge.data.sources import open_image
 from qmu_edge.data.subjects import read_subjects
 from qmu_edge.receipt import envelope, receipt
 from qmu_edge.receipt.verify import verify
@@ -187,9 +187,10 @@ def _summed(data: bytes) -> bytes:
 
 
 def _open_image(folder: Path, path: Path) -> None:
-    found = open_image(path, None, 0)
+    mode_and_size(path)
+    found = decoded(path).pixels
     assert found.dtype == np.uint8 and found.ndim == 3 and found.shape[0] in (1, 3)
-    assert open_image(path, (3, 8, 8), 8).shape == (3, 8, 8)
+    assert fitted(found, (3, 8, 8)).shape == (3, 8, 8)
 
 
 PARSERS: dict[str, Parser] = {

@@ -7,9 +7,12 @@ import pytest
 from PIL import Image
 
 from qmu_edge import api
+from qmu_edge.data import sources
+from qmu_edge.data.index import Form, content_digests
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import opened
+from qmu_edge.project.samples import FORMS
 from qmu_edge.queue import lifecycle
 from qmu_edge.request.document import parse_request
 from qmu_edge.request.resolve import tombstones_of
@@ -77,3 +80,110 @@ def test_what_was_deleted_is_refused_under_any_name_and_in_any_later_project(
 def test_only_a_project_can_be_the_previous_one(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no project at"):
         init(tmp_path / "second", dataset, tmp_path)
+
+
+def made_before(folder: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, size: int = 8) -> Path:
+    """A project as it was when only decoding 1 was known; its first file decides between grey and colour."""
+    recipe = folder.parent / "old.toml"
+    recipe.write_text(f"[data]\nsize = {size}\n")
+    first = min((dataset / "train").glob("*/*"))
+    with Image.open(first) as image, monkeypatch.context() as patch:
+        form = Form(1, (1 if image.mode in ("1", "L", "I;16") else 3, size, size))
+        patch.setattr(sources, "_form", lambda *_: form)
+        api.init(folder, dataset=str(dataset), recipe=str(recipe))
+    with opened(folder, Progress()) as project:
+        project.ledger.set_meta(FORMS, None)
+    return folder
+
+
+def hidden(dataset: Path) -> dict[str, Image.Image]:
+    """Pictures that the two decodings read in different ways."""
+    noise = np.random.default_rng(1).integers(0, 256, (9, 8, 4), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.fromarray(noise[..., 0])
+    turned.getexif()[0x0112] = 6
+    return {
+        "deep": Image.fromarray(noise[..., 0].astype(np.uint16) * 257 // 200 + 100),
+        "transparent": Image.fromarray(noise),
+        "colour": Image.fromarray(noise[..., :3]),
+        "turned": turned,
+    }
+
+
+@pytest.mark.parametrize("kind", ["deep", "transparent", "colour", "turned"])
+@pytest.mark.parametrize("size", [8, 4])
+def test_what_was_deleted_is_known_again_whatever_it_was_decoded_as(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, size: int
+) -> None:
+    picture = hidden(dataset)[kind]
+    for i in range(3):  # one of them is trained on
+        copy = picture.copy()
+        copy.putpixel(
+            (0, 0), (i * 50, 0, 0, 255)[: len(picture.getbands())] if picture.mode != "I;16" else i * 50
+        )
+        copy.save(dataset / f"train/dog/x{i}.png", exif=picture.getexif())
+    first = made_before(tmp_path / "first", dataset, monkeypatch, size)
+    with opened(first, Progress()) as project:
+        assert project.samples.forms() == [Form(1, (1, size, size))]
+        index = project.samples.index
+        sample = next(index.ids[i] for i in project.samples.trainable() if "/x" in index.ids[i])
+    delete(first, sample)
+    for rest in dataset.glob("train/dog/x*"):
+        if rest != dataset / sample:
+            rest.unlink()
+    (dataset / sample).rename(dataset / "train/cat/renamed.png")
+    with pytest.raises(ConfigError, match=r"1 of 25 .*renamed"):
+        init(tmp_path / "second", dataset, first)
+    kept = (dataset / "train/cat/renamed.png").read_bytes()
+    (dataset / "train/cat/renamed.png").unlink()
+    second = init(tmp_path / "second", dataset, first)
+    with opened(second, Progress()) as project:
+        assert [form.decoding for form in project.samples.forms()] == [2, 1]
+    (dataset / "train/cat/back.png").write_bytes(kept)
+    with pytest.raises(ConfigError, match=r"1 of 25 .*back"):
+        init(tmp_path / "third", dataset, second)  # the second carries it, and how it was decoded
+
+
+def test_a_project_that_was_made_before_opens_as_it_was(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, picture in hidden(dataset).items():
+        picture.save(dataset / f"train/dog/{name}.png", exif=picture.getexif())
+    project = made_before(tmp_path / "old", dataset, monkeypatch)
+    before = (project / ".qmu/cache/images.npy").read_bytes()
+    with opened(project, Progress()) as found:
+        assert found.samples.images.shape == (28, 1, 8, 8) and found.ledger.problems() == []
+        assert list(content_digests(found.samples.images)) == list(found.samples.index.digests)
+    assert (project / ".qmu/cache/images.npy").read_bytes() == before
+    new = init(tmp_path / "new", dataset)
+    with opened(new, Progress()) as found:
+        assert found.samples.images.shape[:2] == (28, 3)
+
+
+def test_what_was_deleted_is_known_again_in_another_size(dataset: Path, tmp_path: Path) -> None:
+    first = init(tmp_path / "first", dataset)
+    with opened(first, Progress()) as project:
+        sample = project.samples.index.ids[project.samples.trainable()[0]]
+    delete(first, sample)
+    (dataset / sample).rename(dataset / "train/dog/renamed.png")
+    (tmp_path / "other.toml").write_text("[data]\nsize = 6\n")
+    with pytest.raises(ConfigError, match=r"1 of 24 .*renamed"):
+        api.init(
+            tmp_path / "second", dataset=str(dataset), previous=first, recipe=str(tmp_path / "other.toml")
+        )
+
+
+def test_what_was_deleted_from_a_grey_set_is_known_again_in_a_colour_set(
+    dataset: Path, tmp_path: Path
+) -> None:
+    first = init(tmp_path / "first", dataset)
+    with opened(first, Progress()) as project:
+        sample = project.samples.index.ids[project.samples.trainable()[0]]
+    delete(first, sample)
+    with Image.open(dataset / sample) as picture:
+        picture.convert("RGB").save(dataset / "train/dog/renamed.png")
+    (dataset / sample).unlink()
+    Image.new("RGB", (8, 8), "red").save(dataset / "train/dog/red.png")
+    with pytest.raises(ConfigError, match=r"1 of 25 .*renamed"):
+        init(tmp_path / "second", dataset, first)
