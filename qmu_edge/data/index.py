@@ -40,6 +40,7 @@ class SampleSplit(IntEnum):
         return self.name.lower()
 
 
+SMALLEST_SHARED: Final = 3  # samples of a class of which at least one is never trained on
 SAMPLE_SPLITS: Final = tuple(split.word for split in SampleSplit)
 
 
@@ -219,7 +220,7 @@ def assign_splits(
     are sorted by content digest; the first `test` share of them goes to test, then the first
     `validation` share of what is train by then goes to validation. Samples of a class with equal
     pixels stay together as long as none of them has a given split, so a share is never exceeded
-    but may fall short by some duplicates.
+    but may fall short by some duplicates. Classes of three samples or more share one at least.
 
     Args:
         labels: Classes (n,).
@@ -262,7 +263,7 @@ def _move_share(
 ) -> None:
     """Set `codes` to `to` for the first share, by key, of each class among `pool` (positions).
 
-    Only whole groups of equal keys move, and only while they fit into the rounded share.
+    Only whole groups of equal keys move, and only while they fit into the rounded share, or one sample.
     """
     order = pool[np.lexsort((keys[pool], labels[pool]))]
     n = len(order)
@@ -273,7 +274,9 @@ def _move_share(
     starts = np.flatnonzero(new_class)
     class_of = np.cumsum(new_class) - 1
     group_of = np.cumsum(new_group) - 1
-    allowed = np.rint(share * np.diff(starts, append=n))[class_of]
+    sizes = np.diff(starts, append=n)
+    least = (sizes >= SMALLEST_SHARED) & (share > 0)
+    allowed = np.maximum(np.rint(share * sizes), least)[class_of]
     group_end = np.append(np.flatnonzero(new_group)[1:], n)[group_of]
     codes[order[group_end - starts[class_of] <= allowed]] = to
 

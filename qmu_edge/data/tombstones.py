@@ -18,7 +18,8 @@ def barred_samples(index: SampleIndex, tombstones: Tombstones) -> NDArray[np.boo
 
     Barred is what was deleted by id, and every other sample with the pixels of a deleted one, unless
     it belongs to known people, all of the deleted ones are in this index, and none of them is one of
-    these people's. More tombstones never bar less.
+    these people's. What is barred counts as deleted there: a copy that shows two people is as much the one's
+    as the other's. More tombstones never bar less.
     """
     if not tombstones:
         return np.zeros(len(index.ids), np.bool_)
@@ -30,9 +31,14 @@ def barred_samples(index: SampleIndex, tombstones: Tombstones) -> NDArray[np.boo
     for i in deleted:
         owners[index.digests[i]] |= index.people(i)
     alike = index.digests.find({digest for _, digest in tombstones})
-    for i in alike[~barred[alike]].tolist():
-        people, digest = index.people(i), index.digests[i]
-        barred[i] = not people or digest in elsewhere or not people.isdisjoint(owners[digest])
+    found = alike[~barred[alike]].tolist()
+    while found:  # until nobody comes in with somebody else: as a rule twice
+        for i in found:
+            people, digest = index.people(i), index.digests[i]
+            barred[i] = not people or digest in elsewhere or not people.isdisjoint(owners[digest])
+        for i in (gone := [i for i in found if barred[i]]):
+            owners[index.digests[i]] |= index.people(i)
+        found = [i for i in found if not barred[i]] if gone else []
     return barred
 
 

@@ -225,7 +225,7 @@ class Bank:
         members = index.digests.mask({index.digests[i] for i in chosen.tolist()})
         scores = np.full(len(members), np.nan, np.float32)
         others = scored[~members[scored]]
-        if len(chosen) and len(others):
+        if len(chosen) > 1 and len(others):  # a single image has no batch statistics
             self.progress.note(f"reference {shard + 1} of {references.count}")
             with within_memory("[train] batch", self.recipe.train.batch):
                 model = self._trained(name, shard, chosen, device)

@@ -1,7 +1,7 @@
 """Train the project's network and make it the current checkpoint."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -23,10 +23,12 @@ from qmu_edge.runtime.device import device_named
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.runtime.throughput import counting
 from qmu_edge.store.ledger.states import Pointer
-from qmu_edge.train.batches import Augment, ForgetRetain, Samples
+from qmu_edge.train.batches import Augment, ForgetRetain
 from qmu_edge.train.fit import accuracy
 from qmu_edge.train.requantize import requantize
 from qmu_edge.unlearn.registry import require_known
+
+_UNSEEN: Final = (SampleSplit.VALIDATION, SampleSplit.TEST)
 
 
 def train_project(project: Project, device_name: str) -> dict[str, Any]:
@@ -90,11 +92,11 @@ def _train(
 def _accuracies(
     samples: ProjectSamples, data: DataRecipe, model: Classifier, device: torch.device
 ) -> dict[str, float]:
-    """Accuracy in torch on the validation and the test samples that are not deleted."""
+    """Accuracy in torch on the validation and the test samples that are not deleted, where there are any."""
     usable = ~samples.barred()
-
-    def images(split: SampleSplit) -> Samples:
-        positions = np.flatnonzero(usable & samples.index.in_split(split))
-        return samples_of(samples, data, device, positions, split.word)
-
-    return {s.word: accuracy(model, images(s)) for s in (SampleSplit.VALIDATION, SampleSplit.TEST)}
+    sets = {s.word: np.flatnonzero(usable & samples.index.in_split(s)) for s in _UNSEEN}
+    return {
+        word: accuracy(model, samples_of(samples, data, device, positions, word))
+        for word, positions in sets.items()
+        if len(positions)
+    }

@@ -25,6 +25,7 @@ from qmu_edge.data.tombstones import barred_samples
 from qmu_edge.errors import BusyError, ConfigError
 from qmu_edge.io.files import sync_folder, write_atomic
 from qmu_edge.io.progress import Progress
+from qmu_edge.project.notices import notices, require_trainable
 from qmu_edge.project.project import KEY, KEY_CHECK, KEYS, RECIPE, STORE, find, key_check, opened
 from qmu_edge.project.samples import FORMS, IMAGES
 from qmu_edge.recipe import Recipe, parse_recipe, to_toml
@@ -54,8 +55,8 @@ def create(
         model: Content of the model file that the recipe names.
 
     Returns:
-        Counts of samples by split, of classes and of subjects, what was noticed in the list of subjects, and
-        what was read of a folder.
+        Counts of samples by split, of classes and of subjects, what should be known about
+        them and the list of subjects, and what was read of a folder.
 
     Raises:
         ConfigError: There is a project already, no dataset, a sample that the previous project has
@@ -122,6 +123,7 @@ def _make(
         key = secrets.token_bytes(32)
         write_atomic(staging / KEY, key, mode=0o600)
         index = _index(source, given, key)
+        require_trainable(index)
         forms = [source.form]
         if before is not None:
             forms += [form for form in before.forms if form != source.form]
@@ -208,6 +210,7 @@ def _summary(index: SampleIndex) -> dict[str, Any]:
     return {
         "samples": len(index.ids), **counts,
         "classes": len(index.class_names), "subjects": subjects, "split": index.digest(),
+        "notices": notices(index),
     }  # fmt: skip
 
 

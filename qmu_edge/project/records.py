@@ -221,7 +221,7 @@ class Trained:
     Attributes:
         checkpoint: Digest of the network.
         images: How many it was trained on.
-        accuracy: In PyTorch, on the "validation" and the "test" samples.
+        accuracy: In PyTorch, on the "validation" and the "test" samples; of those that there are.
         spent: What it has cost; None in projects that are older than the figure.
     """
 

@@ -149,7 +149,7 @@ def slow_splits(
             moved = 0
             for digest in sorted(groups):
                 moved += len(groups[digest])
-                if moved > round(share * len(members)):
+                if moved > max(round(share * len(members)), len(members) >= 3 and share > 0):
                     break
                 for i in groups[digest]:
                     codes[i] = to

@@ -136,12 +136,14 @@ def test_only_the_first_classes_are_listed() -> None:
 
 def slow_barred(rows: list[Row], dead: set[str]) -> set[str]:
     """The re-ingestion guard, one sample at a time."""
-    barred = set(dead)
-    for name, pixels, _, _, subject in rows:
-        deleted = [row[4].split() for row in rows if row[0] in dead and row[1] == pixels]
-        owners = {one for people in deleted for one in people}
-        if deleted and (subject == "" or owners & {*subject.split()}):
-            barred.add(name)
+    barred, before = set(dead), None
+    while barred != before:
+        before = set(barred)
+        for name, pixels, _, _, subject in rows:
+            deleted = [row[4].split() for row in rows if row[0] in before and row[1] == pixels]
+            owners = {one for people in deleted for one in people}
+            if deleted and (subject == "" or owners & {*subject.split()}):
+                barred.add(name)
     return barred
 
 
