@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import numpy as np
+
+from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import RequestError
 from qmu_edge.pipeline.unlearn_run import fulfilled_steps
 from qmu_edge.project.project import Project
@@ -10,6 +13,7 @@ from qmu_edge.queue.schedule import Plan, closed, places, plan, waits_for
 from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import Claim, shared_with_others
+from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import FULFILLED, Step
 from qmu_edge.unlearn.registry import require_known
@@ -43,7 +47,7 @@ def preview_request(project: Project, request: DeletionRequest, method: str | No
     return {
         "request": request.request_id, "problem": str(error) if error else None, "waits_for": waits,
         "shared_with_others": shared_with_others(samples.index, claim),
-        **_shown(planned, ledger, project.recipe.policy),
+        **_shown(planned, samples.index, ledger, project.recipe.policy),
     }  # fmt: skip
 
 
@@ -58,7 +62,11 @@ def preview_pending(project: Project, method: str | None) -> dict[str, Any]:
     return {
         "requests": [row.request_id for row in rows],
         "waiting": [{"request": p.row.request_id, "waits_for": p.waits} for p in found if p.waits],
-        **(_shown(planned, project.ledger, project.recipe.policy) if planned else {"dry_run": True}),
+        **(
+            _shown(planned, project.samples.index, project.ledger, project.recipe.policy)
+            if planned
+            else {"dry_run": True}
+        ),
     }
 
 
@@ -71,12 +79,19 @@ def _would_wait(ledger: Ledger, policy: PolicyRecipe, request: DeletionRequest, 
     )  # fmt: skip
 
 
-def _shown(planned: Plan, ledger: Ledger, policy: PolicyRecipe) -> dict[str, Any]:
+def _shown(planned: Plan, index: SampleIndex, ledger: Ledger, policy: PolicyRecipe) -> dict[str, Any]:
     limits = {n: getattr(policy, n) for n in ("approval_above", "approval_above_total", "retrain_above")}
     split = planned.split
     return {
         "rungs": list(planned.rungs), "rungs_forced_by": planned.forced_by, "scope": split.scope,
-        "counts": split.counts(), "share": len(split.forget) / max(1, ledger.training_images()),
+        "counts": split.counts(), "classes": _by_class(index, split),
+        "share": len(split.forget) / max(1, ledger.training_images()),
         "limits": limits, "verdict": str(planned.foreseen) if planned.foreseen else None,
         "split": split.digest(), "dry_run": True,
     }  # fmt: skip
+
+
+def _by_class(index: SampleIndex, split: Split) -> dict[str, int]:
+    """How many training images of which class would be forgotten."""
+    counts = np.bincount(index.labels[split.forget], minlength=len(index.class_names))
+    return {index.class_names[k]: int(counts[k]) for k in np.flatnonzero(counts)}

@@ -216,7 +216,10 @@ def _next(ledger: Ledger, place: Place) -> str:
     if place.waits:
         return f"waits for {place.waits}: qmu-edge request deny or withdraw, or send a corrected one"
     if row.outcome is Outcome.FAILED:
-        return "no method passed: run qmu-edge unlearn with another --method, or with a larger --budget"
+        return (
+            "no method passed: run qmu-edge unlearn with another --method or a larger --budget, or with "
+            "other limits in [policy] of qmu.toml"
+        )
     if row.state is State.RECEIVED:
         return "run qmu-edge unlearn --pending"
     open_steps = [s for s in ledger.steps(row.request_id) if s.status is not Status.DONE]

@@ -17,6 +17,7 @@ from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.stored import Positions
 
 ScopeName = Literal["samples", "classes", "subjects", "mixed"]
+LEAST_RETAINED: Final = 2  # on fewer images nothing can be trained: a single one has no batch statistics
 _SHOWN_CLASSES: Final = 20
 
 
@@ -100,8 +101,8 @@ def resolve(
     Raises:
         NoMatchError: Nothing in the index answers to the request.
         RequestError: Something it names is not known; a named sample was never trained on; everything
-            is deleted already; or nothing would be left to forget, or to retain. Its `reason` is a
-            fixed word.
+            is deleted already; an index of a class is also the name of another; or nothing would be left
+            to forget, or fewer than two samples to retain. Its `reason` is a fixed word.
     """
     who = f"request {request.request_id}"
     kinds = {
@@ -159,6 +160,7 @@ def _find_samples(index: SampleIndex, request: DeletionRequest) -> _Found:
 
 def _find_classes(index: SampleIndex, request: DeletionRequest) -> _Found:
     names = index.class_names
+    _require_unmistakable(names, request)
     position = {name: i for i, name in enumerate(names)} | {i: i for i in range(len(names))}
     unknown = [c for c in request.class_ids if c not in position]
     classes = [position[c] for c in request.class_ids if c in position]
@@ -170,6 +172,19 @@ def _find_classes(index: SampleIndex, request: DeletionRequest) -> _Found:
             f"allowed 0 to {len(names) - 1} or {', '.join(names[:_SHOWN_CLASSES])}{more}"
         )
     return _Found(np.isin(index.labels, classes), len(classes), len(unknown), problem)
+
+
+def _require_unmistakable(names: Sequence[str], request: DeletionRequest) -> None:
+    """Folders 0 to 11 are sorted as text, so that index 2 is class "10": nobody means that."""
+    numbers = {int(name): name for name in names if name.isdecimal()}
+    for number in request.class_ids:
+        if isinstance(number, int) and number < len(names) and number in numbers:
+            if names[number] != numbers[number]:
+                raise RequestError(
+                    f"request {request.request_id}: class_ids: {number} is the index of class "
+                    f"{names[number]!r}, and there is a class {numbers[number]!r}: write the name, as text",
+                    reason="ambiguous_class",
+                )
 
 
 def _find_subjects(index: SampleIndex, request: DeletionRequest, key: bytes) -> _Found:
@@ -222,9 +237,10 @@ def _require_sets(
             f"deleted and {total - deleted} are validation or test samples, never trained on",
             reason="never_trained_on",
         )
-    if not (train & ~after).any():
+    left = int((train & ~after).sum())
+    if left < LEAST_RETAINED:
         raise RequestError(
-            f"{who}: names every training sample that is left; allowed all but one: withdraw "
-            "the model instead",
+            f"{who}: names every training sample that is left but {left}; allowed all but "
+            f"{LEAST_RETAINED}: withdraw the model instead",
             reason="nothing_left",
         )

@@ -26,7 +26,7 @@ from qmu_edge.data.tombstones import Tombstones, barred_samples
 from qmu_edge.errors import RequestError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.request import stored
-from qmu_edge.request.resolve import Claim, ScopeName
+from qmu_edge.request.resolve import LEAST_RETAINED, Claim, ScopeName
 from qmu_edge.request.stored import Positions
 
 
@@ -36,7 +36,7 @@ class Split:
 
     Attributes:
         forget: Training samples to unlearn, at least one.
-        retain: All other training samples that nobody asked to delete, at least one.
+        retain: All other training samples that nobody asked to delete, at least two.
         validation, test: Likewise; without `also_erased`.
         also_erased: See `Claim`.
         scope: What kind of thing the requests name.
@@ -123,8 +123,12 @@ def divide(
     forget, retain = np.flatnonzero(train & named & ~deleted), train & kept
     if not forget.size:
         raise RequestError("nothing is left to unlearn: it is deleted already", reason="already_deleted")
-    if not retain.any():
-        raise RequestError("no training sample would be left to retain", reason="nothing_left")
+    if retain.sum() < LEAST_RETAINED:
+        raise RequestError(
+            f"{retain.sum()} training samples would be left to retain that no open request claims, allowed "
+            f"at least {LEAST_RETAINED}: deny or withdraw another request, or withdraw the model",
+            reason="nothing_left",
+        )
     scopes = {c.scope for c in claims}
     measured = kept & ~np.isin(index.labels, _emptied(index.labels, forget, train & left))
     return Split(

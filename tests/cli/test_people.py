@@ -51,5 +51,7 @@ def test_a_request_finds_every_picture_of_a_person(run: Any, project: Any, tmp_p
     shown = run(
         "unlearn", "--request", tmp_path / "req.json", "--project", tmp_path / "p", "--dry-run", "--json"
     )
-    assert shown.json["counts"]["forget"] == 3
+    counts = shown.json["counts"]
+    assert counts["forget"] + counts["also_erased"] == 3  # one cat of four is for validation
+    assert shown.json["classes"] == {"cat": counts["forget"]}
     assert shown.json["shared_with_others"] == (name == "two in one picture")

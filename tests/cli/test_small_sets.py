@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.refusals import refused
+from tests.cli.refusals import refused, set_policy
 
 RECIPE = """
 [data]
@@ -87,3 +87,21 @@ def test_fewer_than_two_trained_classes_make_no_project(
 ) -> None:
     refused(project(run, tmp_path, **images), 2, f"training images of {classes} classes, allowed at least 2")
     assert list((tmp_path / "p").iterdir()) == []
+
+
+def test_a_request_that_would_leave_too_little_to_train_on_is_refused_before_anything_is_barred(
+    run: Any, tmp_path: Path
+) -> None:
+    """On a single image nothing can be trained, so the request could never be finished."""
+    project(run, tmp_path, train_cat=2, train_dog=1)
+    words = ["--project", tmp_path / "p", "--quiet"]
+    assert run("train", *words).code == 0
+    set_policy(tmp_path / "p", approval_above='"off"', approval_above_total='"off"')
+    run("request", "new", "--class", "cat", "--out", tmp_path / "req.json")
+    refused(run("unlearn", "--request", tmp_path / "req.json", *words), 3, "left but 1; allowed all but 2")
+    (row,) = run("request", "list", "--project", tmp_path / "p", "--json").json["requests"]
+    assert (row["state"], row["reason"]) == ("received", "nothing_left")
+    closed = run(
+        "request", "deny", row["request"], "--reason", "other", "--project", tmp_path / "p", "--json"
+    )
+    assert closed.json["outcome"] == "denied"

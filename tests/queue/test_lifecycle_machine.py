@@ -123,7 +123,7 @@ class Lifecycle(RuleBasedStateMachine):
             running = any(r["state"] == "unlearning" for r in self.model.values())
             closed = {"state": CLOSED, "outcome": "denied"} if not running else {"outcome": "failed"}
             return row | closed | {"reason": "already_deleted", "error": "already_deleted"}
-        for word, holds in (("never_trained_on", not trained), ("nothing_left", not left)):
+        for word, holds in (("never_trained_on", not trained), ("nothing_left", len(left) < 2)):
             if holds:
                 return row | {"outcome": "failed", "reason": word, "error": word}
         partial = here != names or f"s{N - 1}" in here

@@ -28,7 +28,7 @@ ROWS: list[Row] = [
 ]
 
 
-def make_index(rows: list[Row]) -> SampleIndex:
+def make_index(rows: list[Row], class_names: tuple[str, ...] = ("cat", "dog", "unused")) -> SampleIndex:
     ids, pixels, labels, splits, subjects = zip(*rows, strict=True)
     return SampleIndex.of(
         ids=ids,
@@ -36,7 +36,7 @@ def make_index(rows: list[Row]) -> SampleIndex:
         labels=np.array(labels),
         splits=np.array([SAMPLE_SPLITS.index(s) for s in splits], np.int8),
         subjects=tuple(" ".join(pseudonym(KEY, one) for one in s.split()) for s in subjects),
-        class_names=("cat", "dog", "unused"),
+        class_names=class_names,
     )
 
 

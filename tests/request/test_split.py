@@ -80,9 +80,10 @@ def test_a_class_that_is_only_claimed_is_not_emptied() -> None:
 def test_a_class_of_which_nothing_is_left_is_emptied(
     fields: Any, expected: EmptiedClasses, test: str
 ) -> None:
-    split = split_of(INDEX, ask(**fields), key=KEY)
-    assert emptied_classes(INDEX, split, NOBODY) == expected
-    assert names(split)["test"] == test
+    index = make_index([*ROWS, ("t4", "p9", 2, "train", "eve")])  # something of another class is left
+    split = split_of(index, ask(**fields), key=KEY)
+    assert emptied_classes(index, split, np.zeros(len(index.ids), np.bool_)) == expected
+    assert " ".join(index.ids[i] for i in split.test) == test
 
 
 def test_copies_of_a_named_class_under_another_label_change_nothing() -> None:
