@@ -4,11 +4,12 @@ Imports of the project stand inside the commands, so that `--help` answers witho
 The one place that turns errors into exit codes is `main`.
 """
 
+import contextlib
 import logging
 import os
 import sys
 import warnings
-from typing import Any
+from typing import Annotated, Final, NoReturn
 
 try:
     import typer
@@ -16,8 +17,12 @@ except ModuleNotFoundError:  # a device has the verifier only
     sys.exit('the command line needs: pip install "qmu-edge[cli]"; a device runs python -m qmu_edge.verify')
 
 from qmu_edge.cli import keys, project, receipts, references, requests, run
+from qmu_edge.cli.ending import INTERRUPTED, deliberate, interruptible, several_processes
+from qmu_edge.cli.options import Commands
 
-app = typer.Typer(
+CLOSED: Final = 1  # how typer ends where a pipe was closed, and nowhere else
+
+app = Commands(
     name="qmu-edge", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Remove a person's data from a quantized image classifier, and show it on the exported file.",
 )  # fmt: skip
@@ -31,34 +36,58 @@ app.add_typer(receipts.app, name="receipt")
 app.add_typer(keys.app, name="keys")
 app.add_typer(references.app, name="references")
 
-INTERRUPTED = 130
+
+def _told(wanted: bool) -> bool:
+    if wanted:
+        from qmu_edge import __version__
+
+        typer.echo(f"qmu-edge {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_told, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the command line as a whole."""
 
 
 def main() -> None:
     """Run the command line; deliberate errors become one line and their exit code."""
-    from qmu_edge.errors import ConfigError, QmuEdgeError
+    try:
+        with interruptible():
+            _quiet()
+            _run()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer has turned Ctrl-C into this
+            _end("interrupted; the same command goes on where it stopped", INTERRUPTED)
+        if end.code == CLOSED:  # so does it a pipe that nobody reads any more
+            _end("qmu-edge: stdout or stderr was closed before all was written", 2)
+        raise
+    except KeyboardInterrupt:
+        _end("interrupted; the same command goes on where it stopped", INTERRUPTED)
+    except Exception as error:
+        if (found := deliberate(error)) is None:
+            raise
+        _end(f"qmu-edge: {found}", found.exit_code)
+
+
+def _quiet() -> None:
+    """Settle threads and warnings before anything that computes is imported."""
     from qmu_edge.machine.processors import settle
 
-    settle()  # before anything that computes is imported
-
+    settle()
     if not sys.warnoptions:  # warnings of libraries are for developers, who pass -W
         warnings.simplefilter("ignore")
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    try:
-        _run()
-    except QmuEdgeError as error:
-        _fail(error)
-    except OSError as error:  # a full disk or a read-only folder, outside the store's own writes
-        _fail(ConfigError(f"{error.filename or 'the system'}: {error.strerror or error}"))
-    except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer has turned Ctrl-C into this
-            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        raise
 
 
 def _run() -> None:
     """One process; of those that torchrun has started, the first."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not several_processes(os.environ):
         app()
         return
     from qmu_edge.pipeline import distributed
@@ -67,6 +96,7 @@ def _run() -> None:
         (app if first else distributed.follow)()
 
 
-def _fail(error: Any) -> None:
-    print(f"qmu-edge: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
+def _end(line: str, code: int) -> NoReturn:
+    with contextlib.suppress(OSError):  # stderr may be the pipe that was closed
+        print(line, file=sys.stderr, flush=True)
+    sys.exit(code)

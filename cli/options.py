@@ -2,11 +2,42 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+from typer.models import CommandFunctionType
+
+
+class Once(TyperCommand):
+    """A command of which an option with one value may be given once: of two, one would be dropped unseen."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of the command line.
+
+        Raises:
+            ConfigError: An option that takes one value is given twice.
+        """
+        from qmu_edge.errors import ConfigError
+
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for option, times in Counter(order).items():
+            if times > 1 and not option.multiple and not getattr(option, "is_flag", False):
+                raise ConfigError(f"{option.opts[0]} is given {times} times, allowed is once")
+        return super().parse_args(ctx, args)
+
+
+class Commands(typer.Typer):
+    """A group of such commands."""
+
+    def command(
+        self, name: str | None = None, **options: Any
+    ) -> Callable[[CommandFunctionType], CommandFunctionType]:
+        """Register a command."""
+        return super().command(name, cls=Once, **options)
 
 
 def seconds(text: str) -> float:

@@ -1,8 +1,7 @@
 """`qmu-edge references`: small networks that never saw an image, which verdicts compare with."""
 
-import typer
-
 from qmu_edge.cli.options import (
+    Commands,
     DeterministicOption,
     DeviceOption,
     JsonOption,
@@ -14,7 +13,7 @@ from qmu_edge.cli.options import (
     show,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Networks that verdicts compare with.", rich_markup_mode=None)
+app = Commands(no_args_is_help=True, help="Networks that verdicts compare with.", rich_markup_mode=None)
 
 
 @app.command("build")

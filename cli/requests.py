@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from qmu_edge.cli.options import JsonOption, ProjectOption, show
+from qmu_edge.cli.options import Commands, JsonOption, ProjectOption, show
 
-app = typer.Typer(no_args_is_help=True, help="Deletion requests.", rich_markup_mode=None)
+app = Commands(no_args_is_help=True, help="Deletion requests.", rich_markup_mode=None)
 RequestId = Annotated[str, typer.Argument(help="Of a recorded request; see qmu-edge request list.")]
 
 

@@ -83,8 +83,11 @@ def _require_all_served(result: Any) -> None:
 
 def export(
     format: Annotated[
-        str, typer.Option(help="Comma-separated: integer, packed, qcdq, qonnx; else what the target reads.")
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            help="integer, packed, qcdq, qonnx; repeatable, or with commas; else what the target reads."
+        ),
+    ] = None,
     target: Annotated[
         str, typer.Option(help="onnxruntime, openvino, tensorrt, finn, hls4ml.")
     ] = "onnxruntime",
@@ -102,7 +105,7 @@ def export(
     """Export the current checkpoint through all gates."""
     from qmu_edge import api
 
-    formats = [name.strip() for name in format.split(",") if format]
+    formats = [name.strip() for given in format or () for name in given.split(",")]
     show(
         api.export(
             project, formats=formats, target=target, dtype=input, layout=layout, batch=batch, out=out,

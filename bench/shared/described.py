@@ -13,7 +13,8 @@ from typing import Any, Final
 import typer
 
 from qmu_edge import errors, recipe
-from qmu_edge.cli.main import INTERRUPTED, app
+from qmu_edge.cli.ending import INTERRUPTED
+from qmu_edge.cli.main import app
 from qmu_edge.export.targets import TARGETS
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.unlearn.registry import METHODS

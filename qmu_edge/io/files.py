@@ -14,6 +14,7 @@ from qmu_edge.io.digest import Sha256
 
 BLOCK_BYTES: Final = 1 << 20
 TEMPORARY: Final = ".tmp-"  # how the name of every unfinished file begins
+LITTER: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # of whoever looked into a folder
 
 
 def read_regular(path: Path, *, limit: int, error: type[QmuEdgeError]) -> bytes:

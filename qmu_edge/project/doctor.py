@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from qmu_edge.errors import LedgerError, QmuEdgeError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.io.files import unfinished
+from qmu_edge.io.files import LITTER, unfinished
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.history import History
 from qmu_edge.project.model_file import source_of
@@ -155,7 +155,7 @@ def _release(root: Path, ledger: Ledger, results: Results) -> Iterator[Problem]:
     digest = ledger.current(Pointer.RELEASE)
     linked = link.resolve() if link.is_symlink() else None
     for folder in sorted(folders.iterdir()) if folders.is_dir() else ():
-        if folder.resolve() != linked and not is_whole(folder):
+        if folder.resolve() != linked and folder.name not in LITTER and not is_whole(folder):
             yield Problem(f"{folder}: not whole, and not current", _remover(folder))
     if digest is None:
         return
@@ -198,7 +198,7 @@ def _permissions(folder: Path) -> Iterator[Problem]:
 
 
 def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    return [p for pattern in patterns for p in sorted(folder.glob(pattern)) if p.name not in LITTER]
 
 
 def _chmod(path: Path, mode: int) -> Callable[[], object]:

@@ -14,7 +14,7 @@ from typing import Final
 
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import sha256_of
-from qmu_edge.io.files import TEMPORARY, file_digest, sync_folder, write_atomic
+from qmu_edge.io.files import LITTER, TEMPORARY, file_digest, sync_folder, write_atomic
 from qmu_edge.project.project import STORE
 from qmu_edge.project.records import Release
 from qmu_edge.project.results import Results
@@ -117,7 +117,7 @@ def files_in(folder: Path) -> dict[str, str]:
     return {
         path.name: "" if path.is_symlink() or not path.is_file() else file_digest(path)
         for path in folder.iterdir()
-        if not path.name.startswith(TEMPORARY)
+        if not path.name.startswith(TEMPORARY) and path.name not in LITTER
     }
 
 

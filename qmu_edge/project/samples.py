@@ -45,6 +45,8 @@ class ProjectSamples:
         Raises:
             IntegrityError: The cache is missing, or an image is not the one that was registered.
         """
+        if self.path.exists() and not self.path.is_file():  # a pipe would be waited for
+            raise IntegrityError(f"{self.path}: decoded images cannot be opened: not a regular file")
         try:
             images: np.ndarray = np.load(self.path, mmap_mode="c", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:

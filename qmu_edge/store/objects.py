@@ -14,7 +14,7 @@ from pathlib import Path
 
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256, is_sha256, sha256_of
-from qmu_edge.io.files import TEMPORARY, cannot_write, file_digest, sync_folder, write_blocks
+from qmu_edge.io.files import LITTER, TEMPORARY, cannot_write, file_digest, sync_folder, write_blocks
 
 
 class ObjectStore:
@@ -117,11 +117,11 @@ class ObjectStore:
     def problems(self) -> list[str]:
         """Hash every object and say what is wrong, one sentence each; an empty list is health.
 
-        Temporary files are passed over: see `qmu_edge.io.files.unfinished`.
+        Temporary files are passed over, see `qmu_edge.io.files.unfinished`; so is what file managers leave.
         """
         problems = []
         for path, name in self._files():
-            if path.name.startswith(TEMPORARY):
+            if path.name.startswith(TEMPORARY) or path.name in LITTER:
                 continue
             if not self._is_object(path, name):
                 problems.append(f"no object of this store: {path}")

@@ -270,3 +270,13 @@ def test_the_ledger_is_examined_at_one_instant(root: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Ledger, "_chain", meanwhile)
     assert examine(root)["problems"] == []
+
+
+@pytest.mark.parametrize("litter", [".DS_Store", "Thumbs.db", "desktop.ini"])
+def test_what_a_file_manager_leaves_is_no_damage(root: Path, litter: str) -> None:
+    folders = [root, *(path for path in root.rglob("*") if path.is_dir() and not path.is_symlink())]
+    for folder in folders:
+        (folder / litter).write_bytes(b"x")
+    assert len(folders) > 8 and examine(root)["problems"] == []
+    (root / ".qmu/objects/other").write_bytes(b"x")
+    assert len(examine(root)["problems"]) == 1
