@@ -12,7 +12,7 @@ model, and treats it as hostile input. This module imports nothing; `README.md` 
 | `metrics`, `mia` | accuracy, confidence, intervals; membership inference by threshold |
 | `parity`, `integer_reference` | two sets of logits compared; a file computed in integers by numpy |
 | `evaluation`, `verdict` | the figures of one file; the judgement by thresholds |
-| `manifest`, `bundle` | what a bundle holds; a bundle opened and verified |
+| `manifest`, `archive`, `bundle` | what a bundle holds; an archive unpacked; a bundle opened and verified |
 | `arrays` | images, labels and logits from `.npz` and `.npy` files |
 | `verification`, `render` | all of it for one file or bundle; the result as a table or JUnit XML |
 

@@ -1,8 +1,8 @@
 """A bundle as it arrives on a device: files, signature and receipt are verified before any is used.
 
 A bundle is hostile until its digests are verified, and its manifest until the signature is. Allowed are plain
-names, regular files only, nothing that the manifest does not list, bounded sizes; an archive is read member
-by member and never extracted by name. A receipt must be signed and speak of the model. Signatures need the
+names, regular files only, nothing that the manifest does not list, bounded sizes; of an archive see
+`qmu_edge.verify.archive`. A receipt must be signed and speak of the model. Signatures need the
 `cryptography` package; where that is missing the result says so. A key that came in the bundle shows that
 nothing changed since it was signed, not who signed.
 """
@@ -10,7 +10,6 @@ nothing changed since it was signed, not who signed.
 import hashlib
 import os
 import stat
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,13 +25,12 @@ from qmu_edge.errors import ConfigError, IntegrityError, LedgerError
 from qmu_edge.io.files import read_regular
 from qmu_edge.io.json import parse_object
 from qmu_edge.receipt import envelope
+from qmu_edge.verify.archive import unpack
 from qmu_edge.verify.arrays import read_npy
 from qmu_edge.verify.manifest import (
     GOLDEN,
     MANIFEST,
-    MAX_BYTES,
-    MAX_FILES,
-    NAME,
+    MAX_ENTRIES,
     PUBLIC_KEY,
     RECEIPT,
     SIGNATURE,
@@ -40,7 +38,6 @@ from qmu_edge.verify.manifest import (
     Manifest,
 )
 
-MAX_ENTRIES: Final = MAX_FILES + 2  # and the manifest with its signature
 MAX_MANIFEST: Final = 2**20
 MAX_GOLDEN: Final = 2**26
 _MAX_KEY: Final = 2**10
@@ -88,13 +85,13 @@ def opened(path: Path, key: Path | None = None) -> Iterator[Bundle]:
         yield _verified(path, path, key)
         return
     with tempfile.TemporaryDirectory() as folder:
-        _unpack(path, Path(folder))
+        unpack(path, Path(folder))
         yield _verified(Path(folder), path, key)
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a path is meant as a bundle: a folder, or an archive."""
-    return path.is_dir() or path.suffix == ".tar"
+    """Whether a path is meant as a bundle: a folder, or an archive, in whatever way it was packed."""
+    return path.is_dir() or ".tar" in path.suffixes or path.suffix in (".tgz", ".zip")
 
 
 def golden(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -200,29 +197,3 @@ def _receipt(folder: Path, manifest: Manifest, path: Path) -> str:
 
 def _hex(path: Path) -> bytes:
     return bytes.fromhex(read_regular(path, limit=_MAX_KEY, error=IntegrityError).decode("ascii"))
-
-
-def _unpack(path: Path, folder: Path) -> None:
-    """Write the members of an archive by hand: plain files with plain names, each once.
-
-    Sparse members are refused: a kilobyte of archive would become a disk full of zeros.
-    """
-    if not path.is_file():
-        raise IntegrityError(f"{path}: not a regular file")
-    try:
-        size = path.stat().st_size
-        with tarfile.open(path, "r:") as archive:
-            seen: set[str] = set()
-            for member in archive:
-                plain = member.type == tarfile.REGTYPE and not member.sparse and not member.pax_headers
-                if not plain or not NAME.fullmatch(member.name) or member.name in seen:
-                    raise IntegrityError(f"{path}: member {member.name[:100]!r} is not allowed")
-                if not 0 <= member.size <= min(MAX_BYTES, size) or len(seen) >= MAX_ENTRIES:
-                    raise IntegrityError(f"{path}: too many or too large members")
-                seen.add(member.name)
-                source = archive.extractfile(member)
-                with (folder / member.name).open("wb") as file:
-                    while source and (chunk := source.read(2**20)):
-                        file.write(chunk)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise IntegrityError(f"{path}: not an archive of a bundle: {error}") from None

@@ -31,6 +31,7 @@ PUBLIC_KEY: Final = "signing.pub"
 RECEIPT: Final = "receipt.json"
 GOLDEN: Final = ("golden_images.npy", "golden_logits.npy")
 MAX_FILES: Final = 64
+MAX_ENTRIES: Final = MAX_FILES + 2  # and the manifest with its signature
 MAX_BYTES: Final = 2**31 - 1  # of one file
 RETIRED: Final = frozenset({"max_fa_gap", "max_mia_auc_gap"})
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
