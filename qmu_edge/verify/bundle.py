@@ -9,6 +9,7 @@ nothing changed since it was signed, not who signed.
 
 import hashlib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -166,8 +167,8 @@ def _signature(folder: Path, data: bytes, path: Path, key: Path | None) -> str:
         public = envelope.read_public_key(key)
     try:
         if key is None:
-            public = _hex(folder / PUBLIC_KEY)
-        signature = _hex(folder / SIGNATURE)
+            public = _hex(folder / PUBLIC_KEY, 32)
+        signature = _hex(folder / SIGNATURE, 64)
         Ed25519PublicKey.from_public_bytes(public).verify(signature, data)
     except (IntegrityError, ValueError, InvalidSignature):
         raise IntegrityError(f"{path}: {MANIFEST} is not signed by {key or PUBLIC_KEY}") from None
@@ -195,5 +196,9 @@ def _receipt(folder: Path, manifest: Manifest, path: Path) -> str:
     return f"about {manifest.model}; signature valid, key {name} ({same})"
 
 
-def _hex(path: Path) -> bytes:
-    return bytes.fromhex(read_regular(path, limit=_MAX_KEY, error=IntegrityError).decode("ascii"))
+def _hex(path: Path, size: int) -> bytes:
+    """So many bytes from lower-case digits and a newline: a second spelling would be a second signature."""
+    text = read_regular(path, limit=_MAX_KEY, error=IntegrityError)
+    if not re.fullmatch(rb"[0-9a-f]{%d}\n" % (2 * size), text):
+        raise IntegrityError(f"{path}: allowed are {2 * size} lower-case hex digits and a newline")
+    return bytes.fromhex(text.decode("ascii"))

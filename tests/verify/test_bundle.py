@@ -120,7 +120,7 @@ def _manifest(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
     change(document)
     data = json.dumps(document).encode()
     (bundle / MANIFEST).write_bytes(data)
-    (bundle / SIGNATURE).write_text(KEY.sign(data).hex())
+    (bundle / SIGNATURE).write_text(KEY.sign(data).hex() + "\n")
 
 
 def _stored(bundle: Path, name: str, data: bytes) -> None:
@@ -138,11 +138,19 @@ def _golden(bundle: Path, shape: tuple[int, ...], kind: str = "|u1") -> None:
     _stored(bundle, "golden_images.npy", buffer.getvalue() + bytes(64))
 
 
+def _spelt(bundle: Path, change: Callable[[str], str]) -> None:
+    """Write the same signature in another way."""
+    (bundle / SIGNATURE).write_text(change((bundle / SIGNATURE).read_text()))
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "model changed": (lambda b: _flip(b / "model.onnx"), "model.onnx: SHA-256"),
     "receipt changed": (lambda b: _flip(b / "receipt.json"), "receipt.json: SHA-256"),
     "manifest changed": (lambda b: _flip(b / MANIFEST), "manifest"),
     "signature changed": (lambda b: (b / SIGNATURE).write_text("00" * 64), "not signed by"),
+    "signature in capitals": (lambda b: _spelt(b, str.upper), "not signed by"),
+    "signature with blanks": (lambda b: _spelt(b, lambda text: f"{text[:2]} {text[2:]}"), "not signed by"),
+    "signature without a newline": (lambda b: _spelt(b, str.strip), "not signed by"),
     "signature is text": (lambda b: (b / SIGNATURE).write_text("yes"), "not signed by"),
     "truncated": (lambda b: os.truncate(b / "model.onnx", 100), "100 bytes, the manifest says"),
     "missing file": (lambda b: (b / "golden_logits.npy").unlink(), "golden_logits.npy: missing"),
