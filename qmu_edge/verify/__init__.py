@@ -5,7 +5,7 @@ model, and treats it as hostile input. This module imports nothing; `README.md` 
 
 | module | what for |
 |---|---|
-| `onnx` | the wire format, what is in an ONNX file, its strict reader, where its weights come from |
+| `onnx` | the wire format, an ONNX file, its strict reader, what it may compute, where weights come from |
 | `metadata` | what a file says about itself |
 | `codes`, `latent_weights` | integer codes and grids; the gate that lets no other weights pass |
 | `session`, `performance` | one onnxruntime session on the CPU; its latency and memory |

@@ -16,6 +16,7 @@ from qmu_edge.verify.evaluation import Evaluation, SetName, evaluate, seen
 from qmu_edge.verify.exactness import Obstacle, obstacles
 from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
 from qmu_edge.verify.onnx.graph import Dialect, OnnxFile
+from qmu_edge.verify.onnx.operators import require_bounded
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.parity import Parity, compare, require_parity
 from qmu_edge.verify.performance import Latency, latency, peak_mebibytes
@@ -111,21 +112,23 @@ class Verification:
 
 
 def verify_structure(file: OnnxFile) -> Verification:
-    """Verify a file by itself: the latent-weight gate follows the model-file policy of `read`.
+    """Verify a file by itself: the latent-weight gate, then operators and their bounds.
 
     Args:
-        file: From `read`.
+        file: From `read`, which has applied the model-file policy.
 
     Raises:
-        ExportError: See `latent_weight_gate`.
+        ExportError: See `latent_weight_gate` and `require_bounded`.
     """
+    latent_weights = latent_weight_gate(file)
+    require_bounded(file)
     return Verification(
         file=str(file.path),
         sha256=file.sha256,
         bytes=len(file.data),
         format=file.dialect,
         opset_imports=file.opset_imports,
-        latent_weights=latent_weight_gate(file),
+        latent_weights=latent_weights,
         obstacles=obstacles(file),
     )
 

@@ -151,8 +151,8 @@ def test_the_packing_that_is_expected_is_read(bundle: Path, tmp_path: Path) -> N
     )
     assert command.startswith("tar ")
     subprocess.run(["bash", "-c", command], check=True, cwd=tmp_path)
-    gnu = ["tar", "--format=gnu", "-C", bundle, "-cf", tmp_path / "gnu.tar", *os.listdir(bundle)]
-    subprocess.run(gnu, check=True)
+    gnu = ["tar", "--format=gnu", "-C", str(bundle), "-cf", str(tmp_path / "gnu.tar")]
+    subprocess.run([*gnu, *os.listdir(bundle)], check=True)
     for name in ("again.tar", "gnu.tar"):
         folder = tmp_path / f"{name}.folder"
         folder.mkdir()
