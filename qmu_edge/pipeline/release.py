@@ -22,8 +22,12 @@ from qmu_edge.pipeline.networks import MAX_BYTES, Networks
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release
 from qmu_edge.project.samples import ProjectSamples
+from qmu_edge.receipt import receipt
 from qmu_edge.recipe import PolicyRecipe
+from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.objects import ObjectStore
+from qmu_edge.verify.manifest import Issued
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -136,27 +140,51 @@ def copy_files(store: ObjectStore, release: Release, out: Path) -> list[Path]:
     return paths
 
 
+def issued_with(ledger: Ledger, store: ObjectStore, release: Release) -> tuple[Issued, bytes | None]:
+    """Where in the project's history the files of a release stand, and the receipt that covers them.
+
+    A receipt covers the files that it names, and others of the checkpoint that it is about.
+    """
+    receipts = ledger.receipts()
+    digest, data = ledger.current(Pointer.RECEIPT), None
+    if digest is not None:
+        data = store.get_bytes(digest)
+        stated = receipt.loads(data, "receipt")
+        named = set(stated.files.values()) >= set(release.files.values())
+        if not named and stated.predicate.checkpoints.after != release.checkpoint:
+            digest = data = None
+    issued = Issued(
+        number=receipts[-1].seq if receipts else 0,
+        time=receipts[-1].issued if receipts else None,
+        checkpoint=release.checkpoint,
+        receipt=digest,
+    )
+    return issued, data
+
+
 def bundle_files(
     release: Release,
     out: Path,
-    receipt: bytes | None,
     *,
+    ledger: Ledger,
     store: ObjectStore,
     policy: PolicyRecipe,
     key: "Ed25519PrivateKey",
 ) -> list[Path]:
-    """Write the files of a release as a bundle, with the receipt when there is one.
+    """Write the files of a release as a bundle, with the receipt that covers them.
 
     Raises:
-        ConfigError: No file of the release runs under onnxruntime, or `out` exists already.
+        ConfigError: No file of the release runs under onnxruntime, or `out` holds something else already.
     """
     model = next((name for name in release.files if name != Format.QONNX.file_name), None)
     if model is None:
         raise ConfigError(f"a bundle needs a file that onnxruntime can run; add --format {Format.INTEGER}")
     files = {n: store.get_bytes(sha, limit=MAX_BYTES) for n, sha in release.files.items()}
-    if receipt is not None:
-        files["receipt.json"] = receipt
+    issued, covering = issued_with(ledger, store, release)
+    if covering is not None:
+        files["receipt.json"] = covering
     manifest = write_bundle(
-        out, files, model=model, thresholds=thresholds_of(policy), min_agreement=policy.min_agreement, key=key
-    )
+        out, files, model=model, thresholds=thresholds_of(policy), min_agreement=policy.min_agreement,
+        issued=issued, key=key,
+    )  # fmt: skip
     return [out / name for name in manifest.files]

@@ -1,10 +1,10 @@
 """The verifier as a command: `python -m qmu_edge.verify MODEL.onnx|BUNDLE [--data SETS.npz] ...`.
 
-The model-file policy and the latent-weight gate always run. A bundle brings golden inputs and thresholds: its
-digests and its signature are verified first, and latency and memory are reported. For a single file
+The model-file policy and the gates always run. A bundle brings golden inputs and thresholds: its digests,
+signature, number and receipt are verified first, and latency and memory are reported. For a single file
 `--golden` compares with recorded logits. With `--data` the file is evaluated and judged. The result goes to
-stdout, messages go to stderr, and the exit status is that of `qmu_edge.errors`: 7 for a missed threshold, 2
-where it takes longer than it may.
+stdout, messages go to stderr, and the exit status is that of `qmu_edge.errors`: 7 for a missed threshold or a
+bundle that no receipt covers, 2 where it takes longer than it may.
 """
 
 import argparse
@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(json.dumps(found.to_json(), indent=2, sort_keys=True) if arguments.json else table(found))
     if found.passed:
         return 0
-    print(f"qmu_edge.verify: {arguments.model}: a threshold is not met", file=sys.stderr)
+    covered = found.bundle is None or found.bundle.covered
+    why = "a threshold is not met" if covered else "not covered by a receipt"
+    print(f"qmu_edge.verify: {arguments.model}: {why}", file=sys.stderr)
     return VerificationFailed.exit_code
 
 
@@ -70,9 +72,9 @@ def _give_up(arguments: argparse.Namespace) -> None:
 
 def _verify(arguments: argparse.Namespace) -> Verification:
     given = vars(arguments)
-    thresholds = Thresholds(**{f.name: given[f.name] for f in fields(Thresholds)})
+    limits = {f.name: given[f.name] for f in fields(Thresholds) if f.name in given}
     asked = {f.name: given[f.name] for f in fields(Options) if f.name in given}
-    options = Options(**asked, thresholds=thresholds)
+    options = Options(**asked, limits=limits)
     if bundle.is_bundle(arguments.model):
         return verify_bundle(arguments.model, options, arguments.key)
     return verify_file(arguments.model, options)
@@ -84,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", type=Path, help="the ONNX file; or a bundle, folder or .tar")
     parser.add_argument("--key", type=Path, help="the public key that must have signed the bundle")
+    parser.add_argument("--state", type=Path, help="file with the highest number accepted; needs --key")
+    parser.add_argument("--not-older-than", type=int, metavar="N", help="lowest number of a bundle accepted")
     parser.add_argument("--junit", type=Path, help="write the checks there as JUnit XML")
     parser.add_argument("--data", type=Path, help=".npz: forget_images, forget_labels, test_...")
     parser.add_argument("--golden", type=Path, help=".npz: images and the logits to expect")
@@ -97,7 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     for limit in fields(Thresholds):
         flag = "--" + limit.name.replace("_", "-")
         kind = _fraction if limit.type is float else _limit
-        parser.add_argument(flag, type=kind, default=limit.default, help=f"fraction ({limit.default})")
+        help = f"fraction ({limit.default}, or a bundle's own)"
+        parser.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=help)
     return parser
 
 

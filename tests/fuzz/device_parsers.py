@@ -26,6 +26,7 @@ from qmu_edge.verify.verdict import Thresholds
 from qmu_edge.verify.verification import verify_structure
 from tests.fuzz.mutate import mutated, mutated_json
 from tests.fuzz.parser import JSON_WORDS, SHA, Parser, bytes_of, json_of
+from tests.verify.bundles import issued
 
 
 @cache
@@ -157,7 +158,9 @@ def bundle(folder: Path) -> Path:
     if not out.exists():
         files = {"model.onnx": models()[0]}
         limits = Thresholds(max_residual=0.25, max_ta_drop=None)
-        write_bundle(out, files, model="model.onnx", thresholds=limits, min_agreement=0.9, key=KEY)
+        write_bundle(
+            out, files, model="model.onnx", thresholds=limits, min_agreement=0.9, issued=issued(), key=KEY
+        )
     return out
 
 

@@ -12,11 +12,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.receipt.envelope import key_name
 from qmu_edge.verify.__main__ import main
 from qmu_edge.verify.evaluation import Labelled, SetName
 from qmu_edge.verify.session import OrtRunner
 from tests.verify import files
-from tests.verify.bundles import write
+from tests.verify.bundles import KEY, write
 from tests.verify.files import write_sets
 
 ModelAndSets = tuple[Path, dict[SetName, Labelled]]
@@ -84,19 +85,25 @@ def test_a_bundle_is_told_by_its_name_and_reported(
         about = found["bundle"]
         assert about["files"] == 5 and about["peak_mb"] > 1
         assert about["signature"].startswith("valid, key ") and "came with the bundle" in about["signature"]
+        assert (about["vouched_by"], about["covered"]) == (None, True)
         assert {"p50", "p95", "p99"} == set(about["latency_ms"]["batch 1"])
         suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
         assert [c.get("name") for c in suite] == [
             "model file policy",
             "latent weights",
             "digests",
-            "signature",
             "receipt",
             "parity",
         ]
         assert suite.get("failures") == "0"
     assert main([str(tmp_path / "bundle")]) == 0
-    assert "5 files as the manifest says" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "5 files as the manifest says" in printed
+    assert "nobody vouches for it" in printed.splitlines()[-1]
+    public = KEY.public_key().public_bytes_raw()
+    (tmp_path / "key.pub").write_text(public.hex())
+    assert main([str(tmp_path / "bundle"), "--key", str(tmp_path / "key.pub"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bundle"]["vouched_by"] == key_name(public)
 
 
 _HEAVY = ("torch", "onnx", "qonnx", "brevitas", "sklearn", "scipy", "pydantic", "jaxtyping")
