@@ -20,11 +20,13 @@ def train(
     *,
     device: str = "auto",
     deterministic: bool = False,
+    replace: bool = False,
     wait_s: float = 0.0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train the recipe's network on all samples that no request has deleted; continues after a kill.
 
+    Where a network was released, another one takes its place only with `replace`.
     `wait_s` is how long to wait for another process that holds the project; `deterministic` allows only
     operations that compute the same bits again.
     """
@@ -32,7 +34,7 @@ def train(
     from qmu_edge.runtime.determinism import determinism
 
     with _project(project, progress, wait_s) as opened_project, determinism(deterministic):
-        return train_project(opened_project, device)
+        return train_project(opened_project, device, replace=replace)
 
 
 def references_build(

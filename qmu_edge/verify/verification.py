@@ -261,10 +261,11 @@ def _judge(runner: OrtRunner, data: MeasuredSets, options: Options) -> tuple[Eva
             references=data.references.get(name), people=data.people.get(name),
         )  # fmt: skip
     forget = data.sets.get(SetName.FORGET)
-    classes = np.unique(forget.labels) if forget is not None and options.forgotten_class else ()
+    classes = np.unique(forget.labels) if forget is not None and options.forgotten_class else data.classes
     terms = Terms(
-        thresholds=options.thresholds, classes=tuple(int(k) for k in classes),
+        thresholds=options.thresholds, exact=data.exact, classes=tuple(int(k) for k in classes),
         references=data.networks, intraclass=data.intraclass,
+        release_unmeasurable=data.release_unmeasurable,
     )  # fmt: skip
     return evaluation, judge(sets, terms, codes=codes)
 
