@@ -165,7 +165,7 @@ def _signer(folder: Path, data: bytes, path: Path, key: Path | None) -> tuple[by
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     except ModuleNotFoundError:
         if key is not None:
-            raise ConfigError('--key needs: pip install "qmu-edge[signature]"') from None
+            raise ConfigError('--key needs cryptography, the extra "signature" of qmu-edge') from None
         return None, NOT_CHECKED
     if key is not None:
         public = envelope.read_public_key(key)

@@ -17,7 +17,7 @@ from qmu_edge.io.json import parse_object
 from qmu_edge.receipt import envelope
 from qmu_edge.verify.manifest import MAX_MANIFEST, RECEIPT, Manifest
 
-NOT_CHECKED: Final = 'not checked, for want of: pip install "qmu-edge[signature]"'
+NOT_CHECKED: Final = 'not checked, for want of cryptography, the extra "signature" of qmu-edge'
 
 
 @dataclass(frozen=True, slots=True)
