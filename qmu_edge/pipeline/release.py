@@ -3,11 +3,14 @@
 A release is made once for a checkpoint and an export plan; whoever wants the same again finds it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from qmu_edge.data.index import SampleIndex, SampleSplit
 from qmu_edge.errors import ConfigError
 from qmu_edge.export.bundle import write_bundle
 from qmu_edge.export.exporter import ExportPlan, export
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
 # What a release holds where nothing else is asked for.
 RELEASED: Final = (Format.INTEGER, Format.PACKED, Format.QONNX)
+# The name of an output whose class was deleted whole.
+REMOVED: Final = "removed"
 
 
 def make_release(
@@ -68,7 +73,8 @@ def make_release(
     model, origin = Networks.of(project).load(digest)
     plan = ExportPlan(
         formats=formats, target=target, input=input or InputSpec(), batch=batch,
-        class_names=origin.class_names, recipe=project.recipe.digest(),
+        class_names=shipped_names(origin.class_names, project.samples.index, project.samples.barred()),
+        recipe=project.recipe.digest(),
     )  # fmt: skip
     results, policy = project.results, project.recipe.policy
     planned = plan.digest()
@@ -94,6 +100,19 @@ def make_release(
     found = project.store.put_bytes(release.to_bytes())
     results.note_released(digest, planned, found)
     return found, release
+
+
+def shipped_names(names: Sequence[str], index: SampleIndex, barred: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Class names (k) as a file may carry them: a class may be a person, whose name goes with the images.
+
+    Args:
+        names: In label order.
+        index: Of all samples.
+        barred: Which samples were deleted (n,).
+    """
+    train = index.in_split(SampleSplit.TRAIN)
+    emptied = np.setdiff1d(index.labels[train & barred], index.labels[train & ~barred])
+    return tuple(REMOVED if label in emptied else name for label, name in enumerate(names))
 
 
 def parity_images(samples: ProjectSamples, wanted: int) -> np.ndarray:

@@ -59,13 +59,11 @@ def test_a_failure_fails_the_job_and_is_in_the_reports(trained: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_project_made_anew_does_not_continue_the_receipts(
-    made: Any, served: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_a_project_made_anew_does_not_continue_the_receipts(made: Any, trained: Path, tmp_path: Path) -> None:
     """What a job without the project of the job before did: it trained on what that one had deleted."""
     receipts = tmp_path / "receipts"
     receipts.mkdir()
-    (receipts / "000001.json").write_bytes((served / "release/receipt.json").read_bytes())
+    (receipts / "000001.json").write_bytes((made.served / "release/receipt.json").read_bytes())
     assert _release(trained, made.request, tmp_path / "out", receipts).returncode == 8
     assert "is no receipt of" in (tmp_path / "out/summary.md").read_text()
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from qmu_edge.verify import __main__ as device
+from qmu_edge.verify.metadata import METADATA_KEY
+from qmu_edge.verify.onnx.reader import read
 from tests.cli.refusals import ask, current, refused
 
 CAMERA = ("--format", "integer", "--input", "uint8", "--layout", "NHWC", "--batch", "1")
@@ -61,6 +63,9 @@ def test_a_class_deletion_is_known_for_files_with_other_options(
     assert ended.code == 0, ended.err
     assert run("export", "--project", trained, *CAMERA, "--out", tmp_path / "camera", "--quiet").code == 0
     file, data = tmp_path / "camera/model.onnx", tmp_path / "data"
+    for shipped in (file, *(trained / "release").glob("*.onnx")):
+        names = json.loads(read(shipped).metadata[METADATA_KEY])["classes"]
+        assert names == [*"0123", "removed", *"56789"], "a class may be a person"
     found = run("verify", file, "--project", trained, "--data-out", data, "--json", "--quiet")
     assert found.code == 0, found.err
     assert found.json["request"] == ended.json["request"]
