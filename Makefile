@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VERIFIER := cffi|cryptography|flatbuffers|numpy|onnxruntime|packaging|protobuf|pycparser|setuptools
 
 .PHONY: demo test slow processors check bench lock
 
@@ -24,8 +25,11 @@ check: $(READY)           ## style, types, import rules
 bench: $(READY)           ## speed and size ratios, written to bench/results
 	$(BIN)/python bench/speed.py && $(BIN)/python bench/export.py
 
-lock: $(READY)            ## renew requirements.lock from pyproject.toml
+lock: $(READY)            ## renew requirements.lock from pyproject.toml, and the verifier's part of it
 	$(BIN)/pip-compile --quiet --output-file requirements.lock pyproject.toml
+	{ head -n 1 export/ci/verifier.lock; awk '/^[A-Za-z0-9]/ { kept = $$1 ~ /^($(VERIFIER))==/ } \
+	kept && !/^ *#/' requirements.lock; } > $(VENV)/verifier.lock
+	mv $(VENV)/verifier.lock export/ci/verifier.lock
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -9,7 +9,7 @@ bench/results/methods-<grid>.json.
     python bench/methods.py cpu --data data/ --work work/ [--methods qmul lotus] [--trials 3]
     python bench/methods.py cpu --work work/ --collect
 
-With `--ray local`, or the address of a Ray cluster (pip install "qmu-edge[cluster]"), cells are computed by
+With `--ray local`, or the address of a Ray cluster (the extra "cluster"), cells are computed by
 all its machines at once; they see --data, --work and this checkout under the same paths.
 """
 

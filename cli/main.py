@@ -14,7 +14,7 @@ from typing import Annotated, Final, NoReturn
 try:
     import typer
 except ModuleNotFoundError:  # a device has the verifier only
-    sys.exit('the command line needs: pip install "qmu-edge[cli]"; a device runs python -m qmu_edge.verify')
+    sys.exit('the command line needs the extra "cli" of qmu-edge; a device runs python -m qmu_edge.verify')
 
 from qmu_edge.cli import keys, project, receipts, references, requests, run
 from qmu_edge.cli.ending import INTERRUPTED, deliberate, interruptible, several_processes

@@ -24,6 +24,9 @@ def train(
     project: ProjectOption = None,
     device: DeviceOption = "auto",
     deterministic: DeterministicOption = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also where a network was released: this one takes its place.")
+    ] = False,
     wait_s: WaitOption = 0,
     profile: ProfileOption = None,
     quiet: QuietOption = False,
@@ -34,7 +37,14 @@ def train(
     from qmu_edge.cli import render
 
     with profiled(quiet, profile) as shown:
-        result = api.train(project, device=device, deterministic=deterministic, wait_s=wait_s, progress=shown)
+        result = api.train(
+            project,
+            device=device,
+            deterministic=deterministic,
+            replace=replace,
+            wait_s=wait_s,
+            progress=shown,
+        )
     show(result, json, render.trained)
 
 

@@ -12,6 +12,7 @@ import io
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,9 +25,9 @@ from jaxtyping import UInt8
 from qmu_edge import __version__
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import sha256_of
-from qmu_edge.io.files import write_atomic
+from qmu_edge.io.files import TEMPORARY, sync_folder, write_atomic
 from qmu_edge.receipt.envelope import key_name
-from qmu_edge.verify.manifest import GOLDEN, MANIFEST, PUBLIC_KEY, SIGNATURE, FileEntry, Manifest
+from qmu_edge.verify.manifest import GOLDEN, MANIFEST, PUBLIC_KEY, SIGNATURE, FileEntry, Issued, Manifest
 from qmu_edge.verify.session import OrtRunner
 from qmu_edge.verify.verdict import Thresholds
 
@@ -54,59 +55,83 @@ def write_bundle(
     model: str,
     thresholds: Thresholds,
     min_agreement: float,
+    issued: Issued,
     key: Ed25519PrivateKey,
 ) -> Manifest:
-    """Write the folder `out` and the archive `out`.tar beside it.
+    """Write the folder `out` and the archive `out`.tar beside it; what a killed run has left is completed.
 
     Args:
-        out: Must not exist.
+        out: Must not exist, or hold this very bundle.
         files: Model files and the receipt, by name.
         model: Name of the model file that golden logits are computed with.
         thresholds: Thresholds of the verdict on the device.
         min_agreement: Share of golden inputs on which a device must name the same class.
+        issued: Where in its project's history the bundle stands.
         key: Signs the manifest.
 
     Raises:
-        ConfigError: `out` or its archive exists already, or cannot be written.
+        ConfigError: `out` or its archive exists already and is something else, or cannot be written.
     """
-    archive = out.with_name(f"{out.name}.tar")
-    for path in (out, archive):
-        if path.exists() or path.is_symlink():
-            raise ConfigError(f"{path}: exists already")
     public = key.public_key().public_bytes_raw()
-    partial = out.with_name(f".{out.name}-{os.getpid()}")
+    listed = {**files, PUBLIC_KEY: _hex(public), **_golden(files[model])}
+    manifest = Manifest(
+        tool=f"qmu-edge {__version__}",
+        model=model,
+        files={name: FileEntry(sha256_of(data), len(data)) for name, data in sorted(listed.items())},
+        min_agreement=min_agreement,
+        thresholds=asdict(thresholds),
+        key=key_name(public),
+        issued=issued,
+    )
+    signed = manifest.to_bytes()
+    _write(out, {**listed, MANIFEST: signed, SIGNATURE: _hex(key.sign(signed))})
+    return manifest
+
+
+def _write(out: Path, files: Mapping[str, bytes]) -> None:
+    """Folder and archive, each whole or not at all; what is there is compared before anything is written."""
+    archive, data = out.with_name(f"{out.name}.tar"), _tar(files)
+    missing = [path for path in (out, archive) if not path.exists() and not path.is_symlink()]
+    held = {out: files, archive: data}
+    for path in held.keys() - set(missing):
+        if _content(path) != held[path]:
+            raise ConfigError(f"{path}: exists already, and is not this bundle")
+    partial = out.with_name(f"{TEMPORARY}{out.name}")
     try:
-        partial.mkdir(parents=True)
-        golden = _golden(partial / model, files[model])
-        listed = {**files, PUBLIC_KEY: _hex(public), **golden}
-        manifest = Manifest(
-            tool=f"qmu-edge {__version__}",
-            model=model,
-            files={name: FileEntry(sha256_of(data), len(data)) for name, data in sorted(listed.items())},
-            min_agreement=min_agreement,
-            thresholds=asdict(thresholds),
-            key=key_name(public),
-        )
-        signed = manifest.to_bytes()
-        everything = {**listed, MANIFEST: signed, SIGNATURE: _hex(key.sign(signed))}
-        for name, data in everything.items():
-            write_atomic(partial / name, data)
-        os.rename(partial, out)
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        if out in missing:
+            partial.mkdir(parents=True)
+            for name, content in files.items():
+                write_atomic(partial / name, content)
+            os.rename(partial, out)
+            sync_folder(out.parent)
     except OSError as error:
         raise ConfigError(f"cannot write {out}: {error.strerror}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    write_atomic(archive, _tar(everything))
-    return manifest
+    if archive in missing:
+        write_atomic(archive, data)
 
 
-def _golden(path: Path, model: bytes) -> dict[str, bytes]:
-    """Golden inputs and the logits of the model, as files by name; the model is written to `path` to run."""
-    path.write_bytes(model)
-    runner = OrtRunner(path)
-    _, channels, size, _ = runner.input_shape
-    images = golden_images(GOLDEN_INPUTS, channels, size)
-    return {name: _npy(a) for name, a in zip(GOLDEN, (images, runner.logits(images)), strict=True)}
+def _content(path: Path) -> bytes | dict[str, bytes] | None:
+    """Files of a folder by name, or the bytes of a file; None for whatever else."""
+    if path.is_symlink() or not (path.is_dir() or path.is_file()):
+        return None
+    if path.is_file():
+        return path.read_bytes()
+    plain = all(entry.is_file() and not entry.is_symlink() for entry in path.iterdir())
+    return {entry.name: entry.read_bytes() for entry in path.iterdir()} if plain else None
+
+
+def _golden(model: bytes) -> dict[str, bytes]:
+    """Golden inputs and the logits of the model, as files by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(model)
+        runner = OrtRunner(path)
+        _, channels, size, _ = runner.input_shape
+        images = golden_images(GOLDEN_INPUTS, channels, size)
+        return {name: _npy(a) for name, a in zip(GOLDEN, (images, runner.logits(images)), strict=True)}
 
 
 def _hex(data: bytes) -> bytes:

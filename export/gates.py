@@ -19,6 +19,7 @@ from qmu_edge.errors import ExportError
 from qmu_edge.verify.exactness import Obstacle, obstacles
 from qmu_edge.verify.integer_reference import run_integers
 from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
+from qmu_edge.verify.onnx.operators import require_bounded
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.parity import Parity, compare
 from qmu_edge.verify.session import OPTIMIZATION, OrtRunner
@@ -52,7 +53,7 @@ class Arbitration:
 
 
 def require_valid(data: bytes) -> LatentReport:
-    """Run `onnx.checker` and the latent-weight gate on the exported bytes.
+    """Run `onnx.checker`, the latent-weight gate and the verifier's bounds on the exported bytes.
 
     Returns:
         The report of the latent-weight gate.
@@ -65,7 +66,9 @@ def require_valid(data: bytes) -> LatentReport:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"onnx.checker: {str(error).strip().partition(chr(10))[0]}") from None
     with _on_disk(data) as path:
-        return latent_weight_gate(read(path))
+        file = read(path)
+        require_bounded(file)
+        return latent_weight_gate(file)
 
 
 def unproven(data: bytes) -> tuple[Obstacle, ...]:

@@ -31,6 +31,7 @@ from qmu_edge.train.fit import predict
 from qmu_edge.verify.evaluation import Labelled, SetName
 from qmu_edge.verify.verdict import Thresholds
 from tests.test_documentation import ROOT, blocks
+from tests.verify.bundles import issued
 from tests.verify.files import qcdq, write_sets
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -124,7 +125,9 @@ def test_bundles_are_read_by_the_example(tmp_path: Path) -> None:
     out, read = tmp_path / "device", example("qmu_edge/verify/README.md").manifest_of
     limits = Thresholds(max_residual=0.25, max_ta_drop=None, max_ra_drop=None)
     files = {"model.onnx": qcdq().SerializeToString()}
-    written = write_bundle(out, files, model="model.onnx", thresholds=limits, min_agreement=0.999, key=KEY)
+    written = write_bundle(
+        out, files, model="model.onnx", thresholds=limits, min_agreement=0.999, issued=issued(), key=KEY
+    )
     assert read(out, PUBLIC) == to_json(written)
     with pytest.raises(InvalidSignature):
         read(out, Ed25519PrivateKey.generate().public_key().public_bytes_raw())

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qmu_edge.export.bundle import write_bundle
 from qmu_edge.verify.verdict import Thresholds
+from tests.verify.bundles import issued
 
 ROOT = Path(__file__).parents[1]
 LINKS = ("cli", "models", "export")
@@ -117,7 +118,7 @@ def bundled(tmp_path: Path) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     write_bundle(
         tmp_path / "bundle", {"model.onnx": model.SerializeToString()}, model="model.onnx",
-        thresholds=Thresholds(), min_agreement=1.0, key=Ed25519PrivateKey.generate(),
+        thresholds=Thresholds(), min_agreement=1.0, issued=issued(), key=Ed25519PrivateKey.generate(),
     )  # fmt: skip
     return tmp_path / "bundle.tar"
 

@@ -1,13 +1,22 @@
 #!/usr/bin/env bash
 # Serve one deletion request and leave what devices get: the GitHub and GitLab templates run this, and so can you.
 #
-#   release.sh PROJECT REQUEST.json OUT
+#   release.sh PROJECT REQUEST.json OUT RECEIPTS
 #
-# OUT gets bundle/ and bundle.tar, junit.xml and summary.md. The exit code is qmu-edge's: 7 when the file still
-# knows what it should have forgotten. A request that was served before is not served twice.
+# PROJECT is kept from job to job, on a disk of yours: whoever begins with a new one trains on what was deleted.
+# RECEIPTS is a folder under version control. The last receipt in it must be one of PROJECT's, or the job ends with
+# exit code 8 before anything is done; the new one is added, and is yours to commit.
+# OUT gets bundle/ and bundle.tar, trusted.pub, predicate.json, junit.xml and summary.md; what an earlier job has
+# left of these is removed first. The exit code is qmu-edge's: 7 when the file still knows what it should have
+# forgotten. A request that was served before is not served twice. Another job that holds PROJECT is waited for.
 set -uo pipefail
-project=$1 request=$2 out=$3
-mkdir -p "$out"
+if [ $# -ne 4 ]; then
+  echo "usage: release.sh PROJECT REQUEST.json OUT RECEIPTS" >&2
+  exit 2
+fi
+project=$1 request=$2 out=$3 receipts=$4
+hold=(--project "$project" --wait "${QMU_EDGE_WAIT:-3600}")
+mkdir -p "$out" "$receipts" || exit 2
 
 step() { # title, command...: its output goes to the summary, its failure ends the job
   printf '### %s\n\n```\n' "$1" >> "$out/summary.md"
@@ -24,8 +33,44 @@ step() { # title, command...: its output goes to the summary, its failure ends t
   fi
 }
 
+clear_out() { # nothing of an earlier job is taken for this one's
+  if [ -e "$out/bundle" ] && [ ! -f "$out/bundle/manifest.json" ]; then
+    echo "$out/bundle: not a bundle; move it away"
+    return 2
+  fi
+  rm -rf -- "$out/bundle" "$out/bundle.tar" "$out/trusted.pub" "$out/predicate.json"
+}
+
+continues() { # the project is the one that issued the last receipt
+  local last
+  last=$(find "$receipts" -maxdepth 1 -name '[0-9]*.json' | sort | tail -n 1)
+  if [ -z "$last" ]; then
+    echo "none so far"
+  else
+    qmu-edge receipt verify "$last" --project "$project"
+  fi
+}
+
+keep() { # the receipt under its number, and its predicate for an attestation
+  local kept
+  kept=$receipts/$(python -c 'import json, sys; print("%06d" % json.load(open(sys.argv[1]))["issued"]["number"])' \
+    "$out/bundle/manifest.json").json || return
+  if [ -e "$kept" ] && ! cmp -s "$kept" "$out/bundle/receipt.json"; then
+    echo "$kept: another receipt of this number: the project has two histories"
+    return 8
+  fi
+  cp "$out/bundle/receipt.json" "$kept" &&
+    qmu-edge receipt show "$kept" --json |
+    python -c 'import json, sys; json.dump(json.load(sys.stdin)["receipt"]["predicate"], open(sys.argv[1], "w"))' \
+      "$out/predicate.json" && echo "$kept"
+}
+
 : > "$out/summary.md"
-rm -f "$out/junit.xml"
-step "Unlearn" qmu-edge unlearn --project "$project" --request "$request" --quiet
-[ -e "$out/bundle" ] || step "Export" qmu-edge export --project "$project" --bundle "$out/bundle" --quiet
-step "Verify" python -m qmu_edge.verify "$out/bundle" --junit "$out/junit.xml"
+rm -f -- "$out/junit.xml"
+step "Folder" clear_out
+step "Receipts so far" continues
+step "Unlearn" qmu-edge unlearn --request "$request" "${hold[@]}" --quiet
+step "Export" qmu-edge export --bundle "$out/bundle" "${hold[@]}" --quiet
+step "Key" qmu-edge keys export --public --out "$out/trusted.pub" --project "$project"
+step "Verify" python -m qmu_edge.verify "$out/bundle" --key "$out/trusted.pub" --junit "$out/junit.xml"
+step "Receipt" keep

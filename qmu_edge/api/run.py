@@ -20,11 +20,13 @@ def train(
     *,
     device: str = "auto",
     deterministic: bool = False,
+    replace: bool = False,
     wait_s: float = 0.0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train the recipe's network on all samples that no request has deleted; continues after a kill.
 
+    Where a network was released, another one takes its place only with `replace`.
     `wait_s` is how long to wait for another process that holds the project; `deterministic` allows only
     operations that compute the same bits again.
     """
@@ -32,7 +34,7 @@ def train(
     from qmu_edge.runtime.determinism import determinism
 
     with _project(project, progress, wait_s) as opened_project, determinism(deterministic):
-        return train_project(opened_project, device)
+        return train_project(opened_project, device, replace=replace)
 
 
 def references_build(
@@ -115,7 +117,8 @@ def export(
 ) -> dict[str, Any]:
     """Export the current checkpoint through all gates.
 
-    The files go to `out` or into a bundle; without either they become the project's `release`.
+    The files go to `out` or into a bundle; without either they become the project's `release`. The result
+    says which receipt covers them: it names them, or is about the same network; None where there is none.
 
     Args:
         project: Folder of the project.
@@ -125,7 +128,8 @@ def export(
         layout: Of the file's input: NCHW or NHWC.
         batch: A fixed batch size; any when None.
         out: Folder for the files.
-        bundle: Folder for a bundle, which must not exist; its archive goes beside it.
+        bundle: Folder for a bundle; its archive goes beside it. What a killed run has left there is
+            completed, anything else is refused.
         cost: Analyse the QONNX file: bit operations and memory of one image.
         wait_s: How long to wait for another process that holds the project.
         progress: Where to count.
@@ -134,7 +138,7 @@ def export(
     from qmu_edge.export.input import InputSpec
     from qmu_edge.export.targets import Format, target_named
     from qmu_edge.io.plain import to_json
-    from qmu_edge.pipeline.release import RELEASED, bundle_files, copy_files, make_release
+    from qmu_edge.pipeline.release import RELEASED, bundle_files, copy_files, issued_with, make_release
 
     consumer, spec = target_named(target), InputSpec.parse(dtype, layout)
     chosen = tuple(map(Format.parse, formats)) or tuple(f for f in RELEASED if f in consumer.formats)
@@ -145,8 +149,8 @@ def export(
             digest, release = make_release(found, current, chosen, target=consumer, input=spec, batch=batch)
             if bundle is not None:
                 paths = bundle_files(
-                    release, bundle, papers_of(release, found.ledger, found.store)[0], store=found.store,
-                    policy=found.recipe.policy, key=found.signing_key,
+                    release, bundle, ledger=found.ledger, store=found.store, policy=found.recipe.policy,
+                    key=found.signing_key,
                 )  # fmt: skip
             elif out is not None:
                 paths = copy_files(found.store, release, out)
@@ -155,9 +159,13 @@ def export(
                 papers = papers_of(release, found.ledger, found.store)
                 link = publish(found.root, found.store, digest, release, papers)
                 paths = [link / name for name in release.files]
+            issued, _ = issued_with(found.ledger, found.store, release)
+        if issued.number and issued.receipt is None:
+            found.progress.note("no receipt covers this network: a device will say so, and not pass it")
         analysed = inference_cost(_qonnx_of(found.store, release)) if cost else None
         return {
-            "checkpoint": release.checkpoint, "files": {p.name: str(p) for p in paths},
+            "checkpoint": release.checkpoint, "receipt": issued.receipt,
+            "files": {p.name: str(p) for p in paths},
             "sha256": release.files, "bytes": release.sizes, "parity": release.parity,
             "levels": release.levels, "obstacles": release.obstacles, "cost": to_json(analysed),
         }  # fmt: skip

@@ -108,7 +108,7 @@ def _torchvision(recipe: DataRecipe) -> Source:
     try:
         from torchvision import datasets
     except ModuleNotFoundError:
-        raise ConfigError(f'{recipe.source}: needs torchvision: pip install "qmu-edge[datasets]"') from None
+        raise ConfigError(f'{recipe.source}: needs torchvision, the extra "datasets" of qmu-edge') from None
 
     made: dict[str, Callable[[str], Any]] = {
         "cifar10": lambda split: datasets.CIFAR10(recipe.path, train=split == "train", download=True),

@@ -3,11 +3,14 @@
 A release is made once for a checkpoint and an export plan; whoever wants the same again finds it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from qmu_edge.data.index import SampleIndex, SampleSplit
 from qmu_edge.errors import ConfigError
 from qmu_edge.export.bundle import write_bundle
 from qmu_edge.export.exporter import ExportPlan, export
@@ -22,14 +25,20 @@ from qmu_edge.pipeline.networks import MAX_BYTES, Networks
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release
 from qmu_edge.project.samples import ProjectSamples
+from qmu_edge.receipt import receipt
 from qmu_edge.recipe import PolicyRecipe
+from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.objects import ObjectStore
+from qmu_edge.verify.manifest import Issued
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 # What a release holds where nothing else is asked for.
 RELEASED: Final = (Format.INTEGER, Format.PACKED, Format.QONNX)
+# The name of an output whose class was deleted whole.
+REMOVED: Final = "removed"
 
 
 def make_release(
@@ -64,7 +73,8 @@ def make_release(
     model, origin = Networks.of(project).load(digest)
     plan = ExportPlan(
         formats=formats, target=target, input=input or InputSpec(), batch=batch,
-        class_names=origin.class_names, recipe=project.recipe.digest(),
+        class_names=shipped_names(origin.class_names, project.samples.index, project.samples.barred()),
+        recipe=project.recipe.digest(),
     )  # fmt: skip
     results, policy = project.results, project.recipe.policy
     planned = plan.digest()
@@ -90,6 +100,19 @@ def make_release(
     found = project.store.put_bytes(release.to_bytes())
     results.note_released(digest, planned, found)
     return found, release
+
+
+def shipped_names(names: Sequence[str], index: SampleIndex, barred: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Class names (k) as a file may carry them: a class may be a person, whose name goes with the images.
+
+    Args:
+        names: In label order.
+        index: Of all samples.
+        barred: Which samples were deleted (n,).
+    """
+    train = index.in_split(SampleSplit.TRAIN)
+    emptied = np.setdiff1d(index.labels[train & barred], index.labels[train & ~barred])
+    return tuple(REMOVED if label in emptied else name for label, name in enumerate(names))
 
 
 def parity_images(samples: ProjectSamples, wanted: int) -> np.ndarray:
@@ -136,27 +159,51 @@ def copy_files(store: ObjectStore, release: Release, out: Path) -> list[Path]:
     return paths
 
 
+def issued_with(ledger: Ledger, store: ObjectStore, release: Release) -> tuple[Issued, bytes | None]:
+    """Where in the project's history the files of a release stand, and the receipt that covers them.
+
+    A receipt covers the files that it names, and others of the checkpoint that it is about.
+    """
+    receipts = ledger.receipts()
+    digest, data = ledger.current(Pointer.RECEIPT), None
+    if digest is not None:
+        data = store.get_bytes(digest)
+        stated = receipt.loads(data, "receipt")
+        named = set(stated.files.values()) >= set(release.files.values())
+        if not named and stated.predicate.checkpoints.after != release.checkpoint:
+            digest = data = None
+    issued = Issued(
+        number=receipts[-1].seq if receipts else 0,
+        time=receipts[-1].issued if receipts else None,
+        checkpoint=release.checkpoint,
+        receipt=digest,
+    )
+    return issued, data
+
+
 def bundle_files(
     release: Release,
     out: Path,
-    receipt: bytes | None,
     *,
+    ledger: Ledger,
     store: ObjectStore,
     policy: PolicyRecipe,
     key: "Ed25519PrivateKey",
 ) -> list[Path]:
-    """Write the files of a release as a bundle, with the receipt when there is one.
+    """Write the files of a release as a bundle, with the receipt that covers them.
 
     Raises:
-        ConfigError: No file of the release runs under onnxruntime, or `out` exists already.
+        ConfigError: No file of the release runs under onnxruntime, or `out` holds something else already.
     """
     model = next((name for name in release.files if name != Format.QONNX.file_name), None)
     if model is None:
         raise ConfigError(f"a bundle needs a file that onnxruntime can run; add --format {Format.INTEGER}")
     files = {n: store.get_bytes(sha, limit=MAX_BYTES) for n, sha in release.files.items()}
-    if receipt is not None:
-        files["receipt.json"] = receipt
+    issued, covering = issued_with(ledger, store, release)
+    if covering is not None:
+        files["receipt.json"] = covering
     manifest = write_bundle(
-        out, files, model=model, thresholds=thresholds_of(policy), min_agreement=policy.min_agreement, key=key
-    )
+        out, files, model=model, thresholds=thresholds_of(policy), min_agreement=policy.min_agreement,
+        issued=issued, key=key,
+    )  # fmt: skip
     return [out / name for name in manifest.files]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from qmu_edge.data.index import SampleSplit
+from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.cost import measured_cost
 from qmu_edge.models.build import build
@@ -22,6 +23,7 @@ from qmu_edge.recipe import DataRecipe, Recipe
 from qmu_edge.runtime.device import device_named
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.runtime.throughput import counting
+from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.train.batches import Augment, ForgetRetain
 from qmu_edge.train.fit import accuracy
@@ -31,10 +33,18 @@ from qmu_edge.unlearn.registry import require_known
 _UNSEEN: Final = (SampleSplit.VALIDATION, SampleSplit.TEST)
 
 
-def train_project(project: Project, device_name: str) -> dict[str, Any]:
+def train_project(project: Project, device_name: str, *, replace: bool = False) -> dict[str, Any]:
     """Train on all samples that no request has deleted.
 
     The same training twice is done once. A training that was killed goes on from its last saved epoch.
+
+    Args:
+        project: Open.
+        device_name: "auto", "cpu" or "cuda".
+        replace: Train also where a network was released, which another one then takes the place of.
+
+    Raises:
+        ConfigError: A network was released, and it is not to be replaced.
 
     Returns:
         Digest of the checkpoint, the network's accuracies in torch (validation and test), what its training
@@ -45,6 +55,8 @@ def train_project(project: Project, device_name: str) -> dict[str, Any]:
     with project.locked():
         run, results = project.training(), project.results
         trained = results.trained(run)
+        if not replace:
+            _require_unreleased(project.root, project.ledger, trained)
         if trained is None:
             state = project.folder / "work" / f"train-{run[:16]}.safetensors"
             trained = _train(
@@ -57,6 +69,15 @@ def train_project(project: Project, device_name: str) -> dict[str, Any]:
         if project.recipe.references.trained == "once":
             return {**trained.to_json(), "references": prepare_references(project, device_name)}
         return trained.to_json()
+
+
+def _require_unreleased(root: Path, ledger: Ledger, trained: Trained | None) -> None:
+    """Refuse to train where the result would take the place of what was released."""
+    current, receipts = ledger.current(Pointer.CHECKPOINT), ledger.receipts()
+    if ledger.current(Pointer.RELEASE) is None or (trained is not None and trained.checkpoint == current):
+        return
+    what = "; no receipt would cover the new one until the next deletion" if receipts else ""
+    raise ConfigError(f"{root}: has a release of another network{what}; say --replace to train one anew")
 
 
 def _train(

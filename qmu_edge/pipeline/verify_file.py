@@ -22,7 +22,7 @@ from qmu_edge.pipeline.evaluate import Seen, evaluate_file, positions_of, thresh
 from qmu_edge.pipeline.unlearn_run import fulfilled_steps
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Report
-from qmu_edge.project.results import Results
+from qmu_edge.project.results import RELEASE, Results
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.split import Split
@@ -36,12 +36,13 @@ from qmu_edge.verify.verification import verify_structure
 
 @dataclass(frozen=True, slots=True)
 class _Released:
-    """The request whose release holds a file; its report and comparison are None when they are purged.
+    """The request whose network a file comes from; report and comparison are None when they are purged.
 
-    `original` is the digest of the file before.
+    `original` is the digest of the file before; `named` says whether the receipt names this very file.
     """
 
     request_id: str
+    named: bool
     report: Report | None = None
     comparison: Comparison | None = None
     original: Sha256 | None = None
@@ -67,11 +68,15 @@ def check_against_project(project: Project, path: Path, data_out: Path | None = 
     samples, recipe = project.samples, project.recipe
     of, barred = _released(project.ledger, project.results, project.store, file.sha256), samples.barred()
     if of is None:
-        result["note"] = "no receipt names this file: it is measured, not judged"
+        result["note"] = "no receipt names this file or its network: it is measured, not judged"
     elif of.report is None or of.comparison is None:
         result["note"] = (
             f"what {of.request_id} was judged by is purged, or an older version did not keep it; "
             "the receipt says what was measured"
+        )
+    elif not of.named:
+        result["note"] = (
+            "exported with other options from the network of the receipt: judged as its files were"
         )
     if of is not None and of.comparison is not None:
         positions, flip = of.comparison.positions(barred), recipe.data.flip and bool(of.comparison.references)
@@ -89,24 +94,36 @@ def check_against_project(project: Project, path: Path, data_out: Path | None = 
 
 
 def _released(ledger: Ledger, results: Results, store: ObjectStore, sha256: str) -> _Released | None:
-    """The last request whose release holds the file."""
+    """The last request whose release holds the file, or another export of the same network."""
+    networks = _networks_of(results, sha256)
     for row in reversed(ledger.requests()):
         if row.is_open or row.outcome not in FULFILLED:
             continue
         steps = fulfilled_steps(ledger, row.request_id)
         release = steps[Step.EXPORTED].stored("release")
-        if results.purged(release) or sha256 not in results.release(release).files.values():
+        if results.purged(release):
+            continue
+        made = results.release(release)
+        named = sha256 in made.files.values()
+        if not named and made.checkpoint not in networks:
             continue
         verified = steps[Step.VERIFIED]
         report, comparison = verified.stored("report"), verified.comparison
         if results.purged(report) or comparison is None or results.purged(comparison):
-            return _Released(row.request_id)
+            return _Released(row.request_id, named)
         found = results.report(report)
         return _Released(
-            row.request_id, found, Comparison.parse(store.get_bytes(comparison, limit=MAX_BYTES)),
+            row.request_id, named, found, Comparison.parse(store.get_bytes(comparison, limit=MAX_BYTES)),
             found.original.evaluation.sha256,
         )  # fmt: skip
     return None
+
+
+def _networks_of(results: Results, sha256: str) -> set[Sha256]:
+    """Checkpoints that a file was exported from, with whatever options."""
+    digests = [digest for note in results.notes() if note.kind == RELEASE for _, digest in note.objects]
+    exports = [results.release(digest) for digest in digests if not results.purged(digest)]
+    return {release.checkpoint for release in exports if sha256 in release.files.values()}
 
 
 def _everything(samples: ProjectSamples, erased: set[int]) -> Split:
@@ -169,7 +186,9 @@ def device_arrays(
     They hold the pictures of whom the request names. People are numbers that mean nothing elsewhere.
     """
     found: dict[str, NDArray[Any]] = {
-        "networks": np.array(terms.references), "intraclass": np.array(terms.intraclass)
+        "networks": np.array(terms.references), "intraclass": np.array(terms.intraclass),
+        "exact": np.array(terms.exact, np.uint8), "classes": np.array(terms.classes, np.int64),
+        "release_unmeasurable": np.array(terms.release_unmeasurable, np.uint8),
     }  # fmt: skip
     for name, positions in comparison.positions(barred).items():
         found[f"{name}_images"] = samples.images[positions]

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from qmu_edge.errors import LedgerError, QmuEdgeError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.io.files import LITTER, unfinished
+from qmu_edge.io.files import LITTER, TEMPORARY, unfinished
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.history import History
 from qmu_edge.project.model_file import source_of
@@ -118,7 +118,7 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
         except QmuEdgeError as error:
             found.append(Problem(str(error), of_ledger=isinstance(error, LedgerError)))
     if alone:
-        found += _leftovers(folder)
+        found += [*_leftovers(folder), *_unfinished_bundles(root)]
     return found, len(set(store) - named.keys()) if named and alone else 0
 
 
@@ -129,6 +129,12 @@ def _named(ledger: Ledger, results: Results, store: ObjectStore) -> dict[Sha256,
 
 def _leftovers(folder: Path) -> list[Problem]:
     return [Problem(f"left over from an interrupted write: {p}", p.unlink) for p in unfinished(folder)]
+
+
+def _unfinished_bundles(root: Path) -> list[Problem]:
+    """Of a bundle in the project's folder; elsewhere the next export to the same place removes it."""
+    found = sorted(root.glob(f"{TEMPORARY}*"))
+    return [Problem(f"left over from an interrupted export: {p}", _remover(p)) for p in found]
 
 
 def _dangling(ledger: Ledger, store: ObjectStore, named: dict[Sha256, list[Use]]) -> Iterator[Problem]:

@@ -5,14 +5,14 @@ model, and treats it as hostile input. This module imports nothing; `README.md` 
 
 | module | what for |
 |---|---|
-| `onnx` | the wire format, what is in an ONNX file, its strict reader, where its weights come from |
+| `onnx` | the wire format, an ONNX file, its strict reader, what it may compute, where weights come from |
 | `metadata` | what a file says about itself |
 | `codes`, `latent_weights` | integer codes and grids; the gate that lets no other weights pass |
 | `session`, `performance` | one onnxruntime session on the CPU; its latency and memory |
 | `metrics`, `mia` | accuracy, confidence, intervals; membership inference by threshold |
 | `parity`, `integer_reference` | two sets of logits compared; a file computed in integers by numpy |
 | `evaluation`, `verdict` | the figures of one file; the judgement by thresholds |
-| `manifest`, `bundle` | what a bundle holds; a bundle opened and verified |
+| `manifest`, `archive`, `bundle` | what a bundle holds; an archive unpacked; a bundle opened and verified |
 | `arrays` | images, labels and logits from `.npz` and `.npy` files |
 | `verification`, `render` | all of it for one file or bundle; the result as a table or JUnit XML |
 

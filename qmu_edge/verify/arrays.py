@@ -26,7 +26,8 @@ MAX_BYTES: Final = 16 * 2**30
 MAX_MEMBERS: Final = 64
 MAX_RATIO: Final = 100  # unpacked to packed; images stay below 10, a bomb reaches 1000
 MAX_HEADER: Final = 10 + 2**16  # magic, version and length; then so much text at most
-_NUMBERS: Final = ("networks", "intraclass", "flip")
+_NUMBERS: Final = ("networks", "intraclass", "flip", "exact", "release_unmeasurable")
+CLASSES: Final = "classes"
 MOST_VALUE: Final = 1e9  # of a score or a count
 SMALL_BYTES: Final = 2**26  # so much may be unpacked from a file of any size
 _HEADER: Final = re.compile(
@@ -95,6 +96,9 @@ class MeasuredSets:
         networks: Fewest networks behind a mean in `references`.
         intraclass: Correlation of one person's images, see `qmu_edge.verify.residual`.
         flip: Whether scores are means over an image and its mirror image.
+        exact: Whether the network was trained without the forget set.
+        release_unmeasurable: Whether a file passes of whose original nothing could be said either.
+        classes: Classes that are forgotten whole.
     """
 
     sets: Mapping[SetName, Labelled]
@@ -103,13 +107,17 @@ class MeasuredSets:
     networks: int = 0
     intraclass: float = 0.0
     flip: bool = False
+    exact: bool = False
+    release_unmeasurable: bool = False
+    classes: tuple[int, ...] = ()
 
 
 def read_sets(path: Path) -> MeasuredSets:
     """Read `forget_images`, `forget_labels`, and likewise `retain_`, `test_`, `validation_`.
 
-    Each set may have `..._references` and `..._people`; with references the file also holds the numbers
-    `networks`, `intraclass` and `flip`.
+    Each set may have `..._references` and `..._people`. With references the file also holds the numbers
+    `networks`, `intraclass` and `flip`; what else a verdict was made by are `exact`, `release_unmeasurable`
+    and `classes`.
 
     Returns:
         The sets that the file holds; shapes and types of images are not looked at here.
@@ -121,7 +129,7 @@ def read_sets(path: Path) -> MeasuredSets:
     arrays = read_npz(path)
     allowed = {f"{name}_{what}" for name in SetName for what in ("images", "labels")}
     names = [name for name in SetName if f"{name}_images" in arrays and f"{name}_labels" in arrays]
-    more = {f"{name}_{what}" for name in names for what in ("references", "people")} | {*_NUMBERS}
+    more = {f"{name}_{what}" for name in names for what in ("references", "people")} | {*_NUMBERS, CLASSES}
     if not names or len(arrays.keys() - more) != 2 * len(names):
         raise ConfigError(f"{path}: holds {sorted(arrays)}; allowed pairs of {sorted(allowed)}")
     sets = {name: Labelled(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in names}
@@ -133,6 +141,9 @@ def read_sets(path: Path) -> MeasuredSets:
         networks=int(numbers.get("networks", 0)),
         intraclass=min(1.0, max(0.0, numbers.get("intraclass", 0.0))),
         flip=bool(numbers.get("flip", 0)),
+        exact=bool(numbers.get("exact", 0)),
+        release_unmeasurable=bool(numbers.get("release_unmeasurable", 0)),
+        classes=_classes(arrays.get(CLASSES), path),
     )
 
 
@@ -148,6 +159,15 @@ def _vectors(
                 f"{path}: {name}_{what} is {values.dtype} {values.shape}; allowed one per image"
             )
     return found
+
+
+def _classes(array: NDArray[Any] | None, path: Path) -> tuple[int, ...]:
+    if array is None:
+        return ()
+    whole = array.ndim == 1 and array.dtype.kind in "iu"
+    if not whole or not (np.abs(array.astype(np.float64)) < MOST_VALUE).all():
+        raise ConfigError(f"{path}: {CLASSES} is {array.dtype} {array.shape}; allowed whole numbers (n,)")
+    return tuple(int(k) for k in array)
 
 
 def _number(array: NDArray[Any], key: str, path: Path) -> float:

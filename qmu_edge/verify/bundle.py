@@ -1,16 +1,16 @@
 """A bundle as it arrives on a device: files, signature and receipt are verified before any is used.
 
 A bundle is hostile until its digests are verified, and its manifest until the signature is. Allowed are plain
-names, regular files only, nothing that the manifest does not list, bounded sizes; an archive is read member
-by member and never extracted by name. A receipt must be signed and speak of the model. Signatures need the
+names, regular files only, nothing that the manifest does not list, bounded sizes; of an archive see
+`qmu_edge.verify.archive`. A receipt must be signed and speak of the model. Signatures need the
 `cryptography` package; where that is missing the result says so. A key that came in the bundle shows that
 nothing changed since it was signed, not who signed.
 """
 
 import hashlib
 import os
+import re
 import stat
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,29 +22,25 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qmu_edge.errors import ConfigError, IntegrityError, LedgerError
+from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.files import read_regular
-from qmu_edge.io.json import parse_object
 from qmu_edge.receipt import envelope
+from qmu_edge.verify.archive import unpack
 from qmu_edge.verify.arrays import read_npy
+from qmu_edge.verify.coverage import NOT_CHECKED, Coverage, coverage
 from qmu_edge.verify.manifest import (
     GOLDEN,
     MANIFEST,
-    MAX_BYTES,
-    MAX_FILES,
-    NAME,
+    MAX_ENTRIES,
+    MAX_MANIFEST,
     PUBLIC_KEY,
-    RECEIPT,
     SIGNATURE,
     FileEntry,
     Manifest,
 )
 
-MAX_ENTRIES: Final = MAX_FILES + 2  # and the manifest with its signature
-MAX_MANIFEST: Final = 2**20
 MAX_GOLDEN: Final = 2**26
 _MAX_KEY: Final = 2**10
-NOT_CHECKED: Final = 'not checked, for want of: pip install "qmu-edge[signature]"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +51,15 @@ class Bundle:
         folder: Where they are.
         manifest: What they are.
         signature: What is known about the signature, for people.
-        receipt: What is known about the receipt, for people; None when there is none.
+        vouched_by: Name of the trusted key that has signed it; None where no key was said to be trusted.
+        receipt: Whether a receipt covers its model files.
     """
 
     folder: Path
     manifest: Manifest
     signature: str
-    receipt: str | None
+    vouched_by: str | None
+    receipt: Coverage
 
     @property
     def model(self) -> Path:
@@ -88,13 +86,13 @@ def opened(path: Path, key: Path | None = None) -> Iterator[Bundle]:
         yield _verified(path, path, key)
         return
     with tempfile.TemporaryDirectory() as folder:
-        _unpack(path, Path(folder))
+        unpack(path, Path(folder))
         yield _verified(Path(folder), path, key)
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a path is meant as a bundle: a folder, or an archive."""
-    return path.is_dir() or path.suffix == ".tar"
+    """Whether a path is meant as a bundle: a folder, or an archive, in whatever way it was packed."""
+    return path.is_dir() or ".tar" in path.suffixes or path.suffix in (".tgz", ".zip")
 
 
 def golden(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -125,9 +123,10 @@ def _verified(folder: Path, path: Path, key: Path | None) -> Bundle:
         raise IntegrityError(f"{path}: {name}: {word}")
     for name, entry in manifest.files.items():
         _require_file(folder / name, entry, f"{path}: {name}")
-    signature = _signature(folder, data, path, key)
-    receipt = _receipt(folder, manifest, path) if RECEIPT in manifest.files else None
-    return Bundle(folder, manifest, signature, receipt)
+    signer, signature = _signer(folder, data, path, key)
+    found = coverage(folder, manifest, path, signer)
+    vouched_by = envelope.key_name(signer) if key is not None and signer is not None else None
+    return Bundle(folder, manifest, signature, vouched_by, found)
 
 
 def _names_in(folder: Path, path: Path) -> set[str]:
@@ -152,77 +151,39 @@ def _require_file(path: Path, entry: FileEntry, what: str) -> None:
         raise IntegrityError(f"{what}: SHA-256 {digest[:16]}..., the manifest says {entry.sha256[:16]}...")
 
 
-def _signature(folder: Path, data: bytes, path: Path, key: Path | None) -> str:
-    """What is known about the signature; a wrong one is an error, also where none is asked for."""
+def _signer(folder: Path, data: bytes, path: Path, key: Path | None) -> tuple[bytes | None, str]:
+    """Whose signature holds (None where none was checked), and what is known about it.
+
+    A wrong one is an error, also where none is asked for.
+    """
     if not (folder / SIGNATURE).exists():
         if key is not None:
             raise IntegrityError(f"{path}: not signed")
-        return "not signed"
+        return None, "not signed"
     try:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     except ModuleNotFoundError:
         if key is not None:
-            raise ConfigError('--key needs: pip install "qmu-edge[signature]"') from None
-        return NOT_CHECKED
+            raise ConfigError('--key needs cryptography, the extra "signature" of qmu-edge') from None
+        return None, NOT_CHECKED
     if key is not None:
         public = envelope.read_public_key(key)
     try:
         if key is None:
-            public = _hex(folder / PUBLIC_KEY)
-        signature = _hex(folder / SIGNATURE)
+            public = _hex(folder / PUBLIC_KEY, 32)
+        signature = _hex(folder / SIGNATURE, 64)
         Ed25519PublicKey.from_public_bytes(public).verify(signature, data)
     except (IntegrityError, ValueError, InvalidSignature):
         raise IntegrityError(f"{path}: {MANIFEST} is not signed by {key or PUBLIC_KEY}") from None
-    return f"valid, key {envelope.key_name(public)}" + ("" if key else " (which came with the bundle)")
+    return public, f"valid, key {envelope.key_name(public)}" + (
+        "" if key else " (which came with the bundle)"
+    )
 
 
-def _receipt(folder: Path, manifest: Manifest, path: Path) -> str:
-    """What is known about the receipt; one that does not hold or is about another model is an error."""
-    what = f"{path}: {RECEIPT}"
-    signed = envelope.read(read_regular(folder / RECEIPT, limit=MAX_MANIFEST, error=LedgerError), what)
-    model = manifest.files[manifest.model].sha256
-    statement = parse_object(signed.payload, f"{what}: not a receipt", LedgerError)
-    try:
-        named = {subject["digest"]["sha256"] for subject in statement["subject"]}
-    except (KeyError, TypeError):
-        raise LedgerError(f"{what}: not a receipt") from None
-    if model not in named:
-        raise LedgerError(f"{what}: is not about {manifest.model}, SHA-256 {model}")
-    name = envelope.key_name(signed.public_key)
-    try:
-        envelope.verify(signed, what)
-    except ModuleNotFoundError:
-        return f"about {manifest.model}; signature {NOT_CHECKED}"
-    same = "the bundle's" if name == manifest.key else "another than the bundle's, which vouches for it"
-    return f"about {manifest.model}; signature valid, key {name} ({same})"
-
-
-def _hex(path: Path) -> bytes:
-    return bytes.fromhex(read_regular(path, limit=_MAX_KEY, error=IntegrityError).decode("ascii"))
-
-
-def _unpack(path: Path, folder: Path) -> None:
-    """Write the members of an archive by hand: plain files with plain names, each once.
-
-    Sparse members are refused: a kilobyte of archive would become a disk full of zeros.
-    """
-    if not path.is_file():
-        raise IntegrityError(f"{path}: not a regular file")
-    try:
-        size = path.stat().st_size
-        with tarfile.open(path, "r:") as archive:
-            seen: set[str] = set()
-            for member in archive:
-                plain = member.type == tarfile.REGTYPE and not member.sparse and not member.pax_headers
-                if not plain or not NAME.fullmatch(member.name) or member.name in seen:
-                    raise IntegrityError(f"{path}: member {member.name[:100]!r} is not allowed")
-                if not 0 <= member.size <= min(MAX_BYTES, size) or len(seen) >= MAX_ENTRIES:
-                    raise IntegrityError(f"{path}: too many or too large members")
-                seen.add(member.name)
-                source = archive.extractfile(member)
-                with (folder / member.name).open("wb") as file:
-                    while source and (chunk := source.read(2**20)):
-                        file.write(chunk)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise IntegrityError(f"{path}: not an archive of a bundle: {error}") from None
+def _hex(path: Path, size: int) -> bytes:
+    """So many bytes from lower-case digits and a newline: a second spelling would be a second signature."""
+    text = read_regular(path, limit=_MAX_KEY, error=IntegrityError)
+    if not re.fullmatch(rb"[0-9a-f]{%d}\n" % (2 * size), text):
+        raise IntegrityError(f"{path}: allowed are {2 * size} lower-case hex digits and a newline")
+    return bytes.fromhex(text.decode("ascii"))

@@ -24,15 +24,19 @@ from qmu_edge.io.json import parse_object
 from qmu_edge.io.plain import from_json, to_json
 from qmu_edge.verify.verdict import Thresholds
 
-TYPE: Final = "urn:qmu-edge:bundle:v1"
+TYPE: Final = "urn:qmu-edge:bundle:v2"
+TYPE_V1: Final = "urn:qmu-edge:bundle:v1"
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
 PUBLIC_KEY: Final = "signing.pub"
 RECEIPT: Final = "receipt.json"
 GOLDEN: Final = ("golden_images.npy", "golden_logits.npy")
 MAX_FILES: Final = 64
+MAX_ENTRIES: Final = MAX_FILES + 2  # and the manifest with its signature
 MAX_BYTES: Final = 2**31 - 1  # of one file
+MAX_MANIFEST: Final = 2**20
 RETIRED: Final = frozenset({"max_fa_gap", "max_mia_auc_gap"})
+TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|\+00:00)", re.ASCII)
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 
 
@@ -42,6 +46,23 @@ class FileEntry:
 
     sha256: Sha256
     bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """Where in its project's history a bundle stands.
+
+    Attributes:
+        number: How many receipts the project had issued: it only grows, and with every deletion.
+        time: When the last of them was issued, RFC 3339; None where there is none.
+        checkpoint: Digest of the network that the model files were exported from.
+        receipt: Digest of the receipt in the bundle; None where none covers the files.
+    """
+
+    number: int
+    time: str | None
+    checkpoint: Sha256
+    receipt: Sha256 | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +76,7 @@ class Manifest:
         min_agreement: Share of golden inputs on which a device must name the same class.
         thresholds: Some or all fields of `Thresholds`; None where there is no limit.
         key: Name of the signing key, see `qmu_edge.receipt.envelope.key_name`.
+        issued: None in manifests of version 1, which do not say it.
         type: Kind and version of this document.
     """
 
@@ -64,6 +86,7 @@ class Manifest:
     min_agreement: float
     thresholds: Mapping[str, float | None]
     key: str
+    issued: Issued | None = None
     type: str = TYPE
 
     @property
@@ -73,7 +96,10 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The file: the same bytes for the same manifest."""
-        return json.dumps(to_json(self), indent=1, sort_keys=True).encode() + b"\n"
+        document = to_json(self)
+        if self.type == TYPE_V1:
+            del document["issued"]
+        return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
 
     @classmethod
     def parse(cls, data: bytes, path: Path) -> "Manifest":
@@ -84,12 +110,13 @@ class Manifest:
             path: Of the bundle, for messages.
 
         Raises:
-            IntegrityError: It is not a manifest of this version, or names what a bundle cannot hold.
+            IntegrityError: It is a manifest of no known version, or names what a bundle cannot hold.
         """
         what = f"{path}: {MANIFEST}"
         document = parse_object(data, what, IntegrityError)
         names = {field.name for field in fields(cls)}
-        if set(document) != names or document["type"] != TYPE:
+        old = document.get("type") == TYPE_V1
+        if set(document) != (names - {"issued"} if old else names) or document["type"] not in (TYPE, TYPE_V1):
             raise IntegrityError(f"{what}: not of type {TYPE} with fields {', '.join(sorted(names))}")
         manifest = from_json(cls, document, what)
         if problem := manifest._problem():
@@ -107,10 +134,27 @@ class Manifest:
         for name in (self.model, *GOLDEN):
             if name not in self.files:
                 return f"{name[:100]!r} is not among its files"
+        if problem := self._problem_of_history():
+            return problem
         limits = {field.name for field in fields(Thresholds)} | RETIRED
         shares = [self.min_agreement, *(v for v in self.thresholds.values() if v is not None)]
         if not self.thresholds.keys() <= limits or not all(0 <= share <= 1 for share in shares):
             return "a threshold is unknown or no fraction"
         if self.thresholds.get("max_residual", 0) is None:
             return "max_residual is no fraction"
+        return ""
+
+    def _problem_of_history(self) -> str:
+        """A number, a time and a receipt that contradict each other."""
+        about = self.issued
+        if about is None:
+            return "" if self.type == TYPE_V1 else "issued is missing"
+        if about.number < 0 or (about.time is None) != (about.number == 0):
+            return f"number {about.number} with time {about.time}"
+        if about.time is not None and not TIME.fullmatch(about.time):
+            return f"time {about.time[:40]!r}, allowed RFC 3339 in UTC"
+        if (about.receipt is not None) != (RECEIPT in self.files) or (about.receipt and not about.number):
+            return f"receipt {about.receipt} of number {about.number}, and {RECEIPT} beside it or not"
+        if about.receipt is not None and self.files[RECEIPT].sha256 != about.receipt:
+            return f"{RECEIPT} is not receipt {about.receipt}"
         return ""

@@ -29,7 +29,17 @@ def table(found: Verification) -> str:
         lines += map(_check_line, found.verdict.checks)
         lines.append(f"answer          {found.verdict.answer or 'none'}")
         lines += [f"                {found.verdict.why}"] if found.verdict.why else []
-    return "\n".join([*lines, f"passed          {'yes' if found.passed else 'no'}"])
+    return "\n".join([*lines, f"passed          {_outcome(found)}"])
+
+
+def _outcome(found: Verification) -> str:
+    """The last line: also how much it is worth."""
+    about = found.bundle
+    if about is not None and not about.covered:
+        return "no: not covered by a receipt"
+    if about is not None and about.vouched_by is None and found.passed:
+        return "yes, by its own account: nobody vouches for it, no trusted key was given (--key)"
+    return "yes" if found.passed else "no"
 
 
 def same_bits(obstacles: Sequence[Obstacle]) -> str:
@@ -58,7 +68,8 @@ def _evaluation_lines(evaluation: Evaluation) -> Iterator[str]:
 def _bundle_lines(bundle: BundleReport) -> Iterator[str]:
     yield f"bundle          {bundle.files} files as the manifest says"
     yield f"signature       {bundle.signature}"
-    yield f"receipt         {bundle.receipt or 'none'}"
+    yield f"number          {bundle.number}"
+    yield f"receipt         {bundle.receipt}"
     for batch, times in bundle.latency_ms.items():
         yield f"{batch:15} " + ", ".join(f"{p} {ms:.2f} ms" for p, ms in asdict(times).items())
     if bundle.peak_mb is not None:
@@ -78,7 +89,8 @@ def junit(found: Verification) -> str:
     """JUnit XML, one case for each thing that was verified; a missed threshold is a failure."""
     cases = {"model file policy": "", "latent weights": ""}
     if found.bundle:
-        cases |= {"digests": "", "signature": ""} | ({"receipt": ""} if found.bundle.receipt else {})
+        cases |= {"digests": ""} | ({"signature": ""} if found.bundle.vouched_by else {})
+        cases["receipt"] = "" if found.bundle.covered else f"not covered: {found.bundle.receipt}"
     if found.parity:
         cases["parity"] = ""
     for check in found.verdict.checks if found.verdict else ():

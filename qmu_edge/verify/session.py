@@ -1,8 +1,8 @@
 """One onnxruntime session on the CPU: uint8 images in, logits out.
 
-The session is made from exactly the bytes that passed the model-file policy. Memory stays bounded:
-images are scaled batch by batch. A file takes float 0..1 or uint8, channels first or last: the element type
-says one, the metadata the other.
+The session is made from exactly the bytes that passed the model-file policy, and only where what they compute
+is bounded. Images are scaled batch by batch, and a batch is as large as that bound allows. A file takes float
+0..1 or uint8, channels first or last: the element type says one, the metadata the other.
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError, ExportError, IntegrityError
 from qmu_edge.verify.metadata import Layout, input_layout
+from qmu_edge.verify.onnx.operators import require_bounded
 from qmu_edge.verify.onnx.reader import OnnxFile, read
 
 OPTIMIZATION: Final = {
@@ -53,7 +54,7 @@ class OrtRunner:
         Raises:
             ConfigError: Unknown optimization or thread count.
             IntegrityError: See `read`; or onnxruntime cannot load the file.
-            ExportError: See `read`; a QONNX file; other inputs or outputs.
+            ExportError: See `read` and `require_bounded`; a QONNX file; other inputs or outputs.
         """
         if threads < 1 or optimization not in OPTIMIZATION:
             raise ConfigError(
@@ -65,6 +66,8 @@ class OrtRunner:
             raise ExportError(
                 f"{path}: a QONNX file, which onnxruntime cannot run; run the QCDQ file of the same release"
             )
+        require_bounded(file)
+        self._file, self._bounded = file, {1}
         self.path, self.sha256, self.size_bytes = file.path, file.sha256, len(file.data)
         self.threads, self.optimization = threads, optimization
         self._session = _session(file, threads, optimization)
@@ -84,7 +87,8 @@ class OrtRunner:
 
         Args:
             images: uint8 (n, c, h, w), n at least 1; scaled to 0..1 here.
-            batch: Images per run; a file with a fixed batch uses its own.
+            batch: Images per run, or fewer where they would compute too much at once; a file with a fixed
+                batch uses its own.
 
         Returns:
             float32 (n, k).
@@ -100,9 +104,19 @@ class OrtRunner:
             )
         if len(images) == 0 or batch < 1:
             raise ConfigError(f"{self.path}: {len(images)} images in batches of {batch}; allowed 1")
-        size = fixed or batch
+        size = fixed or self._most(batch)
         starts = range(0, len(images), size)
         return np.concatenate([self._run(images[i : i + size], fixed) for i in starts])
+
+    def _most(self, batch: int) -> int:
+        """The largest part of a batch, halved again and again, that stays below the bound."""
+        while batch not in self._bounded:
+            try:
+                require_bounded(self._file, batch)
+                self._bounded.add(batch)
+            except ExportError:
+                batch = -(-batch // 2)
+        return batch
 
     def fed(self, images: NDArray[np.uint8]) -> NDArray[Any]:
         """Images uint8 (n, c, h, w) as the file takes them."""

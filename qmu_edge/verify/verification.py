@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from qmu_edge.errors import ExportError
+from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
-from qmu_edge.verify import bundle
+from qmu_edge.verify import bundle, newest
 from qmu_edge.verify.arrays import MeasuredSets, read_golden, read_sets
 from qmu_edge.verify.codes_changed import codes_changed
 from qmu_edge.verify.evaluation import Evaluation, SetName, evaluate, seen
 from qmu_edge.verify.exactness import Obstacle, obstacles
 from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
 from qmu_edge.verify.onnx.graph import Dialect, OnnxFile
+from qmu_edge.verify.onnx.operators import require_bounded
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.parity import Parity, compare, require_parity
 from qmu_edge.verify.performance import Latency, latency, peak_mebibytes
@@ -36,7 +37,9 @@ class Options:
         forgotten_class: The forget set is whole classes.
         threads: Of onnxruntime.
         optimization: Of onnxruntime, see `OrtRunner`.
-        thresholds: Of the verdict.
+        limits: Thresholds that were asked for, by their names in `Thresholds`; None for no limit.
+        state: Where a device keeps the highest number of a bundle that it accepted, see `newest`.
+        not_older_than: The lowest number of a bundle that is accepted.
     """
 
     data: Path | None = None
@@ -46,7 +49,14 @@ class Options:
     forgotten_class: bool = False
     threads: int = 1
     optimization: str = "all"
-    thresholds: Thresholds = field(default_factory=Thresholds)
+    limits: Mapping[str, float | None] = field(default_factory=dict)
+    state: Path | None = None
+    not_older_than: int | None = None
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Those that were asked for, and the defaults."""
+        return Thresholds(**self.limits)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +66,9 @@ class BundleReport:
     Attributes:
         path: The bundle.
         files: How many files are as the manifest says.
-        signature, receipt: What is known about them, for people; no receipt is None.
+        signature, receipt, number: What is known about them, for people.
+        vouched_by: Name of the trusted key that has signed it; None where nobody vouches for it.
+        covered: Whether a receipt covers all its model files; before the first deletion none has to.
         latency_ms: By "batch 1" and "batch 64".
         peak_mb: Largest resident memory in MiB; None where the system does not tell.
     """
@@ -64,7 +76,10 @@ class BundleReport:
     path: str
     files: int
     signature: str
-    receipt: str | None
+    vouched_by: str | None
+    receipt: str
+    covered: bool
+    number: str
     latency_ms: Mapping[str, Latency]
     peak_mb: float | None
 
@@ -99,8 +114,9 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether every threshold is met; a file that was not judged passes."""
-        return self.verdict is None or self.verdict.passed
+        """Whether every threshold is met, and a bundle is covered; a file that was not judged passes."""
+        covered = self.bundle is None or self.bundle.covered
+        return covered and (self.verdict is None or self.verdict.passed)
 
     def to_json(self) -> dict[str, object]:
         """What `--json` prints; `bundle` is left out where there is none."""
@@ -111,21 +127,23 @@ class Verification:
 
 
 def verify_structure(file: OnnxFile) -> Verification:
-    """Verify a file by itself: the latent-weight gate follows the model-file policy of `read`.
+    """Verify a file by itself: the latent-weight gate, then operators and their bounds.
 
     Args:
-        file: From `read`.
+        file: From `read`, which has applied the model-file policy.
 
     Raises:
-        ExportError: See `latent_weight_gate`.
+        ExportError: See `latent_weight_gate` and `require_bounded`.
     """
+    latent_weights = latent_weight_gate(file)
+    require_bounded(file)
     return Verification(
         file=str(file.path),
         sha256=file.sha256,
         bytes=len(file.data),
         format=file.dialect,
         opset_imports=file.opset_imports,
-        latent_weights=latent_weight_gate(file),
+        latent_weights=latent_weights,
         obstacles=obstacles(file),
     )
 
@@ -152,9 +170,10 @@ def verify_file(path: Path, options: Options) -> Verification:
 
 
 def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Verification:
-    """Verify a bundle: its files, signature and receipt, then its model as `verify_file` does.
+    """Verify a bundle: its files, signature, number and receipt, then its model as `verify_file` does.
 
-    The golden inputs must agree as the manifest says, and its thresholds take the place of those given.
+    The golden inputs must agree as the manifest says. Of its thresholds and those asked for, the stricter
+    count.
 
     Args:
         path: Folder or archive.
@@ -164,9 +183,13 @@ def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Veri
     Raises:
         QmuEdgeError: Any deliberate error but a threshold that is missed.
     """
+    if options.state is not None and key is None:
+        raise ConfigError("--state needs --key: anybody's bundle could raise the number for ever")
+    least = _least(options)
     with bundle.opened(path, key) as opened:
-        thresholds = replace(options.thresholds, **opened.manifest.limits)
-        found = verify_file(opened.model, replace(options, thresholds=thresholds))
+        newest.require_newest(opened.manifest, least or 0, path)
+        limits = stricter(options.limits, opened.manifest.limits)
+        found = verify_file(opened.model, replace(options, limits=limits))
         runner = _runner(opened.model, options)
         images, logits = bundle.golden(opened.folder)
         parity = compare(logits, runner.logits(images))
@@ -175,11 +198,34 @@ def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Veri
             path=str(path),
             files=len(opened.manifest.files),
             signature=opened.signature,
-            receipt=opened.receipt,
+            vouched_by=opened.vouched_by,
+            receipt=opened.receipt.text,
+            covered=opened.receipt.covered,
+            number=newest.told(opened.manifest, least),
             latency_ms={f"batch {n}": latency(runner, images, batch=n) for n in (1, 64)},
             peak_mb=peak_mebibytes(),
         )
-        return replace(found, file=opened.manifest.model, parity=parity, bundle=about)
+        whole = replace(found, file=opened.manifest.model, parity=parity, bundle=about)
+        if whole.passed and options.state is not None:
+            newest.accept(options.state, opened.manifest)
+        return whole
+
+
+def _least(options: Options) -> int | None:
+    """The lowest number of a bundle that is accepted; None where there is nothing to hold it against."""
+    known = [] if options.not_older_than is None else [options.not_older_than]
+    known += [] if options.state is None else [newest.accepted(options.state)]
+    return max(known, default=None)
+
+
+def stricter(asked: Mapping[str, float | None], own: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Of two limits the lower, and any limit rather than none.
+
+    >>> stricter({"max_ta_drop": 0.01, "max_ra_drop": None}, {"max_ta_drop": 0.02, "max_ra_drop": 0.05})
+    {'max_ta_drop': 0.01, 'max_ra_drop': 0.05}
+    """
+    found = {name: [m[name] for m in (asked, own) if name in m] for name in {**asked, **own}}
+    return {name: min((v for v in both if v is not None), default=None) for name, both in found.items()}
 
 
 def _require_wide_sums(found: Verification) -> None:
@@ -215,10 +261,11 @@ def _judge(runner: OrtRunner, data: MeasuredSets, options: Options) -> tuple[Eva
             references=data.references.get(name), people=data.people.get(name),
         )  # fmt: skip
     forget = data.sets.get(SetName.FORGET)
-    classes = np.unique(forget.labels) if forget is not None and options.forgotten_class else ()
+    classes = np.unique(forget.labels) if forget is not None and options.forgotten_class else data.classes
     terms = Terms(
-        thresholds=options.thresholds, classes=tuple(int(k) for k in classes),
+        thresholds=options.thresholds, exact=data.exact, classes=tuple(int(k) for k in classes),
         references=data.networks, intraclass=data.intraclass,
+        release_unmeasurable=data.release_unmeasurable,
     )  # fmt: skip
     return evaluation, judge(sets, terms, codes=codes)
 

@@ -173,8 +173,13 @@ def test_export_writes_a_bundle_that_a_device_checks(
     assert sha(tmp_path / "device/receipt.json") == sha(served / "release/receipt.json")
     assert device.main([str(tmp_path / "device.tar"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["parity"]["max_abs_difference"] == 0.0
-    again = run("export", "--project", served, "--bundle", tmp_path / "device", "--quiet")
-    assert (again.code, "exists already" in again.err) == (2, True)
+    assert done.json["receipt"] == sha(tmp_path / "device/receipt.json")
+    (tmp_path / "device.tar").unlink()  # as a kill between the two leaves it
+    assert run("export", "--project", served, "--bundle", tmp_path / "device", "--quiet").code == 0
+    assert device.main([str(tmp_path / "device.tar")]) == 0
+    other = ("--format", "packed", "--bundle", tmp_path / "device")
+    again = run("export", "--project", served, *other, "--quiet")
+    assert (again.code, "exists already, and is not this bundle" in again.err) == (2, True)
     assert run("doctor", "--project", served).code == 0
 
 
@@ -233,7 +238,7 @@ def test_training_twice_is_training_once(made: Any, run: Any, trained: Path) -> 
 
 def test_deleted_samples_are_never_trained_on_again(made: Any, run: Any, served: Path) -> None:
     counts = made.commands["unlearn"].json["counts"]
-    again = run("train", "--project", served, "--json").json
+    again = run("train", "--project", served, "--replace", "--json").json
     assert again["images"] == counts["retain"] == made.commands["train"].json["images"] - counts["forget"]
     with opened(served, Progress()) as project:
         ids = {project.samples.index.ids[i] for i in project.samples.trainable()}

@@ -104,6 +104,6 @@ def test_the_next_request_follows_a_purge_and_the_first_one_stays_answered(
 
 def test_training_again_after_a_purge_trains(made: Any, run: Any, served: Path) -> None:
     run("purge", "--project", served, "--now")
-    again = run("train", "--project", served, "--json", "--quiet")
+    again = run("train", "--project", served, "--replace", "--json", "--quiet")
     assert again.code == 0 and again.json["images"] == made.commands["unlearn"].json["counts"]["retain"]
     assert run("doctor", "--project", served, "--json").json["problems"] == []

@@ -80,7 +80,7 @@ def test_training_refuses_a_deleted_sample(planted: Any, monkeypatch: pytest.Mon
     project, _, split = planted
     monkeypatch.setattr(ProjectSamples, "trainable", lambda self: back_in(split, "retain").retain)
     with pytest.raises(IntegrityError, match="training set: 1 of"):
-        train_run.train_project(project, "cpu")
+        train_run.train_project(project, "cpu", replace=True)
 
 
 def test_parity_inputs_refuse_a_deleted_sample(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:

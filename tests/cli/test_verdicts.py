@@ -48,7 +48,7 @@ def test_a_file_that_no_receipt_names_is_measured_and_not_judged(run: Any, serve
     ended = run("verify", served / "original.onnx", "--project", served, "--quiet", "--json")
     assert ended.code == 0 and ended.json["passed"] and ended.json["evaluation"]["fa"]["n"] > 100
     assert ended.json["request"] is ended.json["verdict"] is None
-    assert ended.json["note"] == "no receipt names this file: it is measured, not judged"
+    assert ended.json["note"] == "no receipt names this file or its network: it is measured, not judged"
     assert digest(served) == state
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import stat
 import tarfile
 from dataclasses import asdict
@@ -54,17 +55,41 @@ def test_same_content_gives_the_same_archive(model: Path, tmp_path: Path) -> Non
         assert members.getnames() == sorted(members.getnames())
         found = {m.name: (m.mtime, m.uid, m.uname, m.mode) for m in members}
         assert set(found.values()) == {(0, 0, "", stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH)}
-    assert json.loads((tmp_path / "first" / MANIFEST).read_text())["type"] == "urn:qmu-edge:bundle:v1"
+    assert json.loads((tmp_path / "first" / MANIFEST).read_text())["type"] == "urn:qmu-edge:bundle:v2"
 
 
 def test_what_exists_is_not_written_over(model: Path, tmp_path: Path) -> None:
     write(tmp_path / "bundle", model)
-    with pytest.raises(ConfigError, match="bundle: exists already"):
+    held = {path: path.read_bytes() for path in [*(tmp_path / "bundle").iterdir(), tmp_path / "bundle.tar"]}
+    with pytest.raises(ConfigError, match="exists already, and is not this bundle"):
+        write(tmp_path / "bundle", model, number=4)
+    assert {path: path.read_bytes() for path in held} == held
+    (tmp_path / "bundle/more.txt").touch()
+    with pytest.raises(ConfigError, match="bundle: exists already, and is not this bundle"):
         write(tmp_path / "bundle", model)
     (tmp_path / "other.tar").symlink_to("nowhere")
-    with pytest.raises(ConfigError, match=r"other\.tar: exists already"):
+    with pytest.raises(ConfigError, match=r"other\.tar: exists already, and is not this bundle"):
         write(tmp_path / "other", model)
     assert not (tmp_path / "other").exists()
+
+
+def test_what_a_killed_run_has_left_is_completed(model: Path, tmp_path: Path) -> None:
+    """Between any two of its steps: nothing, a part of the hidden folder, the folder, both."""
+    out, archive, hidden = tmp_path / "bundle", tmp_path / "bundle.tar", tmp_path / ".tmp-bundle"
+    manifest = write(out, model)
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    packed = archive.read_bytes()
+    for left in ("hidden", "folder", "archive", "both"):
+        if left in ("hidden", "archive"):
+            shutil.rmtree(out)
+        if left in ("hidden", "folder"):
+            archive.unlink()
+        if left == "hidden":
+            hidden.mkdir()
+            (hidden / "model.onnx").write_bytes(b"half")
+        assert write(out, model) == manifest
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+        assert archive.read_bytes() == packed and not hidden.exists()
 
 
 def test_golden_images_are_synthetic_and_always_the_same() -> None:
@@ -82,4 +107,4 @@ def test_a_full_disk_leaves_no_half_bundle(
     monkeypatch.setattr("qmu_edge.export.bundle.write_atomic", full)
     with pytest.raises(ConfigError, match="No space left"):
         write(tmp_path / "bundle", model)
-    assert not (tmp_path / "bundle").exists() and not list(tmp_path.glob(".bundle*"))
+    assert not (tmp_path / "bundle").exists() and not list(tmp_path.glob(".tmp*"))

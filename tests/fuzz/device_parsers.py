@@ -20,12 +20,13 @@ from qmu_edge.recipe import ModelRecipe
 from qmu_edge.train import checkpoint
 from qmu_edge.verify.arrays import read_golden, read_sets
 from qmu_edge.verify.bundle import golden, opened
-from qmu_edge.verify.latent_weights import latent_weight_gate
 from qmu_edge.verify.manifest import GOLDEN, MANIFEST, SIGNATURE
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.verdict import Thresholds
+from qmu_edge.verify.verification import verify_structure
 from tests.fuzz.mutate import mutated, mutated_json
 from tests.fuzz.parser import JSON_WORDS, SHA, Parser, bytes_of, json_of
+from tests.verify.bundles import issued
 
 
 @cache
@@ -88,6 +89,10 @@ MODEL_WORDS = (
     b"Constant", b"com.example", b'{"weight_bits": []}', b"\x08" + b"\xff" * 9 + b"\x01", b"\x6a\x00",
     b"../../x",
 )  # fmt: skip
+
+
+def _model(folder: Path, path: Path) -> None:
+    verify_structure(read(path))
 
 
 # Arrays.
@@ -153,7 +158,9 @@ def bundle(folder: Path) -> Path:
     if not out.exists():
         files = {"model.onnx": models()[0]}
         limits = Thresholds(max_residual=0.25, max_ta_drop=None)
-        write_bundle(out, files, model="model.onnx", thresholds=limits, min_agreement=0.9, key=KEY)
+        write_bundle(
+            out, files, model="model.onnx", thresholds=limits, min_agreement=0.9, issued=issued(), key=KEY
+        )
     return out
 
 
@@ -216,9 +223,7 @@ DEVICE_PARSERS: dict[str, Parser] = {
         _checkpoint,
         3_000,
     ),
-    "model": Parser(
-        lambda folder, path: latent_weight_gate(read(path)), bytes_of(models, *MODEL_WORDS), 20_000
-    ),
+    "model": Parser(_model, bytes_of(models, *MODEL_WORDS), 20_000),
     "golden inputs": Parser(_golden, bytes_of(arrays, *ARRAY_WORDS), 10_000),
     "sets": Parser(_sets, bytes_of(archives, *ARRAY_WORDS), 10_000),
     "manifest": Parser(_manifest, json_of(lambda: [bundle_parts()[0]]), 10_000),

@@ -25,6 +25,7 @@ from qmu_edge.train.requantize import requantize
 from qmu_edge.verify.verdict import Thresholds
 from tests.processors.emulated import ARM, X86, Emulated, NotHere, Web
 from tests.processors.logits import write_logits
+from tests.verify.bundles import issued
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -135,7 +136,7 @@ def test_a_bundle_passes(exported: Any, emulated: Emulated, processor: str, tmp_
     (file,) = [f for f in exported[0]["resnet18-w8a8"] if f.format is Format.INTEGER]
     write_bundle(
         tmp_path / "bundle", {"model.onnx": file.data}, model="model.onnx", thresholds=Thresholds(),
-        min_agreement=1.0, key=Ed25519PrivateKey.generate(),
+        min_agreement=1.0, issued=issued(), key=Ed25519PrivateKey.generate(),
     )  # fmt: skip
     try:
         ended = emulated.run(processor, ["-m", "qmu_edge.verify", str(tmp_path / "bundle")], REPOSITORY)

@@ -77,6 +77,12 @@ def folder(root: Path, name: str) -> Path:
     return made
 
 
+def hidden(root: Path) -> None:
+    """What a killed `export --bundle device` leaves."""
+    (root / ".tmp-device").mkdir()
+    (root / ".tmp-device/model.onnx").write_bytes(b"half")
+
+
 def work(root: Path, name: str) -> None:
     path = root / ".qmu/work" / f"{name}.safetensors"
     path.touch(mode=0o600)
@@ -98,6 +104,7 @@ REPAIRED: dict[str, tuple[Damage, str]] = {
     "the sums altered": (lambda r: model(r).with_name("SHA256SUMS").write_bytes(b""), "altered"),
     "no sums": (lambda r: model(r).with_name("SHA256SUMS").unlink(), "altered"),
     "a file more": (lambda r: model(r).with_name("more").write_bytes(b""), "altered"),
+    "half a bundle": (lambda r: hidden(r), "interrupted export"),
     "half a folder": (lambda r: folder(r, 16 * "0"), "not whole, and not current"),
     "a state of no training": (lambda r: work(r, "train-0123456789abcdef"), "nothing goes on with"),
     "a state of no attempt": (lambda r: work(r, "0123456789abcdef-qmul"), "nothing goes on with"),

@@ -49,20 +49,25 @@ def test_what_references_think_comes_with_the_sets(tmp_path: Path, sets: dict[Se
         given: dict[str, Any] = dict(arrays)
     bare = read_sets(plain)
     assert (bare.networks, bare.intraclass, bare.flip) == (0, 0.0, False) and not bare.references
+    assert (bare.exact, bare.classes) == (False, ())
     more: dict[str, Any] = {
         "forget_references": np.array([0.5, 1.5], np.float32), "test_people": np.array([7, 9]),
         "networks": np.array(4), "intraclass": np.array(1.5), "flip": np.array(1),
+        "exact": np.array(1), "classes": np.array([3, 1]),
     }  # fmt: skip
     np.savez(path, **given, **more)
     found = read_sets(path)
     assert found.references[SetName.FORGET].tolist() == [0.5, 1.5] and len(found.references) == 1
     assert found.people[SetName.TEST].tolist() == [7, 9] and len(found.people) == 1
     assert (found.networks, found.intraclass, found.flip) == (4, 1.0, True)
+    assert (found.exact, found.release_unmeasurable, found.classes) == (True, False, (3, 1))
     for name, value, message in (
         ("forget_references", np.array([1, 2]), "allowed one per image"),
         ("forget_references", np.ones(3), "allowed one per image"),
         ("test_people", np.ones(2), "allowed one per image"),
         ("networks", np.array([4]), "allowed one number"),
+        ("classes", np.array(4), "allowed whole numbers"),
+        ("classes", np.array([0.5]), "allowed whole numbers"),
         ("intraclass", np.array(np.nan), "allowed one number"),
         ("forget_scores", np.ones(2), "allowed pairs"),
     ):

@@ -9,11 +9,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
+from qmu_edge.errors import ConfigError
+from qmu_edge.receipt.envelope import key_name
 from qmu_edge.verify.__main__ import main
 from qmu_edge.verify.evaluation import Labelled, SetName
 from qmu_edge.verify.session import OrtRunner
-from tests.verify.bundles import write
+from tests.verify import files
+from tests.verify.bundles import KEY, write
 from tests.verify.files import write_sets
 
 ModelAndSets = tuple[Path, dict[SetName, Labelled]]
@@ -81,19 +85,25 @@ def test_a_bundle_is_told_by_its_name_and_reported(
         about = found["bundle"]
         assert about["files"] == 5 and about["peak_mb"] > 1
         assert about["signature"].startswith("valid, key ") and "came with the bundle" in about["signature"]
+        assert (about["vouched_by"], about["covered"]) == (None, True)
         assert {"p50", "p95", "p99"} == set(about["latency_ms"]["batch 1"])
         suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
         assert [c.get("name") for c in suite] == [
             "model file policy",
             "latent weights",
             "digests",
-            "signature",
             "receipt",
             "parity",
         ]
         assert suite.get("failures") == "0"
     assert main([str(tmp_path / "bundle")]) == 0
-    assert "5 files as the manifest says" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "5 files as the manifest says" in printed
+    assert "nobody vouches for it" in printed.splitlines()[-1]
+    public = KEY.public_key().public_bytes_raw()
+    (tmp_path / "key.pub").write_text(public.hex())
+    assert main([str(tmp_path / "bundle"), "--key", str(tmp_path / "key.pub"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bundle"]["vouched_by"] == key_name(public)
 
 
 _HEAVY = ("torch", "onnx", "qonnx", "brevitas", "sklearn", "scipy", "pydantic", "jaxtyping")
@@ -120,3 +130,34 @@ def test_the_block_can_fail() -> None:
     code = _BLOCKED.replace("import runpy, sys", "import runpy, sys\nsys.modules['numpy'] = None")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "numpy" in done.stderr
+
+
+def test_an_operator_that_never_ends_is_ended(tmp_path: Path) -> None:
+    """The gate is taken away: the time limit must reach into the runtime."""
+    kinds = {"i": TensorProto.INT64, "c": TensorProto.BOOL, "v": TensorProto.FLOAT}
+    values = {n: helper.make_tensor_value_info(n, kind, []) for n, kind in kinds.items()}
+    ends = [helper.make_tensor_value_info(n, kinds[n[0]], []) for n in ("c2", "v2")]
+    steps = [helper.make_node("Identity", [n], [f"{n}2"]) for n in "cv"]
+    model = files.qcdq()
+    body = helper.make_graph(steps, "body", [*values.values()], ends)
+    model.graph.node.append(helper.make_node("Loop", ["rounds", "go", "one"], ["z"], body=body))
+    model.graph.node.append(helper.make_node("Add", ["y0", "z"], ["y"]))
+    model.graph.node[-3].output[0] = "y0"
+    for name, value in (("rounds", np.array(2**62)), ("go", np.array(True)), ("one", np.float32(1))):
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    path = files.write(tmp_path / "loop.onnx", model)
+    golden = tmp_path / "g.npz"
+    np.savez(golden, images=np.zeros((1, 3, 8, 8), np.uint8), logits=np.zeros((1, 5), np.float32))
+    code = (
+        "import sys; from qmu_edge.verify import session, verification\n"
+        "session.require_bounded = verification.require_bounded = lambda *_: None\n"
+        "from qmu_edge.verify.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    junit = tmp_path / "junit.xml"
+    done = subprocess.run(
+        [sys.executable, "-c", code, path, "--golden", golden, "--timeout", "2", "--junit", junit],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == ConfigError.exit_code, done.stderr
+    assert done.stderr == f"qmu_edge.verify: {path}: not verified within 2 s; --timeout allows more\n"
+    assert ElementTree.parse(junit).getroot().get("failures") == "1"

@@ -9,7 +9,8 @@ import pytest
 
 from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.verify.manifest import GOLDEN, MANIFEST, SIGNATURE, FileEntry, Manifest
+from qmu_edge.verify.manifest import GOLDEN, MANIFEST, RECEIPT, SIGNATURE, TYPE_V1, FileEntry, Manifest
+from tests.verify.bundles import issued
 
 MODEL = "model.onnx"
 WHERE = Path("device.tar")
@@ -21,14 +22,53 @@ HONEST = Manifest(
     min_agreement=0.999,
     thresholds={"max_residual": 0.25, "max_ta_drop": None},
     key="0123456789abcdef",
+    issued=issued(),
+)
+OLD = replace(HONEST, issued=None, type=TYPE_V1)
+RECEIVED = replace(
+    HONEST, files={**HONEST.files, RECEIPT: ENTRY}, issued=replace(issued(3), receipt=ENTRY.sha256)
 )
 
 
 def test_what_is_written_is_read_back() -> None:
     data = HONEST.to_bytes()
     assert Manifest.parse(data, WHERE) == HONEST
+    assert Manifest.parse(RECEIVED.to_bytes(), WHERE) == RECEIVED
     assert data.endswith(b"}\n") and data == HONEST.to_bytes()
     assert list(json.loads(data)) == sorted(json.loads(data))
+
+
+def test_version_1_is_read_as_it_was_written() -> None:
+    assert Manifest.parse(OLD.to_bytes(), WHERE) == OLD
+    assert json.loads(OLD.to_bytes()).keys() == json.loads(HONEST.to_bytes()).keys() - {"issued"}
+    for wrong in (replace(OLD, type=HONEST.type), replace(HONEST, issued=None)):
+        with pytest.raises(IntegrityError, match="issued"):
+            Manifest.parse(wrong.to_bytes(), WHERE)
+    mixed = json.loads(OLD.to_bytes()) | {"issued": json.loads(HONEST.to_bytes())["issued"]}
+    with pytest.raises(IntegrityError, match="not of type urn:qmu-edge:bundle:v2"):
+        Manifest.parse(json.dumps(mixed).encode(), WHERE)
+
+
+HISTORIES: dict[str, tuple[dict[str, Any], str]] = {
+    "a negative number": ({"number": -1}, "number -1 with time"),
+    "a number without a time": ({"time": None}, "number 3 with time None"),
+    "a time before any deletion": ({"number": 0}, "number 0 with time"),
+    "a time that is none": ({"time": "yesterday"}, "time 'yesterday', allowed RFC 3339 in UTC"),
+    "a receipt that is not there": ({"receipt": "cd" * 32}, "is not receipt cdcd"),
+    "a receipt that is not named": ({"receipt": None}, "receipt None of number 3"),
+    "a number that is true": ({"number": True}, "found True, allowed int"),
+    "a checkpoint that is none": ({"checkpoint": "x"}, "found 'x', allowed Sha256"),
+    "another field": ({"who": "x"}, "unknown field"),
+}
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_a_history_that_contradicts_itself_is_refused(name: str) -> None:
+    change, said = HISTORIES[name]
+    document = json.loads(RECEIVED.to_bytes())
+    document["issued"] |= change
+    with pytest.raises(IntegrityError, match=said):
+        Manifest.parse(json.dumps(document).encode(), WHERE)
 
 
 def test_limits_of_older_bundles_are_read_and_left_out() -> None:
@@ -41,9 +81,9 @@ def test_limits_of_older_bundles_are_read_and_left_out() -> None:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "a field is missing": (lambda m: m.pop("key"), "not of type urn:qmu-edge:bundle:v1 with fields"),
+    "a field is missing": (lambda m: m.pop("key"), "not of type urn:qmu-edge:bundle:v2 with fields"),
     "a field is unknown": (lambda m: m.update(run="sh"), "not of type"),
-    "another version": (lambda m: m.update(type="urn:qmu-edge:bundle:v2"), "not of type"),
+    "another version": (lambda m: m.update(type="urn:qmu-edge:bundle:v3"), "not of type"),
     "files are a list": (lambda m: m.update(files=[]), "files: found"),
     "an entry is text": (lambda m: m["files"].update({MODEL: "x"}), "found 'x', allowed FileEntry"),
     "a digest is short": (lambda m: m["files"][MODEL].update(sha256="ab"), "found 'ab', allowed Sha256"),

@@ -28,6 +28,7 @@ def test_the_table_of_everything() -> None:
         "MIA AUC         0.5000 (0.4000 to 0.6000)",
         "bundle          5 files as the manifest says",
         "signature       valid, key 12",
+        "number          3",
         "receipt         about model.onnx",
         "batch 1         p50 1.00 ms, p95 2.00 ms, p99 3.00 ms",
         "peak memory     12 MB",
@@ -70,8 +71,27 @@ def test_junit_leaves_out_what_was_not_verified() -> None:
     assert [case.get("name") for case in suite] == ["model file policy", "latent weights", "ta_drop"]
     assert suite.get("failures") == "0"
     assert JUDGED.bundle
-    without = ElementTree.fromstring(junit(replace(JUDGED, bundle=replace(JUDGED.bundle, receipt=None))))
-    assert "receipt" not in [case.get("name") for case in without]
+    unsigned = replace(JUDGED.bundle, vouched_by=None, covered=False, receipt="none")
+    suite = ElementTree.fromstring(junit(replace(PLAIN, bundle=unsigned)))
+    assert "signature" not in [case.get("name") for case in suite]
+    assert [failure.get("message") for failure in suite.iter("failure")] == ["not covered: none"]
+
+
+def test_the_last_line_says_how_much_it_is_worth() -> None:
+    assert JUDGED.bundle
+    own = replace(JUDGED.bundle, vouched_by=None)
+    last = {
+        "passed          yes": JUDGED.bundle,
+        "passed          yes, by its own account: nobody vouches for it, no trusted key was given (--key)": (
+            own
+        ),
+        "passed          no: not covered by a receipt": replace(JUDGED.bundle, covered=False),
+    }
+    for line, about in last.items():
+        assert table(replace(PLAIN, bundle=about)).splitlines()[-1] == line
+    assert not replace(PLAIN, bundle=replace(own, covered=False)).passed
+    document = replace(PLAIN, bundle=own).to_json()
+    assert document["bundle"]["vouched_by"] is None  # type: ignore[index]
 
 
 def test_junit_of_an_error_is_one_failure() -> None:

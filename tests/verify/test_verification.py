@@ -14,7 +14,7 @@ from qmu_edge.verify.onnx.graph import Dialect
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.residual import Scope
 from qmu_edge.verify.session import OrtRunner
-from qmu_edge.verify.verdict import Answer, Thresholds, Verdict
+from qmu_edge.verify.verdict import Answer, Verdict
 from qmu_edge.verify.verification import Options, verify_bundle, verify_file, verify_structure
 from tests.verify import bundles, files
 from tests.verify.bundles import LIMITS
@@ -123,17 +123,23 @@ def test_golden_logits_must_agree(model_and_sets: ModelAndSets, tmp_path: Path) 
         verify_file(model, Options(golden=golden))
 
 
-def test_thresholds_of_a_bundle_take_the_place_of_others(
+def test_of_a_bundles_thresholds_and_those_asked_for_the_stricter_count(
     model_and_sets: ModelAndSets, known: Path, tmp_path: Path
 ) -> None:
     model, _ = model_and_sets
     bundles.write(tmp_path / "bundle", model)
-    strict = Thresholds(max_residual=0.0, max_ta_drop=0.0, max_ra_drop=0.0)
-    options = Options(data=known, before=model, thresholds=strict)
-    alone, bundled = verify_file(model, options), verify_bundle(tmp_path / "bundle", options)
-    assert alone.verdict and [c.allowed for c in alone.verdict.checks[:3]] == [0.0, 0.0, 0.0]
-    assert bundled.verdict and [(c.name, c.allowed) for c in bundled.verdict.checks[:2]] == [
-        ("ta_drop", LIMITS.max_ta_drop), ("residual", LIMITS.max_residual),
-    ]  # fmt: skip
+
+    def allowed(**limits: float | None) -> dict[str, float]:
+        found = verify_bundle(tmp_path / "bundle", Options(data=known, before=model, limits=limits))
+        assert found.verdict
+        return {c.name: c.allowed for c in found.verdict.checks if c.name != "unchanged_codes"}
+
+    own = {"ta_drop": LIMITS.max_ta_drop, "residual": LIMITS.max_residual}
+    assert allowed() == allowed(max_residual=0.9, max_ta_drop=None) == own
+    assert allowed(max_residual=0.1, max_ta_drop=0.0) == {"ta_drop": 0.0, "residual": 0.1}
+    assert allowed(max_ra_drop=0.5) == {**own, "ra_drop": 0.5}
+    given = Options(data=known, before=model, limits={"max_residual": 0.0})
+    alone, bundled = verify_file(model, given), verify_bundle(tmp_path / "bundle", given)
+    assert alone.verdict and [c.allowed for c in alone.verdict.checks[:3]] == [0.02, 0.05, 0.0]
     assert (bundled.file, alone.file) == ("model.onnx", str(model))
     assert replace(bundled, file=alone.file, bundle=None).latent_weights == alone.latent_weights

@@ -6,6 +6,7 @@ from qmu_edge.receipt import receipt
 from qmu_edge.receipt.envelope import key_name
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.receipts import ReceiptRow
 
 
 def verify_issued(ledger: Ledger, data: bytes) -> list[str]:
@@ -32,7 +33,16 @@ def verify_issued(ledger: Ledger, data: bytes) -> list[str]:
             f"receipt {number} of {ledger.path}: signed by key {name}, which was not in use then"
         )
     lines = [f"ledger: receipt {number} of this project, issued {issued}"]
-    if key.until is None:
-        return [*lines, f"key {name}: in use since {key.since}"]
     note = "; the signature alone would prove nothing, the ledger does" if key.reason == "compromised" else ""
-    return [*lines, f"key {name}: in use from {key.since} to {key.until}, then {key.reason}{note}"]
+    until = f"from {key.since} to {key.until}, then {key.reason}{note}" if key.until else f"since {key.since}"
+    return [*lines, f"key {name}: in use {until}", *_superseded(ledger, row)]
+
+
+def _superseded(ledger: Ledger, row: ReceiptRow) -> list[str]:
+    """That a later deletion has led to other files; receipts of one run are about the same files."""
+    *_, last = ledger.receipts()
+    release = ledger.release_of(row.digest)
+    if last.seq == row.seq or (release is not None and release == ledger.release_of(last.digest)):
+        return []
+    later = f"receipt {last.seq}, issued {last.issued}"
+    return [f"superseded: by {later}; the files that this one names were made with data deleted since"]

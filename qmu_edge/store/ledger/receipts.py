@@ -111,10 +111,18 @@ class ReceiptLedger(RequestLedger):
 
     def report_of(self, receipt: Sha256) -> Sha256 | None:
         """Digest of the report that a receipt rests on."""
+        return self._result_of(receipt, Step.VERIFIED, "report")
+
+    def release_of(self, receipt: Sha256) -> Sha256 | None:
+        """Digest of the release that a receipt is about."""
+        return self._result_of(receipt, Step.EXPORTED, "release")
+
+    def _result_of(self, receipt: Sha256, step: Step, name: str) -> Sha256 | None:
+        """What the last run of a step has stored, of the request that was given a receipt."""
         query = """SELECT detail FROM steps JOIN receipts USING (request_id) WHERE receipt_digest = ?
             AND step = ? AND status = ? ORDER BY steps.finished DESC LIMIT 1"""
-        found = self.rows(query, receipt, Step.VERIFIED, Status.DONE)
-        return Sha256(str(self._parsed(found[0][0])["report"])) if found else None
+        found = self.rows(query, receipt, step, Status.DONE)
+        return Sha256(str(self._parsed(found[0][0])[name])) if found else None
 
     def is_open_attempt(self, prefix: str) -> bool:
         """Whether an attempt with these first 16 characters is unfinished, of a request without a receipt."""

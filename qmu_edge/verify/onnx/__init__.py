@@ -1,1 +1,1 @@
-"""ONNX files read without onnx: wire format, graph, the strict reader, where weights come from."""
+"""ONNX files read without onnx: wire format, graph, strict reader, work, where weights come from."""

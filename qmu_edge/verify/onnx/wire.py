@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from qmu_edge.errors import ExportError, IntegrityError
 
 Schema = Mapping[int, tuple[str, str]]
-"""Field number -> (name, kind); kind is int, bytes or float, with a star when repeated."""
+"""Field number -> (name, kind); kind is int, bytes, text or float, with a star when repeated."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _WIRE_TYPES: Mapping[str, tuple[int, ...]] = {
@@ -25,9 +25,12 @@ _WIRE_TYPES: Mapping[str, tuple[int, ...]] = {
     "int*": (_VARINT, _BYTES),
     "bytes": (_BYTES,),
     "bytes*": (_BYTES,),
+    "text": (_BYTES,),
+    "text*": (_BYTES,),
     "float": (_FIXED32,),
     "float*": (_FIXED32, _BYTES),
 }
+MAX_TEXT_BYTES = 1 << 20
 MAX_FIELDS = 250_000  # a thousand operators have about 40,000
 _CHUNK_BYTES = 1 << 20
 _LIST_BYTES = 1 << 19
@@ -107,7 +110,8 @@ def parse(view: memoryview, schema: Schema, what: str, budget: Budget) -> Messag
         The values, as views into `view`.
 
     Raises:
-        IntegrityError: Truncated, no protobuf, a wrong wire type, a singular field given twice.
+        IntegrityError: Truncated, no protobuf, a wrong wire type, a singular field given twice, text that is
+            not UTF-8 or longer than 1 MiB.
         ExportError: A field that the schema does not name.
 
     >>> parse(memoryview(b"\x08\x96\x01"), {1: ("a", "int")}, "example", Budget()).integer("a")
@@ -131,6 +135,8 @@ def parse(view: memoryview, schema: Schema, what: str, budget: Budget) -> Messag
             message.ints.setdefault(name, []).append(_signed(value))
         else:
             blob, at = _delimited(view, at, key & 7, f"{what}: {name}")
+            if kind.startswith("text"):
+                _text(blob, f"{what}: {name}", MAX_TEXT_BYTES)
             message.blobs.setdefault(name, []).append(blob)
     return message
 

@@ -13,8 +13,9 @@ from qmu_edge.errors import ConfigError, IntegrityError, LedgerError, QmuEdgeErr
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.issued import verify_issued
 from qmu_edge.store.ledger.ledger import Ledger
-from qmu_edge.store.ledger.states import Pointer
+from qmu_edge.store.ledger.states import Pointer, Step
 from tests.receipt.test_receipt import made, sha
+from tests.store.ledger.contents import RECEIVED
 
 
 @pytest.fixture
@@ -65,6 +66,28 @@ def test_rotation_ends_one_key_and_begins_the_next(ledger: Ledger, folder: Path)
     )
     assert verify_issued(ledger, new)[1] == f"key {second.name}: in use since {second.since}"
     assert ledger.problems() == []
+
+
+def _released(ledger: Ledger, folder: Path, request: str, release: str) -> bytes:
+    """A receipt of a request whose run has led to a release."""
+    data = made(keys.signing_key(folder, ledger), previous=ledger.current(Pointer.RECEIPT))
+    ledger.receive(request, sha(request.encode()), **RECEIVED)
+    ledger.start_step(request, sha(b"run"), Step.EXPORTED)
+    ledger.finish_step(request, sha(b"run"), Step.EXPORTED, {"release": sha(release.encode())})
+    ledger.commit_release(request, checkpoint=None, release=None, receipt=sha(data))
+    return data
+
+
+def test_a_receipt_says_that_a_later_deletion_has_superseded_it(ledger: Ledger, folder: Path) -> None:
+    """Receipts of requests that one run has served are about the same files, and none supersedes another."""
+    keys.renew(folder, ledger)
+    first = _released(ledger, folder, "req-1", "old")
+    assert len(verify_issued(ledger, first)) == 2
+    second = _released(ledger, folder, "req-2", "new")
+    third = _released(ledger, folder, "req-3", "new")
+    (said,) = verify_issued(ledger, first)[2:]
+    assert said.startswith("superseded: by receipt 3, issued 20") and "deleted since" in said
+    assert len(verify_issued(ledger, second)) == len(verify_issued(ledger, third)) == 2
 
 
 def test_what_an_ended_key_signs_later_is_refused(ledger: Ledger, folder: Path) -> None:
