@@ -28,7 +28,8 @@ from qmu_edge.io.digest import sha256_of
 from qmu_edge.io.files import TEMPORARY, sync_folder, write_atomic
 from qmu_edge.receipt.envelope import key_name
 from qmu_edge.verify.manifest import GOLDEN, MANIFEST, PUBLIC_KEY, SIGNATURE, FileEntry, Issued, Manifest
-from qmu_edge.verify.session import OrtRunner
+from qmu_edge.verify.onnx.reader import read
+from qmu_edge.verify.session import OrtRunner, oldest_onnxruntime
 from qmu_edge.verify.verdict import Thresholds
 
 GOLDEN_INPUTS: Final = 64
@@ -82,6 +83,7 @@ def write_bundle(
         thresholds=asdict(thresholds),
         key=key_name(public),
         issued=issued,
+        onnxruntime=_oldest_runtimes(files),
     )
     signed = manifest.to_bytes()
     _write(out, {**listed, MANIFEST: signed, SIGNATURE: _hex(key.sign(signed))})
@@ -121,6 +123,18 @@ def _content(path: Path) -> bytes | dict[str, bytes] | None:
         return path.read_bytes()
     plain = all(entry.is_file() and not entry.is_symlink() for entry in path.iterdir())
     return {entry.name: entry.read_bytes() for entry in path.iterdir()} if plain else None
+
+
+def _oldest_runtimes(files: Mapping[str, bytes]) -> dict[str, str]:
+    """The oldest onnxruntime that model files were tried on, by name; of those that it runs."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in sorted(n for n in files if n.endswith(".onnx")):
+            path = Path(folder) / name
+            path.write_bytes(files[name])
+            if not (file := read(path)).is_qonnx:
+                found[name] = oldest_onnxruntime(file)
+    return found
 
 
 def _golden(model: bytes) -> dict[str, bytes]:

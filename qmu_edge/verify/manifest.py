@@ -35,6 +35,7 @@ MAX_FILES: Final = 64
 MAX_ENTRIES: Final = MAX_FILES + 2  # and the manifest with its signature
 MAX_BYTES: Final = 2**31 - 1  # of one file
 MAX_MANIFEST: Final = 2**20
+SINCE_V2: Final = frozenset({"issued", "onnxruntime"})
 RETIRED: Final = frozenset({"max_fa_gap", "max_mia_auc_gap"})
 TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|\+00:00)", re.ASCII)
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
@@ -77,6 +78,8 @@ class Manifest:
         thresholds: Some or all fields of `Thresholds`; None where there is no limit.
         key: Name of the signing key, see `qmu_edge.receipt.envelope.key_name`.
         issued: None in manifests of version 1, which do not say it.
+        onnxruntime: The oldest version that each model file was tried on, by name; without those that
+            onnxruntime does not run. None in manifests of version 1.
         type: Kind and version of this document.
     """
 
@@ -87,6 +90,7 @@ class Manifest:
     thresholds: Mapping[str, float | None]
     key: str
     issued: Issued | None = None
+    onnxruntime: Mapping[str, str] | None = None
     type: str = TYPE
 
     @property
@@ -98,7 +102,7 @@ class Manifest:
         """The file: the same bytes for the same manifest."""
         document = to_json(self)
         if self.type == TYPE_V1:
-            del document["issued"]
+            document = {name: value for name, value in document.items() if name not in SINCE_V2}
         return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
 
     @classmethod
@@ -116,7 +120,7 @@ class Manifest:
         document = parse_object(data, what, IntegrityError)
         names = {field.name for field in fields(cls)}
         old = document.get("type") == TYPE_V1
-        if set(document) != (names - {"issued"} if old else names) or document["type"] not in (TYPE, TYPE_V1):
+        if set(document) != (names - SINCE_V2 if old else names) or document["type"] not in (TYPE, TYPE_V1):
             raise IntegrityError(f"{what}: not of type {TYPE} with fields {', '.join(sorted(names))}")
         manifest = from_json(cls, document, what)
         if problem := manifest._problem():
@@ -147,8 +151,10 @@ class Manifest:
     def _problem_of_history(self) -> str:
         """A number, a time and a receipt that contradict each other."""
         about = self.issued
-        if about is None:
-            return "" if self.type == TYPE_V1 else "issued is missing"
+        if about is None or self.onnxruntime is None:
+            return "" if self.type == TYPE_V1 else "issued or onnxruntime is missing"
+        if not self.onnxruntime.keys() <= self.files.keys():
+            return f"onnxruntime names {', '.join(self.onnxruntime)[:100]!r}, not all among its files"
         if about.number < 0 or (about.time is None) != (about.number == 0):
             return f"number {about.number} with time {about.time}"
         if about.time is not None and not TIME.fullmatch(about.time):

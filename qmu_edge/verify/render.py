@@ -70,6 +70,9 @@ def _bundle_lines(bundle: BundleReport) -> Iterator[str]:
     yield f"signature       {bundle.signature}"
     yield f"number          {bundle.number}"
     yield f"receipt         {bundle.receipt}"
+    for name, other in bundle.others.items():
+        what = other if isinstance(other, str) else f"{other.agreement:.3%} of {other.n} inputs"
+        yield f"{name:15} {what}"
     for batch, times in bundle.latency_ms.items():
         yield f"{batch:15} " + ", ".join(f"{p} {ms:.2f} ms" for p, ms in asdict(times).items())
     if bundle.peak_mb is not None:

@@ -23,6 +23,9 @@ OPTIMIZATION: Final = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 MAX_BATCH_BYTES: Final = 2**30
+# The oldest version that files were tried on, and those with tensors of these types.
+OLDEST: Final = "1.18"
+NARROW: Final = (({"INT2", "UINT2"}, "1.24"), ({"INT4", "UINT4"}, "1.23"))
 # One MatMulInteger of uint8 a by int8 b: opset 10, which every version of onnxruntime takes.
 PRODUCT: Final = (
     b'\x08\x05:P\n\x18\n\x01a\n\x01b\x12\x01y"\rMatMulInteger\x12\x01p'
@@ -140,6 +143,23 @@ class OrtRunner:
         return np.asarray(found[:n], dtype=np.float32)
 
 
+def oldest_onnxruntime(file: OnnxFile) -> str:
+    """The oldest version that such a file was tried on."""
+    elements = {tensor.element.name for tensor in file.tensors()}
+    return next((version for names, version in NARROW if names & elements), OLDEST)
+
+
+def lacking(file: OnnxFile) -> str:
+    """What this onnxruntime lacks for a file, for people; "" where it is new enough."""
+    oldest = oldest_onnxruntime(file)
+    new_enough = _release(ort.__version__) >= _release(oldest)
+    return "" if new_enough else f"needs onnxruntime {oldest} or newer, this is {ort.__version__}"
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split(".")[:2])
+
+
 def clips_pairs() -> bool:
     """Whether onnxruntime clips the sum of two products of 8 bits here, as on x86 without VNNI."""
     session = ort.InferenceSession(PRODUCT, providers=["CPUExecutionProvider"])
@@ -157,6 +177,8 @@ def _session(file: OnnxFile, threads: int, optimization: str) -> ort.InferenceSe
     try:
         return ort.InferenceSession(file.data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes share no base but this
+        if lacks := lacking(file):
+            raise IntegrityError(f"{file.path}: {lacks}") from error
         needs = f"opset {file.opset_imports.get('', '?')}, IR {file.ir_version}"
         raise IntegrityError(
             f"{file.path}: onnxruntime {ort.__version__} cannot load it ({needs}): {_reason(error)}"

@@ -21,7 +21,7 @@ from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.parity import Parity, compare, require_parity
 from qmu_edge.verify.performance import Latency, latency, peak_mebibytes
 from qmu_edge.verify.residual import Compared
-from qmu_edge.verify.session import OrtRunner, clips_pairs
+from qmu_edge.verify.session import OrtRunner, clips_pairs, lacking
 from qmu_edge.verify.verdict import Terms, Thresholds, Verdict, judge
 
 
@@ -69,6 +69,7 @@ class BundleReport:
         signature, receipt, number: What is known about them, for people.
         vouched_by: Name of the trusted key that has signed it; None where nobody vouches for it.
         covered: Whether a receipt covers all its model files; before the first deletion none has to.
+        others: Of every other model file, its agreement with the golden logits, or why it was not run.
         latency_ms: By "batch 1" and "batch 64".
         peak_mb: Largest resident memory in MiB; None where the system does not tell.
     """
@@ -80,6 +81,7 @@ class BundleReport:
     receipt: str
     covered: bool
     number: str
+    others: Mapping[str, Parity | str]
     latency_ms: Mapping[str, Latency]
     peak_mb: float | None
 
@@ -194,6 +196,7 @@ def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Veri
         images, logits = bundle.golden(opened.folder)
         parity = compare(logits, runner.logits(images))
         require_parity(parity, min_agreement=opened.manifest.min_agreement, min_inputs=len(images))
+        others = sorted({n for n in opened.manifest.files if n.endswith(".onnx")} - {opened.manifest.model})
         about = BundleReport(
             path=str(path),
             files=len(opened.manifest.files),
@@ -202,6 +205,7 @@ def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Veri
             receipt=opened.receipt.text,
             covered=opened.receipt.covered,
             number=newest.told(opened.manifest, least),
+            others={n: _other(opened.folder / n, opened, options) for n in others},
             latency_ms={f"batch {n}": latency(runner, images, batch=n) for n in (1, 64)},
             peak_mb=peak_mebibytes(),
         )
@@ -209,6 +213,25 @@ def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Veri
         if whole.passed and options.state is not None:
             newest.accept(options.state, opened.manifest)
         return whole
+
+
+def _other(path: Path, opened: bundle.Bundle, options: Options) -> Parity | str:
+    """Run another model file of a bundle on the golden inputs.
+
+    Raises:
+        QmuEdgeError: It is no file that may run, or it does not agree.
+    """
+    file = read(path)
+    found = verify_structure(file)
+    if file.is_qonnx:
+        return "not run: onnxruntime has no operators of QONNX"
+    if lacks := lacking(file):
+        return f"not run: {lacks}"
+    _require_wide_sums(found)
+    images, logits = bundle.golden(opened.folder)
+    parity = compare(logits, _runner(path, options).logits(images))
+    require_parity(parity, min_agreement=opened.manifest.min_agreement, min_inputs=len(images))
+    return parity
 
 
 def _least(options: Options) -> int | None:

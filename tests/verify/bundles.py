@@ -47,6 +47,13 @@ def write(out: Path, model: Path, receipt: bytes | None = None, *, number: int =
     )  # fmt: skip
 
 
+def write_files(out: Path, files: dict[str, bytes]) -> Manifest:
+    """Write a bundle of several model files, from before any deletion."""
+    return write_bundle(
+        out, files, model=MODEL, thresholds=LIMITS, min_agreement=0.999, issued=issued(), key=KEY
+    )
+
+
 def write_alone(out: Path, model: Path, *, number: int) -> Manifest:
     """Write a bundle without a receipt."""
     return write_bundle(
@@ -58,7 +65,7 @@ def write_alone(out: Path, model: Path, *, number: int) -> Manifest:
 def make_old(bundle: Path) -> None:
     """Turn a bundle in a folder into what version 0.1 wrote."""
     document = json.loads((bundle / MANIFEST).read_text())
-    del document["issued"]
+    del document["issued"], document["onnxruntime"]
     document["type"] = TYPE_V1
     sign_again(bundle, document)
 

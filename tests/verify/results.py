@@ -62,6 +62,7 @@ JUDGED = replace(
         receipt="about model.onnx",
         covered=True,
         number="3",
+        others={"b.onnx": Parity(64, 1.0, 0.0, 0.0), "c.onnx": "not run: too new"},
         latency_ms={"batch 1": Latency(1.0, 2.0, 3.0)},
         peak_mb=12.3,
     ),

@@ -23,8 +23,9 @@ HONEST = Manifest(
     thresholds={"max_residual": 0.25, "max_ta_drop": None},
     key="0123456789abcdef",
     issued=issued(),
+    onnxruntime={MODEL: "1.18"},
 )
-OLD = replace(HONEST, issued=None, type=TYPE_V1)
+OLD = replace(HONEST, issued=None, onnxruntime=None, type=TYPE_V1)
 RECEIVED = replace(
     HONEST, files={**HONEST.files, RECEIPT: ENTRY}, issued=replace(issued(3), receipt=ENTRY.sha256)
 )
@@ -40,8 +41,19 @@ def test_what_is_written_is_read_back() -> None:
 
 def test_version_1_is_read_as_it_was_written() -> None:
     assert Manifest.parse(OLD.to_bytes(), WHERE) == OLD
-    assert json.loads(OLD.to_bytes()).keys() == json.loads(HONEST.to_bytes()).keys() - {"issued"}
-    for wrong in (replace(OLD, type=HONEST.type), replace(HONEST, issued=None)):
+    assert json.loads(OLD.to_bytes()).keys() == json.loads(HONEST.to_bytes()).keys() - {
+        "issued",
+        "onnxruntime",
+    }
+    strangers = replace(HONEST, onnxruntime={"other.onnx": "1.18"})
+    nothing = (
+        replace(OLD, type=HONEST.type),
+        replace(HONEST, issued=None),
+        replace(HONEST, onnxruntime=None),
+    )
+    with pytest.raises(IntegrityError, match=r"onnxruntime names 'other\.onnx'"):
+        Manifest.parse(strangers.to_bytes(), WHERE)
+    for wrong in nothing:
         with pytest.raises(IntegrityError, match="issued"):
             Manifest.parse(wrong.to_bytes(), WHERE)
     mixed = json.loads(OLD.to_bytes()) | {"issued": json.loads(HONEST.to_bytes())["issued"]}

@@ -30,6 +30,8 @@ def test_the_table_of_everything() -> None:
         "signature       valid, key 12",
         "number          3",
         "receipt         about model.onnx",
+        "b.onnx          100.000% of 64 inputs",
+        "c.onnx          not run: too new",
         "batch 1         p50 1.00 ms, p95 2.00 ms, p99 3.00 ms",
         "peak memory     12 MB",
         "ta_drop         0.1000 (0.0600 to 0.1400), allowed 0.0200: FAILED",

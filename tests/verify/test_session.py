@@ -8,10 +8,11 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from qmu_edge.errors import ConfigError, ExportError, IntegrityError, QmuEdgeError
-from qmu_edge.verify.session import OrtRunner
+from qmu_edge.verify.onnx.reader import read
+from qmu_edge.verify.session import OrtRunner, lacking, oldest_onnxruntime
 
 
 def _images(n: int) -> NDArray[np.uint8]:
@@ -118,3 +119,25 @@ def test_any_input_is_fed_as_the_file_takes_it(make: Any, save: Any) -> None:
     assert turned.input_shape == (None, 3, 8, 8)
     assert turned.fed(images).shape == (3, 8, 8, 3)
     assert np.array_equal(turned.logits(images), runner.logits(images))
+
+
+def test_a_file_says_which_onnxruntime_it_needs(
+    make: Any, save: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain = save(make.qcdq())
+    assert (oldest_onnxruntime(read(plain)), lacking(read(plain))) == ("1.18", "")
+    model = make.qcdq()
+    narrow = next(t for t in model.graph.initializer if t.name == "conv.w")
+    codes = helper.make_tensor("conv.w", TensorProto.INT4, narrow.dims, numpy_helper.to_array(narrow).ravel())
+    narrow.CopyFrom(codes)
+    zeros = next(t for t in model.graph.initializer if t.name == "z1")
+    zeros.CopyFrom(helper.make_tensor("z1", TensorProto.INT4, zeros.dims, [0] * 4))
+    path = tmp_path / "narrow.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert oldest_onnxruntime(read(path)) == "1.23" and OrtRunner(path).input_shape == (None, 3, 8, 8)
+    monkeypatch.setattr(ort, "__version__", "1.22.1")
+    monkeypatch.setattr(ort, "InferenceSession", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no")))
+    with pytest.raises(
+        IntegrityError, match=r"narrow\.onnx: needs onnxruntime 1\.23 or newer, this is 1\.22\.1"
+    ):
+        OrtRunner(path)

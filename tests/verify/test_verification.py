@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from qmu_edge.errors import ExportError
+from qmu_edge.verify import verification
 from qmu_edge.verify.evaluation import Labelled, SetName
 from qmu_edge.verify.onnx.graph import Dialect
 from qmu_edge.verify.onnx.reader import read
@@ -143,3 +145,27 @@ def test_of_a_bundles_thresholds_and_those_asked_for_the_stricter_count(
     assert alone.verdict and [c.allowed for c in alone.verdict.checks[:3]] == [0.02, 0.05, 0.0]
     assert (bundled.file, alone.file) == ("model.onnx", str(model))
     assert replace(bundled, file=alone.file, bundle=None).latent_weights == alone.latent_weights
+
+
+def test_every_model_file_of_a_bundle_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    same, other = files.qcdq(), files.qcdq()
+    same.producer_name = "another"
+    scale = next(t for t in other.graph.initializer if t.name == "s2")
+    scale.CopyFrom(numpy_helper.from_array(np.array(-0.05, np.float32), "s2"))
+    qonnx = files.qonnx()
+    model = files.qcdq().SerializeToString()
+    beside = {"same.onnx": same.SerializeToString(), "foreign.onnx": qonnx.SerializeToString()}
+    bundles.write_files(tmp_path / "good", {"model.onnx": model, **beside})
+    found = verify_bundle(tmp_path / "good", Options()).bundle
+    assert (
+        found is not None and found.others["foreign.onnx"] == "not run: onnxruntime has no operators of QONNX"
+    )
+    same_as = found.others["same.onnx"]
+    assert not isinstance(same_as, str) and same_as.agreement == 1.0
+    monkeypatch.setattr(verification, "lacking", lambda file: "needs onnxruntime 1.99 or newer")
+    found = verify_bundle(tmp_path / "good", Options()).bundle
+    assert found is not None and found.others["same.onnx"] == "not run: needs onnxruntime 1.99 or newer"
+    monkeypatch.undo()
+    bundles.write_files(tmp_path / "bad", {"model.onnx": model, "other.onnx": other.SerializeToString()})
+    with pytest.raises(ExportError, match="parity"):
+        verify_bundle(tmp_path / "bad", Options())
