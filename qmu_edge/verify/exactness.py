@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from qmu_edge.errors import ExportError
 from qmu_edge.verify.onnx.graph import Node, OnnxFile
+from qmu_edge.verify.onnx.operators import require_bounded
 
 INT16: Final = 32767
 INT32: Final = 2**31 - 1
@@ -117,14 +118,14 @@ class _Walk:
     """Goes through a graph with what is known of each tensor.
 
     Attributes:
+        file: The file.
         known: Stored tensors, codes, sums; None for floats.
-        shapes: Sizes of each tensor that comes from the image, None where they are not fixed.
         found: Obstacles so far.
     """
 
     def __init__(self, file: OnnxFile) -> None:
         self.known: dict[str, _Value] = {t.name: t.array() for t in file.graph.initializers.values()}
-        self.shapes = {v.name: [*v.dims] for v in file.graph.inputs}
+        self.file = file
         self.found: list[Obstacle] = []
 
     def step(self, node: Node) -> None:
@@ -138,7 +139,6 @@ class _Walk:
             raise ExportError(f"{node.op_type} is no operator of an integer file")
         inputs = [self.known.get(name) for name in node.inputs]
         self.known[node.outputs[0]] = make(self, node, inputs)
-        self.shapes[node.outputs[0]] = _shape_behind(node, inputs, self.shapes.get(node.inputs[0], []))
 
     def quantize(self, node: Node, inputs: list[_Value]) -> _Value:
         """Codes of an image, or of a sum."""
@@ -181,9 +181,7 @@ class _Walk:
     def mean(self, node: Node, inputs: list[_Value]) -> _Value:
         """Means of codes."""
         x = _codes(inputs[0])
-        _, _, rows, columns = self.shapes.get(node.inputs[0]) or [None] * 4
-        if rows is None or columns is None:
-            raise ExportError("a mean over an unknown number of pixels")
+        _, _, rows, columns = require_bounded(self.file).shapes[node.inputs[0]]
         return _Sum(lambda name, step, codes: _averaged(name, x, rows * columns, step, codes))
 
     def same(self, _: Node, inputs: list[_Value]) -> _Value:
@@ -376,25 +374,3 @@ def _array(x: _Value) -> NDArray[Any]:
     if not isinstance(x, np.ndarray):
         raise ExportError("a scale, a bias or a weight that is not stored")
     return x
-
-
-def _shape_behind(node: Node, inputs: list[_Value], shape: list[int | None]) -> list[int | None]:
-    """Sizes of what a node puts out; rows and columns at least, where they are known."""
-    given = {name: node.attributes[name].ints for name in node.attributes}
-    if node.op_type == "Transpose":
-        return [shape[axis] for axis in given["perm"]] if shape else shape
-    if node.op_type not in ("Conv", "MaxPool") or len(shape) != 4:
-        return shape
-    weight = inputs[1] if node.op_type == "Conv" else None
-    stored = weight.stored.shape[2:] if isinstance(weight, _Codes) and weight.stored is not None else ()
-    kernel = given.get("kernel_shape", stored)
-    strides, dilations = (given.get(name, (1, 1)) for name in ("strides", "dilations"))
-    pads = given.get("pads", (0, 0, 0, 0))
-    seen = [
-        None if side is None else side + pads[i] + pads[i + 2] - dilations[i] * (kernel[i] - 1) - 1
-        for i, side in enumerate(shape[2:])
-    ]
-    return [
-        *shape[:2],
-        *(None if s is None else s // stride + 1 for s, stride in zip(seen, strides, strict=True)),
-    ]

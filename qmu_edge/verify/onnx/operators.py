@@ -36,10 +36,12 @@ class Work:
     Attributes:
         computed: Elements of all tensors that operators compute, on all images of the run.
         products: Multiplications, comparisons of a pooling window included.
+        shapes: Of every tensor, by name.
     """
 
     computed: int
     products: int
+    shapes: Mapping[str, Shape]
 
 
 def require_bounded(file: OnnxFile, batch: int = 1) -> Work:
@@ -68,7 +70,7 @@ def require_bounded(file: OnnxFile, batch: int = 1) -> Work:
                 f"{file.path}: up to {node.label} a run computes {computed} elements with {products} "
                 f"products on {images} images; allowed {MAX_COMPUTED}, and {MAX_PRODUCTS} on each"
             )
-    return Work(computed, products)
+    return Work(computed, products, shapes)
 
 
 def _inputs(file: OnnxFile, stored: Collection[str], batch: int) -> dict[str, Shape]:
