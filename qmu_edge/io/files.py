@@ -78,6 +78,34 @@ def unfinished(folder: Path) -> list[Path]:
     return sorted(folder.rglob(f"{TEMPORARY}*"))
 
 
+def require_plain(folder: Path) -> None:
+    """Refuse a folder in which a name leads elsewhere: what is written below it stays below it.
+
+    Temporary files are passed over: nothing is read or written through them.
+
+    Raises:
+        IntegrityError: It, or something below it, is neither a folder nor a regular file.
+        ConfigError: A folder cannot be read.
+    """
+    todo = [folder]
+    if folder.is_symlink():
+        raise IntegrityError(f"{folder}: a link; allowed are folders and regular files")
+    while todo:
+        here = todo.pop()
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(Path(entry.path))
+                    elif not entry.is_file(follow_symlinks=False) and not entry.name.startswith(TEMPORARY):
+                        found = "a link" if entry.is_symlink() else "something special"
+                        raise IntegrityError(f"{entry.path}: {found}; allowed are folders and regular files")
+        except FileNotFoundError:  # a writer has just removed it
+            continue
+        except OSError as error:
+            raise ConfigError(f"cannot read {here}: {error.strerror}") from error
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a power cut.
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from qmu_edge.errors import LedgerError, QmuEdgeError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.io.files import LITTER, TEMPORARY, unfinished
+from qmu_edge.io.files import LITTER, TEMPORARY, require_plain, unfinished
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.history import History
 from qmu_edge.project.model_file import source_of
@@ -65,7 +65,9 @@ def examine(root: Path, *, repair: bool = False) -> dict[str, Any]:
 
     Raises:
         BusyError: Another process writes, and a repair was asked for.
+        IntegrityError: A link in the store leads elsewhere: nothing was looked at.
     """
+    require_plain(root / STORE)
     if not repair:
         return _told(root, *_look(root, alone=lock_holder(root / STORE) is None), repaired=[])
     before = [] if lock_holder(root / STORE) else _leftovers(root / STORE)

@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from qmu_edge.io.digest import Sha256
+from qmu_edge.io.names import is_file_name
 from qmu_edge.project.history import History
 from qmu_edge.project.needs import COMPARED, CURRENT, EXPORTED, RECEIPT, Use, fate, files_of, uses
 from qmu_edge.project.project import STORE, Project
@@ -102,7 +103,7 @@ def _work(folder: Path, ledger: Ledger, history: History, training: str) -> Iter
     for step in ledger.all_steps():
         if step.request_id in open_ones:
             needed[step.run[:16]] = f"request {open_ones[step.request_id].seq} is open"
-    for path in sorted(folder.iterdir()):
+    for path in _ours(folder):
         words = re.split(r"[-.]", path.name)
         kept = next((needed[w] for w in words if w and w in needed), "")
         yield Artefact(WORK, path.name, 1, _size(path), "" if kept else _written(path), kept)
@@ -113,10 +114,15 @@ def _folders(root: Path, ledger: Ledger, history: History) -> Iterator[Artefact]
     current = (ledger.current(Pointer.RELEASE) or "")[:16]
     linked = os.path.basename(os.path.realpath(root / LINK))
     ends = {digest[:16]: at for digest, at in history.superseded(Pointer.RELEASE)}
-    for path in sorted((root / STORE / RELEASES).iterdir()):
+    for path in _ours(root / STORE / RELEASES):
         kept = CURRENT if path.name in (current, linked) else ""
         since = "" if kept else ends.get(path.name, _written(path))
         yield Artefact(FOLDER, path.name, 1, _size(path), since, kept)
+
+
+def _ours(folder: Path) -> list[Path]:
+    """What lies in a folder, but for what this program never writes: a purge leaves it alone."""
+    return sorted(path for path in folder.iterdir() if is_file_name(path.name))
 
 
 def _people(cache: Path, ledger: Ledger, history: History) -> Iterator[Artefact]:

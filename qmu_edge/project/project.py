@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256, sha256_of
-from qmu_edge.io.files import read_regular
+from qmu_edge.io.files import read_regular, require_plain
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
@@ -168,9 +168,10 @@ def opened(root: Path, progress: Progress, wait_s: float = 0.0) -> Iterator[Proj
 
     Raises:
         ConfigError: The recipe is wrong.
-        IntegrityError: The ledger is missing.
+        IntegrityError: The ledger is missing, or a link in the store leads elsewhere.
         LedgerError: The ledger does not hold.
     """
+    require_plain(root / STORE)  # before SQLite writes into files beside the ledger
     recipe = parse_recipe(recipe_file(root / RECIPE), str(root / RECIPE))
     with Ledger.open(root / STORE / "ledger.db") as ledger:
         yield Project(root, recipe, ledger, progress, wait_s)

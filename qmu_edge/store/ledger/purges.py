@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+from qmu_edge.errors import LedgerError
+from qmu_edge.io.names import file_name
 from qmu_edge.store.ledger.chain import now
 from qmu_edge.store.ledger.samples import SampleLedger
 from qmu_edge.store.ledger.states import RemovalStatus
@@ -94,7 +96,7 @@ class RemovalLedger(SampleLedger):
     def removals(self) -> list[Removal]:
         """Everything that was removed or is about to be, in order."""
         rows = self.rows("SELECT * FROM removals ORDER BY seq")
-        return [_removal(*row) for row in rows]
+        return [self._removal(*row) for row in rows]
 
     def removed(self, name: str) -> bool:
         """Whether what has this name was removed on purpose, or is about to be."""
@@ -123,17 +125,19 @@ class RemovalLedger(SampleLedger):
         """Bring the write-ahead log into the file and empty it, so that it keeps no older rows."""
         self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def _removal(self, *row: Any) -> Removal:
+        values = dict(zip((f.name for f in fields(Removal)), row, strict=True))
+        found = Removal(**{**values, "status": RemovalStatus(values["status"])})
+        if found.status is RemovalStatus.STARTED:  # else nothing is removed by this name any more
+            file_name(found.name, f"ledger {self.path}: removal {found.seq}", LedgerError)
+        return found
+
     def _append_removal(self, seq: int) -> None:
         ((kind, name, items, size, reason, status),) = self.rows(
             "SELECT kind, name, items, bytes, reason, status FROM removals WHERE seq = ?", seq
         )
         visible: dict[str, Any] = {"kind": kind, "name": name, "items": items, "bytes": size}
         self.append("removal", seq, **visible, reason=reason, status=status)
-
-
-def _removal(*row: Any) -> Removal:
-    values = dict(zip((f.name for f in fields(Removal)), row, strict=True))
-    return Removal(**{**values, "status": RemovalStatus(values["status"])})
 
 
 # A request that was erased twice (a kill, a cache put back from a backup) counts as its last removal says.

@@ -1,10 +1,10 @@
 """The part of the ledger that says what is current, and lists every receipt."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from qmu_edge.errors import LedgerError
-from qmu_edge.io.digest import Sha256
+from qmu_edge.io.digest import Sha256, sha256
 from qmu_edge.store.ledger.chain import now
 from qmu_edge.store.ledger.requests import RequestLedger
 from qmu_edge.store.ledger.states import Pointer, Status, Step
@@ -44,7 +44,7 @@ class ReceiptLedger(RequestLedger):
     def current(self, name: Pointer) -> Sha256 | None:
         """Digest of the object that is current under this name."""
         found = self.rows("SELECT digest FROM current WHERE name = ?", name)
-        return Sha256(str(found[0][0])) if found else None
+        return self._digest(found[0][0]) if found else None
 
     def set_current(self, name: Pointer, digest: str) -> None:
         """Make one object current; to change several at once, use `commit_release`."""
@@ -85,12 +85,12 @@ class ReceiptLedger(RequestLedger):
 
     def receipts(self) -> list[ReceiptRow]:
         """All receipts in the order in which they were issued."""
-        return [ReceiptRow(*row) for row in self.rows("SELECT * FROM receipts ORDER BY seq")]
+        return [self._receipt(*row) for row in self.rows("SELECT * FROM receipts ORDER BY seq")]
 
     def receipt(self, digest: str) -> ReceiptRow | None:
         """The receipt of this digest, if this ledger lists it."""
         found = self.rows("SELECT * FROM receipts WHERE receipt_digest = ?", digest)
-        return ReceiptRow(*found[0]) if found else None
+        return self._receipt(*found[0]) if found else None
 
     def receipt_of(self, request_id: str) -> Sha256:
         """Digest of the receipt that a request was given.
@@ -101,7 +101,7 @@ class ReceiptLedger(RequestLedger):
         found = self.rows("SELECT receipt_digest FROM receipts WHERE request_id = ?", request_id)
         if not found:
             raise LedgerError(f"ledger {self.path}: no receipt of request {request_id!r}")
-        return Sha256(str(found[0][0]))
+        return self._digest(found[0][0])
 
     def current_runs(self) -> set[str]:
         """Names of the attempts that have led to the current receipt."""
@@ -122,13 +122,21 @@ class ReceiptLedger(RequestLedger):
         query = """SELECT detail FROM steps JOIN receipts USING (request_id) WHERE receipt_digest = ?
             AND step = ? AND status = ? ORDER BY steps.finished DESC LIMIT 1"""
         found = self.rows(query, receipt, step, Status.DONE)
-        return Sha256(str(self._parsed(found[0][0])[name])) if found else None
+        return self._digest(self._parsed(found[0][0]).get(name)) if found else None
 
     def is_open_attempt(self, prefix: str) -> bool:
         """Whether an attempt with these first 16 characters is unfinished, of a request without a receipt."""
         query = """SELECT 1 FROM steps WHERE substr(run, 1, 16) = ? AND status <> ? AND request_id NOT IN
             (SELECT request_id FROM receipts WHERE request_id IS NOT NULL) LIMIT 1"""
         return bool(self.rows(query, prefix, Status.DONE))
+
+    def _receipt(self, seq: Any, request_id: Any, digest: Any, previous: Any, issued: Any) -> ReceiptRow:
+        before = None if previous is None else self._digest(previous)
+        return ReceiptRow(seq, request_id, self._digest(digest), before, issued)
+
+    def _digest(self, text: object) -> Sha256:
+        """What names an object, as the ledger says it."""
+        return sha256(text, f"ledger {self.path}: digest", LedgerError)
 
     def _point(self, name: Pointer, digest: str | None) -> None:
         if digest is not None and digest != self.current(name):
