@@ -42,6 +42,7 @@ _PRAGMAS: Final = (
     "trusted_schema = OFF",  # a crafted file must not call functions through its triggers
     "secure_delete = ON",  # what was deleted does not stay in free pages
     "cell_size_check = ON",
+    "mmap_size = 0",  # the file is read, not mapped: it may be changed meanwhile
 )
 _ENVIRONMENT: Final = {  # SQLite's codes that say nothing against the file's content
     sqlite3.SQLITE_FULL,
@@ -83,6 +84,9 @@ class ChainedFile:
             # mode=rw: opening never makes a file. isolation_level: transactions are ours.
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
         with self._closed_on_error():
+            # Nothing that a file or a statement says lets the schema be edited; Python has it since 3.12.
+            if set_config := getattr(self._db, "setconfig", None):
+                set_config(getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE"), True)  # noqa: B009
             for pragma in _PRAGMAS:
                 self.rows(f"PRAGMA {pragma}")
             self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
@@ -248,8 +252,9 @@ class ChainedFile:
     def _shape(self) -> Iterator[str]:
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
             self._lay_out(model)
-            shapes = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
-            if set(model.execute(shapes)) != set(self.rows(shapes)):
+            # All of it: SQLite's own names begin like one that a stranger can choose for a trigger.
+            shapes = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2, 3, 4"
+            if model.execute(shapes).fetchall() != self.rows(shapes):
                 yield "its tables or triggers are not those of this version"
 
     def _chain(self) -> Iterator[str]:
