@@ -35,7 +35,6 @@ TESTED_IN = {
     "project/purge/test_purge_model.py": (
         "qmu_edge/project/needs", "qmu_edge/project/results", "qmu_edge/store/ledger/purges",
     ),
-    "project/test_doctor.py": ("qmu_edge/project/project",),
     "queue/test_lifecycle.py": ("qmu_edge/project/samples",),
     "receipt/test_statement.py": ("qmu_edge/receipt/fields",),
     "store/ledger/test_keys.py": ("qmu_edge/store/ledger/issued",),

@@ -7,7 +7,7 @@ from typing import Any
 from qmu_edge.api.project import _project
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
-from qmu_edge.project.project import find
+from qmu_edge.project.project import find, opened, search
 from qmu_edge.project.publish import papers_of, publish
 from qmu_edge.project.records import Release
 from qmu_edge.request.document import load_request
@@ -191,15 +191,13 @@ def verify(
     Without a project only the file itself is checked. `passed` is false when a threshold is missed.
     `data_out` is a folder for images and references: with them a device of yours comes to the same verdict.
     """
-    if project is None:
-        try:
-            project = find(Path.cwd())
-        except ConfigError:
-            from qmu_edge.verify.onnx.reader import read
-            from qmu_edge.verify.verification import verify_structure
+    root = find(project) if project else search()
+    if root is None:
+        from qmu_edge.verify.onnx.reader import read
+        from qmu_edge.verify.verification import verify_structure
 
-            return verify_structure(read(model)).to_json()
+        return verify_structure(read(model)).to_json()
     from qmu_edge.pipeline.verify_file import check_against_project
 
-    with _project(project, progress) as found:
+    with opened(root, progress or Progress()) as found:
         return check_against_project(found, model, data_out)

@@ -14,6 +14,7 @@ A project is made in a hidden folder beside its place and renamed when it is who
 first: a kill between the two leaves it alone, and the same `init` again goes on.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -149,17 +150,39 @@ class Project:
         return digest
 
 
-def find(start: Path) -> Path:
-    """The project folder at or above `start`.
+def search(named: Path | None = None) -> Path | None:
+    """The project folder at or above `named`, or above the working directory; None where there is none.
+
+    A project is a program: its recipe and its model file say what runs. One that is only come across must
+    belong to whoever runs it, or to root; whose it is does not matter when its own folder is named.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: The first that is found is somebody else's.
     """
-    here = start.resolve()
+    here = (named or Path.cwd()).resolve()
     for folder in (here, *here.parents):
         if (folder / RECIPE).is_file() and (folder / STORE).is_dir():
+            owners = {path.lstat().st_uid for path in (folder / RECIPE, folder / STORE)}
+            if foreign := owners - {os.geteuid(), 0}:
+                if named is None or folder != here:
+                    raise ConfigError(
+                        f"{folder}: a project of user {min(foreign)}, not yours; if you trust it, "
+                        f"say --project {folder}"
+                    )
             return folder
-    raise ConfigError(f"no project at {start} or above; run qmu-edge init first")
+    return None
+
+
+def find(named: Path | None = None) -> Path:
+    """The project folder, see `search`.
+
+    Raises:
+        ConfigError: There is none, or it is somebody else's.
+    """
+    folder = search(named)
+    if folder is None:
+        raise ConfigError(f"no project at {named or Path.cwd()} or above; run qmu-edge init first")
+    return folder
 
 
 @contextmanager
