@@ -37,7 +37,6 @@ TESTED_IN = {
     ),
     "queue/test_lifecycle.py": ("qmu_edge/project/samples",),
     "receipt/test_statement.py": ("qmu_edge/receipt/fields",),
-    "store/ledger/test_keys.py": ("qmu_edge/store/ledger/issued",),
     "unlearn/test_last_blocks.py": ("qmu_edge/unlearn/methods/cf_k", "qmu_edge/unlearn/methods/eu_k"),
     "unlearn/test_methods.py": ("qmu_edge/unlearn/registry",),
 }  # fmt: skip

@@ -74,6 +74,7 @@ def status(project: Path | None = None) -> dict[str, Any]:
             "dataset": found.recipe.data.source,
             "samples": ledger.sample_count(),
             "deleted": len(ledger.tombstones()),
+            "ledger": {"events": ledger.event_count(), "head": ledger.head()},
             **{name.value: ledger.current(name) for name in Pointer},
             "verdicts": by_number(known, found.recipe.policy.max_residual) if known else None,
             "open": sum(r["next"] is not None for r in requests),

@@ -1,7 +1,8 @@
 """Is everything that a project stores still what it was? And what is safe to repair?
 
     objects      every one hashed; every one that the ledger names is there; those that nothing names
-    ledger       SQLite's own check, the chain of events, the rows that the events vouch for
+    ledger       SQLite's own check, the chain of events, the rows that the events vouch for, and what signed
+                 receipts say of it
     images, key  the registered ones, and the model file that was given to `init`
     release      the link leads to a whole folder with the files of the current release
     leftovers    temporary files, states of trainings that nobody can go on with
@@ -23,6 +24,7 @@ from typing import Any, Final
 from qmu_edge.errors import LedgerError, QmuEdgeError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import LITTER, TEMPORARY, require_plain, unfinished
+from qmu_edge.io.json import MAX_BYTES
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.history import History
 from qmu_edge.project.model_file import source_of
@@ -30,8 +32,9 @@ from qmu_edge.project.needs import Use, files_of, uses
 from qmu_edge.project.project import KEYS, STORE, Project, opened
 from qmu_edge.project.publish import LINK, RELEASES, files_in, is_whole, publish_current
 from qmu_edge.project.results import Results
+from qmu_edge.receipt import receipt
 from qmu_edge.store.encrypted import EncryptedStore
-from qmu_edge.store.ledger import keys
+from qmu_edge.store.ledger import issued, keys
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.lock import lock_holder, locked
@@ -112,6 +115,7 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
             if not broken:  # else a row may name anything, and hold a number where a text was
                 named = _named(project.ledger, project.results, project.store)
                 found += [*_dangling(project.ledger, project.store, named), *_contents(project)]
+                found += _receipts(project.ledger, project.store, named)
                 if alone:
                     found += [
                         *_release(root, project.ledger, project.results),
@@ -145,6 +149,20 @@ def _dangling(ledger: Ledger, store: ObjectStore, named: dict[Sha256, list[Use]]
         path = store.path(digest)
         if not path.exists():
             yield Problem(f"object {digest}: {named[digest][0].by} needs it, and it is missing ({path})")
+
+
+def _receipts(ledger: Ledger, store: ObjectStore, named: dict[Sha256, list[Use]]) -> Iterator[Problem]:
+    """What receipts say that the ledger does not: those that it lists, and those that it may have lost."""
+    listed = {row.digest for row in ledger.receipts()}
+    good = {key.raw for key in keys.known(ledger) if key.reason != "compromised"}
+    statements = []
+    for digest in listed | (set(store) - named.keys()):
+        with suppress(QmuEdgeError):  # what is damaged is told by the store; the others are no receipts
+            data = store.get_bytes(digest, limit=MAX_BYTES)
+            statement = receipt.loads(data, digest)
+            statements += [statement] if digest in listed or receipt.signer(data) in good else []
+    for problem in issued.problems(ledger, statements):
+        yield Problem(f"ledger {ledger.path}: {problem}", of_ledger=True)
 
 
 def _contents(project: Project) -> Iterator[Problem]:

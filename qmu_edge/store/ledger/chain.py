@@ -230,6 +230,10 @@ class ChainedFile:
         last = self.rows("SELECT hash FROM events ORDER BY seq DESC LIMIT 1")
         return str(last[0][0]) if last else GENESIS
 
+    def event_count(self) -> int:
+        """How many events there are."""
+        return int(self.rows("SELECT coalesce(max(seq), 0) FROM events")[0][0])
+
     def problems(self) -> list[str]:
         """Say what is wrong with the file, one sentence each; an empty list is health.
 

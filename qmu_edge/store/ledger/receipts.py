@@ -29,6 +29,15 @@ class ReceiptRow:
     issued: str
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a ledger was: so many `events`, the hash of the last one, and so many tombstones."""
+
+    events: int
+    head: str
+    tombstones: int
+
+
 class ReceiptLedger(RequestLedger):
     """Receipts and current objects of an open ledger."""
 
@@ -82,6 +91,32 @@ class ReceiptLedger(RequestLedger):
             self._point(Pointer.CHECKPOINT, checkpoint)
             self._point(Pointer.RELEASE, release)
             self._point(Pointer.RECEIPT, receipt)
+
+    def standing_at(self, request_id: str, run: str, step: str) -> Standing:
+        """How far the ledger was when a step was first started: the same whenever it is asked.
+
+        Raises:
+            LedgerError: It never was.
+        """
+        first = """SELECT e.seq - 1, e.previous FROM steps s JOIN events e ON e.what = 'step'
+            AND json_extract(e.body, '$.key') = s.seq WHERE s.request_id = ? AND s.run = ? AND s.step = ?
+            ORDER BY e.seq LIMIT 1"""
+        found = self.rows(first, request_id, run, step)
+        if not found:
+            raise LedgerError(f"ledger {self.path}: step {step!r} of {request_id} was never started")
+        ((events, head),) = found
+        return Standing(events, self._digest(head), self.tombstones_said(events))
+
+    def tombstones_said(self, events: int | None = None) -> int:
+        """How many tombstones the chain speaks of, in its first `events` events or in all."""
+        count = """SELECT coalesce(sum(json_extract(body, '$.count')), 0) FROM events
+            WHERE what IN ('tombstones', 'carried') AND seq <= ?"""
+        return int(self.rows(count, (1 << 62) if events is None else events)[0][0])
+
+    def hash_of(self, event: int) -> str | None:
+        """The hash of the event of this number; None when there are not so many."""
+        found = self.rows("SELECT hash FROM events WHERE seq = ?", event)
+        return str(found[0][0]) if found else None
 
     def receipts(self) -> list[ReceiptRow]:
         """All receipts in the order in which they were issued."""

@@ -275,6 +275,10 @@ class RequestLedger(ChainedFile):
         )
         return sum(count for request_id, count in self.rows(query) if request_id not in besides)
 
+    def tombstone_count(self) -> int:
+        """How many tombstones there are."""
+        return int(self.rows("SELECT count(*) FROM tombstones")[0][0])
+
     def tombstones(self) -> set[str]:
         """Ids of all barred samples."""
         return {sample_id for (sample_id,) in self.rows("SELECT sample_id FROM tombstones")}

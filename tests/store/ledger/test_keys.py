@@ -32,7 +32,9 @@ def folder(tmp_path: Path) -> Path:
 
 def issue(ledger: Ledger, folder: Path, **changes: Any) -> bytes:
     """A receipt, signed with the key in use and recorded."""
-    data = made(keys.signing_key(folder, ledger), previous=ledger.current(Pointer.RECEIPT), **changes)
+    stated = {"events": ledger.event_count(), "head": ledger.head(), "tombstones": ledger.tombstone_count()}
+    fields = {"previous": ledger.current(Pointer.RECEIPT), "ledger": stated, **changes}
+    data = made(keys.signing_key(folder, ledger), **fields)
     ledger.commit_release(None, checkpoint=None, release=None, receipt=sha(data))
     return data
 
