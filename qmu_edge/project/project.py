@@ -124,8 +124,12 @@ class Project:
     def locked(self) -> Iterator[None]:
         """Be the only process that writes to the project; waits `wait_s` for another one to end.
 
+        Nothing is built on a ledger that was changed behind its back; its samples are checked where they are
+        read.
+
         Raises:
             BusyError: Another process still writes.
+            LedgerError: The ledger does not hold.
         """
         with ExitStack() as stack:
             try:
@@ -135,6 +139,7 @@ class Project:
                     raise
                 self.progress.note(f"{error}; waiting up to {self.wait_s:g} s")
                 stack.enter_context(locked(self.folder, wait_s=self.wait_s))
+            self.ledger.require_sound(besides={"samples"})
             yield
 
     def current(self, what: Pointer) -> Sha256:

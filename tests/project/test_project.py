@@ -1,13 +1,18 @@
 """Which project a command opens: one's own that is come across, or anybody's that is named."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from qmu_edge import api
-from qmu_edge.errors import ConfigError
+from qmu_edge.errors import ConfigError, LedgerError
+from qmu_edge.io.progress import Progress
+from qmu_edge.project.create import create
 from qmu_edge.project.project import RECIPE, STORE, find, search
+from qmu_edge.recipe import parse_recipe
+from qmu_edge.store.ledger.ledger import Ledger
 
 SOMEBODY = 12345
 
@@ -83,3 +88,26 @@ def test_where_there_is_none_it_is_said(tmp_path: Path, monkeypatch: pytest.Monk
             find(place)
     with pytest.raises(ConfigError, match="no project at"):
         api.doctor(tmp_path)  # a misspelt folder is not healthy
+
+
+def test_nothing_is_written_upon_a_ledger_that_was_changed_behind_its_back(tmp_path: Path) -> None:
+    root = tmp_path / "shop"
+    create(root, parse_recipe('[data]\nsource = "digits"\nsize = 8\n', "tiny"), None, Progress())
+    request = tmp_path / "req.json"
+    api.request_new(subject_ids=["writer-3"], out=request)
+    api.request_add(request, root)
+    with Ledger.open(root / STORE / "ledger.db") as ledger:
+        ledger.rows("UPDATE requests SET due = NULL")
+        head, (asked,) = ledger.head(), ledger.requests()
+    writes: list[Callable[[], object]] = [
+        lambda: api.request_approve(asked.request_id, root, by="ticket-1"),
+        lambda: api.request_deny(asked.request_id, root, reason="other"), lambda: api.keys_rotate(root),
+        lambda: api.purge(root, now=True), lambda: api.train(root), lambda: api.export(root),
+        lambda: api.unlearn(None, root, pending=True), lambda: api.references_build(root),
+    ]  # fmt: skip
+    for write in writes:
+        with pytest.raises(LedgerError, match="request 1 is not as the last event left it; qmu-edge doctor"):
+            write()
+    with Ledger.open(root / STORE / "ledger.db") as ledger:
+        assert ledger.head() == head
+    assert api.status(root)["open"] == 1  # looking is allowed
