@@ -47,7 +47,7 @@ def request_add(request: Path, project: Path | None = None) -> dict[str, Any]:
     Raises:
         RequestError: Nothing or only a part of it is known. It is recorded with its outcome.
     """
-    return _changed(project, lambda p: lifecycle.register(p, load_request(request, key=p.key)))
+    return _changed(project, lambda p: lifecycle.register(p, load_request(request, key=p.ids_key)))
 
 
 def request_list(project: Path | None = None, *, open_only: bool = False) -> dict[str, Any]:

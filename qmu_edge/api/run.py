@@ -83,7 +83,7 @@ def unlearn(
     if (request is None) != pending:
         raise ConfigError("unlearn needs either --request FILE or --pending")
     with _project(project, progress, wait_s) as found:
-        parsed = load_request(request, key=found.key) if request is not None else None
+        parsed = load_request(request, key=found.ids_key) if request is not None else None
         from qmu_edge.pipeline.dry_run import preview_pending, preview_request
         from qmu_edge.pipeline.fulfil import fulfil, fulfil_pending
         from qmu_edge.pipeline.ladder import Effort

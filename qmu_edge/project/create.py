@@ -26,7 +26,7 @@ from qmu_edge.errors import BusyError, ConfigError
 from qmu_edge.io.files import sync_folder, write_atomic
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.notices import notices, require_trainable
-from qmu_edge.project.project import KEY, KEY_CHECK, KEYS, RECIPE, STORE, find, key_check, opened
+from qmu_edge.project.project import IDS_KEY, KEY, KEY_CHECK, KEYS, RECIPE, STORE, find, key_check, opened
 from qmu_edge.project.samples import FORMS, IMAGES
 from qmu_edge.recipe import Recipe, parse_recipe, to_toml
 from qmu_edge.store.ledger import keys
@@ -137,6 +137,7 @@ def _make(
             ledger.set_meta(FORMS, [asdict(form) for form in forms])
             keys.renew(staging / KEYS, ledger)
             ledger.set_meta(KEY_CHECK, key_check(key))
+            ledger.set_meta(IDS_KEY, secrets.token_hex(32))
         for name, data in _visible(recipe, model).items():
             write_atomic(staging / name, data)
             os.replace(staging / name, root / name)

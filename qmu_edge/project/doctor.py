@@ -36,7 +36,7 @@ from qmu_edge.receipt import receipt
 from qmu_edge.store.encrypted import EncryptedStore
 from qmu_edge.store.ledger import issued, keys
 from qmu_edge.store.ledger.ledger import Ledger
-from qmu_edge.store.ledger.states import Pointer
+from qmu_edge.store.ledger.states import Pointer, RemovalStatus
 from qmu_edge.store.lock import lock_holder, locked
 from qmu_edge.store.objects import ObjectStore
 
@@ -104,7 +104,7 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
     """
     folder = root / STORE
     store = EncryptedStore(folder / "objects", folder / "keys/objects", encrypting=False)  # reads both kinds
-    found = [*map(Problem, store.problems()), *_permissions(folder)]
+    found, begun = [*_permissions(folder)], set()
     named: dict[Sha256, list[Use]] = {}
     with ExitStack() as stack:
         try:
@@ -113,6 +113,7 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
             broken = [Problem(text, of_ledger=True) for text in project.ledger.problems()]
             found += broken
             if not broken:  # else a row may name anything, and hold a number where a text was
+                begun = {r.name for r in project.ledger.removals() if r.status is RemovalStatus.STARTED}
                 named = _named(project.ledger, project.results, project.store)
                 found += [*_dangling(project.ledger, project.store, named), *_contents(project)]
                 found += _receipts(project.ledger, project.store, named)
@@ -125,12 +126,14 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
             found.append(Problem(str(error), of_ledger=isinstance(error, LedgerError)))
     if alone:
         found += [*_leftovers(folder), *_unfinished_bundles(root)]
+    # What a killed purge has begun to remove may have lost its key: the next purge removes it.
+    found = [*map(Problem, store.problems(besides=begun)), *found]
     return found, len(set(store) - named.keys()) if named and alone else 0
 
 
 def _named(ledger: Ledger, results: Results, store: ObjectStore) -> dict[Sha256, list[Use]]:
     """Uses of every object; what is altered of a release is told by the store."""
-    return uses(ledger, results, History(ledger), files_of(results, store, damaged=True))
+    return uses(ledger, results, History(ledger), files_of(results, store, unreadable=set(store)))
 
 
 def _leftovers(folder: Path) -> list[Problem]:

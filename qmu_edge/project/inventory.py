@@ -23,8 +23,8 @@ from qmu_edge.project.needs import COMPARED, CURRENT, EXPORTED, RECEIPT, Use, fa
 from qmu_edge.project.project import STORE, Project
 from qmu_edge.project.publish import LINK, RELEASES
 from qmu_edge.store.ledger.ledger import Ledger
-from qmu_edge.store.ledger.purges import IMAGES, PSEUDONYMS
-from qmu_edge.store.ledger.states import Pointer
+from qmu_edge.store.ledger.purges import FORGOTTEN, IMAGES, PSEUDONYMS
+from qmu_edge.store.ledger.states import Pointer, RemovalStatus
 from qmu_edge.store.objects import ObjectStore
 
 NEVER_STORED: Final = ("calibration batches", "saliency masks", "plots", "golden inputs made of images")
@@ -33,6 +33,7 @@ OUTSIDE: Final = (
     "model files on devices",
     "files and bundles exported to other folders",
     "backups of this folder",
+    "documents of requests, such as req.json",
 )
 UNNAMED: Final = "object that nothing names"
 WORK: Final = "training state"
@@ -76,7 +77,8 @@ class Artefact:
 
 def inventory(project: Project, history: History) -> list[Artefact]:
     """Everything that lies in the store or its rows, but for the ledger, the keys and the sample index."""
-    files = files_of(project.results, project.store, damaged=False)
+    begun = {r.name for r in history.removals if r.status is RemovalStatus.STARTED}
+    files = files_of(project.results, project.store, unreadable=begun)
     named = uses(project.ledger, project.results, history, files)
     ledger = project.ledger
     return [
@@ -140,6 +142,9 @@ def _people(cache: Path, ledger: Ledger, history: History) -> Iterator[Artefact]
             yield Artefact(IMAGES, name, len(positions), size, since, kept)
         if named:
             yield Artefact(PSEUDONYMS, name, named, 64 * named, since, kept)
+    back = ledger.positions(FORGOTTEN)  # erased once, and put back from a backup
+    if images is not None and images[back].any():
+        yield Artefact(IMAGES, FORGOTTEN, len(back), len(back) * images[0].nbytes, _written(cache), "")
 
 
 def _cached(path: Path) -> np.ndarray | None:

@@ -43,6 +43,7 @@ RECIPE: Final = "qmu.toml"
 STORE: Final = ".qmu"
 KEYS: Final = "keys"
 KEY: Final = f"{KEYS}/pseudonym.key"
+IDS_KEY: Final = "key of request ids"
 KEY_CHECK: Final = "pseudonym key"  # what the ledger knows about it, of no use to guess it
 
 
@@ -87,7 +88,7 @@ class Project:
 
     @cached_property
     def key(self) -> bytes:
-        """The HMAC key of pseudonyms and request digests.
+        """The HMAC key of pseudonyms.
 
         Raises:
             IntegrityError: It is missing or not 32 bytes.
@@ -99,6 +100,16 @@ class Project:
         if self.ledger.meta(KEY_CHECK) != key_check(key):
             raise IntegrityError(f"{path}: not the key that this project was made with")
         return key
+
+    @property
+    def ids_key(self) -> bytes:
+        """The HMAC key of ids that requests do not bring along: a purge renews it when none is open.
+
+        Raises:
+            IntegrityError: See `key`, which up to version 0.1 was used for these too.
+        """
+        own = self.ledger.meta(IDS_KEY)
+        return bytes.fromhex(own) if own else self.key
 
     @property
     def signing_key(self) -> "Ed25519PrivateKey":

@@ -67,7 +67,8 @@ class ChainedFile:
     Attributes:
         path: The file.
         APPLICATION_ID: 32 bits that tell our file from any other SQLite file.
-        VERSION: Version of SCHEMA; a file of another version is refused.
+        VERSION: Version of new files.
+        READABLE: Versions that can be read; a file of another is refused.
         SCHEMA: Statements that make the tables.
         FACTS: What an event can vouch for: the rows of one key of a query. The key is the
             first column, and the first three columns make the order of the rows unique.
@@ -75,6 +76,7 @@ class ChainedFile:
 
     APPLICATION_ID: ClassVar[int]
     VERSION: ClassVar[int]
+    READABLE: ClassVar[tuple[int, ...]]
     SCHEMA: ClassVar[tuple[str, ...]]
     FACTS: ClassVar[Mapping[str, str]]
 
@@ -127,12 +129,13 @@ class ChainedFile:
         file = cls(path)
         with file._closed_on_error():
             for pragma, allowed in (
-                ("application_id", cls.APPLICATION_ID),
-                ("user_version", cls.VERSION),
+                ("application_id", (cls.APPLICATION_ID,)),
+                ("user_version", cls.READABLE),
             ):
                 ((found,),) = file.rows(f"PRAGMA {pragma}")
-                if found != allowed:
-                    raise LedgerError(f"ledger {path}: {pragma} is {found}; allowed: {allowed}")
+                if found not in allowed:
+                    known = " or ".join(map(str, allowed))
+                    raise LedgerError(f"ledger {path}: {pragma} is {found}; allowed: {known}")
             for problem in file._shape():  # a trigger of a stranger would run with our next write
                 raise LedgerError(f"ledger {path}: {problem}")
         return file

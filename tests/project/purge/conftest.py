@@ -105,6 +105,8 @@ class Life:
             request, sha(request.encode()), form="opendsr", regulation="gdpr",
             received="2026-01-01T00:00:00Z", due=None,
         )  # fmt: skip
+        number = self.ledger.requests()[-1].seq
+        self.ledger.set_meta(f"request key:{number}", sha(f"key {person}".encode()))
         mine = positions_of(person)
         claim = Claim(
             forget=np.array(mine), also_erased=np.array([], np.int64), scope="subjects",
