@@ -120,7 +120,7 @@ def _make(
         shutil.rmtree(staging, ignore_errors=True)  # of an `init` that was killed
         staging.mkdir()  # whatever still has this name is not ours, a link for one
         for folder in ("objects", KEYS, "cache", "work", "releases"):
-            (staging / folder).mkdir(parents=True, mode=0o700 if folder == KEYS else 0o755)
+            (staging / folder).mkdir(mode=0o755 if folder == "releases" else 0o700)
         key = secrets.token_bytes(32)
         write_atomic(staging / KEY, key, mode=0o600)
         index = _index(source, given, key)

@@ -6,7 +6,7 @@
     images, key  the registered ones, and the model file that was given to `init`
     release      the link leads to a whole folder with the files of the current release
     leftovers    temporary files, states of trainings that nobody can go on with
-    permissions  keys, ledger and images are their owner's alone
+    permissions  objects, keys, ledger, images and states are their owner's alone
 
 Contract. Looking takes no lock, writes nothing and never keeps a writer waiting. A repair is done under the
 lock, never removes what the ledger names, and never changes the ledger or an object. Whether it has helped is
@@ -40,7 +40,8 @@ from qmu_edge.store.ledger.states import Pointer, RemovalStatus
 from qmu_edge.store.lock import lock_holder, locked
 from qmu_edge.store.objects import ObjectStore
 
-PRIVATE: Final = ("keys", "keys/**/*", "ledger.db*", "cache/*", "work/*")
+# Of objects their folder: up to version 0.1 they were readable one by one.
+PRIVATE: Final = ("objects", "keys", "keys/**/*", "ledger.db*", "cache", "cache/*", "work", "work/*")
 
 
 @dataclass(frozen=True, slots=True)

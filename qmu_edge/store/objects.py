@@ -3,8 +3,9 @@
 Contract. A file is complete under its name or it is not there: bytes go to a temporary file in
 the same folder, are forced to the disk and then renamed. The name of an object is the digest of
 its content, so nothing is ever overwritten with something else, and whoever opens an object
-through this module learns at once that it was altered. Only `remove` deletes an object; what a
-killed writer has left unfinished is removed by the next one that locks the store.
+through this module learns at once that it was altered. Objects are their owner's alone: a
+checkpoint knows people by heart. Only `remove` deletes an object; what a killed writer has left
+unfinished is removed by the next one that locks the store.
 """
 
 import os
@@ -142,11 +143,12 @@ class ObjectStore:
     def _put(self, digest: Sha256, blocks: Iterable[bytes]) -> None:
         target = self.path(digest)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self.root, target.parent):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(target, error) from error
         if not self._holds(digest):
-            write_blocks(target, blocks, 0o444)
+            write_blocks(target, blocks, 0o400)
         # Also when the object was there: its writer may have died before it got this far, and
         # a ledger row must not point at a name that a power cut can still take away.
         for folder in (target.parent, self.root, self.root.parent):

@@ -97,6 +97,8 @@ REPAIRED: dict[str, tuple[Damage, str]] = {
     "a temporary link": (lambda r: (r / ".qmu/.tmp-release").symlink_to("x"), "interrupted write"),
     "keys for all": (lambda r: (r / ".qmu/keys").chmod(0o755), "mode 0755 lets others in"),
     "the key for the group": (lambda r: (r / ".qmu/keys/pseudonym.key").chmod(0o640), "mode 0640"),
+    "objects for all": (lambda r: (r / ".qmu/objects").chmod(0o755), "objects: mode 0755 lets others in"),
+    "states for the group": (lambda r: (r / ".qmu/work").chmod(0o750), "work: mode 0750 lets others in"),
     "the ledger for all": (lambda r: (r / ".qmu/ledger.db").chmod(0o644), "mode 0644"),
     "images for all": (lambda r: (r / ".qmu/cache/images.npy").chmod(0o604), "mode 0604"),
     "no link": (lambda r: (r / "release").unlink(), "not the files of the current"),
