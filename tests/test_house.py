@@ -24,6 +24,7 @@ TESTED_IN = {
     ),
     "cli/test_bad_requests.py": ("cli/requests", "qmu_edge/api/requests"),
     "cli/test_cli_receipts.py": ("cli/receipts", "cli/keys", "qmu_edge/api/receipts"),
+    "cli/test_reading.py": ("qmu_edge/store/ledger/opening",),
     "cli/test_pending.py": ("qmu_edge/pipeline/fulfil",),
     "cli/test_reingestion.py": ("qmu_edge/pipeline/inputs", "qmu_edge/pipeline/train_run"),
     "cli/test_resume.py": ("qmu_edge/pipeline/unlearn_run",),

@@ -1,11 +1,14 @@
 """The commands that compute: train, unlearn, export, verify."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from qmu_edge.api.project import _project
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.files import may_write
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import find, opened, search
 from qmu_edge.project.publish import papers_of, publish
@@ -117,8 +120,9 @@ def export(
 ) -> dict[str, Any]:
     """Export the current checkpoint through all gates.
 
-    The files go to `out` or into a bundle; without either they become the project's `release`. The result
-    says which receipt covers them: it names them, or is about the same network; None where there is none.
+    The files go to `out` or into a bundle; without either they become the project's `release`. To `out` they
+    go also from a project that may only be read. The result says which receipt covers them: it names them, or
+    is about the same network; None where there is none.
 
     Args:
         project: Folder of the project.
@@ -144,31 +148,41 @@ def export(
     chosen = tuple(map(Format.parse, formats)) or tuple(f for f in RELEASED if f in consumer.formats)
     consumer.require(chosen)
     with _project(project, progress, wait_s) as found:
-        with found.locked():
-            current = found.current(Pointer.CHECKPOINT)
-            digest, release = make_release(found, current, chosen, target=consumer, input=spec, batch=batch)
+        reading = out is not None and bundle is None and not may_write(found.folder / "ledger.db")
+        with _store_aside() if reading else found.locked() as aside:
+            current, store = found.current(Pointer.CHECKPOINT), aside or found.store
+            digest, release = make_release(
+                found, current, chosen, target=consumer, input=spec, batch=batch, aside=aside
+            )
             if bundle is not None:
                 paths = bundle_files(
                     release, bundle, ledger=found.ledger, store=found.store, policy=found.recipe.policy,
                     key=found.signing_key,
                 )  # fmt: skip
             elif out is not None:
-                paths = copy_files(found.store, release, out)
+                paths = copy_files(store, release, out)
             else:
                 found.ledger.set_current(Pointer.RELEASE, digest)
                 papers = papers_of(release, found.ledger, found.store)
                 link = publish(found.root, found.store, digest, release, papers)
                 paths = [link / name for name in release.files]
             issued, _ = issued_with(found.ledger, found.store, release)
+            analysed = inference_cost(_qonnx_of(store, release)) if cost else None
         if issued.number and issued.receipt is None:
             found.progress.note("no receipt covers this network: a device will say so, and not pass it")
-        analysed = inference_cost(_qonnx_of(found.store, release)) if cost else None
         return {
             "checkpoint": release.checkpoint, "receipt": issued.receipt,
             "files": {p.name: str(p) for p in paths},
             "sha256": release.files, "bytes": release.sizes, "parity": release.parity,
             "levels": release.levels, "obstacles": release.obstacles, "cost": to_json(analysed),
         }  # fmt: skip
+
+
+@contextmanager
+def _store_aside() -> Iterator[ObjectStore]:
+    """Objects in a folder of their own, for a project that may only be read."""
+    with TemporaryDirectory(prefix="qmu-edge-export-") as folder:
+        yield ObjectStore(Path(folder))
 
 
 def _qonnx_of(store: ObjectStore, release: Release) -> bytes:

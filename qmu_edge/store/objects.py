@@ -15,7 +15,15 @@ from pathlib import Path
 
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256, is_sha256, sha256_of
-from qmu_edge.io.files import LITTER, TEMPORARY, cannot_write, file_digest, sync_folder, write_blocks
+from qmu_edge.io.files import (
+    LITTER,
+    TEMPORARY,
+    cannot_read,
+    cannot_write,
+    file_digest,
+    sync_folder,
+    write_blocks,
+)
 
 
 class ObjectStore:
@@ -89,7 +97,7 @@ class ObjectStore:
             with path.open("rb") as file:
                 data = file.read(limit + 1)
         except OSError as error:
-            raise IntegrityError(f"cannot read {path}: {error.strerror}") from error
+            raise cannot_read(path, error) from error
         if len(data) > limit:
             raise IntegrityError(f"object {digest}: more than the {limit} bytes allowed ({path})")
         _same(digest, sha256_of(data), path)
@@ -176,6 +184,8 @@ def _is_plain(path: Path) -> bool:
     """A regular file itself, not a link to one: a link could lead out of the store."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
+    except PermissionError as error:
+        raise cannot_read(path, error) from None
     except OSError:
         return False
 

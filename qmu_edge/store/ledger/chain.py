@@ -12,7 +12,7 @@ a receipt, at another party) shows that.
 import json
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
@@ -24,7 +24,9 @@ from typing import Any, ClassVar, Final, TypeVar
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError, LedgerError
 from qmu_edge.io.canonical import canonical, rows_digest
 from qmu_edge.io.digest import sha256_of
+from qmu_edge.io.files import may_write
 from qmu_edge.io.json import parse_stored_value
+from qmu_edge.store.ledger.opening import address
 
 # Not typing.Self: the tests' type checker, which sees one function at a time, refuses it.
 File = TypeVar("File", bound="ChainedFile")
@@ -84,9 +86,10 @@ class ChainedFile:
         """Connect to an existing file without looking at it; use `create` or `open`."""
         self.path = path
         self._changing = False
+        self._aside = ExitStack()  # where a copy lies, if one had to be made
         with self._plainly():
-            # mode=rw: opening never makes a file. isolation_level: transactions are ours.
-            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
+            # isolation_level: transactions are ours.
+            self._db = sqlite3.connect(address(path, self._aside), uri=True, isolation_level=None)
         with self._closed_on_error():
             # Nothing that a file or a statement says lets the schema be edited; Python has it since 3.12.
             if set_config := getattr(self._db, "setconfig", None):
@@ -94,6 +97,8 @@ class ChainedFile:
             for pragma in _PRAGMAS:
                 self.rows(f"PRAGMA {pragma}")
             self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
+            if not may_write(path):  # what is written into a copy would be lost
+                self.rows("PRAGMA query_only = ON")
 
     @classmethod
     def create(cls: type[File], path: Path) -> File:
@@ -143,6 +148,7 @@ class ChainedFile:
     def close(self) -> None:
         """Close the file; nothing is lost by not getting here."""
         self._db.close()
+        self._aside.close()
 
     def __enter__(self: File) -> File:
         """The file itself."""
