@@ -18,7 +18,7 @@ from qmu_edge.recipe import parse_recipe
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.objects import ObjectStore
-from qmu_edge.verify.manifest import GOLDEN, TYPE, Manifest
+from qmu_edge.verify.manifest import GOLDEN, TYPE_V1, Manifest
 from tests.receipt import test_receipt
 
 SHA = sha256_of(b"x")
@@ -41,7 +41,7 @@ def _manifest(name: str, ledger: Ledger) -> object:
     files = {n: {"sha256": SHA, "bytes": 1} for n in (*GOLDEN, "m.onnx", name)}
     document = {
         "tool": "t", "model": "m.onnx", "files": files, "min_agreement": 1.0, "thresholds": {}, "key": "k",
-        "type": TYPE,
+        "type": TYPE_V1,
     }  # fmt: skip
     return Manifest.parse(json.dumps(document).encode(), Path("bundle"))
 

@@ -182,10 +182,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("purge")
     rows = ["sample,subject"]
     for i in range(2 * PEOPLE):
-        path = folder / "photos/train/cat" / f"{i:02d}.png"
+        kind = "cat" if i < PEOPLE else "dog"
+        path = folder / "photos/train" / kind / f"{i:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(i).integers(1, 255, (4, 4), np.uint8)).save(path)
-        rows.append(f"train/cat/{i:02d}.png,person {i // 2}")
+        rows.append(f"train/{kind}/{i:02d}.png,person {i // 2}")
     (folder / "subjects.csv").write_text("\n".join(rows) + "\n")
     recipe = Recipe(data=DataRecipe(source="folder", path=str(folder / "photos")))
     create(folder / "project", recipe, folder / "subjects.csv", Progress())

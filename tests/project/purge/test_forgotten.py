@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from qmu_edge.data.index import pseudonym
+from qmu_edge.data.subjects import pseudonym
 from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import sha256_of
 from qmu_edge.io.progress import Progress
