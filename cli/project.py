@@ -77,6 +77,16 @@ def doctor(
         raise wrong(f"{len(problems)} problems, the first: {problems[0]}")
 
 
+def confirm(
+    model: Annotated[Path, typer.Argument(help="The Python file, which you have read.")],
+    json: JsonOption = False,
+) -> None:
+    """Let a model file be run where a project on this machine names it; `init --model` does so too."""
+    from qmu_edge import api
+
+    show(api.confirm(model), json)
+
+
 def methods(json: JsonOption = False) -> None:
     """The unlearning methods."""
     from qmu_edge import api

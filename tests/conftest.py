@@ -1,9 +1,12 @@
 """Tiny images and networks for the tests that need torch; the others never import it from here."""
 
+import atexit
 import copy
 import os
 import random
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,8 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # networks here are small, and two test processes share the machine
 os.environ.setdefault("OMP_DYNAMIC", "false")  # tests compare networks to the bit
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="qmu-edge-state-")  # what tests confirm is nobody's
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 settle()
 annotations.install()
 

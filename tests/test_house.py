@@ -24,6 +24,7 @@ TESTED_IN = {
     ),
     "cli/test_bad_requests.py": ("cli/requests", "qmu_edge/api/requests"),
     "cli/test_cli_receipts.py": ("cli/receipts", "cli/keys", "qmu_edge/api/receipts"),
+    "cli/test_reading.py": ("qmu_edge/store/ledger/opening",),
     "cli/test_pending.py": ("qmu_edge/pipeline/fulfil",),
     "cli/test_reingestion.py": ("qmu_edge/pipeline/inputs", "qmu_edge/pipeline/train_run"),
     "cli/test_resume.py": ("qmu_edge/pipeline/unlearn_run",),
@@ -35,10 +36,8 @@ TESTED_IN = {
     "project/purge/test_purge_model.py": (
         "qmu_edge/project/needs", "qmu_edge/project/results", "qmu_edge/store/ledger/purges",
     ),
-    "project/test_doctor.py": ("qmu_edge/project/project",),
     "queue/test_lifecycle.py": ("qmu_edge/project/samples",),
     "receipt/test_statement.py": ("qmu_edge/receipt/fields",),
-    "store/ledger/test_keys.py": ("qmu_edge/store/ledger/issued",),
     "unlearn/test_last_blocks.py": ("qmu_edge/unlearn/methods/cf_k", "qmu_edge/unlearn/methods/eu_k"),
     "unlearn/test_methods.py": ("qmu_edge/unlearn/registry",),
 }  # fmt: skip

@@ -8,7 +8,7 @@ Call `qmu_edge.machine.processors.settle()` before torch is imported: a containe
 more threads than it may use.
 """
 
-from qmu_edge.api.project import SOURCES, doctor, init, methods, purge, recipes, status
+from qmu_edge.api.project import SOURCES, confirm, doctor, init, methods, purge, recipes, status
 from qmu_edge.api.receipts import (
     keys_export,
     keys_list,
@@ -31,8 +31,8 @@ from qmu_edge.api.run import export, references_build, train, unlearn, verify
 
 __all__ = (
     "SOURCES",
-    "doctor", "export", "init", "keys_export", "keys_list", "keys_revoke", "keys_rotate", "methods",
-    "purge", "receipt_schema", "receipt_show", "receipt_verify", "recipes", "references_build",
+    "confirm", "doctor", "export", "init", "keys_export", "keys_list", "keys_revoke", "keys_rotate",
+    "methods", "purge", "receipt_schema", "receipt_show", "receipt_verify", "recipes", "references_build",
     "request_add", "request_approve", "request_deny", "request_extend", "request_list", "request_new",
     "request_withdraw", "status", "train", "unlearn", "verify",
 )  # fmt: skip

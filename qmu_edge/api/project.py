@@ -15,7 +15,8 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.create import create
 from qmu_edge.project.model_file import adopt
-from qmu_edge.project.project import Project, find, opened
+from qmu_edge.project.model_file import confirm as confirm_model
+from qmu_edge.project.project import Project, find, opened, search
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes
 from qmu_edge.store.ledger.states import Pointer
 
@@ -73,6 +74,7 @@ def status(project: Path | None = None) -> dict[str, Any]:
             "dataset": found.recipe.data.source,
             "samples": ledger.sample_count(),
             "deleted": len(ledger.tombstones()),
+            "ledger": {"events": ledger.event_count(), "head": ledger.head()},
             **{name.value: ledger.current(name) for name in Pointer},
             "verdicts": by_number(known, found.recipe.policy.max_residual) if known else None,
             "open": sum(r["next"] is not None for r in requests),
@@ -98,6 +100,11 @@ def purge(project: Path | None = None, *, now: bool = False, dry_run: bool = Fal
             return preview(found, moment, at_once=now)
         with found.locked():
             return run(found, moment, at_once=now)
+
+
+def confirm(model: Path) -> dict[str, Any]:
+    """Note that you have read a model file, so that it is run where a project on this machine names it."""
+    return {"model": str(model), "sha256": confirm_model(model)}
 
 
 def methods() -> dict[str, Any]:
@@ -136,9 +143,8 @@ def doctor(project: Path | None = None, *, repair: bool = False) -> dict[str, An
     from qmu_edge.project.doctor import examine
 
     machine = {"versions": versions(), "gpu": _gpu(), "processors": asdict(processors())}
-    try:
-        root = find(project or Path.cwd())
-    except ConfigError:
+    root = find(project) if project else search()
+    if root is None:
         return {**machine, "problems": []}
     return {**machine, "project": str(root), **examine(root, repair=repair)}
 
@@ -154,4 +160,4 @@ def _gpu() -> str | None:
 def _project(
     folder: Path | None, progress: Progress | None, wait_s: float = 0.0
 ) -> AbstractContextManager[Project]:
-    return opened(find(folder or Path.cwd()), progress or Progress(), wait_s)
+    return opened(find(folder), progress or Progress(), wait_s)

@@ -125,7 +125,7 @@ def _published(project: Path | None) -> Path | None:
 
     The link is followed once: what is found is of one release.
     """
-    place = (find(project or Path.cwd()) / "release").resolve() / "receipt.json"
+    place = (find(project) / "release").resolve() / "receipt.json"
     return place if place.is_file() else None
 
 
@@ -140,4 +140,4 @@ def _receipt_bytes(path: Path | None, project: Path | None) -> bytes:
 
 
 def _project(folder: Path | None) -> AbstractContextManager[Project]:
-    return opened(find(folder or Path.cwd()), Progress())
+    return opened(find(folder), Progress())

@@ -47,12 +47,12 @@ def request_add(request: Path, project: Path | None = None) -> dict[str, Any]:
     Raises:
         RequestError: Nothing or only a part of it is known. It is recorded with its outcome.
     """
-    return _changed(project, lambda p: lifecycle.register(p, load_request(request, key=p.key)))
+    return _changed(project, lambda p: lifecycle.register(p, load_request(request, key=p.ids_key)))
 
 
 def request_list(project: Path | None = None, *, open_only: bool = False) -> dict[str, Any]:
     """All requests, or those that are open, with their dates and what happens next."""
-    with opened(find(project or Path.cwd()), Progress()) as found:
+    with opened(find(project), Progress()) as found:
         rows = standing(found.ledger, found.recipe.policy, datetime.now(UTC))
     return {"requests": [r for r in rows if r["next"]] if open_only else rows}
 
@@ -82,7 +82,7 @@ def request_extend(request_id: str, project: Path | None = None, *, reason: str)
 
 
 def _changed(folder: Path | None, change: Callable[[Project], RequestRow]) -> dict[str, Any]:
-    with opened(find(folder or Path.cwd()), Progress()) as project:
+    with opened(find(folder), Progress()) as project:
         with project.locked():
             row = change(project)
         (shown,) = standing(project.ledger, project.recipe.policy, datetime.now(UTC), only=row.request_id)

@@ -1,13 +1,16 @@
 """The commands that compute: train, unlearn, export, verify."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from qmu_edge.api.project import _project
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.files import may_write
 from qmu_edge.io.progress import Progress
-from qmu_edge.project.project import find
+from qmu_edge.project.project import find, opened, search
 from qmu_edge.project.publish import papers_of, publish
 from qmu_edge.project.records import Release
 from qmu_edge.request.document import load_request
@@ -83,7 +86,7 @@ def unlearn(
     if (request is None) != pending:
         raise ConfigError("unlearn needs either --request FILE or --pending")
     with _project(project, progress, wait_s) as found:
-        parsed = load_request(request, key=found.key) if request is not None else None
+        parsed = load_request(request, key=found.ids_key) if request is not None else None
         from qmu_edge.pipeline.dry_run import preview_pending, preview_request
         from qmu_edge.pipeline.fulfil import fulfil, fulfil_pending
         from qmu_edge.pipeline.ladder import Effort
@@ -117,8 +120,9 @@ def export(
 ) -> dict[str, Any]:
     """Export the current checkpoint through all gates.
 
-    The files go to `out` or into a bundle; without either they become the project's `release`. The result
-    says which receipt covers them: it names them, or is about the same network; None where there is none.
+    The files go to `out` or into a bundle; without either they become the project's `release`. To `out` they
+    go also from a project that may only be read. The result says which receipt covers them: it names them, or
+    is about the same network; None where there is none.
 
     Args:
         project: Folder of the project.
@@ -144,31 +148,41 @@ def export(
     chosen = tuple(map(Format.parse, formats)) or tuple(f for f in RELEASED if f in consumer.formats)
     consumer.require(chosen)
     with _project(project, progress, wait_s) as found:
-        with found.locked():
-            current = found.current(Pointer.CHECKPOINT)
-            digest, release = make_release(found, current, chosen, target=consumer, input=spec, batch=batch)
+        reading = out is not None and bundle is None and not may_write(found.folder / "ledger.db")
+        with _store_aside() if reading else found.locked() as aside:
+            current, store = found.current(Pointer.CHECKPOINT), aside or found.store
+            digest, release = make_release(
+                found, current, chosen, target=consumer, input=spec, batch=batch, aside=aside
+            )
             if bundle is not None:
                 paths = bundle_files(
                     release, bundle, ledger=found.ledger, store=found.store, policy=found.recipe.policy,
                     key=found.signing_key,
                 )  # fmt: skip
             elif out is not None:
-                paths = copy_files(found.store, release, out)
+                paths = copy_files(store, release, out)
             else:
                 found.ledger.set_current(Pointer.RELEASE, digest)
                 papers = papers_of(release, found.ledger, found.store)
                 link = publish(found.root, found.store, digest, release, papers)
                 paths = [link / name for name in release.files]
             issued, _ = issued_with(found.ledger, found.store, release)
+            analysed = inference_cost(_qonnx_of(store, release)) if cost else None
         if issued.number and issued.receipt is None:
             found.progress.note("no receipt covers this network: a device will say so, and not pass it")
-        analysed = inference_cost(_qonnx_of(found.store, release)) if cost else None
         return {
             "checkpoint": release.checkpoint, "receipt": issued.receipt,
             "files": {p.name: str(p) for p in paths},
             "sha256": release.files, "bytes": release.sizes, "parity": release.parity,
             "levels": release.levels, "obstacles": release.obstacles, "cost": to_json(analysed),
         }  # fmt: skip
+
+
+@contextmanager
+def _store_aside() -> Iterator[ObjectStore]:
+    """Objects in a folder of their own, for a project that may only be read."""
+    with TemporaryDirectory(prefix="qmu-edge-export-") as folder:
+        yield ObjectStore(Path(folder))
 
 
 def _qonnx_of(store: ObjectStore, release: Release) -> bytes:
@@ -191,15 +205,13 @@ def verify(
     Without a project only the file itself is checked. `passed` is false when a threshold is missed.
     `data_out` is a folder for images and references: with them a device of yours comes to the same verdict.
     """
-    if project is None:
-        try:
-            project = find(Path.cwd())
-        except ConfigError:
-            from qmu_edge.verify.onnx.reader import read
-            from qmu_edge.verify.verification import verify_structure
+    root = find(project) if project else search()
+    if root is None:
+        from qmu_edge.verify.onnx.reader import read
+        from qmu_edge.verify.verification import verify_structure
 
-            return verify_structure(read(model)).to_json()
+        return verify_structure(read(model)).to_json()
     from qmu_edge.pipeline.verify_file import check_against_project
 
-    with _project(project, progress) as found:
+    with opened(root, progress or Progress()) as found:
         return check_against_project(found, model, data_out)

@@ -8,7 +8,7 @@ import hashlib
 import re
 from typing import Final, NewType
 
-from qmu_edge.errors import IntegrityError
+from qmu_edge.errors import IntegrityError, QmuEdgeError
 
 Sha256 = NewType("Sha256", str)  # of SHA-256, or of HMAC-SHA256 where the content could be guessed
 
@@ -16,23 +16,23 @@ PATTERN: Final = "[0-9a-f]{64}"  # how it is written
 _FORM: Final = re.compile(PATTERN, re.ASCII)
 
 
-def is_sha256(text: str) -> bool:
+def is_sha256(text: object) -> bool:
     """Whether this is how a digest is written.
 
     >>> is_sha256(64 * "a"), is_sha256(64 * "A"), is_sha256(63 * "a")
     (True, False, False)
     """
-    return _FORM.fullmatch(text) is not None
+    return isinstance(text, str) and _FORM.fullmatch(text) is not None
 
 
-def sha256(text: str) -> Sha256:
-    """A text that was read, as a digest.
+def sha256(text: object, what: str = "digest", error: type[QmuEdgeError] = IntegrityError) -> Sha256:
+    """A text that was read, as a digest; `what` is what a message calls it.
 
     Raises:
-        IntegrityError: It is not 64 lower-case hex digits.
+        QmuEdgeError: An `error`: it is not 64 lower-case hex digits.
     """
-    if not is_sha256(text):
-        raise IntegrityError(f"digest {text!r} is not 64 lower-case hex digits")
+    if not isinstance(text, str) or not is_sha256(text):
+        raise error(f"{what} {text!r} is not 64 lower-case hex digits")
     return Sha256(text)
 
 

@@ -27,7 +27,7 @@ def read_regular(path: Path, *, limit: int, error: type[QmuEdgeError]) -> bytes:
 
     Raises:
         QmuEdgeError: An `error`: there is no such file, it is not a regular one, it is larger than
-            `limit`, or it cannot be read.
+            `limit`, or it cannot be read. A ConfigError where permission is all that is missing.
     """
     try:
         # One descriptor for check and read; O_NONBLOCK so that nobody waits for a pipe's other end.
@@ -40,8 +40,10 @@ def read_regular(path: Path, *, limit: int, error: type[QmuEdgeError]) -> bytes:
         raise error(f"{path}: no such file") from None
     except IsADirectoryError:
         raise error(f"{path}: not a regular file") from None
-    except (OSError, ValueError) as problem:  # a path with a zero byte is a ValueError
-        raise error(f"{path}: cannot be read: {getattr(problem, 'strerror', None) or problem}") from None
+    except OSError as problem:
+        raise cannot_read(path, problem, error) from None
+    except ValueError as problem:  # a path with a zero byte
+        raise error(f"{path}: cannot be read: {problem}") from None
     if len(data) > limit:
         raise error(f"{path}: larger than the allowed {limit} bytes")
     return data
@@ -78,6 +80,39 @@ def unfinished(folder: Path) -> list[Path]:
     return sorted(folder.rglob(f"{TEMPORARY}*"))
 
 
+def may_write(path: Path) -> bool:
+    """Whether this user may change a file and what lies beside it: not on a read-only disk, for one."""
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
+def require_plain(folder: Path) -> None:
+    """Refuse a folder in which a name leads elsewhere: what is written below it stays below it.
+
+    Temporary files are passed over: nothing is read or written through them.
+
+    Raises:
+        IntegrityError: It, or something below it, is neither a folder nor a regular file.
+        ConfigError: A folder cannot be read.
+    """
+    todo = [folder]
+    if folder.is_symlink():
+        raise IntegrityError(f"{folder}: a link; allowed are folders and regular files")
+    while todo:
+        here = todo.pop()
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(Path(entry.path))
+                    elif not entry.is_file(follow_symlinks=False) and not entry.name.startswith(TEMPORARY):
+                        found = "a link" if entry.is_symlink() else "something special"
+                        raise IntegrityError(f"{entry.path}: {found}; allowed are folders and regular files")
+        except FileNotFoundError:  # a writer has just removed it
+            continue
+        except OSError as error:
+            raise ConfigError(f"cannot read {here}: {error.strerror}") from error
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a power cut.
 
@@ -109,7 +144,7 @@ def read_blocks(path: Path, *, skip: int = 0) -> Iterator[bytes]:
             file.seek(skip)
             yield from iter(lambda: file.read(BLOCK_BYTES), b"")
     except OSError as error:
-        raise IntegrityError(f"cannot read {path}: {error.strerror}") from error
+        raise cannot_read(path, error) from error
 
 
 def write_blocks(path: Path, blocks: Iterable[bytes], mode: int) -> None:
@@ -130,6 +165,15 @@ def write_blocks(path: Path, blocks: Iterable[bytes], mode: int) -> None:
         with suppress(OSError):
             os.unlink(temporary)
     sync_folder(path.parent)
+
+
+def cannot_read(
+    path: Path, error: OSError, otherwise: type[QmuEdgeError] = IntegrityError, hint: str = ""
+) -> QmuEdgeError:
+    """What to raise when a file could not be read: want of permission says nothing against the file."""
+    if isinstance(error, PermissionError):
+        return ConfigError(f"{path}: {error.strerror}: it is another user's, or closed to this one")
+    return otherwise(f"{path}: cannot be read: {error.strerror}{hint}")
 
 
 def cannot_write(path: Path, error: OSError) -> ConfigError:

@@ -39,7 +39,7 @@ def from_json(kind: type[T], document: object, what: str, *, error: type[QmuEdge
 
     Args:
         kind: The dataclass. Its fields are text, numbers, booleans, digests, enumerations, `Literal`, other
-            dataclasses, `tuple[X, ...]`, `Mapping[K, X]`, or unions of these and None.
+            dataclasses, `tuple[X, ...]`, `Mapping[K, X]`, unions of these and None, or `Any`.
         document: What a JSON reader made.
         what: What a message calls the document.
         error: The class to raise.
@@ -86,7 +86,7 @@ def _read(kind: Any, value: object, path: str) -> Any:
         return _read_fields(kind, value, path)
     if kind is float and type(value) is int and abs(value) <= MAX_INTEGER:
         return float(value)
-    if type(value) is kind or (kind is Sha256 and isinstance(value, str) and is_sha256(value)):
+    if kind is Any or type(value) is kind or (kind is Sha256 and is_sha256(value)):
         return value
     if isinstance(kind, type) and issubclass(kind, Enum) and value in [member.value for member in kind]:
         return kind(value)

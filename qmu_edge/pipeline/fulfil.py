@@ -237,6 +237,7 @@ def _fulfilled_run(climbed: Climb) -> FulfilledRun:
             completed=(verified.finished if verified else None) or "",
             recipe=project.recipe.digest(),
             model=project.recipe.model,
+            ledger=project.ledger.standing_at(run.rows[0].request_id, run.name, Step.RECEIPTED),
         )
 
 

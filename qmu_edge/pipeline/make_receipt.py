@@ -27,6 +27,7 @@ from qmu_edge.receipt.statement import Method, Predicate, Rung, Statement
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.request.resolve import Claim
 from qmu_edge.request.split import Split
+from qmu_edge.store.ledger.receipts import Standing
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.verify.residual import Residual
 from qmu_edge.verify.verdict import Check
@@ -48,6 +49,7 @@ class FulfilledRun:
         completed: When they were verified, RFC 3339.
         recipe: Digest of the recipe.
         model: The recipe's network.
+        ledger: How far the ledger was when the run had passed.
     """
 
     method: Method
@@ -59,6 +61,7 @@ class FulfilledRun:
     completed: str
     recipe: Sha256
     model: ModelRecipe
+    ledger: Standing
 
 
 def make_receipt(
@@ -96,6 +99,7 @@ def make_receipt(
             tool=statement.Tool(name="qmu-edge", version=__version__, dependencies=_versions()),
             limits=list(LIMITS),
             previous=previous,
+            ledger=statement.Ledger.of(run.ledger),
         )
         return Statement.about(run.release.files, predicate)
 

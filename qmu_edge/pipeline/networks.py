@@ -6,7 +6,7 @@ from pathlib import Path
 from qmu_edge.io.digest import Sha256
 from qmu_edge.models.layers import Classifier, Factory
 from qmu_edge.models.own import factory_in
-from qmu_edge.project.model_file import source_of
+from qmu_edge.project.model_file import confirmed_source
 from qmu_edge.project.project import Project
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import ModelRecipe
@@ -41,8 +41,9 @@ class Networks:
 
         Raises:
             IntegrityError: The file is missing, or not the one that was given to `init`.
+            ConfigError: This user has not confirmed it.
         """
-        return source_of(self.recipe, self.root) or None
+        return confirmed_source(self.recipe, self.root) or None
 
     @property
     def factory(self) -> Factory | None:
@@ -50,7 +51,7 @@ class Networks:
 
         Raises:
             IntegrityError: See `source`.
-            ConfigError: The file cannot be run.
+            ConfigError: The file is not confirmed, or cannot be run.
         """
         source = self.source
         return factory_in(source, self.recipe) if source else None

@@ -49,6 +49,7 @@ def make_release(
     target: Target = ONNXRUNTIME,
     input: InputSpec | None = None,
     batch: int | None = None,
+    aside: ObjectStore | None = None,
 ) -> tuple[Sha256, Release]:
     """Export a checkpoint, or find the release that was made of it before.
 
@@ -62,6 +63,7 @@ def make_release(
         target: Who reads the files.
         input: What the files take; float32 0..1, channels first, when None.
         batch: Fixed batch size; None for any.
+        aside: Where everything goes when nothing of the project may change: it need not be locked then.
 
     Returns:
         The release and its digest.
@@ -78,7 +80,7 @@ def make_release(
     )  # fmt: skip
     results, policy = project.results, project.recipe.policy
     planned = plan.digest()
-    known = results.released(digest, planned)
+    known, store = None if aside else results.released(digest, planned), aside or project.store
     if known:
         return known, results.release(known)
     project.progress.start("export", 0)
@@ -89,7 +91,7 @@ def make_release(
     project.progress.finish(f"{len(files)} files")
     release = Release(
         checkpoint=digest,
-        files={f.format.file_name: project.store.put_released(f.data) for f in files},
+        files={f.format.file_name: store.put_released(f.data) for f in files},
         sizes={f.format.file_name: len(f.data) for f in files},
         parity={f.format: to_json(f.parity) for f in files},
         levels={f.format: to_json(f.levels) for f in files},
@@ -97,8 +99,9 @@ def make_release(
         gate={f.format: to_json(f.latent_weights) for f in files},
         obstacles={f.format: [*map(str, f.obstacles)] for f in files},
     )
-    found = project.store.put_bytes(release.to_bytes())
-    results.note_released(digest, planned, found)
+    found = store.put_bytes(release.to_bytes())
+    if aside is None:
+        results.note_released(digest, planned, found)
     return found, release
 
 

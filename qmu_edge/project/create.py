@@ -26,7 +26,7 @@ from qmu_edge.errors import BusyError, ConfigError
 from qmu_edge.io.files import sync_folder, write_atomic
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.notices import notices, require_trainable
-from qmu_edge.project.project import KEY, KEY_CHECK, KEYS, RECIPE, STORE, find, key_check, opened
+from qmu_edge.project.project import IDS_KEY, KEY, KEY_CHECK, KEYS, RECIPE, STORE, find, key_check, opened
 from qmu_edge.project.samples import FORMS, IMAGES
 from qmu_edge.recipe import Recipe, parse_recipe, to_toml
 from qmu_edge.store.ledger import keys
@@ -118,8 +118,9 @@ def _make(
     staging = root / STAGING
     try:
         shutil.rmtree(staging, ignore_errors=True)  # of an `init` that was killed
+        staging.mkdir()  # whatever still has this name is not ours, a link for one
         for folder in ("objects", KEYS, "cache", "work", "releases"):
-            (staging / folder).mkdir(parents=True, mode=0o700 if folder == KEYS else 0o755)
+            (staging / folder).mkdir(mode=0o755 if folder == "releases" else 0o700)
         key = secrets.token_bytes(32)
         write_atomic(staging / KEY, key, mode=0o600)
         index = _index(source, given, key)
@@ -136,6 +137,7 @@ def _make(
             ledger.set_meta(FORMS, [asdict(form) for form in forms])
             keys.renew(staging / KEYS, ledger)
             ledger.set_meta(KEY_CHECK, key_check(key))
+            ledger.set_meta(IDS_KEY, secrets.token_hex(32))
         for name, data in _visible(recipe, model).items():
             write_atomic(staging / name, data)
             os.replace(staging / name, root / name)

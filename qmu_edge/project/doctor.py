@@ -1,11 +1,12 @@
 """Is everything that a project stores still what it was? And what is safe to repair?
 
     objects      every one hashed; every one that the ledger names is there; those that nothing names
-    ledger       SQLite's own check, the chain of events, the rows that the events vouch for
+    ledger       SQLite's own check, the chain of events, the rows that the events vouch for, and what signed
+                 receipts say of it
     images, key  the registered ones, and the model file that was given to `init`
     release      the link leads to a whole folder with the files of the current release
     leftovers    temporary files, states of trainings that nobody can go on with
-    permissions  keys, ledger and images are their owner's alone
+    permissions  objects, keys, ledger, images and states are their owner's alone
 
 Contract. Looking takes no lock, writes nothing and never keeps a writer waiting. A repair is done under the
 lock, never removes what the ledger names, and never changes the ledger or an object. Whether it has helped is
@@ -22,7 +23,8 @@ from typing import Any, Final
 
 from qmu_edge.errors import LedgerError, QmuEdgeError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.io.files import LITTER, TEMPORARY, unfinished
+from qmu_edge.io.files import LITTER, TEMPORARY, require_plain, unfinished
+from qmu_edge.io.json import MAX_BYTES
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.history import History
 from qmu_edge.project.model_file import source_of
@@ -30,14 +32,16 @@ from qmu_edge.project.needs import Use, files_of, uses
 from qmu_edge.project.project import KEYS, STORE, Project, opened
 from qmu_edge.project.publish import LINK, RELEASES, files_in, is_whole, publish_current
 from qmu_edge.project.results import Results
+from qmu_edge.receipt import receipt
 from qmu_edge.store.encrypted import EncryptedStore
-from qmu_edge.store.ledger import keys
+from qmu_edge.store.ledger import issued, keys
 from qmu_edge.store.ledger.ledger import Ledger
-from qmu_edge.store.ledger.states import Pointer
+from qmu_edge.store.ledger.states import Pointer, RemovalStatus
 from qmu_edge.store.lock import lock_holder, locked
 from qmu_edge.store.objects import ObjectStore
 
-PRIVATE: Final = ("keys", "keys/**/*", "ledger.db*", "cache/*", "work/*")
+# Of objects their folder: up to version 0.1 they were readable one by one.
+PRIVATE: Final = ("objects", "keys", "keys/**/*", "ledger.db*", "cache", "cache/*", "work", "work/*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,9 @@ def examine(root: Path, *, repair: bool = False) -> dict[str, Any]:
 
     Raises:
         BusyError: Another process writes, and a repair was asked for.
+        IntegrityError: A link in the store leads elsewhere: nothing was looked at.
     """
+    require_plain(root / STORE)
     if not repair:
         return _told(root, *_look(root, alone=lock_holder(root / STORE) is None), repaired=[])
     before = [] if lock_holder(root / STORE) else _leftovers(root / STORE)
@@ -99,7 +105,7 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
     """
     folder = root / STORE
     store = EncryptedStore(folder / "objects", folder / "keys/objects", encrypting=False)  # reads both kinds
-    found = [*map(Problem, store.problems()), *_permissions(folder)]
+    found, begun = [*_permissions(folder)], set()
     named: dict[Sha256, list[Use]] = {}
     with ExitStack() as stack:
         try:
@@ -108,8 +114,10 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
             broken = [Problem(text, of_ledger=True) for text in project.ledger.problems()]
             found += broken
             if not broken:  # else a row may name anything, and hold a number where a text was
+                begun = {r.name for r in project.ledger.removals() if r.status is RemovalStatus.STARTED}
                 named = _named(project.ledger, project.results, project.store)
                 found += [*_dangling(project.ledger, project.store, named), *_contents(project)]
+                found += _receipts(project.ledger, project.store, named)
                 if alone:
                     found += [
                         *_release(root, project.ledger, project.results),
@@ -119,12 +127,14 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
             found.append(Problem(str(error), of_ledger=isinstance(error, LedgerError)))
     if alone:
         found += [*_leftovers(folder), *_unfinished_bundles(root)]
+    # What a killed purge has begun to remove may have lost its key: the next purge removes it.
+    found = [*map(Problem, store.problems(besides=begun)), *found]
     return found, len(set(store) - named.keys()) if named and alone else 0
 
 
 def _named(ledger: Ledger, results: Results, store: ObjectStore) -> dict[Sha256, list[Use]]:
     """Uses of every object; what is altered of a release is told by the store."""
-    return uses(ledger, results, History(ledger), files_of(results, store, damaged=True))
+    return uses(ledger, results, History(ledger), files_of(results, store, unreadable=set(store)))
 
 
 def _leftovers(folder: Path) -> list[Problem]:
@@ -143,6 +153,20 @@ def _dangling(ledger: Ledger, store: ObjectStore, named: dict[Sha256, list[Use]]
         path = store.path(digest)
         if not path.exists():
             yield Problem(f"object {digest}: {named[digest][0].by} needs it, and it is missing ({path})")
+
+
+def _receipts(ledger: Ledger, store: ObjectStore, named: dict[Sha256, list[Use]]) -> Iterator[Problem]:
+    """What receipts say that the ledger does not: those that it lists, and those that it may have lost."""
+    listed = {row.digest for row in ledger.receipts()}
+    good = {key.raw for key in keys.known(ledger) if key.reason != "compromised"}
+    statements = []
+    for digest in listed | (set(store) - named.keys()):
+        with suppress(QmuEdgeError):  # what is damaged is told by the store; the others are no receipts
+            data = store.get_bytes(digest, limit=MAX_BYTES)
+            statement = receipt.loads(data, digest)
+            statements += [statement] if digest in listed or receipt.signer(data) in good else []
+    for problem in issued.problems(ledger, statements):
+        yield Problem(f"ledger {ledger.path}: {problem}", of_ledger=True)
 
 
 def _contents(project: Project) -> Iterator[Problem]:

@@ -17,13 +17,14 @@ from typing import Final
 import numpy as np
 
 from qmu_edge.io.digest import Sha256
+from qmu_edge.io.names import is_file_name
 from qmu_edge.project.history import History
 from qmu_edge.project.needs import COMPARED, CURRENT, EXPORTED, RECEIPT, Use, fate, files_of, uses
 from qmu_edge.project.project import STORE, Project
 from qmu_edge.project.publish import LINK, RELEASES
 from qmu_edge.store.ledger.ledger import Ledger
-from qmu_edge.store.ledger.purges import IMAGES, PSEUDONYMS
-from qmu_edge.store.ledger.states import Pointer
+from qmu_edge.store.ledger.purges import FORGOTTEN, IMAGES, PSEUDONYMS
+from qmu_edge.store.ledger.states import Pointer, RemovalStatus
 from qmu_edge.store.objects import ObjectStore
 
 NEVER_STORED: Final = ("calibration batches", "saliency masks", "plots", "golden inputs made of images")
@@ -32,6 +33,7 @@ OUTSIDE: Final = (
     "model files on devices",
     "files and bundles exported to other folders",
     "backups of this folder",
+    "documents of requests, such as req.json",
 )
 UNNAMED: Final = "object that nothing names"
 WORK: Final = "training state"
@@ -75,7 +77,8 @@ class Artefact:
 
 def inventory(project: Project, history: History) -> list[Artefact]:
     """Everything that lies in the store or its rows, but for the ledger, the keys and the sample index."""
-    files = files_of(project.results, project.store, damaged=False)
+    begun = {r.name for r in history.removals if r.status is RemovalStatus.STARTED}
+    files = files_of(project.results, project.store, unreadable=begun)
     named = uses(project.ledger, project.results, history, files)
     ledger = project.ledger
     return [
@@ -102,7 +105,7 @@ def _work(folder: Path, ledger: Ledger, history: History, training: str) -> Iter
     for step in ledger.all_steps():
         if step.request_id in open_ones:
             needed[step.run[:16]] = f"request {open_ones[step.request_id].seq} is open"
-    for path in sorted(folder.iterdir()):
+    for path in _ours(folder):
         words = re.split(r"[-.]", path.name)
         kept = next((needed[w] for w in words if w and w in needed), "")
         yield Artefact(WORK, path.name, 1, _size(path), "" if kept else _written(path), kept)
@@ -113,10 +116,15 @@ def _folders(root: Path, ledger: Ledger, history: History) -> Iterator[Artefact]
     current = (ledger.current(Pointer.RELEASE) or "")[:16]
     linked = os.path.basename(os.path.realpath(root / LINK))
     ends = {digest[:16]: at for digest, at in history.superseded(Pointer.RELEASE)}
-    for path in sorted((root / STORE / RELEASES).iterdir()):
+    for path in _ours(root / STORE / RELEASES):
         kept = CURRENT if path.name in (current, linked) else ""
         since = "" if kept else ends.get(path.name, _written(path))
         yield Artefact(FOLDER, path.name, 1, _size(path), since, kept)
+
+
+def _ours(folder: Path) -> list[Path]:
+    """What lies in a folder, but for what this program never writes: a purge leaves it alone."""
+    return sorted(path for path in folder.iterdir() if is_file_name(path.name))
 
 
 def _people(cache: Path, ledger: Ledger, history: History) -> Iterator[Artefact]:
@@ -134,6 +142,9 @@ def _people(cache: Path, ledger: Ledger, history: History) -> Iterator[Artefact]
             yield Artefact(IMAGES, name, len(positions), size, since, kept)
         if named:
             yield Artefact(PSEUDONYMS, name, named, 64 * named, since, kept)
+    back = ledger.positions(FORGOTTEN)  # erased once, and put back from a backup
+    if images is not None and images[back].any():
+        yield Artefact(IMAGES, FORGOTTEN, len(back), len(back) * images[0].nbytes, _written(cache), "")
 
 
 def _cached(path: Path) -> np.ndarray | None:

@@ -3,16 +3,21 @@
 Running a file is running code, so nothing runs because a document names it. A person gives the file to
 `qmu-edge init --model`; the project keeps a copy, the recipe and every checkpoint its SHA-256. A changed
 file is refused. The digest covers this one file: what it imports is trusted as installed packages are.
+
+Whoever opens a project that came from elsewhere has given nothing: the file is run only if its digest was
+confirmed by the same user on the same machine, by `init --model` or `qmu-edge confirm`. Confirmed digests are
+empty files named by them, in `qmu-edge/models` below XDG_STATE_HOME (~/.local/state).
 """
 
+import os
 from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
 
 from qmu_edge.errors import ConfigError, IntegrityError
-from qmu_edge.io.digest import sha256_of
-from qmu_edge.io.files import read_regular
+from qmu_edge.io.digest import Sha256, sha256_of
+from qmu_edge.io.files import read_regular, write_atomic
 from qmu_edge.io.json import shown
 from qmu_edge.recipe import ModelRecipe
 
@@ -27,7 +32,7 @@ def adopt(recipe: ModelRecipe, given: Path | None) -> tuple[ModelRecipe, bytes]:
         given: The file; None for none.
 
     Returns:
-        The recipe with the file's name and digest, and its content; b"" without one.
+        The recipe with the file's name and digest, which is confirmed now, and its content; b"" without one.
 
     Raises:
         ConfigError: The recipe names a file and none is given, or another one; or it cannot be named.
@@ -46,11 +51,62 @@ def adopt(recipe: ModelRecipe, given: Path | None) -> tuple[ModelRecipe, bytes]:
             raise ConfigError(f"{given}: {field} is {found}, the recipe says {getattr(recipe, field)}")
     fields = {**recipe.model_dump(), "architecture": "file", "path": given.name, "sha256": digest}
     try:
-        return ModelRecipe.model_validate(fields), source
+        named = ModelRecipe.model_validate(fields)
     except ValidationError:
         raise ConfigError(
             f"model file {shown(given.name)}: allowed are names of letters, digits and _ that end in .py"
         ) from None
+    confirm(given)
+    return named, source
+
+
+def confirm(given: Path) -> Sha256:
+    """Note that this user has read a model file, and wants it run where a project names its digest.
+
+    Raises:
+        ConfigError: It cannot be read, or nothing can be noted.
+    """
+    digest = sha256_of(read_regular(given, limit=MAX_BYTES, error=ConfigError))
+    folder = _confirmed()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write {folder}: {error.strerror}; XDG_STATE_HOME names another") from None
+    write_atomic(folder / digest, b"", mode=0o600)
+    return digest
+
+
+def confirmed_source(recipe: ModelRecipe, folder: Path) -> bytes:
+    """As `source_of`, for whoever runs it.
+
+    Raises:
+        IntegrityError: It is missing, or not the one that was given to `init`.
+        ConfigError: This user has not confirmed it on this machine.
+    """
+    source = source_of(recipe, folder)
+    if source and not _is_confirmed(sha256_of(source)):
+        path = folder / str(recipe.path)
+        raise ConfigError(
+            f"{path}: this program would be run, and you have not confirmed it on this machine: "
+            f"read it, then run qmu-edge confirm {path}"
+        )
+    return source
+
+
+def _is_confirmed(digest: Sha256) -> bool:
+    """By this very user: under sudo the folder may be somebody else's."""
+    try:
+        return (_confirmed() / digest).lstat().st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def _confirmed() -> Path:
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    except RuntimeError:
+        raise ConfigError("this user has no home folder: set XDG_STATE_HOME to a folder of theirs") from None
+    return Path(state) / "qmu-edge/models"
 
 
 def source_of(recipe: ModelRecipe, folder: Path) -> bytes:

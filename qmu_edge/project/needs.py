@@ -6,7 +6,7 @@ the last of their uses ended.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -69,14 +69,14 @@ def uses(
 
 
 def files_of(
-    results: Results, store: Iterable[Sha256], *, damaged: bool
+    results: Results, store: Iterable[Sha256], *, unreadable: Container[str]
 ) -> Callable[[Sha256], Iterable[Sha256]]:
     """How to find the files of a release.
 
     Args:
         results: Reads the release.
         store: Digests of all objects that are there.
-        damaged: Pass over a release that is altered, instead of raising `IntegrityError`.
+        unreadable: Releases that may be damaged, or without their key; another one raises `IntegrityError`.
     """
     there = set(store)
 
@@ -84,7 +84,7 @@ def files_of(
         try:
             return results.release(release).files.values() if release in there else ()
         except IntegrityError:
-            if not damaged:
+            if release not in unreadable:
                 raise
             return ()
 

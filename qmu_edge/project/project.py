@@ -14,6 +14,7 @@ A project is made in a hidden folder beside its place and renamed when it is who
 first: a kill between the two leaves it alone, and the same `init` again goes on.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256, sha256_of
-from qmu_edge.io.files import read_regular
+from qmu_edge.io.files import read_regular, require_plain
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
@@ -42,6 +43,7 @@ RECIPE: Final = "qmu.toml"
 STORE: Final = ".qmu"
 KEYS: Final = "keys"
 KEY: Final = f"{KEYS}/pseudonym.key"
+IDS_KEY: Final = "key of request ids"
 KEY_CHECK: Final = "pseudonym key"  # what the ledger knows about it, of no use to guess it
 
 
@@ -86,7 +88,7 @@ class Project:
 
     @cached_property
     def key(self) -> bytes:
-        """The HMAC key of pseudonyms and request digests.
+        """The HMAC key of pseudonyms.
 
         Raises:
             IntegrityError: It is missing or not 32 bytes.
@@ -98,6 +100,16 @@ class Project:
         if self.ledger.meta(KEY_CHECK) != key_check(key):
             raise IntegrityError(f"{path}: not the key that this project was made with")
         return key
+
+    @property
+    def ids_key(self) -> bytes:
+        """The HMAC key of ids that requests do not bring along: a purge renews it when none is open.
+
+        Raises:
+            IntegrityError: See `key`, which up to version 0.1 was used for these too.
+        """
+        own = self.ledger.meta(IDS_KEY)
+        return bytes.fromhex(own) if own else self.key
 
     @property
     def signing_key(self) -> "Ed25519PrivateKey":
@@ -123,8 +135,12 @@ class Project:
     def locked(self) -> Iterator[None]:
         """Be the only process that writes to the project; waits `wait_s` for another one to end.
 
+        Nothing is built on a ledger that was changed behind its back; its samples are checked where they are
+        read.
+
         Raises:
             BusyError: Another process still writes.
+            LedgerError: The ledger does not hold.
         """
         with ExitStack() as stack:
             try:
@@ -134,6 +150,7 @@ class Project:
                     raise
                 self.progress.note(f"{error}; waiting up to {self.wait_s:g} s")
                 stack.enter_context(locked(self.folder, wait_s=self.wait_s))
+            self.ledger.require_sound(besides={"samples"})
             yield
 
     def current(self, what: Pointer) -> Sha256:
@@ -149,17 +166,39 @@ class Project:
         return digest
 
 
-def find(start: Path) -> Path:
-    """The project folder at or above `start`.
+def search(named: Path | None = None) -> Path | None:
+    """The project folder at or above `named`, or above the working directory; None where there is none.
+
+    A project is a program: its recipe and its model file say what runs. One that is only come across must
+    belong to whoever runs it, or to root; whose it is does not matter when its own folder is named.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: The first that is found is somebody else's.
     """
-    here = start.resolve()
+    here = (named or Path.cwd()).resolve()
     for folder in (here, *here.parents):
         if (folder / RECIPE).is_file() and (folder / STORE).is_dir():
+            owners = {path.lstat().st_uid for path in (folder / RECIPE, folder / STORE)}
+            if foreign := owners - {os.geteuid(), 0}:
+                if named is None or folder != here:
+                    raise ConfigError(
+                        f"{folder}: a project of user {min(foreign)}, not yours; if you trust it, "
+                        f"say --project {folder}"
+                    )
             return folder
-    raise ConfigError(f"no project at {start} or above; run qmu-edge init first")
+    return None
+
+
+def find(named: Path | None = None) -> Path:
+    """The project folder, see `search`.
+
+    Raises:
+        ConfigError: There is none, or it is somebody else's.
+    """
+    folder = search(named)
+    if folder is None:
+        raise ConfigError(f"no project at {named or Path.cwd()} or above; run qmu-edge init first")
+    return folder
 
 
 @contextmanager
@@ -168,9 +207,10 @@ def opened(root: Path, progress: Progress, wait_s: float = 0.0) -> Iterator[Proj
 
     Raises:
         ConfigError: The recipe is wrong.
-        IntegrityError: The ledger is missing.
+        IntegrityError: The ledger is missing, or a link in the store leads elsewhere.
         LedgerError: The ledger does not hold.
     """
+    require_plain(root / STORE)  # before SQLite writes into files beside the ledger
     recipe = parse_recipe(recipe_file(root / RECIPE), str(root / RECIPE))
     with Ledger.open(root / STORE / "ledger.db") as ledger:
         yield Project(root, recipe, ledger, progress, wait_s)

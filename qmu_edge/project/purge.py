@@ -7,19 +7,21 @@ open request needs, every receipt, the ledger. A receipt can therefore be verifi
 
 What people have left: the decoded images of deleted samples become zeros in the cache, and the pseudonyms of
 their subjects become empty in the sample index. Ids and content digests of the samples stay, in tombstones,
-because without them the same images could be brought back unnoticed.
+because without them the same images could be brought back unnoticed; but nothing says any more which request
+they are of, and the key of the request's digest is gone, so that no guess at the person can be confirmed.
 
 Trap: removing a file does not overwrite the disk's blocks, and nothing here reaches outside the folder.
 """
 
 import os
+import secrets
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -28,15 +30,20 @@ from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import sync_folder
 from qmu_edge.machine.cost import measured_cost
 from qmu_edge.project.checklist import checklists, touching
-from qmu_edge.project.history import History
+from qmu_edge.project.history import NEVER, History
 from qmu_edge.project.inventory import FOLDER, OUTSIDE, WORK, Artefact, inventory
-from qmu_edge.project.project import Project
+from qmu_edge.project.project import IDS_KEY, Project
 from qmu_edge.project.publish import RELEASES
 from qmu_edge.project.samples import IMAGES as IMAGE_FILE
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.purges import IMAGES, PSEUDONYMS, Removal
 from qmu_edge.store.ledger.states import RemovalStatus, Status, Step
 from qmu_edge.store.objects import ObjectStore
+
+_READ: Final = {
+    "kind": "older pages of the ledger", "count": 1, "bytes": 0,
+    "reason": "somebody is reading it: run qmu-edge purge again",
+}  # fmt: skip
 
 
 def purge(project: Project, now: datetime, *, at_once: bool = False) -> dict[str, Any]:
@@ -66,8 +73,10 @@ def purge(project: Project, now: datetime, *, at_once: bool = False) -> dict[str
     (finished, refused), cost = measured_cost(lambda: _finish(ledger, found, remove))
     removed = [*begun, *finished]
     history = History(ledger)
-    whole = _whole(ledger, history, inventory(project, history), cost)
-    ledger.forget_deleted_pages()
+    present = inventory(project, history)
+    _forget(ledger, history, present, now - days if not at_once else None)
+    emptied = ledger.forget_deleted_pages()
+    whole = _whole(ledger, history, present, cost) if emptied else []
     if refused:
         raise ConfigError(
             f"{len(refused)} of {len(removed) + len(refused)} things could not be removed, the first is "
@@ -75,7 +84,7 @@ def purge(project: Project, now: datetime, *, at_once: bool = False) -> dict[str
         )
     return {
         "removed": _sums((r.kind, r.reason, r.items, r.bytes) for r in removed),
-        "kept": _kept(left, days),
+        "kept": [*_kept(left, days), *([] if emptied else [_READ])],
         "requests": whole, "outside": list(OUTSIDE),
     }  # fmt: skip
 
@@ -152,6 +161,19 @@ def _finish(
     ledger.end_removals(void, RemovalStatus.VOID)
     ledger.end_removals(removed, RemovalStatus.DONE)
     return removed, refused
+
+
+def _forget(ledger: Ledger, history: History, present: list[Artefact], before: datetime | None) -> None:
+    """Let nothing lead from the requests that were closed `before` to what they have deleted, or to whom.
+
+    What is still there of their images and pseudonyms goes first: nothing else tells whose they are.
+    """
+    own = {a.name for a in present if a.kind in (IMAGES, PSEUDONYMS)}
+    closed = {r.seq: history.closed(r) for r in history.requests if f"request-{r.seq}" not in own}
+    due = [s for s, at in closed.items() if at and (before is None or datetime.fromisoformat(at) <= before)]
+    ledger.forget(sorted(ledger.remembered() & set(due)))
+    if history.oldest_open == NEVER and not ledger.remembered() and ledger.requested_since(IDS_KEY):
+        ledger.set_meta(IDS_KEY, secrets.token_hex(32))
 
 
 def _unfinished(ledger: Ledger) -> list[Removal]:

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 from qmu_edge.errors import IntegrityError
-from qmu_edge.io.digest import Sha256
+from qmu_edge.io.digest import Sha256, sha256
 from qmu_edge.io.json import compact, parse_stored
+from qmu_edge.io.names import file_name
 from qmu_edge.io.plain import from_json, to_json
 from qmu_edge.verify.codes import CodesChanged
 from qmu_edge.verify.evaluation import Evaluation
@@ -59,8 +60,15 @@ class StepResult:
 
     @classmethod
     def parse(cls, detail: Mapping[str, Any]) -> "StepResult":
-        """What `to_json` wrote into a step's detail; fields of other versions are passed over."""
-        return cls(**{f.name: detail[f.name] for f in fields(cls) if f.name in detail})
+        """What `to_json` wrote into a step's detail; fields of other versions are passed over.
+
+        Raises:
+            IntegrityError: An object is not named by a digest.
+        """
+        known = {f.name: detail[f.name] for f in fields(cls) if f.name in detail}
+        for name in known.keys() & set(cls.OBJECTS):
+            sha256(known[name], f"the ledger's step: {name}")
+        return cls(**known)
 
     def to_json(self) -> dict[str, Any]:
         """The fields that say something."""
@@ -101,11 +109,11 @@ class Release:
     checkpoint: Sha256
     files: Mapping[str, Sha256]
     sizes: Mapping[str, int]
-    parity: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    levels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    explained: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    gate: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    obstacles: Mapping[str, list[str]] = field(default_factory=dict)
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    levels: Mapping[str, Any] = field(default_factory=dict)
+    explained: Mapping[str, Any] = field(default_factory=dict)
+    gate: Mapping[str, Any] = field(default_factory=dict)
+    obstacles: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, data: bytes) -> "Release":
@@ -115,10 +123,11 @@ class Release:
             IntegrityError: It wrote something else.
         """
         document = parse_stored(data, "a stored release")
-        try:
-            return cls(sizes=document.pop("bytes"), **document)
-        except (TypeError, KeyError) as error:
-            raise IntegrityError(f"a stored release is not as it was written: {error}") from None
+        document = {"sizes" if name == "bytes" else name: value for name, value in document.items()}
+        found = from_json(cls, document, "a stored release is not as it was written")
+        for name in found.files:
+            file_name(name, f"a stored release of checkpoint {found.checkpoint[:12]}")
+        return found
 
     def to_bytes(self) -> bytes:
         """The same bytes for the same release."""
@@ -257,10 +266,8 @@ def _older_terms(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def noted(kind: type[N], value: Any) -> N:
     """A note as its class; fields of other versions are passed over."""
-    try:
-        return kind(**{f.name: value[f.name] for f in fields(kind) if f.name in value})
-    except TypeError as error:
-        raise IntegrityError(f"the ledger's note of a result is not as it was written: {error}") from None
+    known = {f.name: value[f.name] for f in fields(kind) if f.name in value}
+    return from_json(kind, known, "the ledger's note of a result is not as it was written")
 
 
 def said(note: Trained | ReferenceNote) -> dict[str, Any]:

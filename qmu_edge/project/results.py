@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from qmu_edge.io.digest import Sha256
+from qmu_edge.io.digest import Sha256, sha256
 from qmu_edge.io.plain import from_json, to_json
 from qmu_edge.project.records import (
     ReferenceNote,
@@ -70,7 +70,7 @@ class Results:
     def released(self, checkpoint: Sha256, plan: str) -> Sha256 | None:
         """Digest of the release that was made of a checkpoint by a plan of this digest."""
         found = self._ledger.meta(f"{RELEASE}:{checkpoint}:{plan}")
-        return Sha256(str(found)) if found else None
+        return sha256(found) if found else None
 
     def note_released(self, checkpoint: Sha256, plan: str, release: Sha256) -> None:
         """Let `released` find a release."""
@@ -112,7 +112,7 @@ class Results:
     def shards(self, count: int) -> Sha256 | None:
         """Digest of the shard of each sample, for so many shards."""
         found = self._ledger.meta(f"{SHARDS}:{count}")
-        return Sha256(str(found)) if found else None
+        return sha256(found) if found else None
 
     def note_shards(self, count: int, digest: Sha256) -> None:
         """Let `shards` find it."""
@@ -150,13 +150,14 @@ class Results:
 
 def _objects_of(kind: str, value: Any) -> Iterator[tuple[str, Sha256]]:
     if kind == RELEASE:
-        yield "release", value
+        yield "release", sha256(value)
     elif kind == SHARDS:
-        yield "shards", value
+        yield "shards", sha256(value)
     elif kind == TRAINED:
         yield "checkpoint", noted(Trained, value).checkpoint
     else:
         # Up to version 0.1 a reference was a whole network of the recipe, with its report.
         words = {"scores": "reference scores", "report": "reference report"}
-        for name in filter(value.get, ("scores", "report", "checkpoint", "trained")):
-            yield words.get(name, "reference model"), Sha256(str(value[name]))
+        for name in ("scores", "report", "checkpoint", "trained"):
+            if value.get(name) is not None:
+                yield words.get(name, "reference model"), sha256(value[name])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from qmu_edge.data.index import Form, SampleIndex, SampleSplit, content_digests
 from qmu_edge.data.tombstones import barred_samples
 from qmu_edge.errors import IntegrityError
+from qmu_edge.io.files import cannot_read
 from qmu_edge.request.resolve import Claim
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import RemovalStatus, Step
@@ -49,6 +50,8 @@ class ProjectSamples:
             raise IntegrityError(f"{self.path}: decoded images cannot be opened: not a regular file")
         try:
             images: np.ndarray = np.load(self.path, mmap_mode="c", allow_pickle=False)
+        except PermissionError as error:
+            raise cannot_read(self.path, error) from None
         except (OSError, ValueError, EOFError) as error:
             raise IntegrityError(f"{self.path}: decoded images cannot be opened: {error}") from None
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(self.index.ids):

@@ -6,7 +6,8 @@
 
 What is kept. The document is never stored, and neither is a name in it. Once its subjects are turned
 into pseudonyms and these into samples, a list of positions in the sample index is all that is left to
-serve; beside it stand a keyed digest of the document and the references of who asked and approved.
+serve; beside it stand a digest of the document, under a key of its own that a purge removes, and the
+references of who asked and approved.
 
 Withdrawing. A request can be withdrawn or denied until its samples are barred. After that the deletion
 has begun: nothing lifts a tombstone, because "deleted" must not depend on who asked last, and a network
@@ -16,6 +17,7 @@ registered again with a new dataset.
 Functions that change something need the store's lock.
 """
 
+import secrets
 from datetime import datetime
 from typing import Final
 
@@ -28,7 +30,7 @@ from qmu_edge.request.deadline import EXTENSIONS, due_time, rfc3339
 from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import Claim, resolve
 from qmu_edge.store.ledger.ledger import Ledger
-from qmu_edge.store.ledger.requests import RequestRow
+from qmu_edge.store.ledger.requests import REQUEST_KEY, RequestRow
 from qmu_edge.store.ledger.states import Outcome, Pointer, State, Status, Step
 
 DENIALS: Final = (  # the vocabulary of the Data Rights Protocol, and one of ours
@@ -55,7 +57,7 @@ def register(project: Project, request: DeletionRequest) -> RequestRow:
     ledger, request_id = project.ledger, request.request_id
     with ledger.change():
         if row is None:
-            _receive(ledger, request, project.key, partial=found is not None and found.partial)
+            _receive(ledger, request, partial=found is not None and found.partial)
         if found is not None:
             ledger.start_step(request_id, "", Step.RESOLVED)
             # Counted once: `status` is to answer at once, and a million rows are not.
@@ -70,13 +72,23 @@ def register(project: Project, request: DeletionRequest) -> RequestRow:
 
 
 def known(ledger: Ledger, request: DeletionRequest, key: bytes) -> RequestRow | None:
-    """The row of this very request; `key` is that of the project.
+    """The row of this very request.
+
+    Args:
+        ledger: Open.
+        request: Parsed.
+        key: Of the project, for requests of up to version 0.1, which have none of their own.
 
     Raises:
-        RequestError: Its id was received before with another content.
+        RequestError: Its id was received before with another content. After a purge nothing tells any more
+            what it was.
     """
     row = ledger.request(request.request_id)
-    if row is not None and row.digest != request.digest(key):
+    if row is None:
+        return None
+    own = ledger.meta(f"{REQUEST_KEY}:{row.seq}")
+    same = row.digest == request.digest(bytes.fromhex(own) if own else key)
+    if not same and (own or row.is_open):
         raise RequestError(
             f"request {request.request_id}: conflict: it was received before with another content"
         )
@@ -185,13 +197,14 @@ def _require_model(ledger: Ledger, results: Results, request: DeletionRequest) -
         )
 
 
-def _receive(ledger: Ledger, request: DeletionRequest, key: bytes, *, partial: bool) -> None:
-    due = due_time(request.received_time, request.regulation)
+def _receive(ledger: Ledger, request: DeletionRequest, *, partial: bool) -> None:
+    due, key = due_time(request.received_time, request.regulation), secrets.token_bytes(32)
     ledger.receive(
         request.request_id, request.digest(key), form=request.form, regulation=request.regulation,
         received=rfc3339(request.received_time), due=rfc3339(due) if due else None,
         requested_by=request.requested_by, approved_by=approval(request, partial=partial),
     )  # fmt: skip
+    ledger.set_meta(f"{REQUEST_KEY}:{require(ledger, request.request_id).seq}", key.hex())
 
 
 def approval(request: DeletionRequest, *, partial: bool) -> str | None:

@@ -1,7 +1,7 @@
 """The fields of an erasure receipt: an in-toto Statement whose predicate has no room for free text.
 
 This is the one list of fields. Whoever makes a receipt constructs these objects, whoever reads one gets them,
-and the JSON Schema that is published as `schemas/erasure-receipt.v2.json` is generated from them. A text is a
+and the JSON Schema that is published as `schemas/erasure-receipt.v3.json` is generated from them. A text is a
 digest, a time, one word without spaces or slashes, or a plain sentence. Where the names of metrics,
 parameters and libraries differ between versions, a small object of words and numbers holds them. So there is
 no field that a name, a path or a picture would fit into; `qmu_edge.receipt.personal_data` looks at the words.
@@ -35,9 +35,11 @@ from qmu_edge.receipt.fields import (
     Word,
     refusing,
 )
+from qmu_edge.receipt.version1 import Reference, VerdictV1
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE: Final = "urn:qmu-edge:erasure-receipt:v2"
+PREDICATE_TYPE: Final = "urn:qmu-edge:erasure-receipt:v3"
+PREDICATE_TYPE_V2: Final = "urn:qmu-edge:erasure-receipt:v2"
 PREDICATE_TYPE_V1: Final = "urn:qmu-edge:erasure-receipt:v1"
 
 
@@ -151,35 +153,6 @@ class Metrics(Form):
     latent_weights: Groups
 
 
-class Reference(Form):
-    """Of version 1: what a model that never saw the data would do; `seed` when one was trained for it."""
-
-    kind: Word
-    fa: Number | None
-    ta: Number | None
-    ra: Number | None
-    mia_auc: Number | None
-    seed: Integer | None
-
-
-class Check(Form):
-    """Of version 1: the value found, the largest allowed, and the interval of what was measured."""
-
-    name: Word
-    value: Number | None
-    allowed: Number
-    passed: bool
-    low: Number | None
-    high: Number | None
-
-
-class VerdictV1(Form):
-    """Of version 1: whether every threshold is met."""
-
-    passed: bool
-    checks: Annotated[list[Check], Field(max_length=MAX_ITEMS)]
-
-
 class EvaluationResult(Form):
     """A measured quantity and its limit.
 
@@ -239,6 +212,14 @@ class Artefact(Form):
     state: Sentence
 
 
+class Ledger(Form):
+    """The ledger when the receipt was made: its events, the hash of the last, and its tombstones."""
+
+    events: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+    head: HexDigest
+    tombstones: Count
+
+
 class Tool(Form):
     """What wrote the receipt, with the versions it ran on."""
 
@@ -277,11 +258,17 @@ class PredicateV1(_Predicate):
     verdict: VerdictV1
 
 
-class Predicate(_Predicate):
-    """What was done for one request."""
+class PredicateV2(_Predicate):
+    """What was done for one request, in version 2."""
 
     rungs: Annotated[list[Rung], Field(min_length=1, max_length=256)]
     verdict: Verdict
+
+
+class Predicate(PredicateV2):
+    """What was done for one request, and how far the ledger was."""
+
+    ledger: Ledger
 
 
 def _distinct(files: list[File]) -> list[File]:
@@ -296,8 +283,8 @@ class Statement(Form):
 
     type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
     subject: Annotated[list[File], Field(min_length=1, max_length=MAX_ITEMS), AfterValidator(_distinct)]
-    predicateType: Literal["urn:qmu-edge:erasure-receipt:v1", "urn:qmu-edge:erasure-receipt:v2"]
-    predicate: Predicate | PredicateV1
+    predicateType: str
+    predicate: Predicate | PredicateV2 | PredicateV1
 
     @classmethod
     def about(cls, files: Mapping[str, Sha256], predicate: Predicate) -> "Statement":
@@ -307,7 +294,7 @@ class Statement(Form):
             ValidationError: There is no file, or a name or a digest is not allowed.
         """
         subject = [{"name": name, "digest": {"sha256": sha}} for name, sha in sorted(files.items())]
-        return StatementV2.model_validate(
+        return StatementV3.model_validate(
             {
                 "_type": STATEMENT_TYPE,
                 "subject": subject,
@@ -329,9 +316,10 @@ class Statement(Form):
         qmu_edge.errors.LedgerError: receipt.json: not a receipt: must be a JSON object, like {...}
         """
         document = parse_object(payload, f"{source}: not a receipt", LedgerError)
-        old = document.get("predicateType") == PREDICATE_TYPE_V1
+        older: dict[str, type[Statement]] = {PREDICATE_TYPE_V1: StatementV1, PREDICATE_TYPE_V2: StatementV2}
+        kind = older.get(str(document.get("predicateType")), StatementV3)
         with refusing(source):
-            statement = (StatementV1 if old else StatementV2).model_validate(document)
+            statement = kind.model_validate(document)
         if canonical(document) != payload:
             raise LedgerError(
                 f"{source}: not a receipt: the JSON is not in RFC 8785 form: spaces, order or numbers differ"
@@ -368,17 +356,24 @@ class StatementV2(Statement):
     """A statement whose predicate is of version 2."""
 
     predicateType: Literal["urn:qmu-edge:erasure-receipt:v2"]
+    predicate: PredicateV2
+
+
+class StatementV3(Statement):
+    """A statement whose predicate is of version 3."""
+
+    predicateType: Literal["urn:qmu-edge:erasure-receipt:v3"]
     predicate: Predicate
 
 
 def json_schema() -> dict[str, Any]:
-    """The published JSON Schema (draft 2020-12); `schemas/erasure-receipt.v2.json` is its text.
+    """The published JSON Schema (draft 2020-12); `schemas/erasure-receipt.v3.json` is its text.
 
     It cannot say that two files have two names; `Statement.parse` checks that.
     """
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": PREDICATE_TYPE,
-        **StatementV2.model_json_schema(by_alias=True),
+        **StatementV3.model_json_schema(by_alias=True),
         "title": "qmu-edge erasure receipt (in-toto Statement)",
     }

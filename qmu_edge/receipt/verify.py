@@ -9,7 +9,7 @@ from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.files import file_digest
 from qmu_edge.receipt.envelope import key_name
 from qmu_edge.receipt.receipt import loads, signer
-from qmu_edge.receipt.statement import EvaluationResult, Predicate, PredicateV1, Verdict
+from qmu_edge.receipt.statement import EvaluationResult, PredicateV1, PredicateV2, Verdict
 
 _LIMITED: Final = ("residual", "ta_drop", "ra_drop")  # results that the policy sets a limit for
 Finding = tuple[bool, str]  # whether it holds, and the line that says so
@@ -89,7 +89,7 @@ def _verify_reported(digest: str, stated: Mapping[str, Sha256]) -> Finding:
     return False, f"SHA-256 {digest} is none of {', '.join(f'{n} {s}' for n, s in stated.items())}"
 
 
-def _verify_verdict(predicate: Predicate | PredicateV1) -> Finding:
+def _verify_verdict(predicate: PredicateV2 | PredicateV1) -> Finding:
     """Whether the verdict is what its own numbers say, and the policy's limits."""
     if isinstance(predicate, PredicateV1):
         old = predicate.verdict

@@ -22,7 +22,7 @@ from typing import Final
 
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.io.files import read_blocks, sync_folder, write_atomic
+from qmu_edge.io.files import cannot_read, read_blocks, sync_folder, write_atomic
 from qmu_edge.store.objects import ObjectStore
 
 MAGIC: Final = b"qmu-edge sealed object 1\n"  # on disk: never change it
@@ -67,6 +67,8 @@ class Keyring:
         path = self.folder / digest
         try:
             key = path.read_bytes()
+        except PermissionError as error:
+            raise cannot_read(path, error) from None
         except OSError as error:
             raise IntegrityError(
                 f"object {digest}: encrypted, and its key cannot be read: {error.strerror} ({path})"

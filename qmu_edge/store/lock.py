@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from qmu_edge.errors import BusyError, ConfigError
-from qmu_edge.io.files import unfinished, write_atomic
+from qmu_edge.io.files import require_plain, unfinished, write_atomic
 
 
 @contextmanager
@@ -33,9 +33,11 @@ def locked(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     Raises:
         BusyError: It is locked already, perhaps by this process.
         ConfigError: The folder is missing or cannot be written to.
+        IntegrityError: A link in it leads elsewhere; opening the lock alone would empty what is there.
     """
     if not folder.is_dir():
         raise ConfigError(f"no store at {folder}: the folder does not exist")
+    require_plain(folder)
     holder = folder / "holder"
     lock = FileLock(folder / "lock", timeout=max(wait_s, 0.0))
     try:

@@ -3,18 +3,27 @@
 Contract. A file is complete under its name or it is not there: bytes go to a temporary file in
 the same folder, are forced to the disk and then renamed. The name of an object is the digest of
 its content, so nothing is ever overwritten with something else, and whoever opens an object
-through this module learns at once that it was altered. Only `remove` deletes an object; what a
-killed writer has left unfinished is removed by the next one that locks the store.
+through this module learns at once that it was altered. Objects are their owner's alone: a
+checkpoint knows people by heart. Only `remove` deletes an object; what a killed writer has left
+unfinished is removed by the next one that locks the store.
 """
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256, is_sha256, sha256_of
-from qmu_edge.io.files import LITTER, TEMPORARY, cannot_write, file_digest, sync_folder, write_blocks
+from qmu_edge.io.files import (
+    LITTER,
+    TEMPORARY,
+    cannot_read,
+    cannot_write,
+    file_digest,
+    sync_folder,
+    write_blocks,
+)
 
 
 class ObjectStore:
@@ -88,7 +97,7 @@ class ObjectStore:
             with path.open("rb") as file:
                 data = file.read(limit + 1)
         except OSError as error:
-            raise IntegrityError(f"cannot read {path}: {error.strerror}") from error
+            raise cannot_read(path, error) from error
         if len(data) > limit:
             raise IntegrityError(f"object {digest}: more than the {limit} bytes allowed ({path})")
         _same(digest, sha256_of(data), path)
@@ -114,8 +123,8 @@ class ObjectStore:
         """Digests of the objects by name, sorted, not verified; other files are passed over."""
         return (Sha256(name) for path, name in self._files() if self._is_object(path, name))
 
-    def problems(self) -> list[str]:
-        """Hash every object and say what is wrong, one sentence each; an empty list is health.
+    def problems(self, *, besides: Container[str] = ()) -> list[str]:
+        """Hash every object but some and say what is wrong, one sentence each; an empty list is health.
 
         Temporary files are passed over, see `qmu_edge.io.files.unfinished`; so is what file managers leave.
         """
@@ -125,7 +134,7 @@ class ObjectStore:
                 continue
             if not self._is_object(path, name):
                 problems.append(f"no object of this store: {path}")
-            else:
+            elif name not in besides:
                 try:
                     self.verify(Sha256(name))
                 except IntegrityError as error:
@@ -142,11 +151,12 @@ class ObjectStore:
     def _put(self, digest: Sha256, blocks: Iterable[bytes]) -> None:
         target = self.path(digest)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self.root, target.parent):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(target, error) from error
         if not self._holds(digest):
-            write_blocks(target, blocks, 0o444)
+            write_blocks(target, blocks, 0o400)
         # Also when the object was there: its writer may have died before it got this far, and
         # a ledger row must not point at a name that a power cut can still take away.
         for folder in (target.parent, self.root, self.root.parent):
@@ -174,6 +184,8 @@ def _is_plain(path: Path) -> bool:
     """A regular file itself, not a link to one: a link could lead out of the store."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
+    except PermissionError as error:
+        raise cannot_read(path, error) from None
     except OSError:
         return False
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from qmu_edge.errors import ConfigError, IntegrityError
-from qmu_edge.verify.manifest import MAX_BYTES, MAX_ENTRIES, NAME
+from qmu_edge.io.names import is_file_name
+from qmu_edge.verify.manifest import MAX_BYTES, MAX_ENTRIES
 
 BLOCK: Final = 512
 MAX_PADDING: Final = 2**20  # behind the end; tar fills a record, of 10 KiB where nothing else is asked for
@@ -96,7 +97,7 @@ def _member(header: bytes, start: int) -> Member:
     shown = ascii(name[:100])
     if kind != b"0":
         raise ValueError(f"member {shown} is {_KINDS.get(kind, 'no regular file')}")
-    if header[345] or not NAME.fullmatch(name):
+    if header[345] or not is_file_name(name):
         raise ValueError(f"member {shown}: the name is not allowed")
     size = _octal(header[124:136])
     if size > MAX_BYTES:

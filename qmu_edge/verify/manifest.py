@@ -21,6 +21,7 @@ from typing import Any, Final
 from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.json import parse_object
+from qmu_edge.io.names import is_file_name
 from qmu_edge.io.plain import from_json, to_json
 from qmu_edge.verify.verdict import Thresholds
 
@@ -38,7 +39,6 @@ MAX_MANIFEST: Final = 2**20
 SINCE_V2: Final = frozenset({"issued", "onnxruntime"})
 RETIRED: Final = frozenset({"max_fa_gap", "max_mia_auc_gap"})
 TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|\+00:00)", re.ASCII)
-NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class Manifest:
             return f"{len(self.files)} files, allowed {MAX_FILES}"
         for name, entry in self.files.items():
             sound = 0 < entry.bytes <= MAX_BYTES and name not in (MANIFEST, SIGNATURE)
-            if not sound or not NAME.fullmatch(name):
+            if not sound or not is_file_name(name):
                 return f"entry {name[:100]!r} is malformed"
         for name in (self.model, *GOLDEN):
             if name not in self.files:

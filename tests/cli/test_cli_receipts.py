@@ -69,7 +69,7 @@ def test_the_receipt_says_everything_that_it_must(made: Any) -> None:
 
 def test_the_published_schema_describes_the_receipt(made: Any, run: Any) -> None:
     schema = run("receipt", "schema").json
-    assert schema["$id"].endswith(":v2") and run("receipt", "schema", "--json").json == schema
+    assert schema["$id"].endswith(":v3") and run("receipt", "schema", "--json").json == schema
     jsonschema.Draft202012Validator(schema).validate(payload(made.served / "release/receipt.json"))
 
 
@@ -134,7 +134,7 @@ def test_rotation_keeps_old_receipts_good_and_bundles_checkable(
     assert [*listed] == [old, new] and listed[old]["reason"] == "compromised" and listed[new]["until"] is None
     checks = run("receipt", "verify", "--project", served, "--json").json["checks"]
     assert f"signature: holds, key {old}, which is trusted" in checks
-    assert checks[-1].endswith("the signature alone would prove nothing, the ledger does")
+    assert checks[-2].endswith("the signature alone would prove nothing, the ledger does")
     assert run("export", "--project", served, "--bundle", tmp_path / "device", "--quiet").code == 0
     (tmp_path / "new.pem").write_text(run("keys", "export", "--public", "--project", served).out)
     assert device.main([str(tmp_path / "device.tar"), "--key", str(tmp_path / "new.pem"), "--json"]) == 0
@@ -200,3 +200,21 @@ def test_a_chain_of_receipts_is_checked_from_its_newest_link(run: Any) -> None:
     )
     wrong = run(*words, "--previous", first)
     assert wrong.code == 8 and "previous receipt: SHA-256 is" in wrong.err
+
+
+def test_a_ledger_that_was_put_back_is_told_with_any_later_receipt(
+    made: Any, run: Any, served: Path, tmp_path: Path
+) -> None:
+    """Its files and the link too, as a backup restores them; the person has kept the receipt."""
+    kept = tmp_path / "kept.json"
+    kept.write_bytes((served / "release/receipt.json").read_bytes())
+    stated = payload(kept)["predicate"]["ledger"]
+    assert run("status", "--project", served, "--json").json["ledger"]["events"] > stated["events"]
+    assert run("receipt", "verify", kept, "--project", served).code == 0
+    for path in (served / ".qmu").glob("ledger.db*"):
+        path.unlink()
+    shutil.copy(made.trained / ".qmu/ledger.db", served / ".qmu/ledger.db")
+    told = run("receipt", "verify", kept, "--project", served)
+    assert told.code == 8 and "put back, cut or written anew since" in told.err
+    found = run("doctor", "--project", served)
+    assert found.code == 8 and "put back, cut or written anew since" in found.err

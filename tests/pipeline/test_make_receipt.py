@@ -17,11 +17,12 @@ from qmu_edge.project.checklist import Line
 from qmu_edge.project.needs import CURRENT
 from qmu_edge.project.records import Measured, Release, Report
 from qmu_edge.receipt.receipt import loads, sign
-from qmu_edge.receipt.statement import Method, PredicateV1, Rung, Statement
+from qmu_edge.receipt.statement import Method, PredicateV1, PredicateV2, Rung, Statement
 from qmu_edge.receipt.verify import verify
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.request.resolve import Claim
 from qmu_edge.request.split import Split
+from qmu_edge.store.ledger.receipts import Standing
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import State
 from qmu_edge.verify.codes import CodesChanged
@@ -127,6 +128,7 @@ RUN = FulfilledRun(
     completed="2026-11-21T14:37:00.265+00:00",
     recipe=sha("recipe"),
     model=ModelRecipe(architecture="resnet18", weight_bits=4, activation_bits="float", edge_bits=8),
+    ledger=Standing(events=40, head=sha("event 40"), tombstones=15),
 )
 ARTEFACTS = [Line("checkpoint", 2, 9_000, "present"), Line("checkpoint", 1, 4_500, f"kept: {CURRENT}")]
 
@@ -147,14 +149,22 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_receipt_has_the_bytes_that_were_recorded() -> None:
-    assert sign(made(), KEY) == (GOLDEN / "unlearned.v2.json").read_bytes()
+    assert sign(made(), KEY) == (GOLDEN / "unlearned.v3.json").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["unlearned", "partial"])
-def test_those_of_version_0_1_0_are_read_as_they_were_written(name: str) -> None:
+OLDER = {
+    "unlearned": PredicateV1,
+    "partial": PredicateV1,
+    "unlearned.v2": PredicateV2,
+    "partial.v2": PredicateV2,
+}
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_those_of_older_versions_are_read_as_they_were_written(name: str) -> None:
     data = (GOLDEN / f"{name}.json").read_bytes()
     statement = loads(data, name)
-    assert isinstance(statement.predicate, PredicateV1) and statement.predicate.verdict.passed
+    assert type(statement.predicate) is OLDER[name] and statement.predicate.verdict.passed
     assert sign(statement, KEY) == data
 
 
@@ -181,7 +191,7 @@ def test_so_has_one_of_a_partial_request_without_a_deadline() -> None:
         claim=replace(CLAIM, partial=True),
         previous=sha("previous"),
     )
-    assert sign(statement, KEY) == (GOLDEN / "partial.v2.json").read_bytes()
+    assert sign(statement, KEY) == (GOLDEN / "partial.v3.json").read_bytes()
 
 
 def test_an_exact_method_retrains_and_a_deadline_can_be_missed() -> None:

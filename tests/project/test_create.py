@@ -1,5 +1,6 @@
 """A dataset that is registered again: what was deleted once is refused, whatever it is called now."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from qmu_edge.data import sources
 from qmu_edge.data.index import Form, content_digests
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
+from qmu_edge.project.create import create
 from qmu_edge.project.project import opened
 from qmu_edge.project.samples import FORMS
 from qmu_edge.queue import lifecycle
+from qmu_edge.recipe import parse_recipe
 from qmu_edge.request.document import parse_request
 from qmu_edge.request.resolve import tombstones_of
 from qmu_edge.store.ledger.states import Step
@@ -187,3 +190,20 @@ def test_what_was_deleted_from_a_grey_set_is_known_again_in_a_colour_set(
     Image.new("RGB", (8, 8), "red").save(dataset / "train/dog/red.png")
     with pytest.raises(ConfigError, match=r"1 of 25 .*renamed"):
         init(tmp_path / "second", dataset, first)
+
+
+def test_a_store_is_its_owners_alone_but_for_what_ships(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        recipe = parse_recipe('[data]\nsource = "digits"\nsize = 8\n', "tiny")
+        create(tmp_path / "project", recipe, None, Progress())
+        with opened(tmp_path / "project", Progress()) as project, project.locked():
+            project.store.put_bytes(b"a checkpoint")
+            open_to_others = {
+                path.relative_to(project.folder).as_posix()
+                for path in project.folder.rglob("*")
+                if path.stat().st_mode & 0o077
+            }
+    finally:
+        os.umask(before)
+    assert open_to_others <= {"releases", "lock", "holder"}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from qmu_edge.recipe import Recipe, parse_recipe
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.lock import locked
+from tests.receipt.test_receipt import made
+from tests.store.ledger.contents import RECEIVED
 
 TINY = parse_recipe('[data]\nsource = "digits"\nsize = 8\n', "tiny")
 
@@ -94,6 +97,8 @@ REPAIRED: dict[str, tuple[Damage, str]] = {
     "a temporary link": (lambda r: (r / ".qmu/.tmp-release").symlink_to("x"), "interrupted write"),
     "keys for all": (lambda r: (r / ".qmu/keys").chmod(0o755), "mode 0755 lets others in"),
     "the key for the group": (lambda r: (r / ".qmu/keys/pseudonym.key").chmod(0o640), "mode 0640"),
+    "objects for all": (lambda r: (r / ".qmu/objects").chmod(0o755), "objects: mode 0755 lets others in"),
+    "states for the group": (lambda r: (r / ".qmu/work").chmod(0o750), "work: mode 0750 lets others in"),
     "the ledger for all": (lambda r: (r / ".qmu/ledger.db").chmod(0o644), "mode 0644"),
     "images for all": (lambda r: (r / ".qmu/cache/images.npy").chmod(0o604), "mode 0604"),
     "no link": (lambda r: (r / "release").unlink(), "not the files of the current"),
@@ -210,6 +215,8 @@ HOLDER = """
 import sys
 from pathlib import Path
 from qmu_edge.store.lock import locked
+from tests.receipt.test_receipt import made
+from tests.store.ledger.contents import RECEIVED
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()
@@ -287,3 +294,32 @@ def test_what_a_file_manager_leaves_is_no_damage(root: Path, litter: str) -> Non
     assert len(folders) > 8 and examine(root)["problems"] == []
     (root / ".qmu/objects/other").write_bytes(b"x")
     assert len(examine(root)["problems"]) == 1
+
+
+def test_a_ledger_that_was_put_back_is_told_by_the_receipts_that_are_left(root: Path) -> None:
+    def issue(number: int) -> None:
+        with opened(root, Progress()) as project, project.locked():
+            ledger, name = project.ledger, f"request {number}"
+            ledger.receive(name, _sha(name.encode()), **RECEIVED)
+            ledger.start_step(name, "run", "receipted")
+            said = asdict(ledger.standing_at(name, "run", "receipted"))
+            previous = ledger.current(Pointer.RECEIPT)
+            data = made(
+                project.signing_key, ledger=said, previous=previous, batch={"requests": 1, "forget": 0}
+            )
+            digest = project.store.put_bytes(data)
+            ledger.commit_release(name, checkpoint=None, release=None, receipt=digest)
+
+    issue(0)
+    with Ledger.open(root / ".qmu/ledger.db") as ledger:
+        ledger.forget_deleted_pages()
+    backup = (root / ".qmu/ledger.db").read_bytes()
+    issue(1)
+    assert examine(root)["problems"] == []
+    for path in (root / ".qmu").glob("ledger.db*"):
+        path.unlink()
+    (root / ".qmu/ledger.db").touch(mode=0o600)
+    (root / ".qmu/ledger.db").write_bytes(backup)
+    found = examine(root, repair=True)
+    assert [("put back, cut or written anew" in p) for p in found["problems"]] == [True]
+    assert not found["ledger_holds"] and found["repaired"] == []

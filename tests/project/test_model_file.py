@@ -1,5 +1,6 @@
 """The model file of a project: who may bring it, what it may be called, and that only those bytes run."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 from qmu_edge import api
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import sha256_of
-from qmu_edge.project.model_file import adopt, source_of
+from qmu_edge.project.model_file import adopt, confirm, confirmed_source, source_of
 from qmu_edge.recipe import ModelRecipe, parse_recipe
 
 SOURCE = b"""
@@ -137,6 +138,43 @@ def test_project_keeps_the_file_and_runs_no_other(project: Path, tmp_path: Path)
     assert not ran.exists()
     (problem,) = api.doctor(project)["problems"]
     assert "mine.py: SHA-256 is" in problem
+
+
+def test_what_this_user_has_not_confirmed_on_this_machine_is_not_run(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is for whoever was sent the folder, whatever its recipe says of the digest."""
+    ran = tmp_path / "ran"
+    source = f"open({str(ran)!r}, 'w')\n".encode() + SOURCE
+    (project / "mine.py").write_bytes(source)
+    text = (project / "qmu.toml").read_text("utf-8")
+    (project / "qmu.toml").write_text(text.replace(DIGEST, sha256_of(source)), "utf-8")
+    with pytest.raises(ConfigError, match="not confirmed it on this machine: read it, then run qmu-edge co"):
+        api.train(project, device="cpu")
+    assert not ran.exists() and api.doctor(project)["problems"] == []
+    assert api.status(project)["open"] == 0
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    confirm(project / "mine.py")  # whoever is root in another's home does not run what that other confirmed
+    with pytest.raises(ConfigError, match="not confirmed"):
+        confirmed_source(parse_recipe((project / "qmu.toml").read_text(), "mine").model, project)
+    monkeypatch.undo()
+    assert api.confirm(project / "mine.py")["sha256"] == sha256_of(source)
+    assert confirmed_source(parse_recipe((project / "qmu.toml").read_text(), "mine").model, project) == source
+
+
+@pytest.mark.parametrize("home", ["a file", "none"])
+def test_what_cannot_be_confirmed_is_said(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    (tmp_path / "state").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state") if home == "a file" else "")
+
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.raises(ConfigError, match="XDG_STATE_HOME"):
+        confirm(given)
 
 
 def test_from_training_to_a_verified_release(project: Path, tmp_path: Path) -> None:

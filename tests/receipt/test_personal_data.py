@@ -14,7 +14,7 @@ from qmu_edge.receipt.personal_data import find
 SENTENCES = {*receipt.LIMITS, *ARTEFACTS}
 PSEUDONYM = hashlib.sha256(b"pseudonym").hexdigest()
 FORBIDDEN = ["img/0017.png", "7", PSEUDONYM, "c-10492"]
-GOLDEN = sorted((Path(__file__).parent / "golden").glob("receipt.v2-*.json"))
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("receipt.v3-*.json"))
 
 
 def looked(document: Any, forbidden: list[str] = FORBIDDEN) -> list[str]:

@@ -15,8 +15,9 @@ from qmu_edge.io.canonical import canonical
 from qmu_edge.receipt import envelope, receipt
 from qmu_edge.receipt.fields import refusing
 from qmu_edge.receipt.statement import PREDICATE_TYPE as TYPE
-from qmu_edge.receipt.statement import Statement, StatementV1, StatementV2, VerdictV1
+from qmu_edge.receipt.statement import Statement, StatementV1, StatementV2, StatementV3
 from qmu_edge.receipt.verify import verify
+from qmu_edge.receipt.version1 import VerdictV1
 
 MODEL = b"the exported model"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -88,6 +89,7 @@ def make(**changes: Any) -> dict[str, Any]:
         "tool": {"name": "qmu-edge", "version": "0.1.0", "dependencies": {"torch": "2.11.0+cpu"}},
         "limits": list(receipt.LIMITS),
         "previous": None,
+        "ledger": {"events": 40, "head": sha(b"event 40"), "tombstones": 15},
     }  # fmt: skip
     document = {
         "_type": "https://in-toto.io/Statement/v1",
@@ -95,10 +97,17 @@ def make(**changes: Any) -> dict[str, Any]:
             {"name": "bundle.zip", "digest": {"sha256": sha(b"bundle")}},
             {"name": "model.onnx", "digest": {"sha256": sha(MODEL)}},
         ],
-        "predicateType": "urn:qmu-edge:erasure-receipt:v2",
+        "predicateType": "urn:qmu-edge:erasure-receipt:v3",
         "predicate": {**predicate, **changes},
     }
     return copy.deepcopy(document)
+
+
+def make_v2(**changes: Any) -> dict[str, Any]:
+    """The same in version 2."""
+    document = make(**changes)
+    del document["predicate"]["ledger"]
+    return {**document, "predicateType": "urn:qmu-edge:erasure-receipt:v2"}
 
 
 def make_old(**changes: Any) -> dict[str, Any]:
@@ -107,11 +116,11 @@ def make_old(**changes: Any) -> dict[str, Any]:
         "reference": None, "thresholds": {"max_fa_gap": 0.05}, "verdict": {"passed": True, "checks": [CHECK]},
         "limits": json.loads(envelope.read(OLD.read_bytes(), OLD).payload)["predicate"]["limits"],
     }  # fmt: skip
-    return {**make(**{**old, **changes}), "predicateType": "urn:qmu-edge:erasure-receipt:v1"}
+    return {**make_v2(**{**old, **changes}), "predicateType": "urn:qmu-edge:erasure-receipt:v1"}
 
 
 def made(key: Ed25519PrivateKey = KEY, **changes: Any) -> bytes:
-    return receipt.sign(StatementV2.model_validate(make(**changes)), key)
+    return receipt.sign(StatementV3.model_validate(make(**changes)), key)
 
 
 def made_old(key: Ed25519PrivateKey = KEY, **changes: Any) -> bytes:
@@ -137,7 +146,7 @@ def test_a_receipt_is_an_in_toto_statement_in_dsse_that_says_its_limits() -> Non
     signed = envelope.read(data, "r")
     statement = json.loads(signed.payload)
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
-    assert statement["predicateType"] == "urn:qmu-edge:erasure-receipt:v2"
+    assert statement["predicateType"] == "urn:qmu-edge:erasure-receipt:v3"
     assert [file["name"] for file in statement["subject"]] == ["bundle.zip", "model.onnx"]
     assert statement["predicate"]["limits"] == list(receipt.LIMITS)
     assert receipt.loads(data, "r").document() == statement and receipt.signer(data) == PUBLIC
@@ -147,9 +156,9 @@ def test_a_receipt_is_an_in_toto_statement_in_dsse_that_says_its_limits() -> Non
 def test_one_statement_and_one_key_have_one_byte_string() -> None:
     data = made()
     shuffled = json.loads(json.dumps(make()), object_pairs_hook=lambda pairs: dict(reversed(pairs)))
-    read = StatementV2.model_validate(shuffled)
+    read = StatementV3.model_validate(shuffled)
     assert receipt.sign(read, KEY) == data != receipt.sign(read, OTHER)
-    assert sha(data) == "0dcce4126c0e5266681078f50974b874f96648cade731b5d8fa6dea727f973f9"
+    assert sha(data) == "1879d1b3004cb2cb84832e2b3174aa4c4fff35363beeeec73920c3ba7e1eeaf0"
     payload = envelope.read(data, "r").payload
     assert payload == json.dumps(make(), sort_keys=True, separators=(",", ":")).replace("10.0", "10").encode()
 
@@ -196,7 +205,10 @@ def test_one_statement_and_one_key_have_one_byte_string() -> None:
         ("subject.0.name", "model.onnx", "each once"),
         ("subject.0.name", "/srv/model.onnx", "name: .*pattern"),
         ("_type", "https://example.org/v1", "_type: .*in-toto.io/Statement/v1"),
-        ("predicateType", "urn:qmu-edge:erasure-receipt:v3", "erasure-receipt:v2"),
+        ("predicateType", "urn:qmu-edge:erasure-receipt:v4", "erasure-receipt:v3"),
+        ("predicateType", "urn:qmu-edge:erasure-receipt:v2", "ledger: not a field"),
+        ("predicate.ledger", ..., "ledger: missing"),
+        ("predicate.ledger.events", 0, "events: .*greater than or equal to 1"),
         ("predicateType", "urn:qmu-edge:erasure-receipt:v1", "reference: missing"),
     ],
 )
@@ -213,7 +225,7 @@ def test_what_could_not_be_read_is_never_signed() -> None:
         with pytest.raises(LedgerError, match=r"^new receipt: not a receipt: \$\.predicate\."):
             with refusing("new receipt"):
                 made(**wrong)
-    good = StatementV2.model_validate(make())
+    good = StatementV3.model_validate(make())
     with pytest.raises(LedgerError, match=r"subject: .*at least 1"), refusing("new receipt"):
         Statement.about({}, good.predicate)
     for changes in ({"outcome": "unheard-of"}, {"thresholds": {"x": float("nan")}}):
@@ -267,8 +279,18 @@ def test_a_receipt_of_version_1_is_read_as_it_was_written() -> None:
             receipt.loads(envelope.sign(canonical(mixed), KEY), "r")
 
 
+def test_a_receipt_of_version_2_is_read_as_it_was_written() -> None:
+    data = receipt.sign(StatementV2.model_validate(make_v2()), KEY)
+    assert sha(data) == "0dcce4126c0e5266681078f50974b874f96648cade731b5d8fa6dea727f973f9"
+    assert receipt.loads(data, "r").to_bytes() == envelope.read(data, "r").payload
+    assert verify(data, files={}) == verify(made(), files={})
+    for mixed in ({**make_v2(), "predicateType": TYPE}, {**make_old(), "predicateType": TYPE}):
+        with pytest.raises(LedgerError, match="ledger: missing"):
+            receipt.loads(envelope.sign(canonical(mixed), KEY), "r")
+
+
 def test_render_shows_every_value_and_steers_no_terminal() -> None:
-    statement = StatementV2.model_validate(make()).document()
+    statement = StatementV3.model_validate(make()).document()
     statement["predicate"]["outcome"] = "\x1b[2Jgone\u202e"
     text = receipt.render(statement)
     for shown in (sha(MODEL), "resnet18", "0.502", "kind: split", "forget: 12", "torch: 2.11.0"):

@@ -13,26 +13,28 @@ from pydantic import ValidationError
 
 import qmu_edge.receipt.statement
 from qmu_edge.receipt import receipt
-from qmu_edge.receipt.statement import PREDICATE_TYPE, StatementV2, json_schema
+from qmu_edge.receipt.statement import PREDICATE_TYPE, StatementV3, json_schema
 
 SCHEMAS = Path(qmu_edge.__file__).parent / "schemas"
-SCHEMA_FILE = SCHEMAS / "erasure-receipt.v2.json"
-OLD_SCHEMA = SCHEMAS / "erasure-receipt.v1.json"
-GOLDEN, OLDER = (
-    sorted((Path(__file__).parent / "golden").glob(f"receipt.{version}-*.json")) for version in ("v2", "v1")
-)
+SCHEMA_FILE = SCHEMAS / "erasure-receipt.v3.json"
+FILES = Path(__file__).parent / "golden"
+GOLDEN = sorted(FILES.glob("receipt.v3-*.json"))
+OLDER = sorted(FILES.glob("receipt.v[12]-*.json"))
 SCHEMA = jsonschema.Draft202012Validator(json_schema())
 
 
 def test_published_schema_is_current_and_versioned() -> None:
     assert json.loads(SCHEMA_FILE.read_text()) == json_schema()
     jsonschema.Draft202012Validator.check_schema(json_schema())
-    assert json_schema()["$id"] == PREDICATE_TYPE == "urn:qmu-edge:erasure-receipt:v2"
+    assert json_schema()["$id"] == PREDICATE_TYPE == "urn:qmu-edge:erasure-receipt:v3"
 
 
 @pytest.mark.parametrize("path", OLDER, ids=lambda p: p.stem)
-def test_the_schema_of_version_1_stays_published_for_its_receipts(path: Path) -> None:
-    old = jsonschema.Draft202012Validator(json.loads(OLD_SCHEMA.read_text()))
+def test_the_schemas_of_older_versions_stay_published_for_their_receipts(path: Path) -> None:
+    version = path.stem.split(".")[1].split("-")[0]
+    old = jsonschema.Draft202012Validator(
+        json.loads((SCHEMAS / f"erasure-receipt.{version}.json").read_text())
+    )
     document = receipt.loads(path.read_bytes(), path).document()
     assert old.is_valid(document) and not SCHEMA.is_valid(document)
     newer = receipt.loads(GOLDEN[0].read_bytes(), path).document()
@@ -48,7 +50,7 @@ def test_both_accept_a_receipt(path: Path) -> None:
 def complaint(document: object) -> str:
     """What the fields say against a document; "" when it is a receipt's statement."""
     try:
-        StatementV2.model_validate(document)
+        StatementV3.model_validate(document)
     except ValidationError as error:
         return str(error)
     return ""

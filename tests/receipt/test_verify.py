@@ -196,6 +196,7 @@ GOLDEN = Path(__file__).parent / "golden"
 GOLDENS = {
     "v1-first": None, "v1-second": "v1-first", "v1-sparse": "v1-second",
     "v2-first": None, "v2-second": "v2-first", "v2-class": "v2-second",
+    "v3-first": None, "v3-second": "v3-first", "v3-class": "v3-second",
 }  # fmt: skip
 
 
@@ -220,7 +221,7 @@ def test_every_flipped_byte_of_a_receipt_is_noticed() -> None:
 @pytest.mark.slow
 def test_every_flipped_bit_and_every_missing_or_doubled_byte_is_noticed() -> None:
     assert _unnoticed(bits=range(8)) == []
-    data = (GOLDEN / "receipt.v2-second.json").read_bytes()
+    data = (GOLDEN / "receipt.v3-second.json").read_bytes()
     for place in range(len(data)):
         for other in (
             data[:place] + data[place + 1 :],
@@ -232,7 +233,7 @@ def test_every_flipped_bit_and_every_missing_or_doubled_byte_is_noticed() -> Non
 
 def _unnoticed(bits: Any) -> list[tuple[int, int]]:
     """Places where a flipped bit leaves a receipt that verifies, with no key and no digest to compare."""
-    data = (GOLDEN / "receipt.v2-second.json").read_bytes()
+    data = (GOLDEN / "receipt.v3-second.json").read_bytes()
     passed = []
     for place in range(len(data)):
         for bit in bits:

@@ -126,7 +126,8 @@ def test_the_name_is_the_digest(objects: ObjectStore) -> None:
     path = objects.open_verified(ABC)
     assert path == objects.root / ABC[:2] / ABC[2:]
     assert path.read_bytes() == objects.get_bytes(ABC) == b"abc"
-    assert path.stat().st_mode & 0o777 == 0o444
+    assert path.stat().st_mode & 0o777 == 0o400
+    assert {p.stat().st_mode & 0o777 for p in (path.parent, objects.root)} == {0o700}
     assert list(objects) == [ABC]
 
 

@@ -9,10 +9,12 @@ Trap: whoever can write the file can write a whole new chain. Only a `head` kept
 a receipt, at another party) shows that.
 """
 
+import json
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -22,7 +24,9 @@ from typing import Any, ClassVar, Final, TypeVar
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError, LedgerError
 from qmu_edge.io.canonical import canonical, rows_digest
 from qmu_edge.io.digest import sha256_of
+from qmu_edge.io.files import may_write
 from qmu_edge.io.json import parse_stored_value
+from qmu_edge.store.ledger.opening import address
 
 # Not typing.Self: the tests' type checker, which sees one function at a time, refuses it.
 File = TypeVar("File", bound="ChainedFile")
@@ -42,6 +46,7 @@ _PRAGMAS: Final = (
     "trusted_schema = OFF",  # a crafted file must not call functions through its triggers
     "secure_delete = ON",  # what was deleted does not stay in free pages
     "cell_size_check = ON",
+    "mmap_size = 0",  # the file is read, not mapped: it may be changed meanwhile
 )
 _ENVIRONMENT: Final = {  # SQLite's codes that say nothing against the file's content
     sqlite3.SQLITE_FULL,
@@ -64,7 +69,8 @@ class ChainedFile:
     Attributes:
         path: The file.
         APPLICATION_ID: 32 bits that tell our file from any other SQLite file.
-        VERSION: Version of SCHEMA; a file of another version is refused.
+        VERSION: Version of new files.
+        READABLE: Versions that can be read; a file of another is refused.
         SCHEMA: Statements that make the tables.
         FACTS: What an event can vouch for: the rows of one key of a query. The key is the
             first column, and the first three columns make the order of the rows unique.
@@ -72,6 +78,7 @@ class ChainedFile:
 
     APPLICATION_ID: ClassVar[int]
     VERSION: ClassVar[int]
+    READABLE: ClassVar[tuple[int, ...]]
     SCHEMA: ClassVar[tuple[str, ...]]
     FACTS: ClassVar[Mapping[str, str]]
 
@@ -79,13 +86,19 @@ class ChainedFile:
         """Connect to an existing file without looking at it; use `create` or `open`."""
         self.path = path
         self._changing = False
+        self._aside = ExitStack()  # where a copy lies, if one had to be made
         with self._plainly():
-            # mode=rw: opening never makes a file. isolation_level: transactions are ours.
-            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
+            # isolation_level: transactions are ours.
+            self._db = sqlite3.connect(address(path, self._aside), uri=True, isolation_level=None)
         with self._closed_on_error():
+            # Nothing that a file or a statement says lets the schema be edited; Python has it since 3.12.
+            if set_config := getattr(self._db, "setconfig", None):
+                set_config(getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE"), True)  # noqa: B009
             for pragma in _PRAGMAS:
                 self.rows(f"PRAGMA {pragma}")
             self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
+            if not may_write(path):  # what is written into a copy would be lost
+                self.rows("PRAGMA query_only = ON")
 
     @classmethod
     def create(cls: type[File], path: Path) -> File:
@@ -121,12 +134,13 @@ class ChainedFile:
         file = cls(path)
         with file._closed_on_error():
             for pragma, allowed in (
-                ("application_id", cls.APPLICATION_ID),
-                ("user_version", cls.VERSION),
+                ("application_id", (cls.APPLICATION_ID,)),
+                ("user_version", cls.READABLE),
             ):
                 ((found,),) = file.rows(f"PRAGMA {pragma}")
-                if found != allowed:
-                    raise LedgerError(f"ledger {path}: {pragma} is {found}; allowed: {allowed}")
+                if found not in allowed:
+                    known = " or ".join(map(str, allowed))
+                    raise LedgerError(f"ledger {path}: {pragma} is {found}; allowed: {known}")
             for problem in file._shape():  # a trigger of a stranger would run with our next write
                 raise LedgerError(f"ledger {path}: {problem}")
         return file
@@ -134,6 +148,7 @@ class ChainedFile:
     def close(self) -> None:
         """Close the file; nothing is lost by not getting here."""
         self._db.close()
+        self._aside.close()
 
     def __enter__(self: File) -> File:
         """The file itself."""
@@ -226,19 +241,38 @@ class ChainedFile:
         last = self.rows("SELECT hash FROM events ORDER BY seq DESC LIMIT 1")
         return str(last[0][0]) if last else GENESIS
 
+    def event_count(self) -> int:
+        """How many events there are."""
+        return int(self.rows("SELECT coalesce(max(seq), 0) FROM events")[0][0])
+
     def problems(self) -> list[str]:
         """Say what is wrong with the file, one sentence each; an empty list is health.
 
         Inside `snapshot` when others may write: the events and the rows must be of one instant.
         """
         found = []
-        for look in (self._pages, self._shape, self._chain, self._facts):
+        for look in (self._pages, self._shape, self._chain, self._bodies, self._facts):
             try:
                 for problem in look():
                     found.append(f"ledger {self.path}: {problem}")
             except LedgerError as error:  # SQLite could not even read it
                 found.append(str(error))
         return found
+
+    def require_sound(self, *, besides: Collection[str] = ()) -> None:
+        """Check the chain and the rows that it vouches for: what whoever is about to write builds on.
+
+        Takes 40 ms for 2,000 events, and so on. `problems` looks at more, and names all of it.
+
+        Args:
+            besides: Facts that are checked whenever they are read.
+
+        Raises:
+            LedgerError: Something was changed behind the ledger's back.
+        """
+        for look in (self._chain(), self._facts(besides)):
+            for problem in look:
+                raise LedgerError(f"ledger {self.path}: {problem}; qmu-edge doctor says more")
 
     def _pages(self) -> Iterator[str]:
         # Not quick_check: it passes over indices, and a wrong index hides a step.
@@ -248,8 +282,9 @@ class ChainedFile:
     def _shape(self) -> Iterator[str]:
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
             self._lay_out(model)
-            shapes = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
-            if set(model.execute(shapes)) != set(self.rows(shapes)):
+            # All of it: SQLite's own names begin like one that a stranger can choose for a trigger.
+            shapes = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2, 3, 4"
+            if model.execute(shapes).fetchall() != self.rows(shapes):
                 yield "its tables or triggers are not those of this version"
 
     def _chain(self) -> Iterator[str]:
@@ -264,7 +299,18 @@ class ChainedFile:
                 return
             previous = found
 
-    def _facts(self) -> Iterator[str]:
+    def _bodies(self) -> Iterator[str]:
+        """A body has one form: two readers must not take two things from it."""
+        for seq, text in self.rows("SELECT seq, body FROM events ORDER BY seq"):
+            try:
+                sound = canonical(self._parsed(text)).decode() == text
+            except LedgerError:
+                sound = False
+            if not sound:
+                yield f"event {seq}: its body is not canonical JSON"
+                return
+
+    def _facts(self, besides: Collection[str] = ()) -> Iterator[str]:
         """Compare what the last event said of each key with the rows that are there."""
         said: dict[tuple[str, Any], str] = {}
         for what, text in self.rows("SELECT what, body FROM events ORDER BY seq"):
@@ -273,8 +319,9 @@ class ChainedFile:
                 said[what, body["key"]] = body["rows"]
             except (LedgerError, KeyError, TypeError):
                 pass  # the chain is broken here, and that is said already
+        said = {fact: rows for fact, rows in said.items() if fact[0] not in besides}
         found = {}
-        for what, query in self.FACTS.items():
+        for what, query in ((w, q) for w, q in self.FACTS.items() if w not in besides):
             query = f"SELECT * FROM ({query}) ORDER BY 1, 2, 3"
             with self._plainly(), closing(self._db.execute(query)) as rows:
                 for key, group in groupby(rows, key=itemgetter(0)):
@@ -326,11 +373,12 @@ def _event_hash(seq: int, at: str, what: str, body: Any, previous: str) -> str:
 
 
 def _hash_of_text(seq: Any, at: Any, what: Any, text: Any, previous: Any) -> str:
-    """The hash a stored event should have; "" when its body is no canonical JSON."""
-    try:
-        body = parse_stored_value(text, "an event", LedgerError)
-        if canonical(body).decode() != text:
-            return ""
-        return _event_hash(seq, at, what, body, previous)
-    except LedgerError:
+    """The same hash from a body that is text, as the file holds it; "" when something is no text.
+
+    It is put together, not parsed: every command that writes asks for all of them.
+    """
+    if not all(isinstance(part, str) for part in (at, what, text, previous)):
         return ""
+    say = partial(json.dumps, ensure_ascii=False)  # for text the same as RFC 8785, and ten times as fast
+    parts = f'{{"at":{say(at)},"body":{text},"previous":{say(previous)},"seq":{seq},"what":{say(what)}}}'
+    return sha256_of(parts.encode("utf-8", "surrogatepass"))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from qmu_edge.errors import ConfigError, IntegrityError
-from qmu_edge.io.files import write_atomic
+from qmu_edge.io.files import cannot_read, write_atomic
 from qmu_edge.receipt.envelope import key_name, to_pem
 from qmu_edge.store.ledger.chain import ChainedFile, now
 
@@ -157,7 +157,7 @@ def signing_key(folder: Path, ledger: ChainedFile) -> "Ed25519PrivateKey":
             raise ValueError
         private = _private_keys().from_private_bytes(bytes.fromhex(text))
     except OSError as error:
-        raise IntegrityError(f"{path}: the signing key cannot be read: {error.strerror}{again}") from None
+        raise cannot_read(path, error, hint=again) from None
     except ValueError:
         raise IntegrityError(f"{path}: not a signing key{again}") from None
     if private.public_key().public_bytes_raw().hex() != key.public_key:

@@ -27,7 +27,8 @@ class Ledger(ReceiptLedger, RemovalLedger):
     """
 
     APPLICATION_ID: ClassVar[int] = 0x514D5545  # "QMUE"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    READABLE: ClassVar[tuple[int, ...]] = (1, 2)  # before 2 what the chain says of people has no salt
     SCHEMA: ClassVar[tuple[str, ...]] = (
         *RequestLedger.SCHEMA,
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",

@@ -1,10 +1,10 @@
 """The part of the ledger that says what is current, and lists every receipt."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from qmu_edge.errors import LedgerError
-from qmu_edge.io.digest import Sha256
+from qmu_edge.io.digest import Sha256, sha256
 from qmu_edge.store.ledger.chain import now
 from qmu_edge.store.ledger.requests import RequestLedger
 from qmu_edge.store.ledger.states import Pointer, Status, Step
@@ -29,6 +29,15 @@ class ReceiptRow:
     issued: str
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a ledger was: so many `events`, the hash of the last one, and so many tombstones."""
+
+    events: int
+    head: str
+    tombstones: int
+
+
 class ReceiptLedger(RequestLedger):
     """Receipts and current objects of an open ledger."""
 
@@ -44,7 +53,7 @@ class ReceiptLedger(RequestLedger):
     def current(self, name: Pointer) -> Sha256 | None:
         """Digest of the object that is current under this name."""
         found = self.rows("SELECT digest FROM current WHERE name = ?", name)
-        return Sha256(str(found[0][0])) if found else None
+        return self._digest(found[0][0]) if found else None
 
     def set_current(self, name: Pointer, digest: str) -> None:
         """Make one object current; to change several at once, use `commit_release`."""
@@ -83,14 +92,40 @@ class ReceiptLedger(RequestLedger):
             self._point(Pointer.RELEASE, release)
             self._point(Pointer.RECEIPT, receipt)
 
+    def standing_at(self, request_id: str, run: str, step: str) -> Standing:
+        """How far the ledger was when a step was first started: the same whenever it is asked.
+
+        Raises:
+            LedgerError: It never was.
+        """
+        first = """SELECT e.seq - 1, e.previous FROM steps s JOIN events e ON e.what = 'step'
+            AND json_extract(e.body, '$.key') = s.seq WHERE s.request_id = ? AND s.run = ? AND s.step = ?
+            ORDER BY e.seq LIMIT 1"""
+        found = self.rows(first, request_id, run, step)
+        if not found:
+            raise LedgerError(f"ledger {self.path}: step {step!r} of {request_id} was never started")
+        ((events, head),) = found
+        return Standing(events, self._digest(head), self.tombstones_said(events))
+
+    def tombstones_said(self, events: int | None = None) -> int:
+        """How many tombstones the chain speaks of, in its first `events` events or in all."""
+        count = """SELECT coalesce(sum(json_extract(body, '$.count')), 0) FROM events
+            WHERE what IN ('tombstones', 'carried') AND seq <= ?"""
+        return int(self.rows(count, (1 << 62) if events is None else events)[0][0])
+
+    def hash_of(self, event: int) -> str | None:
+        """The hash of the event of this number; None when there are not so many."""
+        found = self.rows("SELECT hash FROM events WHERE seq = ?", event)
+        return str(found[0][0]) if found else None
+
     def receipts(self) -> list[ReceiptRow]:
         """All receipts in the order in which they were issued."""
-        return [ReceiptRow(*row) for row in self.rows("SELECT * FROM receipts ORDER BY seq")]
+        return [self._receipt(*row) for row in self.rows("SELECT * FROM receipts ORDER BY seq")]
 
     def receipt(self, digest: str) -> ReceiptRow | None:
         """The receipt of this digest, if this ledger lists it."""
         found = self.rows("SELECT * FROM receipts WHERE receipt_digest = ?", digest)
-        return ReceiptRow(*found[0]) if found else None
+        return self._receipt(*found[0]) if found else None
 
     def receipt_of(self, request_id: str) -> Sha256:
         """Digest of the receipt that a request was given.
@@ -101,7 +136,7 @@ class ReceiptLedger(RequestLedger):
         found = self.rows("SELECT receipt_digest FROM receipts WHERE request_id = ?", request_id)
         if not found:
             raise LedgerError(f"ledger {self.path}: no receipt of request {request_id!r}")
-        return Sha256(str(found[0][0]))
+        return self._digest(found[0][0])
 
     def current_runs(self) -> set[str]:
         """Names of the attempts that have led to the current receipt."""
@@ -122,13 +157,21 @@ class ReceiptLedger(RequestLedger):
         query = """SELECT detail FROM steps JOIN receipts USING (request_id) WHERE receipt_digest = ?
             AND step = ? AND status = ? ORDER BY steps.finished DESC LIMIT 1"""
         found = self.rows(query, receipt, step, Status.DONE)
-        return Sha256(str(self._parsed(found[0][0])[name])) if found else None
+        return self._digest(self._parsed(found[0][0]).get(name)) if found else None
 
     def is_open_attempt(self, prefix: str) -> bool:
         """Whether an attempt with these first 16 characters is unfinished, of a request without a receipt."""
         query = """SELECT 1 FROM steps WHERE substr(run, 1, 16) = ? AND status <> ? AND request_id NOT IN
             (SELECT request_id FROM receipts WHERE request_id IS NOT NULL) LIMIT 1"""
         return bool(self.rows(query, prefix, Status.DONE))
+
+    def _receipt(self, seq: Any, request_id: Any, digest: Any, previous: Any, issued: Any) -> ReceiptRow:
+        before = None if previous is None else self._digest(previous)
+        return ReceiptRow(seq, request_id, self._digest(digest), before, issued)
+
+    def _digest(self, text: object) -> Sha256:
+        """What names an object, as the ledger says it."""
+        return sha256(text, f"ledger {self.path}: digest", LedgerError)
 
     def _point(self, name: Pointer, digest: str | None) -> None:
         if digest is not None and digest != self.current(name):

@@ -5,18 +5,20 @@ objects; whoever finds a step "started" after a kill does it again. How a reques
 state to another is not decided here but in `qmu_edge.queue.lifecycle`.
 
 Of a request stay its number, its id, a keyed digest of its document, its dates and the references of
-who asked and who approved. The document itself, and the names in it, are never kept.
+who asked and who approved. The document itself, and the names in it, are never kept. Each digest has a key
+of its own, in `meta` until the request is purged: with it, a guess at the document could be confirmed.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from qmu_edge.errors import LedgerError, RequestError
 from qmu_edge.io.canonical import canonical
 from qmu_edge.store.ledger.chain import ChainedFile, now
 from qmu_edge.store.ledger.states import Outcome, State, Status, Step
 
+REQUEST_KEY: Final = "request key"  # "request key:3" is a key of `meta`
 _ONE_STEP = "WHERE request_id = ? AND run = ? AND step = ?"
 
 
@@ -95,7 +97,8 @@ class RequestLedger(ChainedFile):
     FACTS: ClassVar[Mapping[str, str]] = {
         "request": "SELECT seq AS key, * FROM requests",
         "step": "SELECT seq AS key, * FROM steps",
-        "tombstones": """SELECT r.seq AS key, t.sample_id, t.digest, t.since
+        "tombstones": f"""SELECT r.seq AS key, t.sample_id, t.digest, t.since || coalesce(
+            (SELECT value FROM meta WHERE key = '{REQUEST_KEY}:' || r.seq), '') AS since
             FROM requests r JOIN tombstones t ON t.request_id = r.request_id""",
         "carried": """SELECT 0 AS key, sample_id, digest, since FROM tombstones
             WHERE request_id IS NULL""",
@@ -274,6 +277,10 @@ class RequestLedger(ChainedFile):
             " JOIN samples s ON s.id = t.sample_id WHERE s.split = 0 GROUP BY t.request_id"
         )
         return sum(count for request_id, count in self.rows(query) if request_id not in besides)
+
+    def tombstone_count(self) -> int:
+        """How many tombstones there are."""
+        return int(self.rows("SELECT count(*) FROM tombstones")[0][0])
 
     def tombstones(self) -> set[str]:
         """Ids of all barred samples."""

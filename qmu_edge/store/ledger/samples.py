@@ -4,20 +4,29 @@ A dataset may have a million samples. `sample_count` and `has_samples` do not re
 `read_samples` never holds them all as Python objects.
 """
 
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import ConfigError, LedgerError
 from qmu_edge.io.canonical import rows_digest
+from qmu_edge.io.digest import sha256_of
 from qmu_edge.store.ledger.chain import ChainedFile
+
+SALT: Final = "salt of subjects"  # a key of `meta`
+_SALT: Final = f"SELECT value FROM meta WHERE key = '{SALT}'"
 
 
 class SampleLedger(ChainedFile):
-    """The sample index of an open ledger."""
+    """The sample index of an open ledger.
+
+    What the chain says of subjects is salted, and a purge renews the salt: otherwise an event from before
+    could confirm a guess at whose samples the emptied ones were. Ledgers of version 1 have none until then.
+    """
 
     SCHEMA: ClassVar[tuple[str, ...]] = (
         "CREATE TABLE classes (code INTEGER PRIMARY KEY, name TEXT NOT NULL)",
@@ -27,7 +36,8 @@ class SampleLedger(ChainedFile):
     )
     FACTS: ClassVar[Mapping[str, str]] = {
         "classes": "SELECT 0 AS key, code, name FROM classes",
-        "samples": "SELECT 0 AS key, position, id, digest, label, split, subject FROM samples",
+        "samples": f"""SELECT 0 AS key, position, id, digest, label, split,
+            subject || coalesce(({_SALT}), '') AS subject FROM samples""",
     }
 
     def write_samples(self, index: SampleIndex) -> None:
@@ -38,11 +48,12 @@ class SampleLedger(ChainedFile):
         """
         classes = list(enumerate(index.class_names))
         if self.has_samples():
-            for what, rows in (("samples", _rows(index)), ("classes", classes)):
+            for what, rows in (("samples", _rows(index, self._salt())), ("classes", classes)):
                 if rows_digest((0, *row) for row in rows) != self.fact(what, 0):
                     raise LedgerError(f"ledger {self.path}: holds an index with other {what}")
             return
         with self.change() as db:
+            self.renew_salt()
             db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?)", _rows(index))
             db.executemany("INSERT INTO classes VALUES (?, ?)", classes)
             self.append_samples()
@@ -59,15 +70,25 @@ class SampleLedger(ChainedFile):
         index = self._read()
         stated = "json_extract(body, '$.split'), json_extract(body, '$.subjects')"
         last = self.rows(f"SELECT {stated} FROM events WHERE what = 'samples' ORDER BY seq DESC LIMIT 1")
-        if last != [_digests(index)]:
+        if last != [_digests(index, self._salt())]:
             raise LedgerError(f"ledger {self.path}: a sample index other than the one that was registered")
         return index
 
     def append_samples(self) -> None:
         """Append the event that vouches for the samples as they now are; inside `change` only."""
         index = self._read()
-        split, subjects = _digests(index)
+        split, subjects = _digests(index, self._salt())
         self.append("samples", 0, count=len(index.ids), split=split, subjects=subjects)
+
+    def renew_salt(self) -> None:
+        """Forget the salt of subjects; inside `change`, and `append_samples` must follow."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (SALT, f'"{secrets.token_hex(32)}"'))
+        self._db.execute(f"PRAGMA user_version = {self.VERSION}")
+        self.append("meta", SALT)
+
+    def _salt(self) -> str:
+        found = self.rows(_SALT)
+        return str(found[0][0]) if found else ""
 
     def _read(self) -> SampleIndex:
         try:
@@ -97,11 +118,13 @@ class SampleLedger(ChainedFile):
             yield from (value for (value,) in rows)
 
 
-def _digests(index: SampleIndex) -> tuple[str, str]:
-    return index.digest(), index.subjects_digest()
+def _digests(index: SampleIndex, salt: str) -> tuple[str, str]:
+    subjects = index.subjects_digest()
+    return index.digest(), sha256_of((subjects + salt).encode()) if salt else subjects
 
 
-def _rows(index: SampleIndex) -> Iterator[tuple[Any, ...]]:
+def _rows(index: SampleIndex, salt: str = "") -> Iterator[tuple[Any, ...]]:
     numbers = (index.labels.tolist(), index.splits.tolist())
-    rows = zip(index.ids, index.digests, *numbers, index.subject_texts(), strict=True)
+    subjects = (subject + salt for subject in index.subject_texts())
+    rows = zip(index.ids, index.digests, *numbers, subjects, strict=True)
     return ((position, *row) for position, row in enumerate(rows))

@@ -105,6 +105,8 @@ class Life:
             request, sha(request.encode()), form="opendsr", regulation="gdpr",
             received="2026-01-01T00:00:00Z", due=None,
         )  # fmt: skip
+        number = self.ledger.requests()[-1].seq
+        self.ledger.set_meta(f"request key:{number}", sha(f"key {person}".encode()))
         mine = positions_of(person)
         claim = Claim(
             forget=np.array(mine), also_erased=np.array([], np.int64), scope="subjects",
@@ -180,10 +182,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("purge")
     rows = ["sample,subject"]
     for i in range(2 * PEOPLE):
-        path = folder / "photos/train/cat" / f"{i:02d}.png"
+        kind = "cat" if i < PEOPLE else "dog"
+        path = folder / "photos/train" / kind / f"{i:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(i).integers(1, 255, (4, 4), np.uint8)).save(path)
-        rows.append(f"train/cat/{i:02d}.png,person {i // 2}")
+        rows.append(f"train/{kind}/{i:02d}.png,person {i // 2}")
     (folder / "subjects.csv").write_text("\n".join(rows) + "\n")
     recipe = Recipe(data=DataRecipe(source="folder", path=str(folder / "photos")))
     create(folder / "project", recipe, folder / "subjects.csv", Progress())

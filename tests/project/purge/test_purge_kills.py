@@ -53,14 +53,15 @@ def state(project: Project) -> dict[str, Any]:
                 for r in p.ledger.requests()
                 for s in p.ledger.steps(r.request_id)
             },
-            "notes": p.ledger.rows("SELECT key, value FROM meta ORDER BY key"),
+            "notes": p.ledger.rows("SELECT key FROM meta ORDER BY key"),
+            "tombstones": p.ledger.rows("SELECT sample_id, request_id FROM tombstones ORDER BY 1"),
         }
 
 
 POINTS: list[tuple[Any, str]] = [
     (ObjectStore, "remove"), (os, "pwrite"), (os, "fsync"), (shutil, "rmtree"), (Path, "unlink"),
     (Ledger, "start_step"), (Ledger, "start_removals"), (Ledger, "end_removals"), (Ledger, "finish_step"),
-    (Ledger, "forget_deleted_pages"),
+    (Ledger, "forget"), (Ledger, "forget_deleted_pages"),
 ]  # fmt: skip
 
 

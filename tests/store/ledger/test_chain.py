@@ -92,6 +92,34 @@ def test_tampering_is_noticed(ledger: Ledger, tampering: tuple[str, ...]) -> Non
     problems = ledger.problems()
     assert problems
     assert all(str(ledger.path) in problem for problem in problems)
+    if tampering != UNLOCK:  # which changed nothing, and is noticed when the file is opened
+        with pytest.raises(LedgerError, match=r"^ledger "):
+            ledger.require_sound()
+
+
+def test_whoever_is_about_to_write_looks_at_all_but_what_is_checked_elsewhere(ledger: Ledger) -> None:
+    fill(ledger)
+    ledger.require_sound()
+    ledger.rows("DELETE FROM samples WHERE position = 5")
+    ledger.require_sound(besides={"samples"})
+    with pytest.raises(
+        LedgerError, match=r"samples 0 is not as the last event left it; qmu-edge doctor says"
+    ):
+        ledger.require_sound()
+
+
+def test_a_body_in_another_form_is_noticed_although_its_hash_fits(ledger: Ledger) -> None:
+    fill(ledger)
+    ((seq, at, what, body, before),) = ledger.rows(
+        "SELECT seq, at, what, body, previous FROM events ORDER BY seq DESC LIMIT 1"
+    )
+    doubled = body.replace("{", '{"key":"dataset",', 1)
+    forged = sha(f'{{"at":"{at}","body":{doubled},"previous":"{before}","seq":{seq},"what":"{what}"}}')
+    outside(
+        ledger.path, *UNLOCK, f"UPDATE events SET body = '{doubled}', hash = '{forged}' WHERE seq = {seq}"
+    )
+    lock_again(ledger.path)
+    assert any(f"event {seq}: its body is not canonical JSON" in problem for problem in ledger.problems())
 
 
 def test_an_event_with_a_fitting_hash_must_still_follow_the_one_before(ledger: Ledger) -> None:

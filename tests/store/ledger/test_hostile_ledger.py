@@ -8,6 +8,10 @@ import pytest
 from qmu_edge.errors import LedgerError
 from qmu_edge.store.ledger.ledger import Ledger
 
+EVIL = "CREATE TRIGGER {} AFTER INSERT ON tombstones BEGIN DELETE FROM tombstones; END"
+SCHEMA = """PRAGMA writable_schema = ON;
+    INSERT INTO sqlite_master SELECT 'trigger', 'sqlite_evil', 'tombstones', 0, '{}';
+    PRAGMA writable_schema = OFF"""
 PREPARED = {
     "a trigger": "CREATE TRIGGER t AFTER INSERT ON tombstones BEGIN DELETE FROM tombstones; END",
     "a view": "CREATE VIEW v AS SELECT * FROM samples",
@@ -16,6 +20,9 @@ PREPARED = {
     "a view in place of a table": "DROP TABLE tombstones; CREATE VIEW tombstones AS SELECT 1",
     "a table without its rules": "DROP TABLE current; CREATE TABLE current (name TEXT, digest TEXT)",
     "no guard of events": "DROP TRIGGER events_stay",
+    "a trigger named like SQLite's own": EVIL.format("sqliteXevil"),
+    "a trigger with a name of SQLite's own": SCHEMA.format(EVIL.format("sqlite_evil")),
+    "statistics": "ANALYZE",
 }
 
 

@@ -30,9 +30,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "keys"
 
 
+def standing(ledger: Ledger) -> dict[str, Any]:
+    """What a receipt says of the ledger as it is now."""
+    said = {"events": ledger.event_count(), "head": ledger.head(), "tombstones": ledger.tombstone_count()}
+    return {"previous": ledger.current(Pointer.RECEIPT), "ledger": said}
+
+
 def issue(ledger: Ledger, folder: Path, **changes: Any) -> bytes:
     """A receipt, signed with the key in use and recorded."""
-    data = made(keys.signing_key(folder, ledger), previous=ledger.current(Pointer.RECEIPT), **changes)
+    data = made(keys.signing_key(folder, ledger), **{**standing(ledger), **changes})
     ledger.commit_release(None, checkpoint=None, release=None, receipt=sha(data))
     return data
 
@@ -70,7 +76,7 @@ def test_rotation_ends_one_key_and_begins_the_next(ledger: Ledger, folder: Path)
 
 def _released(ledger: Ledger, folder: Path, request: str, release: str) -> bytes:
     """A receipt of a request whose run has led to a release."""
-    data = made(keys.signing_key(folder, ledger), previous=ledger.current(Pointer.RECEIPT))
+    data = made(keys.signing_key(folder, ledger), **standing(ledger))
     ledger.receive(request, sha(request.encode()), **RECEIVED)
     ledger.start_step(request, sha(b"run"), Step.EXPORTED)
     ledger.finish_step(request, sha(b"run"), Step.EXPORTED, {"release": sha(release.encode())})
@@ -82,12 +88,12 @@ def test_a_receipt_says_that_a_later_deletion_has_superseded_it(ledger: Ledger, 
     """Receipts of requests that one run has served are about the same files, and none supersedes another."""
     keys.renew(folder, ledger)
     first = _released(ledger, folder, "req-1", "old")
-    assert len(verify_issued(ledger, first)) == 2
+    assert len(verify_issued(ledger, first)) == 3
     second = _released(ledger, folder, "req-2", "new")
     third = _released(ledger, folder, "req-3", "new")
-    (said,) = verify_issued(ledger, first)[2:]
+    (said,) = verify_issued(ledger, first)[3:]
     assert said.startswith("superseded: by receipt 3, issued 20") and "deleted since" in said
-    assert len(verify_issued(ledger, second)) == len(verify_issued(ledger, third)) == 2
+    assert len(verify_issued(ledger, second)) == len(verify_issued(ledger, third)) == 3
 
 
 def test_what_an_ended_key_signs_later_is_refused(ledger: Ledger, folder: Path) -> None:

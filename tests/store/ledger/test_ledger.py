@@ -35,7 +35,7 @@ def test_a_new_ledger_is_sound_private_and_durable(tmp_path: Path, ledger: Ledge
     assert ledger.rows("PRAGMA synchronous") == [(2,)]
     assert ledger.rows("PRAGMA foreign_keys") == [(1,)]
     assert ledger.rows("PRAGMA secure_delete") == [(1,)]
-    assert ledger.rows("PRAGMA user_version") == [(1,)]
+    assert ledger.rows("PRAGMA user_version") == [(2,)]
 
 
 def test_a_snapshot_is_of_one_instant_and_keeps_no_writer_waiting(ledger: Ledger) -> None:
@@ -88,8 +88,8 @@ def test_open_refuses_what_is_no_ledger_of_ours(tmp_path: Path) -> None:
 
 def test_a_newer_ledger_is_refused(ledger: Ledger) -> None:
     ledger.close()
-    outside(ledger.path, "PRAGMA user_version = 2")
-    with pytest.raises(LedgerError, match="user_version is 2; allowed: 1"):
+    outside(ledger.path, "PRAGMA user_version = 3")
+    with pytest.raises(LedgerError, match="user_version is 3; allowed: 1 or 2"):
         Ledger.open(ledger.path)
 
 

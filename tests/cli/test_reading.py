@@ -1,0 +1,152 @@
+"""Projects that may only be read: an auditor's, a backup that was put back, a volume mounted read-only."""
+
+import os
+import pickle
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Ended, copied, files_of, run_command
+from tests.cli.refusals import refused
+
+SOMEBODY = 12345
+
+
+def as_reader(work: Callable[[], Any]) -> Any:
+    """Do the work as a user whom permissions bind: in a child process where this one is root."""
+    if os.geteuid() != 0:
+        return work()
+    receive, send = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.setgroups([])
+            os.setgid(SOMEBODY)
+            os.setuid(SOMEBODY)
+            found: Any = work()
+        except BaseException as error:
+            found = repr(error)
+        with open(send, "wb") as file:
+            pickle.dump(found, file)
+        os._exit(0)
+    os.close(send)
+    with open(receive, "rb") as file:
+        data = file.read()
+    os.waitpid(child, 0)
+    return pickle.loads(data)
+
+
+def own(folder: Path, mode: int) -> None:
+    """Give a tree to the reader, with these permissions for files, and x for folders."""
+    for path in (folder, *folder.rglob("*")):
+        if os.geteuid() == 0:
+            os.chown(path, SOMEBODY, SOMEBODY, follow_symlinks=False)
+        if not path.is_symlink():
+            path.chmod(mode | 0o100 if path.is_dir() else mode)
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that the reader can reach, and write to."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    own(folder, 0o600)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o700)
+    shutil.rmtree(folder)
+
+
+def number(status: Ended) -> int:
+    """Of the ledger's newest event."""
+    (found,) = re.findall(r"events  (\d+)", status.out)
+    return int(found)
+
+
+def reading(made: Any, project: Path, out: Path) -> dict[str, Callable[[], Ended]]:
+    """Every command that has nothing to write into the project."""
+    ask, file = ("unlearn", "--request", made.request, "--dry-run"), project / "release/model.onnx"
+    return {
+        "status": lambda: run_command("status", "--project", project),
+        "request list": lambda: run_command("request", "list", "--project", project),
+        "receipt show": lambda: run_command("receipt", "show", "--project", project),
+        "receipt verify": lambda: run_command("receipt", "verify", "--project", project),
+        "keys list": lambda: run_command("keys", "list", "--project", project),
+        "dry run": lambda: run_command(*ask, "--project", project),
+        "pending": lambda: run_command("unlearn", "--pending", "--dry-run", "--project", project),
+        "purge": lambda: run_command("purge", "--dry-run", "--project", project),
+        "doctor": lambda: run_command("doctor", "--project", project),
+        "export": lambda: run_command("export", "--out", out, "--project", project, "--quiet"),
+        "verify": lambda: run_command("verify", file, "--project", project, "--quiet"),
+    }  # fmt: skip
+
+
+def _log_left(project: Path) -> None:
+    """As a copy of a running project has it: the newest events are in the log alone."""
+    from qmu_edge.store.ledger.ledger import Ledger
+
+    ledger = Ledger.open(project / ".qmu/ledger.db")
+    ledger.set_meta("newest", 1)
+    for end in ("", "-wal"):
+        shutil.copyfile(f"{ledger.path}{end}", f"{project}/{end}copy")
+    ledger.close()
+    for end in ("", "-wal"):
+        Path(f"{project}/{end}copy").chmod(0o600)
+        shutil.move(f"{project}/{end}copy", f"{ledger.path}{end}")
+
+
+@pytest.mark.parametrize("log", [False, True], ids=["whole", "with a log"])
+def test_whoever_may_only_read_can_read_everything(
+    made: Any, served: Path, place: Path, tmp_path: Path, log: bool
+) -> None:
+    project, request = copied(served, place / "project"), Path(shutil.copy(made.request, place / "req.json"))
+    request.chmod(0o644)
+    made = made._replace(request=request)
+    (place / "out").mkdir(mode=0o777)
+    own(place / "out", 0o600)
+    expected = {name: work() for name, work in reading(made, project, tmp_path / "mine").items()}
+    if log:
+        _log_left(project)
+    own(project, 0o400)
+    before = files_of(project)
+    found = as_reader(lambda: {name: work() for name, work in reading(made, project, place / "out").items()})
+    assert isinstance(found, dict), found
+    for name, ended in found.items():
+        assert ended.code == expected[name].code == 0, (name, ended.err)
+    assert number(found["status"]) == number(expected["status"]) + log
+    for name in ("request list", "receipt verify", "keys list", "dry run"):
+        assert found[name].out == expected[name].out, name
+    assert files_of(project) == before
+    exported = {path.name: path.read_bytes() for path in (place / "out").iterdir()}
+    assert exported == {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()} != {}
+    refused(as_reader(lambda: run_command("purge", "--project", project)), 2, "Permission denied")
+    refused(as_reader(lambda: run_command("train", "--project", project, "--quiet")), 2, "Permission denied")
+
+
+CLOSED = (
+    ".qmu/ledger.db",
+    ".qmu/objects",
+    ".qmu/cache/images.npy",
+    ".qmu/keys/pseudonym.key",
+    ".qmu",
+    "qmu.toml",
+)
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_what_is_closed_to_a_user_is_no_damage(made: Any, served: Path, place: Path, name: str) -> None:
+    project, request = copied(served, place / "project"), Path(shutil.copy(made.request, place / "req.json"))
+    request.chmod(0o644)
+    for work in reading(made._replace(request=request), project, place / "warm").values():
+        work()  # so that nothing has to be imported later
+    own(project, 0o600)
+    (project / name).chmod(0)
+    words = ["unlearn", "--request", request, "--dry-run", "--project", project]
+    if name in (".qmu/objects", ".qmu/cache/images.npy"):
+        words = ["verify", project / "release/model.onnx", "--project", project, "--quiet"]
+    refused(as_reader(lambda: run_command(*words)), 2, "ermission denied")
