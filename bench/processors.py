@@ -36,14 +36,14 @@ from qmu_edge.train.fit import fit
 from qmu_edge.train.requantize import requantize
 
 Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images and labels of training, of test
-MOBILENET: Final[dict[str, Any]] = {"architecture": "mobilenet_v2", "width": 0.5}
+MOBILENET: Final[dict[str, Any]] = {"architecture": "mobilenet_v2", "width": 0.25}
 NETWORKS: Final[dict[str, dict[str, Any]]] = {
     "resnet18 W4A4": {"width": 0.25},
     "resnet18 W8A8": {"width": 0.25, "weight_bits": 8, "activation_bits": 8},
     "mobilenet_v2 W8A8": MOBILENET | {"weight_bits": 8, "activation_bits": 8},
 }
-EPOCHS: Final = {"digits": 12, "cifar10": 12}
-CIFAR: Final = 4000  # training images, and half as many for testing, of 16x16 pixels
+EPOCHS: Final = {"digits": 8, "cifar10": 10}
+CIFAR: Final = 2500  # training images, and half as many for testing, of 16x16 pixels
 
 
 def digits() -> Data:
