@@ -5,6 +5,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Final
 
+from shared.described import table
+
 RESULTS: Final = Path(__file__).resolve().parents[1] / "results"
 
 
@@ -156,6 +158,22 @@ def openvino() -> str:
             cells = [f"{1 / row['ratio']:.2f}x" for row in rows]
             lines.append(f"| {network} | {' | '.join(cells)} | {under['agreement']:.1%} |")
     return "\n".join([*lines, "", where(document)])
+
+
+def processors() -> str:
+    """Accuracy of exported files with weights of 8 bits and of 7, with ties and without, and their time."""
+    document = load("processors")
+    found = document["results"]
+    variants = list(next(iter(found["accuracy"].values())))
+    rows = [
+        (network, *(f"{100 * cells[v][0]:.1f} ±{100 * cells[v][1]:.1f}" for v in variants))
+        for network, cells in found["accuracy"].items()
+    ]
+    times = [
+        (network, *(f"{cells[v]['ratio']:.2f}" for v in variants)) for network, cells in found["time"].items()
+    ]
+    tables = (table(("test accuracy %", *variants), *rows), table(("time, ratio", *variants), *times))
+    return "\n\n".join([*tables, f"{document['machine']['cpu']}, 1 thread; commit {document['commit']}"])
 
 
 def runtimes() -> str:
