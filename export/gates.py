@@ -16,8 +16,9 @@ import onnx
 from jaxtyping import Float, UInt8
 
 from qmu_edge.errors import ExportError
-from qmu_edge.verify.exactness import Obstacle, obstacles
+from qmu_edge.verify.exactness import obstacles
 from qmu_edge.verify.integer_reference import run_integers
+from qmu_edge.verify.kernels import Obstacle
 from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
 from qmu_edge.verify.onnx.operators import require_bounded
 from qmu_edge.verify.onnx.reader import read

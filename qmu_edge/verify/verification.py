@@ -13,7 +13,8 @@ from qmu_edge.verify import bundle, newest
 from qmu_edge.verify.arrays import MeasuredSets, read_golden, read_sets
 from qmu_edge.verify.codes_changed import codes_changed
 from qmu_edge.verify.evaluation import Evaluation, SetName, evaluate, seen
-from qmu_edge.verify.exactness import Obstacle, obstacles
+from qmu_edge.verify.exactness import obstacles
+from qmu_edge.verify.kernels import Obstacle
 from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
 from qmu_edge.verify.onnx.graph import Dialect, OnnxFile
 from qmu_edge.verify.onnx.operators import require_bounded
@@ -192,6 +193,7 @@ def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Veri
         newest.require_newest(opened.manifest, least or 0, path)
         limits = stricter(options.limits, opened.manifest.limits)
         found = verify_file(opened.model, replace(options, limits=limits))
+        _require_wide_sums(found)
         runner = _runner(opened.model, options)
         images, logits = bundle.golden(opened.folder)
         parity = compare(logits, runner.logits(images))

@@ -108,7 +108,7 @@ def test_integer_files_are_proven_to_be_the_same_on_every_processor(
     files = make_case(architecture=architecture, reduce_range=True, weight_bits=8, activation_bits=8).files
     assert files[Format.INTEGER].obstacles == files[Format.PACKED].obstacles == ()
     assert _processors(files[Format.PACKED].data) == "every processor"
-    assert "floats between layers" in str(files[Format.QCDQ].obstacles[0])
+    assert files[Format.QCDQ].obstacles  # whose kernels are others
 
 
 def test_weights_of_eight_bits_are_named_where_processors_differ(one: Case) -> None:

@@ -1,8 +1,10 @@
 """The proof that a file computes the same everywhere, against kernels written out and planted faults."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from qmu_edge.errors import ExportError
-from qmu_edge.verify import exactness, verification
+from qmu_edge.verify import kernels, verification
 from qmu_edge.verify.exactness import obstacles
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.render import same_bits
@@ -70,8 +72,8 @@ def test_kernels_agree_wherever_the_proof_says_so(seed: int) -> None:
         first, second, result = (
             (np.float32(scale), int(zero)) for scale, zero in zip(scales, zeros, strict=True)
         )
-        a, b = (exactness._Codes(0, most, np.asarray(s), z) for s, z in (first, second))
-        found = exactness._added("y", a, b, float(scales[2]), exactness._Codes(0, 255, zero=result[1]))
+        a, b = (kernels.Codes(0, most, np.asarray(s), z) for s, z in (first, second))
+        found = kernels.added("y", a, b, float(scales[2]), kernels.Codes(0, 255, zero=result[1]))
         assert found or alike((first, second, result), most)
         proven += not found
     assert proven >= 4
@@ -158,10 +160,90 @@ def test_what_differs_between_processors_is_named(tmp_path: Path, fault: str) ->
     assert same_bits(found).startswith("not proven for every processor: ")
 
 
+Edit = Callable[[onnx.ModelProto], None]
+
+
+def _node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    (found,) = [node for node in model.graph.node if node.name == name]
+    assert isinstance(found, onnx.NodeProto)
+    return found
+
+
+def _before(model: onnx.ModelProto, name: str, op_type: str, inputs: list[str], **attributes: Any) -> None:
+    """Put a node before the first input of another."""
+    at = next(i for i, node in enumerate(model.graph.node) if node.name == name)
+    target = model.graph.node[at]
+    made = helper.make_node(
+        op_type, [target.input[0], *inputs], [f"{name}.in"], f"{name}.before", **attributes
+    )
+    target.input[0] = f"{name}.in"
+    model.graph.node.insert(at, made)
+
+
+def _constant(model: onnx.ModelProto, name: str, value: NDArray[Any]) -> str:
+    model.graph.initializer.append(numpy_helper.from_array(value, name))
+    return name
+
+
+def _gemm_of_rows(model: onnx.ModelProto) -> None:
+    del _node(model, "logits").attribute[:]
+    weight = next(t for t in model.graph.initializer if t.name == "v")
+    weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(weight).T), "v"))
+    _node(model, "head").attribute[0].i = 1
+
+
+def _two_readers(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Relu", ["c"], ["again"], "again"))
+    model.graph.output.append(helper.make_tensor_value_info("again", TensorProto.FLOAT, None))
+
+
+EDITS: dict[str, tuple[Edit, str]] = {
+    "a Gemm of rows": (_gemm_of_rows, "no Gemm of ours|transposed weight"),
+    "a weight in another order": (
+        lambda m: _before(m, "head", "Transpose", [], perm=[0, 1]), "in another order"
+    ),
+    "a Clip of nothing": (
+        lambda m: _before(m, "e", "Clip", [
+            _constant(m, "low", np.array(200, np.uint8)), _constant(m, "high", np.array(0, np.uint8)),
+        ]),
+        "a Clip of no codes",
+    ),
+    "a Clip with one bound": (
+        lambda m: _before(m, "e", "Clip", [_constant(m, "low", np.array(1, np.uint8))]),
+        "not as the exporter writes it",
+    ),
+    "a factor before a grid": (
+        lambda m: _before(m, "d", "Mul", [_constant(m, "two", np.array(2, np.float32))]),
+        "floats between layers",
+    ),
+    "a rectifier of values": (lambda m: _before(m, "c", "Relu", []), "floats between layers"),
+    "two readers of a sum": (_two_readers, "a sum that two nodes read"),
+    "a grid without a zero point": (lambda m: _node(m, "q").input.pop(), "not as the exporter writes it"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_of_what_the_exporter_does_not_write_nothing_is_proven(tmp_path: Path, edit: str) -> None:
+    change, why = EDITS[edit]
+    model = onnx.load(written(tmp_path / "model.onnx", network()))
+    change(model)
+    found = obstacles(read(files.write(tmp_path / "edited.onnx", model)))
+    assert found and re.search(why, found[-1].why), found
+
+
+def test_a_rectifier_needs_a_grid_from_zero(tmp_path: Path) -> None:
+    tensors = network() | {"middle": np.uint8(128)}
+    path = written(tmp_path / "a.onnx", tensors, d=["c", "step", "middle"], e=["d", "below", "middle"])
+    model = onnx.load(path)
+    _before(model, "d", "Relu", [])
+    found = obstacles(read(files.write(tmp_path / "b.onnx", model)))
+    assert "a rectifier before a grid" in found[-1].why
+
+
 def test_floats_between_layers_are_named(tmp_path: Path) -> None:
     float_bias = network() | {"bias.scale": np.zeros(4, np.float32)}
     path = written(tmp_path / "bias.onnx", float_bias, c=["x", "kernel", "bias.scale"])
-    assert str(obstacles(read(path))[0]) == "c: floats between layers: their sums depend on the order"
+    assert "floats between layers" in str(obstacles(read(path))[0])
     path = written(tmp_path / "input.onnx", network(), c=["image", "kernel", "offset"])
     assert "floats between layers" in str(obstacles(read(path))[0])
     found = obstacles(read(files.write(tmp_path / "qonnx.onnx", files.qonnx())))
