@@ -47,10 +47,10 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import on_device
 from qmu_edge.train.fit import predict
 from qmu_edge.verify.exactness import processors_of
-from qmu_edge.verify.kernels import Obstacle
 from qmu_edge.verify.latent_weights import WEIGHTED, LatentReport
 from qmu_edge.verify.metadata import METADATA_KEY, PROCESSORS_KEY, Metadata
 from qmu_edge.verify.parity import Parity, compare, require_parity
+from qmu_edge.verify.rounding import Obstacle
 
 EQUIVALENCE_IMAGES: Final = 2
 EXACT_IMAGES: Final = 32

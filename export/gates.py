@@ -18,11 +18,11 @@ from jaxtyping import Float, UInt8
 from qmu_edge.errors import ExportError
 from qmu_edge.verify.exactness import obstacles
 from qmu_edge.verify.integer_reference import run_integers
-from qmu_edge.verify.kernels import Obstacle
 from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
 from qmu_edge.verify.onnx.operators import require_bounded
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.parity import Parity, compare
+from qmu_edge.verify.rounding import Obstacle
 from qmu_edge.verify.session import OPTIMIZATION, OrtRunner
 
 MAIN_LEVEL: Final = "all, 2 threads"  # where parity is measured on more images

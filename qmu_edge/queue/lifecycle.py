@@ -80,15 +80,20 @@ def known(ledger: Ledger, request: DeletionRequest, key: bytes) -> RequestRow | 
         key: Of the project, for requests of up to version 0.1, which have none of their own.
 
     Raises:
-        RequestError: Its id was received before with another content. After a purge nothing tells any more
-            what it was.
+        RequestError: Its id was received before with another content, or with a content of which a purge has
+            left nothing that would tell.
     """
     row = ledger.request(request.request_id)
     if row is None:
         return None
     own = ledger.meta(f"{REQUEST_KEY}:{row.seq}")
     same = row.digest == request.digest(bytes.fromhex(own) if own else key)
-    if not same and (own or row.is_open):
+    if not same and not own and not row.is_open:
+        raise RequestError(
+            f"request {request.request_id}: its id was used before, and what for is purged: nothing shows "
+            "whether this is the same request; give it another id"
+        )
+    if not same:
         raise RequestError(
             f"request {request.request_id}: conflict: it was received before with another content"
         )

@@ -12,7 +12,7 @@ kernels for each kind of processor. They compute the same where nothing shows th
     and means      pair of codes (every sum) the result is further from a half than any kernel errs
     inputs         element by element in floats: the same everywhere
 
-`kernels.py` says what each does.
+`rounding.py` says what each does.
 """
 
 from collections import Counter
@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ExportError
-from qmu_edge.verify.kernels import INT32, Codes, Obstacle, accumulated, added, averaged, scaled, step_of
 from qmu_edge.verify.onnx.graph import Node, OnnxFile
 from qmu_edge.verify.onnx.operators import require_bounded
+from qmu_edge.verify.rounding import INT32, Codes, Obstacle, accumulated, added, averaged, scaled, step_of
 
 
 class Processors(StrEnum):

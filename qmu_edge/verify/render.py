@@ -5,7 +5,7 @@ from dataclasses import asdict
 from xml.etree import ElementTree
 
 from qmu_edge.verify.evaluation import Evaluation
-from qmu_edge.verify.kernels import Obstacle
+from qmu_edge.verify.rounding import Obstacle
 from qmu_edge.verify.verdict import Bound, Check
 from qmu_edge.verify.verification import BundleReport, Verification
 

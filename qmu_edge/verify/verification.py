@@ -14,7 +14,6 @@ from qmu_edge.verify.arrays import MeasuredSets, read_golden, read_sets
 from qmu_edge.verify.codes_changed import codes_changed
 from qmu_edge.verify.evaluation import Evaluation, SetName, evaluate, seen
 from qmu_edge.verify.exactness import obstacles
-from qmu_edge.verify.kernels import Obstacle
 from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
 from qmu_edge.verify.onnx.graph import Dialect, OnnxFile
 from qmu_edge.verify.onnx.operators import require_bounded
@@ -22,6 +21,7 @@ from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.parity import Parity, compare, require_parity
 from qmu_edge.verify.performance import Latency, latency, peak_mebibytes
 from qmu_edge.verify.residual import Compared
+from qmu_edge.verify.rounding import Obstacle
 from qmu_edge.verify.session import OrtRunner, clips_pairs, lacking
 from qmu_edge.verify.verdict import Terms, Thresholds, Verdict, judge
 
@@ -191,6 +191,8 @@ def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Veri
     least = _least(options)
     with bundle.opened(path, key) as opened:
         newest.require_newest(opened.manifest, least or 0, path)
+        if options.state is not None and options.state.exists():
+            newest.require_one_history(opened.manifest, newest.accepted(options.state), path)
         limits = stricter(options.limits, opened.manifest.limits)
         found = verify_file(opened.model, replace(options, limits=limits))
         _require_wide_sums(found)
@@ -239,7 +241,7 @@ def _other(path: Path, opened: bundle.Bundle, options: Options) -> Parity | str:
 def _least(options: Options) -> int | None:
     """The lowest number of a bundle that is accepted; None where there is nothing to hold it against."""
     known = [] if options.not_older_than is None else [options.not_older_than]
-    known += [] if options.state is None else [newest.accepted(options.state)]
+    known += [] if options.state is None else [newest.accepted(options.state).number]
     return max(known, default=None)
 
 

@@ -90,6 +90,11 @@ def test_a_pipe_that_closes_is_one_line(words: list[str]) -> None:
     assert done.stderr == "qmu-edge: stdout or stderr was closed before all was written\n"
 
 
+def _heard() -> None:
+    """As in a terminal: where the tests run in the background, Ctrl-C is ignored, and this is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("wait_s", [1.0, 2.5, 4.0, 6.0, 8.0])
 def test_an_interrupt_at_any_time_ends_the_command(
@@ -98,10 +103,14 @@ def test_an_interrupt_at_any_time_ends_the_command(
     recipe = untrained / "qmu.toml"
     recipe.write_text(recipe.read_text().replace("epochs = 2\n", "epochs = 2000\n"))
     words = [*COMMAND, "train", "--project", str(untrained), "--quiet"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(wait_s)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, **pipes, preexec_fn=_heard) as process:
+        try:
+            time.sleep(wait_s)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, out) == (130, "")
     assert err == "interrupted; the same command goes on where it stopped\n"
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from qmu_edge.errors import ExportError
-from qmu_edge.verify import kernels, verification
+from qmu_edge.verify import rounding, verification
 from qmu_edge.verify.exactness import obstacles
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.render import same_bits
@@ -72,8 +72,8 @@ def test_kernels_agree_wherever_the_proof_says_so(seed: int) -> None:
         first, second, result = (
             (np.float32(scale), int(zero)) for scale, zero in zip(scales, zeros, strict=True)
         )
-        a, b = (kernels.Codes(0, most, np.asarray(s), z) for s, z in (first, second))
-        found = kernels.added("y", a, b, float(scales[2]), kernels.Codes(0, 255, zero=result[1]))
+        a, b = (rounding.Codes(0, most, np.asarray(s), z) for s, z in (first, second))
+        found = rounding.added("y", a, b, float(scales[2]), rounding.Codes(0, 255, zero=result[1]))
         assert found or alike((first, second, result), most)
         proven += not found
     assert proven >= 4

@@ -9,7 +9,7 @@ from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.verify.__main__ import main
 from qmu_edge.verify.newest import TYPE, accepted
 from tests.verify import files
-from tests.verify.bundles import KEY, OTHER_KEY, make_old, write, write_alone
+from tests.verify.bundles import KEY, OTHER_KEY, make_old, sign_again, write, write_alone
 
 
 @pytest.fixture
@@ -36,10 +36,23 @@ def test_a_bundle_from_before_a_later_deletion_is_refused(
     remembering = ["--key", key, "--state", str(state)]
     for number, status, kept in ((3, 0, 3), (3, 0, 3), (2, 4, 3), (5, 0, 5), (3, 4, 5)):
         assert main([bundles[number], *remembering]) == status
-        assert accepted(state) == kept
+        assert accepted(state).number == kept
     assert "number 3: from before a later deletion; allowed from number 5" in capsys.readouterr().err
     assert main([bundles[3], "--key", key]) == 0, "a device that remembers nothing"
     assert "number          3, of 2026-11-02T15:10:01.123+00:00: not compared" in capsys.readouterr().out
+
+
+def test_another_history_of_the_same_number_is_refused(
+    bundles: dict[int, str], key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remembering = ["--key", key, "--state", str(tmp_path / "accepted")]
+    assert main([bundles[3], *remembering]) == 0
+    put_back = tmp_path / "bundle3"
+    document = json.loads((put_back / "manifest.json").read_text())
+    document["issued"]["time"] = "2026-11-03T09:00:00Z"
+    sign_again(put_back, document)
+    assert main([str(put_back), *remembering]) == IntegrityError.exit_code
+    assert "the project was put back, or is another one" in capsys.readouterr().err
 
 
 def test_a_device_that_cannot_write_is_told_the_lowest_number(
@@ -70,7 +83,7 @@ def test_version_1_has_no_number(bundles: dict[int, str], key: str, tmp_path: Pa
     make_old(tmp_path / "bundle3")
     remembering = ["--key", key, "--state", str(tmp_path / "accepted")]
     assert main([str(tmp_path / "bundle3"), *remembering]) == 0
-    assert accepted(tmp_path / "accepted") == 0
+    assert accepted(tmp_path / "accepted").number == 0
     assert main([bundles[2], *remembering]) == 0
     assert main([str(tmp_path / "bundle3"), *remembering]) == IntegrityError.exit_code
 
@@ -78,8 +91,9 @@ def test_version_1_has_no_number(bundles: dict[int, str], key: str, tmp_path: Pa
 @pytest.mark.parametrize(
     "text",
     ["", "3", "{}", '{"number": 3}', json.dumps({"number": -1, "type": TYPE}),
-     json.dumps({"number": True, "type": TYPE}), json.dumps({"number": "3", "type": TYPE}),
-     json.dumps({"number": 3, "type": "x"}), json.dumps({"number": 3, "type": TYPE, "more": 1}), "[" * 500],
+     *(json.dumps({"number": 3, "time": None, "type": TYPE} | wrong) for wrong in (
+         {"number": -1}, {"number": True}, {"number": "3"}, {"type": "x"}, {"more": 1}, {"time": 3},
+     )), "[" * 500],
 )  # fmt: skip
 def test_a_damaged_state_is_not_taken_for_none(
     bundles: dict[int, str], key: str, tmp_path: Path, text: str

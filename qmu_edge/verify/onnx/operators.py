@@ -34,7 +34,7 @@ class Work:
     """What one run of a file takes.
 
     Attributes:
-        computed: Elements of all tensors that operators compute, on all images of the run.
+        computed: Elements of all tensors that operators compute and lay out, on all images of the run.
         products: Multiplications, comparisons of a pooling window included.
         shapes: Of every tensor, by name.
     """
@@ -64,13 +64,22 @@ def require_bounded(file: OnnxFile, batch: int = 1) -> Work:
             continue
         shape, work = _followed(node, shapes, names, file.path)
         shapes[node.outputs[0]] = shape
-        computed, products = computed + math.prod(shape), products + work
+        windows = _windows(node, shape, shapes)
+        computed, products = computed + math.prod(shape) + windows, products + work
         if computed > MAX_COMPUTED or products > MAX_PRODUCTS * images:
             raise ExportError(
                 f"{file.path}: up to {node.label} a run computes {computed} elements with {products} "
                 f"products on {images} images; allowed {MAX_COMPUTED}, and {MAX_PRODUCTS} on each"
             )
     return Work(computed, products, shapes)
+
+
+def _windows(node: Node, shape: Shape, shapes: Mapping[str, Shape]) -> int:
+    """Elements of what a convolution sees at every place; runtimes lay it out, or addresses of as many."""
+    if node.op_type != "Conv":
+        return 0
+    n, _, *places = shape
+    return n * math.prod(places) * math.prod(shapes[node.inputs[1]][1:])
 
 
 def _inputs(file: OnnxFile, stored: Collection[str], batch: int) -> dict[str, Shape]:
