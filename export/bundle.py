@@ -25,7 +25,7 @@ from jaxtyping import UInt8
 from qmu_edge import __version__
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import sha256_of
-from qmu_edge.io.files import TEMPORARY, sync_folder, write_atomic
+from qmu_edge.io.files import UNFINISHED, sync_folder, write_atomic
 from qmu_edge.receipt.envelope import key_name
 from qmu_edge.verify.manifest import GOLDEN, MANIFEST, PUBLIC_KEY, SIGNATURE, FileEntry, Issued, Manifest
 from qmu_edge.verify.onnx.reader import read
@@ -98,7 +98,7 @@ def _write(out: Path, files: Mapping[str, bytes]) -> None:
     for path in held.keys() - set(missing):
         if _content(path) != held[path]:
             raise ConfigError(f"{path}: exists already, and is not this bundle")
-    partial = out.with_name(f"{TEMPORARY}{out.name}")
+    partial = out.with_name(f"{UNFINISHED}{out.name}")
     try:
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
         if out in missing:

@@ -14,6 +14,7 @@ from qmu_edge.io.digest import Sha256
 
 BLOCK_BYTES: Final = 1 << 20
 TEMPORARY: Final = ".tmp-"  # how the name of every unfinished file begins
+UNFINISHED: Final = ".qmu-edge-unfinished-"  # and that of a folder outside the store: nobody else's begins so
 LITTER: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # of whoever looked into a folder
 
 

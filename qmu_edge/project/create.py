@@ -118,7 +118,7 @@ def _make(
     staging = root / STAGING
     try:
         shutil.rmtree(staging, ignore_errors=True)  # of an `init` that was killed
-        staging.mkdir()  # whatever still has this name is not ours, a link for one
+        staging.mkdir(mode=0o755)  # whatever still has this name is not ours, a link for one
         for folder in ("objects", KEYS, "cache", "work", "releases"):
             (staging / folder).mkdir(mode=0o755 if folder == "releases" else 0o700)
         key = secrets.token_bytes(32)

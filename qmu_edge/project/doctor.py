@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from qmu_edge.errors import LedgerError, QmuEdgeError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.io.files import LITTER, TEMPORARY, require_plain, unfinished
+from qmu_edge.io.files import LITTER, UNFINISHED, require_plain, unfinished
 from qmu_edge.io.json import MAX_BYTES
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.history import History
@@ -143,7 +143,7 @@ def _leftovers(folder: Path) -> list[Problem]:
 
 def _unfinished_bundles(root: Path) -> list[Problem]:
     """Of a bundle in the project's folder; elsewhere the next export to the same place removes it."""
-    found = sorted(root.glob(f"{TEMPORARY}*"))
+    found = sorted(root.glob(f"{UNFINISHED}*"))
     return [Problem(f"left over from an interrupted export: {p}", _remover(p)) for p in found]
 
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.export.bundle import GOLDEN_INPUTS, golden_images
+from qmu_edge.io.files import UNFINISHED
 from qmu_edge.verify.manifest import GOLDEN, MANIFEST, PUBLIC_KEY, RECEIPT, SIGNATURE, Manifest
 from qmu_edge.verify.session import OrtRunner
 from tests.verify import files
@@ -75,7 +76,7 @@ def test_what_exists_is_not_written_over(model: Path, tmp_path: Path) -> None:
 
 def test_what_a_killed_run_has_left_is_completed(model: Path, tmp_path: Path) -> None:
     """Between any two of its steps: nothing, a part of the hidden folder, the folder, both."""
-    out, archive, hidden = tmp_path / "bundle", tmp_path / "bundle.tar", tmp_path / ".tmp-bundle"
+    out, archive, hidden = tmp_path / "bundle", tmp_path / "bundle.tar", tmp_path / f"{UNFINISHED}bundle"
     manifest = write(out, model)
     whole = {path.name: path.read_bytes() for path in out.iterdir()}
     packed = archive.read_bytes()

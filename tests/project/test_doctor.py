@@ -14,6 +14,7 @@ import pytest
 
 from qmu_edge.errors import BusyError
 from qmu_edge.io.digest import Sha256
+from qmu_edge.io.files import UNFINISHED
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.create import create
 from qmu_edge.project.doctor import examine
@@ -82,8 +83,10 @@ def folder(root: Path, name: str) -> Path:
 
 def hidden(root: Path) -> None:
     """What a killed `export --bundle device` leaves."""
-    (root / ".tmp-device").mkdir()
-    (root / ".tmp-device/model.onnx").write_bytes(b"half")
+    left = root / f"{UNFINISHED}device"
+    left.mkdir()
+    (left / "model.onnx").write_bytes(b"half")
+    (root / ".tmp-mine").mkdir()  # somebody's own
 
 
 def work(root: Path, name: str) -> None:
@@ -323,3 +326,11 @@ def test_a_ledger_that_was_put_back_is_told_by_the_receipts_that_are_left(root: 
     found = examine(root, repair=True)
     assert [("put back, cut or written anew" in p) for p in found["problems"]] == [True]
     assert not found["ledger_holds"] and found["repaired"] == []
+
+
+def test_a_folder_that_only_looks_temporary_is_left_alone(root: Path) -> None:
+    own = root / ".tmp-mine"
+    own.mkdir()
+    (own / "thesis.txt").write_text("precious")
+    examine(root, repair=True)
+    assert (own / "thesis.txt").read_text() == "precious"
