@@ -27,6 +27,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "breakdown": measured.breakdown, "epoch": measured.epoch, "memory": measured.memory,
     "agreement": measured.agreement, "together": measured.together, "neighbours": measured.neighbours,
     "authors": measured.authors,
+    "processors": measured.processors,
     "export": measured.export, "openvino": measured.openvino, "runtimes": measured.runtimes,
     "scale": measured.scale,
     "rooms": described.rooms, "commands": described.commands, "exit codes": described.exit_codes,
