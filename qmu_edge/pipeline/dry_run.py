@@ -8,7 +8,7 @@ from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import RequestError
 from qmu_edge.pipeline.unlearn_run import fulfilled_steps
 from qmu_edge.project.project import Project
-from qmu_edge.queue.lifecycle import approval, known, look_up
+from qmu_edge.queue.lifecycle import approval, known, look_up, require_answered
 from qmu_edge.queue.schedule import Plan, closed, places, plan, waits_for
 from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.document import DeletionRequest
@@ -27,6 +27,7 @@ def preview_request(project: Project, request: DeletionRequest, method: str | No
     """
     ledger, samples = project.ledger, project.samples
     row = known(ledger, request, project.key)
+    require_answered(ledger, project.results, samples.index, request, project.key)
     if row is not None and row.outcome in FULFILLED and not row.is_open:
         counts = fulfilled_steps(ledger, row.request_id)[Step.UNLEARNED].counts
         return {"request": row.request_id, "dry_run": True, "outcome": row.outcome, "counts": counts}

@@ -49,9 +49,10 @@ def register(project: Project, request: DeletionRequest) -> RequestRow:
             conflict (its id with another content) is not.
     """
     row = known(project.ledger, request, project.key)
-    if row is not None and (not row.is_open or _is_resolved(project.ledger, row)):
-        return row
     index = project.samples.index
+    if row is not None and (not row.is_open or _is_resolved(project.ledger, row)):
+        require_answered(project.ledger, project.results, index, request, project.key)
+        return row
     found, error = look_up(project.ledger, project.results, index, request, project.key)
     digest = project.store.put_bytes(found.to_bytes()) if found is not None else None
     ledger, request_id = project.ledger, request.request_id
@@ -80,24 +81,42 @@ def known(ledger: Ledger, request: DeletionRequest, key: bytes) -> RequestRow | 
         key: Of the project, for requests of up to version 0.1, which have none of their own.
 
     Raises:
-        RequestError: Its id was received before with another content, or with a content of which a purge has
-            left nothing that would tell.
+        RequestError: Its id was received before with another content. After a purge nothing tells any more
+            what it was: see `require_answered`.
     """
     row = ledger.request(request.request_id)
     if row is None:
         return None
-    own = ledger.meta(f"{REQUEST_KEY}:{row.seq}")
-    same = row.digest == request.digest(bytes.fromhex(own) if own else key)
-    if not same and not own and not row.is_open:
-        raise RequestError(
-            f"request {request.request_id}: its id was used before, and what for is purged: nothing shows "
-            "whether this is the same request; give it another id"
-        )
-    if not same:
+    purged = not row.is_open and not ledger.meta(f"{REQUEST_KEY}:{row.seq}")
+    if not _is_same(ledger, row, request, key) and not purged:
         raise RequestError(
             f"request {request.request_id}: conflict: it was received before with another content"
         )
     return row
+
+
+def require_answered(
+    ledger: Ledger, results: Results, index: SampleIndex, request: DeletionRequest, key: bytes
+) -> None:
+    """Refuse a request under the id of a purged one, as long as anything is there that it names.
+
+    Raises:
+        RequestError: It was received before, what for is purged, and it names samples that are not deleted.
+    """
+    row = ledger.request(request.request_id)
+    if row is None or row.is_open or _is_same(ledger, row, request, key):
+        return
+    claim, _ = look_up(ledger, results, index, request, key)
+    if claim is not None:
+        raise RequestError(
+            f"request {request.request_id}: its id was used before, and what for is purged; what it names "
+            "now is not deleted: give it another id"
+        )
+
+
+def _is_same(ledger: Ledger, row: RequestRow, request: DeletionRequest, key: bytes) -> bool:
+    own = ledger.meta(f"{REQUEST_KEY}:{row.seq}")
+    return row.digest == request.digest(bytes.fromhex(own) if own else key)
 
 
 def look_up(

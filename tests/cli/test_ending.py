@@ -90,8 +90,16 @@ def test_a_pipe_that_closes_is_one_line(words: list[str]) -> None:
     assert done.stderr == "qmu-edge: stdout or stderr was closed before all was written\n"
 
 
+@pytest.fixture(autouse=True)
+def in_the_foreground() -> Iterator[None]:
+    """Where the tests run in the background, Ctrl-C is ignored, and stays so in what they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def _heard() -> None:
-    """As in a terminal: where the tests run in the background, Ctrl-C is ignored, and this is inherited."""
+    """As in a terminal."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -62,6 +62,11 @@ def test_all_commands_work_after_a_purge(made: Any, run: Any, served: Path, tmp_
     run("request", "new", "--subject", "writer-3", "--out", tmp_path / "same.json")
     same = run("unlearn", "--request", tmp_path / "same.json", "--project", served)
     assert same.code == 3 and "writer-3" not in same.err
+    other = tmp_path / "other.json"  # under the id of a purged request, about somebody who is still there
+    other.write_text(Path(request).read_text("utf-8").replace("writer-3", "writer-5"), "utf-8")
+    for words in ((), ("--dry-run",)):
+        refused = run("unlearn", "--request", other, "--project", served, *words)
+        assert refused.code == 3 and "what it names now is not deleted" in refused.err
     assert run("export", "--project", served, "--out", tmp_path / "files").code == 0
 
 
