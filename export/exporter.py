@@ -148,15 +148,14 @@ def export(
     files = {form: _bytes(_graph(form, traced, plan)) for form in plan.formats}
     _ = reference.logits_of_few  # computed once, before two threads use it
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda f: _gated(f[0], f[1], reference, min_agreement), files.items()))
+        return list(pool.map(lambda form: _gated(form, *files[form], reference, min_agreement), files))
 
 
-def _bytes(graph: onnx.ModelProto) -> bytes:
-    """The file, which says for whom it computes the same."""
+def _bytes(graph: onnx.ModelProto) -> tuple[bytes, tuple[Obstacle, ...]]:
+    """The file, which says on which processors it computes the same, and what is in the way of all."""
     found = unproven(graph.SerializeToString())
     graph.metadata_props.add(key=PROCESSORS_KEY, value=processors_of(found))
-    data: bytes = graph.SerializeToString(deterministic=True)
-    return data
+    return graph.SerializeToString(deterministic=True), found
 
 
 class _Reference:
@@ -192,13 +191,15 @@ class _Reference:
         return predict(self._deployed, samples, BATCH).numpy()
 
 
-def _gated(form: Format, data: bytes, reference: _Reference, min_agreement: float) -> Exported:
+def _gated(
+    form: Format, data: bytes, found: tuple[Obstacle, ...], reference: _Reference, min_agreement: float
+) -> Exported:
     """Pass a file through its gates.
 
     A file whose logits on `reference.few` are exact computes the same function, so that more images would add
     no information. Any other file must name the same class on enough of all images.
     """
-    latent_weights, found = require_valid(data), unproven(data)
+    latent_weights = require_valid(data)
     standard = runnable(data)
     images, expected = reference.few, reference.logits_of_few
     logits = run_file(standard, images)

@@ -65,7 +65,8 @@ class _Graph:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.quantizers = {q.node.output[0]: q for q in quantizers(model)}
-        self.sums = [node for node in model.graph.node if self._is_sum(node)]
+        ends = {self.values_of(q) for q in self.quantizers.values()}
+        self.factors = {n.name: m for n in model.graph.node if (m := self._factor(n, ends)) is not None}
 
     def next(self, node: onnx.NodeProto, op_type: str) -> onnx.NodeProto:
         """The only reader of a node, which must be an `op_type` with a constant."""
@@ -94,17 +95,13 @@ class _Graph:
             value = found[0].output[0]
         return value
 
-    def _is_sum(self, node: onnx.NodeProto) -> bool:
-        """Whether a node's operands are codes, and a constant Mul is all that reads it."""
-        readers = self.readers.get(node.output[0], [])
-        ends = {self.values_of(q) for q in self.quantizers.values()}
+    def _factor(self, node: onnx.NodeProto, ends: set[str]) -> onnx.NodeProto | None:
+        """The constant Mul that alone reads a sum of codes; None for any other node."""
         operands = [name for name in node.input if name not in self.values]
-        return (
-            node.op_type in SUMS
-            and ends.issuperset(operands)
-            and [r.op_type for r in readers] == ["Mul"]
-            and readers[0].input[1] in self.values
-        )
+        readers = self.readers.get(node.output[0], [])
+        if node.op_type not in SUMS or not ends.issuperset(operands) or len(readers) != 1:
+            return None
+        return readers[0] if readers[0].op_type == "Mul" and readers[0].input[1] in self.values else None
 
     def layers(self) -> list[_Layer]:
         """All layers with a quantized weight."""
@@ -142,17 +139,23 @@ def to_integer(
         if not q.weight:
             _activation(graph, q, replaced)
     for node in model.graph.node:
-        made = onnx.NodeProto.FromString(node.SerializeToString())
-        if node in graph.sums:
-            (factor,) = graph.readers[node.output[0]]
-            replaced[factor.name] = []
-            made.input[:] = [x if x in graph.values else f"{x}.below" for x in node.input]
-            made.output[0] = factor.output[0]
-        if node.op_type == "ReduceMean" and _over_space(node, graph.values):
-            made = helper.make_node("GlobalAveragePool", made.input[:1], made.output, node.name)
-        replaced.setdefault(node.name, [made])
+        if node.op_type in SUMS and node.name not in replaced:  # and is no bias
+            replaced[node.name] = [_sum(graph, node, replaced)]
     make_standard(model, replaced)
     return model
+
+
+def _sum(graph: _Graph, node: onnx.NodeProto, replaced: dict[str, list[onnx.NodeProto]]) -> onnx.NodeProto:
+    """An addition or a mean; where a factor follows, it reads operands that were multiplied already."""
+    inputs, output = [x for x in node.input if x not in graph.values], node.output
+    if factor := graph.factors.get(node.name):
+        inputs, output = [f"{x}.below" for x in inputs], factor.output
+        replaced[factor.name] = []
+    if node.op_type == "ReduceMean" and _over_space(node, graph.values):
+        return helper.make_node("GlobalAveragePool", inputs, output, node.name)
+    made = helper.make_node(node.op_type, [*inputs, *node.input[len(inputs) :]], output, node.name)
+    made.attribute.extend(node.attribute)
+    return made
 
 
 def _integer_layer(graph: _Graph, layer: _Layer, replaced: dict[str, list[onnx.NodeProto]]) -> None:
@@ -248,15 +251,15 @@ def _activation(graph: _Graph, q: Quantizer, replaced: dict[str, list[onnx.NodeP
         replaced[reader.name] = []
         codes, value = moved.output[0], reader.output[0]
     step("DequantizeLinear", [codes, scale, zero], value)
-    if sums := [node for node in graph.readers.get(value, []) if node in graph.sums]:
-        (factor,) = graph.readers[sums[0].output[0]]
-        below = np.asarray(q.scale.reshape(()) * graph.values[factor.input[1]], np.float32)
+    readers = graph.readers.get(value, [])
+    if sums := [node for node in readers if node.name in graph.factors]:
+        factor = graph.values[graph.factors[sums[0].name].input[1]]
+        below = np.asarray(q.scale.reshape(()) * factor, np.float32)
+        if len(sums) == len(readers):  # nobody reads the values themselves
+            made.pop()
         scale = constant(graph.model, f"{name}.scale.below", below)
-        made.append(
-            helper.make_node("DequantizeLinear", [codes, scale, zero], [f"{value}.below"], f"{name}_below")
-        )
-        if len(sums) == len(graph.readers[value]):  # nobody else reads the values
-            made.pop(-2)
+        inputs = [codes, scale, zero]
+        made.append(helper.make_node("DequantizeLinear", inputs, [f"{value}.below"], f"{name}_below"))
     replaced[name] = made
 
 

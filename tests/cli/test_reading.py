@@ -40,11 +40,11 @@ def as_reader(works: dict[str, Callable[[], Ended]]) -> dict[str, Ended]:
     return {name: Ended(*ended) for name, ended in said.items()}
 
 
-def refused_to_reader(*words: object) -> None:
+def refused_to_reader(*words: object, said: str = "Permission denied") -> None:
     """The command ends in one line about permissions."""
     found = as_reader({"it": lambda: run_command(*words)})
     assert "" not in found, found
-    refused(found["it"], 2, "ermission denied")
+    refused(found["it"], 2, said)
 
 
 def own(folder: Path, mode: int) -> None:
@@ -156,4 +156,4 @@ def test_what_is_closed_to_a_user_is_no_damage(made: Any, served: Path, place: P
     words = ["unlearn", "--request", request, "--dry-run", "--project", project]
     if name in (".qmu/objects", ".qmu/cache/images.npy"):
         words = ["verify", project / "release/model.onnx", "--project", project, "--quiet"]
-    refused_to_reader(*words)
+    refused_to_reader(*words, said="ermission denied")
