@@ -27,6 +27,7 @@ Differs: the bias is added before the scale and not after it, and weights keep t
 """
 
 import copy
+from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -46,8 +47,8 @@ LARGEST_HALF: Final = 65504.0  # of float16
 EQUIVALENT: Final = 1e-3
 KEEPS_GRID: Final = (nn.MaxPool2d, nn.Flatten, nn.Dropout)
 BELOW_ONE: Final = 1 - 2.0**-12  # of codes below 2048, no multiple of a power of two becomes half a code
-_GRID: Final = "_qmu_edge_grid"  # attribute of tensors that `input_grids` sets in its forward pass
-_ROUNDED: Final = "_qmu_edge_rounded"  # and of those that `_sums` has seen leave a layer or a quantizer
+ROUNDS_NOTHING: Final = (*KEEPS_GRID, nn.ReLU, nn.Hardtanh, nn.Identity)
+_MARK: Final = "_qmu_edge_mark"  # attribute of tensors that `_arriving` sets in its forward pass
 
 
 class Grid(NamedTuple):
@@ -188,66 +189,57 @@ def gain_bits(weight_bits: int, input_bits: int) -> int:
 
 def input_grids(model: Classifier, size: int) -> dict[str, Grid]:
     """The grid of the input of each weight layer, by its name; without layers with a float input."""
-    found: dict[str, Grid] = {}
     names = {layer: name for name, layer in weight_layers(model)}
 
-    def quantized(layer: Any, _: Any, y: Tensor) -> None:
-        setattr(y, _GRID, Grid(float(layer.act_quant.scale()), int(layer.act_quant.bit_width())))
+    def grid(module: Any) -> Grid | None:
+        if not _quantizes(module):
+            return None
+        return Grid(float(module.act_quant.scale()), int(module.act_quant.bit_width()))
 
-    def passed_on(_: Any, x: tuple[Tensor], y: Tensor) -> None:
-        if hasattr(x[0], _GRID):
-            setattr(y, _GRID, getattr(x[0], _GRID))
-
-    def read(layer: nn.Module, x: tuple[Tensor]) -> None:
-        if hasattr(x[0], _GRID):
-            found[names[layer]] = getattr(x[0], _GRID)
-
-    handles: list[Any] = []
-    for module in model.modules():
-        if module in names:
-            handles.append(module.register_forward_pre_hook(read))
-        elif _quantizes(module):
-            handles.append(module.register_forward_hook(quantized))
-        elif isinstance(module, KEEPS_GRID):
-            handles.append(module.register_forward_hook(passed_on))
-    _run_once(model, size, handles)
-    return found
+    found = _arriving(model, size, names, grid, KEEPS_GRID)
+    return {names[layer]: arrived for layer, arrived in found.items() if arrived is not None}
 
 
 def _sums(model: Classifier, size: int) -> list[str]:
     """Names of the quantizers that round what no layer made: sums of tensors, and means over space."""
-    found: list[str] = []
     names = {module: name for name, module in model.named_modules() if _quantizes(module)}
 
-    def rounded(_: Any, __: Any, y: Tensor) -> None:
-        setattr(y, _ROUNDED, True)
-
-    def passed_on(_: Any, x: tuple[Tensor], y: Tensor) -> None:
-        if hasattr(x[0], _ROUNDED):
-            rounded(_, x, y)
-
-    def read(quantizer: nn.Module, x: tuple[Tensor]) -> None:
-        if not hasattr(x[0], _ROUNDED) and names[quantizer] not in found:
-            found.append(names[quantizer])
-
-    handles: list[Any] = []
-    for module in model.modules():
-        if module in names:
-            handles.append(module.register_forward_pre_hook(read))
-        if module in names or isinstance(module, Affine | Normalize):
-            handles.append(module.register_forward_hook(rounded))
-        elif isinstance(module, (*KEEPS_GRID, nn.ReLU, nn.Hardtanh, nn.Identity)):
-            handles.append(module.register_forward_hook(passed_on))
-    _run_once(model, size, handles)
-    return found
+    found = _arriving(model, size, names, lambda module: _marks(module) or None, ROUNDS_NOTHING)
+    return [names[quantizer] for quantizer, arrived in found.items() if arrived is None]
 
 
 def _quantizes(module: nn.Module) -> bool:
     return bool(getattr(getattr(module, "act_quant", None), "is_quant_enabled", False))
 
 
-def _run_once(model: Classifier, size: int, handles: list[Any]) -> None:
-    """A forward pass on a black image, for the hooks' sake; they are removed."""
+def _arriving(
+    model: Classifier,
+    size: int,
+    at: Collection[nn.Module],
+    mark: Callable[[nn.Module], Any],
+    passes: tuple[type[nn.Module], ...],
+) -> dict[nn.Module, Any]:
+    """The mark of what arrives at some modules, in the order in which a black image reaches them.
+
+    Args:
+        model: Any network.
+        size: Image side in pixels.
+        at: Modules.
+        mark: What a module marks its output with; None for modules that leave no mark.
+        passes: Kinds of modules that pass a mark on.
+    """
+    found: dict[nn.Module, Any] = {}
+
+    def arrived(module: nn.Module, x: tuple[Tensor]) -> None:
+        found.setdefault(module, getattr(x[0], _MARK, None))
+
+    def left(module: nn.Module, x: tuple[Tensor], y: Tensor) -> None:
+        kept = getattr(x[0], _MARK, None) if isinstance(module, passes) else None
+        if (own := mark(module)) is not None or kept is not None:
+            setattr(y, _MARK, kept if own is None else own)
+
+    handles: list[Any] = [module.register_forward_pre_hook(arrived) for module in at]
+    handles += [m.register_forward_hook(left) for m in model.modules() if isinstance(m, passes) or _marks(m)]
     example = torch.zeros(1, model.shape.channels, size, size, device=next(model.parameters()).device)
     was_training = model.training
     try:
@@ -257,6 +249,11 @@ def _run_once(model: Classifier, size: int, handles: list[Any]) -> None:
         model.train(was_training)
         for handle in handles:
             handle.remove()
+    return found
+
+
+def _marks(module: nn.Module) -> bool:
+    return _quantizes(module) or isinstance(module, Affine | Normalize)
 
 
 def round_steps(weight: Float[Tensor, "o ..."], quantizer: RescalingIntQuant) -> None:
