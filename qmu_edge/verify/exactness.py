@@ -139,11 +139,13 @@ class _Walk:
             raise ExportError("floats between layers: their sums depend on the order")
         return codes
 
-    def dequantize(self, _: Node, inputs: list[_Value]) -> _Value:
+    def dequantize(self, node: Node, inputs: list[_Value]) -> _Value:
         """Codes with a grid."""
         x, scale, *zeros = inputs
         step, offset = _array(scale), _array(zeros[0]) if zeros else np.zeros((), np.uint8)
         if isinstance(x, np.ndarray):
+            if step.ndim and (node.integer("axis", 1) or step.shape != x.shape[:1]):
+                raise ExportError("scales that are not one for each output")
             if offset.any() or x.dtype.kind != "i":
                 raise ExportError("stored codes with a zero point, or without a sign")
             return Codes(int(x.min()), int(x.max()), step, 0, x)
@@ -171,6 +173,9 @@ class _Walk:
         if x.stored is not None:
             raise ExportError("a layer of stored codes")
         weights = _array(w.stored).astype(np.int64)
+        units = (_array(x.scale) * _array(w.scale)).astype(np.float32)
+        if any((_array(b.scale) != units).any() for b in biases):
+            raise ExportError("a bias that is not on the grid of its layer's sums")
         bias = max((int(np.abs(_array(b.stored).astype(np.int64)).max()) for b in biases), default=0)
         self.found += accumulated(node.inputs[1], weights.reshape(len(weights), -1), bias, x)
         return _Sum(lambda name, step, _: scaled(name, step_of(x), step))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.io.digest import Sha256
@@ -15,6 +16,7 @@ from qmu_edge.verify.codes_changed import codes_changed
 from qmu_edge.verify.evaluation import Evaluation, SetName, evaluate, seen
 from qmu_edge.verify.exactness import obstacles
 from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
+from qmu_edge.verify.manifest import Manifest
 from qmu_edge.verify.onnx.graph import Dialect, OnnxFile
 from qmu_edge.verify.onnx.operators import require_bounded
 from qmu_edge.verify.onnx.reader import read
@@ -24,6 +26,8 @@ from qmu_edge.verify.residual import Compared
 from qmu_edge.verify.rounding import Obstacle
 from qmu_edge.verify.session import OrtRunner, clips_pairs, lacking
 from qmu_edge.verify.verdict import Terms, Thresholds, Verdict, judge
+
+Golden = tuple[NDArray[np.uint8], NDArray[np.float32]]  # inputs (n, c, h, w) of a bundle, and logits (n, k)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +162,8 @@ def verify_file(path: Path, options: Options) -> Verification:
         QmuEdgeError: Any deliberate error but a threshold that is missed.
     """
     found = verify_structure(read(path))
+    _require_wide_sums(found)
     if options.golden or options.data:
-        _require_wide_sums(found)
         runner = _runner(path, options)
         if options.golden:
             images, logits = read_golden(options.golden)
@@ -195,11 +199,9 @@ def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Veri
             newest.require_one_history(opened.manifest, newest.accepted(options.state), path)
         limits = stricter(options.limits, opened.manifest.limits)
         found = verify_file(opened.model, replace(options, limits=limits))
-        _require_wide_sums(found)
         runner = _runner(opened.model, options)
-        images, logits = bundle.golden(opened.folder)
-        parity = compare(logits, runner.logits(images))
-        require_parity(parity, min_agreement=opened.manifest.min_agreement, min_inputs=len(images))
+        golden = bundle.golden(opened.folder)
+        parity = _agreement(runner, golden, opened.manifest)
         others = sorted({n for n in opened.manifest.files if n.endswith(".onnx")} - {opened.manifest.model})
         about = BundleReport(
             path=str(path),
@@ -209,8 +211,8 @@ def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Veri
             receipt=opened.receipt.text,
             covered=opened.receipt.covered,
             number=newest.told(opened.manifest, least),
-            others={n: _other(opened.folder / n, opened, options) for n in others},
-            latency_ms={f"batch {n}": latency(runner, images, batch=n) for n in (1, 64)},
+            others={n: _other(opened.folder / n, golden, opened.manifest, options) for n in others},
+            latency_ms={f"batch {n}": latency(runner, golden[0], batch=n) for n in (1, 64)},
             peak_mb=peak_mebibytes(),
         )
         whole = replace(found, file=opened.manifest.model, parity=parity, bundle=about)
@@ -219,22 +221,30 @@ def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Veri
         return whole
 
 
-def _other(path: Path, opened: bundle.Bundle, options: Options) -> Parity | str:
-    """Run another model file of a bundle on the golden inputs.
+def _other(path: Path, golden: Golden, manifest: Manifest, options: Options) -> Parity | str:
+    """Run another model file of a bundle on the golden inputs; or why it is not run.
 
     Raises:
         QmuEdgeError: It is no file that may run, or it does not agree.
     """
     file = read(path)
-    found = verify_structure(file)
+    _require_wide_sums(verify_structure(file))
     if file.is_qonnx:
         return "not run: onnxruntime has no operators of QONNX"
     if lacks := lacking(file):
         return f"not run: {lacks}"
-    _require_wide_sums(found)
-    images, logits = bundle.golden(opened.folder)
-    parity = compare(logits, _runner(path, options).logits(images))
-    require_parity(parity, min_agreement=opened.manifest.min_agreement, min_inputs=len(images))
+    return _agreement(_runner(path, options), golden, manifest)
+
+
+def _agreement(runner: OrtRunner, golden: Golden, manifest: Manifest) -> Parity:
+    """How a file answers the golden inputs of a bundle.
+
+    Raises:
+        ExportError: It agrees on fewer than the manifest says.
+    """
+    images, logits = golden
+    parity = compare(logits, runner.logits(images))
+    require_parity(parity, min_agreement=manifest.min_agreement, min_inputs=len(images))
     return parity
 
 

@@ -86,7 +86,11 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "a bias": ({"bias": np.full(4, 2**31 - 1, np.int32)}, "kernel", "does not fit 32 bits"),
     "a tie at an addition": ({"below": np.float32(0.125)}, "g", "0.0e+00 steps from a half"),
     "a tie at a mean": ({"out.below": np.float32(0.25)}, "j", "0.0e+00 steps from a half"),
-    "a free step of a layer": ({"step": np.float32(0.1), "below": np.float32(0.1)}, "d", "no power of two"),
+    "a free step of a layer": (
+        {"step": np.float32(0.1), "below": np.float32(0.1), "bias.scale": np.full(4, 0.1 / 128, np.float32)},
+        "d",
+        "no power of two",
+    ),
 }
 
 
@@ -124,11 +128,15 @@ def _constant(model: onnx.ModelProto, name: str, value: NDArray[Any]) -> str:
     return name
 
 
+def _set(model: onnx.ModelProto, name: str, value: NDArray[Any]) -> None:
+    (tensor,) = [t for t in model.graph.initializer if t.name == name]
+    tensor.CopyFrom(numpy_helper.from_array(value, name))
+
+
 def _gemm_of_rows(model: onnx.ModelProto) -> None:
     del _node(model, "logits").attribute[:]
-    weight = next(t for t in model.graph.initializer if t.name == "v")
-    weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(weight).T), "v"))
-    _node(model, "head").attribute[0].i = 1
+    _set(model, "v", np.ascontiguousarray(network()["v"].T))
+    _set(model, "v.scale", np.array(2**-7, np.float32))
 
 
 def _two_readers(model: onnx.ModelProto) -> None:
@@ -137,7 +145,7 @@ def _two_readers(model: onnx.ModelProto) -> None:
 
 
 EDITS: dict[str, tuple[Edit, str]] = {
-    "a Gemm of rows": (_gemm_of_rows, "no Gemm of ours|transposed weight"),
+    "a Gemm of rows": (_gemm_of_rows, "transposed weight"),
     "a weight in another order": (
         lambda m: _before(m, "head", "Transpose", [], perm=[0, 1]), "in another order"
     ),
@@ -150,6 +158,12 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "a Clip with one bound": (
         lambda m: _before(m, "e", "Clip", [_constant(m, "low", np.array(1, np.uint8))]),
         "not as the exporter writes it",
+    ),
+    "a bias on another grid": (
+        lambda m: _set(m, "bias.scale", np.full(4, 2**-9, np.float32)), "a bias that is not on the grid"
+    ),
+    "scales along another axis": (
+        lambda m: _node(m, "head").attribute.pop(), "scales that are not one for each output"
     ),
     "a factor before a grid": (
         lambda m: _before(m, "d", "Mul", [_constant(m, "two", np.array(2, np.float32))]),
@@ -206,7 +220,8 @@ def test_a_file_is_refused_where_its_sums_are_clipped(
     monkeypatch.setattr(verification, "clips_pairs", lambda: True)
     with pytest.raises(ExportError, match=r"a\.onnx: kernel: two products .* this processor is one of them"):
         verify_file(clipped, Options(data=known))
-    assert verify_file(clipped, Options()).obstacles  # what does not run is only told
+    with pytest.raises(ExportError, match="this processor is one of them"):
+        verify_file(clipped, Options())
     assert verify_file(fine, Options(data=known)).evaluation
     monkeypatch.setattr(verification, "clips_pairs", lambda: False)
     assert verify_file(clipped, Options(data=known)).evaluation
