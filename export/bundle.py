@@ -74,7 +74,8 @@ def write_bundle(
         ConfigError: `out` or its archive exists already and is something else, or cannot be written.
     """
     public = key.public_key().public_bytes_raw()
-    listed = {**files, PUBLIC_KEY: _hex(public), **_golden(files[model])}
+    golden, oldest = _tried(files, model)
+    listed = {**files, PUBLIC_KEY: _hex(public), **golden}
     manifest = Manifest(
         tool=f"qmu-edge {__version__}",
         model=model,
@@ -83,7 +84,7 @@ def write_bundle(
         thresholds=asdict(thresholds),
         key=key_name(public),
         issued=issued,
-        onnxruntime=_oldest_runtimes(files),
+        onnxruntime=oldest,
     )
     signed = manifest.to_bytes()
     _write(out, {**listed, MANIFEST: signed, SIGNATURE: _hex(key.sign(signed))})
@@ -125,27 +126,20 @@ def _content(path: Path) -> bytes | dict[str, bytes] | None:
     return {entry.name: entry.read_bytes() for entry in path.iterdir()} if plain else None
 
 
-def _oldest_runtimes(files: Mapping[str, bytes]) -> dict[str, str]:
-    """The oldest onnxruntime that model files were tried on, by name; of those that it runs."""
-    found = {}
+def _tried(files: Mapping[str, bytes], model: str) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Golden inputs and the model's logits as files by name, and the oldest onnxruntime of each model file."""
+    oldest = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in sorted(n for n in files if n.endswith(".onnx")):
             path = Path(folder) / name
             path.write_bytes(files[name])
-            if not (file := read(path)).is_qonnx:
-                found[name] = oldest_onnxruntime(file)
-    return found
-
-
-def _golden(model: bytes) -> dict[str, bytes]:
-    """Golden inputs and the logits of the model, as files by name."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(model)
-        runner = OrtRunner(path)
+            if not (file := read(path)).is_qonnx:  # which onnxruntime does not run
+                oldest[name] = oldest_onnxruntime(file)
+        runner = OrtRunner(Path(folder) / model)
         _, channels, size, _ = runner.input_shape
         images = golden_images(GOLDEN_INPUTS, channels, size)
-        return {name: _npy(a) for name, a in zip(GOLDEN, (images, runner.logits(images)), strict=True)}
+        arrays = zip(GOLDEN, (images, runner.logits(images)), strict=True)
+        return {name: _npy(array) for name, array in arrays}, oldest
 
 
 def _hex(data: bytes) -> bytes:
