@@ -127,7 +127,7 @@ def _content(path: Path) -> bytes | dict[str, bytes] | None:
 
 
 def _tried(files: Mapping[str, bytes], model: str) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Golden inputs and the model's logits as files by name, and the oldest onnxruntime of each model file."""
+    """Golden inputs and logits of the model as files by name, and the oldest onnxruntime of each file."""
     oldest = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in sorted(n for n in files if n.endswith(".onnx")):
