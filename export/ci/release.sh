@@ -53,7 +53,7 @@ continues() { # the project is the one that issued the last receipt
 
 keep() { # the receipt under its number, and its predicate for an attestation
   local kept
-  kept=$receipts/$(python -c 'import json, sys; print("%06d" % json.load(open(sys.argv[1]))["issued"]["number"])' \
+  kept=$receipts/$(python -P -c 'import json, sys; print("%06d" % json.load(open(sys.argv[1]))["issued"]["number"])' \
     "$out/bundle/manifest.json").json || return
   if [ -e "$kept" ] && ! cmp -s "$kept" "$out/bundle/receipt.json"; then
     echo "$kept: another receipt of this number: the project has two histories"
@@ -61,7 +61,7 @@ keep() { # the receipt under its number, and its predicate for an attestation
   fi
   cp "$out/bundle/receipt.json" "$kept" &&
     qmu-edge receipt show "$kept" --json |
-    python -c 'import json, sys; json.dump(json.load(sys.stdin)["receipt"]["predicate"], open(sys.argv[1], "w"))' \
+    python -P -c 'import json, sys; json.dump(json.load(sys.stdin)["receipt"]["predicate"], open(sys.argv[1], "w"))' \
       "$out/predicate.json" && echo "$kept"
 }
 
@@ -72,5 +72,5 @@ step "Receipts so far" continues
 step "Unlearn" qmu-edge unlearn --request "$request" "${hold[@]}" --quiet
 step "Export" qmu-edge export --bundle "$out/bundle" "${hold[@]}" --quiet
 step "Key" qmu-edge keys export --public --out "$out/trusted.pub" --project "$project"
-step "Verify" python -m qmu_edge.verify "$out/bundle" --key "$out/trusted.pub" --junit "$out/junit.xml"
+step "Verify" python -P -m qmu_edge.verify "$out/bundle" --key "$out/trusted.pub" --junit "$out/junit.xml"
 step "Receipt" keep

@@ -17,6 +17,7 @@ from qmu_edge.io.json import parse_object
 from qmu_edge.receipt import envelope
 from qmu_edge.verify.manifest import MAX_MANIFEST, RECEIPT, Manifest
 
+RECEIPTS: Final = "urn:qmu-edge:erasure-receipt:v"  # and a number: all versions say the following alike
 NOT_CHECKED: Final = 'not checked, for want of cryptography, the extra "signature" of qmu-edge'
 
 
@@ -66,8 +67,12 @@ def _about(statement: Mapping[str, Any], manifest: Manifest, what: str) -> tuple
     """Whether a receipt covers every model file, and what it is about."""
     try:
         named = {subject["digest"]["sha256"] for subject in statement["subject"]}
-    except (KeyError, TypeError):
+        ours = statement["predicateType"].startswith(RECEIPTS)
+        passed = statement["predicate"]["verdict"]["passed"] is True
+    except (KeyError, TypeError, AttributeError):
         raise LedgerError(f"{what}: not a receipt") from None
+    if not (ours and passed):
+        raise LedgerError(f"{what}: not a receipt of a file that has passed")
     model = manifest.model
     models = [name for name in manifest.files if name.endswith(".onnx") or name == model]
     others = [name for name in sorted(models) if manifest.files[name].sha256 not in named]

@@ -50,13 +50,19 @@ def delete(root: Path, sample: str) -> None:
         project.ledger.add_tombstones(row.request_id, ids, digests)
 
 
-def test_what_was_deleted_is_refused_under_any_name_and_in_any_later_project(
-    dataset: Path, tmp_path: Path
-) -> None:
-    first = init(tmp_path / "first", dataset)
+def with_one_deleted(root: Path, dataset: Path) -> tuple[Path, str]:
+    """A project that has deleted its first training image, and the image's id."""
+    first = init(root, dataset)
     with opened(first, Progress()) as project:
         sample = project.samples.index.ids[project.samples.trainable()[0]]
     delete(first, sample)
+    return first, sample
+
+
+def test_what_was_deleted_is_refused_under_any_name_and_in_any_later_project(
+    dataset: Path, tmp_path: Path
+) -> None:
+    first, sample = with_one_deleted(tmp_path / "first", dataset)
     with pytest.raises(ConfigError, match=f"1 of 24 samples were deleted in .*first is {sample}"):
         init(tmp_path / "second", dataset, first)
     assert not list((tmp_path / "second").iterdir())
@@ -165,10 +171,7 @@ def test_a_project_that_was_made_before_opens_as_it_was(
 
 
 def test_what_was_deleted_is_known_again_in_another_size(dataset: Path, tmp_path: Path) -> None:
-    first = init(tmp_path / "first", dataset)
-    with opened(first, Progress()) as project:
-        sample = project.samples.index.ids[project.samples.trainable()[0]]
-    delete(first, sample)
+    first, sample = with_one_deleted(tmp_path / "first", dataset)
     (dataset / sample).rename(dataset / "train/dog/renamed.png")
     (tmp_path / "other.toml").write_text("[data]\nsize = 6\n")
     with pytest.raises(ConfigError, match=r"1 of 24 .*renamed"):
@@ -180,10 +183,7 @@ def test_what_was_deleted_is_known_again_in_another_size(dataset: Path, tmp_path
 def test_what_was_deleted_from_a_grey_set_is_known_again_in_a_colour_set(
     dataset: Path, tmp_path: Path
 ) -> None:
-    first = init(tmp_path / "first", dataset)
-    with opened(first, Progress()) as project:
-        sample = project.samples.index.ids[project.samples.trainable()[0]]
-    delete(first, sample)
+    first, sample = with_one_deleted(tmp_path / "first", dataset)
     with Image.open(dataset / sample) as picture:
         picture.convert("RGB").save(dataset / "train/dog/renamed.png")
     (dataset / sample).unlink()

@@ -33,8 +33,13 @@ def issued(number: int = 0, receipt: bytes | None = None) -> Issued:
 def receipt_about(model: bytes, key: Ed25519PrivateKey = KEY, *, checkpoint: str | None = None) -> bytes:
     """As much of a receipt as a device reads."""
     subject = {"name": MODEL, "digest": {"sha256": hashlib.sha256(model).hexdigest()}}
-    predicate = {"checkpoints": {"after": checkpoint}}
-    return sign(json.dumps({"subject": [subject], "predicate": predicate}).encode(), key)
+    return sign(json.dumps(statement_about(subject, checkpoint)).encode(), key)
+
+
+def statement_about(subject: dict[str, Any], checkpoint: str | None) -> dict[str, Any]:
+    """The statement of such a receipt."""
+    predicate = {"checkpoints": {"after": checkpoint}, "verdict": {"passed": True}}
+    return {"subject": [subject], "predicateType": "urn:qmu-edge:erasure-receipt:v3", "predicate": predicate}
 
 
 def write(out: Path, model: Path, receipt: bytes | None = None, *, number: int = 3) -> Manifest:

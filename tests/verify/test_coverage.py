@@ -1,8 +1,11 @@
 """What a device says about a bundle's receipt: whether it covers every model file, and who vouches for it."""
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -14,6 +17,7 @@ from qmu_edge.verify.__main__ import main
 from qmu_edge.verify.bundle import opened
 from qmu_edge.verify.coverage import Coverage
 from qmu_edge.verify.manifest import RECEIPT, SIGNATURE
+from qmu_edge.verify.verification import Options, verify_bundle
 from tests.verify import files
 from tests.verify.bundles import (
     CHECKPOINT,
@@ -24,6 +28,7 @@ from tests.verify.bundles import (
     issued,
     make_old,
     receipt_about,
+    statement_about,
     write,
     write_alone,
 )
@@ -147,3 +152,17 @@ def test_bundles_of_version_1_are_read(
     assert (
         "number          none: a bundle of version 1 does not show whether data were deleted since" in printed
     )
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"predicateType": "anything"}, {"predicate": {"verdict": {"passed": False}}}, {"predicate": []}]
+)
+def test_what_only_looks_like_a_receipt_covers_nothing(
+    model_path: Path, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    model = model_path.read_bytes()
+    subject = {"name": MODEL, "digest": {"sha256": hashlib.sha256(model).hexdigest()}}
+    receipt = sign(json.dumps(statement_about(subject, None) | wrong).encode(), KEY)
+    out = _with({MODEL: model}, receipt, tmp_path / "bundle")
+    with pytest.raises(LedgerError, match="not a receipt"):
+        verify_bundle(out, Options())
