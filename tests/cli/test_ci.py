@@ -84,7 +84,8 @@ case "$1 $2" in
 esac
 """
 PYTHON = """#!/usr/bin/env bash
-if [ "$1" = -m ]; then echo '<testsuite failures="0"/>' > "$7"; else exec "$PYTHON" "$@"; fi
+[ "$1" = -P ] || exit 99  # nothing is imported from the folder it runs in
+if [ "$2" = -m ]; then echo '<testsuite failures="0"/>' > "$8"; else exec "$PYTHON" "$@"; fi
 """
 
 
