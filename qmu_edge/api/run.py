@@ -143,6 +143,7 @@ def export(
     from qmu_edge.export.targets import Format, target_named
     from qmu_edge.io.plain import to_json
     from qmu_edge.pipeline.release import RELEASED, bundle_files, copy_files, issued_with, make_release
+    from qmu_edge.verify.render import same_bits
 
     consumer, spec = target_named(target), InputSpec.parse(dtype, layout)
     chosen = tuple(map(Format.parse, formats)) or tuple(f for f in RELEASED if f in consumer.formats)
@@ -174,7 +175,8 @@ def export(
             "checkpoint": release.checkpoint, "receipt": issued.receipt,
             "files": {p.name: str(p) for p in paths},
             "sha256": release.files, "bytes": release.sizes, "parity": release.parity,
-            "levels": release.levels, "obstacles": release.obstacles, "cost": to_json(analysed),
+            "levels": release.levels, "cost": to_json(analysed),
+            "same_bits": {form: same_bits(about) for form, about in release.obstacles.items()},
         }  # fmt: skip
 
 

@@ -42,8 +42,8 @@ def _outcome(found: Verification) -> str:
     return "yes" if found.passed else "no"
 
 
-def same_bits(obstacles: Sequence[Obstacle]) -> str:
-    """Whether a file computes the same on every processor, for people.
+def same_bits(obstacles: Sequence[Obstacle | str]) -> str:
+    """Whether a file computes the same on every processor, for people, from its obstacles or their texts.
 
     >>> same_bits([])
     'on every processor: proven'

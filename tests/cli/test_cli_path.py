@@ -162,6 +162,14 @@ def test_export_of_one_format_writes_one_file(run: Any, served: Path, tmp_path: 
     assert [p.name for p in (tmp_path / "one").iterdir()] == ["model.qcdq.onnx"]
 
 
+def test_export_says_whether_a_file_computes_the_same_everywhere(
+    run: Any, served: Path, tmp_path: Path
+) -> None:
+    said = run("export", "--project", served, "--out", tmp_path / "files", "--json").json["same_bits"]
+    assert said.keys() == {"integer", "packed", "qonnx"}
+    assert all("processors without VNNI clip their sum" in said[form] for form in ("integer", "packed"))
+
+
 def test_export_writes_a_bundle_that_a_device_checks(
     run: Any, served: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
