@@ -61,8 +61,20 @@ class QuantConv2d(qnn.QuantConv2d):  # type: ignore[misc]
         weight = _weight(self)
         if weight is None:
             return super().forward(x)  # type: ignore[no-any-return]
-        made = integer_conv.convolve(x, weight, self)
+        made = None if self._steps_over(x) else integer_conv.convolve(x, weight, self)
         return self._conv_forward(x, weight, self.bias) if made is None else made
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # oneDNN leaves parts of such a weight gradient unwritten in bfloat16: whatever memory held before.
+        if not x.is_cpu or not self._steps_over(x):
+            return super()._conv_forward(x, weight, bias)  # type: ignore[no-any-return]
+        with torch.autocast("cpu", enabled=False):
+            made: Tensor = super()._conv_forward(x.float(), weight.float(), bias)
+        return made.to(x.dtype)
+
+    def _steps_over(self, x: Tensor) -> bool:
+        """Whether a side of the image is smaller than the stride."""
+        return any(side < stride for side, stride in zip(x.shape[-2:], self.stride, strict=True))
 
 
 class QuantLinear(qnn.QuantLinear):  # type: ignore[misc]
