@@ -29,7 +29,7 @@ TESTED_IN = {
     "cli/test_reingestion.py": ("qmu_edge/pipeline/inputs", "qmu_edge/pipeline/train_run"),
     "cli/test_resume.py": ("qmu_edge/pipeline/unlearn_run",),
     "cli/test_verdicts.py": ("qmu_edge/pipeline/verify_file",),
-    "models/test_models.py": ("models/layers", "models/quant_layers", "models/resnet"),
+    "models/test_models.py": ("models/layers", "models/resnet"),
     "pipeline/test_references.py": ("qmu_edge/pipeline/references_run",),
     "pipeline/test_distributed.py": ("qmu_edge/runtime/parallel",),
     "project/purge/test_inventory.py": ("qmu_edge/project/checklist",),
