@@ -53,6 +53,11 @@ def _weight(layer: Any) -> Tensor | None:
     return made
 
 
+def _in_float32(tensor: Any) -> Tensor | None:
+    """The values of a tensor, or of Brevitas' quantized tensor."""
+    return None if tensor is None else getattr(tensor, "value", tensor).float()
+
+
 class QuantConv2d(qnn.QuantConv2d):  # type: ignore[misc]
     """Convolution with quantized weights."""
 
@@ -64,12 +69,12 @@ class QuantConv2d(qnn.QuantConv2d):  # type: ignore[misc]
         made = None if self._steps_over(x) else integer_conv.convolve(x, weight, self)
         return self._conv_forward(x, weight, self.bias) if made is None else made
 
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _conv_forward(self, x: Any, weight: Any, bias: Any) -> Any:
         # oneDNN leaves parts of such a weight gradient unwritten in bfloat16: whatever memory held before.
         if not x.is_cpu or not self._steps_over(x):
-            return super()._conv_forward(x, weight, bias)  # type: ignore[no-any-return]
+            return super()._conv_forward(x, weight, bias)
         with torch.autocast("cpu", enabled=False):
-            made: Tensor = super()._conv_forward(x.float(), weight.float(), bias)
+            made = super()._conv_forward(*(_in_float32(tensor) for tensor in (x, weight, bias)))
         return made.to(x.dtype)
 
     def _steps_over(self, x: Tensor) -> bool:

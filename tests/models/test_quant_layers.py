@@ -10,14 +10,16 @@ from qmu_edge.models.layers import Layers
 from qmu_edge.recipe import ModelRecipe
 
 
-@pytest.mark.parametrize("weight_bits", [4, "float"])
+@pytest.mark.parametrize(
+    ("weight_bits", "quantizer"), [(4, "learned_step"), (4, "statistics"), ("float", "learned_step")]
+)
 @pytest.mark.parametrize(("side", "stride", "groups"), [(1, 2, 1), (1, 2, 16), (2, 3, 1), (1, 3, 16)])
 def test_a_stride_beyond_the_image_has_the_gradient_of_float32(
-    side: int, stride: int, groups: int, weight_bits: Any
+    side: int, stride: int, groups: int, weight_bits: Any, quantizer: Any
 ) -> None:
     """In bfloat16, the gradient that oneDNN computes for such a weight holds what the memory held before."""
     torch.manual_seed(0)
-    recipe = ModelRecipe(edge_bits=weight_bits)
+    recipe = ModelRecipe(edge_bits=weight_bits, quantizer=quantizer)
     layer: Any = Layers(recipe).conv(16, 16, 3, stride=stride, groups=groups, edge=True)
     initialise_weight_steps(layer)
     x = torch.rand(64, 16, side, side).to(memory_format=torch.channels_last)
