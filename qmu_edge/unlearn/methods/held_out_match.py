@@ -51,8 +51,9 @@ class Params:
         weight_decay: On convolution and classifier weights.
         batch: Images per step, of both sets.
         forget_share: Share of forget images in each batch.
-        views: Augmented views of each forget image that tell hard ones from easy ones, where training has
-            noted nothing.
+        noted: Whether images are hard that training has noted as hard; otherwise those of which the network
+            is least sure.
+        views: Augmented views of each forget image by which that is told, where nothing is noted.
     """
 
     epochs: Count = 10
@@ -61,6 +62,7 @@ class Params:
     weight_decay: NotNegative = 5e-4
     batch: Count = 128
     forget_share: Share = 0.25
+    noted: bool = True
     views: Annotated[int, Field(ge=0)] = 4
 
 
@@ -81,7 +83,7 @@ def ease(
     model: Classifier,
     data: ForgetRetain,
     logits: Float[Tensor, "n k"],
-    views: int,
+    params: Params,
     generator: torch.Generator,
 ) -> Float[Tensor, " n"]:
     """The share of images of the same class that are harder, for each forget image.
@@ -93,10 +95,10 @@ def ease(
     if data.classes:  # their targets do not depend on it
         return torch.zeros(len(labels))
     noted = ease_of(model.difficulty, data.forget, data.retain)
-    if noted is not None:
+    if params.noted and noted is not None:
         return noted
     found = confidence(logits, labels)
-    for _ in range(0 if data.augment == Augment() else views):
+    for _ in range(0 if data.augment == Augment() else params.views):
         found += confidence(predict(model, _view(data.forget, data.augment, generator)), labels)
     return ranked(found, labels)
 
@@ -137,7 +139,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     data.retain.require_some("retain")
     labels = data.forget.labels.cpu()
     logits = predict(model, data.forget)
-    share = ease(model, data, logits, params.views, generator)
+    share = ease(model, data, logits, params, generator)
     logits = possible(logits, labels, data.unretained)
     few = max(1, round(params.forget_share * params.batch))
     sizes = few, max(1, params.batch - few)

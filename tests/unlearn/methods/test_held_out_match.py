@@ -40,7 +40,7 @@ def _data(toy: Toy) -> ForgetRetain:
 
 def test_each_class_is_matched_with_its_own_images(network: Network, toy: Toy) -> None:
     model, data = network(), _data(toy)
-    share = ease(model, data, predict(model, data.forget), 4, torch.Generator())
+    share = ease(model, data, predict(model, data.forget), Params(), torch.Generator())
     odds = unseen_odds(model, data, share)
     unseen = confidence(predict(model, data.validation), data.validation.labels)
     for label in range(3):
@@ -107,24 +107,25 @@ def test_hard_images_are_told_by_several_views_where_training_noted_nothing(
 ) -> None:
     model, data = network(), _data(toy)
     logits, labels = predict(model, data.forget), data.forget.labels
-    alone = ease(model, data, logits, 4, torch.Generator())
+    alone = ease(model, data, logits, Params(), torch.Generator())
     assert torch.equal(alone, ranked(confidence(logits, labels), labels))
     flipped = replace(data, augment=Augment(flip=True))
-    assert not torch.equal(ease(model, flipped, logits, 4, torch.Generator().manual_seed(0)), alone)
+    assert not torch.equal(ease(model, flipped, logits, Params(), torch.Generator().manual_seed(0)), alone)
 
 
 @pytest.mark.parametrize("unknown", [False, True])
 def test_what_training_noted_says_which_images_are_hard(network: Network, toy: Toy, unknown: bool) -> None:
     model, data = network(), _data(toy)
     logits, labels = predict(model, data.forget), data.forget.labels
-    alone = ease(model, data, logits, 4, torch.Generator())
+    alone = ease(model, data, logits, Params(), torch.Generator())
     model.difficulty = torch.arange(60, dtype=torch.uint8).flip(0)  # the first images were the easiest
     if unknown:  # of one image: then nothing is said of any
         model.difficulty[3] = UNKNOWN
-        assert torch.equal(ease(model, data, logits, 4, torch.Generator()), alone)
+        assert torch.equal(ease(model, data, logits, Params(), torch.Generator()), alone)
         return
-    share = ease(model, data, logits, 4, torch.Generator())
+    share = ease(model, data, logits, Params(), torch.Generator())
     assert share.min() > 0.9  # all that is retained was harder
+    assert torch.equal(ease(model, data, logits, Params(noted=False), torch.Generator()), alone)
     odds = unseen_odds(model, data, share)
     unseen = confidence(predict(model, data.validation), data.validation.labels)
     for label in range(3):
@@ -136,5 +137,5 @@ def test_a_class_forgotten_whole_is_not_looked_at(network: Network, toy: Toy) ->
     data = replace(_data(toy), classes=(1,), augment=Augment(flip=True))
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
-    ease(network(), data, torch.zeros(9, 3), 4, generator)
+    ease(network(), data, torch.zeros(9, 3), Params(), generator)
     assert torch.equal(generator.get_state(), before)
