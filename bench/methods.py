@@ -41,6 +41,7 @@ VARIANTS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "qmul, nash": ("qmul", {"weighting": "nash"}),
     "influence, diagonal fisher": ("influence", {"variant": "diagonal_fisher"}),
     "salun, soft": ("salun", {"variant": "soft"}),
+    "held_out_match, by the network": ("held_out_match", {"noted": False}),
     "oeu, entropy": ("oeu", {"loss": "entropy"}),
     "oeu, per tensor": ("oeu", {"projection": "tensor"}),
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -54,9 +54,12 @@ class Classifier(nn.Module):
 
     Attributes:
         recipe, shape, factory: Arguments of `qmu_edge.models.build.build` for a network of the same kind.
+        difficulty: How hard each image of the dataset was to learn, see `qmu_edge.train.difficulty`; None
+            where that is not known.
     """
 
     factory: "Factory | None" = None
+    difficulty: UInt8[Tensor, " N"] | None = None
 
     def __init__(self, recipe: ModelRecipe, shape: Shape) -> None:
         """Store `recipe` and `shape`."""

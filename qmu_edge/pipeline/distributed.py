@@ -173,6 +173,8 @@ def _packed(job: Job) -> bytes:
         "device": data.retain.device.type,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }  # fmt: skip
+    if job.model.difficulty is not None:
+        tensors[checkpoint.DIFFICULTY] = job.model.difficulty[used.cpu()]
     contents = (compact(about), model, job.source or b"", state)
     for name, content in zip(CONTENTS, contents, strict=True):
         tensors[name] = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0)
@@ -204,6 +206,7 @@ def _unpacked(packed: bytes, state: Path) -> tuple[Job, bool]:
         network = build(recipe, Shape(**about["shape"]), train.seed, factory)
     else:
         network = checkpoint.loads(model, "the network of a job", recipe, factory)[0]
+    network.difficulty = tensors.get(checkpoint.DIFFICULTY)
     job = Job(
         method=about["method"], model=network.to(device), data=data, given=about["given"], train=train,
         seed=about["seed"], source=source,

@@ -1,5 +1,7 @@
 """Checkpoints: latent weights and quantizer state as safetensors, with what is needed to rebuild the network.
 
+Beside the network stands how hard each image of the dataset was to learn, where training noted it.
+
 A checkpoint is one file without pickle, with the same bytes for the same network. The header entry `qmu_edge`
 is JSON in the encoding of stored objects: the model section of the recipe, channels and classes,
 normalisation, class names, image size, and the origin of the network (its parent's digest and the method).
@@ -23,6 +25,7 @@ from qmu_edge.recipe import ModelRecipe
 FORMAT = 1
 MAX_CHANNELS = 64
 MAX_HEADER = 1 << 24  # bytes
+DIFFICULTY = "difficulty"  # the tensor that is no part of the network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,8 @@ def dumps(model: Classifier, origin: Origin) -> bytes:
         UnlearnError: A weight is NaN or infinite.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if model.difficulty is not None:
+        tensors[DIFFICULTY] = model.difficulty
     _require_finite(tensors, UnlearnError("the network holds weights that are not finite"))
     header = {
         "format": FORMAT,
@@ -100,12 +105,21 @@ def loads(
     try:
         tensors = load_tensors(data)
         model = build(recipe, shape, seed=0, factory=factory)
+        model.difficulty = _difficulty(tensors.pop(DIFFICULTY, None), source)
         model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         first = str(error).partition("\n")[0][:200]
         raise IntegrityError(f"{source}: its tensors do not fit its header: {first}") from None
     _require_finite(tensors, IntegrityError(f"{source}: holds weights that are not finite"))
     return model.eval(), origin
+
+
+def _difficulty(stored: torch.Tensor | None, source: str) -> torch.Tensor | None:
+    """What is stored beside the network, where that is a byte for each image."""
+    if stored is not None and (stored.dtype != torch.uint8 or stored.dim() != 1):
+        what = f"{stored.dtype} {tuple(stored.shape)}"
+        raise IntegrityError(f"{source}: {DIFFICULTY} is {what}, allowed is one uint8 for each image")
+    return stored
 
 
 def _header(data: bytes, source: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from qmu_edge.models.calibration import calibrate, calibration_batches
 from qmu_edge.recipe import TrainRecipe
 from qmu_edge.runtime.malloc import kept_memory
 from qmu_edge.train.batches import Augment, Samples
+from qmu_edge.train.difficulty import Difficulty
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch
 
 SAVE_EVERY_S: Final = 20.0
@@ -36,6 +37,8 @@ def fit(
     resume: Path | None = None,
 ) -> nn.Module:
     """Train a freshly built network, from calibration to the end of its schedule.
+
+    How hard each image was early on is noted in the network's `difficulty`.
 
     Args:
         model: On the device of the samples.
@@ -69,12 +72,15 @@ def fit(
     first = _continue(descent, state) if state else 0
     if first == 0:
         calibrate_on(model, samples, recipe.batch, generator, augment)
-    saved = time.monotonic()
+    early, saved = Difficulty(samples, recipe.epochs), time.monotonic()
     with kept_memory(samples.device):
         for epoch in range(first, recipe.epochs):
             model.train()
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
-            descent.epoch(cross_entropy(model), samples.batches(recipe.batch, generator, augment))
+            loss = early.watched(model) if epoch == early.epoch else cross_entropy(model)
+            descent.epoch(loss, samples.batches(recipe.batch, generator, augment))
+            if epoch == early.epoch:
+                model.difficulty = early.noted()
             if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
                 _save(descent, generator, run, epoch + 1, resume)
                 saved = time.monotonic()
@@ -120,6 +126,8 @@ def _save(descent: Descent, generator: torch.Generator, run: Tensor, epoch: int,
         momentum = descent.optimizer.state[parameter].get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum.{number}"] = momentum.contiguous()
+    if descent.model.difficulty is not None:
+        tensors["difficulty"] = descent.model.difficulty
     tensors["generator"] = generator.get_state()
     tensors["epoch"] = torch.tensor([epoch, descent.schedule.last_epoch])
     tensors["run"] = run
@@ -151,6 +159,8 @@ def _restore(
         return {}  # a damaged state, or one of another network: start from the beginning
     device = next(model.parameters()).device
     model.load_state_dict(weights)
+    if "difficulty" in tensors:
+        model.difficulty = tensors["difficulty"]
     model.to(device)  # the new parameters are on the CPU
     return tensors
 

@@ -18,6 +18,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Recipe, TrainRecipe
 from qmu_edge.runtime.malloc import kept_memory
 from qmu_edge.train.batches import ForgetRetain
+from qmu_edge.train.difficulty import without
 from qmu_edge.unlearn.method import Method
 from qmu_edge.unlearn.methods import (
     bad_teacher,
@@ -104,8 +105,12 @@ def apply(
     data.forget.require_some("forget")
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
     method(name).check(model, data, params)
+    difficulty = model.difficulty
     with kept_memory(data.retain.device):
         changed = method(name).run(model, data, params, generator)
+    changed.difficulty = without(
+        difficulty if changed.difficulty is None else changed.difficulty, data.forget
+    )
     for parameter in changed.parameters():
         parameter.requires_grad_(True)  # a method may have frozen some
     return changed.eval()

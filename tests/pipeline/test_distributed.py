@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from qmu_edge.errors import IntegrityError
 from qmu_edge.pipeline.distributed import TRAINING, _packed, _unpacked
+from qmu_edge.train.difficulty import ease_of
 from tests.pipeline import ranks
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +118,18 @@ def test_a_job_that_was_damaged_on_its_way_is_refused(tmp_path: Path, content: b
     packed["about"] = torch.tensor([*content], dtype=torch.uint8)
     with pytest.raises(IntegrityError, match=r"^a job is not "):
         _unpacked(save(packed), tmp_path / "state")
+
+
+def test_a_job_says_how_hard_its_own_images_are(tmp_path: Path) -> None:
+    """The other processes get only the images that the job needs, under other positions."""
+    job = ranks.job("held_out_match", SMOOTH, {})
+    few = replace(job.data, retain=job.data.retain.take(torch.arange(5, 30)))
+    job.model.difficulty = torch.arange(45, dtype=torch.uint8).flip(0)
+    theirs, _ = _unpacked(_packed(replace(job, data=few)), tmp_path / "state")
+    assert len(theirs.data.forget.pool) == 35
+    wanted = ease_of(job.model.difficulty, few.forget, few.retain)
+    found = ease_of(theirs.model.difficulty, theirs.data.forget, theirs.data.retain)
+    assert wanted is not None and found is not None and torch.equal(found, wanted)
 
 
 @pytest.fixture

@@ -99,6 +99,8 @@ def test_killed_run_ends_where_an_uninterrupted_one_does(
     resumed = _fit(samples, resume=state, **model)
     assert len(passes) == 1  # neither the first epoch nor the calibration again
     assert _same(whole, resumed)
+    assert whole.difficulty is not None and resumed.difficulty is not None  # noted before it was killed
+    assert torch.equal(whole.difficulty, resumed.difficulty)
     assert not state.exists()
 
 

@@ -1,12 +1,13 @@
 """Held-out matching: train forget images towards the distribution of confidences on unseen images.
 
 A network is less confident, and more often wrong, on unseen images than on training images; validation images
-tell how much. Forget images are ranked by the confidence of the original network, and the quantiles of the
-confidence on validation images of the same class are assigned in that order. The remaining probability is
-distributed over the other classes in proportion to the original's predictions. Confidences on validation
-images are measured again before every epoch, because they change with the network, and the released network
-must not tell forget images from unseen ones. Training towards these targets converges where both
-distributions agree, so it cannot overshoot. Classes that are forgotten whole get probability 0.
+tell how much. Forget images get the quantiles of the confidence on validation images of the same class: hard
+images the low ones, easy images the high ones. How hard an image is was noted early in the training (see
+`qmu_edge.train.difficulty`): a trained network is sure of every image, even under a wrong label. The rest of
+the probability is distributed over the other classes in proportion to the original's predictions. Confidences
+on validation images are measured again before every epoch, because they change with the network, and the
+released network must not tell forget images from unseen ones. Training towards these targets converges where
+both distributions agree, so it cannot overshoot. Classes that are forgotten whole get probability 0.
 
 Batch-norm statistics are updated on both sets, and re-estimated from retain images at re-quantization.
 
@@ -32,6 +33,7 @@ from qmu_edge.models.calibration import clamp_through
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import Augment, ForgetRetain, Pair, Samples, sent
+from qmu_edge.train.difficulty import confidence, ease_of, ranked
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization
 from qmu_edge.unlearn.method import Method, Momentum, Share, validation_for_samples
@@ -49,7 +51,9 @@ class Params:
         weight_decay: On convolution and classifier weights.
         batch: Images per step, of both sets.
         forget_share: Share of forget images in each batch.
-        views: Augmented views of each forget image by which hard images are distinguished from easy ones.
+        noted: Whether images are hard that training has noted as hard; otherwise those of which the network
+            is least sure.
+        views: Augmented views of each forget image by which that is told, where nothing is noted.
     """
 
     epochs: Count = 10
@@ -58,27 +62,8 @@ class Params:
     weight_decay: NotNegative = 5e-4
     batch: Count = 128
     forget_share: Share = 0.25
+    noted: bool = True
     views: Annotated[int, Field(ge=0)] = 4
-
-
-def confidence(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Log-odds of the true class; above 0 it has more than half of the probability.
-
-    >>> confidence(torch.tensor([[2.0, 0.0, -torch.inf]]), torch.tensor([0]))
-    tensor([2.])
-    """
-    true = F.one_hot(labels, logits.shape[1]).bool()
-    return logits[true] - logits.masked_fill(true, -torch.inf).logsumexp(1)
-
-
-def matched(forget: Float[Tensor, " n"], unseen: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    """The quantiles of `unseen`, in the rank order of `forget`.
-
-    >>> matched(torch.tensor([9.0, 7.0, 8.0]), torch.tensor([5.0, -1.0, 2.0]))
-    tensor([ 5., -1.,  2.])
-    """
-    n = len(forget)
-    return unseen.quantile((forget.argsort().argsort() + 0.5) / n, interpolation="nearest")
 
 
 def targets(
@@ -94,40 +79,47 @@ def targets(
     return torch.where(true, odds.sigmoid()[:, None], (-odds).sigmoid()[:, None] * others)
 
 
-def hardness(
+def ease(
     model: Classifier,
     data: ForgetRetain,
     logits: Float[Tensor, "n k"],
-    views: int,
+    params: Params,
     generator: torch.Generator,
 ) -> Float[Tensor, " n"]:
-    """Confidence on each forget image, summed over the image (`logits`) and augmented views; small is hard.
+    """The share of images of the same class that are harder, for each forget image.
 
-    Without augmentation, and where classes are forgotten whole, no views are computed.
+    Training has noted it. Without its notes, forget images are compared with each other only, by the
+    confidence on the image (`logits`) and on augmented views; where nothing is augmented, there are no views.
     """
     labels = data.forget.labels.cpu()
+    if data.classes:  # their targets do not depend on it
+        return torch.zeros(len(labels))
+    noted = ease_of(model.difficulty, data.forget, data.retain)
+    if params.noted and noted is not None:
+        return noted
     found = confidence(logits, labels)
-    for _ in range(0 if data.classes or data.augment == Augment() else views):
+    for _ in range(0 if data.augment == Augment() else params.views):
         found += confidence(predict(model, _view(data.forget, data.augment, generator)), labels)
-    return found
+    return ranked(found, labels)
 
 
-def unseen_odds(model: Classifier, data: ForgetRetain, ranks: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+def unseen_odds(model: Classifier, data: ForgetRetain, share: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Target confidence of each forget image: a quantile of those on validation images of its class.
 
     Args:
         model: The network whose confidences on validation images are measured.
         data: Forget and validation set; for classes that are forgotten whole the target is -inf.
-        ranks: `hardness` of the forget images.
+        share: Which quantile, see `ease`.
     """
-    labels, odds = data.forget.labels.cpu(), torch.full((len(ranks),), -torch.inf)
+    labels, odds = data.forget.labels.cpu(), torch.full((len(share),), -torch.inf)
     if data.classes:
         return odds
     known = data.validation.labels.cpu()
     unseen = confidence(predict(model, data.validation), known)
     for label in set(labels.tolist()):
         ours, theirs = labels == label, known == label
-        odds[ours] = matched(ranks[ours], unseen[theirs] if theirs.any() else unseen)
+        same = unseen[theirs] if theirs.any() else unseen
+        odds[ours] = same.quantile(share[ours], interpolation="nearest")
     return odds
 
 
@@ -147,7 +139,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     data.retain.require_some("retain")
     labels = data.forget.labels.cpu()
     logits = predict(model, data.forget)
-    ranks = hardness(model, data, logits, params.views, generator)
+    share = ease(model, data, logits, params, generator)
     logits = possible(logits, labels, data.unretained)
     few = max(1, round(params.forget_share * params.batch))
     sizes = few, max(1, params.batch - few)
@@ -163,7 +155,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
     data.progress.start("held_out_match", params.epochs * steps * params.batch)
     for _ in range(params.epochs):
-        odds = unseen_odds(model, data, ranks)
+        odds = unseen_odds(model, data, share)
         wanted = targets(logits, labels, odds).to(data.forget.device)
         model.train()
         batches = pairs(data.forget, data.retain, sizes, generator, data.augment)

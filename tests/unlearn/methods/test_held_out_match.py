@@ -6,49 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import Augment, ForgetRetain, Samples
+from qmu_edge.train.difficulty import UNKNOWN, confidence, ranked
 from qmu_edge.train.fit import accuracy, predict
 from qmu_edge.unlearn.methods import held_out_match
-from qmu_edge.unlearn.methods.held_out_match import (
-    Params,
-    confidence,
-    hardness,
-    matched,
-    targets,
-    unseen_odds,
-)
+from qmu_edge.unlearn.methods.held_out_match import Params, ease, targets, unseen_odds
 from qmu_edge.unlearn.registry import apply
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
-FLOATS = st.floats(-20, 20, width=32)
-
-
-@given(st.lists(FLOATS, min_size=3, max_size=3), st.integers(0, 2))
-def test_confidence_is_the_log_odds(logits: list[float], label: int) -> None:
-    (found,) = confidence(torch.tensor([logits]).double(), torch.tensor([label])).tolist()
-    total = sum(math.exp(z) for z in logits)
-    p = math.exp(logits[label]) / total
-    rest = sum(math.exp(z) for k, z in enumerate(logits) if k != label) / total
-    assert found == pytest.approx(math.log(p) - math.log(rest), abs=1e-9)
-
-
-@settings(deadline=None)
-@given(st.lists(FLOATS, min_size=1, max_size=30, unique=True), st.lists(FLOATS, min_size=1, max_size=30))
-def test_matching_keeps_the_order_and_takes_the_distribution(
-    forget: list[float], unseen: list[float]
-) -> None:
-    found = matched(torch.tensor(forget), torch.tensor(unseen)).tolist()
-    assert set(found) <= set(torch.tensor(unseen).tolist())
-    in_order = [f for _, f in sorted(zip(forget, found, strict=True))]
-    assert in_order == sorted(in_order)
-    if len(forget) == len(unseen):
-        assert in_order == sorted(torch.tensor(unseen).tolist())
 
 
 def test_targets_have_these_odds_and_share_the_rest_as_the_original() -> None:
@@ -71,15 +40,15 @@ def _data(toy: Toy) -> ForgetRetain:
 
 def test_each_class_is_matched_with_its_own_images(network: Network, toy: Toy) -> None:
     model, data = network(), _data(toy)
-    ranks = hardness(model, data, predict(model, data.forget), 4, torch.Generator())
-    odds = unseen_odds(model, data, ranks)
+    share = ease(model, data, predict(model, data.forget), Params(), torch.Generator())
+    odds = unseen_odds(model, data, share)
     unseen = confidence(predict(model, data.validation), data.validation.labels)
     for label in range(3):
         ours, theirs = data.forget.labels == label, data.validation.labels == label
         assert set(odds[ours].tolist()) <= set(unseen[theirs].tolist())
     # A class of which nothing was held out takes the confidences of all.
     some = replace(data, validation=data.validation.take(torch.nonzero(data.validation.labels < 2)[:, 0]))
-    odds = unseen_odds(model, some, ranks)
+    odds = unseen_odds(model, some, share)
     left = unseen[data.validation.labels < 2]
     assert set(odds[data.forget.labels == 2].tolist()) <= set(left.tolist())
 
@@ -111,7 +80,7 @@ def test_confidences_of_forget_images_move_to_those_of_unseen_ones(
 ) -> None:
     """Whatever the targets are: here, that every forget image is taken for another class."""
     data = _data(toy)
-    monkeypatch.setattr(held_out_match, "unseen_odds", lambda model, data, ranks: torch.full((9,), -3.0))
+    monkeypatch.setattr(held_out_match, "unseen_odds", lambda model, data, share: torch.full((9,), -3.0))
     params = Params(epochs=30, batch=12, lr=0.1)
     result = apply("held_out_match", network(), data, params, torch.Generator().manual_seed(0))
     forget = confidence(predict(result, data.forget), data.forget.labels)
@@ -124,29 +93,49 @@ def test_every_epoch_matches_the_network_as_it_is_by_then(
 ) -> None:
     seen: list[float] = []
 
-    def odds(model: Classifier, data: ForgetRetain, ranks: torch.Tensor) -> torch.Tensor:
+    def odds(model: Classifier, data: ForgetRetain, share: torch.Tensor) -> torch.Tensor:
         seen.append(float(predict(model, data.validation).sum()))
-        return torch.zeros(len(ranks))
+        return torch.zeros(len(share))
 
     monkeypatch.setattr(held_out_match, "unseen_odds", odds)
     apply("held_out_match", network(), _data(toy), Params(epochs=3, batch=12), torch.Generator())
     assert len(set(seen)) == 3
 
 
-def test_hard_images_are_told_by_several_views(network: Network, toy: Toy) -> None:
+def test_hard_images_are_told_by_several_views_where_training_noted_nothing(
+    network: Network, toy: Toy
+) -> None:
     model, data = network(), _data(toy)
-    logits = predict(model, data.forget)
-    alone = hardness(model, data, logits, 4, torch.Generator())
-    torch.testing.assert_close(alone, confidence(logits, data.forget.labels))
+    logits, labels = predict(model, data.forget), data.forget.labels
+    alone = ease(model, data, logits, Params(), torch.Generator())
+    assert torch.equal(alone, ranked(confidence(logits, labels), labels))
     flipped = replace(data, augment=Augment(flip=True))
-    assert not torch.equal(hardness(model, flipped, logits, 4, torch.Generator().manual_seed(0)), alone * 5)
+    assert not torch.equal(ease(model, flipped, logits, Params(), torch.Generator().manual_seed(0)), alone)
 
 
-def test_a_class_forgotten_whole_is_looked_at_once(network: Network, toy: Toy) -> None:
-    model, data = network(), replace(_data(toy), classes=(1,), augment=Augment(flip=True))
-    logits, generator = predict(model, data.forget), torch.Generator().manual_seed(0)
+@pytest.mark.parametrize("unknown", [False, True])
+def test_what_training_noted_says_which_images_are_hard(network: Network, toy: Toy, unknown: bool) -> None:
+    model, data = network(), _data(toy)
+    logits, labels = predict(model, data.forget), data.forget.labels
+    alone = ease(model, data, logits, Params(), torch.Generator())
+    model.difficulty = torch.arange(60, dtype=torch.uint8).flip(0)  # the first images were the easiest
+    if unknown:  # of one image: then nothing is said of any
+        model.difficulty[3] = UNKNOWN
+        assert torch.equal(ease(model, data, logits, Params(), torch.Generator()), alone)
+        return
+    share = ease(model, data, logits, Params(), torch.Generator())
+    assert share.min() > 0.9  # all that is retained was harder
+    assert torch.equal(ease(model, data, logits, Params(noted=False), torch.Generator()), alone)
+    odds = unseen_odds(model, data, share)
+    unseen = confidence(predict(model, data.validation), data.validation.labels)
+    for label in range(3):
+        best = unseen[data.validation.labels == label].quantile(0.9)
+        assert (odds[labels == label] >= best).all()
+
+
+def test_a_class_forgotten_whole_is_not_looked_at(network: Network, toy: Toy) -> None:
+    data = replace(_data(toy), classes=(1,), augment=Augment(flip=True))
+    generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
-    torch.testing.assert_close(
-        hardness(model, data, logits, 4, generator), confidence(logits, data.forget.labels)
-    )
+    ease(network(), data, torch.zeros(9, 3), Params(), generator)
     assert torch.equal(generator.get_state(), before)

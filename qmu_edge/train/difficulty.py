@@ -1,0 +1,117 @@
+"""How hard each training image is: what the network thought of it early, before it knew it by heart.
+
+A network that knows an image by heart is sure of it, however hard it was. In the first quarter of a training,
+the logits by which a step is taken are those of an image that the network has seen a few times only. Their
+log-odds are kept, as a rank within the class: one byte for each image. A method that gives forgotten images
+the confidences of unseen ones then knows which of them would be the hard ones.
+
+Source: the area under the margin, arXiv:2001.10528, finds mislabelled images the same way. Differs: log-odds
+    in place of the margin to the next logit, of one epoch, and ranks.
+Shapes: n training images, N images of the dataset, b images of a batch, k classes.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from qmu_edge.train.batches import Batch, Samples, sent
+
+UNKNOWN: Final = 255  # of images that the network was not trained on
+EASIEST: Final = 254  # and 0 the hardest
+
+
+def confidence(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Log-odds of the true class; above 0 it has more than half of the probability.
+
+    >>> confidence(torch.tensor([[2.0, 0.0, -torch.inf]]), torch.tensor([0]))
+    tensor([2.])
+    """
+    true = F.one_hot(labels, logits.shape[1]).bool()
+    return logits[true] - logits.masked_fill(true, -torch.inf).logsumexp(1)
+
+
+def ranked(confidences: Float[Tensor, " n"], labels: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The share of images of the same class with a smaller confidence, half of the image itself included.
+
+    >>> ranked(torch.tensor([5.0, -1.0, 2.0, 7.0]), torch.tensor([0, 0, 0, 1]))
+    tensor([0.8333, 0.1667, 0.5000, 0.5000])
+    """
+    found = torch.empty(len(labels))
+    for label in set(labels.tolist()):
+        of = labels == label
+        found[of] = (confidences[of].argsort(stable=True).argsort(stable=True) + 0.5) / of.sum()
+    return found
+
+
+def harder(own: UInt8[Tensor, " n"], among: UInt8[Tensor, " m"]) -> Float[Tensor, " n"]:
+    """The share of other images that are harder, strictly between 0 and 1, by the bytes of both.
+
+    >>> harder(torch.tensor([9, 0], dtype=torch.uint8), torch.tensor([1, 2, 9], dtype=torch.uint8))
+    tensor([0.7500, 0.1250])
+    """
+    known, wanted = among.sort().values.int(), own.int()
+    below, upto = (torch.searchsorted(known, wanted, right=right) for right in (False, True))
+    return (below + upto + 1) / (2 * len(among) + 2)
+
+
+def without(difficulty: UInt8[Tensor, " N"] | None, gone: Samples) -> UInt8[Tensor, " N"] | None:
+    """The same, with nothing known of the images that are gone."""
+    if difficulty is None:
+        return None
+    known = difficulty.clone()
+    known[gone.index.cpu()] = UNKNOWN
+    return known
+
+
+def ease_of(
+    difficulty: UInt8[Tensor, " N"] | None, images: Samples, among: Samples
+) -> Float[Tensor, " n"] | None:
+    """The share of the images `among` of the same class that are harder, for each of `images`.
+
+    Returns:
+        None where the difficulty of an image is not known, or of no image of its class.
+    """
+    if difficulty is None or len(difficulty) != len(images.pool):
+        return None
+    own, others = difficulty[images.index.cpu()], difficulty[among.index.cpu()]
+    labels, classes = images.labels.cpu(), among.labels.cpu()
+    found = torch.empty(len(own))
+    for label in set(labels.tolist()):
+        of = labels == label
+        known = others[(classes == label) & (others != UNKNOWN)]
+        if not len(known) or (own[of] == UNKNOWN).any():
+            return None
+        found[of] = harder(own[of], known)
+    return found
+
+
+class Difficulty:
+    """What the network thinks of each image when it sees it in one epoch of its training."""
+
+    def __init__(self, samples: Samples, epochs: int) -> None:
+        """Watch the epoch that ends the first quarter of a training of `epochs` epochs."""
+        self.epoch = min(epochs - 1, round(epochs / 4))
+        self._samples = samples
+        self._seen = torch.zeros(len(samples), device=samples.device)
+
+    def watched(self, model: nn.Module) -> Callable[[Batch], Tensor]:
+        """The cross-entropy as a loss function, which notes the log-odds that it is computed from."""
+
+        def loss(batch: Batch) -> Tensor:
+            logits = model(batch.images)
+            at = sent(batch.positions, self._seen.device)
+            self._seen[at] = confidence(logits.detach().float(), batch.labels)
+            return F.cross_entropy(logits, batch.labels)
+
+        return loss
+
+    def noted(self) -> UInt8[Tensor, " N"]:
+        """Ranks of what was seen, for all images of the dataset that the samples were chosen from."""
+        known = torch.full((len(self._samples.pool),), UNKNOWN, dtype=torch.uint8)
+        share = ranked(self._seen.cpu(), self._samples.labels.cpu())
+        known[self._samples.index.cpu()] = (share * EASIEST).round().to(torch.uint8)
+        return known
