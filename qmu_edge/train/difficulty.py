@@ -1,12 +1,12 @@
 """How hard each training image is: what the network thought of it early, before it knew it by heart.
 
 A network that knows an image by heart is sure of it, however hard it was. In the first quarter of a training,
-the logits by which a step is taken are those of an image that the network has seen a few times only. Their
-log-odds are kept, as a rank within the class: one byte for each image. A method that gives forgotten images
-the confidences of unseen ones then knows which of them would be the hard ones.
+the logits by which a step is taken are those of an image that the network has seen a few times only. The mean
+of their log-odds is kept, as a rank within the class: one byte for each image. A method that gives forgotten
+images the confidences of unseen ones then knows which of them would be the hard ones.
 
 Source: the area under the margin, arXiv:2001.10528, finds mislabelled images the same way. Differs: log-odds
-    in place of the margin to the next logit, of one epoch, and ranks.
+    in place of the margin to the next logit, of the first quarter of the epochs, and ranks.
 Shapes: n training images, N images of the dataset, b images of a batch, k classes.
 """
 
@@ -90,28 +90,34 @@ def ease_of(
 
 
 class Difficulty:
-    """What the network thinks of each image when it sees it in one epoch of its training."""
+    """What the network thinks of each image in the passes of the first quarter of its training.
+
+    Attributes:
+        epochs: Those in which it is asked: from the second on, because in the first it knows nothing.
+        sums: Log-odds of each image in those that are over, float32 (n,), on the device of the samples.
+    """
 
     def __init__(self, samples: Samples, epochs: int) -> None:
-        """Watch the epoch that ends the first quarter of a training of `epochs` epochs."""
-        self.epoch = min(epochs - 1, round(epochs / 4))
+        """Of a training of so many epochs on `samples`."""
+        last = round(epochs / 4)
+        self.epochs = range(min(1, last), last + 1)
+        self.sums = torch.zeros(len(samples), device=samples.device)
         self._samples = samples
-        self._seen = torch.zeros(len(samples), device=samples.device)
 
     def watched(self, model: nn.Module) -> Callable[[Batch], Tensor]:
-        """The cross-entropy as a loss function, which notes the log-odds that it is computed from."""
+        """The cross-entropy as a loss function, which adds the log-odds that it is computed from."""
 
         def loss(batch: Batch) -> Tensor:
             logits = model(batch.images)
-            at = sent(batch.positions, self._seen.device)
-            self._seen[at] = confidence(logits.detach().float(), batch.labels)
+            at = sent(batch.positions, self.sums.device)
+            self.sums[at] += confidence(logits.detach().float(), batch.labels)
             return F.cross_entropy(logits, batch.labels)
 
         return loss
 
     def noted(self) -> UInt8[Tensor, " N"]:
-        """Ranks of what was seen, for all images of the dataset that the samples were chosen from."""
+        """Ranks of the sums, for all images of the dataset that the samples were chosen from."""
         known = torch.full((len(self._samples.pool),), UNKNOWN, dtype=torch.uint8)
-        share = ranked(self._seen.cpu(), self._samples.labels.cpu())
+        share = ranked(self.sums.cpu(), self._samples.labels.cpu())
         known[self._samples.index.cpu()] = (share * EASIEST).round().to(torch.uint8)
         return known

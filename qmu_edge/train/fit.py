@@ -66,25 +66,27 @@ def fit(
     )  # fmt: skip
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = _identity(samples, recipe, augment)
-    state = _restore(model, generator, run, resume)
+    state = _restore(model, generator, run, len(samples), resume)
     descent = Descent(model, settings, recipe.epochs * per_epoch, progress)
     progress.start(label, recipe.epochs * len(samples))
     first = _continue(descent, state) if state else 0
+    early = Difficulty(samples, recipe.epochs)
+    if state:
+        early.sums.copy_(state["difficulty"])
     if first == 0:
         calibrate_on(model, samples, recipe.batch, generator, augment)
-    early, saved = Difficulty(samples, recipe.epochs), time.monotonic()
+    saved = time.monotonic()
     with kept_memory(samples.device):
         for epoch in range(first, recipe.epochs):
             model.train()
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
-            loss = early.watched(model) if epoch == early.epoch else cross_entropy(model)
+            loss = early.watched(model) if epoch in early.epochs else cross_entropy(model)
             descent.epoch(loss, samples.batches(recipe.batch, generator, augment))
-            if epoch == early.epoch:
-                model.difficulty = early.noted()
             if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
-                _save(descent, generator, run, epoch + 1, resume)
+                _save(descent, generator, run, epoch + 1, early.sums, resume)
                 saved = time.monotonic()
     progress.finish()
+    model.difficulty = early.noted()
     if resume is not None:
         resume.unlink(missing_ok=True)
     return model.eval()
@@ -120,14 +122,15 @@ def _identity(samples: Samples, recipe: TrainRecipe, augment: Augment) -> Tensor
     return torch.tensor(list(digest), dtype=torch.uint8)
 
 
-def _save(descent: Descent, generator: torch.Generator, run: Tensor, epoch: int, path: Path) -> None:
+def _save(
+    descent: Descent, generator: torch.Generator, run: Tensor, epoch: int, difficulty: Tensor, path: Path
+) -> None:
     tensors = {f"model.{k}": v.contiguous() for k, v in descent.model.state_dict().items()}
     for number, parameter in enumerate(descent.parameters):
         momentum = descent.optimizer.state[parameter].get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum.{number}"] = momentum.contiguous()
-    if descent.model.difficulty is not None:
-        tensors["difficulty"] = descent.model.difficulty
+    tensors["difficulty"] = difficulty
     tensors["generator"] = generator.get_state()
     tensors["epoch"] = torch.tensor([epoch, descent.schedule.last_epoch])
     tensors["run"] = run
@@ -136,7 +139,7 @@ def _save(descent: Descent, generator: torch.Generator, run: Tensor, epoch: int,
 
 
 def _restore(
-    model: nn.Module, generator: torch.Generator, run: Tensor, path: Path | None
+    model: nn.Module, generator: torch.Generator, run: Tensor, images: int, path: Path | None
 ) -> dict[str, Tensor]:
     """Load a saved state of the same run into `model` and `generator`; returns it, or {} without one.
 
@@ -154,13 +157,13 @@ def _restore(
         copy.deepcopy(model).load_state_dict(weights)
         if not torch.equal(tensors["run"], run) or tensors["epoch"].shape != (2,):
             return {}
+        if tensors["difficulty"].shape != (images,):
+            return {}
         generator.set_state(tensors["generator"])
     except (SafetensorError, KeyError, RuntimeError, ValueError, TypeError):
         return {}  # a damaged state, or one of another network: start from the beginning
     device = next(model.parameters()).device
     model.load_state_dict(weights)
-    if "difficulty" in tensors:
-        model.difficulty = tensors["difficulty"]
     model.to(device)  # the new parameters are on the CPU
     return tensors
 

@@ -14,7 +14,16 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import TrainRecipe
 from qmu_edge.train import checkpoint
 from qmu_edge.train.batches import Augment, ForgetRetain, Samples
-from qmu_edge.train.difficulty import EASIEST, UNKNOWN, confidence, ease_of, harder, ranked, without
+from qmu_edge.train.difficulty import (
+    EASIEST,
+    UNKNOWN,
+    Difficulty,
+    confidence,
+    ease_of,
+    harder,
+    ranked,
+    without,
+)
 from qmu_edge.train.fit import fit
 from qmu_edge.unlearn.registry import apply, parameters
 
@@ -60,7 +69,14 @@ def _trained(network: Network, samples: Samples, resume: Path | None = None) -> 
     return model
 
 
-def test_training_notes_what_it_thinks_of_each_image_after_a_quarter(network: Network, toy: Toy) -> None:
+@pytest.mark.parametrize(
+    ("epochs", "asked"), [(1, [0]), (2, [0]), (4, [1]), (12, [1, 2, 3]), (30, [*range(1, 9)])]
+)
+def test_the_first_quarter_is_asked(toy: Toy, epochs: int, asked: list[int]) -> None:
+    assert [*Difficulty(toy(3), epochs).epochs] == asked
+
+
+def test_training_notes_what_it_thinks_of_each_image(network: Network, toy: Toy) -> None:
     everything = toy(60)
     labels = everything.labels.clone()
     labels[:10] = (labels[:10] + 1) % 3  # wrong ones are the hardest to learn
