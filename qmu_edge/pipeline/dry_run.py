@@ -88,7 +88,7 @@ def _shown(planned: Plan, index: SampleIndex, ledger: Ledger, policy: PolicyReci
         "counts": split.counts(), "classes": _by_class(index, split),
         "share": len(split.forget) / max(1, ledger.training_images()),
         "limits": limits, "verdict": str(planned.foreseen) if planned.foreseen else None,
-        "split": split.digest(), "dry_run": True,
+        "dry_run": True,
     }  # fmt: skip
 
 

@@ -8,8 +8,8 @@ open request needs, every receipt, the ledger. A receipt can therefore be verifi
 What people have left: the decoded images of deleted samples become zeros in the cache, and the pseudonyms of
 their subjects become empty in the sample index. Ids and content digests of the samples stay, in tombstones,
 because without them the same images could be brought back unnoticed; but no row says any more which request
-they are of, and the key of the request's digest is gone, so that the digest confirms no guess at the person.
-`store/README.md` says what digests of sample positions still tell whoever has a list of people.
+they are of, and the keys and salts of a request's digests are gone, so that none confirms a guess at the
+person. `store/README.md` says what still can be guessed.
 
 Trap: removing a file does not overwrite the disk's blocks, and nothing here reaches outside the folder.
 """

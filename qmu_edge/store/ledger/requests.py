@@ -233,6 +233,14 @@ class RequestLedger(ChainedFile):
         rows = self.rows(query, step, Status.DONE, State.COMPLETED)
         return {request_id: self._parsed(detail) for request_id, detail in rows}
 
+    def deleting(self) -> list[int]:
+        """Numbers of the requests whose samples nothing is trained on: barred, or open and looked up."""
+        query = """SELECT DISTINCT r.seq FROM requests r JOIN steps s USING (request_id)
+            WHERE s.run = '' AND s.status = ? AND (s.step = ? OR s.step = ? AND r.state != ?)
+            ORDER BY r.seq"""
+        rows = self.rows(query, Status.DONE, Step.TOMBSTONED, Step.RESOLVED, State.COMPLETED)
+        return [seq for (seq,) in rows]
+
     def add_tombstones(self, request_id: str, sample_ids: Sequence[str], digests: Sequence[str]) -> int:
         """Bar samples, by id and by content digest, for good; the ones barred already stay.
 
