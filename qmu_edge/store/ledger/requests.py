@@ -11,6 +11,7 @@ of its own, in `meta` until the request is purged: with it, a guess at the docum
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Any, ClassVar, Final
 
 from qmu_edge.errors import LedgerError, RequestError
@@ -302,7 +303,9 @@ class RequestLedger(ChainedFile):
         try:
             values["state"] = State(values["state"])
             values["outcome"] = None if values["outcome"] is None else Outcome(values["outcome"])
-        except ValueError as error:
+            for name in ("received", "due", "extended"):
+                _require_time(values[name])
+        except (ValueError, TypeError) as error:
             raise LedgerError(f"ledger {self.path}: request {values['seq']}: {error}") from error
         return RequestRow(**values)
 
@@ -353,3 +356,9 @@ class RequestLedger(ChainedFile):
         request = self._known(request_id).digest
         (row,) = self._steps(_ONE_STEP, request_id, run, step)
         self.append("step", row.seq, request=request, run=run, step=step, status=row.status)
+
+
+def _require_time(text: Any) -> None:
+    """Raise ValueError, or TypeError, unless it is None or a moment that can be counted from."""
+    if text is not None and datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone")
