@@ -109,7 +109,7 @@ class TrainRecipe(_Section):
 
     Attributes:
         epochs: Passes over the training images.
-        batch: Images per step.
+        batch: Images per step, at least 2; where one would be left alone, a step takes it too.
         lr: Highest learning rate, reached after `warmup` epochs.
         warmup: Epochs of linear warm-up.
         momentum, weight_decay: Of SGD; decay acts on weights only, never on steps or batch-norm; and
