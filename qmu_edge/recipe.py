@@ -171,6 +171,8 @@ class PolicyRecipe(_Section):
         approval_above_total: So does every request that brings all deletions together above this share.
         retrain_above: When a larger share of the training images was deleted since the network was last
             trained from scratch, approximate methods are not used: the method is retrain.
+        near_duplicates: What to do where retained images look like forgotten ones: "warn", "refuse" (before
+            anything is barred), or "off", not to look.
     """
 
     rungs: Annotated[tuple[Word, ...], Field(strict=False, min_length=1, max_length=16)] = (
@@ -189,6 +191,7 @@ class PolicyRecipe(_Section):
     approval_above: Limit = 0.25
     approval_above_total: Limit = 0.5
     retrain_above: Limit = 0.5
+    near_duplicates: Literal["warn", "refuse", "off"] = "warn"
 
     @model_validator(mode="before")
     @classmethod

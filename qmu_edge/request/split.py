@@ -46,6 +46,8 @@ class Split:
         duplicates_retained: How many retained samples have the very pixels of a forgotten one. They belong
             to somebody else and are not the request's to delete, but the model still learns from them.
         unmatched_subjects: See `Claim`.
+        near_duplicates: How many retained samples look like a forgotten one and are no copies; None where
+            nobody has looked.
         salt: The same text for the same requests, made of what a purge removes; "" in splits that are older.
     """
 
@@ -60,6 +62,7 @@ class Split:
     copies: int = 0
     duplicates_retained: int = 0
     unmatched_subjects: int = 0
+    near_duplicates: int | None = None
     salt: str = ""
 
     @classmethod
@@ -95,6 +98,7 @@ class Split:
             "copies": self.copies,
             "duplicates_retained": self.duplicates_retained,
             "unmatched_subjects": self.unmatched_subjects,
+            **({} if self.near_duplicates is None else {"near_duplicates": self.near_duplicates}),
         }
 
 

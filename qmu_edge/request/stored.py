@@ -36,7 +36,9 @@ Positions = Annotated[NDArray[np.int64], PlainValidator(_positions), PlainSerial
 def to_bytes(thing: Hashable) -> bytes:
     """A dataclass of positions, numbers and words as JSON: the same bytes for the same one."""
     fields: dict[str, object] = _adapter(type(thing)).dump_python(thing)
-    return compact({name: value for name, value in fields.items() if value != ""})  # older ones have no salt
+    return compact(
+        {name: value for name, value in fields.items() if value not in ("", None)}
+    )  # as older ones
 
 
 def parse(kind: type[T], data: bytes) -> T:
