@@ -26,8 +26,8 @@ from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.runtime.malloc import kept_memory
 from qmu_edge.runtime.throughput import counting
-from qmu_edge.train.batches import Augment, Samples, on_device
-from qmu_edge.train.loop import Descent, Optimization, cross_entropy, mixed_precision, steps_per_epoch
+from qmu_edge.train.batches import Augment, Samples, on_device, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, mixed_precision
 
 AUGMENT = Augment(pad=4, flip=True)
 

@@ -26,7 +26,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "speed": measured.speed, "overhead": measured.overhead,
     "breakdown": measured.breakdown, "epoch": measured.epoch, "memory": measured.memory,
     "agreement": measured.agreement, "together": measured.together, "neighbours": measured.neighbours,
-    "authors": measured.authors,
+    "authors": measured.authors, "alike": measured.alike,
     "processors": measured.processors,
     "export": measured.export, "openvino": measured.openvino, "runtimes": measured.runtimes,
     "scale": measured.scale,

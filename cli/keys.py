@@ -52,6 +52,7 @@ def keys_export(
 ) -> None:
     """Print a public key (PEM), for those who check receipts and bundles."""
     from qmu_edge import api
+    from qmu_edge.errors import printable
 
     result = api.keys_export(name, project, public=public, out=out)
-    show(result, json, lambda r: str(out) if out else r["pem"].rstrip())
+    show(result, json, lambda _: printable(str(out)) if out else result["pem"].rstrip())  # base64, in lines

@@ -8,7 +8,9 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 import warnings
+from types import TracebackType
 from typing import Annotated, Final, NoReturn
 
 try:
@@ -80,6 +82,7 @@ def _quiet() -> None:
     from qmu_edge.machine.processors import settle
 
     settle()
+    sys.excepthook = _bug
     if not sys.warnoptions:  # warnings of libraries are for developers, who pass -W
         warnings.simplefilter("ignore")
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -94,6 +97,14 @@ def _run() -> None:
 
     with distributed.group() as first:
         (app if first else distributed.follow)()
+
+
+def _bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show the traceback of a bug: it may quote what somebody else's file says."""
+    from qmu_edge.errors import printable
+
+    lines = "".join(traceback.format_exception(kind, error, trace)).split("\n")
+    print("\n".join(map(printable, lines)), file=sys.stderr, end="")
 
 
 def _end(line: str, code: int) -> NoReturn:

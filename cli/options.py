@@ -102,7 +102,7 @@ def profiled(quiet: bool, path: Path | None) -> Any:
 
 
 def show(result: Any, as_json: bool, text: Callable[[Any], str] | None = None) -> None:
-    """Print a result as JSON or as text for people."""
+    """Print a result as JSON or as text for people; the one place where a command does."""
     from qmu_edge.cli import render
 
-    typer.echo(render.as_json(result) if as_json else (text or render.plain)(result))
+    typer.echo(render.as_json(result) if as_json else (text or render.plain)(render.legible(result)))

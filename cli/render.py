@@ -4,10 +4,22 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from qmu_edge.errors import printable
+
 
 def as_json(result: Any) -> str:
-    """The whole result, indented."""
-    return json.dumps(result, indent=2, sort_keys=False, ensure_ascii=False)
+    """The whole result, indented; characters that could steer a terminal as JSON's codes."""
+    text = json.dumps(result, indent=2, sort_keys=False, ensure_ascii=False)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def legible(value: Any) -> Any:
+    """A result with every text in it as a terminal may show it."""
+    if isinstance(value, Mapping):
+        return {legible(key): legible(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [legible(entry) for entry in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def plain(result: Any) -> str:

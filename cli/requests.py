@@ -24,15 +24,13 @@ def request_new(
 ) -> None:
     """Write a valid erasure request (JSON)."""
     from qmu_edge import api
+    from qmu_edge.errors import printable
 
     document = api.request_new(
         subject_ids=subject or (), sample_ids=sample or (), class_ids=class_ or (),
         regulation=regulation, requested_by=requested_by, approved_by=approved_by, out=out,
     )  # fmt: skip
-    if out is None or json:
-        show(document, True)
-    else:
-        typer.echo(str(out))
+    show(document, out is None or json, lambda _: printable(str(out)))
 
 
 @app.command("add")

@@ -17,6 +17,17 @@ A message names the subject, the value found, the value allowed and, where there
 from typing import ClassVar
 
 
+def printable(text: str) -> str:
+    r"""A text in which nothing steers a terminal, turns what stands around it, or begins a line of its own.
+
+    Whatever is printed goes through here: values of a ledger, a receipt, a model file may be from anybody.
+
+    >>> printable("a" + chr(27) + "[2J" + chr(13) + chr(0x202E) + "b")
+    'a\x1b[2J\r\u202eb'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class QmuEdgeError(Exception):
     """Base of all deliberate errors; `exit_code` is what the command ends with."""
 
@@ -28,8 +39,7 @@ class QmuEdgeError(Exception):
         >>> str(ConfigError("found 'a" + chr(27) + "[2J' in\nb"))
         "found 'a\\x1b[2J' in b"
         """
-        text = " ".join(super().__str__().splitlines())
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        return printable(" ".join(super().__str__().splitlines()))
 
 
 class ConfigError(QmuEdgeError):

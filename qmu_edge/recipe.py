@@ -109,7 +109,7 @@ class TrainRecipe(_Section):
 
     Attributes:
         epochs: Passes over the training images.
-        batch: Images per step.
+        batch: Images per step, at least 2; where one would be left alone, a step takes it too.
         lr: Highest learning rate, reached after `warmup` epochs.
         warmup: Epochs of linear warm-up.
         momentum, weight_decay: Of SGD; decay acts on weights only, never on steps or batch-norm; and
@@ -171,6 +171,8 @@ class PolicyRecipe(_Section):
         approval_above_total: So does every request that brings all deletions together above this share.
         retrain_above: When a larger share of the training images was deleted since the network was last
             trained from scratch, approximate methods are not used: the method is retrain.
+        near_duplicates: What to do where retained images look like forgotten ones: "warn", "refuse" (before
+            anything is barred), or "off", not to look.
     """
 
     rungs: Annotated[tuple[Word, ...], Field(strict=False, min_length=1, max_length=16)] = (
@@ -189,6 +191,7 @@ class PolicyRecipe(_Section):
     approval_above: Limit = 0.25
     approval_above_total: Limit = 0.5
     retrain_above: Limit = 0.5
+    near_duplicates: Literal["warn", "refuse", "off"] = "warn"
 
     @model_validator(mode="before")
     @classmethod

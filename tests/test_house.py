@@ -23,6 +23,7 @@ TESTED_IN = {
         "qmu_edge/pipeline/networks", "qmu_edge/pipeline/dry_run",
     ),
     "cli/test_bad_requests.py": ("cli/requests", "qmu_edge/api/requests"),
+    "cli/test_near_duplicates.py": ("qmu_edge/pipeline/near_duplicates",),
     "cli/test_cli_receipts.py": ("cli/receipts", "cli/keys", "qmu_edge/api/receipts"),
     "cli/test_reading.py": ("qmu_edge/store/ledger/opening",),
     "cli/test_pending.py": ("qmu_edge/pipeline/fulfil",),

@@ -128,6 +128,21 @@ def neighbours() -> str:
     )
 
 
+def alike() -> str:
+    """False alarms among images that are no copies, and how often a changed picture is found again."""
+    document = load("alike")
+    changes = list(next(iter(document["results"].values()))["found"])
+    columns = ("data", "images", "with a false alarm", "pairs", *changes)
+    lines = [f"| {' | '.join(columns)} |", f"|---|{'---:|' * (len(columns) - 1)}"]
+    for name, r in document["results"].items():
+        cells = (f"{r['images']:,}", f"{r['of_images']:.2%}", f"{r['of_pairs']:.0e}")
+        found = (f"{100 * r['found'][change]:.0f} %" for change in changes)
+        lines.append(f"| {name} | {' | '.join((*cells, *found))} |")
+    return "\n".join(
+        [*lines, "", f"{document['settings']['images']} images of each at most; commit {document['commit']}"]
+    )
+
+
 def export() -> str:
     """Size, exactness and speed of the exported files: how many times as fast as the float file."""
     document = load("export")

@@ -14,9 +14,9 @@ import torch
 
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train.batches import Samples
+from qmu_edge.train.batches import Samples, steps_per_epoch
 from qmu_edge.train.fit import accuracy
-from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy
 
 LR = 1e-3
 

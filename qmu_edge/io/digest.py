@@ -43,3 +43,12 @@ def sha256_of(data: bytes) -> Sha256:
     'e3b0c442'
     """
     return Sha256(hashlib.sha256(data).hexdigest())
+
+
+def salted(digest: Sha256, salt: str) -> Sha256:
+    """A digest of what could be guessed: once the salt is gone it confirms no guess. Without a salt as it is.
+
+    >>> salted(sha256_of(b""), "") == sha256_of(b""), salted(sha256_of(b""), "00ff") == sha256_of(b"")
+    (True, False)
+    """
+    return sha256_of((digest + salt).encode()) if salt else digest

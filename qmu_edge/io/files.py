@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -77,8 +78,34 @@ def file_digest(path: Path) -> Sha256:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """Temporary files anywhere below `folder`: of a writer at work, or of one that was killed."""
-    return sorted(folder.rglob(f"{TEMPORARY}*"))
+    """What is temporary anywhere below `folder`: of a writer at work, or of one that was killed."""
+    found = sorted(folder.rglob(f"{TEMPORARY}*"))
+    outer = set(found)
+    return [path for path in found if outer.isdisjoint(path.parents)]
+
+
+def remove_path(path: Path) -> None:
+    """Remove whatever has this name: a file, a link, a pipe, a folder with all that is in it, or nothing.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    with suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def make_folder(path: Path, mode: int) -> None:
+    """Make a folder, and what is missing above it: whatever the umask, others may do no more than `mode`.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    for folder in (*reversed(path.parents), path):
+        if not folder.is_dir():
+            folder.mkdir(mode=mode, exist_ok=True)
 
 
 def may_write(path: Path) -> bool:
@@ -89,7 +116,7 @@ def may_write(path: Path) -> bool:
 def require_plain(folder: Path) -> None:
     """Refuse a folder in which a name leads elsewhere: what is written below it stays below it.
 
-    Temporary files are passed over: nothing is read or written through them.
+    What is temporary is passed over, a folder too: nothing is read or written through it.
 
     Raises:
         IntegrityError: It, or something below it, is neither a folder nor a regular file.
@@ -103,9 +130,11 @@ def require_plain(folder: Path) -> None:
         try:
             with os.scandir(here) as entries:
                 for entry in entries:
+                    if entry.name.startswith(TEMPORARY):
+                        continue
                     if entry.is_dir(follow_symlinks=False):
                         todo.append(Path(entry.path))
-                    elif not entry.is_file(follow_symlinks=False) and not entry.name.startswith(TEMPORARY):
+                    elif not entry.is_file(follow_symlinks=False):
                         found = "a link" if entry.is_symlink() else "something special"
                         raise IntegrityError(f"{entry.path}: {found}; allowed are folders and regular files")
         except FileNotFoundError:  # a writer has just removed it

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Final, TextIO
 
+from qmu_edge.errors import printable
+
 REDRAW_S: Final = 0.2
 LOG_EVERY_S: Final = 10.0
 
@@ -69,5 +71,5 @@ class Progress:
         stream = self._stream
         if stream is not None:
             redraw = "\r\x1b[K" if stream.isatty() else ""
-            stream.write(f"{redraw}{text}{end}")
+            stream.write(f"{redraw}{printable(text)}{end}")
             stream.flush()

@@ -77,8 +77,8 @@ class Comparison:
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise IntegrityError(f"stored comparison is not as it was written: {error}") from None
 
-    def to_bytes(self) -> bytes:
-        """The same bytes for the same comparison."""
+    def to_bytes(self, salt: str = "") -> bytes:
+        """The same bytes for the same comparison and salt, see `Split`."""
         seen = self.before
         parts = {
             "positions": seen.positions, "right": seen.right, "scores": seen.scores,
@@ -90,7 +90,8 @@ class Comparison:
                 f"{name}.{part}": array.astype(np.uint8) if part == "right" else array
                 for part, arrays in parts.items()
                 for name, array in arrays.items()
-            }
+            },
+            {"salt": salt} if salt else None,
         )
 
     def positions(self, barred: NDArray[np.bool_]) -> SetPositions:

@@ -1,13 +1,15 @@
-"""What fulfilling would do, without doing it: nothing is written, and nothing is computed on images."""
+"""What fulfilling would do, without doing it: nothing is written, and nothing is trained."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import RequestError
+from qmu_edge.pipeline.near_duplicates import noticed
 from qmu_edge.pipeline.unlearn_run import fulfilled_steps
 from qmu_edge.project.project import Project
+from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.queue.lifecycle import approval, known, look_up, require_answered
 from qmu_edge.queue.schedule import Plan, closed, places, plan, waits_for
 from qmu_edge.recipe import PolicyRecipe
@@ -17,6 +19,8 @@ from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import FULFILLED, Step
 from qmu_edge.unlearn.registry import require_known
+
+_SHOWN: Final = 100  # retained images that look like forgotten ones
 
 
 def preview_request(project: Project, request: DeletionRequest, method: str | None) -> dict[str, Any]:
@@ -48,7 +52,7 @@ def preview_request(project: Project, request: DeletionRequest, method: str | No
     return {
         "request": request.request_id, "problem": str(error) if error else None, "waits_for": waits,
         "shared_with_others": shared_with_others(samples.index, claim),
-        **_shown(planned, samples.index, ledger, project.recipe.policy),
+        **_shown(planned, samples, ledger, project.recipe.policy),
     }  # fmt: skip
 
 
@@ -64,7 +68,7 @@ def preview_pending(project: Project, method: str | None) -> dict[str, Any]:
         "requests": [row.request_id for row in rows],
         "waiting": [{"request": p.row.request_id, "waits_for": p.waits} for p in found if p.waits],
         **(
-            _shown(planned, project.samples.index, project.ledger, project.recipe.policy)
+            _shown(planned, project.samples, project.ledger, project.recipe.policy)
             if planned
             else {"dry_run": True}
         ),
@@ -80,15 +84,16 @@ def _would_wait(ledger: Ledger, policy: PolicyRecipe, request: DeletionRequest, 
     )  # fmt: skip
 
 
-def _shown(planned: Plan, index: SampleIndex, ledger: Ledger, policy: PolicyRecipe) -> dict[str, Any]:
+def _shown(planned: Plan, samples: ProjectSamples, ledger: Ledger, policy: PolicyRecipe) -> dict[str, Any]:
     limits = {n: getattr(policy, n) for n in ("approval_above", "approval_above_total", "retrain_above")}
-    split = planned.split
+    (split, alike), index = noticed(samples, policy, planned.split), samples.index
     return {
         "rungs": list(planned.rungs), "rungs_forced_by": planned.forced_by, "scope": split.scope,
         "counts": split.counts(), "classes": _by_class(index, split),
         "share": len(split.forget) / max(1, ledger.training_images()),
+        "look_alike": [index.ids[i] for i in alike[:_SHOWN].tolist()],
         "limits": limits, "verdict": str(planned.foreseen) if planned.foreseen else None,
-        "split": split.digest(), "dry_run": True,
+        "dry_run": True,
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
 from qmu_edge.pipeline.ladder import Climb, Effort, climb
 from qmu_edge.pipeline.make_receipt import FulfilledRun, make_receipt, require_impersonal
+from qmu_edge.pipeline.near_duplicates import noticed, require_none
 from qmu_edge.pipeline.networks import Networks
 from qmu_edge.pipeline.references import Bank
 from qmu_edge.pipeline.unlearn_run import fulfilled_steps, plain
@@ -34,9 +35,10 @@ from qmu_edge.queue.schedule import batch_name, batches, closed, places, plan
 from qmu_edge.receipt.fields import refusing
 from qmu_edge.receipt.receipt import sign
 from qmu_edge.receipt.statement import Method, Rung
-from qmu_edge.recipe import Recipe
+from qmu_edge.recipe import PolicyRecipe, Recipe
 from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import Claim, tombstones_of
+from qmu_edge.request.stored import Positions
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import FULFILLED, Outcome, Pointer, State, Step
@@ -139,8 +141,11 @@ def _fulfil(project: Project, batch: Sequence[RequestRow], effort: Effort) -> Se
     planned = plan(project, batch, claims, effort.method)
     if planned.forced_by:
         project.progress.note(f"{planned.rungs[0]}: {planned.forced_by}")
-    _bar(ledger, samples, batch, claims)
-    climbed = climb(project, batch, planned.split, planned.rungs, effort)
+    split, alike = noticed(samples, project.recipe.policy, planned.split)
+    if len(alike):
+        project.progress.note(f"{len(alike)} retained images look like forgotten ones: --dry-run names them")
+    _bar(ledger, samples, batch, claims, project.recipe.policy, alike)
+    climbed = climb(project, batch, split, planned.rungs, effort)
     _renew(Bank.of(project), [row.request_id for row in batch], effort)
     _receipts(climbed, claims)
     return batch
@@ -172,10 +177,12 @@ def _still_there(
 
 
 def _bar(
-    ledger: Ledger, samples: ProjectSamples, batch: Sequence[RequestRow], claims: Sequence[Claim]
-) -> None:
+    ledger: Ledger, samples: ProjectSamples, batch: Sequence[RequestRow], claims: Sequence[Claim],
+    policy: PolicyRecipe, alike: Positions,
+) -> None:  # fmt: skip
     if batch[0].request_id in ledger.open_details(Step.TOMBSTONED):
         return
+    require_none(samples, policy, alike)
     name = batch_name(batch)
     with ledger.change():
         for row, claim in zip(batch, claims, strict=True):

@@ -9,6 +9,7 @@ knows a training image by heart lies beside the checkpoint. The scores of delete
 The shards are drawn once and kept, because the assignment would change when people are deleted.
 """
 
+import secrets
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from safetensors.numpy import save as save_arrays
 from qmu_edge.data.index import SampleIndex, SampleSplit
 from qmu_edge.data.shards import owners, shards
 from qmu_edge.errors import IntegrityError
-from qmu_edge.io.digest import Sha256, sha256_of
+from qmu_edge.io.digest import Sha256, salted, sha256_of
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
 from qmu_edge.models.layers import Classifier, Shape
@@ -80,9 +81,12 @@ class Reference:
             raise IntegrityError(f"stored references: {scores.dtype} {scores.shape}, allowed float32 ({n},)")
         return cls(members, scores)
 
-    def to_bytes(self) -> bytes:
-        """The same bytes for the same reference."""
-        return save_arrays({"members": self.members.astype(np.uint8), "scores": self.scores})
+    def to_bytes(self, salt: str = "") -> bytes:
+        """The same bytes for the same reference and salt, see `ReferenceNote`."""
+        return save_arrays(
+            {"members": self.members.astype(np.uint8), "scores": self.scores},
+            {"salt": salt} if salt else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +153,7 @@ class Bank:
         for shard in range(self.recipe.references.count):
             chosen = trainable[assigned[trainable] == shard]
             name, known = self._name(shard, chosen), self.results.bank(shard)
-            if known is not None and known.made_of == name and self._readable(known.scores):
+            if known is not None and known.is_of(name) and self._readable(known.scores):
                 self._erase(shard, known, gone)
                 continue
             self.results.note_bank(shard, self._made(name, shard, chosen, np.flatnonzero(~gone), device))
@@ -162,7 +166,7 @@ class Bank:
         found = self._read(known.scores)
         if np.isfinite(found.scores[gone]).any():
             scores = np.where(gone, np.float32(np.nan), found.scores)
-            left = Reference(found.members, scores).to_bytes()
+            left = Reference(found.members, scores).to_bytes(known.salt or "")
             self.results.note_bank(shard, replace(known, scores=self.store.put_bytes(left)))
 
     def forget(self) -> None:
@@ -193,7 +197,7 @@ class Bank:
             chosen = retain[assigned[retain] == shard]
             key, name = f"{split}:{shard}", self._name(shard, chosen)
             known = self.results.reference(key)
-            if known is None or known.made_of != name:
+            if known is None or not known.is_of(name):
                 known = self._made(name, shard, chosen, scored, device)
                 self.results.note_reference(key, known)
             found.append(self._read(known.scores))
@@ -230,8 +234,9 @@ class Bank:
             with within_memory("[train] batch", self.recipe.train.batch):
                 model = self._trained(name, shard, chosen, device)
                 scores[others] = self._scores(model, others, device)
-        made = Reference(members, scores)
-        return ReferenceNote(made_of=name, scores=self.store.put_bytes(made.to_bytes()))
+        salt = secrets.token_hex(32)
+        stored = self.store.put_bytes(Reference(members, scores).to_bytes(salt))
+        return ReferenceNote(made_of=salted(name, salt), scores=stored, salt=salt)
 
     def _trained(self, name: Sha256, shard: int, chosen: Positions, device: torch.device) -> Classifier:
         data, samples, train = self.recipe.data, self.samples, reference_training(self.recipe, shard)

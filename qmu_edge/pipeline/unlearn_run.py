@@ -232,7 +232,7 @@ def _verified(run: Run, release_digest: Sha256) -> StepResult:
         sizes={"unlearned": release.sizes, "original": original.sizes}, codes=codes,
     )  # fmt: skip
     store = project.store.put_bytes
-    return StepResult(report=store(report.to_bytes()), comparison=store(comparison.to_bytes()))
+    return StepResult(report=store(report.to_bytes()), comparison=store(comparison.to_bytes(run.split.salt)))
 
 
 def _requests(run: Run) -> NDArray[np.int64] | None:

@@ -23,7 +23,7 @@ from qmu_edge.data.index import (
 from qmu_edge.data.subjects import SubjectList, pseudonym, read_subjects
 from qmu_edge.data.tombstones import barred_samples
 from qmu_edge.errors import BusyError, ConfigError
-from qmu_edge.io.files import sync_folder, write_atomic
+from qmu_edge.io.files import make_folder, sync_folder, write_atomic
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.notices import notices, require_trainable
 from qmu_edge.project.project import IDS_KEY, KEY, KEY_CHECK, KEYS, RECIPE, STORE, find, key_check, opened
@@ -69,7 +69,7 @@ def create(
     parse_recipe(text, "recipe")  # what is written can be read: a folder's name may be beyond TOML
     source = load(recipe.data, progress)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root, 0o755)
         with _alone(root):
             _require_room(root, recipe, model)
             given = _subjects(source, subjects)

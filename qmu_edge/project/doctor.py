@@ -6,30 +6,31 @@
     images, key  the registered ones, and the model file that was given to `init`
     release      the link leads to a whole folder with the files of the current release
     leftovers    temporary files, states of trainings that nobody can go on with
-    permissions  objects, keys, ledger, images and states are their owner's alone
+    permissions  objects, keys, ledger, images and states are their owner's alone, and nobody else writes into
+                 the store, the releases or the recipe
 
 Contract. Looking takes no lock, writes nothing and never keeps a writer waiting. A repair is done under the
 lock, never removes what the ledger names, and never changes the ledger or an object. Whether it has helped is
 found out by looking again.
 """
 
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from qmu_edge.errors import LedgerError, QmuEdgeError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.io.files import LITTER, UNFINISHED, require_plain, unfinished
+from qmu_edge.io.files import LITTER, TEMPORARY, UNFINISHED, remove_path, require_plain, unfinished
 from qmu_edge.io.json import MAX_BYTES
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.history import History
 from qmu_edge.project.model_file import source_of
 from qmu_edge.project.needs import Use, files_of, uses
-from qmu_edge.project.project import KEYS, STORE, Project, opened
+from qmu_edge.project.project import KEYS, RECIPE, STORE, Project, opened
 from qmu_edge.project.publish import LINK, RELEASES, files_in, is_whole, publish_current
 from qmu_edge.project.results import Results
 from qmu_edge.receipt import receipt
@@ -40,8 +41,13 @@ from qmu_edge.store.ledger.states import Pointer, RemovalStatus
 from qmu_edge.store.lock import lock_holder, locked
 from qmu_edge.store.objects import ObjectStore
 
-# Of objects their folder: up to version 0.1 they were readable one by one.
-PRIVATE: Final = ("objects", "keys", "keys/**/*", "ledger.db*", "cache", "cache/*", "work", "work/*")
+# What knows people by heart. Of objects their folder: up to version 0.1 they were readable one by one.
+PRIVATE: Final = tuple(
+    f"{STORE}/{name}"
+    for name in ("objects", "keys", "keys/**/*", "ledger.db*", "cache", "cache/*", "work", "work/*")
+)
+# What is shipped or believed may be read. Whoever can write into a folder can put another in its place.
+SHIPPED: Final = (STORE, RECIPE, *(f"{STORE}/{RELEASES}{below}" for below in ("", "/*", "/*/*")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +111,7 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
     """
     folder = root / STORE
     store = EncryptedStore(folder / "objects", folder / "keys/objects", encrypting=False)  # reads both kinds
-    found, begun = [*_permissions(folder)], set()
+    found, begun = [*_permissions(root)], set()
     named: dict[Sha256, list[Use]] = {}
     with ExitStack() as stack:
         try:
@@ -138,13 +144,16 @@ def _named(ledger: Ledger, results: Results, store: ObjectStore) -> dict[Sha256,
 
 
 def _leftovers(folder: Path) -> list[Problem]:
-    return [Problem(f"left over from an interrupted write: {p}", p.unlink) for p in unfinished(folder)]
+    return [
+        Problem(f"left over from an interrupted write: {p}", partial(remove_path, p))
+        for p in unfinished(folder)
+    ]
 
 
 def _unfinished_bundles(root: Path) -> list[Problem]:
     """Of a bundle in the project's folder; elsewhere the next export to the same place removes it."""
     found = sorted(root.glob(f"{UNFINISHED}*"))
-    return [Problem(f"left over from an interrupted export: {p}", _remover(p)) for p in found]
+    return [Problem(f"left over from an interrupted export: {p}", partial(remove_path, p)) for p in found]
 
 
 def _dangling(ledger: Ledger, store: ObjectStore, named: dict[Sha256, list[Use]]) -> Iterator[Problem]:
@@ -186,7 +195,7 @@ def _release(root: Path, ledger: Ledger, results: Results) -> Iterator[Problem]:
     linked = link.resolve() if link.is_symlink() else None
     for folder in sorted(folders.iterdir()) if folders.is_dir() else ():
         if folder.resolve() != linked and folder.name not in LITTER and not is_whole(folder):
-            yield Problem(f"{folder}: not whole, and not current", _remover(folder))
+            yield Problem(f"{folder}: not whole, and not current", partial(remove_path, folder))
     if digest is None:
         return
     files = results.release(digest).files
@@ -216,24 +225,23 @@ def _states(work: Path, ledger: Ledger, training: str) -> Iterator[Problem]:
         live = training.startswith(method) if run == "train" else ledger.is_open_attempt(run)
         live |= run == "reference"  # whoever trains references next goes on with it or removes it
         if not live:
-            yield Problem(f"{path}: state of a training that nothing goes on with", path.unlink)
+            yield Problem(
+                f"{path}: state of a training that nothing goes on with", partial(remove_path, path)
+            )
 
 
-def _permissions(folder: Path) -> Iterator[Problem]:
-    for path in _matching(folder, PRIVATE):
+def _permissions(root: Path) -> Iterator[Problem]:
+    private, shipped = _matching(root, PRIVATE), _matching(root, SHIPPED)
+    closed = [(root, 0o002), *((path, 0o077) for path in private), *((path, 0o022) for path in shipped)]
+    for path, bits in closed:
         mode = stat.S_IMODE(path.lstat().st_mode)
-        if mode & 0o077 and not path.is_symlink():
-            repair = _chmod(path, mode & 0o700)
-            yield Problem(f"{path}: mode {mode:04o} lets others in; allowed is {mode & 0o700:04o}", repair)
+        if mode & bits and not path.is_symlink():
+            what = "lets others in" if mode & bits & ~0o022 else "lets others write"
+            allowed = mode & ~bits
+            repair = partial(path.chmod, allowed)
+            yield Problem(f"{path}: mode {mode:04o} {what}; allowed is {allowed:04o}", repair)
 
 
-def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    return [p for pattern in patterns for p in sorted(folder.glob(pattern)) if p.name not in LITTER]
-
-
-def _chmod(path: Path, mode: int) -> Callable[[], object]:
-    return lambda: path.chmod(mode)
-
-
-def _remover(path: Path) -> Callable[[], object]:
-    return (lambda: shutil.rmtree(path)) if path.is_dir() and not path.is_symlink() else path.unlink
+def _matching(root: Path, patterns: Iterable[str]) -> list[Path]:
+    found = (p for pattern in patterns for p in sorted(root.glob(pattern)))
+    return [p for p in found if p.name not in LITTER and not p.name.startswith(TEMPORARY)]

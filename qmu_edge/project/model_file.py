@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256, sha256_of
-from qmu_edge.io.files import read_regular, write_atomic
+from qmu_edge.io.files import make_folder, read_regular, write_atomic
 from qmu_edge.io.json import shown
 from qmu_edge.recipe import ModelRecipe
 
@@ -69,7 +69,7 @@ def confirm(given: Path) -> Sha256:
     digest = sha256_of(read_regular(given, limit=MAX_BYTES, error=ConfigError))
     folder = _confirmed()
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder, 0o700)
     except OSError as error:
         raise ConfigError(f"cannot write {folder}: {error.strerror}; XDG_STATE_HOME names another") from None
     write_atomic(folder / digest, b"", mode=0o600)

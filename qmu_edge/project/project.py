@@ -22,6 +22,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
+from qmu_edge.data.index import SampleSplit
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.files import read_regular, require_plain
@@ -121,10 +124,14 @@ class Project:
         return keys.signing_key(self.folder / KEYS, self.ledger)
 
     def training(self) -> str:
-        """Digest that names a training on all samples that no request has deleted."""
-        recipe, samples = self.recipe, self.samples
-        identity = f"{recipe.model}{recipe.train}{recipe.data}{samples.index.digest()}".encode()
-        return sha256_of(identity + samples.trainable().tobytes())
+        """Digest that names a training on all samples that no request has deleted.
+
+        It is of the requests' numbers: one of the samples left would confirm a guess at whose are gone.
+        """
+        recipe, index = self.recipe, self.samples.index
+        identity = f"{recipe.model}{recipe.train}{recipe.data}{index.digest()}".encode()
+        everything = np.flatnonzero(index.in_split(SampleSplit.TRAIN)).tobytes()
+        return sha256_of(identity + everything + "".join(f" {n}" for n in self.ledger.deleting()).encode())
 
     def open_training(self) -> str:
         """The name of the training that is not done yet; "" when it is."""

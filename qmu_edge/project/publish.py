@@ -14,7 +14,7 @@ from typing import Final
 
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import sha256_of
-from qmu_edge.io.files import LITTER, TEMPORARY, file_digest, sync_folder, write_atomic
+from qmu_edge.io.files import LITTER, TEMPORARY, file_digest, make_folder, sync_folder, write_atomic
 from qmu_edge.project.project import STORE
 from qmu_edge.project.records import Release
 from qmu_edge.project.results import Results
@@ -57,7 +57,7 @@ def publish(
     texts[SUMS] = sums(named)
     folder = root / STORE / RELEASES / digest[:16]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, 0o755)
         present = files_in(folder)
         for name in present.keys() - named.keys() - {SUMS}:
             (folder / name).unlink()

@@ -8,15 +8,14 @@ open request needs, every receipt, the ledger. A receipt can therefore be verifi
 What people have left: the decoded images of deleted samples become zeros in the cache, and the pseudonyms of
 their subjects become empty in the sample index. Ids and content digests of the samples stay, in tombstones,
 because without them the same images could be brought back unnoticed; but no row says any more which request
-they are of, and the key of the request's digest is gone, so that the digest confirms no guess at the person.
-`store/README.md` says what digests of sample positions still tell whoever has a list of people.
+they are of, and the keys and salts of a request's digests are gone, so that none confirms a guess at the
+person. `store/README.md` says what still can be guessed.
 
 Trap: removing a file does not overwrite the disk's blocks, and nothing here reaches outside the folder.
 """
 
 import os
 import secrets
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
@@ -28,7 +27,7 @@ import numpy as np
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.io.files import sync_folder
+from qmu_edge.io.files import remove_path, sync_folder
 from qmu_edge.machine.cost import measured_cost
 from qmu_edge.project.checklist import checklists, touching
 from qmu_edge.project.history import NEVER, History
@@ -183,23 +182,17 @@ def _unfinished(ledger: Ledger) -> list[Removal]:
 
 def _remove(folder: Path, ledger: Ledger, store: ObjectStore, removal: Removal) -> None:
     if removal.kind == WORK:
-        _remove_work(folder / "work" / removal.name)
+        _remove_path(folder / "work" / removal.name)
     elif removal.kind == FOLDER:
-        _remove_folder(folder / RELEASES / removal.name)
+        _remove_path(folder / RELEASES / removal.name)
     elif removal.kind == IMAGES:
         _erase_images(folder / IMAGE_FILE, ledger.positions(removal.name))
     elif removal.kind != PSEUDONYMS:  # these are a row of the ledger: it goes with the removal's own row
         store.remove(Sha256(removal.name))
 
 
-def _remove_work(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def _remove_folder(path: Path) -> None:
-    if path.exists():
-        shutil.rmtree(path)
+def _remove_path(path: Path) -> None:
+    remove_path(path)
     sync_folder(path.parent)
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 from qmu_edge.errors import IntegrityError
-from qmu_edge.io.digest import Sha256, sha256
+from qmu_edge.io.digest import Sha256, salted, sha256
 from qmu_edge.io.json import compact, parse_stored
 from qmu_edge.io.names import file_name
 from qmu_edge.io.plain import from_json, to_json
@@ -249,12 +249,19 @@ class ReferenceNote:
     """A reference that was trained.
 
     Attributes:
-        made_of: Digest of all that went into it.
+        made_of: Salted digest of all that went into it.
         scores: Digest of what it thinks of the samples that it never saw.
+        salt: Random text: what the chain keeps of this note confirms nothing once the note is gone. None in
+            projects that are older.
     """
 
     made_of: Sha256
     scores: Sha256
+    salt: str | None = None
+
+    def is_of(self, name: Sha256) -> bool:
+        """Whether all of this, by its digest, went into the reference."""
+        return self.made_of == salted(name, self.salt or "")
 
 
 def _older_terms(document: Mapping[str, Any]) -> dict[str, Any]:

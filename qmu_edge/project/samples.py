@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qmu_edge.data.alike import look_alike
 from qmu_edge.data.index import Form, SampleIndex, SampleSplit, content_digests
 from qmu_edge.data.tombstones import barred_samples
 from qmu_edge.errors import IntegrityError
@@ -120,6 +121,12 @@ class ProjectSamples:
     def trainable(self) -> NDArray[np.int64]:
         """Positions (m,) of all training samples that nobody has asked to delete."""
         return np.flatnonzero(self.index.in_split(SampleSplit.TRAIN) & ~self.barred() & ~self.claimed())
+
+    def alike(self, some: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions among `others` (m,) whose image looks like one of `some` (k,), but for exact copies."""
+        copies = self.index.digests.find({self.index.digests[i] for i in some.tolist()})
+        rest = np.setdiff1d(others, copies)
+        return rest[look_alike(self.images, some, rest)]
 
     def allowed(self, positions: NDArray[np.int64], use: str) -> NDArray[np.int64]:
         """The same positions (m,), after the re-ingestion guard.

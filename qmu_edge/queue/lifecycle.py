@@ -18,6 +18,7 @@ Functions that change something need the store's lock.
 """
 
 import secrets
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -54,6 +55,8 @@ def register(project: Project, request: DeletionRequest) -> RequestRow:
         require_answered(project.ledger, project.results, index, request, project.key)
         return row
     found, error = look_up(project.ledger, project.results, index, request, project.key)
+    if found is not None:
+        found = replace(found, salt=secrets.token_hex(32))
     digest = project.store.put_bytes(found.to_bytes()) if found is not None else None
     ledger, request_id = project.ledger, request.request_id
     with ledger.change():

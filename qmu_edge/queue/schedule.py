@@ -25,7 +25,7 @@ from qmu_edge.request.deadline import days_left
 from qmu_edge.request.resolve import Claim
 from qmu_edge.request.split import EmptiedClasses, Split, divide, emptied_classes
 from qmu_edge.store.ledger.ledger import Ledger
-from qmu_edge.store.ledger.requests import RequestRow
+from qmu_edge.store.ledger.requests import REQUEST_KEY, RequestRow
 from qmu_edge.store.ledger.states import Outcome, State, Status, Step
 
 
@@ -95,6 +95,15 @@ def batch_name(rows: Sequence[RequestRow]) -> str:
     return sha256_of("".join(sorted(row.digest for row in rows)).encode())
 
 
+def batch_salt(ledger: Ledger, rows: Sequence[RequestRow]) -> str:
+    """What the digest of a batch's sets is salted with: made of its requests' keys, so it goes with a purge.
+
+    "" when none has a key of its own: they are of version 0.1.
+    """
+    own = [ledger.meta(f"{REQUEST_KEY}:{row.seq}") for row in rows]
+    return sha256_of("".join(sorted(filter(None, own))).encode()) if any(own) else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How requests would be fulfilled together.
@@ -128,7 +137,7 @@ def plan(project: Project, rows: Sequence[RequestRow], claims: Sequence[Claim], 
     ledger, samples = project.ledger, project.samples
     ids = [row.request_id for row in rows]
     barred, claimed = ledger.barred(besides=ids), samples.claimed(besides=ids)
-    split = divide(samples.index, claims, barred=barred, claimed=claimed)
+    split = divide(samples.index, claims, barred=barred, claimed=claimed, salt=batch_salt(ledger, rows))
     share = deleted_share(ledger, project.results, rows, split)
     emptied = emptied_classes(samples.index, split, samples.barred())
     shown = foresee(project.results, samples, project.recipe, split, emptied)

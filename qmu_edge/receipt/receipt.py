@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from qmu_edge.errors import printable
 from qmu_edge.receipt import envelope
 from qmu_edge.receipt.statement import Statement
 
@@ -88,7 +89,7 @@ def render(document: Mapping[str, Any]) -> str:
     for name, value in predicate.items():
         lines += ["", name.replace("_", " ").capitalize(), *_lines(value, "  ")]
     lines += ["", "What this does not prove", *(f"  - {limit}" for limit in limits)]
-    return "\n".join(_escaped(line) for line in lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _lines(value: object, indent: str) -> Iterator[str]:
@@ -101,12 +102,3 @@ def _lines(value: object, indent: str) -> Iterator[str]:
         label = f"{indent}{name}:" if name else f"{indent}-"
         yield f"{label} {first}" if not rest else label
         yield from (f"{indent}  {line}" for line in (first, *rest) if rest)
-
-
-def _escaped(line: str) -> str:
-    r"""The line with every character that is not printable as its code.
-
-    >>> _escaped("bad" + chr(27) + "[2J")
-    'bad\\x1b[2J'
-    """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

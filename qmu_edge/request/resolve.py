@@ -35,6 +35,7 @@ class Claim:
         copies: How many of both were not named, but have the pixels of one that was.
         unmatched_subjects: Names of the one person of an "opendsr" request that no sample has.
         partial: Whether something that it names is not in the index, or was never trained on.
+        salt: Random text, see `qmu_edge.request.stored`; "" in claims that are older.
     """
 
     forget: Positions
@@ -44,6 +45,7 @@ class Claim:
     copies: int = 0
     unmatched_subjects: int = 0
     partial: bool = False
+    salt: str = ""
 
     @classmethod
     def parse(cls, data: bytes) -> "Claim":

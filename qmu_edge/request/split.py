@@ -24,7 +24,7 @@ from qmu_edge.data.columns import Digests
 from qmu_edge.data.index import SampleIndex, SampleSplit
 from qmu_edge.data.tombstones import Tombstones, barred_samples
 from qmu_edge.errors import RequestError
-from qmu_edge.io.digest import Sha256
+from qmu_edge.io.digest import Sha256, salted
 from qmu_edge.request import stored
 from qmu_edge.request.resolve import LEAST_RETAINED, Claim, ScopeName
 from qmu_edge.request.stored import Positions
@@ -46,6 +46,9 @@ class Split:
         duplicates_retained: How many retained samples have the very pixels of a forgotten one. They belong
             to somebody else and are not the request's to delete, but the model still learns from them.
         unmatched_subjects: See `Claim`.
+        near_duplicates: How many retained samples look like a forgotten one and are no copies; None where
+            nobody has looked.
+        salt: The same text for the same requests, made of what a purge removes; "" in splits that are older.
     """
 
     forget: Positions
@@ -59,6 +62,8 @@ class Split:
     copies: int = 0
     duplicates_retained: int = 0
     unmatched_subjects: int = 0
+    near_duplicates: int | None = None
+    salt: str = ""
 
     @classmethod
     def parse(cls, data: bytes) -> "Split":
@@ -74,12 +79,12 @@ class Split:
         return stored.to_bytes(self)
 
     def digest(self) -> Sha256:
-        """SHA-256 of forget, retain, validation, test and the index digest."""
+        """SHA-256 of forget, retain, validation, test and the index digest, salted."""
         total = hashlib.sha256(b"qmu-edge split v1\0" + self.index_digest.encode())
         for positions in (self.forget, self.retain, self.validation, self.test):
             total.update(len(positions).to_bytes(8, "little"))
             total.update(positions.astype("<i8").tobytes())
-        return Sha256(total.hexdigest())
+        return salted(Sha256(total.hexdigest()), self.salt)
 
     def counts(self) -> dict[str, int]:
         """How many samples there are of each kind; no personal data."""
@@ -93,6 +98,7 @@ class Split:
             "copies": self.copies,
             "duplicates_retained": self.duplicates_retained,
             "unmatched_subjects": self.unmatched_subjects,
+            **({} if self.near_duplicates is None else {"near_duplicates": self.near_duplicates}),
         }
 
 
@@ -102,6 +108,7 @@ def divide(
     *,
     barred: Tombstones = (),
     claimed: NDArray[np.bool_] | None = None,
+    salt: str = "",
 ) -> Split:
     """The sets of one run that fulfils all these claims.
 
@@ -110,6 +117,7 @@ def divide(
         claims: At least one.
         barred: The tombstones of other requests: what they deleted is in no set.
         claimed: What other open requests claim (n,): it is not retained. None for nothing.
+        salt: See `Split`.
 
     Raises:
         RequestError: Nothing would be left to forget, or to retain.
@@ -143,6 +151,7 @@ def divide(
         copies=sum(c.copies for c in claims),
         duplicates_retained=_duplicates(index.digests, forget, retain),
         unmatched_subjects=sum(c.unmatched_subjects for c in claims),
+        salt=salt,
     )
 
 

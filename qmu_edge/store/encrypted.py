@@ -22,7 +22,7 @@ from typing import Final
 
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.io.files import cannot_read, read_blocks, sync_folder, write_atomic
+from qmu_edge.io.files import cannot_read, make_folder, read_blocks, sync_folder, write_atomic
 from qmu_edge.store.objects import ObjectStore
 
 MAGIC: Final = b"qmu-edge sealed object 1\n"  # on disk: never change it
@@ -51,7 +51,7 @@ class Keyring:
         """
         if not self.has(digest):
             try:
-                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_folder(self.folder, 0o700)
             except OSError as error:
                 raise ConfigError(f"cannot write {self.folder}: {error.strerror}") from error
             sync_folder(self.folder.parent)

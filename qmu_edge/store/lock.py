@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from qmu_edge.errors import BusyError, ConfigError
-from qmu_edge.io.files import require_plain, unfinished, write_atomic
+from qmu_edge.io.files import remove_path, require_plain, unfinished, write_atomic
 
 
 @contextmanager
@@ -49,6 +49,8 @@ def locked(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot lock {folder / 'lock'}: {reason}") from error
     try:
+        with suppress(OSError):
+            (folder / "lock").chmod(0o600)  # whoever may open it can hold it
         _sweep(folder)
         write_atomic(holder, _who().encode())
         yield
@@ -94,6 +96,6 @@ def _lives(line: str) -> bool:
 def _sweep(folder: Path) -> None:
     for path in unfinished(folder):
         try:
-            path.unlink(missing_ok=True)
+            remove_path(path)
         except OSError as error:
-            raise ConfigError(f"cannot remove {path}: {error.strerror}") from error
+            raise ConfigError(f"cannot remove {path}: {error.strerror or error}") from error

@@ -21,6 +21,7 @@ from qmu_edge.io.files import (
     cannot_read,
     cannot_write,
     file_digest,
+    make_folder,
     sync_folder,
     write_blocks,
 )
@@ -151,8 +152,7 @@ class ObjectStore:
     def _put(self, digest: Sha256, blocks: Iterable[bytes]) -> None:
         target = self.path(digest)
         try:
-            for folder in (self.root, target.parent):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(target.parent, 0o700)
         except OSError as error:
             raise cannot_write(target, error) from error
         if not self._holds(digest):

@@ -19,9 +19,9 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.models.calibration import calibrate, calibration_batches
 from qmu_edge.recipe import TrainRecipe
 from qmu_edge.runtime.malloc import kept_memory
-from qmu_edge.train.batches import Augment, Samples
+from qmu_edge.train.batches import Augment, Samples, steps_per_epoch
 from qmu_edge.train.difficulty import Difficulty
-from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy
 
 SAVE_EVERY_S: Final = 20.0
 

@@ -317,15 +317,6 @@ def _spans(model: nn.Module, parameters: list[Tensor]) -> list[Span]:
     return spans
 
 
-def steps_per_epoch(images: int, batch: int) -> int:
-    """Batches of one pass, the last one possibly smaller.
-
-    >>> steps_per_epoch(257, 128)
-    3
-    """
-    return -(-images // batch)
-
-
 def train_mode(model: nn.Module, *, statistics: bool) -> nn.Module:
     """Put `model` into training mode; without `statistics`, batch-norm and dropout stay in evaluation mode.
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train.batches import ForgetRetain
-from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
+from qmu_edge.train.batches import ForgetRetain, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 
 
 def last_blocks(model: Classifier, k: int) -> list[str]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from qmu_edge.errors import ConfigError, QmuEdgeError, VerificationFailed
+from qmu_edge.errors import ConfigError, QmuEdgeError, VerificationFailed, printable
 from qmu_edge.verify import bundle
 from qmu_edge.verify.render import junit, junit_error, table
 from qmu_edge.verify.session import OPTIMIZATION
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     covered = found.bundle is None or found.bundle.covered
     why = "a threshold is not met" if covered else "not covered by a receipt"
-    print(f"qmu_edge.verify: {arguments.model}: {why}", file=sys.stderr)
+    print(printable(f"qmu_edge.verify: {arguments.model}: {why}"), file=sys.stderr)
     return VerificationFailed.exit_code
 
 

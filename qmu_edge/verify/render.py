@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from xml.etree import ElementTree
 
+from qmu_edge.errors import printable
 from qmu_edge.verify.evaluation import Evaluation
 from qmu_edge.verify.rounding import Obstacle
 from qmu_edge.verify.verdict import Bound, Check
@@ -29,7 +30,8 @@ def table(found: Verification) -> str:
         lines += map(_check_line, found.verdict.checks)
         lines.append(f"answer          {found.verdict.answer or 'none'}")
         lines += [f"                {found.verdict.why}"] if found.verdict.why else []
-    return "\n".join([*lines, f"passed          {_outcome(found)}"])
+    # Line by line: the name of a tensor is anybody's, and "passed" is ours to say.
+    return "\n".join(map(printable, [*lines, f"passed          {_outcome(found)}"]))
 
 
 def _outcome(found: Verification) -> str:
@@ -115,7 +117,7 @@ def _suite(cases: dict[str, str]) -> str:
         failures=str(sum(map(bool, cases.values()))),
     )
     for name, message in cases.items():
-        case = ElementTree.SubElement(suite, "testcase", classname="qmu_edge.verify", name=name)
+        case = ElementTree.SubElement(suite, "testcase", classname="qmu_edge.verify", name=printable(name))
         if message:
-            ElementTree.SubElement(case, "failure", message=message)
+            ElementTree.SubElement(case, "failure", message=printable(message))
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)

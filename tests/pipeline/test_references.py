@@ -15,7 +15,7 @@ from qmu_edge.data.index import SampleSplit
 from qmu_edge.data.shards import owners
 from qmu_edge.data.subjects import pseudonym
 from qmu_edge.errors import ConfigError, IntegrityError
-from qmu_edge.io.digest import Sha256
+from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.progress import Progress
 from qmu_edge.pipeline.references import (
     Bank,
@@ -158,8 +158,8 @@ def test_nobody_who_has_asked_is_trained_on_meanwhile(project: Project) -> None:
 
 @pytest.mark.parametrize("damage", ["altered", "missing"])
 def test_what_is_damaged_is_refused_and_built_anew(project: Project, damage: str) -> None:
-    before = digests(project)
-    path = project.store.path(before[1])
+    before = [one.to_bytes() for one in stored(project)]
+    path = project.store.path(digests(project)[1])
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.unlink()
@@ -168,7 +168,7 @@ def test_what_is_damaged_is_refused_and_built_anew(project: Project, damage: str
     with pytest.raises(IntegrityError):
         Bank.of(project).usable()
     assert Bank.of(project).build(CPU) == {"references": 3, "trained": 1}
-    assert digests(project) == before and len(Bank.of(project).usable()) == 3
+    assert [one.to_bytes() for one in Bank.of(project).usable()] == before
 
 
 def test_another_training_makes_others(project: Project) -> None:
@@ -209,6 +209,22 @@ def test_those_of_a_request_know_nothing_that_it_names(
         longer = own if other == "another split" else changed(own, epochs=1)
         with pytest.raises(AssertionError, match="trained again"):
             Bank.of(longer).for_request(other, retain, scored, CPU)
+
+
+def test_what_the_ledger_notes_of_a_reference_is_salted(project: Project) -> None:
+    """Its positions could be guessed, and one that scores nothing has no secret but its salt."""
+    bank, nobody = Bank.of(changed(project, trained="per_request")), np.array([], np.int64)
+    retain = project.samples.trainable()
+    bank.for_request("a split", retain[:3], nobody, CPU)
+    known = [project.results.reference(f"a split:{shard}") for shard in range(3)]
+    known += [project.results.bank(shard) for shard in range(3)]
+    salts = {note.salt for note in known if note is not None}
+    assert len(salts) == 6 and None not in salts
+    for note, one in zip(
+        known, [*bank.for_request("a split", retain[:3], nobody, CPU), *stored(project)], strict=True
+    ):
+        assert note is not None and not note.is_of(note.made_of)
+        assert note.scores == sha256_of(one.to_bytes(note.salt or "")) != sha256_of(one.to_bytes())
 
 
 def test_a_reference_is_read_back_or_refused() -> None:

@@ -1,6 +1,7 @@
 """What the doctor finds, what it repairs, and what it leaves to a person."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -94,14 +95,30 @@ def work(root: Path, name: str) -> None:
     path.touch(mode=0o600)
 
 
+def temporary(path: Path) -> None:
+    """A folder with whatever may lie in one."""
+    (path / "below").mkdir(parents=True)
+    (path / "below/.tmp-file").write_bytes(b"")
+    (path / "link").symlink_to("/")
+    os.mkfifo(path / "below/pipe")
+
+
 Damage = Callable[[Path], object]
 REPAIRED: dict[str, tuple[Damage, str]] = {
     "a temporary file": (lambda r: (r / ".qmu/objects/.tmp-1").write_bytes(b""), "interrupted write"),
+    "a temporary folder": (lambda r: temporary(r / ".qmu/.tmp-x"), "interrupted write"),
+    "a temporary pipe": (lambda r: os.mkfifo(r / ".qmu/work/.tmp-x"), "interrupted write"),
     "a temporary link": (lambda r: (r / ".qmu/.tmp-release").symlink_to("x"), "interrupted write"),
     "keys for all": (lambda r: (r / ".qmu/keys").chmod(0o755), "mode 0755 lets others in"),
     "the key for the group": (lambda r: (r / ".qmu/keys/pseudonym.key").chmod(0o640), "mode 0640"),
     "objects for all": (lambda r: (r / ".qmu/objects").chmod(0o755), "objects: mode 0755 lets others in"),
     "states for the group": (lambda r: (r / ".qmu/work").chmod(0o750), "work: mode 0750 lets others in"),
+    "the store for all": (lambda r: (r / ".qmu").chmod(0o777), ".qmu: mode 0777 lets others write"),
+    "releases for the group": (lambda r: (r / ".qmu/releases").chmod(0o775), "0775 lets others write"),
+    "a release for all": (lambda r: model(r).parent.chmod(0o757), "0757 lets others write"),
+    "a released file for all": (lambda r: model(r).chmod(0o666), "model.onnx: mode 0666 lets others write"),
+    "the recipe for all": (lambda r: (r / "qmu.toml").chmod(0o646), "qmu.toml: mode 0646 lets others write"),
+    "the folder for all": (lambda r: r.chmod(0o777), "project: mode 0777 lets others write"),
     "the ledger for all": (lambda r: (r / ".qmu/ledger.db").chmod(0o644), "mode 0644"),
     "images for all": (lambda r: (r / ".qmu/cache/images.npy").chmod(0o604), "mode 0604"),
     "no link": (lambda r: (r / "release").unlink(), "not the files of the current"),

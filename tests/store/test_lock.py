@@ -50,6 +50,26 @@ def test_unfinished_files_go_and_all_others_stay(tmp_path: Path) -> None:
     assert (tmp_path / "whole").read_bytes() == b"x"
 
 
+def test_whatever_is_temporary_goes_and_nothing_that_it_leads_to(tmp_path: Path) -> None:
+    store, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    for folder in (store / f"{TEMPORARY}folder/below", store / "deep", elsewhere):
+        folder.mkdir(parents=True)
+    (elsewhere / "kept").write_bytes(b"x")
+    os.mkfifo(store / f"{TEMPORARY}pipe")
+    os.mkfifo(store / f"{TEMPORARY}folder/pipe")
+    for link in (f"{TEMPORARY}link", f"{TEMPORARY}folder/below/link", f"deep/{TEMPORARY}link"):
+        (store / link).symlink_to(elsewhere)
+    with locked(store):
+        assert {path.name for path in store.rglob("*")} == {"deep", "lock", "holder"}
+    assert (elsewhere / "kept").read_bytes() == b"x"
+
+
+def test_nobody_else_can_hold_the_lock(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch(mode=0o644)
+    with locked(tmp_path):
+        assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o600
+
+
 def test_where_there_is_no_folder_there_is_no_lock(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no store at .*absent"), locked(tmp_path / "absent"):
         raise AssertionError("locked")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qmu_edge.errors import UnlearnError
-from qmu_edge.train.batches import Augment, Pair, Samples, on_device
+from qmu_edge.train.batches import Augment, Pair, Samples, on_device, steps_per_epoch
 
 # Not equal to device("cpu"), and yet the same memory: makes a pool on "the host" that has to be streamed.
 ELSEWHERE = torch.device("cpu:0")
@@ -148,3 +148,14 @@ def test_empty_set_has_no_batches_and_is_refused_by_name(limit_bytes: float) -> 
     with pytest.raises(UnlearnError, match="the forget set is empty"):
         empty.require_some("forget")
     empty.relabelled(torch.zeros(0, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("size", range(1, 6))
+@pytest.mark.parametrize("images", range(1, 14))
+def test_no_image_is_alone_in_a_batch_of_several(toy: Callable[..., Samples], images: int, size: int) -> None:
+    """A single one has no batch statistics; where there is no other, or one is asked for, it is."""
+    sizes = [len(b) for b in toy(images).batches(size, torch.Generator().manual_seed(0))]
+    assert len(sizes) == steps_per_epoch(images, size) and sum(sizes) == images
+    assert min(sizes) >= min(2, size, images) and max(sizes) <= max(size, 3 if size == 2 else 1)
+    if size > 2:
+        assert len(sizes) == -(-images // size)

@@ -21,7 +21,6 @@ from qmu_edge.train.loop import (
     cross_entropy,
     exponential,
     mixed_precision,
-    steps_per_epoch,
     train_mode,
 )  # fmt: skip
 
@@ -108,8 +107,3 @@ def test_settings_are_taken_by_their_names() -> None:
 def test_precision_that_is_asked_for_is_taken_everywhere() -> None:
     model = nn.Conv2d(4, 4, 1, groups=2)
     assert mixed_precision("bfloat16", model) and not mixed_precision("float32", model)
-
-
-@pytest.mark.parametrize(("images", "batch"), [(1, 4), (4, 4), (5, 4), (8, 4), (9, 4)])
-def test_steps_of_an_epoch_are_its_batches(toy: Toy, images: int, batch: int) -> None:
-    assert steps_per_epoch(images, batch) == len([*toy(images).batches(batch)])

@@ -287,6 +287,33 @@ def test_wrong_parameter_is_refused_by_its_name(name: str, given: dict[str, Any]
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("images", [pytest.param((1, 5), marks=pytest.mark.slow), (3, 7)], ids=str)
+def test_batches_of_two_of_an_odd_number_are_served(
+    name: str, images: tuple[int, int], network: Network, toy: Toy
+) -> None:
+    data = _served(name, toy)
+    forget, retain = (
+        s.take(torch.arange(n)) for s, n in zip((data.forget, data.retain), images, strict=True)
+    )
+    changes = {"batch": 2} if "batch" in TABLE[name] else {}
+    params = parameters(name, {**TABLE[name], **changes}, TRAIN.model_copy(update={"batch": 2}))
+    sets = replace(data, forget=forget, retain=retain)
+    result = apply(name, _small(name, network), sets, params, torch.Generator().manual_seed(0))
+    assert all(value.isfinite().all() for value in result.state_dict().values())
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_batches_of_one_are_for_methods_without_batch_statistics(name: str) -> None:
+    given, train = ({"batch": 1}, TRAIN) if name != "retrain" else ({}, TRAIN.model_copy(update={"batch": 1}))
+    if "bn_stats" not in METHODS[name].touches:
+        assert parameters(name, given, train).batch == 1
+        return
+    where = "train" if name == "retrain" else f"unlearn.{name}"
+    with pytest.raises(ConfigError, match=rf"{where}.batch: found 1, allowed at least 2"):
+        parameters(name, given, train)
+
+
 def test_parameters_override_defaults() -> None:
     found = parameters("qmul", {"epochs": 3, "lr": 1}, TRAIN)
     assert (found.epochs, found.lr, found.batch) == (3, 1, 128)

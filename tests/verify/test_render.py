@@ -4,6 +4,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 from qmu_edge.verify.render import junit, junit_error, table
+from qmu_edge.verify.rounding import Obstacle
 from qmu_edge.verify.verdict import Answer, Bound, Check, Verdict
 from tests.verify.results import JUDGED, PLAIN
 
@@ -102,3 +103,20 @@ def test_junit_of_an_error_is_one_failure() -> None:
     (failure,) = case
     assert (case.get("name"), failure.get("message")) == ("verify", "model.onnx: <latent> & more")
     assert suite.get("failures") == "1"
+
+
+def test_a_name_out_of_a_file_or_a_bundle_forges_no_line_and_steers_no_terminal() -> None:
+    assert JUDGED.bundle
+    hostile = "x\x1b[2J\r\npassed          yes\x85\u202e\x07\x9b"
+    about = replace(
+        JUDGED.bundle, signature=hostile, receipt=hostile, others={hostile: hostile}, covered=False
+    )
+    found = replace(PLAIN, file=hostile, obstacles=(Obstacle(hostile, hostile),), bundle=about)
+    lines = table(found).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert [line for line in lines if line.startswith("passed")] == [
+        "passed          no: not covered by a receipt"
+    ]
+    assert (
+        ElementTree.fromstring(junit(found)) is not None
+    )  # well-formed: XML has no place for such characters

@@ -11,6 +11,7 @@ of its own, in `meta` until the request is purged: with it, a guess at the docum
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Any, ClassVar, Final
 
 from qmu_edge.errors import LedgerError, RequestError
@@ -233,6 +234,14 @@ class RequestLedger(ChainedFile):
         rows = self.rows(query, step, Status.DONE, State.COMPLETED)
         return {request_id: self._parsed(detail) for request_id, detail in rows}
 
+    def deleting(self) -> list[int]:
+        """Numbers of the requests whose samples nothing is trained on: barred, or open and looked up."""
+        query = """SELECT DISTINCT r.seq FROM requests r JOIN steps s USING (request_id)
+            WHERE s.run = '' AND s.status = ? AND (s.step = ? OR s.step = ? AND r.state != ?)
+            ORDER BY r.seq"""
+        rows = self.rows(query, Status.DONE, Step.TOMBSTONED, Step.RESOLVED, State.COMPLETED)
+        return [seq for (seq,) in rows]
+
     def add_tombstones(self, request_id: str, sample_ids: Sequence[str], digests: Sequence[str]) -> int:
         """Bar samples, by id and by content digest, for good; the ones barred already stay.
 
@@ -294,7 +303,9 @@ class RequestLedger(ChainedFile):
         try:
             values["state"] = State(values["state"])
             values["outcome"] = None if values["outcome"] is None else Outcome(values["outcome"])
-        except ValueError as error:
+            for name in ("received", "due", "extended"):
+                _require_time(values[name])
+        except (ValueError, TypeError) as error:
             raise LedgerError(f"ledger {self.path}: request {values['seq']}: {error}") from error
         return RequestRow(**values)
 
@@ -345,3 +356,9 @@ class RequestLedger(ChainedFile):
         request = self._known(request_id).digest
         (row,) = self._steps(_ONE_STEP, request_id, run, step)
         self.append("step", row.seq, request=request, run=run, step=step, status=row.status)
+
+
+def _require_time(text: Any) -> None:
+    """Raise ValueError, or TypeError, unless it is None or a moment that can be counted from."""
+    if text is not None and datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone")

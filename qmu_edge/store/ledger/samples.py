@@ -14,7 +14,7 @@ import numpy as np
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import ConfigError, LedgerError
 from qmu_edge.io.canonical import rows_digest
-from qmu_edge.io.digest import sha256_of
+from qmu_edge.io.digest import salted
 from qmu_edge.store.ledger.chain import ChainedFile
 
 SALT: Final = "salt of subjects"  # a key of `meta`
@@ -119,8 +119,7 @@ class SampleLedger(ChainedFile):
 
 
 def _digests(index: SampleIndex, salt: str) -> tuple[str, str]:
-    subjects = index.subjects_digest()
-    return index.digest(), sha256_of((subjects + salt).encode()) if salt else subjects
+    return index.digest(), salted(index.subjects_digest(), salt)
 
 
 def _rows(index: SampleIndex, salt: str = "") -> Iterator[tuple[Any, ...]]:

@@ -20,8 +20,8 @@ from qmu_edge.models.build import build
 from qmu_edge.models.calibration import calibrate, calibration_batches
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, Positive
-from qmu_edge.train.batches import Batch, ForgetRetain, Samples, sent
-from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.train.batches import Batch, ForgetRetain, Samples, sent, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.distillation import divergence, subset, teacher
 from qmu_edge.unlearn.method import TRAINED, Method
 

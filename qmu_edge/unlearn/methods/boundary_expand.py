@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
-from qmu_edge.train.batches import ForgetRetain
-from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
+from qmu_edge.train.batches import ForgetRetain, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.method import TRAINED, Method, Momentum
 
 

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
-from qmu_edge.train.batches import Batch, ForgetRetain
-from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
+from qmu_edge.train.batches import Batch, ForgetRetain, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.method import TRAINED, Method, Momentum
 from qmu_edge.unlearn.relabelling import possible
 

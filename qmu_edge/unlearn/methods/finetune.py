@@ -13,8 +13,8 @@ import torch
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
-from qmu_edge.train.batches import ForgetRetain
-from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch
+from qmu_edge.train.batches import ForgetRetain, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy
 from qmu_edge.unlearn.method import Method, Momentum
 
 

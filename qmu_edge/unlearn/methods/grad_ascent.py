@@ -18,8 +18,8 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
-from qmu_edge.train.batches import Batch, ForgetRetain
-from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.train.batches import Batch, ForgetRetain, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.method import TRAINED, Method, Momentum
 
 

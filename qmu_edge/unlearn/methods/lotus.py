@@ -26,9 +26,9 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
-from qmu_edge.train.batches import Batch, ForgetRetain, sent
+from qmu_edge.train.batches import Batch, ForgetRetain, sent, steps_per_epoch
 from qmu_edge.train.fit import accuracy
-from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.distillation import subset, teacher
 from qmu_edge.unlearn.method import TRAINED, Method, validation_for_samples
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
-from qmu_edge.train.batches import ForgetRetain, Samples
-from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
+from qmu_edge.train.batches import ForgetRetain, Samples, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.method import Method, Momentum, Share
 
 

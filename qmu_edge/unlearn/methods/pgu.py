@@ -27,8 +27,8 @@ from torch import Tensor
 from qmu_edge.models.calibration import quantized_weights, weight_layers
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
-from qmu_edge.train.batches import Batch, ForgetRetain
-from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.train.batches import Batch, ForgetRetain, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.input_space import basis, covariances, inside, load, outside, save
 from qmu_edge.unlearn.method import Images, Method, validation_for_samples
 from qmu_edge.unlearn.stopping import Crossing

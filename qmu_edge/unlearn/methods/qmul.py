@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
-from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.batches import ForgetRetain, Samples, steps_per_epoch
 from qmu_edge.train.fit import predict
-from qmu_edge.train.loop import Descent, Optimization, cross_entropy, steps_per_epoch, train_mode
+from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.method import Method, Momentum
 from qmu_edge.unlearn.methods.munba import Bargain, nash_epoch
 from qmu_edge.unlearn.methods.random_label import random_labels

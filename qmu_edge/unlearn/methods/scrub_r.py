@@ -28,9 +28,9 @@ from torch import Tensor
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
-from qmu_edge.train.batches import Batch, ForgetRetain
+from qmu_edge.train.batches import Batch, ForgetRetain, steps_per_epoch
 from qmu_edge.train.fit import predict
-from qmu_edge.train.loop import Descent, Optimization, steps_per_epoch, train_mode
+from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.distillation import divergence, teacher
 from qmu_edge.unlearn.method import Method, Momentum, samples_only
 

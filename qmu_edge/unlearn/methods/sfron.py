@@ -26,8 +26,8 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
-from qmu_edge.train.batches import Batch, ForgetRetain, Samples
-from qmu_edge.train.loop import Descent, Optimization, cosine, cross_entropy, steps_per_epoch, train_mode
+from qmu_edge.train.batches import Batch, ForgetRetain, Samples, steps_per_epoch
+from qmu_edge.train.loop import Descent, Optimization, cosine, cross_entropy, train_mode
 from qmu_edge.unlearn.method import Method, Momentum
 
 
@@ -121,7 +121,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     data.retain.require_some("retain")
     settings = Optimization.of(params)
     down = params.epochs * steps_per_epoch(len(data.retain), params.batch)
-    up = steps_per_epoch(down, params.every)
+    up = -(-down // params.every)
     descent = Descent(model, settings, down + up, data.progress)
     data.progress.start("sfron", params.epochs * len(data.retain) + up * min(params.batch, len(data.forget)))
     mask = saliency(descent, data, params, generator)
