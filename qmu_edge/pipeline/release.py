@@ -5,7 +5,7 @@ A release is made once for a checkpoint and an export plan; whoever wants the sa
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.receipt import receipt
-from qmu_edge.recipe import PolicyRecipe
+from qmu_edge.recipe import PolicyRecipe, Recipe
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.objects import ObjectStore
@@ -72,11 +72,10 @@ def make_release(
         ConfigError: The target does not take a format.
         ExportError: A gate does not pass; no release is made.
     """
-    model, origin = Networks.of(project).load(digest)
-    plan = ExportPlan(
+    networks = Networks.of(project)
+    plan = _plan(
+        networks.origin(digest).class_names, project.samples, project.recipe,
         formats=formats, target=target, input=input or InputSpec(), batch=batch,
-        class_names=shipped_names(origin.class_names, project.samples.index, project.samples.barred()),
-        recipe=project.recipe.digest(),
     )  # fmt: skip
     results, policy = project.results, project.recipe.policy
     planned = plan.digest()
@@ -84,6 +83,7 @@ def make_release(
     if known:
         return known, results.release(known)
     project.progress.start("export", 0)
+    model, _ = networks.load(digest)
     files = export(
         model, plan, images=parity_images(project.samples, policy.parity_inputs),
         min_agreement=policy.min_agreement, min_inputs=policy.parity_inputs,
@@ -103,6 +103,25 @@ def make_release(
     if aside is None:
         results.note_released(digest, planned, found)
     return found, release
+
+
+def release_before(project: Project, digest: Sha256) -> Release:
+    """The release of a checkpoint to compare with: what has shipped, or an integer file alone.
+
+    Raises:
+        ExportError: See `make_release`.
+    """
+    plan = _plan(Networks.of(project).origin(digest).class_names, project.samples, project.recipe)
+    shipped = project.results.released(digest, plan.digest())
+    return (
+        project.results.release(shipped) if shipped else make_release(project, digest, (Format.INTEGER,))[1]
+    )
+
+
+def _plan(names: Sequence[str], samples: ProjectSamples, recipe: Recipe, **options: Any) -> ExportPlan:
+    """The options of an export of a checkpoint with these class names."""
+    shipped = shipped_names(names, samples.index, samples.barred())
+    return ExportPlan(class_names=shipped, recipe=recipe.digest(), **options)
 
 
 def shipped_names(names: Sequence[str], index: SampleIndex, barred: NDArray[np.bool_]) -> tuple[str, ...]:

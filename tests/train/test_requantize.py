@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -89,13 +91,31 @@ def test_batch_norm_statistics_are_the_plain_average(network: Network, toy: Toy)
     for name, norm in norms.items():
         norm.register_forward_pre_hook(lambda _, x, name=name: record(name, x[0].detach()))
         norm.train()
-    order = torch.randperm(23, generator=torch.Generator().manual_seed(3))[:16]  # no small last batch
-    for part in (order[:8], order[8:]):
+    order = torch.randperm(23, generator=torch.Generator().manual_seed(3))[:21]  # three of even sizes
+    for part in order.split(7):
         model(samples.images()[part] / 255.0)
     for name in norms:
         torch.testing.assert_close(found[name][0], torch.stack(means[name]).mean(0), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found[name][1], torch.stack(variances[name]).mean(0), rtol=1e-4, atol=1e-5)
         assert norms[name].momentum == 0.1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_statistics_are_taken_quickly_and_are_the_same(network: Network, toy: Toy, preset: str) -> None:
+    model, plain = network(quantizer=preset), network(quantizer=preset)
+    average_statistics(model, toy(20), 8, torch.Generator().manual_seed(0), Progress())
+    modes = [m.training for m in model.modules()]
+    with patch("qmu_edge.train.requantize.quickly", lambda *_, **__: nullcontext()):
+        average_statistics(plain, toy(20), 8, torch.Generator().manual_seed(0), Progress())
+    assert modes == [m.training for m in plain.modules()] and not any(modes)
+    found, expected = (m.state_dict() for m in (model, plain))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+
+    by_brevitas = patch("brevitas.core.quant.RescalingIntQuant.forward", side_effect=AssertionError)
+    if preset == "learned_step":
+        with by_brevitas:
+            average_statistics(model, toy(20), 8, torch.Generator().manual_seed(0), Progress())
 
 
 @pytest.mark.parametrize("preset", PRESETS)
