@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from qmu_edge.errors import IntegrityError, QmuEdgeError, VerificationFailed
-from qmu_edge.export.targets import Format
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.plain import to_json
 from qmu_edge.machine.cost import measured_cost
@@ -32,13 +31,12 @@ from qmu_edge.pipeline.evaluate import Seen, positions_of, runnable, thresholds_
 from qmu_edge.pipeline.inputs import forget_retain, samples_of
 from qmu_edge.pipeline.networks import Networks, origin_of
 from qmu_edge.pipeline.references import Bank, Expected, expected
-from qmu_edge.pipeline.release import evaluate_release, make_release
+from qmu_edge.pipeline.release import evaluate_release, make_release, release_before
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release, Report, StepResult
 from qmu_edge.request.split import Split, emptied_classes
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.runtime.throughput import counting
-from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import Outcome, Pointer, State, Status, Step
 from qmu_edge.train.requantize import requantize
@@ -166,13 +164,6 @@ def produce(run: Run) -> tuple[Sha256, Report]:
     return release, report
 
 
-def fulfilled_steps(ledger: Ledger, request_id: str) -> dict[str, StepResult]:
-    """What each step of the attempt that ended in a receipt has found."""
-    done = [s for s in ledger.steps(request_id) if s.status is Status.DONE]
-    last = [s.run for s in done if s.step == Step.RECEIPTED][-1]
-    return {s.step: StepResult.parse(s.detail) for s in done if s.run in ("", last)}
-
-
 def _unlearned_step(run: Run) -> StepResult:
     split = run.project.store.put_bytes(run.split.to_bytes())
     return replace(_unlearned(run), split=split, counts=run.split.counts())
@@ -218,7 +209,7 @@ def _exported(run: Run, digest: Sha256) -> StepResult:
 def _verified(run: Run, release_digest: Sha256) -> StepResult:
     project = run.project
     release = project.results.release(release_digest)
-    _, original = make_release(project, run.before, (Format.INTEGER,))
+    original = release_before(project, run.before)
     before, seen_before = run.evaluate(original)
     found, seen = run.evaluate(release)
     known = _expected(run, seen_before)

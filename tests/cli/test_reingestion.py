@@ -24,7 +24,7 @@ def planted(served: Path) -> Any:
     """A project with a deleted training sample, and the split of its request with that sample put back."""
     with opened(served, Progress()) as project:
         (row,) = project.ledger.requests()
-        found = unlearn_run.fulfilled_steps(project.ledger, row.request_id)["unlearned"]
+        found = project.results.fulfilled_steps(row.request_id)["unlearned"]
         split = Split.parse(project.store.get_bytes(found.stored("split")))
         yield project, row, split
 
