@@ -80,6 +80,7 @@ def _quiet() -> None:
     from qmu_edge.machine.processors import settle
 
     settle()
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # they are looked for in every package
     if not sys.warnoptions:  # warnings of libraries are for developers, who pass -W
         warnings.simplefilter("ignore")
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)

@@ -11,7 +11,6 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.io.files import may_write
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import find, opened, search
-from qmu_edge.project.publish import papers_of, publish
 from qmu_edge.project.records import Release
 from qmu_edge.request.document import load_request
 from qmu_edge.store.ledger.states import Pointer
@@ -142,6 +141,7 @@ def export(
     from qmu_edge.export.targets import Format, target_named
     from qmu_edge.io.plain import to_json
     from qmu_edge.pipeline.release import RELEASED, bundle_files, copy_files, issued_with, make_release
+    from qmu_edge.project.publish import papers_of, publish
     from qmu_edge.verify.render import same_bits
 
     consumer, spec = target_named(target), InputSpec.parse(dtype, layout)

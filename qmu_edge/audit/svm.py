@@ -95,7 +95,10 @@ def mia_efficacy(
     forget = confidence(forget_logits, forget_labels)
     size = min(size, retain.size, test.size)
     generator = np.random.default_rng(seed)
-    drawn = [[generator.choice(of, size, replace=False) for of in (retain, test)] for _ in range(draws)]
+    drawn = [
+        (generator.choice(retain, size, replace=False), generator.choice(test, size, replace=False))
+        for _ in range(draws)
+    ]
     with ThreadPoolExecutor(processors().threads) as pool:  # training an attack holds no lock of Python's
         shares = list(pool.map(lambda sides: nonmember_share(*sides, forget), drawn))
     return Efficacy(float(np.mean(shares)), float(np.std(shares)), draws, size)

@@ -17,11 +17,11 @@ from qmu_edge.errors import ExportError, RequestError, UnlearnError, Verificatio
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
 from qmu_edge.pipeline.ladder import Climb, Effort, climb
-from qmu_edge.pipeline.make_receipt import FulfilledRun, make_receipt, require_impersonal
+from qmu_edge.pipeline.make_receipt import COMPUTED, FulfilledRun, make_receipt, require_impersonal
 from qmu_edge.pipeline.networks import Networks
 from qmu_edge.pipeline.passes import note_passes
 from qmu_edge.pipeline.references import Bank
-from qmu_edge.pipeline.unlearn_run import plain
+from qmu_edge.pipeline.unlearn_run import Run, plain
 from qmu_edge.project.checklist import checklists
 from qmu_edge.project.history import History
 from qmu_edge.project.inventory import inventory
@@ -234,7 +234,7 @@ def _fulfilled_run(climbed: Climb) -> FulfilledRun:
             method=Method(
                 name=run.method,
                 category=METHODS[run.method].category,
-                parameters=to_json(plain(run.params)),
+                parameters=to_json({**plain(run.params), **_computed(run)}),
                 seed=run.seed,
             ),
             rungs=[Rung.of(rung) for rung in climbed.tried],
@@ -247,6 +247,14 @@ def _fulfilled_run(climbed: Climb) -> FulfilledRun:
             model=project.recipe.model,
             ledger=project.ledger.standing_at(run.rows[0].request_id, run.name, Step.RECEIPTED),
         )
+
+
+def _computed(run: Run) -> dict[str, Any]:
+    """What the bits of its network depend on, where all of it was computed with --deterministic."""
+    ledger, request_id = run.project.ledger, run.rows[0].request_id
+    rows = [ledger.step(request_id, run.name, step) for step in (Step.UNLEARNED, Step.REQUANTIZED)]
+    found = [row.detail.get("circumstances") if row else None for row in rows]
+    return {COMPUTED: found[0]} if found[0] and found[0] == found[1] else {}
 
 
 def _result(

@@ -73,13 +73,13 @@ def make_release(
         ExportError: A gate does not pass; no release is made.
     """
     networks = Networks.of(project)
-    plan = _plan(
+    plan = planned(
         networks.origin(digest).class_names, project.samples, project.recipe,
         formats=formats, target=target, input=input or InputSpec(), batch=batch,
     )  # fmt: skip
     results, policy = project.results, project.recipe.policy
-    planned = plan.digest()
-    known, store = None if aside else results.released(digest, planned), aside or project.store
+    named = plan.digest()
+    known, store = None if aside else results.released(digest, named), aside or project.store
     if known:
         return known, results.release(known)
     project.progress.start("export", 0)
@@ -101,7 +101,7 @@ def make_release(
     )
     found = store.put_bytes(release.to_bytes())
     if aside is None:
-        results.note_released(digest, planned, found)
+        results.note_released(digest, named, found)
     return found, release
 
 
@@ -111,14 +111,14 @@ def release_before(project: Project, digest: Sha256) -> Release:
     Raises:
         ExportError: See `make_release`.
     """
-    plan = _plan(Networks.of(project).origin(digest).class_names, project.samples, project.recipe)
+    plan = planned(Networks.of(project).origin(digest).class_names, project.samples, project.recipe)
     shipped = project.results.released(digest, plan.digest())
     return (
         project.results.release(shipped) if shipped else make_release(project, digest, (Format.INTEGER,))[1]
     )
 
 
-def _plan(names: Sequence[str], samples: ProjectSamples, recipe: Recipe, **options: Any) -> ExportPlan:
+def planned(names: Sequence[str], samples: ProjectSamples, recipe: Recipe, **options: Any) -> ExportPlan:
     """The options of an export of a checkpoint with these class names."""
     shipped = shipped_names(names, samples.index, samples.barred())
     return ExportPlan(class_names=shipped, recipe=recipe.digest(), **options)

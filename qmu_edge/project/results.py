@@ -149,7 +149,8 @@ class Results:
         A recipe that was noted is one whose methods and hyperparameters are known to be right.
         """
         found = self._ledger.meta(PASSES) or {}
-        return {n: Passes(*p) for n, p in found["methods"].items()} if found.get("recipe") == recipe else {}
+        known = found["methods"] if found.get("recipe") == recipe else {}
+        return {n: Passes(*map(float, p)) for n, p in known.items()}  # 1.0 is stored as 1
 
     def note_passes(self, recipe: Sha256, passes: Mapping[str, Passes]) -> None:
         """Let `passes` find them."""

@@ -79,10 +79,10 @@ def expect(
 
 def _around(ledger: Ledger, results: Results) -> float | None:
     """Seconds around the rung of the last request; None where none was measured."""
-    receipts = ledger.receipts()
-    if not receipts:
+    served = [receipt.request_id for receipt in ledger.receipts()]
+    if not served or served[-1] is None:
         return None
-    steps = results.fulfilled_steps(receipts[-1].request_id)
+    steps = results.fulfilled_steps(served[-1])
     found = [steps[name].seconds for name in AROUND if name in steps]
     known = [float(seconds) for seconds in found if seconds is not None]
     return sum(known) if len(known) == len(AROUND) else None

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qmu_edge.io.digest import sha256_of
 from qmu_edge.project.project import Project
 from qmu_edge.project.results import TRAINING_COST
 from qmu_edge.queue import lifecycle
@@ -73,7 +74,7 @@ def test_passes_are_of_both_sets() -> None:
     empty = np.arange(0)
     split = Split(
         forget=np.arange(3), retain=np.arange(3, 10), validation=empty, test=empty, also_erased=empty,
-        scope="samples", index_digest="0" * 64,
+        scope="samples", index_digest=sha256_of(b"index"),
     )  # fmt: skip
     assert Passes(2.0, 1.0).over(split) == 13.0
 
