@@ -6,7 +6,8 @@ made is released). The method is the same, and its file is taken in both.
 
 With --parts: what does a request cost part by part, in seconds and in epochs of training of the same project?
 Each request is served in a process of its own, as the command does it. Without a dataset, on the images of
-`qmu-edge demo`.
+`qmu-edge demo`. With --processor-time (and OMP_NUM_THREADS=1) in seconds of the processor, which other work
+does not change.
 
     python bench/request.py --dataset cifar10/ [--recipe cifar10-resnet18-w4a4-small] [--images 4000]
     python bench/request.py --parts [--dataset cifar10/ --images 8000] [--recipe ...]
@@ -25,6 +26,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+import torch
 from shared.record import write
 
 from qmu_edge import api
@@ -94,6 +96,8 @@ def one(options: argparse.Namespace, seed: int, work: Path) -> dict[str, float]:
 # Run by a process that has imported nothing: a timer around everything that is not a step of the ledger.
 SERVED = """
 import json, sys, time
+if "--processor-time" in sys.argv:
+    time.perf_counter = time.process_time
 start = time.perf_counter()
 from pathlib import Path
 from unittest.mock import patch
@@ -118,9 +122,9 @@ STEPS = {
 }  # fmt: skip
 
 
-def parts(request: Path, shop: Path, method: str) -> dict[str, float]:
+def parts(request: Path, shop: Path, *options: str) -> dict[str, float]:
     """Seconds of each part of a request, served in a new process; "load" is all that has no name."""
-    command = [sys.executable, "-W", "ignore", "-c", SERVED, str(request), str(shop), method]
+    command = [sys.executable, "-W", "ignore", "-c", SERVED, str(request), str(shop), *options]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     found = json.loads(said.splitlines()[-1])
     spent = {name: float(found["steps"].get(step, 0.0)) for name, step in STEPS.items()}
@@ -138,7 +142,8 @@ def one_in_parts(options: argparse.Namespace, seed: int, work: Path) -> dict[str
     api.init(shop, dataset=str(images), recipe=str(work / "recipe.toml"), subjects=images / "subjects.csv")
     epoch = api.train(shop)["spent"]["seconds"] / recipe.train.epochs
     api.request_new(subject_ids=[person], out=request)
-    found = parts(request, shop, options.method)
+    clock = ["--processor-time"] if options.processor_time else []
+    found = parts(request, shop, options.method, *clock)
     rest = sum(s for name, s in found.items() if name not in ("unlearn", "references"))
     found |= {"all but unlearn and references": rest, "allowed": 0.5 * epoch + 5.0}
     in_epochs = {f"{name}, epochs": spent / epoch for name, spent in found.items()}
@@ -157,6 +162,7 @@ def main() -> None:
     """Run the seeds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", action="store_true")
+    parser.add_argument("--processor-time", action="store_true", help="of one thread, beside other work")
     parser.add_argument("--dataset", type=Path)
     parser.add_argument("--recipe")
     parser.add_argument("--method", default="held_out_match")
@@ -165,6 +171,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.dataset is None and not options.parts:
         parser.error("--dataset is needed")
+    if options.processor_time:
+        torch.set_num_threads(1)
+        setattr(time, "perf_counter", time.process_time)  # noqa: B010 (a name of the module that all use)
     options.recipe = options.recipe or ("cifar10-resnet18-w4a4-small" if options.dataset else DEMO)
     runs = []
     for seed in options.seeds:

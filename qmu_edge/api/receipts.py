@@ -88,7 +88,9 @@ def receipt_recompute(
         IntegrityError: What it was made of was deleted or purged since.
         LedgerError: The project has not issued it, or a file came out otherwise.
     """
-    from qmu_edge.pipeline.recompute import recompute
+    from qmu_edge.pipeline.recompute import recompute, recorded_split, told
+    from qmu_edge.pipeline.unlearn_run import attempt
+    from qmu_edge.runtime.device import device_named
 
     data = _receipt_bytes(path, project)
     with opened(find(project), progress or Progress()) as found:
@@ -96,7 +98,10 @@ def receipt_recompute(
         row = found.ledger.receipt(sha256_of(data))
         if row is None or row.request_id is None:
             raise ConfigError("receipt: cannot be recomputed: no request asked for it")
-        made = recompute(found, receipt.loads(data, path or "receipt"), row.request_id)
+        stated = receipt.loads(data, path or "receipt")
+        split = recorded_split(stated, row.request_id, found.results, found.store, found.samples)
+        device = device_named("cpu" if told(stated)["device"] == "cpu" else "cuda")
+        made = recompute(attempt(found, (), split, stated.predicate.method.name, device), stated)
         return {"request": row.request_id, "receipt": sha256_of(data), **made}
 
 

@@ -22,12 +22,12 @@ from qmu_edge.pipeline.circumstances import circumstances
 from qmu_edge.pipeline.make_receipt import COMPUTED, versions
 from qmu_edge.pipeline.networks import MAX_BYTES
 from qmu_edge.pipeline.release import parity_images, planned
-from qmu_edge.pipeline.unlearn_run import Run, attempt, requantized, unlearned
-from qmu_edge.project.project import Project
+from qmu_edge.pipeline.unlearn_run import Run, requantized, unlearned
+from qmu_edge.project.results import Results
+from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.receipt.statement import Statement
 from qmu_edge.request.split import Split
 from qmu_edge.runtime.determinism import determinism
-from qmu_edge.runtime.device import device_named
 from qmu_edge.store.ledger.states import Step
 from qmu_edge.store.objects import ObjectStore
 
@@ -35,30 +35,26 @@ HERE: Final = "receipt: cannot be recomputed here"
 NEVER: Final = "receipt: cannot be recomputed"
 
 
-def recompute(project: Project, stated: Statement, request_id: str) -> dict[str, Any]:
+def recompute(run: Run, stated: Statement) -> dict[str, Any]:
     """Do the training of a receipt again, in its recorded order and from its seed.
 
     Args:
-        project: Open, the one that has issued the receipt.
+        run: An attempt of its method on `recorded_split`, in the project that has issued it.
         stated: The receipt's statement.
-        request_id: Whose receipt it is.
 
     Returns:
         `files`: digest of each by name, the same as in the receipt; `computed_with`: see `circumstances`.
 
     Raises:
-        ConfigError: The receipt is not of an exact, deterministic run; or recipe, versions or circumstances
-            are others here.
-        IntegrityError: What it was made of was deleted or purged since.
+        ConfigError: Recipe, versions or circumstances are others here.
+        IntegrityError: The network is purged.
         LedgerError: A file came out otherwise.
     """
-    require_exact(stated)
-    _require_same("recipe", {"digest": stated.predicate.recipe}, {"digest": project.recipe.digest()})
-    device = device_named("cpu" if told(stated)["device"] == "cpu" else "cuda")
+    here = {"digest": run.project.recipe.digest()}
+    _require_same("recipe", {"digest": stated.predicate.recipe}, here)
     with determinism(True), tempfile.TemporaryDirectory(prefix="qmu-edge-recompute-") as folder:
-        require_here(stated, device)
-        run = _run(project, stated, request_id, device, ObjectStore(Path(folder)))
-        found = _files(run, stated)
+        require_here(stated, run.device)
+        found = _files(_again(run, stated, ObjectStore(Path(folder))), stated)
     for name, digest in stated.files.items():
         if found.get(name) != digest:
             raise LedgerError(f"{name}: recomputed it is {found.get(name)}, the receipt says {digest}")
@@ -102,26 +98,36 @@ def _require_same(what: str, said: Mapping[str, Any], here: Mapping[str, Any]) -
             raise ConfigError(f"{HERE}: {what}: {name} is {here.get(name)}, the receipt says {value}")
 
 
-def _run(
-    project: Project, stated: Statement, request_id: str, device: torch.device, aside: ObjectStore
-) -> Run:
-    """The run of the receipt, whose networks go aside; the one that it made lends its architecture.
+def recorded_split(
+    stated: Statement, request_id: str, results: Results, store: ObjectStore, samples: ProjectSamples
+) -> Split:
+    """The sets that the network of a receipt was trained and judged on.
 
     Raises:
-        IntegrityError: Its sets or its network are purged, or a sample that it kept was deleted since.
+        ConfigError: See `require_exact`.
+        IntegrityError: They are purged, or a sample that was kept was deleted since.
     """
-    predicate, results = stated.predicate, project.results
-    before, after = predicate.checkpoints.before, predicate.checkpoints.after
+    require_exact(stated)
     digest = results.fulfilled_steps(request_id)[Step.UNLEARNED].stored("split")
-    if before is None or after is None or any(map(results.purged, (digest, Sha256(after)))):
-        raise IntegrityError(f"{NEVER}: the sets that it was trained on, or its network, are purged")
-    split = Split.parse(project.store.get_bytes(digest))
+    if results.purged(digest):
+        raise IntegrityError(f"{NEVER}: the sets that it was trained on are purged")
+    split = Split.parse(store.get_bytes(digest))
     kept = np.concatenate([split.retain, split.validation])
-    if gone := int(project.samples.barred()[kept].sum()):
+    if gone := int(samples.barred()[kept].sum()):
         raise IntegrityError(f"{NEVER}: {gone} of the {len(kept)} samples that it kept were deleted since")
-    aside.put_bytes(project.store.get_bytes(Sha256(after), limit=MAX_BYTES))
-    made = attempt(project, (), split, predicate.method.name, device)
-    return replace(made, before=Sha256(before), seed=predicate.method.seed, aside=aside)
+    return split
+
+
+def _again(run: Run, stated: Statement, aside: ObjectStore) -> Run:
+    """The run of the receipt, whose networks go aside; the one that it made lends its architecture."""
+    networks, method = stated.predicate.checkpoints, stated.predicate.method
+    if networks.before is None or networks.after is None:
+        raise ConfigError(f"{NEVER}: it names no network")
+    project, after = run.project, Sha256(networks.after)
+    if project.results.purged(after):
+        raise IntegrityError(f"{NEVER}: its network is purged")
+    aside.put_bytes(project.store.get_bytes(after, limit=MAX_BYTES))
+    return replace(run, before=Sha256(networks.before), seed=method.seed, aside=aside)
 
 
 def _files(run: Run, stated: Statement) -> dict[str, Sha256]:

@@ -24,6 +24,7 @@ from qmu_edge.pipeline.evaluate import Seen, SetPositions, evaluate_file, runnab
 from qmu_edge.pipeline.networks import MAX_BYTES, Networks
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release
+from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.receipt import receipt
 from qmu_edge.recipe import PolicyRecipe, Recipe
@@ -105,17 +106,13 @@ def make_release(
     return found, release
 
 
-def release_before(project: Project, digest: Sha256) -> Release:
-    """The release of a checkpoint to compare with: what has shipped, or an integer file alone.
-
-    Raises:
-        ExportError: See `make_release`.
-    """
-    plan = planned(Networks.of(project).origin(digest).class_names, project.samples, project.recipe)
-    shipped = project.results.released(digest, plan.digest())
-    return (
-        project.results.release(shipped) if shipped else make_release(project, digest, (Format.INTEGER,))[1]
-    )
+def shipped(
+    digest: Sha256, networks: Networks, samples: ProjectSamples, recipe: Recipe, results: Results
+) -> Release | None:
+    """The release of a checkpoint as `make_release` makes it, where that was done before."""
+    plan = planned(networks.origin(digest).class_names, samples, recipe)
+    known = results.released(digest, plan.digest())
+    return results.release(known) if known else None
 
 
 def planned(names: Sequence[str], samples: ProjectSamples, recipe: Recipe, **options: Any) -> ExportPlan:

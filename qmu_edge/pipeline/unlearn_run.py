@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from qmu_edge.errors import IntegrityError, QmuEdgeError, VerificationFailed
+from qmu_edge.export.targets import Format
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.plain import to_json
 from qmu_edge.machine.cost import measured_cost
@@ -33,7 +34,7 @@ from qmu_edge.pipeline.evaluate import Seen, positions_of, runnable, thresholds_
 from qmu_edge.pipeline.inputs import forget_retain, samples_of
 from qmu_edge.pipeline.networks import Networks, origin_of
 from qmu_edge.pipeline.references import Bank, Expected, expected
-from qmu_edge.pipeline.release import evaluate_release, make_release, release_before
+from qmu_edge.pipeline.release import evaluate_release, make_release, shipped
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release, Report, StepResult
 from qmu_edge.request.split import Split, emptied_classes
@@ -225,7 +226,8 @@ def _exported(run: Run, digest: Sha256) -> StepResult:
 def _verified(run: Run, release_digest: Sha256) -> StepResult:
     project = run.project
     release = project.results.release(release_digest)
-    original = release_before(project, run.before)
+    original = shipped(run.before, run.networks, project.samples, project.recipe, project.results)
+    original = original or make_release(project, run.before, (Format.INTEGER,))[1]
     before, seen_before = run.evaluate(original)
     found, seen = run.evaluate(release)
     known = _expected(run, seen_before)

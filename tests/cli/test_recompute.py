@@ -69,12 +69,12 @@ def test_it_gives_the_same_files_and_changes_nothing(exact: Path) -> None:
 
 @pytest.mark.slow
 def test_another_result_is_told(exact: Path) -> None:
-    other = module._run
+    other = module._again
 
     def seeded(*args: Any) -> Any:
         return module.replace(other(*args), seed=7)
 
-    with patch.object(module, "_run", seeded):
+    with patch.object(module, "_again", seeded):
         ended = recomputed(exact)
     assert (
         ended.code == 8 and "model.onnx: recomputed it is " in ended.err and "the receipt says" in ended.err
@@ -110,7 +110,7 @@ def test_what_was_deleted_since_is_refused(exact: Path, tmp_path: Path) -> None:
     assert ended.code == 4 and "samples that it kept were deleted since" in ended.err
     assert run_command("purge", "--now", "--project", project).code == 0
     ended = recomputed(project, first)
-    assert ended.code == 4 and ended.err.endswith("or its network, are purged\n")
+    assert ended.code == 4 and ended.err.endswith("the sets that it was trained on are purged\n")
 
 
 @pytest.mark.slow
