@@ -100,5 +100,5 @@ def mia_efficacy(
         for _ in range(draws)
     ]
     with ThreadPoolExecutor(processors().threads) as pool:  # training an attack holds no lock of Python's
-        shares = list(pool.map(lambda sides: nonmember_share(*sides, forget), drawn))
+        shares = list(pool.map(lambda sides: nonmember_share(sides[0], sides[1], forget), drawn))
     return Efficacy(float(np.mean(shares)), float(np.std(shares)), draws, size)

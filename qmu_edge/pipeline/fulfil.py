@@ -19,7 +19,7 @@ from qmu_edge.io.plain import to_json
 from qmu_edge.pipeline.ladder import Climb, Effort, climb
 from qmu_edge.pipeline.make_receipt import COMPUTED, FulfilledRun, make_receipt, require_impersonal
 from qmu_edge.pipeline.networks import Networks
-from qmu_edge.pipeline.passes import note_passes
+from qmu_edge.pipeline.passes import passes_of
 from qmu_edge.pipeline.references import Bank
 from qmu_edge.pipeline.unlearn_run import Run, plain
 from qmu_edge.project.checklist import checklists
@@ -130,7 +130,7 @@ def _require_ready(
     effort: Effort,
 ) -> Mapping[str, Passes]:  # fmt: skip
     """Check what every run needs before any request is recorded; returns the passes of its methods."""
-    passes = note_passes(results, recipe, effort.method)
+    passes = passes_of(results, recipe, effort.method)
     networks.load(checkpoint)
     _ = samples.images
     return passes
@@ -148,6 +148,8 @@ def _fulfil(
     if planned.forced_by:
         project.progress.note(f"{planned.rungs[0]}: {planned.forced_by}")
     _bar(ledger, samples, batch, claims)
+    if effort.method is None:
+        project.results.note_passes(project.recipe.digest(), passes)
     climbed = climb(project, batch, planned, effort)
     _renew(Bank.of(project), [row.request_id for row in batch], effort)
     _receipts(climbed, claims)

@@ -7,7 +7,7 @@ from qmu_edge.recipe import Recipe
 from qmu_edge.request.split import Passes
 
 
-def passes_of(results: Results, recipe: Recipe, method: str | None) -> Mapping[str, Passes]:
+def passes_of(results: Results, recipe: Recipe, method: str | None = None) -> Mapping[str, Passes]:
     """Of the rungs of the policy, and of `method` where one was asked for.
 
     Raises:
@@ -15,18 +15,6 @@ def passes_of(results: Results, recipe: Recipe, method: str | None) -> Mapping[s
     """
     known, names = results.passes(recipe.digest()), (method,) if method else recipe.policy.rungs
     return known if {*names} <= known.keys() else _checked(recipe, names)
-
-
-def note_passes(results: Results, recipe: Recipe, method: str | None = None) -> Mapping[str, Passes]:
-    """Check the same, and let `passes_of` find it from now on.
-
-    Raises:
-        ConfigError: See `passes_of`.
-    """
-    found = passes_of(results, recipe, method)
-    if not method:
-        results.note_passes(recipe.digest(), found)
-    return found
 
 
 def _checked(recipe: Recipe, names: Sequence[str]) -> Mapping[str, Passes]:

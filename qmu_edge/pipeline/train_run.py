@@ -15,7 +15,7 @@ from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.pipeline.distributed import TRAINING, Job
 from qmu_edge.pipeline.inputs import samples_of
 from qmu_edge.pipeline.networks import Networks, origin_of
-from qmu_edge.pipeline.passes import note_passes
+from qmu_edge.pipeline.passes import passes_of
 from qmu_edge.pipeline.references_run import prepare_references
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Trained
@@ -53,7 +53,7 @@ def train_project(project: Project, device_name: str, *, replace: bool = False) 
     device = device_named(device_name)
     with project.locked():
         run, results = project.training(), project.results
-        note_passes(results, project.recipe)  # a wrong method is refused now, not after hours of training
+        passes = passes_of(results, project.recipe)  # a wrong method is refused now, not after hours
         trained = results.trained(run)
         if not replace:
             _require_unreleased(project.root, project.ledger, trained)
@@ -66,6 +66,7 @@ def train_project(project: Project, device_name: str, *, replace: bool = False) 
         with project.ledger.change():
             project.ledger.set_current(Pointer.CHECKPOINT, trained.checkpoint)
             results.note_training_from_scratch()
+            results.note_passes(project.recipe.digest(), passes)
         if project.recipe.references.trained == "once":
             return {**trained.to_json(), "references": prepare_references(project, device_name)}
         return trained.to_json()

@@ -1,6 +1,7 @@
 """A receipt that is recomputed: the same files to the byte, or one line that says why not."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -72,7 +73,7 @@ def test_another_result_is_told(exact: Path) -> None:
     other = module._again
 
     def seeded(*args: Any) -> Any:
-        return module.replace(other(*args), seed=7)
+        return replace(other(*args), seed=7)
 
     with patch.object(module, "_again", seeded):
         ended = recomputed(exact)

@@ -63,7 +63,7 @@ def test_calibration_refuses_a_deleted_sample(planted: Any) -> None:
     project, row, split = planted
     run = attempt(project, [row], back_in(split, "retain"), "qmul", CPU)
     with pytest.raises(IntegrityError, match="calibration: 1 of"):
-        unlearn_run._requantized(run, project.current(Pointer.CHECKPOINT))
+        unlearn_run.requantized(run, project.current(Pointer.CHECKPOINT))
 
 
 @pytest.mark.parametrize("part", ["retain", "validation", "test"])
