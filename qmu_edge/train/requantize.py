@@ -114,7 +114,7 @@ def average_statistics(
     batch: int,
     generator: torch.Generator,
     progress: Progress,
-    images: int = STATISTICS_IMAGES,
+    images: int,
 ) -> None:
     """Set batch-norm statistics to the unweighted average over retain images, without augmentation."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -162,6 +162,6 @@ def requantize(
     with kept_memory(retain.device):
         average_statistics(model, retain, several, generator, progress, FIRST_IMAGES)
         fit_activation_steps(model, retain, several, generator)
-        average_statistics(model, retain, several, generator, progress)
+        average_statistics(model, retain, several, generator, progress, STATISTICS_IMAGES)
     settle(model, retain.pool.shape[-1])
     return model
