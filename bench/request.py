@@ -4,11 +4,20 @@ For each seed a subset of an image folder is registered and trained, references 
 are then deleted twice, in copies of the project: with the verdict, and with none (no references, whatever is
 made is released). The method is the same, and its file is taken in both.
 
+With --parts: what does a request cost part by part, in seconds and in epochs of training of the same project?
+Each request is served in a process of its own, as the command does it. Without a dataset, on the images of
+`qmu-edge demo`. With --processor-time (and OMP_NUM_THREADS=1) in seconds of the processor, which other work
+does not change.
+
     python bench/request.py --dataset cifar10/ [--recipe cifar10-resnet18-w4a4-small] [--images 4000]
+    python bench/request.py --parts [--dataset cifar10/ --images 8000] [--recipe ...]
 """
 
 import argparse
+import json
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,13 +26,17 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+import torch
 from shared.record import write
 
 from qmu_edge import api
+from qmu_edge.api.demo import SUBJECT
+from qmu_edge.api.demo import _write_images as noisy_digits
 from qmu_edge.project.project import RECIPE
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, to_toml
 
 PERSON = 100  # images
+DEMO = "noisy-digits-resnet18-w4a4"
 
 
 def dataset(source: Path, images: int, seed: int, out: Path) -> None:
@@ -80,22 +93,96 @@ def one(options: argparse.Namespace, seed: int, work: Path) -> dict[str, float]:
     }  # fmt: skip
 
 
+# Run by a process that has imported nothing: a timer around everything that is not a step of the ledger.
+SERVED = """
+import json, sys, time
+if "--processor-time" in sys.argv:
+    time.perf_counter = time.process_time
+start = time.perf_counter()
+from pathlib import Path
+from unittest.mock import patch
+from qmu_edge.machine.processors import settle
+settle()
+from qmu_edge import api
+from qmu_edge.pipeline import fulfil
+spent = {"import": time.perf_counter() - start, "references": 0.0}
+renew = fulfil._renew
+def timed(*args):
+    begun = time.perf_counter()
+    renew(*args)
+    spent["references"] += time.perf_counter() - begun
+with patch.object(fulfil, "_renew", timed):
+    served = api.unlearn(Path(sys.argv[1]), Path(sys.argv[2]), method=sys.argv[3])
+steps = {name: step["seconds"] for name, step in served["steps"].items()}
+print(json.dumps({"whole": time.perf_counter() - start, "steps": steps, **spent}))
+"""
+STEPS = {
+    "unlearn": "unlearned", "re-quantize": "requantized", "export and gates": "exported",
+    "verify": "verified", "receipt": "receipted",
+}  # fmt: skip
+
+
+def parts(request: Path, shop: Path, *options: str) -> dict[str, float]:
+    """Seconds of each part of a request, served in a new process; "load" is all that has no name."""
+    command = [sys.executable, "-W", "ignore", "-c", SERVED, str(request), str(shop), *options]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    found = json.loads(said.splitlines()[-1])
+    spent = {name: float(found["steps"].get(step, 0.0)) for name, step in STEPS.items()}
+    spent = {"import": found["import"], **spent, "references": found["references"]}
+    return {"load": found["whole"] - sum(spent.values()), **spent}
+
+
+def one_in_parts(options: argparse.Namespace, seed: int, work: Path) -> dict[str, float]:
+    """One seed: parts in seconds, what is not unlearning altogether, and both in epochs of training."""
+    images, request, shop, given = work / "images", work / "req.json", work / "shop", options.dataset
+    person = "person" if given else SUBJECT
+    dataset(given, options.images, seed, images) if given else noisy_digits(images, seed)
+    recipe = lenient(options.recipe, seed, trained="once")
+    (work / "recipe.toml").write_text(to_toml(recipe), "utf-8")
+    api.init(shop, dataset=str(images), recipe=str(work / "recipe.toml"), subjects=images / "subjects.csv")
+    epoch = api.train(shop)["spent"]["seconds"] / recipe.train.epochs
+    api.request_new(subject_ids=[person], out=request)
+    clock = ["--processor-time"] if options.processor_time else []
+    found = parts(request, shop, options.method, *clock)
+    rest = sum(s for name, s in found.items() if name not in ("unlearn", "references"))
+    found |= {"all but unlearn and references": rest, "allowed": 0.5 * epoch + 5.0}
+    in_epochs = {f"{name}, epochs": spent / epoch for name, spent in found.items()}
+    print(
+        f"seed {seed}: { ({n: round(s, 2) for n, s in found.items()}) }; an epoch {epoch:.2f} s", flush=True
+    )
+    return {"epoch": epoch, **found, **in_epochs}
+
+
+def spread(values: list[float]) -> float:
+    """Their deviation; 0 of a single one."""
+    return stdev(values) if len(values) > 1 else 0.0
+
+
 def main() -> None:
     """Run the seeds."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", type=Path, required=True)
-    parser.add_argument("--recipe", default="cifar10-resnet18-w4a4-small")
+    parser.add_argument("--parts", action="store_true")
+    parser.add_argument("--processor-time", action="store_true", help="of one thread, beside other work")
+    parser.add_argument("--dataset", type=Path)
+    parser.add_argument("--recipe")
     parser.add_argument("--method", default="held_out_match")
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
+    if options.dataset is None and not options.parts:
+        parser.error("--dataset is needed")
+    if options.processor_time:
+        torch.set_num_threads(1)
+        setattr(time, "perf_counter", time.process_time)  # noqa: B010 (a name of the module that all use)
+    options.recipe = options.recipe or ("cifar10-resnet18-w4a4-small" if options.dataset else DEMO)
     runs = []
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            runs.append(one(options, seed, Path(folder)))
-    found = {name: [mean(r[name] for r in runs), stdev(r[name] for r in runs)] for name in runs[0]}
-    settings = {k: v for k, v in vars(options).items() if k != "dataset"} | {"dataset": options.dataset.name}
-    print(write("request", settings, found))
+            runs.append((one_in_parts if options.parts else one)(options, seed, Path(folder)))
+    found = {n: [mean(r[n] for r in runs), spread([r[n] for r in runs])] for n in runs[0]}
+    name = options.dataset.name if options.dataset else "demo"
+    out = f"request-parts-{name}" if options.parts else "request"
+    print(write(out, vars(options) | {"dataset": name}, found))
 
 
 if __name__ == "__main__":

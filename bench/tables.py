@@ -23,6 +23,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "gaps": compared.gaps, "methods": compared.methods, "scenarios": compared.scenarios,
     "sequence": compared.sequence,
     "demo": verdicts.demo, "verdict": verdicts.verdict, "verdict cost": verdicts.cost,
+    "request parts": verdicts.parts,
     "speed": measured.speed, "overhead": measured.overhead,
     "breakdown": measured.breakdown, "epoch": measured.epoch, "memory": measured.memory,
     "agreement": measured.agreement, "together": measured.together, "neighbours": measured.neighbours,

@@ -83,6 +83,7 @@ def _quiet() -> None:
 
     settle()
     sys.excepthook = _bug
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # they are looked for in every package
     if not sys.warnoptions:  # warnings of libraries are for developers, who pass -W
         warnings.simplefilter("ignore")
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qmu_edge.cli.options import Commands, JsonOption, ProjectOption, show
+from qmu_edge.cli.options import Commands, JsonOption, ProjectOption, QuietOption, progress, show
 
 app = Commands(no_args_is_help=True, help="Erasure receipts.", rich_markup_mode=None)
 
@@ -44,6 +44,19 @@ def receipt_verify(
         path, project, files=file or (), digests=sha256 or (), previous=previous or (), trusted_keys=key or ()
     )
     show(result, json)
+
+
+@app.command("recompute")
+def receipt_recompute(
+    path: Annotated[Path | None, typer.Argument(help="The receipt; the current one when absent.")] = None,
+    project: ProjectOption = None,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train the network of an exact receipt again, and compare its files byte for byte."""
+    from qmu_edge import api
+
+    show(api.receipt_recompute(path, project, progress=progress(quiet)), json)
 
 
 @app.command("schema")

@@ -55,7 +55,9 @@ def unlearn(
         str | None, typer.Option(help="The only one to try, instead of the policy's rungs.")
     ] = None,
     budget_s: BudgetOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be deleted, how, and in what time.")
+    ] = False,
     project: ProjectOption = None,
     device: DeviceOption = "auto",
     deterministic: DeterministicOption = False,

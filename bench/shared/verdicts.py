@@ -60,3 +60,13 @@ def cost() -> str:
     rows = [(name, f"{value:.2f} ±{spread:.2f}") for name, (value, spread) in sorted(found.items())]
     where = f"{settings['recipe']}, {settings['images']:,} images, {settings['method']}, {document['commit']}"
     return f"{table(('seconds, or ratio', 'mean ± deviation'), *rows)}\n\n{where}"
+
+
+def parts() -> str:
+    """What each part of a request costs."""
+    document = load("request-parts-demo")
+    found = document["results"]
+    named = [name for name in found if f"{name}, epochs" in found]
+    rows = [(n, f"{found[n][0]:.2f}", f"{found[f'{n}, epochs'][0]:.2f}") for n in sorted(named)]
+    where = f"{document['settings']['recipe']}, an epoch {found['epoch'][0]:.2f} s, {document['commit']}"
+    return f"{table(('part', 'seconds', 'epochs of training'), *rows)}\n\n{where}"

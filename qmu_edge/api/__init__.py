@@ -1,38 +1,61 @@
 """The commands as Python functions, under the same names; the command line is a thin layer over them.
 
 Each takes plain values, returns a dictionary that is ready for JSON, and raises the errors of
-`qmu_edge.errors`. Imports of torch stand inside the functions that need it, so that `status` and
-`receipt_verify` answer at once.
+`qmu_edge.errors`. Functions are imported when they are first asked for, and torch inside those that need it,
+so that `status` and `receipt_verify` answer at once.
 
 Call `qmu_edge.machine.processors.settle()` before torch is imported: a container with a quota then gets no
 more threads than it may use.
 """
 
-from qmu_edge.api.project import SOURCES, confirm, doctor, init, methods, purge, recipes, status
-from qmu_edge.api.receipts import (
-    keys_export,
-    keys_list,
-    keys_revoke,
-    keys_rotate,
-    receipt_schema,
-    receipt_show,
-    receipt_verify,
-)
-from qmu_edge.api.requests import (
-    request_add,
-    request_approve,
-    request_deny,
-    request_extend,
-    request_list,
-    request_new,
-    request_withdraw,
-)
-from qmu_edge.api.run import export, references_build, train, unlearn, verify
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qmu_edge.api.project import SOURCES, confirm, doctor, init, methods, purge, recipes, status
+    from qmu_edge.api.receipts import (
+        keys_export,
+        keys_list,
+        keys_revoke,
+        keys_rotate,
+        receipt_recompute,
+        receipt_schema,
+        receipt_show,
+        receipt_verify,
+    )
+    from qmu_edge.api.requests import (
+        request_add,
+        request_approve,
+        request_deny,
+        request_extend,
+        request_list,
+        request_new,
+        request_withdraw,
+    )
+    from qmu_edge.api.run import export, references_build, train, unlearn, verify
 
 __all__ = (
     "SOURCES",
     "confirm", "doctor", "export", "init", "keys_export", "keys_list", "keys_revoke", "keys_rotate",
-    "methods", "purge", "receipt_schema", "receipt_show", "receipt_verify", "recipes", "references_build",
-    "request_add", "request_approve", "request_deny", "request_extend", "request_list", "request_new",
-    "request_withdraw", "status", "train", "unlearn", "verify",
+    "methods", "purge", "receipt_recompute", "receipt_schema", "receipt_show", "receipt_verify", "recipes",
+    "references_build", "request_add", "request_approve", "request_deny", "request_extend", "request_list",
+    "request_new", "request_withdraw", "status", "train", "unlearn", "verify",
 )  # fmt: skip
+# Where a function is, by the beginning of its name; the others are in `project`.
+_PLACES = {
+    "request": "requests", "receipt": "receipts", "keys": "receipts",
+    **dict.fromkeys(("export", "references", "train", "unlearn", "verify"), "run"),
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a function when it is first asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    place = _PLACES.get(name.partition("_")[0], "project")
+    return getattr(import_module(f"{__name__}.{place}"), name)
+
+
+def __dir__() -> list[str]:
+    """The names of all functions."""
+    return [*__all__]

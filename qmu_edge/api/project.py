@@ -13,9 +13,6 @@ from typing import Any
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
-from qmu_edge.project.create import create
-from qmu_edge.project.model_file import adopt
-from qmu_edge.project.model_file import confirm as confirm_model
 from qmu_edge.project.project import Project, find, opened, search
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes
 from qmu_edge.store.ledger.states import Pointer
@@ -46,6 +43,9 @@ def init(
         model: A Python file that makes the network: it is copied, and run by whatever needs the network.
         progress: Silent when None.
     """
+    from qmu_edge.project.create import create
+    from qmu_edge.project.model_file import adopt
+
     found = parse_recipe(recipe_text(recipe), recipe)
     values = found.data.model_dump()
     if dataset in SOURCES:
@@ -104,7 +104,9 @@ def purge(project: Path | None = None, *, now: bool = False, dry_run: bool = Fal
 
 def confirm(model: Path) -> dict[str, Any]:
     """Note that you have read a model file, so that it is run where a project on this machine names it."""
-    return {"model": str(model), "sha256": confirm_model(model)}
+    from qmu_edge.project.model_file import confirm as noted
+
+    return {"model": str(model), "sha256": noted(model)}
 
 
 def methods() -> dict[str, Any]:

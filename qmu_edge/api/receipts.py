@@ -73,6 +73,38 @@ def receipt_verify(
     }
 
 
+def receipt_recompute(
+    path: Path | None = None, project: Path | None = None, *, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Train the network of an exact, deterministic receipt again, and compare its files byte for byte.
+
+    Args:
+        path: The receipt; the project's current one when None.
+        project: Which has issued it; nothing in it changes.
+        progress: Silent when None.
+
+    Raises:
+        ConfigError: It is not of such a run, or recipe, versions, kind of machine or threads are others here.
+        IntegrityError: What it was made of was deleted or purged since.
+        LedgerError: The project has not issued it, or a file came out otherwise.
+    """
+    from qmu_edge.pipeline.recompute import recompute, recorded_split, told
+    from qmu_edge.pipeline.unlearn_run import attempt
+    from qmu_edge.runtime.device import device_named
+
+    data = _receipt_bytes(path, project)
+    with opened(find(project), progress or Progress()) as found:
+        verify_issued(found.ledger, data)
+        row = found.ledger.receipt(sha256_of(data))
+        if row is None or row.request_id is None:
+            raise ConfigError("receipt: cannot be recomputed: no request asked for it")
+        stated = receipt.loads(data, path or "receipt")
+        split = recorded_split(stated, row.request_id, found.results, found.store, found.samples)
+        device = device_named("cpu" if told(stated)["device"] == "cpu" else "cuda")
+        made = recompute(attempt(found, (), split, stated.predicate.method.name, device), stated)
+        return {"request": row.request_id, "receipt": sha256_of(data), **made}
+
+
 def receipt_schema() -> dict[str, Any]:
     """The JSON Schema of a receipt's statement, the payload of its envelope."""
     from qmu_edge.receipt.statement import json_schema

@@ -11,7 +11,6 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.io.files import may_write
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import find, opened, search
-from qmu_edge.project.publish import papers_of, publish
 from qmu_edge.project.records import Release
 from qmu_edge.request.document import load_request
 from qmu_edge.store.ledger.states import Pointer
@@ -77,7 +76,7 @@ def unlearn(
         pending: All open requests in one run, a receipt for each.
         method: The only one to try, instead of the policy's rungs.
         budget_s: No further rung begins after so many seconds.
-        dry_run: Only say what would be deleted.
+        dry_run: Only say what would be deleted, by which methods, and what each is expected to cost.
         device: "auto", "cpu" or "cuda".
         deterministic: Allow only operations that compute the same bits again.
         wait_s: How long to wait for another process that holds the project.
@@ -87,7 +86,12 @@ def unlearn(
         raise ConfigError("unlearn needs either --request FILE or --pending")
     with _project(project, progress, wait_s) as found:
         parsed = load_request(request, key=found.ids_key) if request is not None else None
-        from qmu_edge.pipeline.dry_run import preview_pending, preview_request
+        if dry_run:
+            from qmu_edge.pipeline.dry_run import preview_pending, preview_request
+
+            return (
+                preview_pending(found, method) if parsed is None else preview_request(found, parsed, method)
+            )
         from qmu_edge.pipeline.fulfil import fulfil, fulfil_pending
         from qmu_edge.pipeline.ladder import Effort
         from qmu_edge.runtime.determinism import determinism
@@ -95,13 +99,7 @@ def unlearn(
 
         effort = Effort(device=device_named(device), method=method, budget_s=budget_s)
         with determinism(deterministic):
-            if parsed is None:
-                if dry_run:
-                    return preview_pending(found, method)
-                return fulfil_pending(found, effort)
-            if dry_run:
-                return preview_request(found, parsed, method)
-            return fulfil(found, parsed, effort)
+            return fulfil_pending(found, effort) if parsed is None else fulfil(found, parsed, effort)
 
 
 def export(
@@ -143,6 +141,7 @@ def export(
     from qmu_edge.export.targets import Format, target_named
     from qmu_edge.io.plain import to_json
     from qmu_edge.pipeline.release import RELEASED, bundle_files, copy_files, issued_with, make_release
+    from qmu_edge.project.publish import papers_of, publish
     from qmu_edge.verify.render import same_bits
 
     consumer, spec = target_named(target), InputSpec.parse(dtype, layout)

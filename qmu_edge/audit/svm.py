@@ -12,6 +12,7 @@ Differs: members and non-members are equally many and drawn at random, not the f
 Shapes: n samples, k classes; logits float (n, k), labels integers (n,).
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from jaxtyping import Float, Integer
 from sklearn.svm import SVC
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.machine.processors import processors
 from qmu_edge.verify.metrics import confidence
 
 
@@ -93,12 +95,10 @@ def mia_efficacy(
     forget = confidence(forget_logits, forget_labels)
     size = min(size, retain.size, test.size)
     generator = np.random.default_rng(seed)
-    shares = [
-        nonmember_share(
-            generator.choice(retain, size, replace=False),
-            generator.choice(test, size, replace=False),
-            forget,
-        )
+    drawn = [
+        (generator.choice(retain, size, replace=False), generator.choice(test, size, replace=False))
         for _ in range(draws)
     ]
+    with ThreadPoolExecutor(processors().threads) as pool:  # training an attack holds no lock of Python's
+        shares = list(pool.map(lambda sides: nonmember_share(sides[0], sides[1], forget), drawn))
     return Efficacy(float(np.mean(shares)), float(np.std(shares)), draws, size)

@@ -7,7 +7,7 @@ import numpy as np
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import RequestError
 from qmu_edge.pipeline.near_duplicates import noticed
-from qmu_edge.pipeline.unlearn_run import fulfilled_steps
+from qmu_edge.pipeline.passes import passes_of
 from qmu_edge.project.project import Project
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.queue.lifecycle import approval, known, look_up, require_answered
@@ -18,7 +18,6 @@ from qmu_edge.request.resolve import Claim, shared_with_others
 from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import FULFILLED, Step
-from qmu_edge.unlearn.registry import require_known
 
 _SHOWN: Final = 100  # retained images that look like forgotten ones
 
@@ -33,7 +32,7 @@ def preview_request(project: Project, request: DeletionRequest, method: str | No
     row = known(ledger, request, project.key)
     require_answered(ledger, project.results, samples.index, request, project.key)
     if row is not None and row.outcome in FULFILLED and not row.is_open:
-        counts = fulfilled_steps(ledger, row.request_id)[Step.UNLEARNED].counts
+        counts = project.results.fulfilled_steps(row.request_id)[Step.UNLEARNED].counts
         return {"request": row.request_id, "dry_run": True, "outcome": row.outcome, "counts": counts}
     if row is not None and not row.is_open:
         raise RequestError(closed(row))
@@ -47,8 +46,8 @@ def preview_request(project: Project, request: DeletionRequest, method: str | No
         if found is None:
             raise error or RequestError(f"request {request.request_id}: nothing found")
         claim, waits = found, _would_wait(ledger, project.recipe.policy, request, found)
-    require_known((method,) if method else project.recipe.policy.rungs, project.recipe)
-    planned = plan(project, [row] if row is not None else [], [claim], method)
+    passes = passes_of(project.results, project.recipe, method)
+    planned = plan(project, [row] if row is not None else [], [claim], method, passes)
     return {
         "request": request.request_id, "problem": str(error) if error else None, "waits_for": waits,
         "shared_with_others": shared_with_others(samples.index, claim),
@@ -62,8 +61,8 @@ def preview_pending(project: Project, method: str | None) -> dict[str, Any]:
     resolved = project.ledger.open_details(Step.RESOLVED)
     rows = [p.row for p in found if not p.waits]
     claims = [project.samples.claim(resolved[row.request_id]) for row in rows]
-    require_known((method,) if method else project.recipe.policy.rungs, project.recipe)
-    planned = plan(project, rows, claims, method) if rows else None
+    passes = passes_of(project.results, project.recipe, method)
+    planned = plan(project, rows, claims, method, passes) if rows else None
     return {
         "requests": [row.request_id for row in rows],
         "waiting": [{"request": p.row.request_id, "waits_for": p.waits} for p in found if p.waits],
@@ -88,13 +87,20 @@ def _shown(planned: Plan, samples: ProjectSamples, ledger: Ledger, policy: Polic
     limits = {n: getattr(policy, n) for n in ("approval_above", "approval_above_total", "retrain_above")}
     (split, alike), index = noticed(samples, policy, planned.split), samples.index
     return {
-        "rungs": list(planned.rungs), "rungs_forced_by": planned.forced_by, "scope": split.scope,
+        "rungs": list(planned.rungs), "rungs_forced_by": planned.forced_by,
+        "expected_seconds": _seconds(planned), "scope": split.scope,
         "counts": split.counts(), "classes": _by_class(index, split),
         "share": len(split.forget) / max(1, ledger.training_images()),
         "look_alike": [index.ids[i] for i in alike[:_SHOWN].tolist()],
         "limits": limits, "verdict": str(planned.foreseen) if planned.foreseen else None,
         "dry_run": True,
     }  # fmt: skip
+
+
+def _seconds(planned: Plan) -> dict[str, float | None]:
+    """What each rung is expected to take, with everything around it; None where nothing was measured."""
+    found = {name: planned.expected.seconds(name) for name in planned.rungs}
+    return {name: None if seconds is None else round(seconds, 1) for name, seconds in found.items()}
 
 
 def _by_class(index: SampleIndex, split: Split) -> dict[str, int]:

@@ -9,7 +9,8 @@
 A request that cannot be fulfilled is recorded and does not hold up the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,11 +18,12 @@ from qmu_edge.errors import ExportError, RequestError, UnlearnError, Verificatio
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
 from qmu_edge.pipeline.ladder import Climb, Effort, climb
-from qmu_edge.pipeline.make_receipt import FulfilledRun, make_receipt, require_impersonal
+from qmu_edge.pipeline.make_receipt import COMPUTED, FulfilledRun, make_receipt, require_impersonal
 from qmu_edge.pipeline.near_duplicates import noticed, require_none
 from qmu_edge.pipeline.networks import Networks
+from qmu_edge.pipeline.passes import passes_of
 from qmu_edge.pipeline.references import Bank
-from qmu_edge.pipeline.unlearn_run import fulfilled_steps, plain
+from qmu_edge.pipeline.unlearn_run import Run, plain
 from qmu_edge.project.checklist import checklists
 from qmu_edge.project.history import History
 from qmu_edge.project.inventory import inventory
@@ -38,12 +40,13 @@ from qmu_edge.receipt.statement import Method, Rung
 from qmu_edge.recipe import PolicyRecipe, Recipe
 from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import Claim, tombstones_of
+from qmu_edge.request.split import Passes
 from qmu_edge.request.stored import Positions
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import FULFILLED, Outcome, Pointer, State, Step
 from qmu_edge.store.objects import ObjectStore
-from qmu_edge.unlearn.registry import METHODS, require_known
+from qmu_edge.unlearn.registry import METHODS
 
 _COSTS: Final = ("seconds", "peak_mb", "spent")
 # What stops one batch and not the next.
@@ -67,16 +70,17 @@ def fulfil(project: Project, request: DeletionRequest, effort: Effort) -> dict[s
         QmuEdgeError: Any step's own error.
     """
     with project.locked():
-        _require_ready(
-            Networks.of(project), project.current(Pointer.CHECKPOINT), project.samples, project.recipe, effort
-        )
+        passes = _require_ready(
+            Networks.of(project), project.current(Pointer.CHECKPOINT), project.samples, project.recipe,
+            project.results, effort,
+        )  # fmt: skip
         row = register(project, request)
         if row.is_open:
             waits = next(p.waits for p in places(project.ledger, project.recipe.policy) if p.row == row)
             if waits:
                 raise RequestError(f"request {row.request_id}: waits for {waits}")
             (batch,) = batches(project.ledger, [row])
-            if row.request_id not in [r.request_id for r in _fulfil(project, batch, effort)]:
+            if row.request_id not in [r.request_id for r in _fulfil(project, batch, effort, passes)]:
                 raise RequestError(f"request {row.request_id}: already deleted: all samples it names")
         elif row.outcome not in FULFILLED:
             raise RequestError(closed(row))
@@ -92,9 +96,10 @@ def fulfil_pending(project: Project, effort: Effort) -> dict[str, Any]:
         and what they wait for; `closed`: requests of which others had deleted everything meanwhile.
     """
     with project.locked():
-        _require_ready(
-            Networks.of(project), project.current(Pointer.CHECKPOINT), project.samples, project.recipe, effort
-        )
+        passes = _require_ready(
+            Networks.of(project), project.current(Pointer.CHECKPOINT), project.samples, project.recipe,
+            project.results, effort,
+        )  # fmt: skip
         found = places(project.ledger, project.recipe.policy)
         chosen = [p.row for p in found if not p.waits]
         done: list[dict[str, Any]] = []
@@ -103,7 +108,7 @@ def fulfil_pending(project: Project, effort: Effort) -> dict[str, Any]:
         for batch in batches(project.ledger, chosen):
             ids = [row.request_id for row in batch]
             try:
-                ids = [row.request_id for row in _fulfil(project, batch, effort)]
+                ids = [row.request_id for row in _fulfil(project, batch, effort, passes)]
                 done += (
                     [_result(project.root, project.store, project.ledger, project.results, ids)]
                     if ids
@@ -124,28 +129,34 @@ def fulfil_pending(project: Project, effort: Effort) -> dict[str, Any]:
 
 
 def _require_ready(
-    networks: Networks, checkpoint: Sha256, samples: ProjectSamples, recipe: Recipe, effort: Effort
-) -> None:
-    """Check what every run needs before any request is recorded."""
-    require_known((effort.method,) if effort.method else recipe.policy.rungs, recipe)
+    networks: Networks, checkpoint: Sha256, samples: ProjectSamples, recipe: Recipe, results: Results,
+    effort: Effort,
+) -> Mapping[str, Passes]:  # fmt: skip
+    """Check what every run needs before any request is recorded; returns the passes of its methods."""
+    passes = passes_of(results, recipe, effort.method)
     networks.load(checkpoint)
     _ = samples.images
+    return passes
 
 
-def _fulfil(project: Project, batch: Sequence[RequestRow], effort: Effort) -> Sequence[RequestRow]:
+def _fulfil(
+    project: Project, batch: Sequence[RequestRow], effort: Effort, passes: Mapping[str, Passes]
+) -> Sequence[RequestRow]:
     """Fulfil a batch and return it, without the requests of which others have deleted everything."""
     ledger, samples = project.ledger, project.samples
     batch, claims = _still_there(ledger, samples, batch)
     if not batch:
         return batch
-    planned = plan(project, batch, claims, effort.method)
+    planned = plan(project, batch, claims, effort.method, passes)
     if planned.forced_by:
         project.progress.note(f"{planned.rungs[0]}: {planned.forced_by}")
     split, alike = noticed(samples, project.recipe.policy, planned.split)
     if len(alike):
         project.progress.note(f"{len(alike)} retained images look like forgotten ones: --dry-run names them")
     _bar(ledger, samples, batch, claims, project.recipe.policy, alike)
-    climbed = climb(project, batch, split, planned.rungs, effort)
+    if effort.method is None:
+        project.results.note_passes(project.recipe.digest(), passes)
+    climbed = climb(project, batch, replace(planned, split=split), effort)
     _renew(Bank.of(project), [row.request_id for row in batch], effort)
     _receipts(climbed, claims)
     return batch
@@ -233,7 +244,7 @@ def _fulfilled_run(climbed: Climb) -> FulfilledRun:
             method=Method(
                 name=run.method,
                 category=METHODS[run.method].category,
-                parameters=to_json(plain(run.params)),
+                parameters=to_json({**plain(run.params), **_computed(run)}),
                 seed=run.seed,
             ),
             rungs=[Rung.of(rung) for rung in climbed.tried],
@@ -248,12 +259,20 @@ def _fulfilled_run(climbed: Climb) -> FulfilledRun:
         )
 
 
+def _computed(run: Run) -> dict[str, Any]:
+    """What the bits of its network depend on, where all of it was computed with --deterministic."""
+    ledger, request_id = run.project.ledger, run.rows[0].request_id
+    rows = [ledger.step(request_id, run.name, step) for step in (Step.UNLEARNED, Step.REQUANTIZED)]
+    found = [row.detail.get("circumstances") if row else None for row in rows]
+    return {COMPUTED: found[0]} if found[0] and found[0] == found[1] else {}
+
+
 def _result(
     root: Path, store: ObjectStore, ledger: Ledger, results: Results, ids: Sequence[str]
 ) -> dict[str, Any]:
     """What became of requests that were fulfilled in one attempt."""
     link = root / LINK
-    steps = fulfilled_steps(ledger, ids[0])
+    steps = results.fulfilled_steps(ids[0])
     made, reported = steps[Step.EXPORTED].stored("release"), steps[Step.VERIFIED].stored("report")
     requests = [_fulfilled(ledger, request_id, link, store) for request_id in ids]
     head = {

@@ -19,9 +19,8 @@ from qmu_edge.io.digest import Sha256
 from qmu_edge.pipeline.unlearn_run import Run, attempt, produce
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Report, StepResult
-from qmu_edge.project.results import Results
-from qmu_edge.recipe import RETRAIN
-from qmu_edge.request.split import Split
+from qmu_edge.queue.cost import Expected
+from qmu_edge.queue.schedule import Plan
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import REJECTED, Status
@@ -42,8 +41,8 @@ class Effort:
     Attributes:
         device: Where to compute.
         method: The only method to try; the policy's rungs when None.
-        budget_s: No further rung begins that many seconds after `started`, and no retraining that is
-            expected to end later; None for no limit.
+        budget_s: No further rung begins that many seconds after `started`, nor one that is expected to end
+            later; None for no limit.
         started: When the command was given, on the monotonic clock.
     """
 
@@ -84,11 +83,10 @@ class Climb:
 def climb(
     project: Project,
     rows: Sequence[RequestRow],
-    split: Split,
-    names: Sequence[str],
+    plan: Plan,
     effort: Effort,
 ) -> Climb:
-    """Try the methods `names` in order.
+    """Try the methods of a plan in order.
 
     Returns:
         The first that passed; `tried` begins with the rungs of earlier commands, and ends with it.
@@ -98,9 +96,10 @@ def climb(
         QmuEdgeError: The last one's own error.
     """
     tried: dict[str, Rung] = {}  # by the name of the run
+    names = plan.rungs
     for name in names:
-        _require_time(project.results, split, name, effort, list(tried.values()))
-        run = attempt(project, rows, split, name, effort.device)
+        _require_time(plan.expected, name, effort, list(tried.values()))
+        run = attempt(project, rows, plan.split, name, effort.device)
         try:
             release, report = produce(run)
         except tuple(_ENDS) as error:
@@ -131,7 +130,7 @@ def _distinct(rungs: Sequence[Rung]) -> list[Rung]:
     return [rungs[number] for number in sorted(last.values())]
 
 
-def _require_time(results: Results, split: Split, name: str, effort: Effort, tried: Sequence[Rung]) -> None:
+def _require_time(costs: Expected, name: str, effort: Effort, tried: Sequence[Rung]) -> None:
     """Stop before a rung for which there is no time.
 
     Raises:
@@ -139,7 +138,7 @@ def _require_time(results: Results, split: Split, name: str, effort: Effort, tri
     """
     if effort.budget_s is None or not tried:
         return
-    expected = results.seconds_to_retrain(len(split.retain)) if name == RETRAIN else 0.0
+    expected = costs.seconds(name) or 0.0
     left = effort.budget_s - (time.monotonic() - effort.started)
     if left <= 0 or left < expected:
         missed = ", ".join(rung.method for rung in tried)

@@ -32,6 +32,7 @@ from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.verify.residual import Residual
 from qmu_edge.verify.verdict import Check
 
+COMPUTED: Final = "computed_with"  # among the parameters of a method: what its bits depend on
 LIBRARIES: Final = ("torch", "brevitas", "onnx", "onnxruntime", "numpy", "scikit-learn")
 
 
@@ -96,7 +97,7 @@ def make_receipt(
             thresholds=asdict(run.report.terms.thresholds),
             verdict=_verdict(run.report),
             derived_artefacts=[statement.Artefact.of(line) for line in artefacts],
-            tool=statement.Tool(name="qmu-edge", version=__version__, dependencies=_versions()),
+            tool=statement.Tool(name="qmu-edge", version=__version__, dependencies=versions()),
             limits=list(LIMITS),
             previous=previous,
             ledger=statement.Ledger.of(run.ledger),
@@ -198,6 +199,7 @@ def _result(check: Check) -> statement.EvaluationResult:
     )  # fmt: skip
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that a receipt names."""
     found = {name: metadata.version(name) for name in LIBRARIES}
     return {"python": platform.python_version(), **found}

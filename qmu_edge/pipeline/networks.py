@@ -56,6 +56,15 @@ class Networks:
         source = self.source
         return factory_in(source, self.recipe) if source else None
 
+    def origin(self, digest: Sha256) -> checkpoint.Origin:
+        """What the checkpoint of a network says about itself; the network is not built.
+
+        Raises:
+            IntegrityError: Missing, altered, or of another model.
+        """
+        data = self.store.get_bytes(digest, limit=MAX_BYTES)
+        return checkpoint.origin_in(data, f"checkpoint {digest[:12]}", self.recipe)
+
     def load(self, digest: Sha256) -> tuple[Classifier, checkpoint.Origin]:
         """A network, and what its checkpoint says about itself.
 

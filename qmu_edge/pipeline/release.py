@@ -5,7 +5,7 @@ A release is made once for a checkpoint and an export plan; whoever wants the sa
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,10 @@ from qmu_edge.pipeline.evaluate import Seen, SetPositions, evaluate_file, runnab
 from qmu_edge.pipeline.networks import MAX_BYTES, Networks
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release
+from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.receipt import receipt
-from qmu_edge.recipe import PolicyRecipe
+from qmu_edge.recipe import PolicyRecipe, Recipe
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.objects import ObjectStore
@@ -72,18 +73,18 @@ def make_release(
         ConfigError: The target does not take a format.
         ExportError: A gate does not pass; no release is made.
     """
-    model, origin = Networks.of(project).load(digest)
-    plan = ExportPlan(
+    networks = Networks.of(project)
+    plan = planned(
+        networks.origin(digest).class_names, project.samples, project.recipe,
         formats=formats, target=target, input=input or InputSpec(), batch=batch,
-        class_names=shipped_names(origin.class_names, project.samples.index, project.samples.barred()),
-        recipe=project.recipe.digest(),
     )  # fmt: skip
     results, policy = project.results, project.recipe.policy
-    planned = plan.digest()
-    known, store = None if aside else results.released(digest, planned), aside or project.store
+    named = plan.digest()
+    known, store = None if aside else results.released(digest, named), aside or project.store
     if known:
         return known, results.release(known)
     project.progress.start("export", 0)
+    model, _ = networks.load(digest)
     files = export(
         model, plan, images=parity_images(project.samples, policy.parity_inputs),
         min_agreement=policy.min_agreement, min_inputs=policy.parity_inputs,
@@ -101,8 +102,23 @@ def make_release(
     )
     found = store.put_bytes(release.to_bytes())
     if aside is None:
-        results.note_released(digest, planned, found)
+        results.note_released(digest, named, found)
     return found, release
+
+
+def shipped(
+    digest: Sha256, networks: Networks, samples: ProjectSamples, recipe: Recipe, results: Results
+) -> Release | None:
+    """The release of a checkpoint as `make_release` makes it, where that was done before."""
+    plan = planned(networks.origin(digest).class_names, samples, recipe)
+    known = results.released(digest, plan.digest())
+    return results.release(known) if known else None
+
+
+def planned(names: Sequence[str], samples: ProjectSamples, recipe: Recipe, **options: Any) -> ExportPlan:
+    """The options of an export of a checkpoint with these class names."""
+    shipped = shipped_names(names, samples.index, samples.barred())
+    return ExportPlan(class_names=shipped, recipe=recipe.digest(), **options)
 
 
 def shipped_names(names: Sequence[str], index: SampleIndex, barred: NDArray[np.bool_]) -> tuple[str, ...]:

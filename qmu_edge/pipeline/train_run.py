@@ -15,6 +15,7 @@ from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.pipeline.distributed import TRAINING, Job
 from qmu_edge.pipeline.inputs import samples_of
 from qmu_edge.pipeline.networks import Networks, origin_of
+from qmu_edge.pipeline.passes import passes_of
 from qmu_edge.pipeline.references_run import prepare_references
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Trained
@@ -28,7 +29,6 @@ from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.train.batches import Augment, ForgetRetain
 from qmu_edge.train.fit import accuracy
 from qmu_edge.train.requantize import requantize
-from qmu_edge.unlearn.registry import require_known
 
 _UNSEEN: Final = (SampleSplit.VALIDATION, SampleSplit.TEST)
 
@@ -50,10 +50,10 @@ def train_project(project: Project, device_name: str, *, replace: bool = False) 
         Digest of the checkpoint, the network's accuracies in torch (validation and test), what its training
         has spent, in this process, and of the references what `prepare_references` returns.
     """
-    require_known(project.recipe.policy.rungs, project.recipe)  # better now than after hours of training
     device = device_named(device_name)
     with project.locked():
         run, results = project.training(), project.results
+        passes = passes_of(results, project.recipe)  # a wrong method is refused now, not after hours
         trained = results.trained(run)
         if not replace:
             _require_unreleased(project.root, project.ledger, trained)
@@ -66,6 +66,7 @@ def train_project(project: Project, device_name: str, *, replace: bool = False) 
         with project.ledger.change():
             project.ledger.set_current(Pointer.CHECKPOINT, trained.checkpoint)
             results.note_training_from_scratch()
+            results.note_passes(project.recipe.digest(), passes)
         if project.recipe.references.trained == "once":
             return {**trained.to_json(), "references": prepare_references(project, device_name)}
         return trained.to_json()

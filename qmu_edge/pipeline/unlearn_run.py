@@ -14,6 +14,7 @@ before and after these steps is in `qmu_edge.pipeline.fulfil`.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,21 +27,22 @@ from qmu_edge.export.targets import Format
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.plain import to_json
 from qmu_edge.machine.cost import measured_cost
+from qmu_edge.pipeline.circumstances import circumstances
 from qmu_edge.pipeline.comparison import Comparison
 from qmu_edge.pipeline.distributed import Job
 from qmu_edge.pipeline.evaluate import Seen, positions_of, runnable, thresholds_of
 from qmu_edge.pipeline.inputs import forget_retain, samples_of
 from qmu_edge.pipeline.networks import Networks, origin_of
 from qmu_edge.pipeline.references import Bank, Expected, expected
-from qmu_edge.pipeline.release import evaluate_release, make_release
+from qmu_edge.pipeline.release import evaluate_release, make_release, shipped
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release, Report, StepResult
 from qmu_edge.request.split import Split, emptied_classes
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.runtime.throughput import counting
-from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import Outcome, Pointer, State, Status, Step
+from qmu_edge.store.objects import ObjectStore
 from qmu_edge.train.requantize import requantize
 from qmu_edge.unlearn.registry import METHODS, parameters
 from qmu_edge.verify.codes_changed import codes_changed
@@ -62,6 +64,7 @@ class Run:
         device: Where to compute.
         seed: Of the method's randomness.
         name: Digest of all of this; what the ledger calls the attempt.
+        aside: Where its networks go when nothing of the project may change.
     """
 
     project: Project
@@ -73,11 +76,19 @@ class Run:
     device: torch.device
     seed: int
     name: str
+    aside: ObjectStore | None = None
 
     @property
     def networks(self) -> Networks:
-        """The project's checkpoints."""
-        return Networks.of(self.project)
+        """The project's checkpoints, or those aside."""
+        found = Networks.of(self.project)
+        return replace(found, store=self.aside) if self.aside else found
+
+    @property
+    def state(self) -> Path:
+        """File for the state of its training when that is not finished."""
+        folder = self.aside.root if self.aside else self.project.folder / "work"
+        return folder / f"{self.name[:16]}-{self.method}.safetensors"
 
     def evaluate(self, release: Release) -> tuple[Measured, Seen]:
         """What the exported file of a release does on the sets of this attempt."""
@@ -155,7 +166,7 @@ def produce(run: Run) -> tuple[Sha256, Report]:
     """
     run.set_outcome(None)
     unlearned = run.step(Step.UNLEARNED, lambda: _unlearned_step(run))
-    after = run.step(Step.REQUANTIZED, lambda: _requantized(run, unlearned.stored("checkpoint")))
+    after = run.step(Step.REQUANTIZED, lambda: requantized(run, unlearned.stored("checkpoint")))
     exported = run.step(Step.EXPORTED, lambda: _exported(run, after.stored("checkpoint")))
     release = exported.stored("release")
     verified = run.step(Step.VERIFIED, lambda: _verified(run, release))
@@ -166,26 +177,20 @@ def produce(run: Run) -> tuple[Sha256, Report]:
     return release, report
 
 
-def fulfilled_steps(ledger: Ledger, request_id: str) -> dict[str, StepResult]:
-    """What each step of the attempt that ended in a receipt has found."""
-    done = [s for s in ledger.steps(request_id) if s.status is Status.DONE]
-    last = [s.run for s in done if s.step == Step.RECEIPTED][-1]
-    return {s.step: StepResult.parse(s.detail) for s in done if s.run in ("", last)}
-
-
 def _unlearned_step(run: Run) -> StepResult:
     split = run.project.store.put_bytes(run.split.to_bytes())
-    return replace(_unlearned(run), split=split, counts=run.split.counts())
+    return replace(unlearned(run, run.before), split=split, counts=run.split.counts())
 
 
-def _unlearned(run: Run) -> StepResult:
+def unlearned(run: Run, start: Sha256) -> StepResult:
+    """Run the method on the network `start`; one that trains anew takes its architecture only."""
     project = run.project
-    model, _ = run.networks.load(run.before)
+    model, _ = run.networks.load(start)
     model.to(run.device)
-    state = project.folder / "work" / f"{run.name[:16]}-{run.method}.safetensors"
     data = forget_retain(
-        project.samples, project.recipe.data, run.device, run.split, state=state, progress=project.progress
-    )
+        project.samples, project.recipe.data, run.device, run.split,
+        state=run.state, progress=project.progress,
+    )  # fmt: skip
     job = Job(
         method=run.method, model=model, data=data, given=project.recipe.unlearn.get(run.method, {}),
         train=project.recipe.train, seed=run.seed, source=run.networks.source,
@@ -196,10 +201,12 @@ def _unlearned(run: Run) -> StepResult:
         changed = job.shared()
     spent = throughput.spent(len(data.forget) + len(data.retain))
     origin = origin_of(project.samples, run.method, run.before)
-    return StepResult(checkpoint=run.networks.save(changed, origin), spent=spent)
+    checkpoint = run.networks.save(changed, origin)
+    return StepResult(checkpoint=checkpoint, spent=spent, circumstances=circumstances(run.device))
 
 
-def _requantized(run: Run, digest: Sha256) -> StepResult:
+def requantized(run: Run, digest: Sha256) -> StepResult:
+    """Re-quantize a network that the method made."""
     project, recipe = run.project, run.project.recipe
     model, origin = run.networks.load(digest)
     model.to(run.device)
@@ -207,7 +214,8 @@ def _requantized(run: Run, digest: Sha256) -> StepResult:
     batch = recipe.train.batch
     with within_memory("[train] batch", batch):
         requantize(model, retain, batch=batch, seed=run.seed, progress=project.progress)
-    return StepResult(checkpoint=run.networks.save(model, origin))
+    checkpoint = run.networks.save(model, origin)
+    return StepResult(checkpoint=checkpoint, circumstances=circumstances(run.device))
 
 
 def _exported(run: Run, digest: Sha256) -> StepResult:
@@ -218,7 +226,8 @@ def _exported(run: Run, digest: Sha256) -> StepResult:
 def _verified(run: Run, release_digest: Sha256) -> StepResult:
     project = run.project
     release = project.results.release(release_digest)
-    _, original = make_release(project, run.before, (Format.INTEGER,))
+    original = shipped(run.before, run.networks, project.samples, project.recipe, project.results)
+    original = original or make_release(project, run.before, (Format.INTEGER,))[1]
     before, seen_before = run.evaluate(original)
     found, seen = run.evaluate(release)
     known = _expected(run, seen_before)

@@ -19,7 +19,6 @@ from qmu_edge.io.files import write_atomic
 from qmu_edge.io.plain import to_json
 from qmu_edge.pipeline.comparison import MAX_BYTES, Comparison
 from qmu_edge.pipeline.evaluate import Seen, evaluate_file, positions_of, thresholds_of
-from qmu_edge.pipeline.unlearn_run import fulfilled_steps
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Report
 from qmu_edge.project.results import RELEASE, Results
@@ -99,7 +98,7 @@ def _released(ledger: Ledger, results: Results, store: ObjectStore, sha256: str)
     for row in reversed(ledger.requests()):
         if row.is_open or row.outcome not in FULFILLED:
             continue
-        steps = fulfilled_steps(ledger, row.request_id)
+        steps = results.fulfilled_steps(row.request_id)
         release = steps[Step.EXPORTED].stored("release")
         if results.purged(release):
             continue

@@ -33,6 +33,7 @@ class StepResult:
         receipts: How many were written.
         method, category, result: Of an attempt that did not pass.
         spent: What the training of the step has cost, see `Throughput.spent`.
+        circumstances: Of a step that was computed with --deterministic, what its bits depend on.
         seconds, peak_mb: Wall-clock time, and MiB of resident memory at the highest point.
         reason: Of an extension, or the class of the error that ended the step.
     """
@@ -54,6 +55,7 @@ class StepResult:
     category: str | None = None
     result: str | None = None
     spent: Mapping[str, int | float] | None = None
+    circumstances: Mapping[str, str | int] | None = None
     seconds: int | float | None = None
     peak_mb: int | float | None = None
     reason: str | None = None

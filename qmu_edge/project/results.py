@@ -3,7 +3,7 @@
 Notes are values of the ledger's `meta`: whoever does the same work again finds its result there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,11 +13,14 @@ from qmu_edge.project.records import (
     ReferenceNote,
     Release,
     Report,
+    StepResult,
     Trained,
     noted,
     said,
 )
+from qmu_edge.request.split import Passes
 from qmu_edge.store.ledger.ledger import Ledger
+from qmu_edge.store.ledger.states import Status, Step
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.verify.residual import Sensitivity
 
@@ -25,6 +28,7 @@ from qmu_edge.verify.residual import Sensitivity
 EXACT: Final = "deleted before the last training from scratch"
 SENSITIVITY: Final = "what a test of the current network can see"
 TRAINING_COST: Final = "seconds and images of the last training"
+PASSES: Final = "passes of the recipe's methods over the sets of a request"
 # Kinds of keys that lead to objects: "<kind>:<what it was made of>".
 TRAINED: Final = "trained"
 REFERENCE: Final = "reference"
@@ -82,10 +86,13 @@ class Results:
         return noted(Trained, found) if found else None
 
     def note_trained(self, run: str, trained: Trained) -> None:
-        """Let `trained` find a training, and `seconds_to_retrain` what it took."""
-        seconds = (trained.spent or {}).get("seconds", 0.0)
+        """Let `trained` find a training, and `seconds_per_image` what it took."""
+        spent = trained.spent or {}
+        cost = {"seconds": spent.get("seconds", 0.0), "images": trained.images}
+        if "epoch_equivalents" in spent:  # of this process: fewer than the epochs after a kill
+            cost["epochs"] = spent["epoch_equivalents"]
         self._ledger.set_meta(f"{TRAINED}:{run}", said(trained))
-        self._ledger.set_meta(TRAINING_COST, {"seconds": seconds, "images": trained.images})
+        self._ledger.set_meta(TRAINING_COST, cost)
 
     def reference(self, name: str) -> ReferenceNote | None:
         """The reference of this name, which was trained for one request."""
@@ -127,10 +134,35 @@ class Results:
         """Let `sensitivity` find it."""
         self._ledger.set_meta(SENSITIVITY, to_json(found) if found else None)
 
-    def seconds_to_retrain(self, images: int) -> float:
-        """What the last training would have taken on so many images; 0 when there was none."""
+    def seconds_per_image(self, epochs: int) -> float:
+        """What one image took in the last training, forward and backward; 0 when there was none.
+
+        `epochs` is of a training whose note is older than this figure.
+        """
         known = self._ledger.meta(TRAINING_COST) or {}
-        return float(known.get("seconds", 0.0)) * images / max(1, int(known.get("images", 1)))
+        images = float(known.get("epochs", epochs)) * int(known.get("images", 0))
+        return float(known.get("seconds", 0.0)) / max(1.0, images)
+
+    def passes(self, recipe: Sha256) -> dict[str, Passes]:
+        """How often the methods of a recipe go through the sets of a request; {} of another recipe.
+
+        A recipe that was noted is one whose methods and hyperparameters are known to be right.
+        """
+        found = self._ledger.meta(PASSES) or {}
+        known = found["methods"] if found.get("recipe") == recipe else {}
+        return {n: Passes(*map(float, p)) for n, p in known.items()}  # 1.0 is stored as 1
+
+    def note_passes(self, recipe: Sha256, passes: Mapping[str, Passes]) -> None:
+        """Let `passes` find them."""
+        if self.passes(recipe) != passes:
+            methods = {name: list(found) for name, found in passes.items()}
+            self._ledger.set_meta(PASSES, {"recipe": recipe, "methods": methods})
+
+    def fulfilled_steps(self, request_id: str) -> dict[str, StepResult]:
+        """What each step of the attempt that ended in a receipt has found."""
+        done = [step for step in self._ledger.steps(request_id) if step.status is Status.DONE]
+        last = [step.run for step in done if step.step == Step.RECEIPTED][-1]
+        return {s.step: StepResult.parse(s.detail) for s in done if s.run in ("", last)}
 
     def deleted_before_training(self) -> int:
         """How many training images had been deleted when a network was last trained from scratch."""

@@ -9,7 +9,7 @@ approves it. Shares are of the training images that were registered.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,12 +18,13 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import sha256_of
 from qmu_edge.project.project import Project
 from qmu_edge.project.results import Results
+from qmu_edge.queue.cost import Expected, expect
 from qmu_edge.queue.foreseen import Foreseen, foresee
 from qmu_edge.queue.lifecycle import said
 from qmu_edge.recipe import RETRAIN, PolicyRecipe
 from qmu_edge.request.deadline import days_left
 from qmu_edge.request.resolve import Claim
-from qmu_edge.request.split import EmptiedClasses, Split, divide, emptied_classes
+from qmu_edge.request.split import EmptiedClasses, Passes, Split, divide, emptied_classes
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import REQUEST_KEY, RequestRow
 from qmu_edge.store.ledger.states import Outcome, State, Status, Step
@@ -113,15 +114,20 @@ class Plan:
         rungs: The methods to try, in order.
         forced_by: Why these are not the policy's, or "".
         foreseen: What the verdict could show; None where that is not known before.
+        expected: What each would cost.
     """
 
     split: Split
     rungs: tuple[str, ...]
     forced_by: str
     foreseen: Foreseen | None
+    expected: Expected
 
 
-def plan(project: Project, rows: Sequence[RequestRow], claims: Sequence[Claim], asked: str | None) -> Plan:
+def plan(
+    project: Project, rows: Sequence[RequestRow], claims: Sequence[Claim], asked: str | None,
+    passes: Mapping[str, Passes],
+) -> Plan:  # fmt: skip
     """Divide the samples for a run that fulfils these requests, and choose its methods.
 
     Args:
@@ -129,6 +135,7 @@ def plan(project: Project, rows: Sequence[RequestRow], claims: Sequence[Claim], 
         rows: The requests that the ledger knows of those whose `claims` these are.
         claims: What they name.
         asked: The only method to try; the policy's rungs when None.
+        passes: How often the methods go through the sets of a request.
 
     Raises:
         RequestError: Nothing would be left to forget, or to retain.
@@ -141,7 +148,8 @@ def plan(project: Project, rows: Sequence[RequestRow], claims: Sequence[Claim], 
     share = deleted_share(ledger, project.results, rows, split)
     emptied = emptied_classes(samples.index, split, samples.barred())
     shown = foresee(project.results, samples, project.recipe, split, emptied)
-    return Plan(split, *rungs(project.recipe.policy, asked, emptied, share, shown), shown)
+    costs = expect(ledger, project.results, project.recipe, split, passes)
+    return Plan(split, *rungs(project.recipe.policy, asked, emptied, share, shown, costs), shown, costs)
 
 
 def deleted_share(ledger: Ledger, results: Results, rows: Sequence[RequestRow], split: Split) -> float:
@@ -157,6 +165,7 @@ def rungs(
     emptied: EmptiedClasses,
     share: float,
     shown: Foreseen | None = None,
+    costs: Expected | None = None,
 ) -> tuple[tuple[str, ...], str]:
     """The methods to try, and why they are not the policy's, or "".
 
@@ -167,6 +176,7 @@ def rungs(
         share: See `deleted_share`.
         shown: What the verdict could show. Where that is next to nothing, no other method is tried; one that
             was asked for is.
+        costs: What methods would cost. Where retraining costs no more than the first, no other is tried.
 
     Raises:
         ConfigError: The policy demands retraining, and another method was asked for.
@@ -184,6 +194,8 @@ def rungs(
     hopeless = shown is not None and shown.hopeless and policy.when_not_measurable == "retrain"
     if hopeless and not why and not asked:
         why = str(shown)
+    if costs is not None and not why and not asked:
+        why = costs.dearer(names[0])
     if names == (RETRAIN,) or not why:
         return names, ""
     if asked:

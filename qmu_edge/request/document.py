@@ -85,7 +85,7 @@ ClassIds = Annotated[list[ClassId], Field(max_length=MAX_IDS), FailFast()]
 class _Document(BaseModel):
     """A JSON object of a request: no unknown keys, no silent conversions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class Identity(_Document):

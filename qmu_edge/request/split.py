@@ -16,6 +16,7 @@ Shapes: n samples in the index; sets are sorted int64 positions in it.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,17 @@ from qmu_edge.io.digest import Sha256, salted
 from qmu_edge.request import stored
 from qmu_edge.request.resolve import LEAST_RETAINED, Claim, ScopeName
 from qmu_edge.request.stored import Positions
+
+
+class Passes(NamedTuple):
+    """How often a method takes each image of the forget and of the retain set through the network."""
+
+    forget: float
+    retain: float
+
+    def over(self, split: "Split") -> float:
+        """Images of both sets together."""
+        return self.forget * len(split.forget) + self.retain * len(split.retain)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

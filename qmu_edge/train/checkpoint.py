@@ -82,6 +82,35 @@ def loads(
         IntegrityError: The data are not a checkpoint or damaged, hold another model than expected, or weights
             that are not finite.
     """
+    recipe, shape, origin = _described(data, source, expected)
+    try:
+        tensors = load_tensors(data)
+        model = build(recipe, shape, seed=0, factory=factory)
+        model.difficulty = _difficulty(tensors.pop(DIFFICULTY, None), source)
+        model.load_state_dict(tensors)
+    except (SafetensorError, RuntimeError) as error:
+        first = str(error).partition("\n")[0][:200]
+        raise IntegrityError(f"{source}: its tensors do not fit its header: {first}") from None
+    _require_finite(tensors, IntegrityError(f"{source}: holds weights that are not finite"))
+    return model.eval(), origin
+
+
+def origin_in(data: bytes, source: str, expected: ModelRecipe | None = None) -> Origin:
+    """What a checkpoint says about itself; no network is built.
+
+    Args:
+        data: Bytes of the checkpoint.
+        source: Name of the checkpoint in error messages.
+        expected: The model section of the project's recipe; None accepts any model.
+
+    Raises:
+        IntegrityError: The data are not a checkpoint, or hold another model than expected.
+    """
+    return _described(data, source, expected)[2]
+
+
+def _described(data: bytes, source: str, expected: ModelRecipe | None) -> tuple[ModelRecipe, Shape, Origin]:
+    """The header of a checkpoint, checked before a network of that size is built."""
     header = _header(data, source)
     try:
         recipe = ModelRecipe.model_validate(header["model"])
@@ -95,23 +124,13 @@ def loads(
         ) from None
     except (KeyError, ConfigError) as error:
         raise IntegrityError(f"{source}: its header does not describe a network: {error}") from None
-    # Both are checked before a network of that size is built.
     if shape.classes != len(origin.class_names):
         raise IntegrityError(f"{source}: {shape.classes} classes with {len(origin.class_names)} names")
     if shape.channels > MAX_CHANNELS:
         raise IntegrityError(f"{source}: {shape.channels} image channels, allowed {MAX_CHANNELS}")
     if expected is not None and recipe != expected:
         raise IntegrityError(f"{source}: a checkpoint of another model: {_difference(recipe, expected)}")
-    try:
-        tensors = load_tensors(data)
-        model = build(recipe, shape, seed=0, factory=factory)
-        model.difficulty = _difficulty(tensors.pop(DIFFICULTY, None), source)
-        model.load_state_dict(tensors)
-    except (SafetensorError, RuntimeError) as error:
-        first = str(error).partition("\n")[0][:200]
-        raise IntegrityError(f"{source}: its tensors do not fit its header: {first}") from None
-    _require_finite(tensors, IntegrityError(f"{source}: holds weights that are not finite"))
-    return model.eval(), origin
+    return recipe, shape, origin
 
 
 def _difficulty(stored: torch.Tensor | None, source: str) -> torch.Tensor | None:

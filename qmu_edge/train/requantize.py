@@ -20,14 +20,21 @@ from torch import Tensor, nn
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.calibration import require_calibrated
 from qmu_edge.models.deploy import settle
+from qmu_edge.models.kernels.choice import passes_for
+from qmu_edge.models.kernels.fused import using
 from qmu_edge.models.kernels.steps import short_mantissa
 from qmu_edge.models.layers import Classifier
+from qmu_edge.models.quant_layers import quickly
 from qmu_edge.models.quantizers.presets import LearnedStep
-from qmu_edge.train.batches import Samples
+from qmu_edge.runtime.malloc import kept_memory
+from qmu_edge.train.batches import Samples, steps_per_epoch
 
 FACTORS: Final = tuple(float(f) for f in torch.logspace(-1.0, 1.0, 5, base=2.0))
-STEP_IMAGES: Final = 1024
-STATISTICS_IMAGES: Final = 10_000
+# So many images tell as much as all of them: two draws of 10,000 differ as two of 2,048 do (train/README.md).
+FIRST_IMAGES: Final = 512  # statistics under which steps are chosen
+STEP_IMAGES: Final = 256
+STATISTICS_IMAGES: Final = 2048
+BATCH: Final = 256  # statistics are averaged over batches, so large ones say more
 
 
 def candidates(step: Float[Tensor, ""], rule: str) -> list[Float[Tensor, ""]]:
@@ -80,7 +87,7 @@ def fit_activation_steps(model: Classifier, retain: Samples, batch: int, generat
     some = torch.randperm(len(retain), generator=generator)[:STEP_IMAGES]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quickly(model, activations=False):
             for b in retain.take(some).batches(batch):
                 model(b.images)
     finally:
@@ -106,7 +113,7 @@ def average_statistics(
     batch: int,
     generator: torch.Generator,
     progress: Progress,
-    images: int = STATISTICS_IMAGES,
+    images: int,
 ) -> None:
     """Set batch-norm statistics to the unweighted average over retain images, without augmentation."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -117,10 +124,12 @@ def average_statistics(
         norm.momentum = None  # PyTorch's cumulative average
         norm.train()
     some = torch.randperm(len(retain), generator=generator)[:images]
-    if len(some) > batch and len(some) % batch:
-        some = some[: len(some) // batch * batch]  # a small last batch would count as much as a full one
+    batches = steps_per_epoch(len(some), batch)
+    batch = len(some) // batches  # of even sizes: a small last batch would count as much as a full one
+    some = some[: batches * batch]
     progress.start("re-estimating statistics", len(some))
-    with torch.no_grad():
+    passes, _ = passes_for(retain.device, batches)
+    with torch.no_grad(), quickly(model), using(passes):
         for b in retain.take(some).batches(batch):
             model(b.images)
             progress.advance(len(b))
@@ -138,7 +147,7 @@ def requantize(
     Args:
         model: Calibrated; integer codes of the weights do not change.
         retain: Only these images are read: never forget, validation or test images.
-        batch: Images per forward pass.
+        batch: Images per step of training; forward passes alone fit four times as many into the same memory.
         seed: Seed for drawing retain images where there are more than needed.
         progress: Receives the number of processed images.
 
@@ -147,9 +156,11 @@ def requantize(
     """
     retain.require_some("retain")
     require_calibrated(model)
-    generator = torch.Generator().manual_seed(seed)
-    average_statistics(model, retain, batch, generator, progress, STEP_IMAGES)
-    fit_activation_steps(model, retain, batch, generator)
-    average_statistics(model, retain, batch, generator, progress)
+    generator, several = torch.Generator().manual_seed(seed), min(BATCH, 4 * batch)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with kept_memory(retain.device):
+        average_statistics(model, retain, several, generator, progress, FIRST_IMAGES)
+        fit_activation_steps(model, retain, several, generator)
+        average_statistics(model, retain, several, generator, progress, STATISTICS_IMAGES)
     settle(model, retain.pool.shape[-1])
     return model

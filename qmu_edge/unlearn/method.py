@@ -10,6 +10,7 @@ from pydantic import Field
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.calibration import Group
 from qmu_edge.models.layers import Classifier
+from qmu_edge.request.split import Passes
 from qmu_edge.train.batches import ForgetRetain
 
 Run = Callable[[Classifier, ForgetRetain, Any, torch.Generator], Classifier]
@@ -83,3 +84,16 @@ class Method:
     touches: frozenset[Group] = TRAINED
     reads: frozenset[Images] = BOTH
     check: Check = serves_all
+
+    def passes(self, params: Any) -> Passes:
+        """How often the method goes through its sets, forward and backward, as its hyperparameters say.
+
+        An estimate from the names that methods share: `epochs` over the sets that it reads; with
+        `forget_share`, batches hold so many forget images, and the retain set decides how many there are.
+        """
+        if self.category == "exact":
+            return Passes(0.0, float(params.train.epochs))
+        epochs = float(getattr(params, "epochs", getattr(params, "repair_epochs", 1)))
+        forget, retain = (epochs if name in self.reads else 0.0 for name in ("forget", "retain"))
+        share = getattr(params, "forget_share", None)
+        return Passes(forget, retain) if share is None or share == 1 else Passes(0.0, retain / (1.0 - share))

@@ -16,6 +16,7 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.models.calibration import require_calibrated
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Recipe, TrainRecipe
+from qmu_edge.request.split import Passes
 from qmu_edge.runtime.malloc import kept_memory
 from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.difficulty import without
@@ -116,14 +117,19 @@ def apply(
     return changed.eval()
 
 
-def require_known(names: Iterable[str], recipe: Recipe) -> None:
+def require_known(names: Iterable[str], recipe: Recipe) -> dict[str, Passes]:
     """Check names of methods and their parameters in the recipe, before any work.
+
+    Returns:
+        How often each goes through the sets of a request.
 
     Raises:
         ConfigError: See `parameters`.
     """
-    for name in names:
-        parameters(name, recipe.unlearn.get(name, {}), recipe.train)
+    return {
+        name: METHODS[name].passes(parameters(name, recipe.unlearn.get(name, {}), recipe.train))
+        for name in names
+    }
 
 
 def parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:

@@ -148,7 +148,7 @@ def test_what_the_image_is_made_of_verifies_a_bundle(
         "--no-build-isolation",
         "--no-index",
         "--target",
-        tmp_path / "site",
+        str(tmp_path / "site"),
     ]
     subprocess.run([sys.executable, "-m", "pip", *pip, tmp_path / "source"], check=True)
     bundle, key = tmp_path / "bundle", tmp_path / "trusted.pub"

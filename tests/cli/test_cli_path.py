@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from qmu_edge.io.progress import Progress
-from qmu_edge.pipeline.unlearn_run import fulfilled_steps
 from qmu_edge.project.project import Project, opened
 from qmu_edge.receipt.envelope import read
 from qmu_edge.receipt.receipt import loads
@@ -38,7 +37,7 @@ def receipts(project: Path) -> list[tuple[str, str | None]]:
 
 def split_of(project: Path, request_id: str) -> dict[str, Any]:
     with opened(project, Progress()) as found:
-        split = fulfilled_steps(found.ledger, request_id)["unlearned"].stored("split")
+        split = found.results.fulfilled_steps(request_id)["unlearned"].stored("split")
         document: dict[str, Any] = json.loads(found.store.get_bytes(split))
         return document
 

@@ -65,7 +65,7 @@ def test_a_picture_that_looks_like_a_deleted_one_is_said_or_refused(
             found, parse_request((folder / "req.json").read_bytes(), source="r", key=found.ids_key)
         )
         claim = samples.claim(ledger.open_details(Step.RESOLVED)[row.request_id])
-        split = plan(found, [row], [claim], None).split
+        split = plan(found, [row], [claim], None, {}).split
         counted, alike = noticed(samples, policy, split)
         assert counted.digest() == split.digest() and len(alike) == 1  # an attempt keeps its name
         off = policy.model_copy(update={"near_duplicates": "off"})

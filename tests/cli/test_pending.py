@@ -94,7 +94,7 @@ def test_all_open_requests_are_served_in_one_run(run: Any, trained: Path) -> Non
     assert (found[nobody]["state"], found[nobody]["outcome"]) == ("completed", "no_match")
     assert "approval_above" in found[big]["next"] and "only a part" in found[part]["next"]
     with opened(trained, Progress()) as project:
-        run_of = unlearn_run.fulfilled_steps(project.ledger, one)["unlearned"]
+        run_of = project.results.fulfilled_steps(one)["unlearned"]
         split = Split.parse(project.store.get_bytes(run_of.stored("split")))
         assert not project.samples.claimed()[split.retain].any()  # what still waits was not trained on either
         for request_id in (one, some, again):

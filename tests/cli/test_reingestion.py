@@ -24,7 +24,7 @@ def planted(served: Path) -> Any:
     """A project with a deleted training sample, and the split of its request with that sample put back."""
     with opened(served, Progress()) as project:
         (row,) = project.ledger.requests()
-        found = unlearn_run.fulfilled_steps(project.ledger, row.request_id)["unlearned"]
+        found = project.results.fulfilled_steps(row.request_id)["unlearned"]
         split = Split.parse(project.store.get_bytes(found.stored("split")))
         yield project, row, split
 
@@ -63,7 +63,7 @@ def test_calibration_refuses_a_deleted_sample(planted: Any) -> None:
     project, row, split = planted
     run = attempt(project, [row], back_in(split, "retain"), "qmul", CPU)
     with pytest.raises(IntegrityError, match="calibration: 1 of"):
-        unlearn_run._requantized(run, project.current(Pointer.CHECKPOINT))
+        unlearn_run.requantized(run, project.current(Pointer.CHECKPOINT))
 
 
 @pytest.mark.parametrize("part", ["retain", "validation", "test"])

@@ -1,6 +1,7 @@
 """What answers without torch, and the same commands as functions: fresh interpreters, nothing timed."""
 
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Any] = {
     "request withdraw": requests.request_withdraw, "request deny": requests.request_deny,
     "request extend": requests.request_extend,
     "references build": references.references_build,
+    "receipt recompute": receipts.receipt_recompute,
     "receipt show": receipts.receipt_show, "receipt verify": receipts.receipt_verify,
     "receipt schema": receipts.receipt_schema,
     "keys list": keys.keys_list, "keys rotate": keys.keys_rotate, "keys revoke": keys.keys_revoke,
@@ -81,17 +83,47 @@ def test_the_list_of_commands_here_is_whole() -> None:
         ["keys", "export", "--public"],
         ["request", "new", "--subject", "ana"],
         ["request", "list"],
+        ["unlearn", "--pending", "--dry-run"],
         ["recipes"],
     ],
     ids=" ".join,
 )
 def test_questions_about_requests_and_receipts_need_no_torch(made: Any, words: list[str]) -> None:
     more = (
-        ["--project", made.served] if {"status", "show", "verify", "keys", "purge", "list"} & {*words} else []
+        ["--project", made.served]
+        if {"status", "show", "verify", "keys", "purge", "list", "unlearn"} & {*words}
+        else []
     )
     done = without(HEAVY, CLI, *words, *more)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() and done.stderr == ""
+
+
+# At the end, on stderr: the rooms that were imported, and which of the packages that take long.
+TOLD = """
+import atexit, json
+def told():
+    rooms = [name.partition(".")[2] for name in sys.modules if name.startswith("qmu_edge.")]
+    slow = [name for name in SLOW if sys.modules.get(name)]
+    print(json.dumps([sorted({room for room in rooms if "." not in room}), slow]), file=sys.stderr)
+atexit.register(told)
+"""
+SLOW = [*HEAVY, "onnxruntime", "scipy", "cryptography", "safetensors", "jaxtyping", "PIL"]
+FEW = {
+    "api", "cli", "data", "errors", "io", "machine", "project", "queue", "receipt", "recipe", "request",
+    "runtime", "store", "verify",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", ["status", "request list", "unlearn --pending --dry-run"])
+def test_questions_import_few_rooms_and_nothing_that_takes_long(made: Any, words: str) -> None:
+    code = f"import sys\nSLOW = {SLOW!r}\n{TOLD}{CLI}"
+    line = [sys.executable, "-W", "ignore", "-c", code, *words.split(), "--project", str(made.served)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    rooms, slow = json.loads(done.stderr)
+    assert slow == []
+    assert {*rooms} <= FEW | ({"pipeline"} if "--dry-run" in words else set())
 
 
 def test_the_device_verifier_needs_numpy_and_onnxruntime_only(made: Any) -> None:

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from qmu_edge.export.targets import Format
+from qmu_edge.io.digest import sha256
 from qmu_edge.io.progress import Progress
-from qmu_edge.pipeline.release import make_release
+from qmu_edge.pipeline.networks import Networks
+from qmu_edge.pipeline.release import make_release, shipped
 from qmu_edge.project.project import Project, opened
 from qmu_edge.receipt.receipt import loads
 from qmu_edge.store.ledger.states import Pointer
+from qmu_edge.train import checkpoint
 from qmu_edge.unlearn.registry import apply
 from tests.cli.refusals import current, flip, refused, set_policy
 
@@ -65,6 +68,18 @@ def test_a_released_file_is_judged_again_by_what_the_policy_allows_now(
     assert refusal.code == 7 and "not measurable" in refusal.out
     assert refusal.err.splitlines() == [f"qmu-edge: {served / 'release/model.onnx'}: a threshold is not met"]
     assert digest(served) == state
+
+
+def test_a_release_that_is_known_builds_no_network(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(served, Progress()) as project:
+        digest, networks = project.current(Pointer.CHECKPOINT), Networks.of(project)
+        monkeypatch.setattr(checkpoint, "loads", None)
+        _, release = make_release(project, digest)
+        args = networks, project.samples, project.recipe, project.results
+        assert shipped(digest, *args) == release and len(release.files) == 3
+        before = networks.origin(digest).parent
+        assert shipped(sha256(before), *args) is None  # of the first there is an integer file alone
+        make_release(project, sha256(before), (Format.INTEGER,))
 
 
 def _original(project: Project) -> Path:

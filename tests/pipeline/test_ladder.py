@@ -5,7 +5,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,7 +15,8 @@ from qmu_edge.pipeline.ladder import Climb, Effort, Rung, climb
 from qmu_edge.pipeline.unlearn_run import Run
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Report, StepResult
-from qmu_edge.project.results import Results
+from qmu_edge.queue.cost import Expected
+from qmu_edge.queue.schedule import Plan
 from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
@@ -35,9 +35,8 @@ class World:
         monkeypatch.setattr(ladder, "attempt", self.attempt)
         monkeypatch.setattr(ladder, "produce", self.produce)
         self.project = Mock(spec=Project)
-        self.project.ledger, self.project.results = Mock(spec=Ledger), Mock(spec=Results)
+        self.project.ledger = Mock(spec=Ledger)
         self.project.ledger.steps = lambda request: self.steps
-        self.project.results.seconds_to_retrain.return_value = 100.0
         self.project.progress = Mock()
 
     def attempt(self, project: object, rows: object, split: object, name: str, device: object) -> Any:
@@ -60,9 +59,9 @@ class World:
 
     def climb(self, names: Sequence[str], **effort: Any) -> Climb:
         """All of it, for one request."""
-        split = Mock(spec=Split)
-        split.retain = np.arange(10)
-        return climb(self.project, [Mock(spec=RequestRow)], split, names, Effort(device=CPU, **effort))
+        costs = Expected(images={"retrain": 90.0, "qmul": 40.0}, per_image=1.0, around=10.0)
+        plan = Plan(Mock(spec=Split), tuple(names), "", None, costs)
+        return climb(self.project, [Mock(spec=RequestRow)], plan, Effort(device=CPU, **effort))
 
 
 def told(found: Sequence[Rung]) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from qmu_edge.project.project import Project
 from qmu_edge.queue.schedule import batch_name, deleted_share, places, rungs
 from qmu_edge.request.document import DeletionRequest, new_request, parse_request
 from qmu_edge.request.resolve import tombstones_of
-from qmu_edge.request.split import Split, divide, emptied_classes
+from qmu_edge.request.split import EmptiedClasses, Split, divide, emptied_classes
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import State, Step
 
@@ -25,6 +25,7 @@ SECRET = b"k" * 32
 
 
 PEOPLE = 10  # of ten images each: eight to train on, one for validation, one to test
+NO_CLASSES = EmptiedClasses((), others=True)
 
 
 def sha(text: str) -> str:
@@ -55,6 +56,12 @@ def split_of(project: Project, *rows: Any) -> Split:
 
 def change(project: Project, **policy: Any) -> Project:
     recipe = project.recipe.model_copy(update={"policy": project.recipe.policy.model_copy(update=policy)})
+    return Project(project.root, recipe, project.ledger, project.progress)
+
+
+def references(project: Project, trained: str) -> Project:
+    changed = project.recipe.references.model_copy(update={"trained": trained})
+    recipe = project.recipe.model_copy(update={"references": changed})
     return Project(project.root, recipe, project.ledger, project.progress)
 
 

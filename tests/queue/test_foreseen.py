@@ -12,13 +12,12 @@ from qmu_edge.queue import lifecycle
 from qmu_edge.queue.foreseen import NUMBERS, WORTH_TRYING, Foreseen, by_number, foresee
 from qmu_edge.queue.schedule import plan, rungs
 from qmu_edge.recipe import PolicyRecipe
-from qmu_edge.request.split import EmptiedClasses, emptied_classes
+from qmu_edge.request.split import emptied_classes
 from qmu_edge.store.ledger.states import Step
 from qmu_edge.verify.metrics import effective_number
 from qmu_edge.verify.residual import Sensitivity
-from tests.queue.people import ask, change, split_of
+from tests.queue.people import NO_CLASSES, ask, change, references, split_of
 
-NO_CLASSES = EmptiedClasses((), others=True)
 KEEN = Sensitivity(trace=3.0, trace_spread=0.5, noise=0.5, unseen=1e6, intraclass=0.0, references=4)
 BLIND = replace(KEEN, trace=0.01)
 
@@ -30,12 +29,6 @@ def shown(project: Project, known: Sensitivity | None, *subjects: str, **fields:
     split = split_of(project, row)
     emptied = emptied_classes(project.samples.index, split, project.samples.barred())
     return foresee(project.results, project.samples, project.recipe, split, emptied)
-
-
-def references(project: Project, trained: str) -> Project:
-    changed = project.recipe.references.model_copy(update={"trained": trained})
-    recipe = project.recipe.model_copy(update={"references": changed})
-    return Project(project.root, recipe, project.ledger, project.progress)
 
 
 def test_what_the_references_can_show_of_a_persons_images(project: Project) -> None:
@@ -103,6 +96,6 @@ def test_a_plan_holds_what_is_foreseen(project: Project) -> None:
     claim = project.samples.claim(project.ledger.open_details(Step.RESOLVED)[row.request_id])
     for known, names in ((KEEN, ("held_out_match", "retrain")), (BLIND, ("retrain",))):
         project.results.note_sensitivity(known)
-        made = plan(project, [row], [claim], None)
+        made = plan(project, [row], [claim], None, {})
         assert made.rungs == names and made.foreseen is not None and made.foreseen.images == 8
         assert made.forced_by == (str(made.foreseen) if known is BLIND else "")

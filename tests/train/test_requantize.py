@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from qmu_edge.models.calibration import parameter_group
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.models.quantizers.presets import PRESETS
 from qmu_edge.recipe import ModelRecipe
+from qmu_edge.runtime.throughput import counting
+from qmu_edge.train import requantize as module
 from qmu_edge.train.batches import Samples
 from qmu_edge.train.requantize import FACTORS, average_statistics, fit_activation_steps, requantize
 
@@ -74,7 +78,7 @@ def test_each_activation_step_becomes_the_candidate_of_least_error(
 
 def test_batch_norm_statistics_are_the_plain_average(network: Network, toy: Toy) -> None:
     model, samples = network(), toy(23)
-    average_statistics(model, samples, 8, torch.Generator().manual_seed(3), Progress())
+    average_statistics(model, samples, 8, torch.Generator().manual_seed(3), Progress(), 23)
     assert not any(m.training for m in model.modules())
 
     norms = {name: m for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
@@ -89,13 +93,31 @@ def test_batch_norm_statistics_are_the_plain_average(network: Network, toy: Toy)
     for name, norm in norms.items():
         norm.register_forward_pre_hook(lambda _, x, name=name: record(name, x[0].detach()))
         norm.train()
-    order = torch.randperm(23, generator=torch.Generator().manual_seed(3))[:16]  # no small last batch
-    for part in (order[:8], order[8:]):
+    order = torch.randperm(23, generator=torch.Generator().manual_seed(3))[:21]  # three of even sizes
+    for part in (order[:7], order[7:14], order[14:]):
         model(samples.images()[part] / 255.0)
     for name in norms:
         torch.testing.assert_close(found[name][0], torch.stack(means[name]).mean(0), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found[name][1], torch.stack(variances[name]).mean(0), rtol=1e-4, atol=1e-5)
         assert norms[name].momentum == 0.1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_statistics_are_taken_quickly_and_are_the_same(network: Network, toy: Toy, preset: str) -> None:
+    model, plain = network(quantizer=preset), network(quantizer=preset)
+    average_statistics(model, toy(20), 8, torch.Generator().manual_seed(0), Progress(), 20)
+    modes = [m.training for m in model.modules()]
+    with patch("qmu_edge.train.requantize.quickly", lambda *_, **__: nullcontext()):
+        average_statistics(plain, toy(20), 8, torch.Generator().manual_seed(0), Progress(), 20)
+    assert modes == [m.training for m in plain.modules()] and not any(modes)
+    found, expected = (m.state_dict() for m in (model, plain))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+
+    by_brevitas = patch("brevitas.core.quant.RescalingIntQuant.forward", side_effect=AssertionError)
+    if preset == "learned_step":
+        with by_brevitas:
+            average_statistics(model, toy(20), 8, torch.Generator().manual_seed(0), Progress(), 20)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -137,6 +159,20 @@ def test_activation_steps_become_powers_of_two_unless_free(
     ]
     assert len(found) > 15
     assert (set(found) == {0.5}) == (steps == "power_of_two")
+
+
+def test_it_reads_so_many_images_at_any_size(
+    network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, images in (("FIRST_IMAGES", 6), ("STEP_IMAGES", 4), ("STATISTICS_IMAGES", 10)):
+        monkeypatch.setattr(module, name, images)
+    monkeypatch.setattr(module, "settle", lambda *_: None)
+    read = []
+    for size in (12, 60):
+        with counting(torch.device("cpu")) as throughput:
+            requantize(network(), toy(size), batch=2, seed=0, progress=Progress())
+        read.append(throughput.spent(1)["images"])
+    assert read == [20, 20]
 
 
 def test_network_that_was_never_calibrated_is_refused(toy: Toy) -> None:

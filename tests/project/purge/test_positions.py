@@ -44,10 +44,13 @@ def serve(life: Any, person: int) -> str:
     document = json.dumps({"subject_ids": [f"person {person}"]}).encode()
     row = register(project, parse_request(document, source="r", key=project.ids_key))
     claim = project.samples.claim(ledger.open_details(Step.RESOLVED)[row.request_id])
-    split = plan(project, [row], [claim], None).split
+    split = plan(project, [row], [claim], None, {}).split
     bar(project, row)
     run = attempt(project, [row], split, "retrain", CPU)
-    assert attempt(project, [row], plan(project, [row], [claim], None).split, "retrain", CPU).name == run.name
+    assert (
+        attempt(project, [row], plan(project, [row], [claim], None, {}).split, "retrain", CPU).name
+        == run.name
+    )
     salt = sha256_of(f"salt {person}".encode())
     note = ReferenceNote(
         made_of=salted(made_of(split.retain), salt), scores=life.put("reference scores"), salt=salt

@@ -1,0 +1,23 @@
+"""How often the methods of a project's recipe go through the sets of a request; without torch where noted."""
+
+from collections.abc import Mapping, Sequence
+
+from qmu_edge.project.results import Results
+from qmu_edge.recipe import Recipe
+from qmu_edge.request.split import Passes
+
+
+def passes_of(results: Results, recipe: Recipe, method: str | None = None) -> Mapping[str, Passes]:
+    """Of the rungs of the policy, and of `method` where one was asked for.
+
+    Raises:
+        ConfigError: A method or a hyperparameter is unknown, or out of range.
+    """
+    known, names = results.passes(recipe.digest()), (method,) if method else recipe.policy.rungs
+    return known if {*names} <= known.keys() else _checked(recipe, names)
+
+
+def _checked(recipe: Recipe, names: Sequence[str]) -> Mapping[str, Passes]:
+    from qmu_edge.unlearn.registry import require_known
+
+    return require_known(names, recipe)
