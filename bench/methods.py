@@ -42,6 +42,7 @@ VARIANTS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "qmul, equal weights": ("qmul", {"reweighting": False}),
     "qmul, nash": ("qmul", {"weighting": "nash"}),
     "influence, diagonal fisher": ("influence", {"variant": "diagonal_fisher"}),
+    "ssd, released": ("ssd", {"variant": "released"}),
     "salun, soft": ("salun", {"variant": "soft"}),
     "held_out_match, by the network": ("held_out_match", {"noted": False}),
     "oeu, entropy": ("oeu", {"loss": "entropy"}),
@@ -51,6 +52,7 @@ REFERENCES: Final = ("original", "retrain", "retrain, again")
 # What a trial multiplies: the learning rate, unless the method is steered by something else.
 KNOBS: Final[dict[str, tuple[str, ...]]] = {
     "influence": ("alpha",), "fisher_forgetting": ("alpha",), "ssd": ("threshold",),
+    "ficabu": ("threshold",),
     "unsir": ("impair_lr", "repair_lr"),
 }  # fmt: skip
 
