@@ -77,7 +77,7 @@ def test_methods_that_read_retain_images_have_a_budget_and_the_others_their_own_
     passes_of = part("shared.cells").passes_of
     own = {name for name in METHODS if passes_of(name) is None}
     assert {n for n in own if "retain" in METHODS[n].reads} == {
-        "influence", "fisher_forgetting", "ssd", "retrain",
+        "influence", "fisher_forgetting", "ssd", "ficabu", "retrain",
     }  # fmt: skip
     assert {"grad_ascent", "boundary_shrink", "boundary_expand"} <= own
     assert passes_of("unsir") == "repair_epochs" and passes_of("qmul") == "epochs"
