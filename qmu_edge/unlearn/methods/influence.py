@@ -20,19 +20,21 @@ Shapes: d parameters that may move.
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from qmu_edge.errors import UnlearnError
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.calibration import Group, train_only
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
+from qmu_edge.train.requantize import average_statistics
 from qmu_edge.unlearn.fisher import diagonal_fisher
 from qmu_edge.unlearn.method import BOTH, Method
 
@@ -47,6 +49,8 @@ class Params:
         variant: "released": along the gradient difference; "diagonal_fisher": divided by the Fisher.
         alpha: Step length; the papers search 1..20. 0: doubled from `shortest` to at most `longest` while
             validation accuracy falls by no more than `max_drop`.
+        statistics_images: Retain images from which the search takes batch-norm statistics anew for each
+            length, as re-quantization will: under those of the original, a step looks worse than it is.
         shortest, longest: First and last step length of the search.
         max_drop: Largest loss of validation accuracy in the search, as a fraction of the images.
         errors: Standard errors of the number of changed predictions that a loss may exceed `max_drop` by.
@@ -58,6 +62,7 @@ class Params:
 
     variant: Literal["released", "diagonal_fisher"] = "released"
     alpha: NotNegative = 0.0
+    statistics_images: Count = 1024
     shortest: Positive = 2.0**-10
     longest: Positive = 2.0**10
     max_drop: Fraction = 0.01
@@ -140,7 +145,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         step = precondition(step, fisher, params)
     descent.require_finite()
     start = [p.detach().clone() for p in descent.parameters]
-    alpha = params.alpha or _search(descent, start, step, _judges(data), params)
+    alpha = params.alpha or _search(descent, start, step, data, params, generator)
     _move(descent, start, step, alpha)
     data.progress.finish(f"alpha {alpha:g}")
     return model
@@ -163,14 +168,19 @@ def _move(descent: Descent, start: list[Tensor], step: Float[Tensor, " d"], alph
 
 
 def _search(
-    descent: Descent, start: list[Tensor], step: Float[Tensor, " d"], judges: Samples, params: Params
+    descent: Descent,
+    start: list[Tensor],
+    step: Float[Tensor, " d"],
+    data: ForgetRetain,
+    params: Params,
+    generator: torch.Generator,
 ) -> float:
     """The largest step length before accuracy drops too much; leaves the model changed."""
-    before = _right(descent.model, judges)
+    before = _right(descent.model, data, params, generator)
     best = 0.0
     for alpha in lengths(params):
         _move(descent, start, step, alpha)
-        if costs_too_much(before, _right(descent.model, judges), params):
+        if costs_too_much(before, _right(descent.model, data, params, generator), params):
             break
         best = alpha
     if best == 0.0:
@@ -181,8 +191,10 @@ def _search(
     return best
 
 
-def _right(model: nn.Module, judges: Samples) -> Bool[Tensor, " n"]:
-    """Which of these images are classified correctly."""
+def _right(model: Any, data: ForgetRetain, params: Params, generator: torch.Generator) -> Bool[Tensor, " n"]:
+    """Which validation images of retained classes are classified correctly; moves batch-norm statistics."""
+    judges, images = _judges(data), params.statistics_images
+    average_statistics(model, data.retain, params.batch, generator, Progress(), images)
     return predict(model, judges).argmax(1) == judges.labels.cpu()
 
 
@@ -201,5 +213,5 @@ def _check(model: Classifier, data: ForgetRetain, params: Params) -> None:
 METHOD: Final = Method(
     run=run, params=Params,
     summary="one step along the gradient difference of forget and retain set (influence)",
-    touches=MOVES, reads=BOTH | {"validation"}, check=_check,
+    touches=MOVES | {"bn_stats"}, reads=BOTH | {"validation"}, check=_check,
 )  # fmt: skip

@@ -64,7 +64,7 @@ def test_search_ends_before_the_first_length_that_costs_too_much(
     network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = iter([90, 90, 81, 70, 100])  # 9 of 9 that turned: 5 + 2 * 3 allowed; 20: 5 + 2 * 4.5
-    monkeypatch.setattr(influence, "_right", lambda model, samples: torch.arange(100) < next(scripted))
+    monkeypatch.setattr(influence, "_right", lambda *_: torch.arange(100) < next(scripted))
     searched = _weights(_run(network(), split(toy, 11, 3), max_drop=0.05))
     told = _weights(_run(network(), split(toy, 11, 3), alpha=lengths(Params())[1]))
     assert all(torch.equal(searched[n], told[n]) for n in told)
@@ -82,9 +82,21 @@ def test_search_without_a_length_that_keeps_accuracy_is_an_error(
     network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = iter([90, 80])
-    monkeypatch.setattr(influence, "_right", lambda model, samples: torch.arange(100) < next(scripted))
+    monkeypatch.setattr(influence, "_right", lambda *_: torch.arange(100) < next(scripted))
     with pytest.raises(UnlearnError, match=r"costs more than 1.0% of validation accuracy"):
         _run(network(), split(toy, 11, 3))
+
+
+def test_lengths_are_judged_under_statistics_of_the_changed_network(network: Network, toy: Toy) -> None:
+    model, data, params = network(), split(toy, 11, 3), Params(batch=4, statistics_images=8)
+    before = influence._right(model, data, params, torch.Generator().manual_seed(0))
+    first = {n: b.clone() for n, b in model.named_buffers() if n.endswith("running_mean")}
+    name = next(n for n, p in model.named_parameters() if n.endswith("weight") and p.dim() > 1)
+    with torch.no_grad():
+        model.get_parameter(name).mul_(0.5)
+    influence._right(model, data, params, torch.Generator().manual_seed(0))
+    assert before.shape == (6,)
+    assert any(not torch.equal(b, first[n]) for n, b in model.named_buffers() if n in first)
 
 
 def test_only_images_of_kept_classes_judge(
