@@ -34,13 +34,13 @@ class Params:
 
     Attributes:
         threshold: Ratio of importances, forget set to all images, above which a weight of the last block is
-            chosen; smaller forgets more.
+            chosen; smaller forgets more. Not the paper's alpha, see `ssd`.
         strength: Factor on the ratio that a weight of the last block is multiplied by; smaller forgets more.
         front: Both for the first block, relative to the last; geometric in between.
         batch: Images per gradient.
     """
 
-    threshold: Positive = 10.0
+    threshold: Positive = 50.0
     strength: Positive = 1.0
     front: Positive = 10.0
     batch: Count = 64
