@@ -1,12 +1,12 @@
 """Which method forgets best, at what price? Every method, on every network and scenario, over seeds.
 
-One cell is one method on one network, scenario and seed, beside two retrained networks. Every accuracy comes
-from the exported file under onnxruntime. Cells are stored one by one under --work: a killed run goes on where
-it stopped, and runs of different parts (--seeds, --methods, ...) may go side by side. What was asked for is
-printed in the end, with its distance from retraining; `--collect` writes all cells that are there to
-bench/results/methods-<grid>.json.
+One cell is one method on one network, scenario and seed, within one budget, beside two retrained networks.
+Every accuracy comes from the exported file under onnxruntime. Cells are stored one by one under --work: a
+killed run goes on where it stopped, and runs of different parts (--seeds, --methods, ...) go side by side.
+What was asked for is printed in the end, with its distance from retraining; `--collect` writes all cells that
+are there to bench/results/methods-<grid>.json.
 
-    python bench/methods.py cpu --data data/ --work work/ [--methods qmul lotus] [--trials 3]
+    python bench/methods.py cpu --data data/ --work work/ [--methods qmul lotus] [--trials 6]
     python bench/methods.py cpu --work work/ --collect
 
 With `--ray local`, or the address of a Ray cluster (the extra "cluster"), cells are computed by
@@ -15,6 +15,7 @@ all its machines at once; they see --data, --work and this checkout under the sa
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -25,9 +26,10 @@ from typing import Any, Final
 
 import torch
 from filelock import FileLock
-from shared.cells import GRIDS, Bench, Network, grid_at, score
+from shared.cells import GRIDS, Bench, Network, grid_at, passes_of, score
 from shared.compared import grouped, table_of
 from shared.record import ROOT, commit, write
+from shared.search import STEP, TRIALS, best, searched, stopped
 
 from qmu_edge.errors import ConfigError, QmuEdgeError
 from qmu_edge.io.files import write_atomic
@@ -40,25 +42,30 @@ VARIANTS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "qmul, equal weights": ("qmul", {"reweighting": False}),
     "qmul, nash": ("qmul", {"weighting": "nash"}),
     "influence, diagonal fisher": ("influence", {"variant": "diagonal_fisher"}),
+    "ssd, released": ("ssd", {"variant": "released"}),
     "salun, soft": ("salun", {"variant": "soft"}),
     "held_out_match, by the network": ("held_out_match", {"noted": False}),
     "oeu, entropy": ("oeu", {"loss": "entropy"}),
     "oeu, per tensor": ("oeu", {"projection": "tensor"}),
 }
 REFERENCES: Final = ("original", "retrain", "retrain, again")
-# What a trial changes: the learning rate, unless the method is steered by something else.
-KNOBS: Final[dict[str, str]] = {"influence": "alpha", "fisher_forgetting": "alpha", "ssd": "threshold"}
-FACTORS: Final = (1.0, 5.0, 0.2, 0.04)
+# What a trial multiplies: the learning rate, unless the method is steered by something else.
+KNOBS: Final[dict[str, tuple[str, ...]]] = {
+    "influence": ("alpha",), "fisher_forgetting": ("alpha",), "ssd": ("threshold",),
+    "ficabu": ("threshold",),
+    "unsir": ("impair_lr", "repair_lr"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One row of one table, for one seed."""
+    """One row of one table, for one seed; within `budget` epoch-equivalents where the row has one."""
 
     network: str
     scenario: str
     row: str
     seed: int
+    budget: float | None = None
 
     @property
     def file(self) -> str:
@@ -72,7 +79,8 @@ class Cell:
 
     @property
     def _row(self) -> str:
-        return f"{self.network}/{self.scenario}/{self.row.replace(', ', '-').replace(' ', '_')}"
+        within = "" if self.budget is None else f"@{self.budget:g}"
+        return f"{self.network}/{self.scenario}/{self.row.replace(', ', '-').replace(' ', '_')}{within}"
 
 
 def method_of(row: str) -> tuple[str, dict[str, Any]]:
@@ -93,41 +101,51 @@ def cells(grid: dict[str, Any], options: argparse.Namespace) -> Iterator[Cell]:
     for seed in options.seeds or grid["seeds"]:
         for network in options.networks or grid["networks"]:
             for scenario in options.scenarios or grid["scenarios"]:
-                for row in rows_of(options.methods):
-                    yield Cell(network, scenario, row, seed)
+                for budget in (None, *(options.budgets or grid["budgets"])):
+                    for row in rows_of(options.methods):
+                        if (passes_of(method_of(row)[0]) is None) == (budget is None):
+                            yield Cell(network, scenario, row, seed, budget)
 
 
 Outcome = tuple[Classifier, dict[str, float]]  # a network, and what it cost
 
 
-def best_trial(row: str, bench: Bench, trials: int) -> tuple[dict[str, Any], Outcome | None]:
+def best_trial(cell: Cell, bench: Bench, trials: int) -> tuple[dict[str, Any], Outcome | None]:
     """The best of `trials` settings of the row's knob, by data that deployment has, and what it made.
 
     Never by test images or a retrained network; the same number of trials for every method that has a knob
-    (not `unsir`, and not `influence`, which searches by itself).
+    (not `influence`, which searches by itself).
 
     Returns:
-        `params` and all `trials` with their scores; and the outcome, where trials were made.
+        `params`, all `trials` with their scores, and whether the best lies inside them or at their border;
+        and the outcome, where trials were made.
     """
-    method, given = method_of(row)
-    given = bench.common(method) | given
-    knob = KNOBS.get(method, "lr")
-    default = getattr(bench.params(method, given), knob, None)
-    if trials < 2 or not default:
-        return {"params": given, "trials": []}, None
-    made: list[dict[str, Any]] = []
-    outcomes: list[Outcome] = []
-    for factor in FACTORS[:trials]:
-        params = given | {knob: default * factor}
+    method, given = method_of(cell.row)
+    given = bench.within(method, bench.common(method) | given, cell.budget)
+    own = bench.params(method, given)
+    values = {knob: getattr(own, knob, 0.0) for knob in KNOBS.get(method, ("lr",))}
+    made: dict[float, dict[str, Any]] = {}
+    outcomes: dict[float, Outcome] = {}
+
+    def attempt(factor: float) -> float:
+        params = given | {knob: value * factor for knob, value in values.items()}
         try:
-            outcomes.append(bench.unlearned(method, params))
-            made.append({"params": params, "score": score(bench, outcomes[-1][0])})
+            outcomes[factor] = bench.unlearned(method, params)
+            found = score(bench, outcomes[factor][0])
         except QmuEdgeError as error:
-            print(f"  {knob} {default * factor:g}: {error}", file=sys.stderr)
+            print(f"  {method} times {factor:g}: {error}", file=sys.stderr)
+            return math.inf
+        made[factor] = {"params": params, "score": found}
+        return found
+
+    tried = searched(attempt, trials) if trials > 1 and all(values.values()) else {}
     if not made:
         return {"params": given, "trials": []}, None
-    best = min(range(len(made)), key=lambda i: made[i]["score"])
-    return {"params": made[best]["params"], "trials": made}, outcomes[best]
+    chosen = STEP ** best(tried)
+    return (
+        {"params": made[chosen]["params"], "trials": [*made.values()], "stop": stopped(tried)},
+        outcomes[chosen],
+    )
 
 
 def tuned(cell: Cell, first: Bench, folder: Path, trials: int) -> tuple[dict[str, Any], Outcome | None]:
@@ -136,7 +154,7 @@ def tuned(cell: Cell, first: Bench, folder: Path, trials: int) -> tuple[dict[str
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.is_file():
-            found, outcome = best_trial(cell.row, first, trials)
+            found, outcome = best_trial(cell, first, trials)
             write_atomic(path, json.dumps(found).encode())
     params: dict[str, Any] = json.loads(path.read_text("utf-8"))["params"]
     return params, outcome
@@ -272,7 +290,8 @@ def main() -> None:
     parser.add_argument("--scenarios", nargs="+")
     parser.add_argument("--methods", nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+")
-    parser.add_argument("--trials", type=int, default=3)
+    parser.add_argument("--budgets", nargs="+", type=float, help="Epoch-equivalents.")
+    parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=float, help="Begin no cell later than this.")
     parser.add_argument("--ray", metavar="ADDRESS", help="`local`, or a Ray cluster.")

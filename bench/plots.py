@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any, Final
 
 import matplotlib.pyplot as plt
-from shared.compared import WHOLE, average_gap
+from shared.compared import WHOLE, average_gap, grouped
 from shared.measured import load
 from shared.record import ROOT
 
@@ -74,13 +74,12 @@ def main() -> None:
     if sys.argv[1] == "verdict":
         return verdict()
     document = load(f"methods-{sys.argv[1]}")
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for cell in document["results"]:
-        groups[cell["network"], cell["scenario"]].append(cell)
-    for (network, scenario), cells in groups.items():
-        if len({c["row"] for c in cells}) < WHOLE:
+    for (network, scenario), rows in grouped(document["results"]).items():
+        if len(rows) < WHOLE:
             continue
-        path = ROOT / "bench" / "results" / f"methods-{sys.argv[1]}-{network}-{scenario}.svg"
+        name = f"methods-{sys.argv[1]}-{network}-{scenario.replace(' ', '-')}.svg"
+        path = ROOT / "bench" / "results" / name
+        cells = [cell for by_seed in rows.values() for cell in by_seed.values()]
         draw(f"{network}, {scenario}", points(cells), str(path))
         print(path.name)
 

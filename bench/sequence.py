@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from methods import Cell
-from shared.cells import GRIDS, Bench, Network, grid_at, parser_of
+from shared.cells import GRIDS, Bench, Network, grid_at, parser_of, passes_of
 from shared.record import write
 
 from qmu_edge.io.files import write_atomic
@@ -39,24 +39,25 @@ def requests(bench: Bench, count: int) -> list[Bench]:
     return made
 
 
-def tuned(bench: Bench, method: str) -> dict[str, Any]:
+def tuned(bench: Bench, method: str, budget: float) -> dict[str, Any]:
     """Parameters that the grid has chosen, or those that it sets for all."""
     scenario = bench.network.tuned_as.get(bench.scenario, bench.scenario)
-    path = bench.network.folder / Cell(bench.network.name, scenario, method, bench.seed).tuned_file
+    within = None if passes_of(method) is None else budget
+    path = bench.network.folder / Cell(bench.network.name, scenario, method, bench.seed, within).tuned_file
     if not path.is_file():
-        return bench.common(method)
+        return bench.within(method, bench.common(method), within)
     found: dict[str, Any] = json.loads(path.read_text("utf-8"))["params"]
     return found
 
 
-def served(bench: Bench, count: int, method: str) -> list[dict[str, Any]]:
+def served(bench: Bench, count: int, method: str, params: dict[str, Any]) -> list[dict[str, Any]]:
     """Serve all requests one after another; what the file does after each."""
     model: Classifier = bench.original()
     rows = []
     for number, request in enumerate(requests(bench, count)):
         data: ForgetRetain = request.data()
         generator = torch.Generator().manual_seed(bench.seed + number)
-        model = apply(method, model, data, bench.params(method, tuned(bench, method)), generator)
+        model = apply(method, model, data, bench.params(method, params), generator)
         requantize(model, data.retain, batch=256, seed=number, progress=Progress())
         gone = np.setdiff1d(bench.sets.forget, request.sets.retain)
         found = replace(request, sets=replace(request.sets, forget=gone)).measured(
@@ -87,7 +88,8 @@ def main() -> None:
             name = f"sequence.{options.share}-{options.requests}.{method}.{seed}.json"
             path = network.folder / network.name / name
             if not path.is_file():
-                rows = served(bench, 1 if method == "retrain" else options.requests, method)
+                params = tuned(bench, method, grid["budgets"][0])
+                rows = served(bench, 1 if method == "retrain" else options.requests, method, params)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(path, json.dumps(rows).encode())
             by_seed[str(seed)] = json.loads(path.read_text("utf-8"))

@@ -43,6 +43,7 @@ from qmu_edge.verify.session import OrtRunner
 PARITY_INPUTS: Final = 1000
 GRIDS: Final = ROOT / "bench" / "grids"
 MEASURED: Final = 2000  # retain images that are measured
+PASSES: Final = {"unsir": "repair_epochs"}  # what counts a method's passes, where it is not `epochs`
 
 
 def grid_at(path: Path) -> dict[str, Any]:
@@ -69,7 +70,6 @@ class Network:
         path = str(data / entry["dataset"]) if data else None
         document = {"data": entry["data"] | {"path": path}, **{k: entry[k] for k in ("model", "train")}}
         self.recipe = Recipe.model_validate(document | {"unlearn": grid.get("unlearn", {})})
-        self.epochs: int | None = grid.get("epochs")
         self.name, self.folder, self.dataset = name, folder, entry["dataset"]
         self.tuned_as: dict[str, str] = grid.get("tuned_as", {})
         self._require_same(entry)
@@ -182,10 +182,20 @@ class Bench:
     def common(self, name: str) -> dict[str, Any]:
         """What the grid sets for every method that knows it."""
         fields = method(name).params.__dataclass_fields__
-        batch = self.network.recipe.train.batch
-        wanted = {"epochs": self.network.epochs, "batch": batch}
-        given = {k: v for k, v in wanted.items() if k in fields and v is not None}
+        given = {"batch": self.network.recipe.train.batch} if "batch" in fields else {}
         return given | self.network.recipe.unlearn.get(name, {})
+
+    def within(self, name: str, given: dict[str, Any], budget: float | None) -> dict[str, Any]:
+        """`given` with as many passes as cost at most `budget` epoch-equivalents, where the method has one.
+
+        One and two passes are run for it: what a method does once costs nothing in the second.
+        """
+        passes = passes_of(name)
+        if passes is None or budget is None:
+            return given
+        runs = (self._applied(name, self.original(), given | {passes: n}) for n in (1, 2))
+        one, two = (spent["epoch_equivalents"] for _, spent in runs)
+        return given | {passes: affordable(budget, one, two)}
 
     def params(self, name: str, given: dict[str, Any]) -> Any:
         """Hyperparameters of a method."""
@@ -193,14 +203,19 @@ class Bench:
 
     def unlearned(self, name: str, given: dict[str, Any]) -> tuple[Classifier, dict[str, float]]:
         """Run a method from the original, re-quantize; the network, and what it cost."""
-        model, data = self.original(), self.data()
-        generator = torch.Generator().manual_seed(self.draw)
+        original = self.original()
         start = time.perf_counter()
+        model, spent = self._applied(name, original, given)
+        requantize(model, self.part("retain"), batch=256, seed=self.draw, progress=Progress())
+        return model, {"seconds": time.perf_counter() - start, **spent}
+
+    def _applied(
+        self, name: str, model: Classifier, given: dict[str, Any]
+    ) -> tuple[Classifier, dict[str, int | float]]:
+        data, generator = self.data(), torch.Generator().manual_seed(self.draw)
         with counting(self.network.device) as throughput:
             model = apply(name, model, data, self.params(name, given), generator)
-        spent = throughput.spent(len(data.forget) + len(data.retain))
-        requantize(model, data.retain, batch=256, seed=self.draw, progress=Progress())
-        return model, {"seconds": time.perf_counter() - start, **spent}
+        return model, throughput.spent(len(data.forget) + len(data.retain))
 
     def measured(
         self, model: Classifier, params: dict[str, Any], seconds: float, *, relearn: bool = True
@@ -246,12 +261,31 @@ def _exported(model: Classifier, source: Source) -> tuple[OrtRunner, int]:
         return OrtRunner(path, threads=torch.get_num_threads()), len(file.data)
 
 
+def passes_of(name: str) -> str | None:
+    """The parameter that counts a method's passes, where it reads retain images and so has a budget."""
+    chosen = method(name)
+    passes = PASSES.get(name, "epochs")
+    return passes if passes in chosen.params.__dataclass_fields__ and "retain" in chosen.reads else None
+
+
+def affordable(budget: float, one: float, two: float) -> int:
+    """Passes that cost at most `budget`, and at least one, by the costs of one pass and of two.
+
+    Where the second cost nothing, since the method stopped by itself, each counts as much as the first.
+
+    >>> affordable(4.0, 1.5, 2.5), affordable(4.0, 5.0, 9.0), affordable(4.0, 1.0, 1.0)
+    (3, 1, 4)
+    """
+    return max(1, 1 + int((budget - one) / (two - one or one)))
+
+
 def score(bench: Bench, model: Classifier) -> float:
     """How far a network is from looking unseen and being accurate; smaller is better. Needs no reference.
 
-    Random samples: |FA - VA|, classes: FA; less retain and validation accuracy.
+    Random samples: |FA - VA|, classes: FA; less retain and validation accuracy. Retain images are drawn at
+    random: they are sorted by class, so that the first ones would show half of the classes.
     """
     data = bench.data()
-    some = torch.arange(min(MEASURED, len(data.retain)))
-    fa, va, ra = (accuracy(model, s) for s in (data.forget, data.validation, data.retain.take(some)))
+    drawn = torch.randperm(len(data.retain), generator=torch.Generator().manual_seed(0))[:MEASURED]
+    fa, va, ra = (accuracy(model, s) for s in (data.forget, data.validation, data.retain.take(drawn)))
     return (fa if bench.sets.classes else abs(fa - va)) - ra - va

@@ -74,11 +74,19 @@ def _gaps_of(chosen: Callable[[Rows], bool], *, best_first: bool) -> str:
 
 
 def grouped(cells: list[dict[str, Any]]) -> dict[tuple[str, str], Rows]:
-    """The cells of each network and scenario that has been retrained."""
+    """The cells of each network and scenario that has been retrained, those of each budget by themselves.
+
+    Rows without a budget stand beside all of them. The smallest budget is not named.
+    """
     groups: dict[tuple[str, str], Rows] = {}
-    for cell in cells:
-        rows = groups.setdefault((cell["network"], cell["scenario"]), {})
-        rows.setdefault(cell["row"], {})[cell["seed"]] = cell
+    for network, scenario in dict.fromkeys((c["network"], c["scenario"]) for c in cells):
+        ours = [c for c in cells if (c["network"], c["scenario"]) == (network, scenario)]
+        budgets = sorted({c["budget"] for c in ours if c.get("budget")}) or [None]
+        for number, budget in enumerate(budgets):
+            rows = groups.setdefault((network, f"{scenario} at {budget:g}" if number else scenario), {})
+            for cell in ours:
+                if cell.get("budget") in (None, budget):
+                    rows.setdefault(cell["row"], {})[cell["seed"]] = cell
     return {names: rows for names, rows in groups.items() if "retrain" in rows}
 
 

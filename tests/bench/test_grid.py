@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 GRID = """
 seeds = [0, 1]
 scenarios = ["random-10"]
-epochs = 1
+budgets = [1, 2]
 [networks.tiny]
 dataset = "digits"
 train_images = 300
@@ -51,9 +51,9 @@ def test_a_grid_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert len(first.stderr.splitlines()) >= 1
     grid(tmp_path)
     whole = results(tmp_path)
-    assert len(whole) == 2 * 4 + 1  # original, two retrained, one method; what was tuned
+    assert len(whole) == 2 * 5 + 2  # original, two retrained, one method in two budgets; what was tuned
     assert all(cell["error"] is None for cell in whole.values())
-    lost = next((tmp_path / "work").glob("tiny/tiny/*/finetune.1.json"))
+    lost = next((tmp_path / "work").glob("tiny/tiny/*/finetune@1.1.json"))
     lost.unlink()
     again = grid(tmp_path)
     assert [line.split()[0] for line in again.stderr.splitlines() if "finetune" in line] == ["1/1"]

@@ -50,6 +50,8 @@ TABLE: dict[str, dict[str, Any]] = {
     "scrub_r": {"epochs": 2, "forget_epochs": 1, "batch": 8, "lr": 0.05},
     "bad_teacher": {"batch": 8, "lr": 0.01, "statistics_batches": 2},
     "ssd": {"batch": 8, "threshold": 1.0},
+    "ficabu": {"batch": 8, "threshold": 1.0},
+    "regun": {"epochs": 1, "batch": 8, "lr": 0.05},
     "lotus": {"epochs": 1, "batch": 8, "lr": 0.01},
     "oeu": {"epochs": 1, "batch": 8, "lr": 0.05},
     "pgu": {"epochs": 1, "batch": 8},

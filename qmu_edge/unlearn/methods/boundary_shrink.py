@@ -34,15 +34,15 @@ class Params:
 
     Attributes:
         epochs: Passes over the forget set.
-        lr: Learning rate, constant; the papers search 1e-6..1e-4 in float networks. At low bit widths so
-            small a rate changes few integer codes.
+        lr: Learning rate, constant; the papers search 1e-6..1e-4 in float networks, which changes few
+            integer codes at low bit widths.
         momentum: Of SGD.
         batch: Images per step.
         radius: Change of each pixel by the adversarial step, for pixels 0..1.
     """
 
     epochs: Count = 10
-    lr: Positive = 1e-4
+    lr: Positive = 5e-3
     momentum: Momentum = 0.9
     batch: Count = 128
     radius: Positive = 0.1

@@ -10,8 +10,8 @@ Differs: noise on weights of convolutions and of the classifier only; on scales,
     backward pass per batch instead of one per class (see `fisher`), and the variance is averaged over all
     inputs of an output channel, whose weights share a quantizer step. The standard deviation is at most `cap`
     of that step: more would replace codes by random ones; float layers have no step and no cap. In a request
-    for classes their rows of the classifier are re-initialised; the released code recognises such a request
-    by its size.
+    for classes their rows of the classifier are re-initialised, and their biases become 0, on which the
+    released code puts noise as well; it recognises such a request by its size.
 Limit: saturated weights have no gradient, and count as unimportant.
 Shapes: o output channels.
 """
@@ -38,14 +38,15 @@ class Params:
     """Hyperparameters of Fisher forgetting.
 
     Attributes:
-        alpha: Variance of the noise where the Fisher information is 1; the papers search 1e-9..1e-6.
+        alpha: Variance of the noise where the Fisher information is 1; the papers search 1e-9..1e-6, but
+            square gradients of whole batches towards one class: their information is smaller than this one.
         cap: Largest standard deviation of the noise, in quantizer steps.
         batch: Images per squared gradient.
         head_gain: Factor on the inverse Fisher of the classifier, as released.
         smallest: Added to the Fisher before it is inverted, as released.
         largest: Largest inverse Fisher, as released.
-        row_deviation: Standard deviation of the re-initialised weights of a forgotten class, as released:
-            that of an untrained classifier.
+        row_deviation: Standard deviation of the re-initialised weights of a forgotten class, as released: a
+            variance of 1e-4, times ten in the classifier.
     """
 
     alpha: Positive = 1e-7
@@ -54,7 +55,7 @@ class Params:
     head_gain: Positive = 10.0
     smallest: Positive = 1e-8
     largest: Positive = 1e3
-    row_deviation: NotNegative = 0.01
+    row_deviation: NotNegative = 0.0316
 
 
 def noise_variance(fisher: Float[Tensor, "o ..."], params: Params, gain: float) -> Float[Tensor, " o"]:
@@ -97,11 +98,13 @@ def _disturb(
     layer: Any, deviation: Float[Tensor, " o"], params: Params, anew: tuple[int, ...],
     generator: torch.Generator,
 ) -> None:  # fmt: skip
-    """Add noise to the weight of a layer; the rows `anew` are re-initialised with noise only."""
+    """Add noise to the weight of a layer; the rows `anew` are re-initialised, without a bias."""
     weight: Tensor = layer.weight
     if layer.weight_quant.is_quant_enabled:
         deviation = torch.minimum(deviation, params.cap * weight_scale(layer))
-    weight[list(anew)] = 0.0
+    if anew:
+        weight[list(anew)] = 0.0
+        layer.bias[list(anew)] = 0.0
     deviation[list(anew)] = params.row_deviation
     noise = torch.randn(weight.shape, generator=generator).to(weight.device)
     weight.add_(noise * deviation.view(-1, *(1,) * (weight.dim() - 1)))

@@ -12,24 +12,29 @@ Differs: weights and biases only: a small change of a scale or a batch-norm affe
     code is meant to multiply by an inverse Fisher (WoodFisher) and only rescales one gradient instead, so
     that in effect it takes a step along v; "released" is that effect without the rescaled rest. Their one
     fixed alpha (1..20) is too long or too short for most networks, hence the search; images of forgotten
-    classes do not count in it. Damping is relative to the mean of the Fisher.
+    classes do not count in it, and a loss of accuracy counts as far as chance does not explain it: rounding
+    weights anew, which the smallest step does, changes the predictions of some images. Damping is relative to
+    the mean of the Fisher.
 Shapes: d parameters that may move.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qmu_edge.errors import UnlearnError
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.calibration import Group, train_only
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain, Samples
-from qmu_edge.train.fit import accuracy
+from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
+from qmu_edge.train.requantize import average_statistics
 from qmu_edge.unlearn.fisher import diagonal_fisher
 from qmu_edge.unlearn.method import BOTH, Method
 
@@ -44,8 +49,11 @@ class Params:
         variant: "released": along the gradient difference; "diagonal_fisher": divided by the Fisher.
         alpha: Step length; the papers search 1..20. 0: doubled from `shortest` to at most `longest` while
             validation accuracy falls by no more than `max_drop`.
+        statistics_images: Retain images from which the search takes batch-norm statistics anew for each
+            length, as re-quantization will: under those of the original, a step looks worse than it is.
         shortest, longest: First and last step length of the search.
         max_drop: Largest loss of validation accuracy in the search, as a fraction of the images.
+        errors: Standard errors of the number of changed predictions that a loss may exceed `max_drop` by.
         damping: Added to the Fisher, relative to its mean.
         smallest: Added to the Fisher, so that a network without any curvature does not divide by zero.
         batch: Images per gradient of the mean.
@@ -54,9 +62,11 @@ class Params:
 
     variant: Literal["released", "diagonal_fisher"] = "released"
     alpha: NotNegative = 0.0
+    statistics_images: Count = 1024
     shortest: Positive = 2.0**-10
     longest: Positive = 2.0**10
     max_drop: Fraction = 0.01
+    errors: NotNegative = 2.0
     damping: Positive = 1.0
     smallest: Positive = 1e-12
     batch: Count = 128
@@ -81,6 +91,21 @@ def precondition(
     tensor([1.0000, 0.3333])
     """
     return step / (fisher + params.damping * fisher.mean() + params.smallest)
+
+
+def costs_too_much(before: Bool[Tensor, " n"], after: Bool[Tensor, " n"], params: Params) -> bool:
+    """Whether fewer images are right after a step than `max_drop` and chance allow.
+
+    Of images whose prediction turned right or wrong by chance, as many turn either way (McNemar's test): the
+    difference has the standard error sqrt(turned).
+
+    >>> right = torch.ones(100, dtype=torch.bool)
+    >>> five, four = (torch.arange(100) >= n for n in (5, 4))  # 5 > 2 sqrt(5), 4 = 2 sqrt(4)
+    >>> [costs_too_much(right, after, Params(max_drop=0.0)) for after in (five, four)]
+    [True, False]
+    """
+    lost, won = int((before & ~after).sum()), int((after & ~before).sum())
+    return lost - won > params.max_drop * len(before) + params.errors * math.sqrt(lost + won)
 
 
 def lengths(params: Params) -> list[float]:
@@ -120,7 +145,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         step = precondition(step, fisher, params)
     descent.require_finite()
     start = [p.detach().clone() for p in descent.parameters]
-    alpha = params.alpha or _search(descent, start, step, _judges(data), params)
+    alpha = params.alpha or _search(descent, start, step, data, params, generator)
     _move(descent, start, step, alpha)
     data.progress.finish(f"alpha {alpha:g}")
     return model
@@ -143,14 +168,19 @@ def _move(descent: Descent, start: list[Tensor], step: Float[Tensor, " d"], alph
 
 
 def _search(
-    descent: Descent, start: list[Tensor], step: Float[Tensor, " d"], judges: Samples, params: Params
+    descent: Descent,
+    start: list[Tensor],
+    step: Float[Tensor, " d"],
+    data: ForgetRetain,
+    params: Params,
+    generator: torch.Generator,
 ) -> float:
-    """The largest step length before accuracy drops by more than `max_drop`; leaves the model changed."""
-    least = accuracy(descent.model, judges) - params.max_drop
+    """The largest step length before accuracy drops too much; leaves the model changed."""
+    before = _right(descent.model, data, params, generator)
     best = 0.0
     for alpha in lengths(params):
         _move(descent, start, step, alpha)
-        if accuracy(descent.model, judges) < least:
+        if costs_too_much(before, _right(descent.model, data, params, generator), params):
             break
         best = alpha
     if best == 0.0:
@@ -159,6 +189,13 @@ def _search(
             f"{params.max_drop:.1%} of validation accuracy; allow more with max_drop, or give alpha"
         )
     return best
+
+
+def _right(model: Any, data: ForgetRetain, params: Params, generator: torch.Generator) -> Bool[Tensor, " n"]:
+    """Which validation images of retained classes are classified correctly; moves batch-norm statistics."""
+    judges, images = _judges(data), params.statistics_images
+    average_statistics(model, data.retain, params.batch, generator, Progress(), images)
+    return predict(model, judges).argmax(1) == judges.labels.cpu()
 
 
 def _judges(data: ForgetRetain) -> Samples:
@@ -176,5 +213,5 @@ def _check(model: Classifier, data: ForgetRetain, params: Params) -> None:
 METHOD: Final = Method(
     run=run, params=Params,
     summary="one step along the gradient difference of forget and retain set (influence)",
-    touches=MOVES, reads=BOTH | {"validation"}, check=_check,
+    touches=MOVES | {"bn_stats"}, reads=BOTH | {"validation"}, check=_check,
 )  # fmt: skip

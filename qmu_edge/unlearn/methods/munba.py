@@ -5,11 +5,12 @@ solution of a game of two players, under which each loss falls in proportion to 
 forget set has random labels.
 
 Source: Wu and Harandi, "MUNBa: Machine Unlearning via Nash Bargaining", ICCV 2025, arXiv:2411.15537.
-Differs: the closed form for two players, simplified, in place of a convex solver; a forget batch in every
-    step, where the released code pairs only the first retain batches of an epoch; labels drawn once an epoch;
-    cosine schedule; the gradient of a forget batch is taken with frozen batch-norm statistics. Two gradients
-    that almost cancel get fixed weights, since their sum is mostly rounding error. Every Nash solution has
-    norm sqrt(2), so the paper's clipping to 1 always applies: each step has the same length.
+Differs: a forget batch in every step, where the released code pairs only the first retain batches of an
+    epoch: forget images are seen as often as there are retain images for each. Labels are drawn once an
+    epoch; cosine schedule; the gradient of a forget batch is taken with frozen batch-norm statistics. The
+    weights are the released code's closed form, simplified; the convex solver that it builds is not called.
+    Two gradients that almost cancel get fixed weights, since their sum is mostly rounding error. Every Nash
+    solution has norm sqrt(2), so the paper's clipping to 1 always applies: each step has the same length.
 Shapes: d parameters.
 """
 

@@ -3,7 +3,8 @@
 Source: Kurmanji, Triantafillou, Hayes and Triantafillou, "Towards Unbounded Machine Unlearning", NeurIPS
     2023, arXiv:2302.09880, where it is the strongest simple baseline.
 Differs: the forget loss is bounded: an image has no gradient once its loss is log k, that of a uniform guess
-    among k classes, since under an unbounded loss a few images would destroy the network. Batch-norm
+    among k classes, since under an unbounded loss a few images would destroy the network. Momentum, weight
+    decay and a cosine schedule, where the released code takes plain SGD at a constant rate. Batch-norm
     statistics and scales are frozen.
 Shapes: n images, k classes.
 """

@@ -7,12 +7,16 @@ into their subspace: a run reports at its end which share of the change of the q
 
 Source: Hoang, Rana, Gupta and Venkatesh, "Learn to Unlearn for Deep Neural Networks: Minimizing Unlearning
     Interference with Gradient Projection", WACV 2024, arXiv:2312.04095.
-Differs: inputs are taken as in `input_space`. The gradient is projected after the quantizer has masked
-    saturated weights and not masked again, which keeps the change of the latent weights orthogonal. The
-    learning rate falls in each step, not in each epoch. The run also stops when both accuracies are equal,
-    and a crossing in the first epoch is kept with a note. Outputs of forgotten classes are not removed, so
-    that the network keeps its shape; their rows become the mean of the others: but for rounding, such a logit
-    is never the largest.
+Differs: inputs are taken as in `input_space`, at the stride of each layer; at stride 1, as released, they are
+    not those that the layer has. For classes as for samples `gamma` alone bounds the subspace; the released
+    script for classes adds one direction and a smallest size. The gradient is projected after the quantizer
+    has masked saturated weights and not masked again, which keeps the change of the latent weights
+    orthogonal. The learning rate is ten times the paper's, under which few codes change and images at random
+    are hardly forgotten; it falls in each step, not in each epoch. The run also stops when both accuracies
+    are equal, and a crossing in the first epoch is kept with a note. Outputs of forgotten classes are not
+    removed, so that the network keeps its shape; their rows become the mean of the others: but for rounding,
+    such a logit is never the largest. As released, forget images are not augmented: the space is that of
+    images as they are.
 Shapes: n images, k classes.
 """
 
@@ -36,7 +40,7 @@ from qmu_edge.unlearn.stopping import Crossing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
-    """Hyperparameters of PGU; the defaults are the paper's for ResNet18.
+    """Hyperparameters of PGU; all but the learning rate are the paper's for ResNet18.
 
     Attributes:
         epochs: Passes over the forget set at most; single samples usually take far fewer.
@@ -50,7 +54,7 @@ class Params:
     """
 
     epochs: Count = 100
-    lr: Positive = 0.05
+    lr: Positive = 0.5
     final: Positive = 0.2
     batch: Count = 128
     gamma: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
@@ -122,7 +126,7 @@ def _descend(
     data.progress.start("pgu", params.epochs * len(data.forget))
     for _ in range(params.epochs):
         train_mode(model, statistics=False)
-        for b in data.forget.batches(params.batch, generator, data.augment):
+        for b in data.forget.batches(params.batch, generator):
             flat = descent.gradient(loss, b)
             for span, view in zip(descent.spans, descent.views(flat), strict=True):
                 view.copy_(outside(view, spaces[span.name]))

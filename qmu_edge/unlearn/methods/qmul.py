@@ -7,11 +7,11 @@ weighted so that their mean gradient norms are equal; or by the Nash bargaining 
 Source: Tong, Wang, Yuan and Hu, "Robust Machine Unlearning for Quantized Neural Networks via Adaptive
     Gradient Reweighting with Similar Labels", ICCV 2025, arXiv:2503.13917.
 Differs: this is the algorithm of the paper, not of the released code, which compares a logit with a
-    probability, loses one index after removing the true class, and permutes the labels between images.
-    Labels and norms are measured with frozen batch-norm statistics; norms over at most max(10, forget
-    batches) batches of each set, without quantizer scales; scales are frozen unless `scale_lr` is given.
-    Labels are predicted without augmentation in evaluation mode. The loop is "mixed" for all datasets; the
-    released code takes the sequential one for CIFAR-10 and SVHN.
+    probability, loses one index after removing the true class, and permutes the labels between images. Labels
+    and norms are measured with frozen batch-norm statistics; norms over at most max(10, forget batches)
+    batches of each set, augmented as in training, without quantizer scales; scales are frozen unless
+    `scale_lr` is given. Labels are predicted without augmentation in evaluation mode. The loop is "mixed" for
+    all datasets; the released code takes the sequential one for CIFAR-10 and SVHN.
 Shapes: n forget images, k classes.
 """
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
-from qmu_edge.train.batches import ForgetRetain, Samples, steps_per_epoch
+from qmu_edge.train.batches import Augment, ForgetRetain, Samples, steps_per_epoch
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.method import Method, Momentum
@@ -115,16 +115,18 @@ def mean_gradient_norm(
     generator: torch.Generator,
     *,
     batches: int,
+    augment: Augment,
 ) -> float:
     """Mean over mini-batches of the norm of the gradient of the cross-entropy.
 
-    Batch-norm statistics are frozen. Quantizer scales and frozen parameters do not count.
+    Images are augmented as in the steps that the norms are for: as they are, known by heart, they have hardly
+    any gradient. Batch-norm statistics are frozen. Quantizer scales and frozen parameters do not count.
     """
     train_mode(model, statistics=False)
     scales = ("weight_scale", "activation_scale")
     counted = [span.indices for span in descent.spans if span.group not in scales]
     norms: list[Tensor] = []
-    for b in islice(samples.batches(params.batch, generator), batches):
+    for b in islice(samples.batches(params.batch, generator, augment), batches):
         gradient = descent.gradient(cross_entropy(model), b)
         each = torch.stack(torch._foreach_norm([gradient[indices] for indices in counted]))
         norms.append(each.norm() if params.norm == "global" else each.sum())
@@ -176,7 +178,7 @@ def _weights(
 ) -> tuple[float, float]:
     cap = max(params.norm_batches, steps_per_epoch(len(forget), params.batch))
     f, r = (
-        mean_gradient_norm(descent.model, s, descent, params, generator, batches=cap)
+        mean_gradient_norm(descent.model, s, descent, params, generator, batches=cap, augment=data.augment)
         for s in (forget, data.retain)
     )
     weights = balance(f, r)

@@ -1,17 +1,18 @@
 """SCRUB with rewind: minimise the divergence from the original on retain images, maximise it on forget ones.
 
-Passes that minimise the KL divergence from the original network on the retain set alternate with passes that
-maximise it on the forget set. A forget error above the error on unseen images would reveal the deletion to a
-membership inference attack, so the checkpoint is returned whose forget error is nearest to the latter
-(rewind).
+Passes that maximise the KL divergence from the original network on the forget set alternate with passes that
+minimise it on the retain set, so that every stored network has been repaired. A forget error above the error
+on unseen images would reveal the deletion to a membership inference attack, so the checkpoint is returned
+whose forget error is nearest to the latter (rewind). A class that is forgotten whole has no unseen images to
+compare with: the last network is returned, SCRUB without rewind.
 
 Source: Kurmanji, Triantafillou, Hayes and Triantafillou, "Towards Unbounded Machine Unlearning", NeurIPS
     2023, arXiv:2302.09880.
-Differs: the retain pass comes first in an epoch. Batch-norm statistics are frozen in forget passes, so that
-    at the start network and original agree to the bit, where the gradient of their divergence is zero. Errors
-    are those of the quantized weights, as exported. The learning rate is ten times the released one, which
-    changes hardly any code, and falls exponentially to a tenth instead of in steps; scales are frozen; one
-    batch size.
+Differs: errors are those of the quantized weights, as exported. The learning rate is forty times the released
+    one, which changes hardly any code, and falls exponentially to a tenth instead of in steps; scales are
+    frozen; one batch size. Batch-norm statistics move in passes over the forget set too, as released: were
+    they frozen, network and original would agree at the start, where the gradient of their divergence is
+    zero.
 Shapes: n, m images, k classes.
 """
 
@@ -32,7 +33,7 @@ from qmu_edge.train.batches import Batch, ForgetRetain, steps_per_epoch
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.distillation import divergence, teacher
-from qmu_edge.unlearn.method import Method, Momentum, samples_only
+from qmu_edge.unlearn.method import Method, Momentum, validation_for_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +41,8 @@ class Params:
     """Hyperparameters of SCRUB with rewind.
 
     Attributes:
-        epochs: Passes over the retain set; the network is stored after each.
-        forget_epochs: Number of first epochs with a pass over the forget set.
+        epochs: Passes over the retain set; the network after each may be returned.
+        forget_epochs: Number of first epochs that begin with a pass over the forget set.
         lr: First learning rate.
         final: Last learning rate, relative to `lr`.
         momentum: Of SGD.
@@ -54,7 +55,7 @@ class Params:
 
     epochs: Count = 5
     forget_epochs: Count = 3
-    lr: Positive = 5e-3
+    lr: Positive = 0.02
     final: Positive = 0.1
     momentum: Momentum = 0.9
     weight_decay: NotNegative = 5e-4
@@ -92,9 +93,9 @@ def rewind(errors: Sequence[float], reference: float) -> int:
 
 
 def check(model: Classifier, data: ForgetRetain, params: Params) -> None:
-    """Refuse whole classes, and a validation set without images of the forget set's classes."""
-    samples_only("scrub_r")(model, data, params)
-    if not torch.isin(data.validation.labels, data.forget.labels).any():
+    """Refuse samples where the validation set holds no image of their classes."""
+    validation_for_samples(model, data, params)
+    if not data.classes and not torch.isin(data.validation.labels, data.forget.labels).any():
         raise UnlearnError(
             "the validation set holds no image of the forget set's classes: scrub_r cannot tell which "
             "forget error is right"
@@ -102,7 +103,7 @@ def check(model: Classifier, data: ForgetRetain, params: Params) -> None:
 
 
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
-    """Unlearn `data.forget` from `model`; returns the checkpoint of the best epoch.
+    """Unlearn `data.forget` from `model`; returns the checkpoint of the best epoch, of classes the last.
 
     Raises:
         UnlearnError: A set is empty, or the loss is not finite.
@@ -131,15 +132,16 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
     data.progress.start("scrub_r", sum(times * n for times, n in passes))
     for number in range(params.epochs):
+        if number < forget_epochs:
+            train_mode(model, statistics=len(data.forget) > 1)  # the variance of one value is undefined
+            descent.epoch(disobey, data.forget.batches(params.batch, generator, data.augment))
         model.train()
         descent.epoch(obey, data.retain.batches(params.batch, generator, data.augment))
-        if number < forget_epochs:
-            train_mode(model, statistics=False)
-            descent.epoch(disobey, data.forget.batches(params.batch, generator, data.augment))
-        descent.optimizer.zero_grad()  # gradients would be stored as well
-        stored.append(copy.deepcopy(model))
+        if not data.classes:
+            descent.optimizer.zero_grad()  # gradients would be stored as well
+            stored.append(copy.deepcopy(model))
     data.progress.finish()
-    return _nearest(stored, data)
+    return _nearest(stored, data) if stored else model
 
 
 def _nearest(stored: list[Classifier], data: ForgetRetain) -> Classifier:
@@ -160,6 +162,6 @@ def _nearest(stored: list[Classifier], data: ForgetRetain) -> Classifier:
 
 METHOD: Final = Method(
     run=run, params=Params,
-    summary="obeys the original on the retain set, disobeys it on the forget set, rewinds (SCRUB+R)",
+    summary="disobeys the original on the forget set, obeys it on the retain set, rewinds (SCRUB+R)",
     reads=frozenset({"forget", "retain", "validation"}), check=check,
 )  # fmt: skip

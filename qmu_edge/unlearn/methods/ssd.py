@@ -6,15 +6,17 @@ whole classes; images drawn at random depend on the same weights as the rest.
 
 Source: Foster, Schoepf and Brintrup, "Fast Machine Unlearning Without Retraining Through Selective
     Synaptic Dampening", AAAI 2024, arXiv:2308.07707.
-Differs: only convolution and classifier weights are measured and dampened, not batch-norm, biases and
-    scales. Saturated weights are measured as well, although the quantizer gives them no gradient: they are
-    the largest. Importance does not depend on the batch size, see `importance`. A run that would change
-    nothing is an error.
-Shapes: d weights.
+Differs: only convolution and classifier weights are measured and dampened, not batch-norm, biases and scales.
+    Saturated weights are measured as well, although the quantizer gives them no gradient: they are the
+    largest. Importance does not depend on the batch size, see `importance`. Batches of all images are
+    shuffled, so that hardly any holds forget images alone: the ratio of two importances has no bound, and
+    `threshold` is not the paper's alpha. The released loader takes retain images first and forget images
+    after them; variant "released" does. A run that would change nothing is an error.
+Shapes: d weights, or the shape of one parameter.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -34,6 +36,9 @@ class Params:
     """Hyperparameters of selective synaptic dampening.
 
     Attributes:
+        variant: Importance to all images: "mixed": from shuffled batches of all; "released": from batches of
+            forget images and of retain images apart, where a ratio is at most all / forget images (10 for a
+            tenth of them, so that `threshold` has to be smaller).
         threshold: Ratio of importances, forget set to all images, above which a weight is chosen (alpha of
             the paper); smaller forgets more.
         strength: Factor on the ratio of importances that the weight is multiplied by (lambda of the paper);
@@ -42,6 +47,7 @@ class Params:
             image per batch the ratio of importances is at most all / forget images.
     """
 
+    variant: Literal["mixed", "released"] = "mixed"
     threshold: Positive = 10.0
     strength: Positive = 1.0
     batch: Count = 64
@@ -65,8 +71,8 @@ def importance(
 
 
 def dampening(
-    forget: Float[Tensor, " d"], everything: Float[Tensor, " d"], params: Params
-) -> tuple[Float[Tensor, " d"], Bool[Tensor, " d"]]:
+    forget: Float[Tensor, "*d"], everything: Float[Tensor, "*d"], params: Params
+) -> tuple[Float[Tensor, "*d"], Bool[Tensor, "*d"]]:
     """Factors on the weights, at most 1, and the mask of chosen weights.
 
     >>> factors, chosen = dampening(torch.tensor([30.0, 9.0, 0.0]), torch.tensor([2.0, 1.0, 0.0]), Params())
@@ -78,6 +84,45 @@ def dampening(
     return torch.where(chosen, factors, 1.0), chosen
 
 
+def importances(
+    model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator
+) -> tuple[Descent, Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """Importance of every weight to the forget set and to all images.
+
+    Returns:
+        A run over the weights, in whose order the importances are: of the forget set, of all images.
+
+    Raises:
+        UnlearnError: The loss is not finite.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter_group(name, model) in ("weights", "head") and parameter.dim() > 1)
+    descent = Descent(model, Optimization(), 1, data.progress)
+    mixed, n = params.variant == "mixed", len(data.forget)
+    second = data.forget + data.retain if mixed else data.retain
+    data.progress.start("importances", n + len(second))
+    train_mode(model, statistics=False)
+    with clamp_through(model):
+        f, e = (importance(descent, s, params.batch, generator) for s in (data.forget, second))
+    if not mixed:
+        e = (n * f + len(second) * e) / (n + len(second))
+    descent.require_finite()
+    return descent, f, e
+
+
+def require_chosen(number: int, method: str, threshold: float) -> None:
+    """Refuse a run that has chosen no weight.
+
+    Raises:
+        UnlearnError: `number` is 0.
+    """
+    if number == 0:
+        raise UnlearnError(
+            f"no weight matters {threshold:g} times more to the forget set than to all images: "
+            f"nothing would be forgotten; give unlearn.{method}.threshold a smaller value"
+        )
+
+
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
     """Unlearn `data.forget` from `model`, in place.
 
@@ -85,22 +130,10 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
         UnlearnError: A set is empty, the loss is not finite, or no weight is chosen.
     """
     data.retain.require_some("retain")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(parameter_group(name, model) in ("weights", "head") and parameter.dim() > 1)
-    descent = Descent(model, Optimization(), 1, data.progress)
-    everything = data.forget + data.retain
-    data.progress.start("ssd", len(data.forget) + len(everything))
-    train_mode(model, statistics=False)
-    with clamp_through(model):
-        f, e = (importance(descent, s, params.batch, generator) for s in (data.forget, everything))
-    descent.require_finite()
+    descent, f, e = importances(model, data, params, generator)
     factors, chosen = dampening(f, e, params)
     number = int(chosen.sum())
-    if number == 0:
-        raise UnlearnError(
-            f"no weight matters {params.threshold:g} times more to the forget set than to all images: "
-            "nothing would be forgotten; give unlearn.ssd.threshold a smaller value"
-        )
+    require_chosen(number, "ssd", params.threshold)
     with torch.no_grad():
         torch._foreach_mul_(descent.parameters, descent.views(factors))
     data.progress.finish(f"{number:,} of {len(chosen):,} weights dampened")

@@ -77,9 +77,12 @@ def test_rows_of_forgotten_classes_start_anew(
         model = network()
         with torch.no_grad():
             model.get_parameter("head.weight")[1] += value
-        after = _run(model, toy, classes=(1,)).get_parameter("head.weight")
+            model.get_parameter("head.bias").copy_(torch.tensor([1.0, 2.0 + value, 3.0]))
+        result = _run(model, toy, classes=(1,))
+        after = result.get_parameter("head.weight")
         rows.append(after[1].detach())
+        assert result.get_parameter("head.bias").tolist() == [1.0, 0.0, 3.0]
         original = network().get_parameter("head.weight")
         torch.testing.assert_close(after[[0, 2]], original[[0, 2]], atol=1e-6, rtol=0.0)
     torch.testing.assert_close(rows[0], rows[1])
-    assert 0.005 < float(rows[0].std()) < 0.02
+    assert 0.02 < float(rows[0].std()) < 0.05

@@ -11,7 +11,7 @@ import torch
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.calibration import quantized_weights, weight_layers
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.batches import Augment, ForgetRetain, Samples
 from qmu_edge.train.fit import predict
 from qmu_edge.unlearn.input_space import basis, covariances, inside, load, save
 from qmu_edge.unlearn.methods import pgu
@@ -49,6 +49,14 @@ def test_latent_change_is_across_the_retain_inputs_and_in_the_weights_only(
         change = result[f"{name}.weight"] - before[f"{name}.weight"]
         assert change.any()
         assert float(inside(change, space).norm() / change.norm()) < 1e-3
+
+
+def test_forget_images_are_those_of_the_space_not_augmented(network: Network, toy: Toy) -> None:
+    plain, augmented = (
+        _run(network(), replace(split(toy), augment=augment)) for augment in (Augment(), Augment(pad=2))
+    )
+    other = augmented.state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in plain.state_dict().items())
 
 
 def test_stored_base_replaces_the_retain_images_and_is_renewed(

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train.batches import Batch, ForgetRetain, Samples
+from qmu_edge.train.batches import Augment, Batch, ForgetRetain, Samples
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization
 from qmu_edge.unlearn.methods import qmul
@@ -83,12 +84,13 @@ def test_mean_gradient_norm_is_what_a_loop_computes(network: Network, toy: Toy, 
     params = Params(batch=4, norm=norm)
     descent = Descent(model, Optimization(scale_lr=0.0, precision="float32"), 1, Progress())
     before = copy.deepcopy(model.state_dict())
-    found = mean_gradient_norm(model, samples, descent, params, torch.Generator().manual_seed(5), batches=cap)
+    augment, generator = Augment(pad=1), torch.Generator().manual_seed(5)
+    found = mean_gradient_norm(model, samples, descent, params, generator, batches=cap, augment=augment)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
 
     norms = []
-    for batch in list(samples.batches(4, torch.Generator().manual_seed(5)))[:cap]:
+    for batch in list(samples.batches(4, torch.Generator().manual_seed(5), augment))[:cap]:
         model.zero_grad()
         F.cross_entropy(model(batch.images), batch.labels).backward()  # type: ignore[no-untyped-call]
         each = [float(p.grad.norm()) for p in model.parameters() if p.grad is not None]
@@ -100,12 +102,13 @@ def test_mean_gradient_norm_is_what_a_loop_computes(network: Network, toy: Toy, 
 def test_each_epoch_uses_fresh_similar_labels_and_balanced_weights(
     network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, data = network(), split(toy, 18, 6)
+    model, data = network(), replace(split(toy, 18, 6), augment=Augment(flip=True))
     norms: list[float] = []
     checked: list[bool] = []
     original_norm, original_epoch = qmul.mean_gradient_norm, epoch
 
     def measured(*args: Any, **kwargs: Any) -> float:
+        assert kwargs["augment"] == data.augment
         norms.append(original_norm(*args, **kwargs))
         return norms[-1]
 

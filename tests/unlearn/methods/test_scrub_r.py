@@ -21,12 +21,10 @@ Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
 
 
-def test_retain_comes_first_forget_passes_climb_without_statistics_and_epochs_are_stored(
-    network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, step = network(), Descent.step
+def _watch(monkeypatch: pytest.MonkeyPatch, model: Classifier) -> list[tuple[bool, int, float]]:
+    """Of every step from now on: whether batch-norm statistics move, the number of images, and the loss."""
+    step, seen = Descent.step, []
     norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
-    seen: list[tuple[bool, int, float]] = []
 
     def spy(self: Descent, loss: Callable[[Batch], Tensor], batch: Batch) -> None:
         def watched(batch: Batch) -> Tensor:
@@ -36,23 +34,52 @@ def test_retain_comes_first_forget_passes_climb_without_statistics_and_epochs_ar
 
         step(self, watched, batch)
 
+    monkeypatch.setattr(Descent, "step", spy)
+    return seen
+
+
+def test_forget_passes_climb_and_every_stored_network_ends_with_a_retain_pass(
+    network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network()
+    seen = _watch(monkeypatch, model)
     ends: list[Classifier] = []
 
     def first(stored: list[Classifier], data: ForgetRetain) -> Classifier:
         ends.extend(stored)
         return stored[0]
 
-    monkeypatch.setattr(Descent, "step", spy)
     monkeypatch.setattr(scrub_r, "_nearest", first)
     data, params = split(toy), Params(epochs=3, forget_epochs=2, batch=8, lr=0.05)
     result = scrub_r.run(model, data, params, torch.Generator().manual_seed(0))
-    retain, forget = (True, 8), (False, 4)
-    assert [s[:2] for s in seen] == [retain, forget, retain, forget, retain]
-    assert all(value > 0 if training else value < 0 for training, _, value in seen)
+    forget, retain = (True, 4), (True, 8)
+    assert [s[:2] for s in seen] == [forget, retain, forget, retain, retain]
+    assert all(value > 0 if size == 8 else value < 0 for _, size, value in seen)
     assert result is ends[0]
     heads = [end.get_parameter("head.weight").tolist() for end in ends]
     assert len(heads) == 3
     assert all(a != b for a, b in combinations(heads, 2))
+
+
+def test_classes_are_served_without_rewind_and_without_validation_images(
+    network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network()
+    seen = _watch(monkeypatch, model)
+    data = replace(split(toy), classes=(2,), validation=toy(0))
+    params = Params(epochs=2, forget_epochs=1, batch=8)
+    assert apply("scrub_r", model, data, params, torch.Generator()) is model
+    assert [size for _, size, _ in seen] == [4, 8, 8]
+
+
+def test_statistics_of_a_single_image_do_not_move(
+    network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network()
+    seen = _watch(monkeypatch, model)
+    params = Params(epochs=1, batch=8)
+    scrub_r.run(model, split(toy, forget=1), params, torch.Generator().manual_seed(0))
+    assert [s[:2] for s in seen] == [(False, 1), (True, 6), (True, 5)]
 
 
 def test_nearest_is_measured_against_the_last_epoch_on_similar_unseen_images(

@@ -92,6 +92,26 @@ def test_each_weight_gets_its_own_factor_and_the_others_stay_to_the_bit(
     assert 0 < moved < sum(p.numel() for p in descent.parameters)
 
 
+def test_variant_of_the_released_loader_keeps_batches_of_both_sets_apart(
+    network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = network(), split(toy)
+    before = copy.deepcopy(dict(model.named_parameters()))
+    seen: list[Samples] = []
+
+    def measure(descent: Descent, samples: Samples, batch: int, generator: torch.Generator) -> Tensor:
+        seen.append(samples)
+        return torch.full((sum(p.numel() for p in descent.parameters),), 6.0 if len(seen) == 1 else 0.0)
+
+    monkeypatch.setattr(ssd, "importance", measure)
+    params = Params(variant="released", threshold=2.9, batch=8)  # all / forget images is 3
+    ssd.run(model, data, params, torch.Generator().manual_seed(0))
+    assert [s is ours for s, ours in zip(seen, (data.forget, data.retain), strict=True)] == [True] * 2
+    descent = Descent(model, Optimization(), 1, Progress())  # only weights still require a gradient
+    for span, after in zip(descent.spans, descent.parameters, strict=True):
+        torch.testing.assert_close(after, before[span.name] / 3.0)
+
+
 def test_saturated_weights_are_measured(network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
     name, layer = list(weight_layers(model))[3]
