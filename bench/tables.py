@@ -20,7 +20,7 @@ PART: Final = re.compile(r"(<!-- table (.*?) -->\n).*?(<!-- end -->)", re.DOTALL
 UNREAD: Final = ("demo", "build", "dist")  # folders that commands make
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "person": compared.person, "result": compared.result,
-    "gaps": compared.gaps, "methods": compared.methods, "scenarios": compared.scenarios,
+    "gaps": compared.gaps, "own": compared.own, "methods": compared.methods, "scenarios": compared.scenarios,
     "sequence": compared.sequence,
     "demo": verdicts.demo, "verdict": verdicts.verdict, "verdict cost": verdicts.cost,
     "request parts": verdicts.parts,

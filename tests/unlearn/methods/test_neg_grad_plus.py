@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
-from qmu_edge.train.batches import ForgetRetain, Samples
+from qmu_edge.train.batches import ForgetRetain, Samples, steps_per_epoch
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent
 from qmu_edge.unlearn.methods import neg_grad_plus
@@ -60,4 +60,4 @@ def test_each_retain_image_comes_once_and_forget_images_begin_again(toy: Toy, fo
     assert sorted(retain) == list(range(12 - forget))
     seen = torch.cat([pair.second.positions for pair in met]).bincount(minlength=forget)
     assert seen.max() - seen.min() <= (1 if forget == 9 else 0)
-    assert len(met) == -(-(12 - forget) // 2)
+    assert len(met) == steps_per_epoch(12 - forget, 2)
