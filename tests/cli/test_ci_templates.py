@@ -141,16 +141,9 @@ def test_what_the_image_is_made_of_verifies_a_bundle(
         shutil.copytree(source, to, symlinks=True, ignore=skip) if source.is_dir() else shutil.copy(
             source, to
         )
-    pip = [
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-        "--target",
-        str(tmp_path / "site"),
-    ]
-    subprocess.run([sys.executable, "-m", "pip", *pip, tmp_path / "source"], check=True)
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", tmp_path / "site")
+    pip = (sys.executable, "-m", "pip", "install", *options, tmp_path / "source")
+    subprocess.run(pip, check=True)
     bundle, key = tmp_path / "bundle", tmp_path / "trusted.pub"
     assert run("export", "--bundle", bundle, "--project", served, "--quiet").code == 0
     assert run("keys", "export", "--public", "--out", key, "--project", served).code == 0
