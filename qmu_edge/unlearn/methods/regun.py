@@ -11,8 +11,8 @@ Differs: after summaries of the paper, hence "ReGUn-style". The paper draws, for
     over all. The forget set's weight and the schedule are not known: equal weights, and those of the
     relabelling methods. A class that is forgotten whole has no unseen images and is refused. Scales are
     frozen.
-Limit: where most unseen images of a class are recognised, a mean of predictions leaves the class the likeliest,
-    so that more forget images stay recognised than unseen ones are.
+Limit: where most unseen images of a class are recognised, a mean of predictions leaves the class the
+    likeliest, so that more forget images stay recognised than unseen ones are.
 Shapes: n images, k classes.
 """
 
