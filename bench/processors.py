@@ -28,7 +28,7 @@ from qmu_edge.export.gates import run_file
 from qmu_edge.export.targets import Format
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
-from qmu_edge.models.deploy import BELOW_ONE, BreakTies
+from qmu_edge.models.deployed import BELOW_ONE, BreakTies
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.recipe import DataRecipe, ModelRecipe, TrainRecipe
 from qmu_edge.train.batches import Augment, on_device

@@ -23,7 +23,8 @@ def init(
         Path | None, typer.Option(help="An earlier project of the same data: its deletions stay deleted.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="A Python file that makes the network; it will be run.")
+        str | None,
+        typer.Option(help="A Python file that makes the network, which will be run; or an architecture."),
     ] = None,
     quiet: QuietOption = False,
     json: JsonOption = False,

@@ -2,14 +2,20 @@
 
 layers.py        layers common to all networks: convolution, activation, normalisation of the input
 blocks.py        sequences of blocks with activation checkpointing
-resnet.py        ResNet18
+resnet.py        ResNet18, ResNet50
 mobilenet.py     MobileNetV2
+convnets.py      networks of plain torch layers, those of torchvision among them
 own.py           user-defined networks
+follow.py        the calls that a network makes
+kinds.py         kinds of calls
+plain.py         quantizers for networks of plain torch layers
 quant_layers.py  Brevitas' layers with a faster forward pass in training
 quantizers/      presets of quantizers, PACT, DSQ
 kernels/         forward and backward passes of quantizers: PyTorch, C++, Triton; integer convolutions
 calibration.py   calibrate and check the quantizers of a network, and name parameter groups
 deploy.py        the deploy form, which is exported
+deployed.py      modules that only it has
+integers.py      what stands in the place of what integer kernels do not have
 """
 
 from collections.abc import Callable
@@ -18,17 +24,33 @@ from typing import Final
 import torch
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.models import convnets
 from qmu_edge.models.calibration import initialise_weight_steps
 from qmu_edge.models.layers import Classifier, Factory, Shape
 from qmu_edge.models.mobilenet import MobileNetV2
 from qmu_edge.models.own import OwnNetwork
-from qmu_edge.models.resnet import ResNet18
+from qmu_edge.models.resnet import ResNet18, ResNet50
 from qmu_edge.recipe import ModelRecipe
 
 ARCHITECTURES: Final[dict[str, Callable[[ModelRecipe, Shape], Classifier]]] = {
     "resnet18": ResNet18,
+    "resnet50": ResNet50,
     "mobilenet_v2": MobileNetV2,
 }
+PLAIN: Final[dict[str, Factory]] = {
+    "mobilenet_v3_small": convnets.mobilenet_v3_small,
+    "efficientnet_lite0": convnets.efficientnet_lite0,
+    "squeezenet1_1": convnets.squeezenet,
+    "allcnn": convnets.allcnn,
+    "small_vgg": convnets.small_vgg,
+}
+
+
+def factory_of(recipe: ModelRecipe) -> Factory | None:
+    """What makes an architecture of plain layers; None for any other."""
+    if recipe.architecture.startswith("torchvision:"):
+        return convnets.torchvision
+    return PLAIN.get(recipe.architecture)
 
 
 def build(recipe: ModelRecipe, shape: Shape, seed: int, factory: Factory | None = None) -> Classifier:
@@ -54,8 +76,9 @@ def build(recipe: ModelRecipe, shape: Shape, seed: int, factory: Factory | None 
 
 
 def _made(recipe: ModelRecipe, shape: Shape, factory: Factory | None) -> Classifier:
-    if recipe.architecture != "file":
+    if recipe.architecture in ARCHITECTURES:
         return ARCHITECTURES[recipe.architecture](recipe, shape)
+    factory = factory_of(recipe) or factory
     if factory is None:
         raise ConfigError(f"the network is made by the file {recipe.path}, which is not at hand")
     return OwnNetwork(recipe, shape, factory)

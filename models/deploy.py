@@ -15,7 +15,11 @@ float32 and with ordinary layers:
     a sum      of two quantized tensors, and a mean, is multiplied by 1 - 2^-12 before it is quantized: halves
                of a code are common there, and kernels for ARM round them to another code than those for x86
 
-Batch-norms of float layers are folded into weights and bias.
+    a function  of a quantized tensor is a table: a code for each code
+    a product   of quantized tensors, and joined ones, are exact, and rounded once
+
+Batch-norms of float layers are folded into weights and bias. A batch-norm that no layer precedes, average
+pooling and a mean that nothing quantizes become convolutions whose codes are all one.
 
 Mantissas of gains have 8 or 6 bits, so that sums stay exact in a runtime that multiplies gains into the
 weights first and accumulates floats.
@@ -27,67 +31,39 @@ Differs: the bias is added before the scale and not after it, and weights keep t
 """
 
 import copy
-from collections.abc import Callable, Collection
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final
 
 import torch
 from brevitas.core.quant import RescalingIntQuant
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from qmu_edge.errors import ExportError
 from qmu_edge.models.calibration import weight_layers
+from qmu_edge.models.deployed import Affine, BreakTies, Grid, Table
+from qmu_edge.models.follow import ADD, follow, module_of
+from qmu_edge.models.integers import alone, express
 from qmu_edge.models.kernels.steps import short_mantissa
-from qmu_edge.models.layers import Classifier, Normalize
+from qmu_edge.models.kinds import (
+    FUNCTIONS,
+    WEIGHTED,
+    averages,
+    grids,
+    leads_out,
+    moves,
+    norms_behind,
+    quantizer_grids,
+    quantizes,
+)  # fmt: skip
+from qmu_edge.models.layers import Classifier
 from qmu_edge.models.quantizers.presets import LearnedStep
 
 LARGEST_BIAS: Final = 2.0**30  # in units of step x step: sums fit int32
 LARGEST_HALF: Final = 65504.0  # of float16
 EQUIVALENT: Final = 1e-3
-KEEPS_GRID: Final = (nn.MaxPool2d, nn.Flatten, nn.Dropout)
-BELOW_ONE: Final = 1 - 2.0**-12  # of codes below 2048, no multiple of a power of two becomes half a code
-ROUNDS_NOTHING: Final = (*KEEPS_GRID, nn.ReLU, nn.Hardtanh, nn.Identity)
-_MARK: Final = "_qmu_edge_mark"  # attribute of tensors that `_arriving` sets in its forward pass
-
-
-class Grid(NamedTuple):
-    """Step and bits of a quantized tensor."""
-
-    step: float
-    bits: int
-
-
-class Affine(nn.Module):
-    """(x + bias) * gain, per channel."""
-
-    bias: Tensor
-    gain: Tensor
-
-    def __init__(self, bias: Float[Tensor, " c"], gain: Float[Tensor, " c"], rank: int) -> None:
-        """Store both in float32, for inputs of `rank` dimensions."""
-        super().__init__()
-        shape = (1, -1, *(1,) * (rank - 2))
-        self.register_buffer("bias", bias.float().view(shape))
-        self.register_buffer("gain", gain.float().view(shape))
-
-    def forward(self, x: Float[Tensor, "n c ..."]) -> Float[Tensor, "n c ..."]:
-        """(x + bias) * gain."""
-        return (x + self.bias) * self.gain
-
-
-class BreakTies(nn.Module):
-    """x * (1 - 2^-12): of a sum or a mean of codes, nothing is left in the middle between two codes.
-
-    Attributes:
-        factor: What it multiplies by.
-    """
-
-    factor = BELOW_ONE
-
-    def forward(self, x: Float[Tensor, "n c ..."]) -> Float[Tensor, "n c ..."]:
-        """A little smaller."""
-        return x * self.factor
+BITS_OF_ONES: Final = 4
 
 
 def deploy(model: Classifier, size: int) -> Classifier:
@@ -105,17 +81,20 @@ def deploy(model: Classifier, size: int) -> Classifier:
         ExportError: A weight, a scale or a batch-norm value is not finite.
     """
     deployed = copy.deepcopy(model).eval()
-    grids = input_grids(deployed, size)
+    _untie(deployed)
+    steps = quantizer_grids(deployed)
+    express(deployed, steps, size)
+    graph = follow(deployed)
+    known = {str(node.target): grid for node, grid in _input_grids(deployed, graph, steps).items()}
+    norms = norms_behind(deployed, graph)
     with torch.no_grad():
         for name, layer in list(weight_layers(deployed)):
             if layer.weight_quant.is_quant_enabled:
-                _replace(deployed, name, layer, grids.get(name))
+                _replace(deployed, name, layer, norms.get(name, ""), known.get(name))
             else:
-                _fold(deployed, name, layer)
-    for name in _sums(deployed, size):
-        parent, _, place = name.rpartition(".")
-        quantizer = deployed.get_submodule(name)
-        deployed.get_submodule(parent)._modules[place] = nn.Sequential(BreakTies(), quantizer)
+                _fold(deployed, layer, norms.get(name, ""))
+    for name in _sums(deployed, graph):
+        deployed.set_submodule(name, nn.Sequential(BreakTies(), deployed.get_submodule(name)))
     return deployed
 
 
@@ -135,6 +114,7 @@ def require_equivalent(model: Classifier, deployed: Classifier, images: Float[Te
     logits = []
     for network in (model, deployed):
         smooth = copy.deepcopy(network).eval()
+        _untie(smooth)
         with torch.no_grad():  # codes as rounded in float32: near a tie, float64 may give others
             for _, layer in weight_layers(smooth):
                 if layer.weight_quant.is_quant_enabled:
@@ -143,6 +123,8 @@ def require_equivalent(model: Classifier, deployed: Classifier, images: Float[Te
         for module in smooth.double().modules():
             if isinstance(module, BreakTies):  # without quantizers there are no ties
                 module.factor = 1.0
+            if isinstance(module, Table):  # and no codes to look up
+                module.smooth = True
             proxy: Any = getattr(module, "act_quant", None)
             if proxy is not None:
                 proxy.disable_quant = True
@@ -154,28 +136,53 @@ def require_equivalent(model: Classifier, deployed: Classifier, images: Float[Te
 
 
 def settle(model: Classifier, size: int) -> None:
-    """Set batch-norms and the head's bias to the rounded values of the deploy form, in place.
+    """Set batch-norms, scales and biases to the rounded values of the deploy form, in place.
 
     Afterwards the trained network computes the same function as the exported one.
     """
-    deployed = deploy(model, size)
+    graph = follow(model)
+    norms, steps = norms_behind(model, graph), quantizer_grids(model)
+    layers = {name: layer for name, layer in weight_layers(model) if layer.weight_quant.is_quant_enabled}
     with torch.no_grad():
-        for name, layer in weight_layers(model):
-            if not layer.weight_quant.is_quant_enabled:
-                continue
-            affine: Any = _behind(deployed, name)
-            norm: Any = _behind(model, name)
-            gain: Tensor = affine.gain.double().reshape(-1)
-            shift = affine.bias.double().reshape(-1) * gain
-            if isinstance(norm, nn.BatchNorm2d):
-                old = weight_scale(layer).double()
-                gain = gain * weight_scale(deployed.get_submodule(name)).double() / old
-                sign = torch.where(norm.weight < 0, -1.0, 1.0) * torch.where(gain < 0, -1.0, 1.0)
-                gain = gain * sign  # where codes changed sign, so did the gain
-                norm.weight.copy_(gain * _deviation(norm))
-                norm.bias.copy_(shift + _mean(norm) * gain)
-            elif layer.bias is not None:
-                layer.bias.copy_(shift)
+        for node, grid in _input_grids(model, graph, steps).items():
+            if (name := str(node.target)) in layers.keys() - norms.keys() and not leads_out(model, node):
+                _shorten(layers[name], grid)
+    deployed = deploy(model, size)
+    norms_alone = alone(model, graph, grids(model, graph, steps))
+    with torch.no_grad():
+        for name, layer in layers.items():
+            norm: Any = model.get_submodule(norms[name]) if name in norms else None
+            affine: Any = deployed.get_submodule(norms.get(name, name))
+            if norm is None:
+                gain = affine[1].gain.double().reshape(-1)
+                if layer.bias is not None:
+                    layer.bias.copy_(affine[1].bias.double().reshape(-1) * gain)
+            else:
+                ratio = weight_scale(deployed.get_submodule(name)).double() / weight_scale(layer).double()
+                _settle(norm, affine, ratio, layer.bias)
+        for name in norms_alone:
+            made: Any = deployed.get_submodule(name)
+            _settle(model.get_submodule(name), made[1], weight_scale(made[0]).double(), None)
+
+
+def _settle(norm: Any, affine: Affine, ratio: Float[Tensor, " c"], bias: Tensor | None) -> None:
+    """Set a batch-norm behind a bias to what an `Affine` does behind weights of `ratio` times the step."""
+    gain = affine.gain.double().reshape(-1)
+    shift = affine.bias.double().reshape(-1) * gain
+    gain = gain * ratio
+    # where codes changed sign, so did the gain
+    gain = gain * torch.where(norm.weight < 0, -1.0, 1.0) * torch.where(gain < 0, -1.0, 1.0)
+    norm.weight.copy_(gain * _deviation(norm))
+    mean = _mean(norm) if bias is None else _mean(norm) - bias.double()
+    norm.bias.copy_(shift + mean * gain)
+
+
+def _shorten(layer: Any, grid: Grid | None) -> None:
+    """Give the scales of a layer without batch-norm a short mantissa, in place; its codes are kept."""
+    quantizer, weight = layer.weight_quant.tensor_quant, layer.weight
+    old = quantizer.scaling_impl(weight, _threshold(quantizer))
+    new = short_mantissa(old, gain_bits(int(layer.weight_quant.bit_width()), grid.bits if grid else 0))
+    _rescale(weight, quantizer, old, new)
 
 
 def gain_bits(weight_bits: int, input_bits: int) -> int:
@@ -187,73 +194,38 @@ def gain_bits(weight_bits: int, input_bits: int) -> int:
     return 8 if weight_bits + input_bits <= 12 else 6
 
 
-def input_grids(model: Classifier, size: int) -> dict[str, Grid]:
+def input_grids(model: Classifier) -> dict[str, Grid]:
     """The grid of the input of each weight layer, by its name; without layers with a float input."""
-    names = {layer: name for name, layer in weight_layers(model)}
-
-    def grid(module: Any) -> Grid | None:
-        if not _quantizes(module):
-            return None
-        return Grid(float(module.act_quant.scale()), int(module.act_quant.bit_width()))
-
-    found = _arriving(model, size, names, grid, KEEPS_GRID)
-    return {names[layer]: arrived for layer, arrived in found.items() if arrived is not None}
+    found = _input_grids(model, follow(model), quantizer_grids(model))
+    return {str(node.target): grid for node, grid in found.items() if grid is not None}
 
 
-def _sums(model: Classifier, size: int) -> list[str]:
-    """Names of the quantizers that round what no layer made: sums of tensors, and means over space."""
-    names = {module: name for name, module in model.named_modules() if _quantizes(module)}
-
-    found = _arriving(model, size, names, lambda module: _marks(module) or None, ROUNDS_NOTHING)
-    return [names[quantizer] for quantizer, arrived in found.items() if arrived is None]
+def _input_grids(model: nn.Module, graph: fx.Graph, steps: Mapping[str, Grid]) -> dict[fx.Node, Grid | None]:
+    known = grids(model, graph, steps)
+    layers = [node for node in graph.nodes if isinstance(module_of(model, node), WEIGHTED)]
+    return {node: known[node.all_input_nodes[0]] for node in layers}
 
 
-def _quantizes(module: nn.Module) -> bool:
-    return bool(getattr(getattr(module, "act_quant", None), "is_quant_enabled", False))
-
-
-def _arriving(
-    model: Classifier,
-    size: int,
-    at: Collection[nn.Module],
-    mark: Callable[[nn.Module], Any],
-    passes: tuple[type[nn.Module], ...],
-) -> dict[nn.Module, Any]:
-    """The mark of what arrives at some modules, in the order in which a black image reaches them.
-
-    Args:
-        model: Any network.
-        size: Image side in pixels.
-        at: Modules.
-        mark: What a module marks its output with; None for modules that leave no mark.
-        passes: Kinds of modules that pass a mark on.
-    """
-    found: dict[nn.Module, Any] = {}
-
-    def arrived(module: nn.Module, x: tuple[Tensor]) -> None:
-        found.setdefault(module, getattr(x[0], _MARK, None))
-
-    def left(module: nn.Module, x: tuple[Tensor], y: Tensor) -> None:
-        kept = getattr(x[0], _MARK, None) if isinstance(module, passes) else None
-        if (own := mark(module)) is not None or kept is not None:
-            setattr(y, _MARK, kept if own is None else own)
-
-    handles: list[Any] = [module.register_forward_pre_hook(arrived) for module in at]
-    handles += [m.register_forward_hook(left) for m in model.modules() if isinstance(m, passes) or _marks(m)]
-    example = torch.zeros(1, model.shape.channels, size, size, device=next(model.parameters()).device)
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(example)
-    finally:
-        model.train(was_training)
-        for handle in handles:
-            handle.remove()
+def _sums(model: nn.Module, graph: fx.Graph) -> list[str]:
+    """Names of the quantizers that round sums of tensors, and means over space."""
+    found = []
+    for node in graph.nodes:
+        if quantizes(module_of(model, node)):
+            (x,) = node.all_input_nodes
+            while moves(model, x) or isinstance(module_of(model, x), FUNCTIONS):
+                (x,) = x.all_input_nodes
+            if x.target is ADD or averages(model, x):
+                found.append(str(node.target))
     return found
 
 
-def _marks(module: nn.Module) -> bool:
-    return _quantizes(module) or isinstance(module, Affine | Normalize)
+def _untie(model: nn.Module) -> None:
+    """Give every layer a weight of its own, and the quantizer that belongs to it."""
+    seen: set[int] = set()
+    for name, layer in list(weight_layers(model)):
+        if id(layer.weight) in seen:
+            model.set_submodule(name, copy.deepcopy(layer))
+        seen.add(id(layer.weight))
 
 
 def round_steps(weight: Float[Tensor, "o ..."], quantizer: RescalingIntQuant) -> None:
@@ -262,9 +234,13 @@ def round_steps(weight: Float[Tensor, "o ..."], quantizer: RescalingIntQuant) ->
     The weight becomes code x step exactly: otherwise scaling could move a weight near the middle between two
     codes to the other one.
     """
+    old = quantizer.scaling_impl(weight, _threshold(quantizer))
+    _rescale(weight, quantizer, old, short_mantissa(old, 1))
+
+
+def _rescale(weight: Float[Tensor, "o ..."], quantizer: RescalingIntQuant, old: Tensor, new: Tensor) -> None:
+    """Move a weight from its steps to others, in place, code by code."""
     threshold = _threshold(quantizer)
-    old = quantizer.scaling_impl(weight, threshold)
-    new = short_mantissa(old, 1)
     weight.copy_((weight / old).round() * new)
     if isinstance(quantizer.scaling_impl, LearnedStep):
         quantizer.scaling_impl.step.copy_(new)
@@ -280,14 +256,22 @@ def weight_scale(layer: Any) -> Float[Tensor, " o"]:
     return scale.expand(weight.shape[0], *(1,) * (weight.dim() - 1)).reshape(-1)
 
 
-def _replace(model: Classifier, name: str, layer: Any, grid: Grid | None) -> None:
-    """Give a layer a power-of-two step; an `Affine` after it has the rest of its scale and its batch-norm."""
+def _replace(model: Classifier, name: str, layer: Any, behind: str, grid: Grid | None) -> None:
+    """Give a layer a power-of-two step; an `Affine` after it has the rest of its scale and its batch-norm.
+
+    Args:
+        model: What is changed.
+        name: Of the layer.
+        layer: With a quantized weight.
+        behind: Name of its batch-norm, "" without one.
+        grid: Of what enters the layer.
+    """
     weight = layer.weight
-    norm: Any = _behind(model, name)
+    norm: Any = model.get_submodule(behind) if behind else None
     scale = weight_scale(layer).double()
     shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.double()
     gain = torch.ones_like(scale)
-    if isinstance(norm, nn.BatchNorm2d):
+    if norm is not None:
         gain = norm.weight.double() / _deviation(norm)
         shift = (shift - _mean(norm)) * gain + norm.bias
     if not all(bool(t.isfinite().all()) for t in (weight, scale, gain, shift)):
@@ -303,7 +287,7 @@ def _replace(model: Classifier, name: str, layer: Any, grid: Grid | None) -> Non
     weight.masked_fill_(_over(off, weight), 0.0)
     gain = torch.where(off, shift.abs() / (LARGEST_BIAS * unit), gain)
     gain = torch.where(gain == 0, 1.0, gain)
-    if isinstance(norm, nn.BatchNorm2d) and model.recipe.activation_steps == "power_of_two":
+    if norm is not None and model.recipe.activation_steps == "power_of_two":
         gain = short_mantissa(gain, gain_bits(int(layer.weight_quant.bit_width()), grid.bits if grid else 0))
         if grid is None and bool((shift.abs() < LARGEST_HALF).all()):
             shift = shift.half().double()  # two bytes in a packed file; a float layer has no integer bias
@@ -312,58 +296,31 @@ def _replace(model: Classifier, name: str, layer: Any, grid: Grid | None) -> Non
     if grid:
         bias = ((bias / unit).round() * unit).float()  # so that every runtime has the same integer bias
     layer.bias = None
-    _put_behind(model, name, Affine(bias, gain, max(2, weight.dim())))
+    affine = Affine(bias, gain, max(2, weight.dim()))
+    if behind:
+        model.set_submodule(behind, affine)
+    else:
+        model.set_submodule(name, nn.Sequential(layer, affine))
 
 
-def _fold(model: Classifier, name: str, layer: Any) -> None:
+def _fold(model: Classifier, layer: Any, behind: str) -> None:
     """Fold the batch-norm after a float layer into its weight and bias."""
-    norm: Any = _behind(model, name)
-    if isinstance(norm, nn.BatchNorm2d):
+    if behind:
+        norm: Any = model.get_submodule(behind)
         statistics: tuple[Any, Any] = norm.running_mean, norm.running_var
         layer.weight, layer.bias = fuse_conv_bn_weights(
             layer.weight, layer.bias, *statistics, norm.eps, norm.weight, norm.bias
         )
-        parent, place = _place_behind(model, name)
-        parent._modules[place] = nn.Identity()
+        model.set_submodule(behind, nn.Identity())
 
 
-def _behind(model: nn.Module, name: str) -> Any:
-    """The module after a layer in its Sequential; None after the last one or without a Sequential."""
-    layer = model.get_submodule(name)
-    if isinstance(layer, nn.Sequential):  # a layer of a deploy form, see _put_behind
-        return layer[1]
-    parent, place = _place_behind(model, name)
-    return parent._modules[place] if place else None
-
-
-def _place_behind(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The parent of a layer, and the name of the next module in it; "" where there is none."""
-    parent, place = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
-    if not isinstance(parent, nn.Sequential):
-        return parent, ""
-    names = [*parent._modules, ""]
-    return parent, names[names.index(place) + 1]
-
-
-def _put_behind(model: nn.Module, name: str, affine: Affine) -> None:
-    """Replace a layer's batch-norm by `affine`, or without one the layer by a Sequential of both."""
-    parent, place = _place_behind(model, name)
-    if isinstance(_behind(model, name), nn.BatchNorm2d):
-        parent._modules[place] = affine
-    else:
-        place = name.rpartition(".")[2]
-        parent._modules[place] = nn.Sequential(parent._modules[place], affine)  # type: ignore[arg-type]
-
-
-def _mean(norm: nn.BatchNorm2d) -> Float[Tensor, " c"]:
-    mean: Any = norm.running_mean
-    double: Tensor = mean.double()
+def _mean(norm: Any) -> Float[Tensor, " c"]:
+    double: Tensor = norm.running_mean.double()
     return double
 
 
-def _deviation(norm: nn.BatchNorm2d) -> Float[Tensor, " c"]:
-    variance: Any = norm.running_var
-    deviation: Tensor = (variance.double() + norm.eps).sqrt()
+def _deviation(norm: Any) -> Float[Tensor, " c"]:
+    deviation: Tensor = (norm.running_var.double() + norm.eps).sqrt()
     return deviation
 
 

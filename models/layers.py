@@ -5,16 +5,18 @@ between two integer layers a device could run neither in integers.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.models import quant_layers
+from qmu_edge.models.kernels.steps import short_mantissa
 from qmu_edge.models.quantizers.presets import PRESETS
 from qmu_edge.recipe import Count, ModelRecipe, Positive
 from qmu_edge.runtime.parallel import forward
@@ -29,12 +31,14 @@ class Shape:
         channels: Image channels c.
         classes: Outputs k.
         mean, std: Normalisation per channel (or one value for all), for pixels 0..1.
+        size: Side of the images in pixels; 0 where it is not known.
     """
 
     channels: Count
     classes: Count
     mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = (0.5,)
     std: tuple[Positive, ...] = (0.25,)
+    size: Annotated[int, Field(ge=0)] = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         """Check that the normalisation fits the channels.
@@ -73,7 +77,11 @@ class Classifier(nn.Module):
         return forward(super().__call__, images)
 
 
-class Normalize(nn.Module):
+class Single(nn.Module):
+    """A module that is one call in a graph, whatever it consists of."""
+
+
+class Normalize(Single):
     """(x - mean) / std inside the network, so that a device feeds plain pixels in 0..1."""
 
     mean: Tensor
@@ -89,6 +97,47 @@ class Normalize(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Normalise pixels in 0..1."""
         return (x - self.mean) * self.inverse_std
+
+
+class Line(Single):
+    """slope * x + offset: arithmetic with numbers."""
+
+    def __init__(self, slope: float, offset: float) -> None:
+        """Store the two numbers."""
+        super().__init__()
+        self.slope, self.offset = slope, offset
+
+    def forward(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        """The line at `x`."""
+        return x * self.slope + self.offset
+
+
+class AveragePool(Single):
+    """Average pooling whose divisor is as short as a gain, so that integer kernels compute the same.
+
+    Attributes:
+        kernel, stride, padding: Height and width; zeros of the padding count.
+        factor: What the sum over a window is multiplied by: 1 / its size, rounded to 8 bits.
+    """
+
+    def __init__(self, pool: nn.AvgPool2d) -> None:
+        """Store the pooling of torch, whose divisor is that of `pool`."""
+        super().__init__()
+        self.kernel, self.stride, self.padding = (
+            _pair(v) for v in (pool.kernel_size, pool.stride, pool.padding)
+        )
+        size = self.kernel[0] * self.kernel[1]
+        self.factor = float(short_mantissa(torch.tensor(1.0 / (pool.divisor_override or size)), 8))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c i j"]:
+        """Pooled."""
+        sums = F.avg_pool2d(x, self.kernel, self.stride, self.padding, divisor_override=1)
+        return sums * self.factor
+
+
+def _pair(size: int | tuple[int, ...]) -> tuple[int, int]:
+    """Height and width; a single number stands for both."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 class Layers:
@@ -130,6 +179,22 @@ class Layers:
             **self._weight(bits),
         )
 
+    def like(self, layer: nn.Conv2d | nn.Linear, *, edge: bool) -> nn.Module:
+        """A quantized layer with weight and bias of a plain one; `edge` marks the first and the last."""
+        weight = self._weight(self.recipe.edge_bits if edge else self.recipe.weight_bits)
+        given: dict[str, Any] = {"bias": layer.bias is not None, **weight}
+        made: nn.Module
+        if isinstance(layer, nn.Linear):
+            made = quant_layers.QuantLinear(layer.in_features, layer.out_features, **given)
+        else:
+            form = {k: getattr(layer, k) for k in ("stride", "padding", "dilation", "groups", "padding_mode")}
+            kernel: Any = layer.kernel_size
+            made = quant_layers.QuantConv2d(layer.in_channels, layer.out_channels, kernel, **form, **given)
+        with torch.no_grad():
+            for name, parameter in layer.named_parameters():
+                made.get_parameter(name).copy_(parameter)
+        return made
+
     def conv_bn(self, *args: int, **kwargs: Any) -> nn.Sequential:
         """Convolution and batch-norm."""
         return nn.Sequential(self.conv(*args, **kwargs), nn.BatchNorm2d(args[1]))
@@ -145,13 +210,16 @@ class Layers:
             return nn.ReLU() if ceiling is None else nn.Hardtanh(0.0, ceiling)
         return quant_layers.QuantReLU(act_quant=self.preset.unsigned, bit_width=bits, **self._steps)
 
+    def grid(self, bits: int, *, signed: bool) -> nn.Module:
+        """A grid of so many bits."""
+        quantizer = self.preset.signed if signed else self.preset.unsigned
+        return quant_layers.QuantIdentity(act_quant=quantizer, bit_width=bits, **self._steps)
+
     def signed(self) -> nn.Module:
         """Signed grid for the operands of an addition."""
         if self.recipe.activation_bits == "float":
             return nn.Identity()
-        return quant_layers.QuantIdentity(
-            act_quant=self.preset.signed, bit_width=self.recipe.residual_bits, **self._steps
-        )
+        return self.grid(self.recipe.residual_bits, signed=True)
 
     def edge(self) -> nn.Module:
         """Signed grid for the inputs of the first and the last layer.
@@ -161,9 +229,7 @@ class Layers:
         """
         if self.recipe.activation_bits == "float" or self.recipe.edge_bits == "float":
             return nn.Identity()
-        return quant_layers.QuantIdentity(
-            act_quant=self.preset.signed, bit_width=self.recipe.edge_bits, **self._steps
-        )
+        return self.grid(self.recipe.edge_bits, signed=True)
 
 
 Factory = Callable[[Layers, Shape], nn.Module]  # `build` of a model file

@@ -1,8 +1,9 @@
 """User-defined networks, whose body is built by a Python file.
 
-The file defines `build(layers, shape)`, which returns a module from the quantized input, (n, c, h, w), to
-features (n, d, i, j). The rest is the same for every network: normalisation and quantization of the input
-before the body; global average pooling, quantization and the classifier after it.
+The file defines `build(layers, shape)`, which returns a module of quantized layers, or of plain ones that get
+quantizers here. It takes the quantized input, (n, c, h, w). Where it returns features (n, d, i, j), global
+average pooling, quantization and the classifier follow; where it returns logits (n, k), it has a classifier
+of its own. Normalisation and quantization of the input come before it in any case.
 """
 
 import importlib.abc
@@ -14,13 +15,16 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.models.follow import follow, lines_noted, standard, values
+from qmu_edge.models.kinds import is_plain, last_weighted, require_known
 from qmu_edge.models.layers import Classifier, Factory, Layers, Normalize, Shape, initialise
+from qmu_edge.models.plain import quantized
 from qmu_edge.recipe import ModelRecipe
 
-TRIED_SIDE: Final = 32  # side in pixels of the image that determines the number of features of a body
+TRIED_SIDE: Final = 32  # side in pixels of the image that tells what a body gives, where no other is known
 
 
 def factory_in(source: bytes, recipe: ModelRecipe) -> Factory:
@@ -66,46 +70,126 @@ class _Checked(importlib.abc.ExecutionLoader):
 
 
 class OwnNetwork(Classifier):
-    """The body that a factory builds, between input quantization and classifier."""
+    """The network that a factory builds: a body, then averaging and a classifier, or one of its own.
+
+    Attributes:
+        body: From the quantized image to features (n, d, i, j), or to what the last layer takes.
+        head: The last layer with weights.
+        tail: What lies behind the last layer of a network with a classifier of its own; None otherwise.
+    """
+
+    tail: nn.Module | None
 
     def __init__(self, recipe: ModelRecipe, shape: Shape, factory: Factory) -> None:
         """Build the network of `recipe` for images and classes of `shape`.
 
         Raises:
-            ConfigError: The factory fails, or its result does not map images to features (n, d, i, j).
+            ConfigError: The factory fails, or its result maps images neither to features (n, d, i, j) nor to
+                logits (n, k), or does what cannot be exported.
         """
         super().__init__(recipe, shape)
         self.factory = factory
         make = Layers(recipe)
         self.normalize = Normalize(shape)
         self.input = make.edge()
-        self.body, features = _body(factory, make, shape)
-        self.pooled = make.edge()
-        self.flatten = nn.Flatten()
-        self.head = make.linear(features, shape.classes)
-        initialise(list(self.modules()))
+        body, features, plain = _body(factory, make, shape)
+        if len(features) == 2:
+            self.body, self.head, self.tail = _parts(body, make.recipe)
+        else:
+            self.body, self.tail = body, None
+            self.pooled = make.edge()
+            self.flatten = nn.Flatten()
+            self.head = make.linear(features[1], shape.classes)
+        if not plain:
+            initialise(list(self.modules()))
+        elif self.tail is None:  # plain layers keep what their file gave them
+            initialise([self.head])
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Logits of float images 0..1."""
         features = self.body(self.input(self.normalize(x)))
+        if self.tail is not None:
+            return self.tail(self.head(features))  # type: ignore[no-any-return]
         pooled = self.pooled(F.adaptive_avg_pool2d(features, 1))
         logits: Tensor = self.head(self.flatten(pooled))
         return logits
 
 
-def _body(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, int]:
-    """The module that the factory builds, and its number of features d."""
+def _body(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, tuple[int, ...], bool]:
+    """The module that the factory builds, the shape of what it gives, and whether its layers were plain."""
+    body, given = checked(factory, make, shape)
+    if plain := is_plain(body):
+        body = quantized(body, make, _example(shape), whole=len(given) == 2)
+    return body.train(), given, plain
+
+
+def checked(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, tuple[int, ...]]:
+    """The module that the factory builds, in evaluation mode, and the shape of what it gives.
+
+    Raises:
+        ConfigError: The factory fails, or its result maps images neither to features nor to logits, or does
+            what cannot be exported.
+    """
+    name = make.recipe.path or make.recipe.architecture
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), lines_noted(name) as lines:
             body: object = factory(make, shape)
         if not isinstance(body, nn.Module):
             raise TypeError(f"build returned {type(body).__name__}, allowed is a torch.nn.Module")
+        example = _example(shape)
         with torch.no_grad():
-            features: object = body.eval()(torch.zeros(1, shape.channels, TRIED_SIDE, TRIED_SIDE))
-        body.train()
-        if not isinstance(features, Tensor) or features.dim() != 4:
-            found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise TypeError(f"the body returned {found}, allowed are features (n, d, i, j)")
+            given = _shape(body.eval()(example), shape.classes)
+        body = standard(body, example)
+        graph = follow(body, lines=True)
+        require_known(body, graph, values(body, graph, example), make.recipe.path, lines)
+        return body, given
+    except ConfigError as error:
+        text = str(error)  # which may begin with the line of the file
+        raise ConfigError(text if text.startswith(f"{name}, line ") else f"{name}: {text}") from error
     except (Exception, SystemExit) as error:  # whatever the user's code raises
-        raise ConfigError(f"{make.recipe.path}: {type(error).__name__}: {error}") from error
-    return body, features.shape[1]
+        raise ConfigError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def _example(shape: Shape) -> Float[Tensor, "2 c h w"]:
+    side = shape.size or TRIED_SIDE
+    return torch.zeros(2, shape.channels, side, side)
+
+
+def _shape(features: object, classes: int) -> tuple[int, ...]:
+    """The shape of what a body gives.
+
+    Raises:
+        TypeError: It is neither features nor logits.
+    """
+    found = (1, *features.shape[1:]) if isinstance(features, Tensor) else ()
+    if len(found) == 4 or found == (1, classes):
+        return found
+    raise TypeError(
+        f"the body returned {found or type(features).__name__}, allowed are features (n, d, i, j) "
+        f"and logits (n, {classes})"
+    )
+
+
+def _parts(network: nn.Module, recipe: ModelRecipe) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """What lies before the last layer with weights, that layer, and what lies behind it."""
+    graph = follow(network)
+    last = last_weighted(network, graph)
+    if last is None:
+        raise ConfigError(f"{recipe.path}: no layer with weights")
+    nodes = list(graph.nodes)
+    place = nodes.index(last)
+    before, behind = fx.Graph(), fx.Graph()
+    known: dict[fx.Node, fx.Node] = {}
+    for node in nodes[:place]:
+        known[node] = before.node_copy(node, known.__getitem__)
+    before.output(known[last.all_input_nodes[0]])
+    known = {last: behind.placeholder("x")}
+    try:
+        for node in nodes[place + 1 :]:
+            known[node] = behind.node_copy(node, known.__getitem__)
+    except KeyError as error:
+        raise ConfigError(
+            f"{recipe.path}: what enters {last.target}, the last layer with weights, is read behind it, too"
+        ) from error
+    head = network.get_submodule(str(last.target))
+    return fx.GraphModule(network, before), head, fx.GraphModule(network, behind)

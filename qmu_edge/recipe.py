@@ -11,7 +11,7 @@ import tomllib
 from functools import reduce
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -64,11 +64,19 @@ class DataRecipe(_Section):
     memory_gb: Positive = 4.0
 
 
+Architecture = Literal[
+    "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_lite0", "squeezenet1_1",
+    "allcnn", "small_vgg", "file",
+]  # fmt: skip
+ARCHITECTURES: Final = tuple(name for name in get_args(Architecture) if name != "file")
+
+
 class ModelRecipe(_Section):
     """The network and its quantizers.
 
     Attributes:
-        architecture: "resnet18", "mobilenet_v2", or "file" for a Python file of the user's own.
+        architecture: A ready network ("resnet18"; the page of `models/` lists them), "torchvision:NAME" for
+            torchvision's network of that name, or "file" for a Python file of the user's own.
         path: Name of that file in the project's folder.
         sha256: Its digest, written by `init`; another content is never run.
         stem: "cifar" (3x3 stride 1, for 32x32 images) or "imagenet".
@@ -84,7 +92,7 @@ class ModelRecipe(_Section):
             the exported file agree with the network to the bit; "free" leaves them as they are learned.
     """
 
-    architecture: Literal["resnet18", "mobilenet_v2", "file"] = "resnet18"
+    architecture: Architecture | Annotated[str, Field(pattern="^torchvision:[a-z0-9_]{1,60}$")] = "resnet18"
     path: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,59}\.py$")] | None = None
     sha256: Annotated[Sha256, Field(pattern=f"^{PATTERN}$")] | None = None
     stem: Literal["cifar", "imagenet"] = "cifar"

@@ -20,7 +20,7 @@ ELSEWHERE = {
 TESTED_IN = {
     "cli/test_cli_path.py": (
         "cli/main", "cli/project", "cli/run", "qmu_edge/api/project", "qmu_edge/api/run",
-        "qmu_edge/pipeline/networks", "qmu_edge/pipeline/dry_run",
+        "qmu_edge/pipeline/dry_run",
     ),
     "cli/test_bad_requests.py": ("cli/requests", "qmu_edge/api/requests"),
     "cli/test_near_duplicates.py": ("qmu_edge/pipeline/near_duplicates",),
@@ -31,6 +31,8 @@ TESTED_IN = {
     "cli/test_recompute.py": ("qmu_edge/pipeline/recompute", "qmu_edge/pipeline/circumstances"),
     "cli/test_resume.py": ("qmu_edge/pipeline/unlearn_run",),
     "cli/test_verdicts.py": ("qmu_edge/pipeline/verify_file",),
+    "export/test_trace.py": ("export/layers", "export/writer"),
+    "models/test_plain.py": ("models/integers",),
     "models/test_models.py": ("models/layers", "models/resnet"),
     "pipeline/test_references.py": ("qmu_edge/pipeline/references_run",),
     "pipeline/test_distributed.py": ("qmu_edge/runtime/parallel",),

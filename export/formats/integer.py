@@ -15,6 +15,8 @@ input step x weight step, the scale is multiplied into the weight's scale. Both 
     float output  of a layer (the head's): the gain follows the layer, one multiplication of exact sums
     sums          of two tensors, and means, read scales times 1 - 2^-12, where the deploy form multiplies
                   what comes out
+    moved         views, slices, pooling by the largest and the like are done on codes
+    functions     of a quantized tensor are tables: every code is the place of another one
 """
 
 from dataclasses import dataclass
@@ -36,7 +38,8 @@ from qmu_edge.export.graph import (
 )
 
 LAYERS = ("Conv", "Gemm")
-ON_CODES = ("Reshape", "MaxPool")  # compute the same on codes as on values
+# Compute the same on codes as on values; a Pad with the code of zero.
+ON_CODES = ("Reshape", "MaxPool", "Transpose", "Slice", "Pad", "Resize")
 SUMS = ("Add", "ReduceMean")
 SIGNED_ZERO = 128
 
@@ -65,8 +68,9 @@ class _Graph:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.quantizers = {q.node.output[0]: q for q in quantizers(model)}
-        ends = {self.values_of(q) for q in self.quantizers.values()}
-        self.factors = {n.name: m for n in model.graph.node if (m := self._factor(n, ends)) is not None}
+        self.factors = {n.name: m for n in model.graph.node if (m := self._factor(n)) is not None}
+        self.lookups = {n.output[0]: n for n in model.graph.node if n.op_type == "Gather"}
+        self.codes: dict[str, str] = {}  # of tensors on a grid that were written already
 
     def next(self, node: onnx.NodeProto, op_type: str) -> onnx.NodeProto:
         """The only reader of a node, which must be an `op_type` with a constant."""
@@ -88,20 +92,19 @@ class _Graph:
             return self.is_quantized(readers[0].output[0])
         return len(readers) == 1 and readers[0].op_type == "Quant"
 
-    def values_of(self, q: Quantizer) -> str:
-        """The tensor that stands for a quantizer's codes, behind the nodes that move before it."""
-        value: str = q.node.output[0]
-        while len(found := self.readers.get(value, [])) == 1 and found[0].op_type in ON_CODES:
-            value = found[0].output[0]
-        return value
-
-    def _factor(self, node: onnx.NodeProto, ends: set[str]) -> onnx.NodeProto | None:
+    def _factor(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         """The constant Mul that alone reads a sum of codes; None for any other node."""
         operands = [name for name in node.input if name not in self.values]
         readers = self.readers.get(node.output[0], [])
-        if node.op_type not in SUMS or not ends.issuperset(operands) or len(readers) != 1:
+        if node.op_type not in SUMS or not all(map(self.grid, operands)) or len(readers) != 1:
             return None
         return readers[0] if readers[0].op_type == "Mul" and readers[0].input[1] in self.values else None
+
+    def lookup(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """The nodes that find the place of a code and read the table there, the first one first."""
+        place = self.made[node.input[1]]
+        raised = self.made[place.input[0]]
+        return [self.made[raised.input[0]], raised, place, node]
 
     def layers(self) -> list[_Layer]:
         """All layers with a quantized weight."""
@@ -135,9 +138,14 @@ def to_integer(
         replaced[layer.weight.node.name] = []
         replaced[layer.add.name] = []
         _integer_layer(graph, layer, replaced)
-    for q in graph.quantizers.values():
-        if not q.weight:
-            _activation(graph, q, replaced)
+    for gather in graph.lookups.values():
+        replaced |= {node.name: [] for node in graph.lookup(gather)}
+    for node in model.graph.node:
+        q = graph.quantizers.get(node.output[0])
+        if q is not None and not q.weight:
+            replaced[node.name] = _activation(graph, q)
+        elif node.op_type in ON_CODES and node.input[0] in graph.codes:
+            replaced[node.name] = _moved(graph, node)
     for node in model.graph.node:
         if node.op_type in SUMS and node.name not in replaced:  # and is no bias
             replaced[node.name] = [_sum(graph, node, replaced)]
@@ -214,11 +222,8 @@ def _int32(biases: np.ndarray, name: str) -> np.ndarray:
     return biases.astype(np.int32)
 
 
-def _activation(graph: _Graph, q: Quantizer, replaced: dict[str, list[onnx.NodeProto]]) -> None:
-    """Replace a quantizer by QuantizeLinear, Clip and DequantizeLinear.
-
-    Nodes that compute the same on codes as on values move before DequantizeLinear.
-    """
+def _activation(graph: _Graph, q: Quantizer) -> list[onnx.NodeProto]:
+    """QuantizeLinear, Clip and DequantizeLinear; or a look-up for what comes from a table."""
     name, offset = q.node.name, SIGNED_ZERO if q.signed and graph.zero_points else 0
     dtype = np.uint8 if graph.zero_points else np.int8
     low, high = q.low + offset, q.high + offset
@@ -237,30 +242,69 @@ def _activation(graph: _Graph, q: Quantizer, replaced: dict[str, list[onnx.NodeP
         return step("Clip", [x, *bounds], f"{name}.clipped")
 
     x, narrow = q.node.input[0], (low, high) != (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    if narrow and graph.clip_values:
-        x = clipped(x, *(np.asarray(q.scale * v, np.float32).reshape(()) for v in (q.low, q.high)))
-    codes = step("QuantizeLinear", [x, scale, zero], f"{name}.codes")
-    if narrow and not graph.clip_values:
-        codes = clipped(codes, np.array(low, dtype), np.array(high, dtype))
-    value, end = q.node.output[0], graph.values_of(q)
-    while value != end:
-        (reader,) = graph.readers[value]
-        moved = onnx.NodeProto.FromString(reader.SerializeToString())
-        moved.input[0], moved.output[0] = codes, f"{reader.output[0]}.codes"
-        made.append(moved)
-        replaced[reader.name] = []
-        codes, value = moved.output[0], reader.output[0]
-    step("DequantizeLinear", [codes, scale, zero], value)
+    if x in graph.lookups:
+        made += _looked_up(graph, q, offset)
+        codes = f"{name}.codes"
+    else:
+        if narrow and graph.clip_values:
+            x = clipped(x, *(np.asarray(q.scale * v, np.float32).reshape(()) for v in (q.low, q.high)))
+        codes = step("QuantizeLinear", [x, scale, zero], f"{name}.codes")
+        if narrow and not graph.clip_values:
+            codes = clipped(codes, np.array(low, dtype), np.array(high, dtype))
+    graph.codes[q.node.output[0]] = codes
+    return [*made, *_values(graph, q.node.output[0], q)]
+
+
+def _looked_up(graph: _Graph, q: Quantizer, offset: int) -> list[onnx.NodeProto]:
+    """Codes from a table that has a place for every code of a byte."""
+    gather, name = graph.lookups[q.node.input[0]], q.node.name
+    first, *_ = graph.lookup(gather)
+    source = graph.grid(first.input[0])
+    if source is None or not graph.zero_points:
+        raise ExportError(f"{name}: a table of codes; this target takes none")
+    known = np.clip(np.rint(graph.values[gather.input[0]] / q.scale), q.low, q.high).astype(np.int64) + offset
+    table = np.full(256, offset, np.uint8)
+    begin = source.low + (SIGNED_ZERO if source.signed else 0)
+    table[begin : begin + len(known)] = known
+    set_initializer(graph.model, f"{name}.table", table)
+    place = f"{name}.place"
+    cast = helper.make_node(
+        "Cast", [graph.codes[first.input[0]]], [place], f"{name}_Cast", to=onnx.TensorProto.INT32
+    )
+    return [cast, helper.make_node("Gather", [f"{name}.table", place], [f"{name}.codes"], f"{name}_Gather")]
+
+
+def _moved(graph: _Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """The same node on codes."""
+    q = graph.grid(node.output[0])
+    if q is None:
+        raise ExportError(f"{node.name}: moves what is on no grid")
+    moved = onnx.NodeProto.FromString(node.SerializeToString())
+    moved.input[0], moved.output[0] = graph.codes[node.input[0]], f"{node.output[0]}.codes"
+    if node.op_type == "Pad":
+        moved.input[2] = f"zero_{SIGNED_ZERO if q.signed and graph.zero_points else 0}"
+    graph.codes[node.output[0]] = moved.output[0]
+    return [moved, *_values(graph, node.output[0], q)]
+
+
+def _values(graph: _Graph, value: str, q: Quantizer) -> list[onnx.NodeProto]:
+    """DequantizeLinear for those that read the values of codes; another for sums, with a smaller scale."""
+    name, offset = q.node.name, SIGNED_ZERO if q.signed and graph.zero_points else 0
+    inputs = [graph.codes[value], f"{name}.scale", f"zero_{offset}"]
     readers = graph.readers.get(value, [])
-    if sums := [node for node in readers if node.name in graph.factors]:
+    looked = {graph.lookup(gather)[0].name for gather in graph.lookups.values()}
+    sums = [node for node in readers if node.name in graph.factors]
+    others = [n for n in readers if n not in sums and n.op_type not in ON_CODES and n.name not in looked]
+    made = []
+    if others or not readers:
+        made.append(helper.make_node("DequantizeLinear", inputs, [value], f"{value}_DequantizeLinear"))
+    if sums:
         factor = graph.values[graph.factors[sums[0].name].input[1]]
         below = np.asarray(q.scale.reshape(()) * factor, np.float32)
-        if len(sums) == len(readers):  # nobody reads the values themselves
-            made.pop()
         scale = constant(graph.model, f"{name}.scale.below", below)
-        inputs = [codes, scale, zero]
-        made.append(helper.make_node("DequantizeLinear", inputs, [f"{value}.below"], f"{name}_below"))
-    replaced[name] = made
+        inputs[1] = scale
+        made.append(helper.make_node("DequantizeLinear", inputs, [f"{value}.below"], f"{value}_below"))
+    return made
 
 
 def _over_space(node: onnx.NodeProto, values: dict[str, np.ndarray]) -> bool:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from qmu_edge.data.index import Form
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import Project, find, opened, search
@@ -28,7 +29,7 @@ def init(
     data_path: Path | None = None,
     subjects: Path | None = None,
     previous: Path | None = None,
-    model: Path | None = None,
+    model: Path | str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Register a dataset and make a project of `folder`.
@@ -40,11 +41,12 @@ def init(
         data_path: Where torchvision keeps its downloads.
         subjects: CSV file `sample,subject`.
         previous: An earlier project of the same data: what was deleted there is refused here.
-        model: A Python file that makes the network: it is copied, and run by whatever needs the network.
+        model: A Python file that makes the network: it is copied, and run by whatever needs the network. Or
+            the name of an architecture.
         progress: Silent when None.
     """
     from qmu_edge.project.create import create
-    from qmu_edge.project.model_file import adopt
+    from qmu_edge.project.model_file import chosen_model
 
     found = parse_recipe(recipe_text(recipe), recipe)
     values = found.data.model_dump()
@@ -54,9 +56,19 @@ def init(
         values.update(source="folder", path=str(Path(dataset).resolve()))
     else:
         raise ConfigError(f"dataset {dataset!r}: no such folder, and not one of {', '.join(SOURCES)}")
-    network, source = adopt(found.model, model)
+    network, source = chosen_model(found.model, model)
     chosen = Recipe.model_validate({**found.model_dump(), "data": values, "model": network.model_dump()})
-    made = create(folder, chosen, subjects, progress or Progress(), previous=previous, model=source)
+
+    def require(form: Form, classes: int) -> None:
+        from qmu_edge.pipeline.networks import require_exportable
+
+        channels, _, size = form.shape
+        require_exportable(chosen, source, channels=channels, classes=classes, size=size)
+
+    made = create(
+        folder, chosen, subjects, progress or Progress(), previous=previous, model=source,
+        require=require if model is not None else None,
+    )  # fmt: skip
     return {"project": str(folder), **made}
 
 

@@ -163,7 +163,7 @@ def _packed(job: Job) -> bytes:
     for (name, s), at in zip(sets.items(), places.split([len(s) for s in sets.values()]), strict=True):
         tensors |= {name: at.clone(), f"{name}.labels": s.labels.cpu().clone()}
     state = data.state.read_bytes() if data.state is not None and data.state.is_file() else b""
-    origin = checkpoint.Origin(class_names=tuple(map(str, range(shape.classes))), size=1, split="")
+    origin = checkpoint.Origin(class_names=tuple(map(str, range(shape.classes))), size=shape.size, split="")
     model = b"" if job.method == TRAINING else checkpoint.dumps(job.model, origin)
     about = {
         "method": job.method, "given": job.given, "train": job.train.model_dump(mode="json"),

@@ -157,7 +157,7 @@ def _model(recipe: ModelRecipe) -> statement.Model:
     bits: dict[str, Any] = {
         "weights": recipe.weight_bits, "activations": recipe.activation_bits, "edges": recipe.edge_bits,
     }  # fmt: skip
-    return statement.Model(architecture=recipe.architecture, bits=bits)
+    return statement.Model(architecture=recipe.architecture.replace(":", "."), bits=bits)
 
 
 def _metrics(measured: Measured, release: Release) -> statement.Metrics:

@@ -3,13 +3,18 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.models.layers import Classifier, Factory
-from qmu_edge.models.own import factory_in
+from qmu_edge.models.build import factory_of
+from qmu_edge.models.convnets import torchvision
+from qmu_edge.models.layers import Classifier, Factory, Layers, Shape
+from qmu_edge.models.own import checked, factory_in
 from qmu_edge.project.model_file import confirmed_source
 from qmu_edge.project.project import Project
 from qmu_edge.project.samples import ProjectSamples
-from qmu_edge.recipe import ModelRecipe
+from qmu_edge.recipe import ModelRecipe, Recipe
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.train import checkpoint
 
@@ -77,6 +82,39 @@ class Networks:
     def save(self, model: Classifier, origin: checkpoint.Origin) -> Sha256:
         """Store a network and return its digest."""
         return self.store.put_bytes(checkpoint.dumps(model, origin))
+
+
+def require_exportable(recipe: Recipe, source: bytes, *, channels: int, classes: int, size: int) -> None:
+    """Refuse, before anything is trained, a network of the user's own that cannot be exported.
+
+    Nothing is computed: shapes are worked out on the device "meta". A file that needs numbers to be built is
+    tried with numbers.
+
+    Args:
+        recipe: Names the network.
+        source: Of the user's file, which is run; b"" without one.
+        channels: Of the images.
+        classes: The network tells apart.
+        size: Side of the images in pixels.
+
+    Raises:
+        ConfigError: It cannot be built or exported; the call and, where it is known, the line is named.
+    """
+    factory = factory_in(source, recipe.model) if source else factory_of(recipe.model)
+    if factory is None:
+        return
+    if recipe.references.width != 1.0 and factory is torchvision:
+        raise ConfigError(
+            f"references.width is {recipe.references.width}; a network of torchvision takes 1 alone"
+        )
+    shape = Shape(channels=channels, classes=classes, size=size, mean=recipe.data.mean, std=recipe.data.std)
+    try:
+        with torch.device("meta"):
+            checked(factory, Layers(recipe.model), shape)
+    except ConfigError as error:
+        if isinstance(error.__cause__, ConfigError):  # a call that cannot be exported, whatever its numbers
+            raise
+        checked(factory, Layers(recipe.model), shape)
 
 
 def origin_of(samples: ProjectSamples, method: str, parent: str = "") -> checkpoint.Origin:

@@ -242,7 +242,7 @@ class Bank:
         data, samples, train = self.recipe.data, self.samples, reference_training(self.recipe, shard)
         shape = Shape(
             channels=samples.images.shape[1], classes=len(samples.index.class_names),
-            mean=data.mean, std=data.std,
+            mean=data.mean, std=data.std, size=samples.images.shape[-1],
         )  # fmt: skip
         model = build(float_twin(self.recipe), shape, train.seed, self.networks.factory).to(device)
         images = samples_of(samples, data, device, chosen, "reference")

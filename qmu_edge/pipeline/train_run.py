@@ -87,7 +87,7 @@ def _train(
 ) -> Trained:  # fmt: skip
     shape = Shape(
         channels=samples.images.shape[1], classes=len(samples.index.class_names),
-        mean=recipe.data.mean, std=recipe.data.std,
+        mean=recipe.data.mean, std=recipe.data.std, size=samples.images.shape[-1],
     )  # fmt: skip
     model = build(recipe.model, shape, recipe.train.seed, networks.factory).to(device)
     chosen = samples_of(samples, recipe.data, device, samples.trainable(), "training set")

@@ -5,7 +5,7 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -43,6 +43,7 @@ def create(
     *,
     previous: Path | None = None,
     model: bytes = b"",
+    require: Callable[[Form, int], None] | None = None,
 ) -> dict[str, Any]:
     """Register the recipe's dataset and make a project of `root`.
 
@@ -53,6 +54,7 @@ def create(
         progress: Decoding is shown there.
         previous: An earlier project of the same data. What was deleted there stays deleted here.
         model: Content of the model file that the recipe names.
+        require: Refuses what cannot be done with images of such a form and so many classes.
 
     Returns:
         Counts of samples by split, of classes and of subjects, what should be known about
@@ -68,6 +70,8 @@ def create(
     text = to_toml(recipe)
     parse_recipe(text, "recipe")  # what is written can be read: a folder's name may be beyond TOML
     source = load(recipe.data, progress)
+    if require is not None:
+        require(source.form, len(source.class_names))
     try:
         make_folder(root, 0o755)
         with _alone(root):

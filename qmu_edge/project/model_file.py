@@ -19,9 +19,27 @@ from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.files import make_folder, read_regular, write_atomic
 from qmu_edge.io.json import shown
-from qmu_edge.recipe import ModelRecipe
+from qmu_edge.recipe import ARCHITECTURES, ModelRecipe
 
 MAX_BYTES: Final = 1 << 20
+
+
+def chosen_model(recipe: ModelRecipe, given: Path | str | None) -> tuple[ModelRecipe, bytes]:
+    """The recipe with the network that a person chose: a file, see `adopt`, or the name of an architecture.
+
+    Raises:
+        ConfigError: See `adopt`; or there is neither a file nor an architecture of this name.
+    """
+    if given is None or Path(given).suffix == ".py" or os.path.lexists(given):
+        return adopt(recipe, Path(given) if given is not None else None)
+    try:
+        fields = {**recipe.model_dump(), "architecture": str(given), "path": None, "sha256": None}
+        return ModelRecipe.model_validate(fields), b""
+    except ValidationError:
+        raise ConfigError(
+            f"model {shown(str(given))}: no such file, and no architecture; allowed are "
+            f"{', '.join(ARCHITECTURES)}, and torchvision:NAME"
+        ) from None
 
 
 def adopt(recipe: ModelRecipe, given: Path | None) -> tuple[ModelRecipe, bytes]:

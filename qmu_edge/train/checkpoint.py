@@ -7,7 +7,7 @@ is JSON in the encoding of stored objects: the model section of the recipe, chan
 normalisation, class names, image size, and the origin of the network (its parent's digest and the method).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -53,14 +53,19 @@ def dumps(model: Classifier, origin: Origin) -> bytes:
     Raises:
         UnlearnError: A weight is NaN or infinite.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, value in model.state_dict().items():  # a weight that two layers share is stored for each
+        stored = value.detach().cpu().contiguous()
+        tensors[name] = stored.clone() if value.data_ptr() in seen else stored
+        seen.add(value.data_ptr())
     if model.difficulty is not None:
         tensors[DIFFICULTY] = model.difficulty
     _require_finite(tensors, UnlearnError("the network holds weights that are not finite"))
     header = {
         "format": FORMAT,
         "model": model.recipe.model_dump(mode="json"),
-        "shape": asdict(model.shape),
+        "shape": {name: value for name, value in asdict(model.shape).items() if name != "size"},
         "origin": asdict(origin),
     }
     return save_tensors(tensors, metadata={"qmu_edge": compact(header).decode()})
@@ -124,6 +129,7 @@ def _described(data: bytes, source: str, expected: ModelRecipe | None) -> tuple[
         ) from None
     except (KeyError, ConfigError) as error:
         raise IntegrityError(f"{source}: its header does not describe a network: {error}") from None
+    shape = replace(shape, size=origin.size)
     if shape.classes != len(origin.class_names):
         raise IntegrityError(f"{source}: {shape.classes} classes with {len(origin.class_names)} names")
     if shape.channels > MAX_CHANNELS:

@@ -8,8 +8,12 @@ kernels for each kind of processor. They compute the same where nothing shows th
     pairs          x86 without VNNI adds two products of 8 bits in 16, and clips: no two are larger
     layers         sum * float32(input step * weight step / output step), rounded half to even: one product of
                    floats, the same everywhere if no order of the factors changes it, so for powers of two
+    products       of two codes are exact in floats, and a power of two moves them to the next grid, where
+                   all kernels round half to even
     additions      in floats on x86, in fixed point on ARM, where halves are rounded away from zero: for every
     and means      pair of codes (every sum) the result is further from a half than any kernel errs
+    joined         every code is moved to the next grid by itself, in floats, half to even
+    tables         are read by code
     inputs         element by element in floats: the same everywhere
 
 `rounding.py` says what each does.
@@ -27,7 +31,17 @@ from numpy.typing import NDArray
 from qmu_edge.errors import ExportError
 from qmu_edge.verify.onnx.graph import Node, OnnxFile
 from qmu_edge.verify.onnx.operators import require_bounded
-from qmu_edge.verify.rounding import INT32, Codes, Obstacle, accumulated, added, averaged, scaled, step_of
+from qmu_edge.verify.rounding import (
+    INT32,
+    Codes,
+    Obstacle,
+    accumulated,
+    added,
+    averaged,
+    multiplied,
+    scaled,
+    step_of,
+)
 
 
 class Processors(StrEnum):
@@ -63,11 +77,27 @@ class _Sum:
 
 
 @dataclass(frozen=True, slots=True)
+class _Place:
+    """Codes as places in a table."""
+
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Codes out of a table, whose zero is not known yet."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Logits:
     """Floats behind a layer: nothing rounds them again."""
 
 
-_Value = Codes | _Sum | _Logits | NDArray[Any] | None  # None: an image in floats
+_Value = Codes | _Sum | _Logits | _Place | _Found | NDArray[Any] | None  # None: an image in floats
+INT32_TYPE: Final = 6  # of ONNX' element types
 _NOT_OURS: Final = (ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError)
 
 
@@ -149,6 +179,8 @@ class _Walk:
             if offset.any() or x.dtype.kind != "i":
                 raise ExportError("stored codes with a zero point, or without a sign")
             return Codes(int(x.min()), int(x.max()), step, 0, x)
+        if isinstance(x, _Found) and not offset.ndim:
+            x = Codes(x.low, x.high, zero=int(offset))
         codes = _codes(x)
         if codes.scale is not None or step.ndim or offset.ndim or int(offset) != codes.zero:
             raise ExportError("codes that get another grid")
@@ -185,6 +217,25 @@ class _Walk:
         a, b = (_dequantized(x) for x in inputs)
         return _Sum(lambda name, step, codes: added(name, a, b, step, codes))
 
+    def multiply(self, node: Node, inputs: list[_Value]) -> _Value:
+        """Products of two codes; or of floats before the first layer, or behind the last one."""
+        if not all(isinstance(x, Codes) for x in inputs):
+            return self.floats(node, inputs)
+        a, b = (_dequantized(x) for x in inputs)
+        return _Sum(lambda name, step, codes: multiplied(name, a, b, step, codes))
+
+    def join(self, _: Node, inputs: list[_Value]) -> _Value:
+        """Codes of several grids, one behind the other."""
+        parts = [_dequantized(x) for x in inputs]
+        return _Sum(lambda name, step, _: [o for x in parts for o in scaled(name, step_of(x), step)][:1])
+
+    def gather(self, _: Node, inputs: list[_Value]) -> _Value:
+        """Codes out of a table."""
+        table, place = inputs
+        if not isinstance(place, _Place) or not isinstance(table, np.ndarray) or place.high >= len(table):
+            raise ExportError("a Gather that is no table of codes")
+        return _Found(int(table.min()), int(table.max()))
+
     def mean(self, node: Node, inputs: list[_Value]) -> _Value:
         """Means of codes."""
         x = _dequantized(inputs[0])
@@ -199,8 +250,10 @@ class _Walk:
         return replace(x, rectified=True)
 
     def moved(self, _: Node, inputs: list[_Value]) -> _Value:
-        """An image, or codes of activations, in another order."""
+        """An image, codes of activations, or logits, in another order."""
         x = inputs[0]
+        if isinstance(x, _Found | _Logits):
+            return x
         if x is not None and (not isinstance(x, Codes) or x.scale is not None):
             raise ExportError("a tensor in another order that is neither an image nor codes")
         return x
@@ -208,6 +261,8 @@ class _Walk:
     def cast(self, node: Node, inputs: list[_Value]) -> _Value:
         """A stored tensor in a wider type, or an image in floats."""
         x = inputs[0]
+        if isinstance(x, Codes | _Found) and node.integer("to", 1) == INT32_TYPE:
+            return _Place(x.high)
         if x is not None and not isinstance(x, np.ndarray):
             raise ExportError("codes that become floats without their step")
         return x
@@ -224,7 +279,7 @@ class _Walk:
         Raises:
             ExportError: They are codes.
         """
-        if isinstance(x, Codes):
+        if isinstance(x, Codes | _Place | _Found):
             raise ExportError("quantized tensors that meet in floats")
         if isinstance(x, _Sum):
             self.found += x.rounded(name, 1.0, Codes(-INT32, INT32))
@@ -251,13 +306,13 @@ _STEPS: Final[Mapping[str, Callable[[_Walk, Node, list[_Value]], _Value]]] = {
     "Gemm": _Walk.layer,
     "Add": _Walk.add,
     "GlobalAveragePool": _Walk.mean,
+    "Concat": _Walk.join,
+    "Gather": _Walk.gather,
     "Relu": _Walk.rectify,
-    "MaxPool": _Walk.moved,
-    "Reshape": _Walk.moved,
-    "Transpose": _Walk.moved,
+    **dict.fromkeys(("MaxPool", "Pad", "Reshape", "Resize", "Slice", "Transpose"), _Walk.moved),
     "Cast": _Walk.cast,
     "Sub": _Walk.floats,
-    "Mul": _Walk.floats,
+    "Mul": _Walk.multiply,
     "Div": _Walk.floats,
 }
 

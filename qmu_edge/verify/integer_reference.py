@@ -8,7 +8,10 @@ same, so every integer tensor must be equal, whatever the scales are:
     addition    rint(a * ra + (b * rb + zy - (ra * za + rb * zb))), ra = sa / sy, rb = sb / sy, both products
                 and sums fused (rounded once); exact for power-of-two scales, and where scales are free the
                 one place in which processors may differ by a step, for want of fused instructions
+    product     rint(a * b * (sa * sb / sy)) + zy, exact for power-of-two scales
+    joined      rint(x * sx / sy) + zy, each by itself
     mean        rint(sum * (sx / (n * sy))) + zy
+    table       the entry of each code
 
 It is slow: every sum is written out, and no code is shared with the exporter or the runtime.
 
@@ -80,7 +83,7 @@ def run_integers(file: OnnxFile, images: Array) -> dict[str, Array]:
         step = _STEPS.get(node.op_type)
         if step is None:
             raise ExportError(f"{node.label}: no operator of the integer format")
-        result = step(node, [names[name] for name in node.inputs])
+        result = step(node, [names[name] for name in node.inputs if name])
         names[node.outputs[0]] = result
         if isinstance(result, np.ndarray) and result.dtype.kind in "iu":
             found[node.outputs[0]] = result
@@ -126,10 +129,21 @@ def _convolve(node: Node, inputs: list[Operand]) -> Sum:
     x, w, *biases = (_quantized(node, each) for each in inputs)
     strides = node.attributes["strides"].ints if "strides" in node.attributes else (1, 1)
     pads = node.attributes["pads"].ints if "pads" in node.attributes else (0, 0, 0, 0)
-    total = convolve(x.codes - x.zero, w.codes, strides, pads, node.integer("group", 1))
+    dilations = node.attributes["dilations"].ints if "dilations" in node.attributes else (1, 1)
+    total = convolve(x.codes - x.zero, _dilated(w.codes, dilations), strides, pads, node.integer("group", 1))
     for bias in biases:
         total = total + bias.codes.reshape(1, -1, 1, 1)
     return _layer(total, x, w, channel_shape=(1, -1, 1, 1))
+
+
+def _dilated(w: Codes, dilations: tuple[int, ...]) -> Codes:
+    """A kernel with zeros between its places."""
+    if set(dilations) == {1}:
+        return w
+    (o, c, i, j), (down, across) = w.shape, dilations
+    wide = np.zeros((o, c, (i - 1) * down + 1, (j - 1) * across + 1), w.dtype)
+    wide[:, :, ::down, ::across] = w
+    return wide
 
 
 def convolve(x: Codes, w: Codes, strides: tuple[int, ...], pads: tuple[int, ...], groups: int) -> Codes:
@@ -212,6 +226,45 @@ def _add(node: Node, inputs: list[Operand]) -> Sum:
     return Sum(on_grid, a.values() + b.values())
 
 
+def _product(node: Node, inputs: list[Operand]) -> Operand:
+    if not all(isinstance(x, Quantized) for x in inputs):
+        return _floats(inputs[0]) * _floats(inputs[1])
+    a, b = (_quantized(node, each) for each in inputs)
+    products = ((a.codes - a.zero) * (b.codes - b.zero)).astype(np.float32)
+    return Sum(
+        lambda scale, zero: np.rint(products * (a.scale * b.scale / scale)) + zero, a.values() * b.values()
+    )
+
+
+def _join(node: Node, inputs: list[Operand]) -> Sum:
+    values = np.concatenate([_quantized(node, x).values() for x in inputs], node.integer("axis", 1))
+    return Sum(lambda scale, zero: np.rint(values / scale) + zero, values)
+
+
+def _gather(node: Node, inputs: list[Operand]) -> Array:
+    table, places = (_array(node, each) for each in inputs)
+    return table[places]
+
+
+def _slice(node: Node, inputs: list[Operand]) -> Array:
+    x, *numbers = (_array(node, each) for each in inputs)
+    index = [slice(None)] * x.ndim
+    for start, end, axis, step in zip(*(n.tolist() for n in numbers), strict=True):
+        index[axis] = slice(start, end, step)
+    return x[tuple(index)]
+
+
+def _pad(node: Node, inputs: list[Operand]) -> Array:
+    x, pads, value = (_array(node, each) for each in inputs)
+    return np.pad(x, [*zip(pads[: x.ndim], pads[x.ndim :], strict=True)], constant_values=value)
+
+
+def _resize(node: Node, inputs: list[Operand]) -> Array:
+    x, sizes = (_array(node, each) for each in (inputs[0], inputs[-1]))
+    rows, columns = (size // old for size, old in zip(sizes.tolist(), x.shape[2:], strict=True))
+    return x.repeat(rows, 2).repeat(columns, 3)
+
+
 def _mean(node: Node, inputs: list[Operand]) -> Sum:
     (x,) = (_quantized(node, each) for each in inputs)
     area = x.codes.shape[2] * x.codes.shape[3]
@@ -226,6 +279,8 @@ def _max_pool(node: Node, inputs: list[Operand]) -> Array:
     (x,) = (_array(node, each) for each in inputs)
     (i, j), strides = node.attributes["kernel_shape"].ints, node.attributes["strides"].ints
     pads = node.attributes["pads"].ints
+    if set(node.attributes["dilations"].ints if "dilations" in node.attributes else (1,)) != {1}:
+        raise ExportError(f"{node.label}: a window with gaps")
     low = np.iinfo(x.dtype).min
     padded = np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])), constant_values=low)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (i, j), (2, 3))
@@ -254,12 +309,17 @@ _STEPS: Final[Mapping[str, Callable[[Node, list[Operand]], Operand]]] = {
     "Gemm": _multiply,
     "Relu": _rectify,
     "Add": _add,
+    "Concat": _join,
+    "Gather": _gather,
+    "Pad": _pad,
+    "Resize": _resize,
+    "Slice": _slice,
     "GlobalAveragePool": _mean,
     "MaxPool": _max_pool,
     "Reshape": _reshape,
     "Cast": _cast,
     "Transpose": _transpose,
     "Sub": lambda node, inputs: _floats(inputs[0]) - _floats(inputs[1]),
-    "Mul": lambda node, inputs: _floats(inputs[0]) * _floats(inputs[1]),
+    "Mul": _product,
     "Div": lambda node, inputs: _floats(inputs[0]) / _floats(inputs[1]),
 }

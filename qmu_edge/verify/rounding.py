@@ -1,7 +1,7 @@
 """What onnxruntime's kernels do with integers, and where those of two processors come to different codes.
 
-Source: MLAS, the kernels of onnxruntime 1.31 (qladd, qlgavgpool, quantize, qgemm) for SSE4, AVX2, AVX512,
-    VNNI, NEON and WebAssembly.
+Source: MLAS, the kernels of onnxruntime 1.31 (qladd, qlmul, qlgavgpool, quantize, qgemm) for SSE4, AVX2,
+    AVX512, VNNI, NEON of 64 bits and WebAssembly.
 """
 
 from dataclasses import dataclass
@@ -102,6 +102,21 @@ def added(name: str, a: Codes, b: Codes, step: float, codes: Codes) -> list[Obst
     inner = fixed + max(r * x.high for r, x in zip(ratios, (a, b), strict=True))
     error = max(_float_error(ratios, [fixed, fixed, inner, CODES]), _fixed_error(ratios))
     return _near_a_half(name, "a sum of two codes", sums.reshape(-1), codes, error)
+
+
+def multiplied(name: str, a: Codes, b: Codes, step: float, codes: Codes) -> list[Obstacle]:
+    """Whether the factor of products of two codes is the same number in whichever order it is computed.
+
+    The products themselves have 16 bits, so that floats hold them; all kernels round what they become half to
+    even.
+
+    >>> x = Codes(0, 255, np.array(0.5))
+    >>> multiplied("y", x, x, 0.25, Codes(0, 255))
+    []
+    >>> print(*multiplied("y", x, Codes(0, 255, np.array(0.3)), 0.25, Codes(0, 255)))
+    y: a step that is no power of two, so that the order of factors shows
+    """
+    return [*scaled(name, step_of(a), step), *scaled(name, step_of(b), step)][:1]
 
 
 def averaged(name: str, x: Codes, pixels: int, step: float, codes: Codes) -> list[Obstacle]:

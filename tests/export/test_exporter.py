@@ -124,7 +124,7 @@ def _processors(data: bytes) -> str:
 
 
 def test_ties_are_named_where_nothing_breaks_them(one: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmu_edge.models.deploy.BreakTies.factor", 1.0)
+    monkeypatch.setattr("qmu_edge.models.deployed.BreakTies.factor", 1.0)
     found = unproven(to_integer(one.graph()).SerializeToString())
     assert sum("0.0e+00 steps from a half" in obstacle.why for obstacle in found) >= 2
 

@@ -73,8 +73,8 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (nn.GELU(), r"^normalize: a layer GELU cannot be exported; allowed are Affine, BreakTies, "),
-        (nn.BatchNorm2d(1), r"^normalize: a layer BatchNorm2d cannot be exported"),
+        (nn.GroupNorm(1, 1), r"^normalize: a layer GroupNorm cannot be exported; allowed are AdaptiveAvg"),
+        (nn.Conv2d(1, 1, 1), r"^normalize: a layer Conv2d cannot be exported"),
         (Odd(), r"^sort: the exporter has no .*sort"),
     ],
 )

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from qmu_edge.models.build import ARCHITECTURES, build
+from qmu_edge.models.build import build
 from qmu_edge.recipe import ModelRecipe
 from tests.models.test_models import SHAPE
+from tests.networks import EACH
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EACH)
 def test_build_depends_on_its_seed_alone(architecture: str) -> None:
     recipe = ModelRecipe.model_validate({"architecture": architecture, "width": 0.125})
     before = torch.get_rng_state()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qmu_edge.errors import UnlearnError
-from qmu_edge.models.build import ARCHITECTURES, build
+from qmu_edge.models.build import build
 from qmu_edge.models.calibration import (
     calibrate,
     calibration_batches,
@@ -23,10 +23,11 @@ from qmu_edge.models.quantizers.presets import PRESETS
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.train.loop import train_mode
 from tests.models.test_models import LAYERS, SHAPE, WEIGHT_SCALES
+from tests.networks import EACH
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EACH)
 def test_every_parameter_has_its_group(
     network: Callable[..., Classifier], architecture: str, preset: str
 ) -> None:

@@ -10,7 +10,8 @@ from torch import nn
 from qmu_edge.errors import ExportError
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.calibration import weight_layers
-from qmu_edge.models.deploy import Affine, deploy, input_grids, require_equivalent, settle, weight_scale
+from qmu_edge.models.deploy import deploy, input_grids, require_equivalent, settle, weight_scale
+from qmu_edge.models.deployed import Affine
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import Samples
 from qmu_edge.train.fit import predict
@@ -128,10 +129,10 @@ def test_a_channel_that_is_off_gives_its_bias(settled: Callable[..., Classifier]
 
 def test_every_layer_behind_a_quantizer_knows_its_input_grid(settled: Callable[..., Classifier]) -> None:
     model = settled(architecture="mobilenet_v2")
-    grids = input_grids(model, 8)
+    grids = input_grids(model)
     assert set(grids) == {name for name, _ in weight_layers(model)}
     assert (grids["stem.0.0"].bits, grids["blocks.3.branch.2.0"].bits) == (8, 4)
-    assert input_grids(settled(activation_bits="float"), 8) == {}
+    assert input_grids(settled(activation_bits="float")) == {}
 
 
 def test_a_value_that_is_not_finite_is_refused(settled: Callable[..., Classifier]) -> None:

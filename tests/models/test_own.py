@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from qmu_edge.errors import ConfigError, ExportError, IntegrityError
+from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.export.exporter import ExportPlan, export
 from qmu_edge.export.targets import Format
 from qmu_edge.io.digest import sha256_of
@@ -29,7 +29,7 @@ from qmu_edge.unlearn.registry import apply, parameters
 Toy = Callable[..., Samples]
 SHAPE = Shape(channels=1, classes=3)
 README = (Path(__file__).parents[2] / "models" / "README.md").read_text("utf-8")
-TWO_CONVOLUTIONS = README.split("```python\n")[1].split("```")[0]
+PLAIN, TWO_CONVOLUTIONS = (part.split("```")[0] for part in README.split("```python\n")[1:3])
 TRAIN = TrainRecipe(epochs=1, batch=8, lr=0.05, warmup=0.0, precision="float32")
 
 
@@ -123,14 +123,19 @@ def test_file_that_makes_no_network_is_refused_by_name(text: str, message: str) 
         made(text)
 
 
-@pytest.mark.filterwarnings("default")
-def test_layer_that_cannot_be_exported_is_named(toy: Toy) -> None:
-    lines = "return nn.Sequential(layers.conv_bn(1, 8, 3, edge=True), nn.GELU(), layers.signed())"
-    model = made(body(lines))
+def test_layer_that_cannot_be_exported_is_named_with_the_line_that_makes_it() -> None:
+    lines = "norm = nn.GroupNorm(2, 8)\n    return nn.Sequential(layers.conv_bn(1, 8, 3, edge=True), norm)"
+    with pytest.raises(
+        ConfigError, match=r"^mine\.py, line 5: 1: GroupNorm cannot be exported; allowed are "
+    ):
+        made(body(lines))
+
+
+def test_the_pages_network_of_plain_layers_is_one(toy: Toy) -> None:
+    model = made(PLAIN)
     calibrate(model, [toy(6).images() / 255.0] * calibration_batches(model))
-    requantize(model, toy(12), batch=6, seed=0, progress=Progress())
-    with pytest.raises(ExportError, match=r"^body\.1: a layer GELU cannot be exported; allowed are "):
-        exported(model, toy)
+    assert model(toy(3).images() / 255.0).shape == (3, 3)
+    assert parameter_group("head.weight", model) == "head"
 
 
 @pytest.mark.filterwarnings("default")

@@ -44,6 +44,9 @@ NETWORKS: Final[dict[str, dict[str, Any]]] = {
     "mobilenet_v2-w4a4": MOBILENET,
     "mobilenet_v2-w8a8": MOBILENET | W8A8,
     "mobilenet_v2-w4a4-imagenet": MOBILENET | {"stem": "imagenet"},
+    "mobilenet_v3_small-w8a8": {"architecture": "mobilenet_v3_small"} | W8A8,  # tables, products
+    "squeezenet1_1-w4a4": {"architecture": "squeezenet1_1"},  # joined tensors, a mean that gives the logits
+    "efficientnet_lite0-w4a4": {"architecture": "efficientnet_lite0"},
 }
 Files = tuple[Path, dict[str, np.ndarray]]  # a folder of files, and this machine's logits
 

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from qmu_edge.errors import IntegrityError, UnlearnError
-from qmu_edge.models.build import ARCHITECTURES, build
+from qmu_edge.models.build import build
 from qmu_edge.models.calibration import uncalibrated
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.models.quantizers.presets import PRESETS
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.train.checkpoint import FORMAT, Origin, dumps, loads
+from tests.networks import EACH
 
 Network = Callable[..., Classifier]
 ORIGIN = Origin(class_names=("cat", "dog", "Zoë"), size=8, split="ab" * 32, method="qmul", parent="cd" * 32)
@@ -43,7 +44,7 @@ def _with_header(data: bytes, change: Callable[[dict[str, Any]], object]) -> byt
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EACH)
 def test_network_comes_back_bitwise(network: Network, architecture: str, preset: str) -> None:
     model = network(architecture=architecture, quantizer=preset)
     data = dumps(model, ORIGIN)

@@ -19,6 +19,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
 from qmu_edge.train.batches import ForgetRetain, steps_per_epoch
@@ -42,6 +43,19 @@ class Params:
     lr: Positive = 5e-3
     momentum: Momentum = 0.9
     batch: Count = 128
+
+
+def check(model: Classifier, data: ForgetRetain, params: Any) -> None:
+    """Refuse a network whose last layer is no linear one.
+
+    Raises:
+        UnlearnError: It is a convolution.
+    """
+    if not isinstance(model.head, nn.Linear):
+        raise UnlearnError(
+            f"method boundary_expand widens a linear classifier; that of {model.recipe.architecture} is a "
+            f"{type(model.head).__name__}; take another method"
+        )
 
 
 @contextmanager
@@ -86,5 +100,5 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 METHOD: Final = Method(
     run=run, params=Params,
     summary="forget images to one more output, which is then removed; needs no retain data",
-    touches=TRAINED - {"bn_stats"}, reads=frozenset({"forget"}),
+    touches=TRAINED - {"bn_stats"}, reads=frozenset({"forget"}), check=check,
 )  # fmt: skip

@@ -24,6 +24,7 @@ from qmu_edge.verify.onnx.weight_source import Names, names_of
 MAX_COMPUTED: Final = 2**30  # elements of all tensors of a run, of which a runtime keeps the few it needs
 MAX_PRODUCTS: Final = 2**37  # multiplications on one image; a ResNet-152 on 224 pixels takes 2**34
 _SHAPE_NUMBERS: Final = 8
+_TABLE: Final = 256  # entries, one for each code of a byte
 _NOTSET: Final = Attribute("auto_pad", strings=(b"NOTSET",))
 
 Shape = tuple[int, ...]
@@ -204,6 +205,46 @@ def _transpose(node: Node, inputs: list[Shape], names: Names) -> tuple[Shape, in
     return tuple(x[i] for i in order), 0
 
 
+def _concat(node: Node, inputs: list[Shape], names: Names) -> tuple[Shape, int]:
+    axis, first = node.integer("axis", 0) % len(inputs[0]), inputs[0]
+    if any(
+        len(x) != len(first) or x[:axis] + x[axis + 1 :] != first[:axis] + first[axis + 1 :] for x in inputs
+    ):
+        raise ValueError("shapes that do not fit")
+    return (*first[:axis], sum(x[axis] for x in inputs), *first[axis + 1 :]), 0
+
+
+def _gather(node: Node, inputs: list[Shape], names: Names) -> tuple[Shape, int]:
+    (table, places) = inputs
+    if node.integer("axis", 0) or len(table) != 1 or table[0] > _TABLE or node.inputs[0] in names.dynamic:
+        raise ValueError("no table")
+    return places, 0
+
+
+def _slice(node: Node, inputs: list[Shape], names: Names) -> tuple[Shape, int]:
+    starts, ends, axes, steps = (_constant(node, at, "", names) for at in range(1, 5))
+    shape = list(inputs[0])
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if not (0 <= start < end <= shape[axis] and step > 0):
+            raise ValueError("a part that is not inside")
+        shape[axis] = -(-(end - start) // step)
+    return tuple(shape), 0
+
+
+def _pad(node: Node, inputs: list[Shape], names: Names) -> tuple[Shape, int]:
+    pads, x = _constant(node, 1, "pads", names), inputs[0]
+    if len(pads) != 2 * len(x) or min(pads) < 0 or any(pads[i] for i in (0, len(x))):
+        raise ValueError("no padding of each image")
+    return tuple(s + a + b for s, a, b in zip(x, pads, pads[len(x) :], strict=False)), 0
+
+
+def _resize(node: Node, inputs: list[Shape], names: Names) -> tuple[Shape, int]:
+    sizes, axes = _constant(node, 3, "sizes", names), _numbers(node, "axes", ())
+    if axes != (2, 3) or len(sizes) != 2 or min(sizes) < 1:
+        raise ValueError("no size of each image")
+    return (*inputs[0][:2], *sizes), 0
+
+
 def _constant(node: Node, at: int, attribute: str, names: Names) -> list[int]:
     """Numbers that are an input or an attribute, depending on the opset; none where they are neither."""
     if len(node.inputs) <= at or not node.inputs[at]:
@@ -217,15 +258,22 @@ def _constant(node: Node, at: int, attribute: str, names: Names) -> list[int]:
 Rule = Callable[[Node, list[Shape], Names], tuple[Shape, int]]
 RULES: Final[Mapping[str, Rule]] = {
     **dict.fromkeys(("Cast", "Clip", "DequantizeLinear", "Identity", "QuantizeLinear", "Relu"), _same),
+    **dict.fromkeys(("Elu", "Erf", "HardSigmoid", "HardSwish", "LeakyRelu", "Sigmoid", "Tanh"), _same),
     **dict.fromkeys(("Add", "Div", "Mul", "Sub"), _broadcast),
+    "AveragePool": _max_pool,
+    "Concat": _concat,
     "Conv": _conv,
     "Flatten": _flatten,
+    "Gather": _gather,
     "Gemm": _gemm,
     "GlobalAveragePool": _pool_all,
     "MatMul": _matmul,
     "MaxPool": _max_pool,
+    "Pad": _pad,
     "ReduceMean": _mean,
     "Reshape": _reshape,
+    "Resize": _resize,
+    "Slice": _slice,
     "Transpose": _transpose,
 }
 _QONNX_RULES: Final[Mapping[str, Rule]] = {"Quant": _broadcast}

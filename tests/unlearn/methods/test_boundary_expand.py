@@ -5,11 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.train.loop import Descent
 from qmu_edge.unlearn.methods import boundary_expand
-from qmu_edge.unlearn.methods.boundary_expand import Params, extra_output
+from qmu_edge.unlearn.methods.boundary_expand import Params, check, extra_output
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
@@ -28,6 +29,14 @@ def test_extra_output_stands_beside_the_others_and_goes_without_a_trace(network:
         raise ValueError("stop")
     assert list(model.state_dict()) == names
     assert torch.equal(model(batch.images), logits)
+
+
+def test_a_network_that_ends_in_a_convolution_is_refused(network: Network, toy: Toy) -> None:
+    model, data = network(), ForgetRetain(forget=toy(6), retain=toy(6), validation=toy(6))
+    check(model, data, Params())
+    model.head = torch.nn.Conv2d(8, 3, 1)
+    with pytest.raises(UnlearnError, match="that of resnet18 is a Conv2d; take another method"):
+        check(model, data, Params())
 
 
 def test_forget_images_go_to_the_extra_output(

@@ -40,6 +40,7 @@ def _node(kind: str, *inputs: str, out: str = "y", **attributes: Any) -> onnx.No
 
 FLOATS = {"w": np.ones((4, 3, 3, 2), np.float32), "m": np.ones((8, 5), np.float32), "one": np.float32(1)}
 PADDED: dict[str, Any] = {"pads": [2, 1, 0, 3], "strides": [2, 3]}
+FUNCTIONS = ("Elu", "Erf", "HardSigmoid", "HardSwish", "LeakyRelu", "Sigmoid", "Tanh")
 HONEST: dict[str, tuple[onnx.NodeProto, dict[str, Any]]] = {
     "Conv": (_node("Conv", "x", "w", **PADDED, dilations=[2, 1]), {"w": FLOATS["w"]}),
     "a plain Conv": (_node("Conv", "x", "w"), {"w": FLOATS["w"]}),
@@ -59,6 +60,20 @@ HONEST: dict[str, tuple[onnx.NodeProto, dict[str, Any]]] = {
     "Mul": (_node("Mul", "x", "x"), {}),
     "Div": (_node("Div", "one", "x"), {"one": FLOATS["one"]}),
     "Relu": (_node("Relu", "x"), {}),
+    **{kind: (_node(kind, "x"), {}) for kind in FUNCTIONS},
+    "AveragePool": (_node("AveragePool", "x", kernel_shape=[3, 4], count_include_pad=1, **PADDED), {}),
+    "Concat": (_node("Concat", "x", "x", "c", axis=1), {"c": np.ones((2, 5, 8, 8), np.float32)}),
+    "Gather": (_node("Gather", "t", "i"), {"t": np.ones(9, np.uint8), "i": np.zeros((2, 3), np.int64)}),
+    "Slice": (
+        _node("Slice", "x", "from", "to", "axes", "by"),
+        {"from": np.array([1, 2]), "to": np.array([3, 7]), "axes": np.array([1, 3]), "by": np.array([1, 2])},
+    ),
+    "Pad": (
+        _node("Pad", "x", "pads", "one"), {"pads": np.array([0, 0, 1, 0, 0, 0, 2, 3]), "one": FLOATS["one"]},
+    ),
+    "Resize": (
+        _node("Resize", "x", "", "", "sizes", axes=[2, 3], mode="nearest"), {"sizes": np.array([16, 24])},
+    ),
     "Clip": (_node("Clip", "x", "", "one"), {"one": FLOATS["one"]}),
     "Cast": (_node("Cast", "x", to=TensorProto.INT64), {}),
     "Identity": (_node("Identity", "x"), {}),

@@ -1,0 +1,100 @@
+"""Calls that are written in one way, whatever way the network has them."""
+
+import operator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from qmu_edge.errors import ConfigError
+from qmu_edge.models.follow import ADD, JOIN, MULTIPLY, follow, line_of, module_of, standard, values
+from qmu_edge.models.layers import Line
+from tests.networks import Repeated
+
+IMAGE = torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+SAME: dict[str, tuple[Any, list[Any]]] = {
+    "relu": (lambda x: F.relu(x), [nn.ReLU]),
+    "relu_": (lambda x: x.clone().relu_() if False else torch.relu(x), [nn.ReLU]),
+    "a method": (lambda x: x.sigmoid(), [nn.Sigmoid]),
+    "relu6": (lambda x: F.relu6(x, inplace=False), [nn.ReLU6]),
+    "leaky": (lambda x: F.leaky_relu(x, 0.2), [nn.LeakyReLU]),
+    "mean": (lambda x: x.mean((2, 3)), [nn.AdaptiveAvgPool2d, nn.Flatten]),
+    "mean kept": (lambda x: torch.mean(x, dim=[-1, -2], keepdim=True), [nn.AdaptiveAvgPool2d]),
+    "pool": (lambda x: F.max_pool2d(x, 2), [nn.MaxPool2d]),
+    "average": (lambda x: F.avg_pool2d(x, 3, stride=2, padding=1), [nn.AvgPool2d]),
+    "flatten": (lambda x: torch.flatten(x, 1), [nn.Flatten]),
+    "dropout": (lambda x: F.dropout(x, 0.3, training=False), [nn.Dropout]),
+    "pad": (lambda x: F.pad(x, (1, 0, 2, 0)), [nn.ZeroPad2d]),
+    "larger": (lambda x: F.interpolate(x, scale_factor=2), [nn.Upsample]),
+    "numbers": (lambda x: (3 - x * 2) / 6, [Line, Line, Line]),
+    "minus": (lambda x: -x - 1, [Line, Line]),
+    "sums": (lambda x: torch.add(x, x.mul(x)), [MULTIPLY, ADD]),
+    "joined": (lambda x: torch.concat([x, x], dim=1), [JOIN]),
+    "view": (lambda x: x.view(x.size(0), 2, x.shape[1] // 2, 64), ["reshape"]),
+}  # fmt: skip
+
+
+class Of(nn.Module):
+    """A network of one function."""
+
+    def __init__(self, function: Any) -> None:
+        """Store it."""
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What it gives."""
+        out: Tensor = self.function(x)
+        return out
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_functions_and_methods_become_the_same_few_calls(name: str) -> None:
+    function, kinds = SAME[name]
+    network = standard(Of(function).eval(), IMAGE)
+    torch.testing.assert_close(network(IMAGE), function(IMAGE))
+    graph = follow(network)
+    found = values(network, graph, IMAGE)
+    made = [n for n in graph.nodes if n.op.startswith("call") and isinstance(found[n], Tensor)]
+    assert [type(module_of(network, n)) if n.op == "call_module" else n.target for n in made] == kinds
+
+
+def test_a_network_in_that_form_stays_the_object_that_it_is() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())
+    assert standard(network, IMAGE) is network
+
+
+def test_what_is_called_twice_becomes_two_that_share_a_weight() -> None:
+    given = Repeated(4, 3).eval()
+    network: Any = standard(given, IMAGE)
+    names = [str(node.target) for node in network.graph.nodes if node.op == "call_module"]
+    assert len(set(names)) == len(names) and {"conv", "conv_2", "bn_2", "relu_2"} <= set(names)
+    assert network.conv_2.weight is network.conv.weight
+    assert network.bn_2.weight is not network.bn.weight
+    torch.testing.assert_close(network(IMAGE), given(IMAGE))
+
+
+def test_numbers_of_sizes_stay_numbers() -> None:
+    network = standard(Of(lambda x: x.reshape(x.shape[0], x.shape[1] * 2, -1)), IMAGE)
+    assert not any(isinstance(m, Line) for m in network.modules())
+
+
+def test_what_depends_on_values_is_refused_with_its_line() -> None:
+    with pytest.raises(ConfigError, match=r"test_follow\.py, line \d+: .*cannot be followed"):
+        follow(Of(lambda x: x if x.sum() > 0 else -x))
+
+
+def test_a_call_that_fails_is_named() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(5, 4, 1))
+    with pytest.raises(ConfigError, match=r"^1: RuntimeError: "):
+        values(network, follow(network), IMAGE)
+
+
+def test_lines_are_those_of_the_given_file() -> None:
+    graph = follow(Of(lambda x: operator.add(x, x)), lines=True)
+    (node,) = [n for n in graph.nodes if n.op == "call_function"]
+    assert isinstance(node, fx.Node)
+    assert line_of(node, __file__).startswith(f"{__file__}, line ")
+    assert line_of(node, "other.py") == "" == line_of(node, None)

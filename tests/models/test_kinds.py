@@ -1,0 +1,55 @@
+"""What has no place in an exported file is refused, by name."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from qmu_edge.errors import ConfigError
+from qmu_edge.models.follow import follow, standard, values
+from qmu_edge.models.kinds import allowed, grids, quantizer_grids, require_known
+from qmu_edge.models.layers import Classifier
+from tests.models.test_follow import Of
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "a layer": (nn.Sequential(nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4)), r"0\.1: GroupNorm cannot be exported"),
+    "another function": (Of(lambda x: torch.cumsum(x, 1)), "cumsum: cumsum cannot be exported"),
+    "padding": (nn.Conv2d(4, 4, 3, 1, 1, padding_mode="reflect"), "pads with 'reflect'; allowed is 'zeros'"),
+    "a pool": (nn.AdaptiveAvgPool2d(3), r"gives \(3, 3\) pixels; allowed are 1"),
+    "half a window": (nn.AvgPool2d(3, 2, ceil_mode=True), "allowed are whole windows"),
+    "a border": (nn.AvgPool2d(3, 2, 1, count_include_pad=False), "allowed are whole windows"),
+    "between pixels": (nn.Upsample(scale_factor=2, mode="bilinear"), "of mode 'bilinear'; allowed is 'n"),
+    "half pixels": (nn.Upsample(size=12), "allowed are whole numbers"),
+    "many dimensions": (nn.Sequential(nn.Flatten(2), nn.Linear(64, 3)), "of 3 dimensions; allowed are 2"),
+    "one dimension": (nn.Sequential(nn.Flatten(2), nn.Conv1d(4, 4, 1)), "Conv1d cannot be exported"),
+    "parameters": (Of(lambda x: x + torch.ones(8)), "cannot be exported"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_call_without_a_place_in_a_file_is_refused(name: str) -> None:
+    network, message = REFUSED[name]
+    image = torch.zeros(2, 4, 8, 8)
+    network = standard(nn.Sequential(network).eval(), image)
+    graph = follow(network)
+    with pytest.raises(ConfigError, match=message):
+        require_known(network, graph, values(network, graph, image), None, {})
+
+
+def test_grids_go_through_what_only_moves_numbers(network: Any) -> None:
+    model: Classifier = network()
+    graph = follow(model)
+    known = quantizer_grids(model)
+    found = {node.name: grid for node, grid in grids(model, graph, known).items()}
+    assert found["flatten"] == known["pooled"] and found["stem_0_0"] is None
+    assert (known["pooled"].bits, known["pooled"].low, known["stem.1"].bits, known["stem.1"].low) == (
+        8,
+        -128,
+        4,
+        0,
+    )
+
+
+def test_the_message_names_what_is_allowed() -> None:
+    assert {"Conv2d", "Linear", "Hardswish", "MaxPool2d"} <= set(allowed().split(", "))
