@@ -5,6 +5,8 @@ blocks.py        sequences of blocks with activation checkpointing
 resnet.py        ResNet18
 mobilenet.py     MobileNetV2
 own.py           user-defined networks
+weights_file.py  files of weights that were trained elsewhere
+names.py         their names, matched with a network's
 quant_layers.py  Brevitas' layers with a faster forward pass in training
 quantizers/      presets of quantizers, PACT, DSQ
 kernels/         forward and backward passes of quantizers: PyTorch, C++, Triton; integer convolutions
@@ -12,10 +14,11 @@ calibration.py   calibrate and check the quantizers of a network, and name param
 deploy.py        the deploy form, which is exported
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.models.calibration import initialise_weight_steps
@@ -31,7 +34,13 @@ ARCHITECTURES: Final[dict[str, Callable[[ModelRecipe, Shape], Classifier]]] = {
 }
 
 
-def build(recipe: ModelRecipe, shape: Shape, seed: int, factory: Factory | None = None) -> Classifier:
+def build(
+    recipe: ModelRecipe,
+    shape: Shape,
+    seed: int,
+    factory: Factory | None = None,
+    start: Mapping[str, Tensor] | None = None,
+) -> Classifier:
     """A freshly initialised network: weights drawn, weight steps set, activation steps not calibrated.
 
     Args:
@@ -39,6 +48,7 @@ def build(recipe: ModelRecipe, shape: Shape, seed: int, factory: Factory | None 
         shape: Channels, classes and normalisation.
         seed: Seed of the initial weights; the caller's random state does not change.
         factory: Makes the body of a network of architecture "file".
+        start: Weights that take the place of drawn ones, by name; see `qmu_edge.models.names`.
 
     Returns:
         A module from float images 0..1 (n, c, h, w) to logits (n, k), on the CPU.
@@ -49,6 +59,10 @@ def build(recipe: ModelRecipe, shape: Shape, seed: int, factory: Factory | None 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _made(recipe, shape, factory)
+    model.start = start
+    own = model.state_dict()  # the tensors themselves
+    for name, tensor in (start or {}).items():
+        own[name].copy_(tensor)
     initialise_weight_steps(model)
     return model
 

@@ -22,6 +22,7 @@ TESTED_IN = {
         "cli/main", "cli/project", "cli/run", "qmu_edge/api/project", "qmu_edge/api/run",
         "qmu_edge/pipeline/networks", "qmu_edge/pipeline/dry_run",
     ),
+    "cli/test_adopt.py": ("qmu_edge/pipeline/adopt_run",),
     "cli/test_bad_requests.py": ("cli/requests", "qmu_edge/api/requests"),
     "cli/test_near_duplicates.py": ("qmu_edge/pipeline/near_duplicates",),
     "cli/test_cli_receipts.py": ("cli/receipts", "cli/keys", "qmu_edge/api/receipts"),

@@ -44,7 +44,7 @@ def init(
         progress: Silent when None.
     """
     from qmu_edge.project.create import create
-    from qmu_edge.project.model_file import adopt
+    from qmu_edge.project.model_file import brought
 
     found = parse_recipe(recipe_text(recipe), recipe)
     values = found.data.model_dump()
@@ -54,7 +54,7 @@ def init(
         values.update(source="folder", path=str(Path(dataset).resolve()))
     else:
         raise ConfigError(f"dataset {dataset!r}: no such folder, and not one of {', '.join(SOURCES)}")
-    network, source = adopt(found.model, model)
+    network, source = brought(found.model, model)
     chosen = Recipe.model_validate({**found.model_dump(), "data": values, "model": network.model_dump()})
     made = create(folder, chosen, subjects, progress or Progress(), previous=previous, model=source)
     return {"project": str(folder), **made}
@@ -76,6 +76,7 @@ def status(project: Path | None = None) -> dict[str, Any]:
             "deleted": len(ledger.tombstones()),
             "ledger": {"events": ledger.event_count(), "head": ledger.head()},
             **{name.value: ledger.current(name) for name in Pointer},
+            "origin": found.results.origin() or None,
             "verdicts": by_number(known, found.recipe.policy.max_residual) if known else None,
             "open": sum(r["next"] is not None for r in requests),
             "overdue": sum(r["overdue"] for r in requests),

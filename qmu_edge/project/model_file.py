@@ -24,7 +24,7 @@ from qmu_edge.recipe import ModelRecipe
 MAX_BYTES: Final = 1 << 20
 
 
-def adopt(recipe: ModelRecipe, given: Path | None) -> tuple[ModelRecipe, bytes]:
+def brought(recipe: ModelRecipe, given: Path | None) -> tuple[ModelRecipe, bytes]:
     """The recipe with the file that a person gave.
 
     Args:
