@@ -65,7 +65,8 @@ def adopt(
         wait_s: How long to wait for another process that holds the project.
         progress: Silent when None.
     """
-    from qmu_edge.pipeline.adopt_run import Given, adopt_project
+    from qmu_edge.pipeline.adopt_run import adopt_project
+    from qmu_edge.pipeline.adoption import Given
     from qmu_edge.runtime.determinism import determinism
 
     given = Given(weights=weights, trained_on=trained_on, names=names, pretrained=pretrained)

@@ -255,8 +255,9 @@ class Adopted:
         checkpoint: Digest of the network.
         weights: SHA-256 of the file that was given.
         images: How many it is declared to have been trained on.
-        float_accuracy, accuracy: In PyTorch, of the float and of the quantized network, on the "validation"
-            and the "test" samples; of those that there are.
+        accuracy: In PyTorch, on the "validation" and the "test" samples; of those that there are.
+        float_accuracy: The same before quantization; None of a deployed file.
+        agreement: How far network and deployed file agree; None of weights.
         pretrained: Digest of the weights that retraining starts from; None to start from scratch.
         retrained: Whether a network that was trained here has taken its place.
         spent: What training after quantization has cost.
@@ -266,8 +267,9 @@ class Adopted:
     checkpoint: Sha256
     weights: Sha256
     images: int
-    float_accuracy: Mapping[str, int | float]
     accuracy: Mapping[str, int | float]
+    float_accuracy: Mapping[str, int | float] | None = None
+    agreement: Mapping[str, int | float] | None = None
     pretrained: Sha256 | None = None
     retrained: bool = False
     spent: Mapping[str, int | float] | None = None

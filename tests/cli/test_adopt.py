@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -138,6 +139,37 @@ def test_a_project_with_requests_or_a_release_is_not_for_adopting(
     project = copied(made.served, tmp_path / "served")
     arguments = ("adopt", weights, "--trained-on", "registered", "--quiet", "--project")
     refused(run_command(*arguments, project), 2, "has requests", "adopt in a new project")
+
+
+@pytest.mark.slow
+def test_a_deployed_file_is_taken_as_it_is(made: Made, tmp_path: Path) -> None:
+    project, file = fresh(made, tmp_path / "shop"), made.served / "release/model.packed.onnx"
+    ended = run_command("adopt", file, "--trained-on", "registered", "--project", project, "--json")
+    assert ended.code == 0, ended.err
+    found = ended.json
+    assert found["agreement"]["agreement"] == 1.0 and found["agreement"]["max_abs_difference"] == 0.0
+    assert found["agreement"]["n"] >= 1000 and "float_accuracy" not in found and "spent" not in found
+    out = tmp_path / "again"
+    assert run_command("export", "--out", out, "--project", project).code == 0
+    with opened(made.served, Progress()) as served, opened(project, Progress()) as again:
+        assert again.recipe.model == served.recipe.model
+    before, after = (onnx.load(p / "model.onnx") for p in (made.served / "release", out))
+    assert before.graph == after.graph
+    assert run_command("unlearn", "--request", made.request, "--project", project).code == 0
+
+
+@pytest.mark.slow
+def test_a_file_of_another_network_is_refused(made: Made, tmp_path: Path) -> None:
+    recipe = NOTHING.replace("width = 0.125", "width = 0.125\nactivation_bits = 8")
+    project = fresh(made, tmp_path / "shop", recipe)
+    file = made.served / "release/model.onnx"
+    ended = run_command("adopt", file, "--trained-on", "registered", "--project", project, "--quiet")
+    refused(ended, 6, f"{file}: QuantizeLinear ", "codes 0 to 15, the recipe's grid")
+    (tmp_path / "cut.onnx").write_bytes(file.read_bytes()[:-100])
+    ended = run_command(
+        "adopt", tmp_path / "cut.onnx", "--trained-on", "registered", "--project", project, "--quiet"
+    )
+    refused(ended, 4, "cut.onnx: ")
 
 
 @pytest.mark.slow
