@@ -1,7 +1,9 @@
 """A deployed file becomes a network that can be trained, and is exported as the same file again."""
 
 import copy
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from qmu_edge.export.read_back import agreement, read_back
 from qmu_edge.export.targets import Format
 from qmu_edge.export.trace import trace
 from qmu_edge.models.build import build
+from qmu_edge.models.calibration import weight_layers
 from qmu_edge.models.deploy import deploy
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import Samples
@@ -167,3 +170,28 @@ def test_a_file_of_other_classes_is_refused(small: Case, toy: Callable[..., Samp
 def test_quantizers_that_follow_the_weights_are_refused(small: Case, toy: Callable[..., Samples]) -> None:
     with pytest.raises(ConfigError, match="learned_step"):
         again(small, small.files[Format.INTEGER].data, toy(64, seed=3), quantizer="statistics")
+
+
+def test_what_brevitas_exports_is_read_back(
+    small: Case, toy: Callable[..., Samples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch-norms stay nodes there, scales are floats, and all initializers are inputs too."""
+    from brevitas.export import export_onnx_qcdq
+
+    path, samples = tmp_path / "brevitas.onnx", toy(64, seed=3)
+    with warnings.catch_warnings(action="ignore"):
+        export_onnx_qcdq(
+            copy.deepcopy(small.model).eval(), args=torch.rand(1, 1, 8, 8), export_path=str(path),
+            opset_version=18, dynamo=False, dynamic_axes={"input": {0: "n"}, "logits": {0: "n"}},
+            input_names=["input"], output_names=["logits"],
+        )  # fmt: skip
+    model = again(small, path.read_bytes(), samples)
+    found = agreement(path.read_bytes(), model, small.images)
+    assert found.agreement == 1.0
+    # Gains have short mantissas in the deploy form: a thousandth of the largest logit.
+    assert found.max_abs_difference < 1e-3 * np.abs(small.logits).max()
+    codes = [layer.quant_weight().int() for _, layer in weight_layers(small.model)]
+    assert all(
+        torch.equal(layer.quant_weight().int().abs(), was.abs())
+        for (_, layer), was in zip(weight_layers(model), codes, strict=True)
+    )
