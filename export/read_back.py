@@ -168,6 +168,8 @@ class _Match:
             if self.found[ours].theirs is not theirs:
                 raise ExportError(f"{theirs.label}: stands where the network has {ours.label} a second time")
             return self.found
+        while theirs.kind == "grid" and ours.kind != "grid":
+            (theirs,) = theirs.inputs  # it only rounds what the network leaves; the agreement shows how much
         if ours.kind == "affine" and theirs.kind == "image":
             return self.match(ours.inputs[0], theirs)  # images are normalised before the file
         if ours.kind != theirs.kind or ours.form != theirs.form or len(ours.inputs) != len(theirs.inputs):

@@ -233,6 +233,7 @@ def _trained(
     )  # fmt: skip
     with counting(chosen.device) as throughput:
         model, cost = measured_cost(job.shared)
+    model.difficulty = None  # of images that the network has known for long
     return model, {**cost, **throughput.spent(len(chosen))}
 
 
