@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError, ExportError
-from qmu_edge.export.gates import run_file, runnable
+from qmu_edge.export.gates import BATCH, run_file, runnable
 from qmu_edge.export.graph import attributes, constant, drop_unused, initializers, set_nodes
 from qmu_edge.export.steps import Step, steps_of
 from qmu_edge.export.trace import trace
@@ -83,10 +83,19 @@ def agreement(data: bytes, model: Classifier, images: UInt8[np.ndarray, "n c h w
         model: On the CPU.
         images: Square.
     """
-    labels = np.zeros(len(images), np.int64)
-    samples = on_device(images, labels, torch.device("cpu"), limit_bytes=0)
-    expected = predict(deploy(model, images.shape[-1]), samples, 64).numpy()
+    expected = predict(deploy(model, images.shape[-1]), _unlabelled(images), BATCH).numpy()
     return compare(run_file(runnable(_run_as(data)), images), expected)
+
+
+def as_exported(model: Classifier, images: UInt8[np.ndarray, "n c h w"]) -> Parity:
+    """Compare what a network will be exported as with the network itself, in PyTorch, on the CPU."""
+    samples = _unlabelled(images)
+    exported = predict(deploy(model, images.shape[-1]), samples, BATCH)
+    return compare(predict(model, samples, BATCH).numpy(), exported.numpy())
+
+
+def _unlabelled(images: UInt8[np.ndarray, "n c h w"]) -> Samples:
+    return on_device(images, np.zeros(len(images), np.int64), torch.device("cpu"), limit_bytes=0)
 
 
 def _run_as(data: bytes) -> bytes:

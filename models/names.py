@@ -18,13 +18,14 @@ from qmu_edge.models.layers import Classifier
 
 MAX_BYTES: Final = 1 << 20
 BODY: Final = "body."  # of a network of the user's own
+QUANTIZER: Final = "tensor_quant"  # in the name of every tensor of one, as Brevitas has it
 _COUNTS: Final = "num_batches_tracked"
 
 
-def trained_tensors(model: Classifier) -> dict[str, Tensor]:
-    """What training makes, by name: weights, biases, batch-norm; without quantizers. Shares the storage."""
+def trained_tensors(model: Classifier, *, quantizers: bool = False) -> dict[str, Tensor]:
+    """What training makes, by name: weights, biases, batch-norm, perhaps quantizers. Shares the storage."""
     state = model.state_dict()
-    return {n: t for n, t in state.items() if "tensor_quant" not in n and not n.endswith(_COUNTS)}
+    return {n: t for n, t in state.items() if (quantizers or QUANTIZER not in n) and not n.endswith(_COUNTS)}
 
 
 def names_in(data: bytes, source: object) -> dict[str, str]:
@@ -59,7 +60,7 @@ def _flat(table: Mapping[str, Any], before: str, source: object) -> Iterator[tup
 
 def matched(
     model: Classifier, given: Mapping[str, Tensor], names: Mapping[str, str], source: object,
-    *, any_head: bool = False,
+    *, any_head: bool = False, quantizers: bool = False,
 ) -> dict[str, Tensor]:  # fmt: skip
     """The tensors of a file under the names that the network has for them.
 
@@ -69,11 +70,12 @@ def matched(
         names: See `names_in`.
         source: What the file is called in messages.
         any_head: Leave a classifier of another number of classes out, on both sides.
+        quantizers: Whether the file holds steps and scales as well.
 
     Raises:
         ConfigError: A tensor is left over on either side, two want the same, or shapes differ; all are named.
     """
-    ours = trained_tensors(model)
+    ours = trained_tensors(model, quantizers=quantizers)
     theirs = {name: t for name, t in given.items() if not name.endswith(_COUNTS)}
     found = {name: _their_name(name, model.recipe.architecture, names, theirs) for name in ours}
     pairs = {name: their for name, their in found.items() if their}

@@ -1,7 +1,8 @@
-"""The network of an adoption: from float weights, which are quantized here, or from a deployed file.
+"""The network of an adoption: from float weights, which are quantized here, or from what is quantized.
 
-A deployed file is quantized already: its codes and steps are taken as they are, nothing is trained, and the
-network is refused where it does not answer as the file does under onnxruntime.
+Of a checkpoint of quantization-aware training, and of a deployed file, codes and steps are taken as they are:
+nothing is trained. A network that does not answer as its file does under onnxruntime is refused. Of a
+checkpoint it is only said how far the two agree: PyTorch itself rounds ties in another way than any file.
 """
 
 from collections.abc import Mapping
@@ -14,15 +15,15 @@ import torch
 from torch import Tensor
 
 from qmu_edge.errors import ConfigError, ExportError
-from qmu_edge.export.read_back import agreement, read_back
+from qmu_edge.export.read_back import agreement, as_exported, read_back
 from qmu_edge.io.files import read_regular
 from qmu_edge.io.plain import to_json
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.cost import measured_cost
 from qmu_edge.models.build import build
-from qmu_edge.models.calibration import initialise_weight_steps, weight_layers
+from qmu_edge.models.calibration import initialise_weight_steps, require_calibrated, weight_layers
 from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.models.names import matched, names_in
+from qmu_edge.models.names import QUANTIZER, matched, names_in
 from qmu_edge.models.weights_file import MAX_BYTES, weights_in
 from qmu_edge.pipeline.distributed import TRAINING, Job
 from qmu_edge.pipeline.inputs import samples_of
@@ -37,7 +38,7 @@ from qmu_edge.train.batches import Augment, ForgetRetain, Samples
 from qmu_edge.train.fit import calibrate_on
 from qmu_edge.train.requantize import requantize
 from qmu_edge.verify.onnx.reader import read
-from qmu_edge.verify.parity import require_parity
+from qmu_edge.verify.parity import Parity, require_parity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,7 @@ class Made:
         model: Calibrated.
         images: How many training images there are.
         accuracy: In PyTorch, see `accuracies`; `float_accuracy` before quantization, None of a deployed file.
-        agreement: How far network and deployed file agree; None of weights.
+        agreement: How far the network as it is exported agrees with what was brought; None of float weights.
         spent: What training has cost; None where nothing was trained.
         pretrained: What retraining starts from; None to start from scratch.
     """
@@ -130,6 +131,8 @@ class Adoption:
 
     def _from_weights(self) -> Made:
         recipe, weights = self.recipe, weights_in(self.files.weights, self.given.weights)
+        if any(QUANTIZER in name for name in weights):
+            return self._from_checkpoint(weights)
         start = matched(self._floats, weights, self._names, self.given.weights)
         pretrained = self._pretrained()
         before = self._accuracies(_without_quantizers(self._floats, start))
@@ -147,6 +150,29 @@ class Adoption:
             pretrained=pretrained,
         )  # fmt: skip
 
+    def _from_checkpoint(self, weights: Mapping[str, Tensor]) -> Made:
+        """Weights and quantizers of quantization-aware training: everything is taken as it is."""
+        model = self._built(self.recipe.model)
+        found = matched(model, weights, self._names, self.given.weights, quantizers=True)
+        model.load_state_dict(found, strict=False)  # without the counters of batches
+        require_calibrated(model)
+        images = parity_images(self.samples, self.recipe.policy.parity_inputs)
+        same = self._agreed(as_exported(model.eval(), images))
+        scores = self._accuracies(model)
+        return Made(
+            model=model, images=len(self.samples.trainable()), accuracy=scores, agreement=same,
+            pretrained=self._pretrained(),
+        )  # fmt: skip
+
+    def _agreed(self, found: Parity) -> dict[str, Any]:
+        """How far the network that is exported agrees with what was brought."""
+        self.progress.note(
+            f"as exported and as brought: {found.agreement:.2%} of {found.n} predictions agree, the logits "
+            f"differ by {found.max_abs_difference:g} at most"
+        )
+        said: dict[str, Any] = to_json(found)
+        return said
+
     def _from_file(self) -> Made:
         path, policy = self.given.weights, self.recipe.policy
         read(path)  # the policy for model files: nothing outside of it, no foreign operators
@@ -154,18 +180,16 @@ class Adoption:
             raise ConfigError(f"{self.given.names}: a deployed file is followed by its graph, not by names")
         model, chosen = self._built(self.recipe.model), self._chosen(torch.device("cpu"))
         read_back(self.files.weights, model, chosen, path)
-        found = agreement(self.files.weights, model, parity_images(self.samples, policy.parity_inputs))
-        self.progress.note(
-            f"network and file: {found.agreement:.2%} of {found.n} predictions agree, logits differ by "
-            f"{found.max_abs_difference:g} at most"
-        )
+        images = parity_images(self.samples, policy.parity_inputs)
+        found = agreement(self.files.weights, model, images)
+        same = self._agreed(found)
         try:
             require_parity(found, min_agreement=policy.min_agreement, min_inputs=policy.parity_inputs)
         except ExportError as error:
             raise ExportError(f"{path}: {error}") from None
         scores = self._accuracies(model.to(self.device))
         return Made(
-            model=model, images=len(chosen), accuracy=scores, agreement=to_json(found),
+            model=model, images=len(chosen), accuracy=scores, agreement=same,
             pretrained=self._pretrained(),
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from qmu_edge.data.index import SampleSplit
 from qmu_edge.errors import VerificationFailed
 from qmu_edge.io.progress import Progress
-from qmu_edge.models.names import PUBLISHED, trained_tensors
+from qmu_edge.models.names import PUBLISHED, QUANTIZER, trained_tensors
 from qmu_edge.pipeline.adopt_run import _require_accuracy
 from qmu_edge.pipeline.networks import Networks
 from qmu_edge.project.project import opened
@@ -139,6 +139,28 @@ def test_a_project_with_requests_or_a_release_is_not_for_adopting(
     project = copied(made.served, tmp_path / "served")
     arguments = ("adopt", weights, "--trained-on", "registered", "--quiet", "--project")
     refused(run_command(*arguments, project), 2, "has requests", "adopt in a new project")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_quantization_aware_training_is_taken_as_it_is(made: Made, tmp_path: Path) -> None:
+    with opened(made.trained, Progress()) as trained:
+        model, _ = Networks.of(trained).load(trained.current(Pointer.CHECKPOINT))
+    before = {name: t.clone() for name, t in trained_tensors(model, quantizers=True).items()}
+    torch.save({"state_dict": before}, tmp_path / "qat.pt")
+    project = fresh(made, tmp_path / "shop")
+    arguments = ("adopt", tmp_path / "qat.pt", "--trained-on", "registered", "--project", project)
+    ended = run_command(*arguments, "--json")
+    assert ended.code == 0, ended.err
+    found = ended.json["agreement"]
+    assert found["agreement"] > 0.8 and found["n"] >= 1000 and "float_accuracy" not in ended.json
+    with opened(project, Progress()) as shop:
+        model, _ = Networks.of(shop).load(shop.current(Pointer.CHECKPOINT))
+    after = trained_tensors(model, quantizers=True)
+    assert all(torch.equal(after[name], t) for name, t in before.items())
+    del before[next(name for name in before if QUANTIZER in name)]
+    torch.save(before, tmp_path / "qat.pt")
+    ended = run_command(*arguments, "--quiet")
+    refused(ended, 2, "1 tensors of the network are not in it", QUANTIZER)
 
 
 @pytest.mark.slow

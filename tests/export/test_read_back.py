@@ -194,3 +194,43 @@ def test_what_brevitas_exports_is_read_back(small: Case, toy: Callable[..., Samp
         torch.equal(layer.quant_weight().int().abs(), was.abs())
         for (_, layer), was in zip(weight_layers(model), codes, strict=True)
     )
+
+
+@pytest.mark.slow
+def test_what_onnxruntime_quantizes_is_read_back(
+    network: Callable[..., Classifier], toy: Callable[..., Samples], tmp_path: Path
+) -> None:
+    """Symmetric codes of 8 bits, 7 after a rectifier; its grids on sums and logits only round."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            """Four batches."""
+            self.left = iter([{"image": b.images.numpy()} for b in toy(64, seed=4).batches(16)])
+
+        def get_next(self) -> Any:
+            """The next one."""
+            return next(self.left, None)
+
+    kind = {**TWO_BLOCKS, "weight_bits": 8, "activation_bits": 7, "activation_steps": "free"}
+    floats, samples = network(**TWO_BLOCKS, activation_bits="float", edge_bits="float"), toy(64, seed=3)
+    for _, layer in weight_layers(floats):
+        layer.weight_quant.disable_quant = True
+    with warnings.catch_warnings(action="ignore"):
+        torch.onnx.export(
+            floats.eval(), (torch.rand(2, 1, 8, 8),), str(tmp_path / "float.onnx"), dynamo=False,
+            opset_version=17, input_names=["image"], output_names=["logits"],
+            dynamic_axes={"image": {0: "n"}, "logits": {0: "n"}},
+        )  # fmt: skip
+    quantize_static(
+        tmp_path / "float.onnx", tmp_path / "w8a8.onnx", Reader(), quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, per_channel=True,
+        op_types_to_quantize=["Conv", "Gemm", "Add", "GlobalAveragePool"],
+        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+    )  # fmt: skip
+    data = (tmp_path / "w8a8.onnx").read_bytes()
+    model = build(network(**kind).recipe, floats.shape, 7, floats.factory)
+    read_back(data, model, samples, "file")
+    found = agreement(data, model, samples.images().numpy())
+    logits = predict(floats, samples).numpy()
+    assert found.agreement > 0.9 and found.max_abs_difference < np.ptp(logits) / 20
