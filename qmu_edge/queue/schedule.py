@@ -151,8 +151,9 @@ def plan(
     emptied = emptied_classes(samples.index, split, samples.barred())
     shown = foresee(project.results, samples, project.recipe, split, emptied)
     costs = expect(ledger, project.results, project.recipe, split, passes)
-    names, why = rungs(project.recipe.policy, asked, emptied, share, shown, costs)
-    if not may_retrain(project.results, project.recipe):
+    exact = may_retrain(project.results, project.recipe)  # else it is dearer than anything
+    names, why = rungs(project.recipe.policy, asked, emptied, share, shown, costs if exact else None)
+    if not exact:
         names, why = without_retraining(names, why)
     return Plan(split, names, why, shown, costs)
 
