@@ -29,7 +29,7 @@ app = Commands(
     help="Remove a person's data from a quantized image classifier, and show it on the exported file.",
 )  # fmt: skip
 for command in (
-    project.init, run.train, run.unlearn, run.export, run.verify, project.status, project.purge,
+    project.init, run.train, run.adopt, run.unlearn, run.export, run.verify, project.status, project.purge,
     project.confirm, project.methods, project.recipes, project.doctor, project.demo,
 ):  # fmt: skip
     app.command()(command)

@@ -1,4 +1,4 @@
-"""Commands that compute: `train`, `unlearn`, `export`, `verify`."""
+"""Commands that compute: `train`, `adopt`, `unlearn`, `export`, `verify`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,6 +45,38 @@ def train(
             wait_s=wait_s,
             progress=shown,
         )
+    show(result, json, render.trained)
+
+
+def adopt(
+    weights: Annotated[Path, typer.Argument(help="safetensors, or a state_dict of torch.save.")],
+    trained_on: Annotated[
+        str,
+        typer.Option(help="registered: all images but the test images; or a file, a sample id in each line."),
+    ],
+    names: Annotated[
+        Path | None, typer.Option(help='TOML file, our name = "their name", where names differ.')
+    ] = None,
+    pretrained: Annotated[
+        Path | None, typer.Option(help="Weights that the method retrain starts from.")
+    ] = None,
+    project: ProjectOption = None,
+    device: DeviceOption = "auto",
+    deterministic: DeterministicOption = False,
+    wait_s: WaitOption = 0,
+    profile: ProfileOption = None,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Take weights that were trained elsewhere, in place of training; quantize them."""
+    from qmu_edge import api
+    from qmu_edge.cli import render
+
+    with profiled(quiet, profile) as shown:
+        result = api.adopt(
+            weights, project, trained_on=trained_on, names=names, pretrained=pretrained, device=device,
+            deterministic=deterministic, wait_s=wait_s, progress=shown,
+        )  # fmt: skip
     show(result, json, render.trained)
 
 

@@ -9,6 +9,8 @@ own.py           user-defined networks
 follow.py        the calls that a network makes
 kinds.py         kinds of calls
 plain.py         quantizers for networks of plain torch layers
+weights_file.py  files of weights that were trained elsewhere
+names.py         their names, matched with a network's
 quant_layers.py  Brevitas' layers with a faster forward pass in training
 quantizers/      presets of quantizers, PACT, DSQ
 kernels/         forward and backward passes of quantizers: PyTorch, C++, Triton; integer convolutions
@@ -18,10 +20,11 @@ deployed.py      modules that only it has
 integers.py      what stands in the place of what integer kernels do not have
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.models import convnets
@@ -53,7 +56,13 @@ def factory_of(recipe: ModelRecipe) -> Factory | None:
     return PLAIN.get(recipe.architecture)
 
 
-def build(recipe: ModelRecipe, shape: Shape, seed: int, factory: Factory | None = None) -> Classifier:
+def build(
+    recipe: ModelRecipe,
+    shape: Shape,
+    seed: int,
+    factory: Factory | None = None,
+    start: Mapping[str, Tensor] | None = None,
+) -> Classifier:
     """A freshly initialised network: weights drawn, weight steps set, activation steps not calibrated.
 
     Args:
@@ -61,6 +70,7 @@ def build(recipe: ModelRecipe, shape: Shape, seed: int, factory: Factory | None 
         shape: Channels, classes and normalisation.
         seed: Seed of the initial weights; the caller's random state does not change.
         factory: Makes the body of a network of architecture "file".
+        start: Weights that take the place of drawn ones, by name; see `qmu_edge.models.names`.
 
     Returns:
         A module from float images 0..1 (n, c, h, w) to logits (n, k), on the CPU.
@@ -71,6 +81,10 @@ def build(recipe: ModelRecipe, shape: Shape, seed: int, factory: Factory | None 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _made(recipe, shape, factory)
+    model.start = start
+    own = model.state_dict()  # the tensors themselves
+    for name, tensor in (start or {}).items():
+        own[name].copy_(tensor)
     initialise_weight_steps(model)
     return model
 

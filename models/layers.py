@@ -4,7 +4,7 @@ Every input of a convolution is quantized, including the results of residual add
 between two integer layers a device could run neither in integers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -57,12 +57,14 @@ class Classifier(nn.Module):
     """A network from float images 0..1 (n, c, h, w) to logits (n, k).
 
     Attributes:
-        recipe, shape, factory: Arguments of `qmu_edge.models.build.build` for a network of the same kind.
+        recipe, shape, factory, start: Arguments of `qmu_edge.models.build.build` for a network of the same
+            kind.
         difficulty: How hard each image of the dataset was to learn, see `qmu_edge.train.difficulty`; None
             where that is not known.
     """
 
     factory: "Factory | None" = None
+    start: Mapping[str, Tensor] | None = None
     difficulty: UInt8[Tensor, " N"] | None = None
 
     def __init__(self, recipe: ModelRecipe, shape: Shape) -> None:

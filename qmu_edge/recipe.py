@@ -138,6 +138,23 @@ class TrainRecipe(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
+class AdoptRecipe(_Section):
+    """How a network that was trained elsewhere becomes the project's, see `qmu-edge adopt`.
+
+    Attributes:
+        epochs: Passes over the training images after its weights have been quantized; 0 for none.
+        lr: Highest learning rate of these; everything else is as in `[train]`.
+        min_accuracy: Least accuracy after quantization, on test images, or validation images where there are
+            none; refused below.
+        retrain: Whether `[train]` says how such a network is trained. Without it there is no method retrain.
+    """
+
+    epochs: Annotated[int, Field(ge=0)] = 5
+    lr: Positive = 0.01
+    min_accuracy: Fraction = 0.0
+    retrain: bool = True
+
+
 class ReferencesRecipe(_Section):
     """Small networks that never saw an image: the verdict compares with them (`qmu_edge.verify.residual`).
 
@@ -220,13 +237,17 @@ class Recipe(_Section):
     data: DataRecipe = DataRecipe()
     model: ModelRecipe = ModelRecipe()
     train: TrainRecipe = TrainRecipe()
+    adopt: AdoptRecipe = AdoptRecipe()
     unlearn: dict[Word, dict[Word, bool | int | float | str]] = Field(default_factory=dict)
     references: ReferencesRecipe = ReferencesRecipe()
     policy: PolicyRecipe = PolicyRecipe()
 
     def digest(self) -> Sha256:
         """SHA-256 of the stored JSON form: the name of the recipe in receipts."""
-        return sha256_of(compact(self.model_dump(mode="json")))
+        document = self.model_dump(mode="json")
+        if self.adopt == AdoptRecipe():  # older than the section, and named without it ever since
+            del document["adopt"]
+        return sha256_of(compact(document))
 
 
 def parse_recipe(text: str, source: str) -> Recipe:

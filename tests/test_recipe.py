@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.digest import sha256_of
+from qmu_edge.io.json import compact
 from qmu_edge.recipe import PolicyRecipe, Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
 from qmu_edge.unlearn.registry import METHODS, parameters
 
@@ -24,11 +26,19 @@ def test_shipped_recipe_parses_and_survives_being_written_out(name: str) -> None
 
 def test_written_recipe_hides_no_default() -> None:
     text = to_toml(Recipe())
-    for section in ("data", "model", "train", "references", "policy"):
+    for section in ("data", "model", "train", "adopt", "references", "policy"):
         assert f"[{section}]" in text
         for key, value in getattr(Recipe(), section):
             table = text.split(f"\n[{section}]")[1].split("\n[")[0]
             assert (f"\n{key} = " in table) == (value is not None)
+
+
+def test_a_recipe_without_the_section_adopt_has_the_digest_it_had_before_there_was_one() -> None:
+    """Receipts name recipes by it."""
+    before = {name: table for name, table in Recipe().model_dump(mode="json").items() if name != "adopt"}
+    assert Recipe().digest() == sha256_of(compact(before))
+    assert parse_recipe("[adopt]\nepochs = 5", "text").digest() == Recipe().digest()
+    assert parse_recipe("[adopt]\nepochs = 0", "text").digest() != Recipe().digest()
 
 
 @pytest.mark.parametrize(

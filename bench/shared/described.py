@@ -92,7 +92,11 @@ def recipe_fields() -> str:
         "data": recipe.DataRecipe, "model": recipe.ModelRecipe, "train": recipe.TrainRecipe,
     }  # fmt: skip
     parts = []
-    sections |= {"references": recipe.ReferencesRecipe, "policy": recipe.PolicyRecipe}
+    sections |= {
+        "adopt": recipe.AdoptRecipe,
+        "references": recipe.ReferencesRecipe,
+        "policy": recipe.PolicyRecipe,
+    }
     for name, section in sections.items():
         defaults, texts = section().model_dump(mode="json"), _attributes(section)
         shared = {text: [f for f in defaults if texts[f] == text] for text in texts.values()}

@@ -88,6 +88,7 @@ def status(project: Path | None = None) -> dict[str, Any]:
             "deleted": len(ledger.tombstones()),
             "ledger": {"events": ledger.event_count(), "head": ledger.head()},
             **{name.value: ledger.current(name) for name in Pointer},
+            "origin": found.results.origin() or None,
             "verdicts": by_number(known, found.recipe.policy.max_residual) if known else None,
             "open": sum(r["next"] is not None for r in requests),
             "overdue": sum(r["overdue"] for r in requests),

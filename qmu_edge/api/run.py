@@ -39,6 +39,41 @@ def train(
         return train_project(opened_project, device, replace=replace)
 
 
+def adopt(
+    weights: Path,
+    project: Path | None = None,
+    *,
+    trained_on: str,
+    names: Path | None = None,
+    pretrained: Path | None = None,
+    device: str = "auto",
+    deterministic: bool = False,
+    wait_s: float = 0.0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make a network that was trained elsewhere the current checkpoint, in place of training.
+
+    Args:
+        weights: safetensors, or a state_dict of `torch.save`.
+        project: Its folder; found upwards from here when None.
+        trained_on: "registered" for every image that is not a test image, or a file with an id in each line:
+            what is not declared cannot be unlearned.
+        names: TOML file `our name = "their name"`, of tensors or modules whose names differ.
+        pretrained: Weights that the method retrain starts from; from scratch when None.
+        device: "auto", "cpu" or "cuda".
+        deterministic: Allow only operations that compute the same bits again.
+        wait_s: How long to wait for another process that holds the project.
+        progress: Silent when None.
+    """
+    from qmu_edge.pipeline.adopt_run import adopt_project
+    from qmu_edge.pipeline.adoption import Given
+    from qmu_edge.runtime.determinism import determinism
+
+    given = Given(weights=weights, trained_on=trained_on, names=names, pretrained=pretrained)
+    with _project(project, progress, wait_s) as found, determinism(deterministic):
+        return adopt_project(found, given, device)
+
+
 def references_build(
     project: Path | None = None,
     *,

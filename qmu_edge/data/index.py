@@ -246,13 +246,13 @@ def assign_splits(
     keys = np.array(digests, dtype="S64")
     codes = np.where(given == "test", np.int8(SampleSplit.TEST), np.int8(SampleSplit.TRAIN))
     if not (given == "test").any():
-        _move_share(codes, np.flatnonzero(given == ""), labels, keys, share=test, to=SampleSplit.TEST)
+        move_share(codes, np.flatnonzero(given == ""), labels, keys, share=test, to=SampleSplit.TEST)
     train = np.flatnonzero(codes == SampleSplit.TRAIN)
-    _move_share(codes, train, labels, keys, share=validation, to=SampleSplit.VALIDATION)
+    move_share(codes, train, labels, keys, share=validation, to=SampleSplit.VALIDATION)
     return codes
 
 
-def _move_share(
+def move_share(
     codes: NDArray[np.int8],
     pool: NDArray[np.int64],
     labels: NDArray[np.int64],

@@ -39,7 +39,7 @@ from qmu_edge.unlearn.registry import apply, parameters
 
 TRAINING: Final = "training"  # the job that is not a method
 SETS: Final = ("forget", "retain", "validation")
-CONTENTS: Final = ("about", "model", "source", "state")  # bytes in a job
+CONTENTS: Final = ("about", "model", "source", "state", "start")  # bytes in a job
 PATIENCE: Final = timedelta(days=7)  # the first process exports and verifies while the others wait
 
 
@@ -175,7 +175,8 @@ def _packed(job: Job) -> bytes:
     }  # fmt: skip
     if job.model.difficulty is not None:
         tensors[checkpoint.DIFFICULTY] = job.model.difficulty[used.cpu()]
-    contents = (compact(about), model, job.source or b"", state)
+    start = save_tensors(dict(job.model.start)) if job.model.start else b""
+    contents = (compact(about), model, job.source or b"", state, start)
     for name, content in zip(CONTENTS, contents, strict=True):
         tensors[name] = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0)
     return save_tensors(tensors)
@@ -184,7 +185,7 @@ def _packed(job: Job) -> bytes:
 def _unpacked(packed: bytes, state: Path) -> tuple[Job, bool]:
     """A job, and whether the first process computes it by deterministic algorithms only."""
     tensors = load_tensors(packed)
-    text, model, source, kept = (tensors.pop(name).numpy().tobytes() for name in CONTENTS)
+    text, model, source, kept, start = (tensors.pop(name).numpy().tobytes() for name in CONTENTS)
     about = parse_stored(text, "a job")
     device = torch.device(about["device"])
     state.unlink(missing_ok=True)
@@ -202,10 +203,15 @@ def _unpacked(packed: bytes, state: Path) -> tuple[Job, bool]:
     recipe = ModelRecipe.model_validate_json(compact(about["recipe"]))
     train = TrainRecipe.model_validate_json(compact(about["train"]))
     factory = factory_in(source, recipe) if source else None
+    begin = load_tensors(start) if start else None
     if about["method"] == TRAINING:
-        network = build(recipe, Shape(**about["shape"]), train.seed, factory)
+        shape: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in about["shape"].items()
+        }
+        network = build(recipe, Shape(**shape), train.seed, factory, begin)
     else:
         network = checkpoint.loads(model, "the network of a job", recipe, factory)[0]
+        network.start = begin
     network.difficulty = tensors.get(checkpoint.DIFFICULTY)
     job = Job(
         method=about["method"], model=network.to(device), data=data, given=about["given"], train=train,

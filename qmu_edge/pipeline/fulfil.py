@@ -30,12 +30,12 @@ from qmu_edge.project.inventory import inventory
 from qmu_edge.project.project import STORE, Project
 from qmu_edge.project.publish import LINK, RELEASES, publish_current
 from qmu_edge.project.records import StepResult
-from qmu_edge.project.results import Results
+from qmu_edge.project.results import BEGUN, BROUGHT, Results
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.queue.lifecycle import register, require
 from qmu_edge.queue.schedule import batch_name, batches, closed, places, plan
 from qmu_edge.receipt.fields import refusing
-from qmu_edge.receipt.receipt import sign
+from qmu_edge.receipt.receipt import ADOPTED, PRETRAINED, sign
 from qmu_edge.receipt.statement import Method, Rung
 from qmu_edge.recipe import PolicyRecipe, Recipe
 from qmu_edge.request.document import DeletionRequest
@@ -244,7 +244,7 @@ def _fulfilled_run(climbed: Climb) -> FulfilledRun:
             method=Method(
                 name=run.method,
                 category=METHODS[run.method].category,
-                parameters=to_json({**plain(run.params), **_computed(run)}),
+                parameters=to_json({**plain(run.params), **_computed(run), **_begun_with(run)}),
                 seed=run.seed,
             ),
             rungs=[Rung.of(rung) for rung in climbed.tried],
@@ -256,6 +256,7 @@ def _fulfilled_run(climbed: Climb) -> FulfilledRun:
             recipe=project.recipe.digest(),
             model=project.recipe.model,
             ledger=project.ledger.standing_at(run.rows[0].request_id, run.name, Step.RECEIPTED),
+            unwitnessed=_unwitnessed(run),
         )
 
 
@@ -265,6 +266,19 @@ def _computed(run: Run) -> dict[str, Any]:
     rows = [ledger.step(request_id, run.name, step) for step in (Step.UNLEARNED, Step.REQUANTIZED)]
     found = [row.detail.get("circumstances") if row else None for row in rows]
     return {COMPUTED: found[0]} if found[0] and found[0] == found[1] else {}
+
+
+def _begun_with(run: Run) -> dict[str, Sha256]:
+    """Of retraining from pretrained weights, which."""
+    known = run.project.results.pretrained()
+    return {"pretrained": known} if known and METHODS[run.method].category == "exact" else {}
+
+
+def _unwitnessed(run: Run) -> list[str]:
+    """What is to be said of the networks before and after that were not trained here from scratch."""
+    origin = run.project.results.origin()
+    begun = origin == BEGUN or _begun_with(run)
+    return [*([ADOPTED] if origin == BROUGHT else []), *([PRETRAINED] if begun else [])]
 
 
 def _result(

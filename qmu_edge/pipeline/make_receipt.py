@@ -22,7 +22,7 @@ from qmu_edge.project.inventory import SENTENCES
 from qmu_edge.project.records import Measured, Release, Report
 from qmu_edge.receipt import personal_data, statement
 from qmu_edge.receipt.fields import refusing
-from qmu_edge.receipt.receipt import LIMITS
+from qmu_edge.receipt.receipt import ADOPTED, LIMITS, PRETRAINED
 from qmu_edge.receipt.statement import Method, Predicate, Rung, Statement
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.request.resolve import Claim
@@ -51,6 +51,7 @@ class FulfilledRun:
         recipe: Digest of the recipe.
         model: The recipe's network.
         ledger: How far the ledger was when the run had passed.
+        unwitnessed: Further limits, of a network that was not trained here.
     """
 
     method: Method
@@ -63,6 +64,7 @@ class FulfilledRun:
     recipe: Sha256
     model: ModelRecipe
     ledger: Standing
+    unwitnessed: Sequence[str] = ()
 
 
 def make_receipt(
@@ -98,7 +100,7 @@ def make_receipt(
             verdict=_verdict(run.report),
             derived_artefacts=[statement.Artefact.of(line) for line in artefacts],
             tool=statement.Tool(name="qmu-edge", version=__version__, dependencies=versions()),
-            limits=list(LIMITS),
+            limits=[*LIMITS, *run.unwitnessed],
             previous=previous,
             ledger=statement.Ledger.of(run.ledger),
         )
@@ -121,7 +123,9 @@ def require_impersonal(
         LedgerError: There is some; the message says where and of what kind, not what.
     """
     forbidden = _identifying(row, claim, index, root)
-    finds = personal_data.find(made.document(), forbidden=forbidden, sentences={*LIMITS, *SENTENCES})
+    finds = personal_data.find(
+        made.document(), forbidden=forbidden, sentences={*LIMITS, ADOPTED, PRETRAINED, *SENTENCES}
+    )
     if finds:
         raise LedgerError(f"the receipt would hold personal data: {'; '.join(finds[:3])}")
 

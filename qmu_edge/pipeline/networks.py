@@ -1,9 +1,13 @@
 """The project's networks as stored checkpoints."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import Sha256
@@ -29,16 +33,18 @@ class Networks:
         store: Where they are.
         recipe: What network it is.
         root: The user's folder, with the model file where the recipe names one.
+        pretrained: Digest of the weights that retraining starts from; None to start from scratch.
     """
 
     store: ObjectStore
     recipe: ModelRecipe
     root: Path
+    pretrained: Sha256 | None = None
 
     @classmethod
     def of(cls, project: Project) -> "Networks":
         """The networks of a project."""
-        return cls(project.store, project.recipe.model, project.root)
+        return cls(project.store, project.recipe.model, project.root, project.results.pretrained())
 
     @property
     def source(self) -> bytes | None:
@@ -77,7 +83,24 @@ class Networks:
             IntegrityError: Missing, altered, or of another model.
         """
         data = self.store.get_bytes(digest, limit=MAX_BYTES)
-        return checkpoint.loads(data, f"checkpoint {digest[:12]}", self.recipe, self.factory)
+        model, origin = checkpoint.loads(data, f"checkpoint {digest[:12]}", self.recipe, self.factory)
+        model.start = self.start
+        return model, origin
+
+    @property
+    def start(self) -> Mapping[str, Tensor] | None:
+        """What retraining starts from, see `qmu_edge.models.build.build`.
+
+        Raises:
+            IntegrityError: It is missing or altered.
+        """
+        return (
+            load_tensors(self.store.get_bytes(self.pretrained, limit=MAX_BYTES)) if self.pretrained else None
+        )
+
+    def save_start(self, tensors: Mapping[str, Tensor]) -> Sha256:
+        """Store what retraining is to start from."""
+        return self.store.put_bytes(save_tensors(dict(tensors)))
 
     def save(self, model: Classifier, origin: checkpoint.Origin) -> Sha256:
         """Store a network and return its digest."""

@@ -11,7 +11,7 @@ The shards are drawn once and kept, because the assignment would change when peo
 
 import secrets
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -244,7 +244,9 @@ class Bank:
             channels=samples.images.shape[1], classes=len(samples.index.class_names),
             mean=data.mean, std=data.std, size=samples.images.shape[-1],
         )  # fmt: skip
-        model = build(float_twin(self.recipe), shape, train.seed, self.networks.factory).to(device)
+        model = build(float_twin(self.recipe), shape, train.seed, self.networks.factory, self._start).to(
+            device
+        )
         images = samples_of(samples, data, device, chosen, "reference")
         nothing = images.take(torch.empty(0, dtype=torch.int64))
         sets = ForgetRetain(
@@ -256,6 +258,11 @@ class Bank:
             source=self.networks.source,
         )  # fmt: skip
         return job.shared()
+
+    @property
+    def _start(self) -> Mapping[str, torch.Tensor] | None:
+        """References start where retraining does, but not with fewer channels than its weights are for."""
+        return self.networks.start if self.recipe.references.width == 1.0 else None
 
     def _scores(self, model: torch.nn.Module, positions: Positions, device: torch.device) -> Values:
         """What a network thinks of samples (s,), on average over their views."""
@@ -285,7 +292,8 @@ class Bank:
     def _name(self, shard: int, chosen: Positions) -> Sha256:
         """Digest of all that goes into one reference."""
         recipe, index = self.recipe, self.samples.index
-        parts = (float_twin(recipe), reference_training(recipe, shard), recipe.data, index.digest())
+        parts = [float_twin(recipe), reference_training(recipe, shard), recipe.data, index.digest()]
+        parts += [self.networks.pretrained] if self._start else []
         return sha256_of("".join(map(str, parts)).encode() + chosen.astype("<i8").tobytes())
 
     def _readable(self, digest: Sha256) -> bool:

@@ -65,6 +65,7 @@ def train_project(project: Project, device_name: str, *, replace: bool = False) 
             results.note_trained(run, trained)
         with project.ledger.change():
             project.ledger.set_current(Pointer.CHECKPOINT, trained.checkpoint)
+            results.note_adopted(None)
             results.note_training_from_scratch()
             results.note_passes(project.recipe.digest(), passes)
         if project.recipe.references.trained == "once":
@@ -107,11 +108,11 @@ def _train(
         spent = {**cost, **throughput.spent(len(chosen))}
         requantize(model, chosen, batch=batch, seed=recipe.train.seed, progress=progress)
     checkpoint = networks.save(model, origin_of(samples, "train"))
-    scores = _accuracies(samples, recipe.data, model, device)
+    scores = accuracies(samples, recipe.data, model, device)
     return Trained(checkpoint=checkpoint, images=len(chosen), accuracy=scores, spent=spent)
 
 
-def _accuracies(
+def accuracies(
     samples: ProjectSamples, data: DataRecipe, model: Classifier, device: torch.device
 ) -> dict[str, float]:
     """Accuracy in torch on the validation and the test samples that are not deleted, where there are any."""

@@ -37,6 +37,7 @@ from qmu_edge.pipeline.references import Bank, Expected, expected
 from qmu_edge.pipeline.release import evaluate_release, make_release, shipped
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release, Report, StepResult
+from qmu_edge.queue.schedule import NO_RECIPE, may_retrain
 from qmu_edge.request.split import Split, emptied_classes
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.runtime.throughput import counting
@@ -289,7 +290,11 @@ def _terms(run: Run, known: Expected | None) -> Terms:
 
 
 def _failure(run: Run, verdict: Verdict) -> str:
-    hint = "" if METHODS[run.method].category == "exact" else "; --method retrain is the exact answer"
+    hint = "; --method retrain is the exact answer"
+    if METHODS[run.method].category == "exact":
+        hint = ""
+    elif not may_retrain(run.project.results, run.project.recipe):
+        hint = f"; retrain is not tried: {NO_RECIPE}"
     who = f"request {run.rows[0].request_id}" if len(run.rows) == 1 else f"{len(run.rows)} requests"
     return f"{who}: {run.method}: {'; '.join(reasons(verdict))}; nothing was released{hint}"
 

@@ -30,10 +30,12 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.project.history import History
 from qmu_edge.project.model_file import source_of
 from qmu_edge.project.needs import Use, files_of, uses
-from qmu_edge.project.project import KEYS, RECIPE, STORE, Project, opened
+from qmu_edge.project.project import KEYS, RECIPE, STORE, opened
 from qmu_edge.project.publish import LINK, RELEASES, files_in, is_whole, publish_current
 from qmu_edge.project.results import Results
+from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.receipt import receipt
+from qmu_edge.recipe import ModelRecipe
 from qmu_edge.store.encrypted import EncryptedStore
 from qmu_edge.store.ledger import issued, keys
 from qmu_edge.store.ledger.ledger import Ledger
@@ -122,7 +124,11 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
             if not broken:  # else a row may name anything, and hold a number where a text was
                 begun = {r.name for r in project.ledger.removals() if r.status is RemovalStatus.STARTED}
                 named = _named(project.ledger, project.results, project.store)
-                found += [*_dangling(project.ledger, project.store, named), *_contents(project)]
+                found += [
+                    *_dangling(project.ledger, project.store, named),
+                    *_contents(project.recipe.model, project.samples, root, lambda: project.key),
+                ]
+                found += map(Problem, keys.problems(folder / KEYS, project.ledger))
                 found += _receipts(project.ledger, project.store, named)
                 if alone:
                     found += [
@@ -178,14 +184,14 @@ def _receipts(ledger: Ledger, store: ObjectStore, named: dict[Sha256, list[Use]]
         yield Problem(f"ledger {ledger.path}: {problem}", of_ledger=True)
 
 
-def _contents(project: Project) -> Iterator[Problem]:
-    model, samples = project.recipe.model, project.samples
-    for look in (lambda: project.key, lambda: samples.images, lambda: source_of(model, project.root)):
+def _contents(
+    model: ModelRecipe, samples: ProjectSamples, root: Path, key: Callable[[], bytes]
+) -> Iterator[Problem]:
+    for look in (key, lambda: samples.images, lambda: source_of(model, root)):
         try:
             look()
         except QmuEdgeError as error:
             yield Problem(str(error))
-    yield from map(Problem, keys.problems(project.folder / KEYS, project.ledger))
 
 
 def _release(root: Path, ledger: Ledger, results: Results) -> Iterator[Problem]:

@@ -19,7 +19,7 @@ import numpy as np
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.names import is_file_name
 from qmu_edge.project.history import History
-from qmu_edge.project.needs import COMPARED, CURRENT, EXPORTED, RECEIPT, Use, fate, files_of, uses
+from qmu_edge.project.needs import COMPARED, CURRENT, EXPORTED, PRETRAINED, RECEIPT, Use, fate, files_of, uses
 from qmu_edge.project.project import STORE, Project
 from qmu_edge.project.publish import LINK, RELEASES
 from qmu_edge.store.ledger.ledger import Ledger
@@ -47,6 +47,7 @@ STATES: Final = (
 SENTENCES: Final = frozenset(
     {
         *NEVER_STORED, *OUTSIDE, *STATES, "checkpoint", UNNAMED, WORK, FOLDER, IMAGES, PSEUDONYMS, EXPORTED,
+        PRETRAINED,
         "reference scores", "shards", "comparison", "reference report", "reference model",
     }
 )  # fmt: skip

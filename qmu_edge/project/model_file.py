@@ -25,13 +25,13 @@ MAX_BYTES: Final = 1 << 20
 
 
 def chosen_model(recipe: ModelRecipe, given: Path | str | None) -> tuple[ModelRecipe, bytes]:
-    """The recipe with the network that a person chose: a file, see `adopt`, or the name of an architecture.
+    """The recipe with the network that a person chose: a file, see `brought`, or the name of an architecture.
 
     Raises:
-        ConfigError: See `adopt`; or there is neither a file nor an architecture of this name.
+        ConfigError: See `brought`; or there is neither a file nor an architecture of this name.
     """
     if given is None or Path(given).suffix == ".py" or os.path.lexists(given):
-        return adopt(recipe, Path(given) if given is not None else None)
+        return brought(recipe, Path(given) if given is not None else None)
     try:
         fields = {**recipe.model_dump(), "architecture": str(given), "path": None, "sha256": None}
         return ModelRecipe.model_validate(fields), b""
@@ -42,7 +42,7 @@ def chosen_model(recipe: ModelRecipe, given: Path | str | None) -> tuple[ModelRe
         ) from None
 
 
-def adopt(recipe: ModelRecipe, given: Path | None) -> tuple[ModelRecipe, bytes]:
+def brought(recipe: ModelRecipe, given: Path | None) -> tuple[ModelRecipe, bytes]:
     """The recipe with the file that a person gave.
 
     Args:

@@ -19,6 +19,7 @@ from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer, Step
 
 EXPORTED: Final = "exported file"
+PRETRAINED: Final = "pretrained weights"
 CURRENT: Final = "it is current"
 RECEIPT: Final = "receipts are kept for good"
 COMPARED: Final = "an open request may compare with it"
@@ -55,7 +56,13 @@ def uses(
         files: Digests of the files of a release by its digest, see `files_of`.
     """
     found: dict[Sha256, list[Use]] = defaultdict(list)
-    for walk in (_current(history), _receipts(ledger), _steps(ledger, history), _notes(results, history)):
+    for walk in (
+        _current(history),
+        _receipts(ledger),
+        _steps(ledger, history),
+        _notes(results, history),
+        _pretrained(results),
+    ):
         for digest, use in walk:
             found[digest].append(use)
     for digest, use in list(_releases(results, history, found)):
@@ -146,6 +153,12 @@ def _notes(results: Results, history: History) -> Iterator[tuple[Sha256, Use]]:
                 kept = COMPARED
             for kind, digest in note.objects:
                 yield digest, Use(kind, note.kind, at, kept, note.key)
+
+
+def _pretrained(results: Results) -> Iterator[tuple[Sha256, Use]]:
+    """What retraining starts from was made of none of the samples, as it is declared, and stays."""
+    if digest := results.pretrained():
+        yield digest, Use(PRETRAINED, "the adoption of the network", "", CURRENT)
 
 
 def _releases(

@@ -168,7 +168,7 @@ class Project:
         """
         digest = self.ledger.current(what)
         if digest is None:
-            first = "qmu-edge train" if what is Pointer.CHECKPOINT else "qmu-edge export"
+            first = "qmu-edge train (or adopt)" if what is Pointer.CHECKPOINT else "qmu-edge export"
             raise ConfigError(f"{self.root}: no {what} yet; run {first} first")
         return digest
 

@@ -17,7 +17,7 @@ from qmu_edge.verify.codes import CodesChanged
 from qmu_edge.verify.evaluation import Evaluation
 from qmu_edge.verify.verdict import Terms, Verdict
 
-N = TypeVar("N", "Trained", "ReferenceNote")
+N = TypeVar("N", "Trained", "Adopted", "ReferenceNote")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +247,39 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """A network that was trained elsewhere and became the project's.
+
+    Attributes:
+        run: Digest of all that went into it.
+        checkpoint: Digest of the network.
+        weights: SHA-256 of the file that was given.
+        images: How many it is declared to have been trained on.
+        accuracy: In PyTorch, on the "validation" and the "test" samples; of those that there are.
+        float_accuracy: The same before quantization; None of a deployed file.
+        agreement: How far network and deployed file agree; None of weights.
+        pretrained: Digest of the weights that retraining starts from; None to start from scratch.
+        retrained: Whether a network that was trained here has taken its place.
+        spent: What training after quantization has cost.
+    """
+
+    run: Sha256
+    checkpoint: Sha256
+    weights: Sha256
+    images: int
+    accuracy: Mapping[str, int | float]
+    float_accuracy: Mapping[str, int | float] | None = None
+    agreement: Mapping[str, int | float] | None = None
+    pretrained: Sha256 | None = None
+    retrained: bool = False
+    spent: Mapping[str, int | float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What whoever has brought it wants to know."""
+        return {k: v for k, v in said(self).items() if k not in ("run", "retrained")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceNote:
     """A reference that was trained.
 
@@ -279,6 +312,6 @@ def noted(kind: type[N], value: Any) -> N:
     return from_json(kind, known, "the ledger's note of a result is not as it was written")
 
 
-def said(note: Trained | ReferenceNote) -> dict[str, Any]:
+def said(note: Trained | Adopted | ReferenceNote) -> dict[str, Any]:
     """The fields of a note that say something, ready for JSON."""
     return {name: value for name, value in asdict(note).items() if value is not None}

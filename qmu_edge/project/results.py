@@ -4,12 +4,13 @@ Notes are values of the ledger's `meta`: whoever does the same work again finds 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from qmu_edge.io.digest import Sha256, sha256
 from qmu_edge.io.plain import from_json, to_json
 from qmu_edge.project.records import (
+    Adopted,
     ReferenceNote,
     Release,
     Report,
@@ -29,6 +30,10 @@ EXACT: Final = "deleted before the last training from scratch"
 SENSITIVITY: Final = "what a test of the current network can see"
 TRAINING_COST: Final = "seconds and images of the last training"
 PASSES: Final = "passes of the recipe's methods over the sets of a request"
+ADOPTED: Final = "the adopted network"
+# What `origin` says.
+BROUGHT: Final = "adopted, training not witnessed"
+BEGUN: Final = "retrained from pretrained weights, their training not witnessed"
 # Kinds of keys that lead to objects: "<kind>:<what it was made of>".
 TRAINED: Final = "trained"
 REFERENCE: Final = "reference"
@@ -121,8 +126,8 @@ class Results:
         found = self._ledger.meta(f"{SHARDS}:{count}")
         return sha256(found) if found else None
 
-    def note_shards(self, count: int, digest: Sha256) -> None:
-        """Let `shards` find it."""
+    def note_shards(self, count: int, digest: Sha256 | None) -> None:
+        """Let `shards` find it; with None, let it go."""
         self._ledger.set_meta(f"{SHARDS}:{count}", digest)
 
     def sensitivity(self) -> Sensitivity | None:
@@ -171,6 +176,30 @@ class Results:
     def note_training_from_scratch(self) -> None:
         """All that is deleted now is unknown to the network that becomes current."""
         self._ledger.set_meta(EXACT, self._ledger.training_images(barred=True))
+        if (known := self.adopted()) is not None:
+            self.note_adopted(replace(known, retrained=True))
+
+    def adopted(self) -> Adopted | None:
+        """The network that was brought from elsewhere, also after it was retrained; None where none was."""
+        found = self._ledger.meta(ADOPTED)
+        return noted(Adopted, found) if found else None
+
+    def note_adopted(self, found: Adopted | None) -> None:
+        """Let `adopted` find it; with None, let it go."""
+        if found is not None or self._ledger.meta(ADOPTED):
+            self._ledger.set_meta(ADOPTED, said(found) if found else None)
+
+    def pretrained(self) -> Sha256 | None:
+        """Digest of the weights that retraining starts from; None to start from scratch."""
+        known = self.adopted()
+        return known.pretrained if known else None
+
+    def origin(self) -> str:
+        """What is to be said of where the current network comes from; "" when it was trained here."""
+        known = self.adopted()
+        if known is None or (known.retrained and not known.pretrained):
+            return ""
+        return BEGUN if known.retrained else BROUGHT
 
     def notes(self) -> Iterator[Note]:
         """All notes that lead to objects."""

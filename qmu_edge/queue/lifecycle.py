@@ -29,7 +29,7 @@ from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import Results
 from qmu_edge.request.deadline import EXTENSIONS, due_time, rfc3339
 from qmu_edge.request.document import DeletionRequest
-from qmu_edge.request.resolve import Claim, resolve
+from qmu_edge.request.resolve import NEVER_TRAINED_ON, Claim, resolve
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import REQUEST_KEY, RequestRow
 from qmu_edge.store.ledger.states import Outcome, Pointer, State, Status, Step
@@ -38,6 +38,7 @@ DENIALS: Final = (  # the vocabulary of the Data Rights Protocol, and one of our
     "suspected_fraud", "insuf_verification", "no_match", "claim_not_covered", "outside_jurisdiction",
     "too_many_requests", "other", "already_deleted",
 )  # fmt: skip
+UNDECLARED: Final = "not declared as trained on when the network was adopted"
 _MAX_REFERENCE: Final = 512
 
 
@@ -126,16 +127,16 @@ def look_up(
     ledger: Ledger, results: Results, index: SampleIndex, request: DeletionRequest, key: bytes
 ) -> tuple[Claim | None, RequestError | None]:
     """What a request names, and what is wrong with it; a request of which a part is known has both."""
-    barred = ledger.barred()
+    barred, never = ledger.barred(), UNDECLARED if results.adopted() else NEVER_TRAINED_ON
     try:
         _require_model(ledger, results, request)
-        return resolve(index, request, barred=barred, key=key), None
+        return resolve(index, request, barred=barred, key=key, never=never), None
     except RequestError as error:
         if error.reason != "partial":
             return None, error
         partly = error
     try:
-        return resolve(index, request, barred=barred, key=key, partial=True), partly
+        return resolve(index, request, barred=barred, key=key, never=never, partial=True), partly
     except RequestError as error:
         return None, error
 

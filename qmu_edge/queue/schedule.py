@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import sha256_of
@@ -21,13 +21,15 @@ from qmu_edge.project.results import Results
 from qmu_edge.queue.cost import Expected, expect
 from qmu_edge.queue.foreseen import Foreseen, foresee
 from qmu_edge.queue.lifecycle import said
-from qmu_edge.recipe import RETRAIN, PolicyRecipe
+from qmu_edge.recipe import RETRAIN, PolicyRecipe, Recipe
 from qmu_edge.request.deadline import days_left
 from qmu_edge.request.resolve import Claim
 from qmu_edge.request.split import EmptiedClasses, Passes, Split, divide, emptied_classes
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import REQUEST_KEY, RequestRow
 from qmu_edge.store.ledger.states import Outcome, State, Status, Step
+
+NO_RECIPE: Final = "[adopt] retrain is false, so nothing says how to train this network"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,34 @@ def plan(
     emptied = emptied_classes(samples.index, split, samples.barred())
     shown = foresee(project.results, samples, project.recipe, split, emptied)
     costs = expect(ledger, project.results, project.recipe, split, passes)
-    return Plan(split, *rungs(project.recipe.policy, asked, emptied, share, shown, costs), shown, costs)
+    exact = may_retrain(project.results, project.recipe)  # else it is dearer than anything
+    names, why = rungs(project.recipe.policy, asked, emptied, share, shown, costs if exact else None)
+    if not exact:
+        names, why = without_retraining(names, why)
+    return Plan(split, names, why, shown, costs)
+
+
+def may_retrain(results: Results, recipe: Recipe) -> bool:
+    """Whether the recipe says how to train the network: of an adopted one it need not."""
+    return results.adopted() is None or recipe.adopt.retrain
+
+
+def without_retraining(names: tuple[str, ...], why: str) -> tuple[tuple[str, ...], str]:
+    """The methods that are left where nobody knows how the network was trained, and why so few.
+
+    Raises:
+        ConfigError: Retraining is all that is allowed.
+
+    >>> without_retraining(("qmul", "retrain"), "")
+    (('qmul',), 'without retrain: [adopt] retrain is false, so nothing says how to train this network')
+    """
+    left = tuple(name for name in names if name != RETRAIN)
+    if not left:
+        raise ConfigError(
+            f"{RETRAIN}: {NO_RECIPE}{f'; no other method is allowed: {why}' if why else ''}; give a [train] "
+            "that does and set [adopt] retrain = true, or change [policy]"
+        )
+    return left, why or (f"without {RETRAIN}: {NO_RECIPE}" if RETRAIN in names else "")
 
 
 def deleted_share(ledger: Ledger, results: Results, rows: Sequence[RequestRow], split: Split) -> float:

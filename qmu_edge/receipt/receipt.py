@@ -40,6 +40,16 @@ LIMITS: Final = (
     "This receipt is not legal advice and does not say that any law was complied with.",
 )
 
+# One more for networks that were not trained here.
+ADOPTED: Final = (
+    "The network that this deletion began with was adopted, its training not witnessed. "
+    "What it was trained on is what the operator declared, and the file that it came in is not covered."
+)
+PRETRAINED: Final = (
+    "Retraining here starts from pretrained weights, their training not witnessed. "
+    "That they hold nothing of the data is what the operator declared."
+)
+
 
 def sign(statement: Statement, key: "Ed25519PrivateKey") -> bytes:
     """The one byte string of a receipt signed with a key.

@@ -18,6 +18,7 @@ from qmu_edge.request.stored import Positions
 
 ScopeName = Literal["samples", "classes", "subjects", "mixed"]
 LEAST_RETAINED: Final = 2  # on fewer images nothing can be trained: a single one has no batch statistics
+NEVER_TRAINED_ON: Final = "never trained on"
 _SHOWN_CLASSES: Final = 20
 
 
@@ -90,6 +91,7 @@ def resolve(
     barred: Tombstones = (),
     key: bytes,
     partial: bool = False,
+    never: str = NEVER_TRAINED_ON,
 ) -> Claim:
     """Find the samples that a request names.
 
@@ -98,6 +100,7 @@ def resolve(
         request: What to forget.
         barred: The tombstones of earlier requests; those of samples outside the index do not matter.
         key: The HMAC key that the subjects of the index were made with.
+        never: How to say that a sample was not trained on.
         partial: Whether to go on with what is known when something it names is not; else that is an error.
 
     Raises:
@@ -108,7 +111,7 @@ def resolve(
     """
     who = f"request {request.request_id}"
     kinds = {
-        "samples": _find_samples(index, request),
+        "samples": _find_samples(index, request, never),
         "classes": _find_classes(index, request),
         "subjects": _find_subjects(index, request, key),
     }
@@ -117,7 +120,7 @@ def resolve(
     before = barred_samples(index, barred)
     after = barred_samples(index, {*barred, *tombstones_at(index, np.flatnonzero(named))})
     train = index.in_split(SampleSplit.TRAIN)
-    _require_sets(named, before, after, train, who)
+    _require_sets(named, before, after, train, who, never)
     scopes: list[ScopeName] = ["samples", "classes", "subjects"]
     asked = [scope for scope in scopes if kinds[scope].known]
     return Claim(
@@ -141,7 +144,7 @@ def tombstones_of(index: SampleIndex, claim: Claim) -> list[tuple[str, Sha256]]:
     return tombstones_at(index, claim.samples)
 
 
-def _find_samples(index: SampleIndex, request: DeletionRequest) -> _Found:
+def _find_samples(index: SampleIndex, request: DeletionRequest, words: str) -> _Found:
     samples = index.ids.mask(request.sample_ids)
     never = np.flatnonzero(samples & ~index.in_split(SampleSplit.TRAIN))
     known = int(samples.sum())
@@ -154,7 +157,7 @@ def _find_samples(index: SampleIndex, request: DeletionRequest) -> _Found:
     elif never.size:
         first, split = index.ids[never[0]], SAMPLE_SPLITS[index.splits[never[0]]]
         problem = (
-            f"sample_ids: never trained on {never.size} of {known}, first {first!r} ({split}); "
+            f"sample_ids: {words} {never.size} of {known}, first {first!r} ({split}); "
             "allowed are training samples"
         )
     return _Found(samples, known, unknown, problem)
@@ -227,6 +230,7 @@ def _require_sets(
     after: NDArray[np.bool_],
     train: NDArray[np.bool_],
     who: str,
+    never: str,
 ) -> None:
     """Raise RequestError unless there is something to forget and something to retain."""
     total = int(named.sum())
@@ -236,7 +240,7 @@ def _require_sets(
         deleted = int((named & before).sum())
         raise RequestError(
             f"{who}: nothing to unlearn: of {total} samples it names, {deleted} are already "
-            f"deleted and {total - deleted} are validation or test samples, never trained on",
+            f"deleted and {total - deleted} are validation or test samples, {never}",
             reason="never_trained_on",
         )
     left = int((train & ~after).sum())

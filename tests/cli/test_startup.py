@@ -16,9 +16,9 @@ from qmu_edge.cli import keys, main, project, receipts, references, requests, ru
 HEAVY = ("torch", "torchvision", "brevitas", "onnx", "qonnx", "sklearn", "onnxscript")
 FOREIGN = (*HEAVY, "pydantic", "typer", "safetensors", "jaxtyping", "filelock", "rfc8785", "PIL")
 COMMANDS: dict[str, Any] = {
-    "init": project.init, "train": run.train, "unlearn": run.unlearn, "export": run.export,
-    "verify": run.verify, "status": project.status, "purge": project.purge, "confirm": project.confirm,
-    "methods": project.methods,
+    "init": project.init, "train": run.train, "adopt": run.adopt, "unlearn": run.unlearn,
+    "export": run.export, "verify": run.verify, "status": project.status, "purge": project.purge,
+    "confirm": project.confirm, "methods": project.methods,
     "recipes": project.recipes, "doctor": project.doctor, "demo": project.demo,
     "request new": requests.request_new, "request add": requests.request_add,
     "request list": requests.request_list, "request approve": requests.request_approve,

@@ -23,6 +23,7 @@ from qmu_edge.request.document import load_request, new_request
 from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
+from tests.fuzz.adopted_parsers import ADOPTED_PARSERS
 from tests.fuzz.device_parsers import DEVICE_PARSERS
 from tests.fuzz.mutate import mutated, mutated_json
 from tests.fuzz.parser import JSON_WORDS, SHA, Parser, bytes_of, json_of
@@ -195,6 +196,7 @@ def _open_image(folder: Path, path: Path) -> None:
 
 PARSERS: dict[str, Parser] = {
     **DEVICE_PARSERS,
+    **ADOPTED_PARSERS,
     "request": Parser(lambda folder, path: load_request(path), json_of(requests), 20_000),
     "subjects": Parser(
         lambda folder, path: read_subjects(path, ["a", "b", "c"]),

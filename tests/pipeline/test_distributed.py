@@ -112,6 +112,18 @@ def test_a_run_makes_the_network_of_one_process(
     assert _distance(ours, theirs) < 1e-4 * _distance(ours, before)
 
 
+def test_what_a_network_starts_from_travels_with_it(tmp_path: Path) -> None:
+    job = ranks.job(TRAINING, SMOOTH, {})
+    name = next(iter(job.model.state_dict()))
+    start = {name: torch.full_like(job.model.state_dict()[name], 0.25)}
+    job.model.start = start
+    found = _unpacked(_packed(job), tmp_path / "state")[0].model
+    assert found.start is not None and torch.equal(found.start[name], start[name])
+    assert torch.equal(found.state_dict()[name], start[name])
+    job.model.start = None
+    assert _unpacked(_packed(job), tmp_path / "state")[0].model.start is None
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b'{"seed": 1, "seed": 1}', b"[]"])
 def test_a_job_that_was_damaged_on_its_way_is_refused(tmp_path: Path, content: bytes) -> None:
     packed = load(_packed(ranks.job(TRAINING, SMOOTH, {})))

@@ -16,7 +16,7 @@ from qmu_edge.pipeline.make_receipt import FulfilledRun, make_receipt, require_i
 from qmu_edge.project.checklist import Line
 from qmu_edge.project.needs import CURRENT
 from qmu_edge.project.records import Measured, Release, Report
-from qmu_edge.receipt.receipt import loads, sign
+from qmu_edge.receipt.receipt import ADOPTED, LIMITS, PRETRAINED, loads, sign
 from qmu_edge.receipt.statement import Method, PredicateV1, PredicateV2, Rung, Statement
 from qmu_edge.receipt.verify import verify
 from qmu_edge.recipe import ModelRecipe
@@ -150,6 +150,13 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_receipt_has_the_bytes_that_were_recorded() -> None:
     assert sign(made(), KEY) == (GOLDEN / "unlearned.v3.json").read_bytes()
+
+
+def test_a_network_that_was_not_trained_here_is_one_more_limit() -> None:
+    limits = [ADOPTED, PRETRAINED]
+    statement = made(run=replace(RUN, unwitnessed=limits))
+    assert statement.predicate.limits == [*LIMITS, *limits]
+    require_impersonal(statement, row=ROW, claim=CLAIM, index=INDEX, root=Path("/srv/anna"))
 
 
 OLDER = {

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from qmu_edge import api
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import sha256_of
-from qmu_edge.project.model_file import adopt, confirm, confirmed_source, source_of
+from qmu_edge.project.model_file import brought, confirm, confirmed_source, source_of
 from qmu_edge.recipe import ModelRecipe, parse_recipe
 
 SOURCE = b"""
@@ -57,8 +57,8 @@ def given(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("recipe", [ModelRecipe(), NAMED, PINNED])
 def test_file_that_a_person_gives_is_named_with_its_digest(recipe: ModelRecipe, given: Path) -> None:
-    assert adopt(recipe, given) == (PINNED, SOURCE)
-    assert adopt(ModelRecipe(), None) == (ModelRecipe(), b"")
+    assert brought(recipe, given) == (PINNED, SOURCE)
+    assert brought(ModelRecipe(), None) == (ModelRecipe(), b"")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_other_files_are_refused(recipe: ModelRecipe, name: str | None, message:
         (given.parent / other).write_bytes(SOURCE)
     (given.parent / "big.py").write_bytes(b"#" * (1 << 20) + b"#")
     with pytest.raises(ConfigError, match=message):
-        adopt(recipe, None if name is None else given.parent / name)
+        brought(recipe, None if name is None else given.parent / name)
 
 
 @pytest.mark.parametrize(

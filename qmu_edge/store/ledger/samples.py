@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import Any, ClassVar, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import ConfigError, LedgerError
@@ -79,6 +80,13 @@ class SampleLedger(ChainedFile):
         index = self._read()
         split, subjects = _digests(index, self._salt())
         self.append("samples", 0, count=len(index.ids), split=split, subjects=subjects)
+
+    def assign_splits(self, splits: NDArray[np.int8]) -> None:
+        """Let the samples have other splits (n,), before any request is received; in order of the index."""
+        with self.change() as db:
+            pairs = ((split, position) for position, split in enumerate(splits.tolist()))
+            db.executemany("UPDATE samples SET split = ? WHERE position = ?", pairs)
+            self.append_samples()
 
     def renew_salt(self) -> None:
         """Forget the salt of subjects; inside `change`, and `append_samples` must follow."""

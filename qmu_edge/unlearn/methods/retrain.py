@@ -1,5 +1,7 @@
 """Retraining: train from scratch, with the same recipe, without the forget set. Exact unlearning.
 
+An adopted network may name pretrained weights, which are then what it starts from.
+
 It is also the reference for approximate methods.
 
 Differs: from the papers' harness in that the initial weights come from another seed than the original's, so
@@ -39,7 +41,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     """
     data.retain.require_some("retain")
     seed = int(torch.randint(2**31, (1,), generator=generator))
-    fresh = build(model.recipe, model.shape, seed, model.factory).to(data.retain.device)
+    fresh = build(model.recipe, model.shape, seed, model.factory, model.start).to(data.retain.device)
     fit(
         fresh, data.retain, replace_seed(params.train, seed), data.augment,
         progress=data.progress, label="retraining", resume=data.state,

@@ -31,3 +31,17 @@ def test_it_is_training_from_scratch_under_the_drawn_seed(
     assert all(torch.equal(value, found[name]) for name, value in expected.state_dict().items())
     start = model.state_dict()
     assert all(torch.equal(value, start[name]) for name, value in network().state_dict().items())
+
+
+def test_it_starts_from_pretrained_weights_where_there_are_any(
+    network: Callable[..., Classifier], toy: Callable[..., Samples]
+) -> None:
+    data = ForgetRetain(forget=toy(3), retain=toy(12, seed=1), validation=toy(3, seed=2))
+    train, model = TrainRecipe(epochs=1, batch=6, lr=1e-9, weight_decay=0.0), network()
+    start = {
+        name: torch.full_like(t, 0.25) for name, t in model.state_dict().items() if name == "head.weight"
+    }
+    model.start = start
+    found = run(model, data, Params(train=train), torch.Generator().manual_seed(5))
+    assert torch.allclose(found.state_dict()["head.weight"], start["head.weight"], atol=1e-6)
+    assert found.start is start

@@ -1,0 +1,358 @@
+"""A deployed file read back into a network that can be trained.
+
+The network of the recipe is built and written as a graph; file and graph are followed side by side from the
+output to the input (`steps`), and each layer and each grid takes codes and steps from its counterpart. What
+is between them must be the same. Nothing is estimated but the statistics of batch-norms, which no file has:
+they are measured, and gain and shift follow from them, so that the network computes what the file does.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from qmu_edge.errors import ConfigError, ExportError
+from qmu_edge.export.gates import BATCH, run_file, runnable
+from qmu_edge.export.graph import attributes, constant, drop_unused, initializers, set_nodes
+from qmu_edge.export.steps import Step, steps_of
+from qmu_edge.export.trace import trace
+from qmu_edge.models.calibration import weight_layers
+from qmu_edge.models.deploy import deploy
+from qmu_edge.models.layers import Classifier
+from qmu_edge.models.quantizers.presets import LearnedStep
+from qmu_edge.train.batches import Samples, on_device
+from qmu_edge.train.fit import predict
+from qmu_edge.verify.codes import code_range
+from qmu_edge.verify.parity import Parity, compare
+
+IMAGES = 2048
+GRID, SUM, WEIGHT = ".quant", ".sum", ".weight"  # how the trace names the nodes of a module
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A step of the network's own graph and its counterpart in the file."""
+
+    ours: Step
+    theirs: Step
+
+
+def read_back(data: bytes, model: Classifier, samples: Samples, source: object) -> None:
+    """Let a freshly built network compute what a file computes, in place.
+
+    Args:
+        data: An ONNX file: integer, packed, QCDQ or QONNX.
+        model: Of the recipe, on the CPU.
+        samples: Images on which the statistics of batch-norms are measured.
+        source: What the file is called in messages.
+
+    Raises:
+        ConfigError: The recipe's quantizers cannot hold a step of the file.
+        ExportError: The file is of another network, or cannot be trained; the node is named.
+    """
+    try:
+        graph = onnx.load_from_string(data)
+        theirs = steps_of(graph)
+        pairs, names = _pairs(model, theirs, samples.pool.shape[-1])
+        norms: dict[nn.BatchNorm2d, tuple[Tensor, Tensor]] = {}
+        behind = _norms_behind(model, samples.pool.shape[-1])
+        with torch.no_grad():
+            for pair in pairs:
+                if pair.ours.kind == "grid":
+                    _set_grid(model, names[_module(pair.ours)], pair)
+                elif pair.ours.kind == "layer":
+                    layer = model.get_submodule(names[_module(pair.ours)])
+                    _set_layer(layer, behind.get(layer), pair, norms)
+            _set_norms(model, norms, samples)
+    except (ExportError, ConfigError) as error:
+        raise type(error)(f"{source}: {error}") from None
+
+
+def agreement(data: bytes, model: Classifier, images: UInt8[np.ndarray, "n c h w"]) -> Parity:
+    """Compare what a network will be exported as with a file, which runs under onnxruntime.
+
+    Args:
+        data: The file.
+        model: On the CPU.
+        images: Square.
+    """
+    expected = predict(deploy(model, images.shape[-1]), _unlabelled(images), BATCH).numpy()
+    return compare(run_file(runnable(_run_as(data)), images), expected)
+
+
+def as_exported(model: Classifier, images: UInt8[np.ndarray, "n c h w"]) -> Parity:
+    """Compare what a network will be exported as with the network itself, in PyTorch, on the CPU."""
+    samples = _unlabelled(images)
+    exported = predict(deploy(model, images.shape[-1]), samples, BATCH)
+    return compare(predict(model, samples, BATCH).numpy(), exported.numpy())
+
+
+def _unlabelled(images: UInt8[np.ndarray, "n c h w"]) -> Samples:
+    return on_device(images, np.zeros(len(images), np.int64), torch.device("cpu"), limit_bytes=0)
+
+
+def _run_as(data: bytes) -> bytes:
+    """The file as the verifier runs it: batch-norms are a product and a sum, the image is the only input."""
+    model = onnx.load_from_string(data)
+    values, nodes = initializers(model), []
+    images = [value for value in model.graph.input if value.name not in values]
+    if all(n.op_type != "BatchNormalization" for n in model.graph.node) and len(images) == len(
+        model.graph.input
+    ):
+        return data
+    del model.graph.input[:]
+    model.graph.input.extend(images)
+    for node in model.graph.node:
+        if node.op_type != "BatchNormalization":
+            nodes.append(node)
+            continue
+        weight, bias, mean, variance = (values[x].astype(np.float64) for x in node.input[1:5])
+        epsilon: Any = attributes(node).get("epsilon", 1e-5)
+        gain = weight / np.sqrt(variance + epsilon)
+        x, y = node.input[0], node.output[0]
+        for name, value in (("gain", gain), ("shift", bias - mean * gain)):
+            constant(model, f"{y}.{name}", value.astype(np.float32).reshape(1, -1, 1, 1))
+        nodes.append(onnx.helper.make_node("Mul", [x, f"{y}.gain"], [f"{y}.scaled"], f"{y}.scaled"))
+        nodes.append(onnx.helper.make_node("Add", [f"{y}.scaled", f"{y}.shift"], [y], f"{y}.shifted"))
+    set_nodes(model, nodes)
+    drop_unused(model)
+    standard: bytes = model.SerializeToString()
+    return standard
+
+
+def _pairs(model: Classifier, theirs: Step, size: int) -> tuple[list[_Pair], dict[str, str]]:
+    """Steps side by side, and the names of the network's modules by those in its own graph."""
+    template = _with_any_steps(model)
+    deployed = deploy(template, size)
+    ours = steps_of(trace(deployed, size))
+    names = dict(zip(_quantized(deployed), _quantized(model), strict=True))
+    return list(_Match().match(ours, theirs).values()), names
+
+
+def _quantized(model: Classifier) -> list[str]:
+    """Names of all layers and all grids, in the same order in a network and in its deploy form."""
+    return [n for n, _ in weight_layers(model)] + [
+        n
+        for n, m in model.named_modules()
+        if getattr(getattr(m, "act_quant", None), "is_quant_enabled", False)
+    ]
+
+
+def _with_any_steps(model: Classifier) -> Classifier:
+    """A copy whose grids have a step: its graph is looked at, and not run."""
+    template = copy.deepcopy(model).eval()
+    for module in template.modules():
+        if isinstance(module, LearnedStep) and not bool(module.step.isfinite().all()):
+            with torch.no_grad():
+                module.step.fill_(1.0)
+    return template
+
+
+def _module(step: Step) -> str:
+    """The module of a step of the network's own graph."""
+    name = step.label.partition(" ")[2].strip("'")
+    return name.removesuffix(GRID).removesuffix(SUM)
+
+
+class _Match:
+    """Follows two networks from their ends; what is read twice must be the same twice."""
+
+    def __init__(self) -> None:
+        self.found: dict[Step, _Pair] = {}
+
+    def match(self, ours: Step, theirs: Step) -> dict[Step, _Pair]:
+        """Pairs by our steps.
+
+        Raises:
+            ExportError: There is no counterpart; both nodes are named.
+        """
+        if ours in self.found:
+            if self.found[ours].theirs is not theirs:
+                raise ExportError(f"{theirs.label}: stands where the network has {ours.label} a second time")
+            return self.found
+        while theirs.kind == "grid" and ours.kind != "grid":
+            (theirs,) = theirs.inputs  # it only rounds what the network leaves; the agreement shows how much
+        if ours.kind == "affine" and theirs.kind == "image":
+            return self.match(ours.inputs[0], theirs)  # images are normalised before the file
+        if ours.kind != theirs.kind or ours.form != theirs.form or len(ours.inputs) != len(theirs.inputs):
+            raise ExportError(
+                f"{theirs.label}: a {theirs.kind} {_form(theirs)} stands where the network of the recipe has "
+                f"{ours.label}, a {ours.kind} {_form(ours)}; it cannot be trained as this network"
+            )
+        self.found[ours] = _Pair(ours, theirs)
+        failed: list[tuple[int, ExportError]] = []
+        for order in (theirs.inputs, theirs.inputs[::-1]) if ours.kind == "add" else (theirs.inputs,):
+            before = dict(self.found)
+            try:
+                for mine, other in zip(ours.inputs, order, strict=True):
+                    self.match(mine, other)
+                return self.found
+            except ExportError as error:
+                failed.append((len(self.found), error))
+                self.found = before
+        raise max(failed, key=lambda one: one[0])[1]  # of the order that went farther
+
+
+def _form(step: Step) -> str:
+    return " ".join(map(str, step.form)) + (f"{step.low}..{step.high}" if step.kind == "grid" else "")
+
+
+def _set_grid(model: Classifier, name: str, pair: _Pair) -> None:
+    ours, theirs = pair.ours, pair.theirs
+    if (ours.low, ours.high) != (theirs.low, theirs.high):
+        raise ExportError(
+            f"{theirs.label}: codes {theirs.low} to {theirs.high}, the recipe's grid {name} has "
+            f"{ours.low} to {ours.high}: bits differ, or there is a zero point"
+        )
+    step = np.float32(theirs.scale)
+    if theirs.ceiling < float(step) * theirs.high or theirs.floor > float(step) * theirs.low:
+        raise ExportError(f"{theirs.label}: values are cut off within the grid, between two codes")
+    grid: Any = model.get_submodule(name)
+    scaling = grid.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl
+    if not isinstance(scaling, LearnedStep):
+        raise ConfigError('[model] quantizer: allowed for a file that is read back is "learned_step"')
+    scaling.step.fill_(float(step))
+    if float(scaling.value()) != float(step):
+        raise ConfigError(
+            f"{theirs.label}: its step {step:g} is no power of two, as [model] activation_steps says; "
+            'allowed with "free"'
+        )
+
+
+def _set_layer(
+    layer: Any, norm: nn.BatchNorm2d | None, pair: _Pair, norms: dict[nn.BatchNorm2d, tuple[Tensor, Tensor]]
+) -> None:
+    """Codes and scale; what is left of gain and shift goes to the batch-norm, or the bias."""
+    theirs = pair.theirs
+    codes, scale = _required(theirs.codes), _required(theirs.scale)
+    if codes.shape != tuple(layer.weight.shape):
+        raise ExportError(
+            f"{theirs.label}: weight {codes.shape}, the network's is {tuple(layer.weight.shape)}"
+        )
+    full = np.broadcast_to(scale * theirs.gain, (len(codes),)).copy()
+    shift = np.broadcast_to(theirs.shift, (len(codes),)).copy()
+    gain = np.ones(len(codes))
+    if layer.weight_quant.is_quant_enabled:
+        _require_codes(codes, layer, theirs)
+    elif codes.dtype != np.float64:
+        raise ExportError(f"{theirs.label}: integer codes, where the recipe's layer is float")
+    if norm is not None:  # a weight that training is used to, by a power of two
+        spread = np.sqrt(np.mean((codes.reshape(len(codes), -1) * full[:, None]) ** 2))
+        usual = (2.0 / np.prod(codes.shape[1:])) ** 0.5
+        gain = np.full(len(codes), 2.0 ** np.round(np.log2(spread / usual)) if spread > 0 else 1.0)
+        if layer.weight_quant.is_quant_enabled:
+            gain = np.where(full < 0, -gain, gain)
+        norms[norm] = torch.from_numpy(gain), torch.from_numpy(shift)
+    elif layer.bias is not None:
+        layer.bias.copy_(torch.from_numpy(shift))
+    elif shift.any():
+        raise ExportError(f"{theirs.label}: has a bias, and the network's layer has none")
+    steps = torch.from_numpy(full / gain)
+    over = steps.reshape(-1, *(1,) * (codes.ndim - 1))
+    layer.weight.copy_((torch.from_numpy(codes.astype(np.float64)) * over).float())
+    if layer.weight_quant.is_quant_enabled:
+        _set_steps(layer, over.float(), theirs)
+
+
+def _set_steps(layer: Any, steps: Tensor, theirs: Step) -> None:
+    scaling = layer.weight_quant.tensor_quant.scaling_impl
+    if not isinstance(scaling, LearnedStep):
+        raise ConfigError('[model] quantizer: allowed for a file that is read back is "learned_step"')
+    if bool((steps < 0).any()):  # no batch-norm takes the sign
+        raise ExportError(f"{theirs.label}: a negative scale")
+    scaling.step.copy_(steps.reshape(scaling.step.shape))
+    if not torch.equal(scaling.value().reshape(-1), steps.reshape(-1)):
+        raise ExportError(f"{theirs.label}: a scale of {float(steps.min()):g}, too small to be learned")
+
+
+def _require_codes(codes: np.ndarray, layer: Any, theirs: Step) -> None:
+    bits = int(layer.weight_quant.bit_width())
+    low, high = code_range(bits, signed=True, narrow=bool(layer.weight_quant.is_narrow_range))
+    if codes.dtype != np.int64:
+        raise ExportError(f"{theirs.label}: a float weight, the recipe's has {bits} bits")
+    if codes.min() < low or codes.max() > high:
+        raise ExportError(
+            f"{theirs.label}: codes {codes.min()} to {codes.max()}, "
+            f"the recipe's {bits} bits have {low} to {high}"
+        )
+
+
+def _required(values: np.ndarray | None) -> np.ndarray:
+    if values is None:
+        raise ExportError("a layer without codes")
+    return values
+
+
+def _norms_behind(model: Classifier, size: int) -> dict[nn.Module, nn.BatchNorm2d]:
+    """The batch-norm that reads what each layer makes."""
+    made: dict[int, tuple[nn.Module, Tensor]] = {}
+    found: dict[nn.Module, nn.BatchNorm2d] = {}
+
+    def left(layer: nn.Module, x: Any, y: Any) -> None:
+        value = y if isinstance(y, Tensor) else y.value
+        made[id(value)] = layer, value
+
+    def arrived(norm: nn.Module, x: tuple[Any, ...]) -> None:
+        value = x[0] if isinstance(x[0], Tensor) else x[0].value
+        if id(value) in made and isinstance(norm, nn.BatchNorm2d):
+            found[made[id(value)][0]] = norm
+
+    handles = [layer.register_forward_hook(left) for _, layer in weight_layers(model)]
+    handles += [
+        m.register_forward_pre_hook(arrived) for m in model.modules() if isinstance(m, nn.BatchNorm2d)
+    ]
+    with _hooked(handles), torch.no_grad():
+        _with_shape(model, size)
+    return found
+
+
+def _with_shape(model: Classifier, size: int) -> None:
+    model.eval()(torch.zeros(1, model.shape.channels, size, size))
+
+
+@contextmanager
+def _hooked(handles: list[Any]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _set_norms(
+    model: Classifier, norms: Mapping[nn.BatchNorm2d, tuple[Tensor, Tensor]], samples: Samples
+) -> None:
+    """First gain and shift with statistics of 0 and 1, then the same with those that are measured so."""
+    for norm, (gain, shift) in norms.items():
+        _set_norm(norm, torch.zeros_like(shift), torch.ones_like(shift), gain, shift)
+    sums = {norm: torch.zeros(2, norm.num_features, dtype=torch.float64) for norm in norms}
+    counts = dict.fromkeys(norms, 0)
+
+    def arrived(norm: Any, x: tuple[Any, ...]) -> None:
+        value = (x[0] if isinstance(x[0], Tensor) else x[0].value).double()
+        sums[norm] += torch.stack([value.sum((0, 2, 3)), value.square().sum((0, 2, 3))])
+        counts[norm] += value.numel() // value.shape[1]
+
+    model.eval()
+    with _hooked([norm.register_forward_pre_hook(arrived) for norm in norms]):
+        for batch in samples.take(torch.arange(min(IMAGES, len(samples)))).batches(64):
+            model(batch.images)
+    for norm, (gain, shift) in norms.items():
+        mean, square = sums[norm] / counts[norm]
+        _set_norm(norm, mean, (square - mean.square()).clamp_min(0.0), gain, shift)
+
+
+def _set_norm(norm: nn.BatchNorm2d, mean: Any, variance: Any, gain: Tensor, shift: Tensor) -> None:
+    """A batch-norm of these statistics (c,) that computes x * gain + shift, as float32 allows."""
+    kept: Any = (norm.running_mean, norm.running_var)
+    kept[0].copy_(mean)
+    kept[1].copy_(variance)
+    norm.weight.copy_(gain * (kept[1].double() + norm.eps).sqrt())
+    norm.bias.copy_(shift + kept[0].double() * gain)

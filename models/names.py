@@ -1,0 +1,179 @@
+"""Weights that were trained elsewhere, matched with a network by name and shape.
+
+A tensor of the network is looked for under the name that a file of names gives it, else under its own name,
+the one that torchvision has for it, and the one it has in the body that the user's own file builds. Nothing
+is guessed: a tensor that is left over on either side is an error that names it.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from torch import Tensor
+
+from qmu_edge.errors import ConfigError
+from qmu_edge.io.json import nests_too_deep, shown
+from qmu_edge.models.layers import Classifier
+
+MAX_BYTES: Final = 1 << 20
+BODY: Final = "body."  # of a network of the user's own
+QUANTIZER: Final = "tensor_quant"  # in the name of every tensor of one, as Brevitas has it
+_COUNTS: Final = "num_batches_tracked"
+
+
+def trained_tensors(model: Classifier, *, quantizers: bool = False) -> dict[str, Tensor]:
+    """What training makes, by name: weights, biases, batch-norm, perhaps quantizers. Shares the storage."""
+    state = model.state_dict()
+    return {n: t for n, t in state.items() if (quantizers or QUANTIZER not in n) and not n.endswith(_COUNTS)}
+
+
+def names_in(data: bytes, source: object) -> dict[str, str]:
+    """What a TOML file `our name = "their name"` says, of tensors or of modules.
+
+    Args:
+        data: Its content, at most 1 MiB.
+        source: What it is called in messages.
+
+    Raises:
+        ConfigError: It is too large, not TOML, or a name is not a text.
+    """
+    try:
+        if len(data) > MAX_BYTES or nests_too_deep(text := data.decode()):
+            raise ValueError(f"larger than {MAX_BYTES} bytes, or nested too deep")
+        return dict(_flat(tomllib.loads(text), "", source))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+
+
+def _flat(table: Mapping[str, Any], before: str, source: object) -> Iterator[tuple[str, str]]:
+    """Names without quotes are tables to TOML: `head.weight = "fc.weight"` is the same as with them."""
+    for key, value in table.items():
+        name = f"{before}{key}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.", source)
+        elif isinstance(value, str):
+            yield name, value
+        else:
+            raise ConfigError(f"{source}: {shown(name)} is {value!r}, allowed is a name as text")
+
+
+def matched(
+    model: Classifier, given: Mapping[str, Tensor], names: Mapping[str, str], source: object,
+    *, any_head: bool = False, quantizers: bool = False,
+) -> dict[str, Tensor]:  # fmt: skip
+    """The tensors of a file under the names that the network has for them.
+
+    Args:
+        model: Any network.
+        given: Tensors by their names.
+        names: See `names_in`.
+        source: What the file is called in messages.
+        any_head: Leave a classifier of another number of classes out, on both sides.
+        quantizers: Whether the file holds steps and scales as well.
+
+    Raises:
+        ConfigError: A tensor is left over on either side, two want the same, or shapes differ; all are named.
+    """
+    ours = trained_tensors(model, quantizers=quantizers)
+    theirs = {name: t for name, t in given.items() if not name.endswith(_COUNTS)}
+    found = {name: _their_name(name, model.recipe.architecture, names, theirs) for name in ours}
+    pairs = {name: their for name, their in found.items() if their}
+    if any_head:
+        heads = [n for n in pairs if n.startswith("head.") and theirs[pairs[n]].shape != ours[n].shape]
+        ours, pairs, theirs = (
+            {n: t for n, t in ours.items() if n not in heads},
+            {n: t for n, t in pairs.items() if n not in heads},
+            {n: t for n, t in theirs.items() if n not in [pairs[h] for h in heads]},
+        )
+    _require_whole(ours.keys() - pairs.keys(), theirs.keys() - set(pairs.values()), source)
+    _require_once(pairs, source)
+    _require_shapes(ours, theirs, pairs, source)
+    for ours_name, their in pairs.items():
+        if their.endswith("running_var") and bool((theirs[their] < 0).any()):
+            raise ConfigError(f"{source}: {shown(their)} is negative, and a variance cannot be ({ours_name})")
+    return {name: theirs[their] for name, their in pairs.items()}
+
+
+def _their_name(name: str, architecture: str, names: Mapping[str, str], theirs: Mapping[str, Tensor]) -> str:
+    """The name under which the file has a tensor of ours; "" where it has none."""
+    for known in sorted(names, key=len, reverse=True):
+        if name == known or name.startswith(f"{known}."):
+            other = names[known] + name[len(known) :]
+            return other if other in theirs else ""
+    published = PUBLISHED[architecture](name) if architecture in PUBLISHED else name.removeprefix(BODY)
+    return next((other for other in (name, published) if other in theirs), "")
+
+
+def _require_whole(missing: set[str], unused: set[str], source: object) -> None:
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} tensors of the network are not in it: {', '.join(sorted(missing))}")
+    if unused:
+        parts.append(
+            f"{len(unused)} of its tensors have no place in the network: {', '.join(sorted(unused))}"
+        )
+    if parts:
+        raise ConfigError(f"{source}: {'; '.join(parts)}; --names pairs names that differ")
+
+
+def _require_once(pairs: Mapping[str, str], source: object) -> None:
+    taken: dict[str, str] = {}
+    for name, their in pairs.items():
+        if taken.setdefault(their, name) != name:
+            raise ConfigError(f"{source}: {shown(their)} is wanted twice: for {taken[their]} and for {name}")
+
+
+def _require_shapes(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], pairs: Mapping[str, str], source: object
+) -> None:
+    wrong = [n for n in pairs if ours[n].shape != theirs[pairs[n]].shape]
+    heads = [n for n in wrong if n.startswith("head.") and ours[n].shape[1:] == theirs[pairs[n]].shape[1:]]
+    if heads and heads == wrong:
+        found, wanted = len(theirs[pairs[heads[0]]]), len(ours[heads[0]])
+        raise ConfigError(f"{source}: its classifier has {found} classes, the dataset has {wanted}")
+    if wrong:
+        said = (f"{pairs[n]} {tuple(theirs[pairs[n]].shape)} for {n} {tuple(ours[n].shape)}" for n in wrong)
+        raise ConfigError(
+            f"{source}: {len(wrong)} shapes differ: {', '.join(said)}; [model] says which network it is"
+        )
+
+
+def _resnet18(name: str) -> str:
+    """The name that torchvision has for a tensor of ResNet18.
+
+    >>> _resnet18("stem.0.1.running_mean"), _resnet18("blocks.5.second.0.weight"), _resnet18("head.bias")
+    ('bn1.running_mean', 'layer3.1.conv2.weight', 'fc.bias')
+    """
+    name = re.sub(r"^stem\.0\.0\.", "conv1.", re.sub(r"^stem\.0\.1\.", "bn1.", name))
+    name = re.sub(r"^head\.", "fc.", name)
+    found = re.fullmatch(r"blocks\.(\d+)\.(first|second|shortcut\.0)\.([01])\.(\w+)", name)
+    if not found:
+        return name
+    block, part, norm, rest = int(found[1]), found[2], int(found[3]), found[4]
+    inner = f"{('conv', 'bn')[norm]}{2 if part == 'second' else 1}"
+    if part == "shortcut.0":
+        inner = f"downsample.{norm}"
+    return f"layer{block // 2 + 1}.{block % 2}.{inner}.{rest}"
+
+
+def _mobilenet_v2(name: str) -> str:
+    """The name that torchvision has for a tensor of MobileNetV2.
+
+    >>> _mobilenet_v2("blocks.0.branch.2.1.bias"), _mobilenet_v2("blocks.3.branch.2.0.weight")
+    ('features.1.conv.2.bias', 'features.4.conv.1.0.weight')
+    >>> _mobilenet_v2("blocks.3.branch.4.1.bias"), _mobilenet_v2("last.0.0.weight")
+    ('features.4.conv.3.bias', 'features.18.0.weight')
+    """
+    name = re.sub(r"^head\.", "classifier.1.", name)
+    name = re.sub(r"^last\.0\.", "features.18.", re.sub(r"^stem\.0\.", "features.0.", name))
+    found = re.fullmatch(r"blocks\.(\d+)\.branch\.(\d+)\.([01])\.(\w+)", name)
+    if not found:
+        return name
+    block, place, norm, rest = int(found[1]), int(found[2]) // 2, int(found[3]), found[4]
+    projection = 1 if block == 0 else 2  # after a rectified layer or two
+    inner = f"{place + norm}" if place == projection else f"{place}.{norm}"
+    return f"features.{block + 1}.conv.{inner}.{rest}"
+
+
+PUBLISHED: Final[Mapping[str, Callable[[str], str]]] = {"resnet18": _resnet18, "mobilenet_v2": _mobilenet_v2}

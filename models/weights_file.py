@@ -1,0 +1,157 @@
+"""Files of weights that were trained elsewhere: read as numbers, never run.
+
+safetensors is the form to give: a header in JSON, and numbers. What `torch.save` writes is a pickle in a zip;
+PyTorch's reader of weights (`weights_only`) knows the few steps that make tensors and refuses all others, so
+nothing of the file is run. It is read only here, where somebody has given a file by hand; what this project
+writes is never a pickle.
+"""
+
+import io
+import math
+import warnings
+import zipfile
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from qmu_edge.errors import ConfigError
+from qmu_edge.io.json import shown
+
+MAX_BYTES: Final = 4 << 30
+MAX_HEADER: Final = 1 << 24  # bytes of the part that says what there is
+MAX_TENSORS: Final = 10_000
+WRAPPERS: Final = ("state_dict", "model_state_dict", "model")  # where training scripts keep the weights
+PARALLEL: Final = "module."  # what DataParallel puts before every name
+_ZIP: Final = b"PK\x03\x04"
+
+
+def weights_in(data: bytes, source: object) -> dict[str, Tensor]:
+    """The tensors of a file by their names, on the CPU; float ones as float32.
+
+    Args:
+        data: safetensors, or what `torch.save` makes of a state_dict, perhaps beside other things.
+        source: What the file is called in messages.
+
+    Raises:
+        ConfigError: It is neither, is damaged, would run code, or a tensor is not finite or shared by two
+            names.
+    """
+    given = _from_torch(data, source) if data.startswith(_ZIP) else _from_safetensors(data, source)
+    tensors = _state(given, source)
+    _require_sound(tensors, source)
+    found = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    found = {name: t.contiguous().clone() for name, t in found.items()}
+    for name, tensor in found.items():
+        if not bool(tensor.isfinite().all()):
+            raise ConfigError(f"{source}: {shown(name)} holds a value that is not finite")
+    return found
+
+
+def _from_safetensors(data: bytes, source: object) -> dict[str, Tensor]:
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or not data[8:9] == b"{":
+        raise ConfigError(
+            f"{source}: neither safetensors nor weights of torch.save (PyTorch 1.6 or later); "
+            "safetensors.torch.save_file(model.state_dict(), path) writes the first"
+        )
+    if length > min(MAX_HEADER, len(data) - 8):
+        raise ConfigError(
+            f"{source}: a header of {length} bytes in a file of {len(data)}, allowed are {MAX_HEADER} and "
+            "no more than there are: the file is damaged or cut off"
+        )
+    try:
+        return load_tensors(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ConfigError(f"{source}: damaged safetensors: {_first_line(error)}") from None
+
+
+def _from_torch(data: bytes, source: object) -> Any:
+    _require_plain_zip(data, source)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about kinds of tensors that are refused below
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a crafted file makes of the reader
+        raise ConfigError(
+            f"{source}: not weights alone: {_refusal(error)}; nothing of it was run: save the state_dict, "
+            "best as safetensors"
+        ) from None
+
+
+def _require_plain_zip(data: bytes, source: object) -> None:
+    """The zip is one of torch.save: nothing in it is compressed, and what makes the tensors is small."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise ConfigError(f"{source}: damaged or cut off: {_first_line(error)}") from None
+    described = sum(e.file_size for e in entries if e.filename.endswith(".pkl"))
+    if any(e.compress_type != zipfile.ZIP_STORED for e in entries):
+        raise ConfigError(f"{source}: a compressed zip, which torch.save does not write")
+    if (
+        len(entries) > 2 * MAX_TENSORS
+        or described > MAX_HEADER
+        or sum(e.file_size for e in entries) > MAX_BYTES
+    ):
+        raise ConfigError(
+            f"{source}: {len(entries)} parts, {described} bytes that describe them; allowed are "
+            f"{2 * MAX_TENSORS} parts and {MAX_HEADER} bytes"
+        )
+
+
+def _state(given: Any, source: object) -> dict[str, Tensor]:
+    """The tensors by name, of a state_dict or of something that holds one."""
+    for key in WRAPPERS:
+        if isinstance(given, Mapping) and isinstance(given.get(key), Mapping):
+            given = given[key]
+            break
+    if not isinstance(given, Mapping) or not given:
+        raise ConfigError(f"{source}: holds {type(given).__name__}, allowed is a state_dict: tensors by name")
+    for name, value in given.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ConfigError(
+                f"{source}: {shown(str(name))} is {type(value).__name__}; allowed are tensors, or a "
+                f"state_dict under one of {', '.join(WRAPPERS)}"
+            )
+    if all(name.startswith(PARALLEL) for name in given):
+        given = {name.removeprefix(PARALLEL): value for name, value in given.items()}
+    return dict(given)
+
+
+def _require_sound(tensors: Mapping[str, Tensor], source: object) -> None:
+    """Before anything is copied: plain numbers, no more of them than a file can hold, each of one name."""
+    if len(tensors) > MAX_TENSORS:
+        raise ConfigError(f"{source}: {len(tensors)} tensors, allowed {MAX_TENSORS}")
+    seen: dict[tuple[int, int], str] = {}
+    left = MAX_BYTES
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
+            raise ConfigError(
+                f"{source}: {shown(name)} is {tensor.dtype} {tensor.layout}; allowed are dense numbers"
+            )
+        if tensor.device.type != "cpu":
+            raise ConfigError(f"{source}: {shown(name)} has no values: it lies on device {tensor.device}")
+        left -= math.prod(tensor.shape) * 4
+        if left < 0:
+            raise ConfigError(f"{source}: its tensors are larger than the allowed {MAX_BYTES} bytes together")
+        place = (tensor.data_ptr(), tensor.numel())
+        if tensor.numel() > 1 and seen.setdefault(place, name) != name:
+            raise ConfigError(
+                f"{source}: {shown(seen[place])} and {shown(name)} are one tensor (tied weights); "
+                "allowed is one name for each: training would part them"
+            )
+
+
+def _refusal(error: Exception) -> str:
+    """What the reader objects to, without its advice to trust the file."""
+    for line in str(error).splitlines():
+        if "Unsupported" in line or "GLOBAL" in line or "WeightsUnpickler error" in line:
+            return line.partition("WeightsUnpickler error: ")[2][:160] or line[:160]
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"

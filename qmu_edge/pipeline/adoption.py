@@ -1,0 +1,265 @@
+"""The network of an adoption: from float weights, which are quantized here, or from what is quantized.
+
+Of a checkpoint of quantization-aware training, and of a deployed file, codes and steps are taken as they are:
+nothing is trained. A network that does not answer as its file does under onnxruntime is refused. Of a
+checkpoint it is only said how far the two agree: PyTorch itself rounds ties in another way than any file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from qmu_edge.errors import ConfigError, ExportError
+from qmu_edge.export.read_back import agreement, as_exported, read_back
+from qmu_edge.io.files import read_regular
+from qmu_edge.io.plain import to_json
+from qmu_edge.io.progress import Progress
+from qmu_edge.machine.cost import measured_cost
+from qmu_edge.models.build import build
+from qmu_edge.models.calibration import initialise_weight_steps, require_calibrated, weight_layers
+from qmu_edge.models.layers import Classifier, Shape
+from qmu_edge.models.names import QUANTIZER, matched, names_in
+from qmu_edge.models.weights_file import MAX_BYTES, weights_in
+from qmu_edge.pipeline.distributed import TRAINING, Job
+from qmu_edge.pipeline.inputs import samples_of
+from qmu_edge.pipeline.networks import Networks
+from qmu_edge.pipeline.release import parity_images
+from qmu_edge.pipeline.train_run import accuracies
+from qmu_edge.project.samples import ProjectSamples
+from qmu_edge.recipe import ModelRecipe, Recipe
+from qmu_edge.runtime.memory import within_memory
+from qmu_edge.runtime.throughput import counting
+from qmu_edge.train.batches import Augment, ForgetRetain, Samples
+from qmu_edge.train.fit import calibrate_on
+from qmu_edge.train.requantize import requantize
+from qmu_edge.verify.onnx.reader import read
+from qmu_edge.verify.parity import Parity, require_parity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What is brought.
+
+    Attributes:
+        weights: File of the network's weights; a deployed one where its name ends in .onnx.
+        trained_on: What it has seen, see `qmu_edge.data.declared`.
+        names: File of names that differ; None where none do.
+        pretrained: File of the weights that retraining starts from; None to start from scratch.
+    """
+
+    weights: Path
+    trained_on: str
+    names: Path | None = None
+    pretrained: Path | None = None
+
+    @property
+    def deployed(self) -> bool:
+        """Whether it is a deployed file."""
+        return self.weights.suffix == ".onnx"
+
+    def read(self) -> "Files":
+        """The content of each file, once."""
+        names, pretrained = (_content(f) if f else None for f in (self.names, self.pretrained))
+        return Files(_content(self.weights), names, pretrained)
+
+
+class Files(NamedTuple):
+    """Content of the files of `Given`; None where there is none."""
+
+    weights: bytes
+    names: bytes | None
+    pretrained: bytes | None
+
+
+def _content(path: Path) -> bytes:
+    return read_regular(path, limit=MAX_BYTES, error=ConfigError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A network that is ready to be adopted.
+
+    Attributes:
+        model: Calibrated.
+        images: How many training images there are.
+        accuracy: In PyTorch, see `accuracies`; `float_accuracy` before quantization, None of a deployed file.
+        agreement: How far the network as it is exported agrees with what was brought; None of float weights.
+        spent: What training has cost; None where nothing was trained.
+        pretrained: What retraining starts from; None to start from scratch.
+    """
+
+    model: Classifier
+    images: int
+    accuracy: Mapping[str, float]
+    float_accuracy: Mapping[str, float] | None = None
+    agreement: Mapping[str, Any] | None = None
+    spent: Mapping[str, int | float] | None = None
+    pretrained: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """One adoption, with the parts of the project that it reads.
+
+    Attributes:
+        given, files: What is brought, and its content.
+        networks, samples, recipe, progress: Of the project; the samples are split as is declared.
+        device: Where to compute.
+    """
+
+    given: Given
+    files: Files
+    networks: Networks
+    samples: ProjectSamples
+    recipe: Recipe
+    device: torch.device
+    progress: Progress
+
+    def made(self) -> Made:
+        """The network.
+
+        Raises:
+            ConfigError: A file cannot be used for the recipe's network.
+            ExportError: The deployed file cannot be trained; the node is named.
+        """
+        return self._from_file() if self.given.deployed else self._from_weights()
+
+    def _from_weights(self) -> Made:
+        recipe, weights = self.recipe, weights_in(self.files.weights, self.given.weights)
+        if any(QUANTIZER in name for name in weights):
+            return self._from_checkpoint(weights)
+        start = matched(self._floats, weights, self._names, self.given.weights)
+        pretrained = self._pretrained()
+        before = self._accuracies(_without_quantizers(self._floats, start))
+        self.progress.note(f"float: {_said(before)}")
+        model, chosen = self._built(recipe.model, start).to(self.device), self._chosen(self.device)
+        with within_memory("[train] batch", recipe.train.batch):
+            model, spent = _trained(model, chosen, recipe, self.networks.source, self.progress)
+            requantize(
+                model, chosen, batch=recipe.train.batch, seed=recipe.train.seed, progress=self.progress
+            )
+        scores = self._accuracies(model)
+        self.progress.note(f"quantized: {_said(scores)}")
+        return Made(
+            model=model, images=len(chosen), accuracy=scores, float_accuracy=before, spent=spent,
+            pretrained=pretrained,
+        )  # fmt: skip
+
+    def _from_checkpoint(self, weights: Mapping[str, Tensor]) -> Made:
+        """Weights and quantizers of quantization-aware training: everything is taken as it is."""
+        model = self._built(self.recipe.model)
+        found = matched(model, weights, self._names, self.given.weights, quantizers=True)
+        model.load_state_dict(found, strict=False)  # without the counters of batches
+        require_calibrated(model)
+        images = parity_images(self.samples, self.recipe.policy.parity_inputs)
+        same = self._agreed(as_exported(model.eval(), images))
+        scores = self._accuracies(model)
+        return Made(
+            model=model, images=len(self.samples.trainable()), accuracy=scores, agreement=same,
+            pretrained=self._pretrained(),
+        )  # fmt: skip
+
+    def _agreed(self, found: Parity) -> dict[str, Any]:
+        """How far the network that is exported agrees with what was brought."""
+        self.progress.note(
+            f"as exported and as brought: {found.agreement:.2%} of {found.n} predictions agree, the logits "
+            f"differ by {found.max_abs_difference:g} at most"
+        )
+        said: dict[str, Any] = to_json(found)
+        return said
+
+    def _from_file(self) -> Made:
+        path, policy = self.given.weights, self.recipe.policy
+        read(path)  # the policy for model files: nothing outside of it, no foreign operators
+        if self.given.names is not None and self.given.pretrained is None:
+            raise ConfigError(f"{self.given.names}: a deployed file is followed by its graph, not by names")
+        model, chosen = self._built(self.recipe.model), self._chosen(torch.device("cpu"))
+        read_back(self.files.weights, model, chosen, path)
+        images = parity_images(self.samples, policy.parity_inputs)
+        found = agreement(self.files.weights, model, images)
+        same = self._agreed(found)
+        try:
+            require_parity(found, min_agreement=policy.min_agreement, min_inputs=policy.parity_inputs)
+        except ExportError as error:
+            raise ExportError(f"{path}: {error}") from None
+        scores = self._accuracies(model.to(self.device))
+        return Made(
+            model=model, images=len(chosen), accuracy=scores, agreement=same,
+            pretrained=self._pretrained(),
+        )  # fmt: skip
+
+    @cached_property
+    def _names(self) -> Mapping[str, str]:
+        return names_in(self.files.names, self.given.names) if self.files.names is not None else {}
+
+    @cached_property
+    def _floats(self) -> Classifier:
+        return self._built(unquantized(self.recipe.model))
+
+    def _built(self, model: ModelRecipe, start: Mapping[str, Tensor] | None = None) -> Classifier:
+        data, samples = self.recipe.data, self.samples
+        shape = Shape(
+            channels=samples.images.shape[1], classes=len(samples.index.class_names),
+            mean=data.mean, std=data.std,
+        )  # fmt: skip
+        return build(model, shape, self.recipe.train.seed, self.networks.factory, start)
+
+    def _pretrained(self) -> Mapping[str, Tensor] | None:
+        """What retraining starts from; its classifier may be of other classes, and is then drawn."""
+        if self.files.pretrained is None:
+            return None
+        tensors = weights_in(self.files.pretrained, self.given.pretrained)
+        return matched(self._floats, tensors, self._names, self.given.pretrained, any_head=True)
+
+    def _chosen(self, device: torch.device) -> Samples:
+        return samples_of(self.samples, self.recipe.data, device, self.samples.trainable(), "training set")
+
+    def _accuracies(self, model: Classifier) -> Mapping[str, float]:
+        return accuracies(self.samples, self.recipe.data, model.to(self.device), self.device)
+
+
+def unquantized(recipe: ModelRecipe) -> ModelRecipe:
+    """The same network with float activations; weights are float without their quantizers."""
+    changes = {"activation_bits": "float", "edge_bits": "float", "quantizer": "learned_step"}
+    return recipe.model_copy(update=changes)
+
+
+def _without_quantizers(model: Classifier, start: Mapping[str, Tensor]) -> Classifier:
+    """The float network itself, as it was trained."""
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in start.items():
+            own[name].copy_(tensor)
+    initialise_weight_steps(model)
+    for _, layer in weight_layers(model):
+        layer.weight_quant.disable_quant = True
+    return model.eval()
+
+
+def _trained(
+    model: Classifier, chosen: Samples, recipe: Recipe, source: bytes | None, progress: Progress
+) -> tuple[Classifier, dict[str, int | float] | None]:
+    """Calibrate, and train as `[adopt]` says; what that has cost."""
+    augment, train = Augment(recipe.data.pad, recipe.data.flip), recipe.train
+    if not recipe.adopt.epochs:
+        calibrate_on(model, chosen, train.batch, torch.Generator().manual_seed(train.seed), augment)
+        return model, None
+    nothing = chosen.take(torch.empty(0, dtype=torch.int64))
+    tuning = train.model_copy(update={"epochs": recipe.adopt.epochs, "lr": recipe.adopt.lr, "warmup": 0.0})
+    data = ForgetRetain(forget=nothing, retain=chosen, validation=nothing, augment=augment, progress=progress)
+    job = Job(
+        method=TRAINING, model=model, data=data, given={}, train=tuning, seed=train.seed, source=source
+    )  # fmt: skip
+    with counting(chosen.device) as throughput:
+        model, cost = measured_cost(job.shared)
+    model.difficulty = None  # of images that the network has known for long
+    return model, {**cost, **throughput.spent(len(chosen))}
+
+
+def _said(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{value:.2%} of the {word} images" for word, value in scores.items())

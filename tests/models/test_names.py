@@ -1,0 +1,139 @@
+"""Weights from elsewhere get their place in a network by name and shape, or an error names what is left."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor
+
+from qmu_edge.errors import ConfigError
+from qmu_edge.models.build import ARCHITECTURES, build
+from qmu_edge.models.layers import Classifier, Shape
+from qmu_edge.models.names import PUBLISHED, matched, names_in, trained_tensors
+from qmu_edge.recipe import ModelRecipe
+from tests.networks import TWO_BLOCKS
+
+
+def empty(architecture: str, classes: int = 10) -> Classifier:
+    """A network of the original width, without values."""
+    with torch.device("meta"):
+        recipe = ModelRecipe.model_validate({"architecture": architecture, "stem": "imagenet"})
+        return ARCHITECTURES[architecture](recipe, Shape(channels=3, classes=classes))
+
+
+def published(architecture: str, classes: int = 10) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        found: dict[str, Tensor] = getattr(torchvision.models, architecture)(num_classes=classes).state_dict()
+    return {name: t for name, t in found.items() if not name.endswith("running_var")} | {
+        name: torch.ones(t.shape) for name, t in found.items() if name.endswith("running_var")
+    }
+
+
+@pytest.mark.parametrize("architecture", ["mobilenet_v2", "resnet18"])
+def test_torchvisions_names_are_known(architecture: str) -> None:
+    theirs = published(architecture)
+    found = matched(empty(architecture), theirs, {}, "w")
+    assert len(found) == sum(not name.endswith("num_batches_tracked") for name in theirs)
+    assert {*PUBLISHED} == {"mobilenet_v2", "resnet18"}
+    # In the order in which both networks use them: the first of ours is the first of theirs.
+    order = [name for name in theirs if name.endswith("weight")]
+    places = {id(t): name for name, t in theirs.items()}
+    ours = [places[id(found[name])] for name in found if name.endswith("weight")]
+    assert sorted(ours) == sorted(order) and ours[0] == order[0] and ours[-1] == order[-1]
+
+
+def test_a_classifier_of_other_classes_is_refused_or_left_out() -> None:
+    theirs = published("resnet18", 1000)
+    with pytest.raises(ConfigError, match="w: its classifier has 1000 classes, the dataset has 10"):
+        matched(empty("resnet18"), theirs, {}, "w")
+    found = matched(empty("resnet18"), theirs, {}, "w", any_head=True)
+    assert {*trained_tensors(empty("resnet18"))} - {*found} == {"head.weight", "head.bias"}
+
+
+@pytest.fixture
+def model(network: Callable[..., Classifier]) -> Classifier:
+    return network(**TWO_BLOCKS)
+
+
+def given(model: Classifier) -> dict[str, Tensor]:
+    return {name: t.clone() for name, t in trained_tensors(model).items()}
+
+
+def test_own_names_and_those_of_the_body_alone_are_known(model: Classifier) -> None:
+    theirs = given(model)
+    assert {*matched(model, theirs, {}, "w")} == {*theirs}
+    bare = {name.removeprefix("body."): t for name, t in theirs.items()}
+    found = matched(model, bare, {}, "w")
+    assert all(found[name] is bare[name.removeprefix("body.")] for name in theirs)
+
+
+def test_a_file_of_names_pairs_tensors_and_modules(model: Classifier, tmp_path: Path) -> None:
+    theirs = given(model)
+    theirs["fc.weight"], theirs["fc.b"] = theirs.pop("head.weight"), theirs.pop("head.bias")
+    path = tmp_path / "names.toml"
+    path.write_text('head = "fc"\n"head.bias" = "fc.b"\n')
+    names = names_in(path.read_bytes(), path)
+    assert names == {"head": "fc", "head.bias": "fc.b"}
+    found = matched(model, theirs, names, "w")
+    assert found["head.bias"] is theirs["fc.b"] and found["head.weight"] is theirs["fc.weight"]
+    path.write_text('head.weight = "fc.weight"\nhead.bias = "fc.b"\n')  # to TOML, a table
+    assert {*matched(model, theirs, names_in(path.read_bytes(), path), "w")} == {*found}
+
+
+@pytest.mark.parametrize("text", ["a = 1", "a = [1]", "a", "a = {b = 1}", "a = " + "{b = " * 2000])
+def test_what_is_no_file_of_names_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "names.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"names\.toml: "):
+        names_in(path.read_bytes(), path)
+
+
+def test_every_tensor_that_is_left_over_is_named(model: Classifier) -> None:
+    theirs = given(model)
+    theirs["aux.weight"] = theirs.pop("head.weight")
+    del theirs["body.0.0.1.running_mean"]
+    message = (
+        r"w: 2 tensors of the network are not in it: body\.0\.0\.1\.running_mean, head\.weight; "
+        r"1 of its tensors have no place in the network: aux\.weight; --names"
+    )
+    with pytest.raises(ConfigError, match=message):
+        matched(model, theirs, {}, "w")
+
+
+def test_wrong_shapes_are_named(model: Classifier) -> None:
+    theirs = given(model)
+    theirs["head.weight"] = torch.ones(3, 5)
+    with pytest.raises(
+        ConfigError, match=r"1 shapes differ: head\.weight \(3, 5\) for head\.weight \(3, 16\)"
+    ):
+        matched(model, theirs, {}, "w")
+
+
+def test_a_tensor_cannot_be_two(model: Classifier) -> None:
+    theirs = given(model)
+    del theirs["body.0.0.1.bias"]
+    with pytest.raises(ConfigError, match=r"'body\.0\.0\.1\.weight' is wanted twice"):
+        matched(model, theirs, {"body.0.0.1.bias": "body.0.0.1.weight"}, "w")
+
+
+def test_a_negative_variance_is_refused(model: Classifier) -> None:
+    theirs = given(model)
+    theirs["body.0.0.1.running_var"] -= 100
+    with pytest.raises(ConfigError, match="running_var' is negative"):
+        matched(model, theirs, {}, "w")
+
+
+def test_a_network_is_built_from_them(model: Classifier) -> None:
+    theirs = given(model)
+    again = build(model.recipe, model.shape, 7, model.factory, theirs)
+    assert all(torch.equal(trained_tensors(again)[name], t) for name, t in theirs.items())
+    assert again.start is theirs
+    drawn = build(model.recipe, model.shape, 7, model.factory, {"head.bias": torch.ones(3)})
+    assert torch.equal(drawn.state_dict()["head.bias"], torch.ones(3))
+    fresh = build(model.recipe, model.shape, 7, model.factory)
+    assert torch.equal(drawn.state_dict()["head.weight"], fresh.state_dict()["head.weight"])
+    # Steps are set from the weights that are there.
+    steps = [n for n in again.state_dict() if "weight_quant" in n]
+    assert any(not torch.equal(again.state_dict()[n], fresh.state_dict()[n]) for n in steps)
