@@ -184,5 +184,6 @@ def test_from_training_to_a_verified_release(project: Path, tmp_path: Path) -> N
     api.unlearn(request, project, device="cpu")
     assert (project / "release/model.onnx").is_file()
     (project / "mine.py").write_bytes(SOURCE.replace(b"8, 12", b"8, 16"))
+    assert api.export(project)["files"]  # what is exported already needs no network
     with pytest.raises(IntegrityError, match="it was not run"):
-        api.export(project)
+        api.export(project, dtype="uint8", out=tmp_path / "other")
