@@ -42,8 +42,9 @@ class Params:
 
     Attributes:
         epochs: Passes over the retain set; the network after each may be returned.
-        forget_epochs: Number of first epochs that begin with a pass over the forget set.
-        lr: First learning rate.
+        forget_epochs: Number of first epochs that begin with a pass over the forget set; released are 3 of 5,
+            after which the rest repairs too much at this rate.
+        lr: First learning rate; for a whole class half of it does less harm.
         final: Last learning rate, relative to `lr`.
         momentum: Of SGD.
         weight_decay: On convolution and classifier weights.
@@ -54,7 +55,7 @@ class Params:
     """
 
     epochs: Count = 5
-    forget_epochs: Count = 3
+    forget_epochs: Count = 5
     lr: Positive = 0.02
     final: Positive = 0.1
     momentum: Momentum = 0.9
