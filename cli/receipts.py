@@ -1,4 +1,4 @@
-"""`qmu-edge receipt`."""
+"""`qmu-edge receipt` and `qmu-edge report`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +8,22 @@ import typer
 from qmu_edge.cli.options import Commands, JsonOption, ProjectOption, QuietOption, progress, show
 
 app = Commands(no_args_is_help=True, help="Erasure receipts.", rich_markup_mode=None)
+
+
+def report(
+    request: Annotated[
+        str | None, typer.Argument(help="Which request; that of the current release when absent.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write it there instead of stdout.")] = None,
+    letter: Annotated[bool, typer.Option("--letter", help="A letter to the person, as text.")] = False,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """A page for people about a request that was fulfilled (HTML), or a letter to the person."""
+    from qmu_edge import api
+
+    result = api.report(request, project, letter=letter, out=out)
+    show(result, json, lambda made: made["out"] or made["text"])
 
 
 @app.command("show")
