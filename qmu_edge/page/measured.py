@@ -1,17 +1,20 @@
 """The sections about what was measured: words, plots, and a table behind each plot."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 from qmu_edge.page import plots
 from qmu_edge.page.facts import Facts
-from qmu_edge.page.numbers import NOTHING, between, count, of, percent
+from qmu_edge.page.numbers import NOTHING, Real, between, count, of, percent
 from qmu_edge.page.section import Row, Section, Table
 from qmu_edge.page.words import ANSWERS, CHECKS, GONE, SMALL, answer, residuals
+from qmu_edge.receipt.personal_data import find
 from qmu_edge.verify.figures import RATES, Figures, Spread
 from qmu_edge.verify.metrics import binomial_interval
 
 _TOLD_RATES: Final = range(0, len(RATES), 5)  # the table says some, from 0.1 %
+_WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 MOST_ROWS: Final = 60  # of bars in a plot; the table has all
 
 
@@ -21,7 +24,7 @@ def left(facts: Facts) -> Section:
     text = [ANSWERS[answer(predicate)]] if answer(predicate) else []
     text += [] if facts.report else [GONE]
     most = predicate.thresholds.get("max_residual")
-    allowed = float(most) if isinstance(most, int | float) else 0.0
+    allowed = float(most) if isinstance(most, Real) else 0.0
     found = residuals(predicate)
     drawn = [
         (_told(r), plots.interval(r.value, r.low, r.high, allowed, f"Interval on a line: {_told(r)}"))
@@ -146,7 +149,7 @@ def codes(facts: Facts) -> Section | None:
     if facts.report is None or facts.report.codes is None:
         return None
     found = facts.report.codes
-    layers = list(found.layers.items())
+    layers = [*zip(_impersonal(list(found.layers)), found.layers.values(), strict=True)]
     share = percent(1 - found.unchanged)
     text = [f"{count(found.changed)} of {count(found.weights)} integer weights ({share}) "
             "are others than the original's."]  # fmt: skip
@@ -163,6 +166,14 @@ def codes(facts: Facts) -> Section | None:
     )  # fmt: skip
 
 
+def _impersonal(names: Sequence[str]) -> list[str]:
+    """Names of layers, which somebody else chose: their numbers where they are not plain words of ASCII."""
+    plain = [_WORD.fullmatch(name) and not find(name, forbidden=(), sentences=()) for name in names]
+    return [
+        name if good else f"layer {at}" for at, (name, good) in enumerate(zip(names, plain, strict=True), 1)
+    ]
+
+
 def _told(residual: Any) -> str:
     what = "whole classes" if residual.scope == "classes" else "pictures"
     return (
@@ -171,14 +182,14 @@ def _told(residual: Any) -> str:
     )
 
 
-def _checks(verdict: Any) -> list[tuple[str, float | None, float, float | None, float | None, bool]]:
+def _checks(verdict: Any) -> list[tuple[str, Real | None, Real, Real | None, Real | None, bool]]:
     """Name, value, limit, interval and whether it passed, of receipts of every version."""
     if hasattr(verdict, "results"):
         return [(r.metric, r.value, r.threshold, r.low, r.high, r.passed) for r in verdict.results]
     return [(c.name, c.value, c.allowed, c.low, c.high, c.passed) for c in verdict.checks]
 
 
-def _check(check: tuple[str, float | None, float, float | None, float | None, bool]) -> Row:
+def _check(check: tuple[str, Real | None, Real, Real | None, Real | None, bool]) -> Row:
     name, value, allowed, low, high, passed = check
     title, right = CHECKS.get(name, (name, NOTHING))
     limit = "not all" if name == "unchanged_codes" else f"at most {percent(allowed)}"
@@ -189,9 +200,9 @@ def _figures(facts: Facts) -> Figures | None:
     return facts.report.figures if facts.report else None
 
 
-def _number(found: dict[str, Any], name: str) -> float | None:
+def _number(found: dict[str, Any], name: str) -> Real | None:
     value = found.get(name)
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, Real) else None
 
 
 def _share(share: Any) -> str:
@@ -207,7 +218,7 @@ def _area(evaluation: Any) -> str:
     return NOTHING if found is None else f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
-def _found(share: float, n: int) -> str:
+def _found(share: Real, n: int) -> str:
     low, high = binomial_interval(round(share * n), n)
     return f"{percent(share)} ({between(low, high)})"
 
@@ -220,7 +231,7 @@ def _shape(name: str, figures: Figures, found: Spread) -> str:
     )
 
 
-def _middle(edges: Sequence[float], counts: Sequence[int]) -> str:
+def _middle(edges: Sequence[Real], counts: Sequence[int]) -> str:
     """The edge of the bar in which the middle image lies."""
     seen, half = 0, sum(counts) / 2
     for edge, n in zip(edges, counts, strict=False):

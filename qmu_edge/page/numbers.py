@@ -3,13 +3,14 @@
 from datetime import datetime
 from typing import Final
 
+Real = int | float  # JSON has whole numbers, too
 NOTHING: Final = "\u2013"  # where there is no value
 _MINUS: Final = "\u2212"
 _SPACE: Final = "\u00a0"  # that does not break
 _UNITS: Final = ("B", "KiB", "MiB", "GiB")
 
 
-def percent(share: float | None, decimals: int = 1) -> str:
+def percent(share: Real | None, decimals: int = 1) -> str:
     r"""A fraction in percent.
 
     >>> percent(0.0525), percent(-0.08, 0), percent(-0.0001), percent(None)
@@ -18,7 +19,7 @@ def percent(share: float | None, decimals: int = 1) -> str:
     return "not measured" if share is None else f"{signed(100 * share, decimals)}{_SPACE}%"
 
 
-def between(low: float | None, high: float | None, decimals: int = 1) -> str:
+def between(low: Real | None, high: Real | None, decimals: int = 1) -> str:
     r"""The ends of an interval in percent; an end that there is not is said.
 
     >>> between(-0.05, 0.13, 0), between(None, 0.2, 0), between(None, None)
@@ -33,7 +34,7 @@ def between(low: float | None, high: float | None, decimals: int = 1) -> str:
     return " to ".join(ends)
 
 
-def short(value: float) -> str:
+def short(value: Real) -> str:
     """A number with at most three decimals.
 
     >>> short(2.0), short(-0.5), short(1 / 3)
@@ -42,7 +43,7 @@ def short(value: float) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".")
 
 
-def signed(value: float, decimals: int = 0) -> str:
+def signed(value: Real, decimals: int = 0) -> str:
     r"""A number with a minus sign that is as wide as a plus; none before a zero.
 
     >>> signed(-1.25, 1), signed(-0.01, 1), signed(3.0)
@@ -52,7 +53,7 @@ def signed(value: float, decimals: int = 0) -> str:
     return text.replace("-", _MINUS) if float(text) else text.lstrip("-")
 
 
-def count(number: float | None) -> str:
+def count(number: Real | None) -> str:
     r"""A whole number.
 
     >>> count(12345.0), count(None)
@@ -73,7 +74,7 @@ def size(bytes: int) -> str:
     return f"{value:.{1 if unit else 0}f}{_SPACE}{_UNITS[unit]}"
 
 
-def seconds(value: float) -> str:
+def seconds(value: Real) -> str:
     r"""A duration.
 
     >>> seconds(3.21), seconds(75.0), seconds(7260.0)

@@ -12,25 +12,25 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
-from qmu_edge.page.numbers import percent, short, signed
+from qmu_edge.page.numbers import Real, percent, short, signed
 from qmu_edge.verify.figures import RATES
 
 WIDTH: Final = 360
 _ROW: Final = 19
-_LABEL: Final = 128  # units for a bar's label
-_LETTERS: Final = 18  # that fit there
+_LABEL: Final = 148  # units for a bar's label
+_LETTERS: Final = 16  # that fit there
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
     """Values from `low` to `high`, drawn from `start` to `end`; what lies beyond is drawn at an end."""
 
-    low: float
-    high: float
-    start: float
-    end: float
+    low: Real
+    high: Real
+    start: Real
+    end: Real
 
-    def at(self, value: float) -> float:
+    def at(self, value: Real) -> Real:
         """Where a value lies.
 
         >>> Axis(0.0, 2.0, 100.0, 0.0).at(0.5), Axis(0.0, 2.0, 100.0, 0.0).at(9.0)
@@ -40,7 +40,7 @@ class Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
 
-def element(name: str, *inside: str, **attributes: str | float) -> Markup:
+def element(name: str, *inside: str, **attributes: str | Real) -> Markup:
     """An element of SVG; whatever is not markup already is escaped.
 
     >>> element("text", "<b>", x=1.0, text_anchor="end")
@@ -53,15 +53,17 @@ def element(name: str, *inside: str, **attributes: str | float) -> Markup:
     return Markup(f"<{name}{named}>{body}</{name}>" if body else f"<{name}{named}/>")
 
 
-def picture(height: float, label: str, *inside: str) -> Markup:
+def picture(height: Real, label: str, *inside: str) -> Markup:
     """A whole plot of this height, with what it shows in words."""
     return element(
         "svg", *inside, class_="plot", viewBox=f"0 0 {WIDTH} {short(height)}", role="img", aria_label=label
     )
 
 
-def interval(value: float | None, low: float | None, high: float | None, most: float, label: str) -> Markup:
+def interval(value: Real | None, low: Real | None, high: Real | None, most: Real, label: str) -> Markup:
     """What is left as a share with its interval, between never seen (0) and known as before (1).
+
+    The axis goes from -0.5 to 1.5 at most, and an interval that is wider to its ends.
 
     Args:
         value: The share; None draws the interval alone.
@@ -71,7 +73,7 @@ def interval(value: float | None, low: float | None, high: float | None, most: f
         label: For those who do not see the picture.
     """
     ends = [end for end in (value, low, high) if end is not None]
-    axis = Axis(min([-0.25, *ends]), max([1.1, *ends]), 12, WIDTH - 12)
+    axis = Axis(max(-0.5, min([-0.25, *ends])), min(1.5, max([1.1, *ends])), 12, WIDTH - 12)
     left, right = axis.at(axis.low if low is None else low), axis.at(axis.high if high is None else high)
     marks = [_line(axis.at(x), 22, axis.at(x), 66, "axis") for x in (0.0, 1.0)]
     return picture(
@@ -88,7 +90,7 @@ def interval(value: float | None, low: float | None, high: float | None, most: f
     )  # fmt: skip
 
 
-def spread(edges: Sequence[float], forgotten: Sequence[int], unseen: Sequence[int], label: str) -> Markup:
+def spread(edges: Sequence[Real], forgotten: Sequence[int], unseen: Sequence[int], label: str) -> Markup:
     """Two sets of images by their scaled confidence, as shares of each: unseen filled, forgotten as a line.
 
     Args:
@@ -114,7 +116,7 @@ def spread(edges: Sequence[float], forgotten: Sequence[int], unseen: Sequence[in
     )  # fmt: skip
 
 
-def curves(original: Sequence[float], file: Sequence[float], label: str) -> Markup:
+def curves(original: Sequence[Real], file: Sequence[Real], label: str) -> Markup:
     """How many forgotten images an attack finds for each share of false alarms, on a logarithmic axis.
 
     Args:
@@ -122,7 +124,7 @@ def curves(original: Sequence[float], file: Sequence[float], label: str) -> Mark
         file: Likewise.
         label: For those who do not see the picture.
     """
-    x, y = Axis(math.log10(RATES[0]), 0.0, 40, WIDTH - 12), Axis(0.0, 1.0, 196, 30)
+    x, y = Axis(math.log10(RATES[0]), 0.0, 48, WIDTH - 12), Axis(0.0, 1.0, 196, 30)
     lines = [
         _path([(x.at(math.log10(rate)), y.at(share)) for rate, share in zip(RATES, of, strict=True)])
         for of in (RATES, original, file)
@@ -130,21 +132,22 @@ def curves(original: Sequence[float], file: Sequence[float], label: str) -> Mark
     ticks = (0.001, 0.01, 0.1, 1.0)
     return picture(
         236, label,
-        *(_line(40, y.at(s), WIDTH - 12, y.at(s), "grid") for s in (0.5, 1.0)),
+        *(_line(48, y.at(s), WIDTH - 12, y.at(s), "grid") for s in (0.5, 1.0)),
         *(_line(x.at(math.log10(t)), 30, x.at(math.log10(t)), 196, "grid") for t in ticks[1:3]),
-        _line(40, 196, WIDTH - 12, 196, "axis"), _line(40, 30, 40, 196, "axis"),
+        _line(48, 196, WIDTH - 12, 196, "axis"), _line(48, 30, 48, 196, "axis"),
         *(element("path", class_=c, d=d) for c, d in zip(("guess", "line-b", "line-a"), lines, strict=True)),
-        *(_words(x.at(math.log10(t)), 211, percent(t, 1 if t < 0.01 else 0), "middle") for t in ticks[:3]),
+        *(_words(x.at(math.log10(t)), 211, percent(t, 1 if t < 0.01 else 0), a)
+          for t, a in zip(ticks, ("start", "middle", "middle"), strict=False)),
         _words(WIDTH - 12, 211, percent(1.0, 0), "end"),
-        *(_words(35, y.at(s) + 4, percent(s, 0), "end") for s in (0.0, 0.5, 1.0)),
-        _words((40 + WIDTH) / 2, 229, "false alarms among images never seen", "middle"),
-        _line(40, 13, 54, 13, "line-b"), _words(59, 17, "original", "start"),
-        _line(120, 13, 134, 13, "line-a"), _words(139, 17, "this file", "start"),
-        _line(204, 13, 218, 13, "guess"), _words(223, 17, "guessing", "start"),
+        *(_words(43, y.at(s) + 4, percent(s, 0), "end") for s in (0.0, 0.5, 1.0)),
+        _words((48 + WIDTH) / 2, 229, "false alarms among images never seen", "middle"),
+        _line(48, 13, 62, 13, "line-b"), _words(67, 17, "original", "start"),
+        _line(130, 13, 144, 13, "line-a"), _words(149, 17, "this file", "start"),
+        _line(222, 13, 236, 13, "guess"), _words(241, 17, "guessing", "start"),
     )  # fmt: skip
 
 
-def bars(rows: Sequence[tuple[str, float, str]], label: str) -> Markup:
+def bars(rows: Sequence[tuple[str, Real, str]], label: str) -> Markup:
     """One horizontal bar for each row of name, length and what is written behind it.
 
     Args:
@@ -164,7 +167,7 @@ def bars(rows: Sequence[tuple[str, float, str]], label: str) -> Markup:
     return picture(len(rows) * _ROW + 8, label, *drawn)
 
 
-def changes(rows: Sequence[tuple[str, float, float]], label: str) -> Markup:
+def changes(rows: Sequence[tuple[str, Real, Real]], label: str) -> Markup:
     """Two shares for each row of name, before and after, and the way between them.
 
     Args:
@@ -190,7 +193,7 @@ def changes(rows: Sequence[tuple[str, float, float]], label: str) -> Markup:
     )  # fmt: skip
 
 
-def _steps(edges: Sequence[float], shares: Sequence[float], x: Axis, y: Axis) -> str:
+def _steps(edges: Sequence[Real], shares: Sequence[Real], x: Axis, y: Axis) -> str:
     """The outline of bars, from the axis and back to it."""
     points = [(x.at(edges[0]), y.start)]
     for left, right, share in zip(edges, edges[1:], shares, strict=False):
@@ -198,15 +201,15 @@ def _steps(edges: Sequence[float], shares: Sequence[float], x: Axis, y: Axis) ->
     return _path([*points, (x.at(edges[-1]), y.start)])
 
 
-def _path(points: Sequence[tuple[float, float]]) -> str:
+def _path(points: Sequence[tuple[Real, Real]]) -> str:
     return "M" + "L".join(f"{short(x)} {short(y)}" for x, y in points)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+def _line(x1: Real, y1: Real, x2: Real, y2: Real, kind: str) -> Markup:
     return element("line", class_=kind, x1=x1, y1=y1, x2=x2, y2=y2)
 
 
-def _words(x: float, y: float, text: str, anchor: str) -> Markup:
+def _words(x: Real, y: Real, text: str, anchor: str) -> Markup:
     return element("text", text, x=x, y=y, text_anchor=anchor)
 
 
@@ -214,10 +217,10 @@ def _cut(name: str) -> str:
     """The name, or its end, where what tells layers apart is.
 
     >>> _cut("stages.0.blocks.3.residual.weight")
-    '….3.residual.weight'
+    '….residual.weight'
     """
     return name if len(name) <= _LETTERS else f"…{name[-_LETTERS:]}"
 
 
-def _text(value: str | float) -> str:
+def _text(value: str | Real) -> str:
     return value if isinstance(value, str) else short(value)

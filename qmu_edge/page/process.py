@@ -69,7 +69,7 @@ def artefacts(facts: Facts) -> Section:
     lines = facts.statement.predicate.derived_artefacts
     rows = [(a.kind, count(a.count), NOTHING if a.bytes is None else size(a.bytes), a.state) for a in lines]
     head = ("what", "how many", "size", "state")
-    tables = [Table("When the receipt was written", head, rows)]
+    tables = [Table("When the receipt was written", head, rows, facts.now is not None)]
     if facts.now is not None:
         now = [
             (a.kind, count(a.count), NOTHING if a.bytes is None else size(a.bytes), a.state)

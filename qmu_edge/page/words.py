@@ -9,7 +9,7 @@ from qmu_edge.verify.figures import LEAST
 
 LAWS: Final = {"gdpr": "the GDPR", "ccpa": "the CCPA"}
 ANSWERS: Final = {
-    "forgotten": "Forgotten: at most the allowed share of what the original knew is left, interval and all.",
+    "forgotten": "Forgotten: even the upper end of the interval is within the share that is allowed.",
     "retrained": "Retrained: the network was trained anew without the pictures; nothing of them can be left.",
     "not_measurable": "Not measurable: already the original could not be told from a network that never saw "
     "the pictures, so nothing can be said about what is left.",
