@@ -29,6 +29,7 @@ def report(
 @app.command("show")
 def receipt_show(
     path: Annotated[Path | None, typer.Argument(help="The receipt; the current one when absent.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Every field, instead of one screen.")] = False,
     project: ProjectOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -36,7 +37,7 @@ def receipt_show(
     from qmu_edge import api
     from qmu_edge.cli import render
 
-    show(api.receipt_show(path, project), json, render.receipt)
+    show(api.receipt_show(path, project), json, lambda found: render.receipt(found, full=full))
 
 
 @app.command("verify")

@@ -3,6 +3,7 @@
 import textwrap
 from typing import Final
 
+from qmu_edge.errors import printable
 from qmu_edge.page.facts import Facts
 from qmu_edge.page.numbers import day, of
 from qmu_edge.page.page import environment
@@ -22,7 +23,7 @@ def letter(facts: Facts, reference: str) -> str:
     request, predicate = facts.statement.predicate.request, facts.statement.predicate
     paragraphs = {"asked": _asked(facts), "done": _done(facts), "left": _left(facts), "unproven": _UNPROVEN}
     return environment().get_template("letter.txt").render(
-        issued=day(predicate.issued), received=day(request.received), reference=_printable(reference),
+        issued=day(predicate.issued), received=day(request.received), reference=printable(reference),
         due=day(request.due) if request.due else "not set by law", number=facts.receipt[:_NUMBER],
         **{name: _wrapped(text) for name, text in paragraphs.items()},
     )  # fmt: skip
@@ -74,7 +75,3 @@ def _left(facts: Facts) -> str:
 
 def _wrapped(text: str) -> str:
     return textwrap.fill(text, _WIDTH)
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
