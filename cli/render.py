@@ -133,7 +133,7 @@ def served(result: Mapping[str, Any]) -> str:
     spent = result["steps"]["unlearned"].get("spent")
     costs = f"{steps}\nunlearned: {_spent(spent)}" if spent else steps
     receipts = [r["receipt"] for r in result["requests"]]
-    files = "\n".join(f"{path}" for path in (*result["files"].values(), *receipts))
+    files = "\n".join(filter(None, (*result["files"].values(), *receipts, result["page"])))
     who = "\n".join(f"request {r['request']}: {r['outcome']}" for r in result["requests"])
     head = f"{who}, {result['counts']['forget']} images forgotten"
     parts = [

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from qmu_edge.errors import RequestError
 from qmu_edge.io.digest import Sha256, sha256_of
+from qmu_edge.page.numbers import Real
 from qmu_edge.project.checklist import Line
 from qmu_edge.project.records import Report, StepResult
 from qmu_edge.project.results import Results
@@ -39,7 +40,7 @@ class Tried:
     result: str
     seconds: float
     peak_mb: float
-    epochs: float | None
+    epochs: Real | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from qmu_edge.project.checklist import checklists
 from qmu_edge.project.history import History
 from qmu_edge.project.inventory import inventory
 from qmu_edge.project.project import STORE, Project
-from qmu_edge.project.publish import LINK, RELEASES, publish_current
+from qmu_edge.project.publish import LINK, PAGE, RELEASES, publish_current
 from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import BEGUN, BROUGHT, Results
 from qmu_edge.project.samples import ProjectSamples
@@ -308,6 +308,7 @@ def _result(
         **head,
         "checkpoint": release.checkpoint,
         "files": {name: str(folder / name) for name in release.files},
+        "page": str(folder / PAGE) if steps[Step.RECEIPTED].page else None,
         "report": results.report(reported).to_json(),
         "steps": {k: {c: v[c] for c in _COSTS if c in v} for k, v in details.items()},
     }

@@ -26,6 +26,7 @@ from qmu_edge.store.objects import ObjectStore
 RELEASES: Final = "releases"
 LINK: Final = "release"
 SUMS: Final = "SHA256SUMS"
+PAGE: Final = "report.html"
 LIMIT_BYTES: Final = 4 << 30
 Papers = Mapping[str, bytes]  # what people read about a release, by the name of the file
 
@@ -87,7 +88,7 @@ def papers_of(release: Release, ledger: Ledger, store: ObjectStore) -> Papers:
     stated = receipt.loads(data, "receipt").files
     if not set(stated.values()) >= set(release.files.values()):
         return {}
-    others = {"report.json": ledger.report_of(digest), "report.html": ledger.page_of(digest)}
+    others = {"report.json": ledger.report_of(digest), PAGE: ledger.page_of(digest)}
     return {"receipt.json": data, **{n: store.get_bytes(sha) for n, sha in others.items() if sha}}
 
 

@@ -17,7 +17,7 @@ from qmu_edge.verify import __main__ as device
 
 SUBJECT = "writer-3"
 MODELS = ("model.onnx", "model.packed.onnx", "model.qonnx.onnx")
-FILES = (*MODELS, "receipt.json", "report.json")
+FILES = (*MODELS, "receipt.json", "report.json", "report.html")
 
 
 def sha(path: Path) -> str:

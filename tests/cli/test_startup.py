@@ -93,7 +93,7 @@ def test_the_list_of_commands_here_is_whole() -> None:
 def test_questions_about_requests_and_receipts_need_no_torch(made: Any, words: list[str]) -> None:
     more = (
         ["--project", made.served]
-        if {"status", "show", "verify", "keys", "purge", "list", "unlearn"} & {*words}
+        if {"status", "show", "verify", "keys", "purge", "list", "unlearn", "report"} & {*words}
         else []
     )
     done = without(HEAVY, CLI, *words, *more)
@@ -175,7 +175,7 @@ def test_every_command_is_a_function_of_the_same_name() -> None:
 
 
 # Of the command line only: how the result is printed, and what a function gets as `progress`.
-NOT_ARGUMENTS = {"json", "quiet", "profile"}
+NOT_ARGUMENTS = {"json", "quiet", "profile", "full"}
 RENAMED = {
     "class_": "class_ids", "sample": "sample_ids", "subject": "subject_ids", "format": "formats",
     "file": "files", "input": "dtype", "sha256": "digests", "key": "trusted_keys",

@@ -28,7 +28,8 @@ class Browser:
             pass_fds=(read_theirs, write_theirs), env={**os.environ, "HOME": self._home},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        os.close(read_theirs), os.close(write_theirs)
+        os.close(read_theirs)
+        os.close(write_theirs)
         self._out, self._in = open(write_ours, "wb", buffering=0), open(read_ours, "rb")
         self._numbers, self._left = itertools.count(1), b""
         self._session = ""
@@ -46,7 +47,8 @@ class Browser:
         """End it and remove its profile."""
         self._process.kill()
         self._process.wait()
-        self._out.close(), self._in.close()
+        self._out.close()
+        self._in.close()
         shutil.rmtree(self._home, ignore_errors=True)
 
     def open(self, page: Path, *, width: int, dark: bool = False) -> None:

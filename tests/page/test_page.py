@@ -28,7 +28,7 @@ ALL = {
 }
 
 
-@pytest.fixture(params=ALL.values(), ids=ALL)
+@pytest.fixture(params=[*ALL.values()], ids=[*ALL])
 def every(request: pytest.FixtureRequest) -> Page:
     """The pages about everything that there may be."""
     return Page(page(request.param))
