@@ -23,7 +23,8 @@ def report(
     from qmu_edge import api
 
     result = api.report(request, project, letter=letter, out=out)
-    show(result, json, lambda made: made["out"] or made["text"])
+    # The text goes out as it is: it has lines, and what in it was somebody else's is escaped already.
+    show(result, json, lambda shown: shown["out"] or result["text"].rstrip("\n"))
 
 
 @app.command("show")

@@ -159,7 +159,7 @@ def status(result: Mapping[str, Any]) -> str:
     """Where the project stands; of the requests only those that are open."""
     chain = result["ledger"]
     rows = [
-        ("project", printable(result["project"])),
+        ("project", result["project"]),
         ("dataset", f"{result['dataset']}, {result['samples']:,} samples, {result['deleted']:,} deleted"),
         *((name, str(result[name] or "-")) for name in ("checkpoint", "release", "receipt")),
         ("ledger", f"{chain['events']:,} events, head {chain['head']}"),
@@ -193,7 +193,7 @@ def requests(result: Mapping[str, Any]) -> str:
         due = str(r["extended"] or r["due"] or "-")[:10]
         left = "-" if r["days_left"] is None else f"{r['days_left']}{' OVERDUE' if r['overdue'] else ''}"
         why = f"{r['outcome']} ({r['reason']})" if r["reason"] else (r["outcome"] or "-")
-        reference = _short(printable(r["requested_by"] or "-"))
+        reference = _short(r["requested_by"] or "-")
         rows.append([r["short"], reference, r["received"][:10], due, left, r["state"], why])
     head, *lines = table(rows).splitlines()
     told = [f"  {r['next']}" if r["next"] else "" for r in result["requests"]]

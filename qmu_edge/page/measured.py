@@ -135,7 +135,11 @@ def accuracy(facts: Facts) -> Section:
         for c in figures.classes
     ]
     head = ("class", "original", "this file", "test images", "forgotten images")
-    more = f" {figures.other_classes:,} that changed less are left out." if figures.other_classes else ""
+    more = (
+        f" {figures.other_classes:,} that changed less, or have fewer than 10 test images, are left out."
+        if figures.other_classes
+        else ""
+    )
     caption = "Test images that are recognised, by class"
     return Section(
         "accuracy", "Is it as good as before?",

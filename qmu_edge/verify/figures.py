@@ -25,6 +25,7 @@ from qmu_edge.verify.verdict import unseen_of
 LEAST: Final = 20
 BARS: Final = 20
 MOST_CLASSES: Final = 40
+LEAST_TESTED: Final = 10  # an accuracy on fewer would be about single images
 _UNIT: Final = 5
 # False alarms from one in a thousand to all, evenly on a logarithmic axis.
 RATES: Final = tuple(round(float(rate), 6) for rate in np.geomspace(0.001, 1.0, 31))
@@ -52,14 +53,14 @@ class ClassAccuracy:
         label: Its number; names may be people's.
         images: How many, in fives.
         before, after: Shares that are recognised.
-        forgotten: Training images of it that are forgotten, in fives.
+        forgotten: Training images of it that are forgotten, in fives; None where they are few in all.
     """
 
     label: int
     images: int
     before: float
     after: float
-    forgotten: int
+    forgotten: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ class Figures:
         edges: Log-odds at which bars begin and end (b + 1); empty when nothing is drawn.
         original, file: The file before, and the one that was judged; None when nothing is drawn.
         classes: Those whose accuracy has changed most, by number.
-        other_classes: How many are left out of these.
+        other_classes: How many are left out of these, or have too few test images.
     """
 
     forgotten: int
@@ -163,19 +164,20 @@ def _classes(test: Compared | None, forget: Compared) -> tuple[tuple[ClassAccura
     """Accuracy of the classes where it has changed most, by label, and how many are left out."""
     if test is None or test.right_before is None:
         return (), 0
-    labels = np.unique(test.labels)
+    found = np.unique(test.labels)
+    labels = found[np.bincount(test.labels, minlength=test.classes)[found] >= LEAST_TESTED]
     counts, gone = (np.bincount(of.labels, minlength=test.classes)[labels] for of in (test, forget))
     before, after = (
         np.bincount(test.labels, right, test.classes)[labels] / counts
         for right in (test.right_before, test.right)
     )
     chosen = np.sort(np.argsort(-np.abs(after - before), kind="stable")[:MOST_CLASSES])
-    images, forgotten = in_fives(counts), in_fives(gone)
-    found = tuple(
+    images, forgotten = in_fives(counts), in_fives(gone) if len(forget.labels) >= LEAST else None
+    told = tuple(
         ClassAccuracy(
             label=int(labels[i]), images=images[i], before=round(float(before[i]), 4),
-            after=round(float(after[i]), 4), forgotten=forgotten[i],
+            after=round(float(after[i]), 4), forgotten=forgotten[i] if forgotten else None,
         )
         for i in chosen
     )  # fmt: skip
-    return found, len(labels) - len(found)
+    return told, len(found) - len(told)

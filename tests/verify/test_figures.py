@@ -56,7 +56,7 @@ def test_of_few_forgotten_images_nothing_is_drawn() -> None:
     few = figures_of(sets(world(np.random.default_rng(2), LEAST - 1, 0.1)))
     assert few and few.forgotten == LEAST - 1
     assert few.original is None and few.file is None and few.edges == ()
-    assert {c.forgotten % 5 for c in few.classes} == {0}
+    assert {c.forgotten for c in few.classes} == {None}
     assert figures_of(sets(world(np.random.default_rng(2), LEAST, 0.1))).original is not None  # type: ignore[union-attr]
 
 
@@ -81,6 +81,12 @@ def test_of_many_classes_those_are_told_that_changed_most() -> None:
     drawn = figures_of({SetName.FORGET: replace(test), SetName.TEST: test})
     assert drawn and len(drawn.classes) == MOST_CLASSES and drawn.other_classes == 5
     assert {*range(7)} <= {c.label for c in drawn.classes}
+
+
+def test_a_class_with_few_test_images_has_no_accuracy(found: World) -> None:
+    labels = np.where(np.arange(300) < 9, 4, np.arange(300) % 4)
+    drawn = figures_of({**sets(found), SetName.TEST: replace(found.unseen, labels=labels)})
+    assert drawn and [c.label for c in drawn.classes] == [0, 1, 2, 3] and drawn.other_classes == 1
 
 
 def test_nothing_is_drawn_where_nothing_was_forgotten(found: World) -> None:
