@@ -30,7 +30,7 @@ app = Commands(
 )  # fmt: skip
 for command in (
     project.init, run.train, run.adopt, run.unlearn, run.export, run.verify, project.status, project.purge,
-    project.confirm, project.methods, project.recipes, project.doctor, project.demo,
+    project.confirm, receipts.report, project.methods, project.recipes, project.doctor, project.demo,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(requests.app, name="request")

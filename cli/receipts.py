@@ -1,4 +1,4 @@
-"""`qmu-edge receipt`."""
+"""`qmu-edge receipt` and `qmu-edge report`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +10,27 @@ from qmu_edge.cli.options import Commands, JsonOption, ProjectOption, QuietOptio
 app = Commands(no_args_is_help=True, help="Erasure receipts.", rich_markup_mode=None)
 
 
+def report(
+    request: Annotated[
+        str | None, typer.Argument(help="Which request; that of the current release when absent.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write it there instead of stdout.")] = None,
+    letter: Annotated[bool, typer.Option("--letter", help="A letter to the person, as text.")] = False,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """A page for people about a request that was fulfilled (HTML), or a letter to the person."""
+    from qmu_edge import api
+
+    result = api.report(request, project, letter=letter, out=out)
+    # The text goes out as it is: it has lines, and what in it was somebody else's is escaped already.
+    show(result, json, lambda shown: shown["out"] or result["text"].rstrip("\n"))
+
+
 @app.command("show")
 def receipt_show(
     path: Annotated[Path | None, typer.Argument(help="The receipt; the current one when absent.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Every field, instead of one screen.")] = False,
     project: ProjectOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -20,7 +38,7 @@ def receipt_show(
     from qmu_edge import api
     from qmu_edge.cli import render
 
-    show(api.receipt_show(path, project), json, render.receipt)
+    show(api.receipt_show(path, project), json, lambda found: render.receipt(found, full=full))
 
 
 @app.command("verify")

@@ -133,7 +133,7 @@ def served(result: Mapping[str, Any]) -> str:
     spent = result["steps"]["unlearned"].get("spent")
     costs = f"{steps}\nunlearned: {_spent(spent)}" if spent else steps
     receipts = [r["receipt"] for r in result["requests"]]
-    files = "\n".join(f"{path}" for path in (*result["files"].values(), *receipts))
+    files = "\n".join(filter(None, (*result["files"].values(), *receipts, result["page"])))
     who = "\n".join(f"request {r['request']}: {r['outcome']}" for r in result["requests"])
     head = f"{who}, {result['counts']['forget']} images forgotten"
     parts = [
@@ -157,25 +157,57 @@ def pending(result: Mapping[str, Any]) -> str:
 
 def status(result: Mapping[str, Any]) -> str:
     """Where the project stands; of the requests only those that are open."""
-    head = {k: v for k, v in result.items() if k != "requests"}
+    chain = result["ledger"]
+    rows = [
+        ("project", result["project"]),
+        ("dataset", f"{result['dataset']}, {result['samples']:,} samples, {result['deleted']:,} deleted"),
+        *((name, str(result[name] or "-")) for name in ("checkpoint", "release", "receipt")),
+        ("ledger", f"{chain['events']:,} events, head {chain['head']}"),
+        (
+            "requests",
+            f"{result['open']:,} open, {result['overdue']:,} overdue, {len(result['requests']):,} in all",
+        ),
+    ]
+    parts = ["\n".join(f"{name:10}  {text}" for name, text in rows)]
+    if found := result["verdicts"]:
+        parts.append(_verdicts(found))
     still_open = [r for r in result["requests"] if r["next"]]
-    return plain(head) + (f"\n\n{requests({'requests': still_open})}" if still_open else "")
+    return "\n\n".join([*parts, *([requests({"requests": still_open})] if still_open else [])])
+
+
+def _verdicts(found: Mapping[str, Any]) -> str:
+    """How often verdicts on so many images can say something."""
+    rows = [["verdicts on images", "original told from unseen %", "shown to be forgotten %"]]
+    rows += [
+        [n, percent(found["detects"][n]), percent(found["proves"][n])] for n in map(str, found["detects"])
+    ]
+    return table(rows)
 
 
 def requests(result: Mapping[str, Any]) -> str:
     """One line for each request, and below it what happens next."""
     if not result["requests"]:
         return "no requests"
-    rows = [["request", "due", "days left", "state", "outcome"]]
+    rows = [["request", "reference", "received", "due", "days left", "state", "outcome"]]
     for r in result["requests"]:
         due = str(r["extended"] or r["due"] or "-")[:10]
         left = "-" if r["days_left"] is None else f"{r['days_left']}{' OVERDUE' if r['overdue'] else ''}"
         why = f"{r['outcome']} ({r['reason']})" if r["reason"] else (r["outcome"] or "-")
-        rows.append([r["request"], due, left, r["state"], why])
+        reference = _short(r["requested_by"] or "-")
+        rows.append([r["short"], reference, r["received"][:10], due, left, r["state"], why])
     head, *lines = table(rows).splitlines()
     told = [f"  {r['next']}" if r["next"] else "" for r in result["requests"]]
     pairs = zip(lines, told, strict=True)
     return "\n".join([head, *(text for pair in pairs for text in pair if text)])
+
+
+def _short(text: str, most: int = 24) -> str:
+    """A text that fits into a column.
+
+    >>> _short("ticket-88"), _short("x" * 30)
+    ('ticket-88', 'xxxxxxxxxxxxxxxxxxxxxxx…')
+    """
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _costs(steps: Mapping[str, Any]) -> list[list[str]]:
@@ -208,11 +240,12 @@ def purged(result: Mapping[str, Any]) -> str:
     return "\n\n".join([*parts, "\n  ".join(["not reached from here:", *result["outside"]])])
 
 
-def receipt(result: Mapping[str, Any]) -> str:
-    """A receipt as text."""
-    from qmu_edge.receipt.receipt import render
+def receipt(result: Mapping[str, Any], *, full: bool = False) -> str:
+    """A receipt as text, on one screen or `full`."""
+    from qmu_edge.receipt.receipt import render, summary
 
-    return f"sha256 {result['sha256']}\nsigned by key {result['key']}\n{render(result['receipt'])}"
+    text = (render if full else summary)(result["receipt"])
+    return f"sha256 {result['sha256']}\nsigned by key {result['key']}\n{text}"
 
 
 def demo(result: Mapping[str, Any]) -> str:

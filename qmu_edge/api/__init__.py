@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         receipt_schema,
         receipt_show,
         receipt_verify,
+        report,
     )
     from qmu_edge.api.requests import (
         request_add,
@@ -38,12 +39,12 @@ __all__ = (
     "SOURCES",
     "adopt", "confirm", "doctor", "export", "init", "keys_export", "keys_list", "keys_revoke", "keys_rotate",
     "methods", "purge", "receipt_recompute", "receipt_schema", "receipt_show", "receipt_verify", "recipes",
-    "references_build", "request_add", "request_approve", "request_deny", "request_extend", "request_list",
-    "request_new", "request_withdraw", "status", "train", "unlearn", "verify",
+    "references_build", "report", "request_add", "request_approve", "request_deny", "request_extend",
+    "request_list", "request_new", "request_withdraw", "status", "train", "unlearn", "verify",
 )  # fmt: skip
 # Where a function is, by the beginning of its name; the others are in `project`.
 _PLACES = {
-    "request": "requests", "receipt": "receipts", "keys": "receipts",
+    "request": "requests", "receipt": "receipts", "report": "receipts", "keys": "receipts",
     **dict.fromkeys(("adopt", "export", "references", "train", "unlearn", "verify"), "run"),
 }  # fmt: skip
 

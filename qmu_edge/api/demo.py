@@ -66,7 +66,10 @@ def demo(folder: Path, *, seed: int = 0, progress: Progress | None = None) -> di
     rows["original"]["left"] = {"value": 1.0, "low": 1.0, "high": 1.0}  # that is what a share is of
     return {
         "rows": rows, "refused": refused, "steps": costs,
-        "paths": {**served["files"], "receipt.json": served["receipt"], "request": str(request)},
+        "paths": {
+            **served["files"], "receipt.json": served["receipt"], "report.html": served["page"],
+            "request": str(request),
+        },
         "verdict": served["report"]["verdict"], "counts": served["counts"], "outcome": served["outcome"],
     }  # fmt: skip
 

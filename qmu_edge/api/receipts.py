@@ -1,4 +1,4 @@
-"""The `receipt` and `keys` commands as Python functions; part of `qmu_edge.api`, and torch-free."""
+"""The `report`, `receipt` and `keys` commands as Python functions; part of `qmu_edge.api`, and torch-free."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -11,12 +11,16 @@ from qmu_edge.io.digest import sha256_of
 from qmu_edge.io.files import read_regular, write_atomic
 from qmu_edge.io.json import MAX_BYTES
 from qmu_edge.io.progress import Progress
+from qmu_edge.project.checklist import checklists
+from qmu_edge.project.history import History
+from qmu_edge.project.inventory import inventory
 from qmu_edge.project.project import KEYS, Project, find, opened
 from qmu_edge.receipt import receipt
 from qmu_edge.receipt.envelope import key_name, read_public_key
 from qmu_edge.receipt.verify import verify as verify_receipt
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.issued import verify_issued
+from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 
 
@@ -103,6 +107,50 @@ def receipt_recompute(
         device = device_named("cpu" if told(stated)["device"] == "cpu" else "cuda")
         made = recompute(attempt(found, (), split, stated.predicate.method.name, device), stated)
         return {"request": row.request_id, "receipt": sha256_of(data), **made}
+
+
+def report(
+    request: str | None = None, project: Path | None = None, *, letter: bool = False, out: Path | None = None
+) -> dict[str, Any]:
+    """What people read about a request that was fulfilled, made anew from what is stored.
+
+    Args:
+        request: Its id; that of the current receipt when None.
+        project: Folder of the project.
+        letter: A letter to the person, as text, in place of the page for others.
+        out: Written there; what is there is replaced.
+
+    Raises:
+        ConfigError: There is no receipt yet.
+        RequestError: No such request, or it has no receipt.
+    """
+    from qmu_edge.page.facts import stored_facts
+    from qmu_edge.page.letter import letter as write
+    from qmu_edge.page.page import page
+    from qmu_edge.queue.lifecycle import require
+
+    with _project(project) as found:
+        ledger, results = found.ledger, found.results
+        row = require(ledger, request or _answered(ledger, found.root))
+        history = History(ledger)
+        lines = checklists(ledger, results, history, inventory(found, history), [row.request_id])
+        facts = stored_facts(row, ledger, results, found.store, lines[row.request_id])
+    text = write(facts, row.request_id) if letter else page(facts).decode()
+    if out is not None:
+        write_atomic(out, text.encode())
+    return {
+        "request": row.request_id, "receipt_sha256": facts.receipt,
+        "out": str(out) if out else None, "text": text,
+    }  # fmt: skip
+
+
+def _answered(ledger: Ledger, root: Path) -> str:
+    """The request that the current receipt answers."""
+    current = ledger.current(Pointer.RECEIPT)
+    found = [r.request_id for r in ledger.receipts() if r.digest == current and r.request_id]
+    if not found:
+        raise ConfigError(f"{root}: no receipt yet")
+    return found[0]
 
 
 def receipt_schema() -> dict[str, Any]:

@@ -118,6 +118,11 @@ class SampleIndex:
         """The pseudonyms of everybody who is known to be in a sample."""
         return frozenset((self.subjects[position], *self.others.get(position, ()))) - {""}
 
+    def people_of(self, positions: NDArray[np.int64]) -> int | None:
+        """How many people the samples at these positions (m,) are of; None when of one that is not known."""
+        of_each = [self.people(position) for position in positions.tolist()]
+        return len(frozenset().union(*of_each)) if of_each and all(of_each) else None
+
     def showing(self, people: Collection[str]) -> NDArray[np.bool_]:
         """Which samples (n,) show one of these people at least."""
         found = self.subjects.mask(people)

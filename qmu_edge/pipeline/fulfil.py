@@ -17,6 +17,8 @@ from typing import Any, Final
 from qmu_edge.errors import ExportError, RequestError, UnlearnError, VerificationFailed
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
+from qmu_edge.page.facts import Facts
+from qmu_edge.page.page import page
 from qmu_edge.pipeline.ladder import Climb, Effort, climb
 from qmu_edge.pipeline.make_receipt import COMPUTED, FulfilledRun, make_receipt, require_impersonal
 from qmu_edge.pipeline.near_duplicates import noticed, require_none
@@ -28,7 +30,7 @@ from qmu_edge.project.checklist import checklists
 from qmu_edge.project.history import History
 from qmu_edge.project.inventory import inventory
 from qmu_edge.project.project import STORE, Project
-from qmu_edge.project.publish import LINK, RELEASES, publish_current
+from qmu_edge.project.publish import LINK, PAGE, RELEASES, publish_current
 from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import BEGUN, BROUGHT, Results
 from qmu_edge.project.samples import ProjectSamples
@@ -220,9 +222,12 @@ def _receipts(climbed: Climb, claims: Sequence[Claim]) -> None:
                 fulfilled, row=row, claim=claim, artefacts=lists[row.request_id], previous=previous
             )
             require_impersonal(receipt, row=row, claim=claim, index=project.samples.index, root=project.root)
-            previous = project.store.put_bytes(sign(receipt, project.signing_key))
+            signed = sign(receipt, project.signing_key)
+            previous = project.store.put_bytes(signed)
             made.append((previous, Outcome(receipt.predicate.outcome)))
-        return StepResult(receipts=len(made))
+        # The page of the release is about the receipt that lies beside it, the last one.
+        facts = Facts.of(signed, climbed.report, ledger.steps(run.rows[-1].request_id))
+        return StepResult(receipts=len(made), page=project.store.put_bytes(page(facts)))
 
     def switch(result: StepResult) -> None:
         release = climbed.release
@@ -303,6 +308,7 @@ def _result(
         **head,
         "checkpoint": release.checkpoint,
         "files": {name: str(folder / name) for name in release.files},
+        "page": str(folder / PAGE) if steps[Step.RECEIPTED].page else None,
         "report": results.report(reported).to_json(),
         "steps": {k: {c: v[c] for c in _COSTS if c in v} for k, v in details.items()},
     }

@@ -47,6 +47,7 @@ from qmu_edge.store.objects import ObjectStore
 from qmu_edge.train.requantize import requantize
 from qmu_edge.unlearn.registry import METHODS, parameters
 from qmu_edge.verify.codes_changed import codes_changed
+from qmu_edge.verify.figures import figures_of
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.verdict import Terms, Verdict, judge, reasons
 
@@ -236,10 +237,12 @@ def _verified(run: Run, release_digest: Sha256) -> StepResult:
     files = (project.store.open_verified(r.files[runnable(r)]) for r in (original, release))
     codes = codes_changed(*map(read, files))
     index, barred = project.samples.index, project.samples.barred()
-    verdict = judge(comparison.compared(seen, index, barred), terms, codes=codes)
+    compared = comparison.compared(seen, index, barred)
+    verdict = judge(compared, terms, codes=codes)
     report = Report(
         unlearned=found, original=before, terms=terms, verdict=verdict,
         sizes={"unlearned": release.sizes, "original": original.sizes}, codes=codes,
+        figures=figures_of(compared, people=index.people_of(run.split.forget)),
     )  # fmt: skip
     store = project.store.put_bytes
     return StepResult(report=store(report.to_bytes()), comparison=store(comparison.to_bytes(run.split.salt)))

@@ -27,7 +27,7 @@ from qmu_edge.store.ledger.purges import FORGOTTEN, IMAGES, PSEUDONYMS
 from qmu_edge.store.ledger.states import Pointer, RemovalStatus
 from qmu_edge.store.objects import ObjectStore
 
-NEVER_STORED: Final = ("calibration batches", "saliency masks", "plots", "golden inputs made of images")
+NEVER_STORED: Final = ("calibration batches", "saliency masks", "golden inputs made of images")
 OUTSIDE: Final = (
     "source images where the dataset lies",
     "model files on devices",
@@ -48,7 +48,7 @@ SENTENCES: Final = frozenset(
     {
         *NEVER_STORED, *OUTSIDE, *STATES, "checkpoint", UNNAMED, WORK, FOLDER, IMAGES, PSEUDONYMS, EXPORTED,
         PRETRAINED,
-        "reference scores", "shards", "comparison", "reference report", "reference model",
+        "page", "reference scores", "shards", "comparison", "reference report", "reference model",
     }
 )  # fmt: skip
 

@@ -118,7 +118,7 @@ def _receipts(ledger: Ledger) -> Iterator[tuple[Sha256, Use]]:
 
 
 def _steps(ledger: Ledger, history: History) -> Iterator[tuple[Sha256, Use]]:
-    """What the steps of each request name; the report of a run is current as long as its receipt."""
+    """What the steps of each request name; report and page of a run are current as long as its receipt."""
     current, replaced = ledger.current_runs(), _replaced(ledger, history)
     for step in ledger.all_steps():
         request = history.request(step.request_id)
@@ -126,9 +126,9 @@ def _steps(ledger: Ledger, history: History) -> Iterator[tuple[Sha256, Use]]:
         kept = "" if closed else f"request {request.seq} is open"
         by = f"step {step.step} of request {request.seq}"
         for name, digest in StepResult.parse(step.detail).objects():
-            rests = name == "report" and step.run in current
-            since = max(closed, replaced.get(step.run, "")) if name == "report" else closed
-            yield digest, Use(name, by, since, CURRENT if rests else kept)
+            paper = name in ("report", "page")
+            since = max(closed, replaced.get(step.run, "")) if paper else closed
+            yield digest, Use(name, by, since, CURRENT if paper and step.run in current else kept)
 
 
 def _replaced(ledger: Ledger, history: History) -> dict[str, str]:

@@ -26,12 +26,12 @@ from qmu_edge.store.objects import ObjectStore
 RELEASES: Final = "releases"
 LINK: Final = "release"
 SUMS: Final = "SHA256SUMS"
+PAGE: Final = "report.html"
 LIMIT_BYTES: Final = 4 << 30
+Papers = Mapping[str, bytes]  # what people read about a release, by the name of the file
 
 
-def publish(
-    root: Path, store: ObjectStore, digest: str, release: Release, papers: tuple[bytes | None, bytes | None]
-) -> Path:
+def publish(root: Path, store: ObjectStore, digest: str, release: Release, papers: Papers) -> Path:
     """Make a release the current one: a folder of its files, and the link `release` to it.
 
     Args:
@@ -39,8 +39,7 @@ def publish(
         store: Holds the files.
         digest: Of the release.
         release: What it is.
-        papers: Its receipt and report, written beside the files as receipt.json and report.json; see
-            `papers_of`.
+        papers: What is written beside the files; see `papers_of`.
 
     Returns:
         The link.
@@ -51,8 +50,7 @@ def publish(
     link = root / LINK
     if link.exists() and not link.is_symlink():
         raise ConfigError(f"{link} is not a link of qmu-edge; move it away")
-    names = ("receipt.json", "report.json")
-    texts = {n: data for n, data in zip(names, papers, strict=True) if data is not None}
+    texts = dict(papers)
     named = {**release.files, **{n: sha256_of(data) for n, data in texts.items()}}
     texts[SUMS] = sums(named)
     folder = root / STORE / RELEASES / digest[:16]
@@ -81,17 +79,17 @@ def publish_current(root: Path, store: ObjectStore, ledger: Ledger, results: Res
     return publish(root, store, digest, release, papers_of(release, ledger, store))
 
 
-def papers_of(release: Release, ledger: Ledger, store: ObjectStore) -> tuple[bytes | None, bytes | None]:
-    """The current receipt and its report, when the receipt speaks of every file of the release."""
+def papers_of(release: Release, ledger: Ledger, store: ObjectStore) -> Papers:
+    """The current receipt, its report and its page, when the receipt speaks of every file of the release."""
     digest = ledger.current(Pointer.RECEIPT)
     if digest is None:
-        return None, None
+        return {}
     data = store.get_bytes(digest)
     stated = receipt.loads(data, "receipt").files
     if not set(stated.values()) >= set(release.files.values()):
-        return None, None
-    report = ledger.report_of(digest)
-    return data, store.get_bytes(report) if report else None
+        return {}
+    others = {"report.json": ledger.report_of(digest), PAGE: ledger.page_of(digest)}
+    return {"receipt.json": data, **{n: store.get_bytes(sha) for n, sha in others.items() if sha}}
 
 
 def sums(files: Mapping[str, str]) -> bytes:

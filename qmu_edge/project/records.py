@@ -15,6 +15,7 @@ from qmu_edge.io.names import file_name
 from qmu_edge.io.plain import from_json, to_json
 from qmu_edge.verify.codes import CodesChanged
 from qmu_edge.verify.evaluation import Evaluation
+from qmu_edge.verify.figures import Figures
 from qmu_edge.verify.verdict import Terms, Verdict
 
 N = TypeVar("N", "Trained", "Adopted", "ReferenceNote")
@@ -25,7 +26,7 @@ class StepResult:
     """What a step of a request has found; a field is None where the step has nothing to say.
 
     Attributes:
-        claim, split, checkpoint, release, report, comparison: Digests of the objects that it stored.
+        claim, split, checkpoint, release, report, comparison, page: Digests of the objects that it stored.
         counts: How many samples there are of each kind.
         training_images: How many were registered when the request was resolved.
         batch: Names the requests that are served together.
@@ -38,7 +39,9 @@ class StepResult:
         reason: Of an extension, or the class of the error that ended the step.
     """
 
-    OBJECTS: ClassVar[tuple[str, ...]] = ("claim", "split", "checkpoint", "release", "report", "comparison")
+    OBJECTS: ClassVar[tuple[str, ...]] = (
+        "claim", "split", "checkpoint", "release", "report", "comparison", "page",
+    )  # fmt: skip
 
     claim: Sha256 | None = None
     split: Sha256 | None = None
@@ -46,6 +49,7 @@ class StepResult:
     release: Sha256 | None = None
     report: Sha256 | None = None
     comparison: Sha256 | None = None
+    page: Sha256 | None = None
     counts: Mapping[str, int] | None = None
     training_images: int | None = None
     batch: str | None = None
@@ -178,6 +182,7 @@ class Report:
         verdict: The outcome.
         sizes: Of the files in bytes by name: of "unlearned" and "original".
         codes: How the integer weights of the two differ; None in reports that are older than the figure.
+        figures: What is drawn about it; None in reports that are older than the page.
     """
 
     unlearned: Measured
@@ -186,6 +191,7 @@ class Report:
     verdict: Verdict
     sizes: Mapping[str, Mapping[str, int]]
     codes: CodesChanged | None = None
+    figures: Figures | None = None
 
     @classmethod
     def parse(cls, data: bytes) -> "Report":
@@ -196,7 +202,7 @@ class Report:
         """
         document = parse_stored(data, "a stored report")
         try:
-            codes = document.get("codes_changed")
+            codes, figures = document.get("codes_changed"), document.get("figures")
             terms = document["terms"] if "terms" in document else _older_terms(document)
             return cls(
                 unlearned=Measured.parse(document["unlearned"]),
@@ -205,6 +211,7 @@ class Report:
                 verdict=from_json(Verdict, document["verdict"], "a stored report: verdict"),
                 sizes=document["bytes"],
                 codes=from_json(CodesChanged, codes, "a stored report: codes") if codes else None,
+                figures=from_json(Figures, figures, "a stored report: figures") if figures else None,
             )
         except (TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(f"a stored report is not as it was written: {error}") from None
@@ -218,6 +225,7 @@ class Report:
             "verdict": to_json(self.verdict),
             "bytes": self.sizes,
             **({"codes_changed": to_json(self.codes)} if self.codes else {}),
+            **({"figures": to_json(self.figures)} if self.figures else {}),
         }
 
     def to_bytes(self) -> bytes:

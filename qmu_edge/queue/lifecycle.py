@@ -18,6 +18,7 @@ Functions that change something need the store's lock.
 """
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -40,6 +41,7 @@ DENIALS: Final = (  # the vocabulary of the Data Rights Protocol, and one of our
 )  # fmt: skip
 UNDECLARED: Final = "not declared as trained on when the network was adopted"
 _MAX_REFERENCE: Final = 512
+SHORTEST: Final = 8  # characters of an id by which a request may be called
 
 
 def register(project: Project, request: DeletionRequest) -> RequestRow:
@@ -144,13 +146,43 @@ def look_up(
 def require(ledger: Ledger, request_id: str) -> RequestRow:
     """The row of a request.
 
+    Args:
+        ledger: Open.
+        request_id: Its id, or the start of it: at least `SHORTEST` characters that no other id begins with.
+
     Raises:
-        RequestError: No such request.
+        RequestError: No such request, or several begin so.
     """
-    row = ledger.request(request_id.lower())
-    if row is None:
+    wanted = request_id.lower()
+    if (row := ledger.request(wanted)) is not None:
+        return row
+    rows = ledger.requests() if len(wanted) >= SHORTEST else []
+    found = [row for row in rows if row.request_id.startswith(wanted)]
+    if not found:
         raise RequestError(f"request {request_id}: not known; qmu-edge request list shows those that are")
-    return row
+    if len(found) > 1:
+        raise RequestError(f"request {request_id}: {len(found)} ids begin so, allowed is one; say more of it")
+    return found[0]
+
+
+def short_ids(ids: Iterable[str]) -> dict[str, str]:
+    """The start of each id that `require` knows it by.
+
+    >>> short_ids(["4fa4ecd7-2819", "4fa4ecd7-3", "t-1"])
+    {'4fa4ecd7-2819': '4fa4ecd7-2', '4fa4ecd7-3': '4fa4ecd7-3', 't-1': 't-1'}
+    """
+    found, ordered = {}, sorted(ids)
+    for before, own, after in zip(["", *ordered], ordered, [*ordered[1:], ""], strict=False):
+        alike = max(_alike(own, other) for other in (before, after))
+        found[own] = own[: max(SHORTEST, alike + 1)]
+    return found
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    return next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
 
 
 def withdraw(ledger: Ledger, request_id: str) -> RequestRow:

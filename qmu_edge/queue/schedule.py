@@ -20,7 +20,7 @@ from qmu_edge.project.project import Project
 from qmu_edge.project.results import Results
 from qmu_edge.queue.cost import Expected, expect
 from qmu_edge.queue.foreseen import Foreseen, foresee
-from qmu_edge.queue.lifecycle import said
+from qmu_edge.queue.lifecycle import said, short_ids
 from qmu_edge.recipe import RETRAIN, PolicyRecipe, Recipe
 from qmu_edge.request.deadline import days_left
 from qmu_edge.request.resolve import Claim
@@ -238,11 +238,16 @@ def standing(
     """All requests, or one, with their dates and what happens next."""
     waiting = {p.row.request_id: p for p in places(ledger, policy)}
     receipts = {r.request_id: r.digest for r in ledger.receipts()}
+    rows = ledger.requests()
+    short = short_ids(row.request_id for row in rows)
     return [
-        _shown(ledger, row, waiting.get(row.request_id), receipts.get(row.request_id), now)
-        for row in ledger.requests()
+        {
+            "request": row.request_id, "short": short[row.request_id],
+            **_shown(ledger, row, waiting.get(row.request_id), receipts.get(row.request_id), now),
+        }
+        for row in rows
         if only in (None, row.request_id)
-    ]
+    ]  # fmt: skip
 
 
 def _shown(
@@ -250,7 +255,7 @@ def _shown(
 ) -> dict[str, Any]:
     left = days_left(row.extended or row.due, now) if row.is_open else None
     return {
-        "request": row.request_id, "regulation": row.regulation, "received": row.received, "due": row.due,
+        "regulation": row.regulation, "received": row.received, "due": row.due,
         "extended": row.extended, "days_left": left, "overdue": left is not None and left < 0,
         "state": row.state, "outcome": row.outcome, "reason": row.reason,
         "requested_by": row.requested_by, "approved_by": row.approved_by,

@@ -102,6 +102,64 @@ def render(document: Mapping[str, Any]) -> str:
     return "\n".join(map(printable, lines)) + "\n"
 
 
+def summary(document: Mapping[str, Any]) -> str:
+    """What matters of a receipt on one screen, for people; takes what `render` takes."""
+    predicate = document["predicate"]
+    before, after = (predicate["checkpoints"][name] or "-" for name in ("before", "after"))
+    rows = [
+        *_done(predicate), *_measured(predicate),
+        *(("file", f"{file['name']}  {file['digest']['sha256']}") for file in document["subject"]),
+        ("network", f"{after[:16]}, before {before[:16]}"),
+        ("previous", (predicate["previous"] or "none")[:16]),
+    ]  # fmt: skip
+    limits = (
+        f"{len(predicate['limits'])} sentences say what this does not prove: qmu-edge receipt show --full"
+    )
+    lines = ["Erasure receipt", *(f"  {name:9} {text}" for name, text in rows), limits]
+    return "\n".join(map(printable, lines)) + "\n"
+
+
+def _done(predicate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What was asked and done."""
+    request, method, batch = predicate["request"], predicate["method"], predicate["batch"]
+    met = {True: ", met", False: ", MISSED", None: ""}[request["deadline_met"]]
+    due = f"due {request['due'][:10]}{met}" if request["due"] else "no deadline"
+    together = f" of {batch['requests']} requests" if batch["requests"] > 1 else ""
+    yield "issued", predicate["issued"]
+    yield "request", f"{request['regulation'] or request['form']}, received {request['received'][:10]}, {due}"
+    yield "outcome", f"{predicate['outcome']}, {batch['forget']} images{together} forgotten"
+    yield "method", f"{method['name']}, {method['category']}"
+    if rungs := predicate.get("rungs"):
+        yield "tried", "; ".join(f"{rung['method']}: {rung['result']}" for rung in rungs)
+
+
+def _measured(predicate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The verdict, of receipts of every version, and the accuracies."""
+    verdict, found = predicate["verdict"], predicate["metrics"]["evaluation"]
+    yield "answer", f"{verdict.get('answer', '-')}, {'passed' if verdict['passed'] else 'NOT passed'}"
+    for left in verdict.get("residuals", ()):
+        yield "left", f"{_percent(left)} of {left['scope']}, {left['references']} references"
+    for check in verdict.get("results", verdict.get("checks", ())):
+        yield "check", _checked(check)
+    sets = (("fa", "forgotten"), ("ra", "retained"), ("ta", "test"))
+    yield "accuracy", ", ".join(f"{name} {_percent(found[key])}" for key, name in sets if found[key])
+
+
+def _percent(share: Mapping[str, Any]) -> str:
+    """A share with its interval, in percent."""
+    value, low, high = (
+        "?" if share[end] is None else f"{100 * share[end]:.1f}" for end in ("value", "low", "high")
+    )
+    return f"{value} % ({low} to {high})"
+
+
+def _checked(check: Mapping[str, Any]) -> str:
+    """A check of a receipt of any version."""
+    name, most = check.get("metric", check.get("name")), check.get("threshold", check.get("allowed"))
+    value = "not measured" if check["value"] is None else f"{check['value']:.4f}"
+    return f"{name} {value}, allowed {most:.4f}: {'met' if check['passed'] else 'MISSED'}"
+
+
 def _lines(value: object, indent: str) -> Iterator[str]:
     if not isinstance(value, dict | list) or not value:
         yield indent + (value if isinstance(value, str) else json.dumps(value))

@@ -17,7 +17,7 @@ from qmu_edge.verify import __main__ as device
 
 SUBJECT = "writer-3"
 MODELS = ("model.onnx", "model.packed.onnx", "model.qonnx.onnx")
-FILES = (*MODELS, "receipt.json", "report.json")
+FILES = (*MODELS, "receipt.json", "report.json", "report.html")
 
 
 def sha(path: Path) -> str:
@@ -134,8 +134,9 @@ def test_receipt_show_prints_the_stored_receipt(run: Any, served: Path) -> None:
     shown = run("receipt", "show", "--project", served, "--json").json
     assert shown["receipt"] == loads((served / "release/receipt.json").read_bytes(), served).document()
     assert shown["sha256"] == sha(served / "release/receipt.json")
-    text = run("receipt", "show", served / "release/receipt.json").out
+    text = run("receipt", "show", served / "release/receipt.json", "--full").out
     assert "What this does not prove" in text
+    assert len(run("receipt", "show", served / "release/receipt.json").out.splitlines()) <= 26
 
 
 def test_receipt_verify_hashes_the_files_beside_it(run: Any, served: Path) -> None:

@@ -77,7 +77,7 @@ def test_the_receipt_holds_the_checklist_of_its_moment(made: Any, served: Path) 
     assert rows["decoded images"]["count"] == counts["forget"] + counts["also_erased"]
     assert rows["checkpoint"]["count"] == 2  # the one before, and the one before re-quantization
     assert rows["checkpoint"]["state"] == rows["split"]["state"] == "present"
-    assert (rows["model files on devices"]["count"], rows["plots"]["count"]) == (None, 0)
+    assert (rows["model files on devices"]["count"], rows["saliency masks"]["count"]) == (None, 0)
 
 
 def test_a_purge_reports_for_people(run: Any, served: Path) -> None:

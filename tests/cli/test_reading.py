@@ -71,7 +71,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def number(status: Ended) -> int:
     """Of the ledger's newest event."""
-    (found,) = re.findall(r"events  (\d+)", status.out)
+    (found,) = re.findall(r"(\d+) events", status.out)
     return int(found)
 
 
@@ -83,6 +83,7 @@ def reading(made: Any, project: Path, out: Path) -> dict[str, Callable[[], Ended
         "request list": lambda: run_command("request", "list", "--project", project),
         "receipt show": lambda: run_command("receipt", "show", "--project", project),
         "receipt verify": lambda: run_command("receipt", "verify", "--project", project),
+        "report": lambda: run_command("report", "--project", project),
         "keys list": lambda: run_command("keys", "list", "--project", project),
         "dry run": lambda: run_command(*ask, "--project", project),
         "pending": lambda: run_command("unlearn", "--pending", "--dry-run", "--project", project),
@@ -126,7 +127,7 @@ def test_whoever_may_only_read_can_read_everything(
     for name, ended in found.items():
         assert ended.code == expected[name].code == 0, (name, ended.err)
     assert number(found["status"]) == number(expected["status"]) + log
-    for name in ("request list", "receipt verify", "keys list", "dry run"):
+    for name in ("request list", "receipt verify", "report", "keys list", "dry run"):
         assert found[name].out == expected[name].out, name
     assert files_of(project) == before
     exported = {path.name: path.read_bytes() for path in (place / "out").iterdir()}

@@ -18,7 +18,7 @@ FOREIGN = (*HEAVY, "pydantic", "typer", "safetensors", "jaxtyping", "filelock", 
 COMMANDS: dict[str, Any] = {
     "init": project.init, "train": run.train, "adopt": run.adopt, "unlearn": run.unlearn,
     "export": run.export, "verify": run.verify, "status": project.status, "purge": project.purge,
-    "confirm": project.confirm, "methods": project.methods,
+    "confirm": project.confirm, "methods": project.methods, "report": receipts.report,
     "recipes": project.recipes, "doctor": project.doctor, "demo": project.demo,
     "request new": requests.request_new, "request add": requests.request_add,
     "request list": requests.request_list, "request approve": requests.request_approve,
@@ -78,6 +78,8 @@ def test_the_list_of_commands_here_is_whole() -> None:
         ["purge", "--dry-run"],
         ["receipt", "verify"],
         ["receipt", "show"],
+        ["report"],
+        ["report", "--letter"],
         ["receipt", "schema"],
         ["keys", "list"],
         ["keys", "export", "--public"],
@@ -91,7 +93,7 @@ def test_the_list_of_commands_here_is_whole() -> None:
 def test_questions_about_requests_and_receipts_need_no_torch(made: Any, words: list[str]) -> None:
     more = (
         ["--project", made.served]
-        if {"status", "show", "verify", "keys", "purge", "list", "unlearn"} & {*words}
+        if {"status", "show", "verify", "keys", "purge", "list", "unlearn", "report"} & {*words}
         else []
     )
     done = without(HEAVY, CLI, *words, *more)
@@ -173,7 +175,7 @@ def test_every_command_is_a_function_of_the_same_name() -> None:
 
 
 # Of the command line only: how the result is printed, and what a function gets as `progress`.
-NOT_ARGUMENTS = {"json", "quiet", "profile"}
+NOT_ARGUMENTS = {"json", "quiet", "profile", "full"}
 RENAMED = {
     "class_": "class_ids", "sample": "sample_ids", "subject": "subject_ids", "format": "formats",
     "file": "files", "input": "dtype", "sha256": "digests", "key": "trusted_keys",

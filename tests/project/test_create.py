@@ -204,7 +204,7 @@ def test_a_store_is_its_owners_alone_but_for_what_ships(tmp_path: Path) -> None:
         with opened(tmp_path / "above/project", Progress()) as project, project.locked():
             files = {"model.onnx": project.store.put_bytes(b"a model")}
             release = Release(checkpoint=sha256_of(b"a checkpoint"), files=files, sizes={})
-            publish(project.root, project.store, release.checkpoint, release, (None, None))
+            publish(project.root, project.store, release.checkpoint, release, {})
             open_to_others = {
                 path.relative_to(project.folder).as_posix()
                 for path in project.folder.rglob("*")

@@ -52,7 +52,7 @@ def release(project: Project, content: bytes) -> str:
     made = project.store.put_bytes(whole.to_bytes())
     project.ledger.set_meta("release:x", made)
     project.ledger.set_current(Pointer.RELEASE, made)
-    publish(project.root, project.store, made, whole, (None, None))
+    publish(project.root, project.store, made, whole, {})
     return sha
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -10,12 +11,12 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import sha256_of
 from qmu_edge.io.files import TEMPORARY
 from qmu_edge.project.project import STORE
-from qmu_edge.project.publish import LINK, RELEASES, SUMS, files_in, is_whole, publish, sums
+from qmu_edge.project.publish import LINK, RELEASES, SUMS, Papers, files_in, is_whole, publish, sums
 from qmu_edge.project.records import Release
 from qmu_edge.store.objects import ObjectStore
 
 
-def published(root: Path, *contents: bytes, papers: tuple[bytes | None, bytes | None] = (None, None)) -> Path:
+def published(root: Path, *contents: bytes, papers: Papers = MappingProxyType({})) -> Path:
     """Publish a release of files 0.onnx, 1.onnx, ... and give its folder."""
     store = ObjectStore(root / STORE / "objects")
     files = {f"{n}.onnx": store.put_bytes(data) for n, data in enumerate(contents)}
@@ -32,9 +33,10 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_files_and_papers_lie_behind_a_relative_link_and_their_sums_hold(root: Path) -> None:
-    folder = published(root, b"one", b"two", papers=(b"receipt", None))
+    folder = published(root, b"one", b"two", papers={"receipt.json": b"receipt", "report.html": b"page"})
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != SUMS} == {
         "0.onnx": b"one", "1.onnx": b"two", "receipt.json": b"receipt",
+        "report.html": b"page",
     }  # fmt: skip
     assert not os.path.isabs(os.readlink(root / LINK)) and is_whole(folder)
     subprocess.run(["sha256sum", "-c", SUMS], cwd=folder, check=True, capture_output=True)

@@ -18,7 +18,7 @@ from qmu_edge.queue.schedule import standing
 from qmu_edge.request.document import new_request, parse_request
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Outcome, State
-from tests.queue.people import NOW, PEOPLE, SECRET, ask, bar, make_index
+from tests.queue.people import NOW, PEOPLE, SECRET, ask, bar, make_index, sha
 
 
 def test_a_request_is_recorded_and_resolved_once(project: Project) -> None:
@@ -220,3 +220,22 @@ def test_events_tell_nothing_of_people(project: Project) -> None:
     for secret in (row.request_id, "anna", "bert", "img-", pseudonym(SECRET, "person-1")):
         assert secret not in told
     assert SAMPLE_SPLITS[0] == "train"
+
+
+def test_a_request_may_be_called_by_the_start_of_its_id(project: Project) -> None:
+    ids = ["4fa4ecd7-2819-4ac5", "4fa4ecd7-3000-4ac5", "0b4654589a03b65c"]
+    for request_id in ids:
+        project.ledger.receive(
+            request_id,
+            sha(request_id),
+            form="research",
+            regulation=None,
+            received="2026-11-03T12:00:00Z",
+            due=None,
+        )
+    for request_id, short in lifecycle.short_ids(ids).items():
+        assert lifecycle.require(project.ledger, short.upper()).request_id == request_id
+    for bad, said in (("4fa4ecd7-", "2 ids begin so"), ("0b46545", "not known"), ("x" * 9, "not known")):
+        with pytest.raises(RequestError, match=f"request {bad}: {said}"):
+            lifecycle.require(project.ledger, bad)
+    assert lifecycle.withdraw(project.ledger, "0b465458").request_id == ids[2]

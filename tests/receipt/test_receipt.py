@@ -300,3 +300,18 @@ def test_render_shows_every_value_and_steers_no_terminal() -> None:
     for limit in receipt.LIMITS:
         assert limit in text
     assert re.search(r"Batch\n  forget: 40\n  requests: 3", text)
+
+
+RECORDED = sorted(Path(__file__).parent.glob("golden/*.json")) + sorted(
+    (Path(__file__).parents[1] / "pipeline/golden").glob("*.json")
+)
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=[path.stem for path in RECORDED])
+def test_a_receipt_of_every_version_is_told_on_one_screen(path: Path) -> None:
+    document = receipt.loads(path.read_bytes(), path).document()
+    text = receipt.summary(document)
+    lines = text.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 120 and all(line.isprintable() for line in lines)
+    assert document["subject"][0]["digest"]["sha256"] in text and "receipt show --full" in lines[-1]
+    assert document["predicate"]["method"]["name"] in text and "passed" in text

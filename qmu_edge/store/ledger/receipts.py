@@ -148,6 +148,10 @@ class ReceiptLedger(RequestLedger):
         """Digest of the report that a receipt rests on."""
         return self._result_of(receipt, Step.VERIFIED, "report")
 
+    def page_of(self, receipt: Sha256) -> Sha256 | None:
+        """Digest of the page that was made with a receipt; None in projects that are older than the page."""
+        return self._result_of(receipt, Step.RECEIPTED, "page")
+
     def release_of(self, receipt: Sha256) -> Sha256 | None:
         """Digest of the release that a receipt is about."""
         return self._result_of(receipt, Step.EXPORTED, "release")
@@ -157,7 +161,8 @@ class ReceiptLedger(RequestLedger):
         query = """SELECT detail FROM steps JOIN receipts USING (request_id) WHERE receipt_digest = ?
             AND step = ? AND status = ? ORDER BY steps.finished DESC LIMIT 1"""
         found = self.rows(query, receipt, step, Status.DONE)
-        return self._digest(self._parsed(found[0][0]).get(name)) if found else None
+        digest = self._parsed(found[0][0]).get(name) if found else None
+        return None if digest is None else self._digest(digest)
 
     def is_open_attempt(self, prefix: str) -> bool:
         """Whether an attempt with these first 16 characters is unfinished, of a request without a receipt."""

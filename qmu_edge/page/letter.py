@@ -1,0 +1,77 @@
+"""A short letter to the person who asked, in words that need no knowledge of the field."""
+
+import textwrap
+from typing import Final
+
+from qmu_edge.errors import printable
+from qmu_edge.page.facts import Facts
+from qmu_edge.page.numbers import day, of
+from qmu_edge.page.page import environment
+from qmu_edge.page.words import answer, residuals
+
+_WIDTH: Final = 84
+_NUMBER: Final = 16  # letters of the receipt's digest, which tell it from all others of a project
+
+
+def letter(facts: Facts, reference: str) -> str:
+    """The letter as text, with gaps in brackets for what only the sender knows.
+
+    Args:
+        facts: Of the request.
+        reference: What the person calls the request.
+    """
+    request, predicate = facts.statement.predicate.request, facts.statement.predicate
+    paragraphs = {"asked": _asked(facts), "done": _done(facts), "left": _left(facts), "unproven": _UNPROVEN}
+    return environment().get_template("letter.txt").render(
+        issued=day(predicate.issued), received=day(request.received), reference=printable(reference),
+        due=day(request.due) if request.due else "not set by law", number=facts.receipt[:_NUMBER],
+        **{name: _wrapped(text) for name, text in paragraphs.items()},
+    )  # fmt: skip
+
+
+_UNPROVEN: Final = (
+    "No test can show that nothing at all is left, and ours looks at all of your pictures together. Older "
+    "versions of the program may still run on devices until these are updated, and older copies may lie in "
+    "backups until these run out. [What is known of devices, backups and others who received your pictures.]"
+)
+
+_KEPT: Final = (
+    "They can never be used for teaching it again: we keep a mark for each, which does not show it, so that "
+    "it is refused."
+)
+
+
+def _asked(facts: Facts) -> str:
+    counts = facts.statement.predicate.split.counts
+    found = counts.get("forget", 0) + counts.get("also_erased", 0)
+    part = facts.statement.predicate.outcome == "partial"
+    only = " We did not find everything that your request names; what we found is deleted." if part else ""
+    return (
+        "You asked us to delete your pictures. Our program that recognises pictures had learned from them. "
+        f"We found {of(found, 'picture')} of your request.{only}"
+    )
+
+
+def _done(facts: Facts) -> str:
+    if facts.statement.predicate.method.category == "exact":
+        return f"We taught the program again from the beginning, without your pictures. {_KEPT}"
+    return f"We changed the program so that it forgets them, and then tested the changed program. {_KEPT}"
+
+
+def _left(facts: Facts) -> str:
+    predicate = facts.statement.predicate
+    if predicate.method.category == "exact":
+        return "Nothing: the program that is in use now has never seen your pictures."
+    found = next((r for r in residuals(predicate) if r.value is not None), None)
+    if found is None or answer(predicate) != "forgotten" or found.high is None:
+        return "How much the program still knows of your pictures could not be measured."
+    parts, most = (max(0, round(100 * share)) for share in (found.value, found.high))
+    about = f"about {parts} in 100 parts are" if parts else "nothing that we could measure is"
+    return (
+        f"Of what the program had learned from your pictures, {about} left. Such a measurement is not exact: "
+        f"it may be up to {most} in 100 parts."
+    )
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, _WIDTH)

@@ -1,0 +1,42 @@
+"""The letter: what a person wants to know, in words that need no knowledge of the field."""
+
+import re
+
+import pytest
+
+from qmu_edge.page.letter import letter
+from tests.page.examples import HOSTILE, RECEIPTS, facts
+
+TECHNICAL = re.compile(
+    r"network|quanti|onnx|checkpoint|digest|sha|rho|residual|epoch|weights?\b|classifier|unlearn|verif|"
+    r"tombstone|index|retrain|attack|metric|release\b|model\b", re.I
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECEIPTS)
+def test_a_letter_has_no_technical_word_and_fits_on_a_page(name: str) -> None:
+    text = letter(facts(name), "4fa4ecd7-2819-4ac5-852b-c987c6cd723d")
+    assert TECHNICAL.findall(text) == []
+    assert len(text.splitlines()) <= 50 and max(map(len, text.splitlines())) <= 90
+    assert "Your request of 2 November 2026" in text and "4fa4ecd7-2819" in text
+
+
+def test_it_says_how_much_is_left_and_how_sure_that_is() -> None:
+    text = " ".join(letter(facts(), "r").split())
+    assert "about 10 in 100 parts are left" in text and "up to 20 in 100 parts" in text
+    assert "We found 3 pictures" in text and "did not find everything" not in text
+    assert "No test can show that nothing at all is left" in text
+
+
+def test_of_a_part_and_of_a_new_training_it_says_that() -> None:
+    text = " ".join(letter(facts("partial.v3"), "r").split())
+    assert "did not find everything" in text and "has never seen your pictures" in text
+
+
+def test_where_nothing_was_measured_nothing_is_promised() -> None:
+    assert "could not be measured" in letter(facts("unlearned"), "r")
+
+
+def test_a_reference_cannot_steer_a_terminal() -> None:
+    text = letter(facts(), f"a\x1b[2J\n{HOSTILE}")
+    assert "\x1b" not in text and f"Reference: a\\x1b[2J\\n{HOSTILE}" in text
