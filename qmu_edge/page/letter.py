@@ -21,7 +21,12 @@ def letter(facts: Facts, reference: str) -> str:
         reference: What the person calls the request.
     """
     request, predicate = facts.statement.predicate.request, facts.statement.predicate
-    paragraphs = {"asked": _asked(facts), "done": _done(facts), "left": _left(facts), "unproven": _UNPROVEN}
+    paragraphs = {
+        "asked": _asked(facts),
+        "done": _done(facts),
+        "left": _left(facts),
+        "unproven": _unproven(facts),
+    }
     return environment().get_template("letter.txt").render(
         issued=day(predicate.issued), received=day(request.received), reference=printable(reference),
         due=day(request.due) if request.due else "not set by law", number=facts.receipt[:_NUMBER],
@@ -29,10 +34,13 @@ def letter(facts: Facts, reference: str) -> str:
     )  # fmt: skip
 
 
-_UNPROVEN: Final = (
-    "No test can show that nothing at all is left, and ours looks at all of your pictures together. Older "
-    "versions of the program may still run on devices until these are updated, and older copies may lie in "
-    "backups until these run out. [What is known of devices, backups and others who received your pictures.]"
+_MEASURED: Final = (
+    "No test can show that nothing at all is left, and ours looks at all of your pictures together."
+)
+_COPIES: Final = (
+    "Older versions of the program may still run on devices until these are updated, and older copies may "
+    "lie in backups until these run out. [What is known of devices, backups and others who "
+    "received your pictures.]"
 )
 
 _KEPT: Final = (
@@ -56,6 +64,10 @@ def _done(facts: Facts) -> str:
     if facts.statement.predicate.method.category == "exact":
         return f"We taught the program again from the beginning, without your pictures. {_KEPT}"
     return f"We changed the program so that it forgets them, and then tested the changed program. {_KEPT}"
+
+
+def _unproven(facts: Facts) -> str:
+    return _COPIES if facts.statement.predicate.method.category == "exact" else f"{_MEASURED} {_COPIES}"
 
 
 def _left(facts: Facts) -> str:

@@ -23,6 +23,8 @@ def left(facts: Facts) -> Section:
     predicate = facts.statement.predicate
     text = [ANSWERS[answer(predicate)]] if answer(predicate) else []
     text += [] if facts.report else [GONE]
+    if predicate.method.category == "exact" and residuals(predicate):
+        text.append("What the test finds all the same is for information.")
     most = predicate.thresholds.get("max_residual")
     allowed = float(most) if isinstance(most, Real) else 0.0
     found = residuals(predicate)

@@ -57,9 +57,11 @@ def sections(facts: Facts) -> list[Section]:
 def _cards(facts: Facts) -> list[tuple[str, str, str]]:
     """The few numbers that stand first: name, value, and what goes with it."""
     predicate, figures = facts.statement.predicate, facts.report and facts.report.figures
-    cards = [
-        ("still known", percent(r.value, 0), between(r.low, r.high, 0)) for r in residuals(predicate)[:1]
-    ]
+    if predicate.method.category == "exact":
+        cards = [("still known", "nothing", "it never saw them")]
+    else:
+        left = residuals(predicate)[:1]
+        cards = [("still known", percent(r.value, 0), between(r.low, r.high, 0)) for r in left]
     people = f"of {figures.people:,} people" if figures and figures.people and figures.people > 1 else ""
     if predicate.batch.requests > 1:
         people = f"of {predicate.batch.requests:,} requests together"

@@ -68,11 +68,10 @@ def lead(facts: Facts) -> str:
 def left(facts: Facts) -> str:
     """What the exported file still knows, as the end of a sentence."""
     predicate = facts.statement.predicate
+    if predicate.method.category == "exact":
+        return "so nothing of them can be left in it"
     found = [r for r in residuals(predicate) if r.value is not None]
     shares = [f"{percent(r.value, 0)} ({between(r.low, r.high, 0)}){_scope(r)}" for r in found]
-    if predicate.method.category == "exact":
-        told = f", and the same test finds {' and '.join(shares)}" if shares else ""
-        return f"so nothing of them can be left in it{told}"
     if not shares or answer(predicate) == "not_measurable":
         return "how much of them the exported file still knows could not be measured"
     known = "of what the file before knew of them"

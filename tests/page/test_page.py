@@ -122,6 +122,12 @@ def test_of_few_images_no_part_is_shown() -> None:
     assert "What an attacker would find" not in read.text
 
 
+def test_of_a_network_that_was_trained_anew_no_share_is_told_first() -> None:
+    text = re.sub(r"\s+", " ", Page(page(facts("partial.v3"))).text)
+    assert "still known nothing it never saw them" in text and "honesty" in text
+    assert "still known 10" in re.sub(r"\s+", " ", Page(page(facts())).text)
+
+
 def test_without_what_a_purge_removed_the_page_says_so() -> None:
     read = Page(page(ALL["purged"]))
     assert "has been purged" in read.text and "What changed in the file" not in read.text
