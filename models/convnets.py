@@ -179,7 +179,7 @@ def _of_torchvision(name: str, shape: Shape, **options: Any) -> nn.Module:
     try:
         from torchvision import models
     except ModuleNotFoundError:
-        raise ConfigError('torchvision is not installed; pip install "qmu-edge[datasets]"') from None
+        raise ConfigError('torchvision is not installed: it comes with the extra "datasets"') from None
     if name not in models.list_models(module=models):
         known = ", ".join(models.list_models(module=models))
         raise ConfigError(f"torchvision has no network {name}; it has {known}")

@@ -23,7 +23,7 @@ def printable(text: str) -> str:
     Whatever is printed goes through here: values of a ledger, a receipt, a model file may be from anybody.
 
     >>> printable("a" + chr(27) + "[2J" + chr(13) + chr(0x202E) + "b")
-    'a\x1b[2J\r\u202eb'
+    'a\\x1b[2J\\r\\u202eb'
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 

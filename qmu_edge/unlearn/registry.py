@@ -131,7 +131,7 @@ def require_known(names: Iterable[str], recipe: Recipe) -> dict[str, Passes]:
         ConfigError: See `parameters`.
     """
     return {
-        name: METHODS[name].passes(parameters(name, recipe.unlearn.get(name, {}), recipe.train))
+        name: method(name).passes(parameters(name, recipe.unlearn.get(name, {}), recipe.train))
         for name in names
     }
 

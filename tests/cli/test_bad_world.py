@@ -142,7 +142,7 @@ def test_another_process_that_writes_the_ledger_is_waited_for_and_named(
     ("work", "method", "setting"),
     [
         ("pipeline.distributed.apply", "qmul", "[unlearn.qmul] batch = 128"),
-        ("pipeline.distributed.apply", "retrain", "[train] batch = 128"),
+        pytest.param("pipeline.distributed.apply", "retrain", "[train] batch = 128", marks=pytest.mark.slow),
         ("pipeline.unlearn_run.requantize", "qmul", "[train] batch = 128"),
     ],
 )

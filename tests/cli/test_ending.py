@@ -104,7 +104,9 @@ def _heard() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("wait_s", [1.0, 2.5, 4.0, 6.0, 8.0])
+@pytest.mark.parametrize(
+    "wait_s", [1.0, 4.0, *(pytest.param(s, marks=pytest.mark.slow) for s in (2.5, 6.0, 8.0))]
+)
 def test_an_interrupt_at_any_time_ends_the_command(
     untrained: Path, number: signal.Signals, wait_s: float
 ) -> None:

@@ -43,6 +43,7 @@ def test_a_network_trained_anew_is_not_covered_and_takes_no_releases_place_unask
     assert "not covered by a receipt" in printed.err
 
 
+@pytest.mark.slow
 def test_a_class_deletion_is_known_for_files_with_other_options(
     run: Any, trained: Path, tmp_path: Path
 ) -> None:

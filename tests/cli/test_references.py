@@ -136,6 +136,7 @@ def test_a_released_file_is_judged_again_until_its_images_are_purged(
     assert run("references", "build", "--project", project, "--json", "--quiet").json["trained"] == 0
 
 
+@pytest.mark.slow
 def test_those_of_one_request_are_trained_for_it(run: Any, once: Made, tmp_path: Path) -> None:
     project = Path(shutil.copytree(once.project, tmp_path / "project", symlinks=True))
     text = (project / "qmu.toml").read_text("utf-8")
@@ -148,6 +149,7 @@ def test_those_of_one_request_are_trained_for_it(run: Any, once: Made, tmp_path:
     assert json.loads(ended.out)["report"]["terms"]["references"] == 3
 
 
+@pytest.mark.slow
 def test_a_refusal_for_want_of_references_is_not_remembered_once_they_are_built(
     run: Any, project: Path
 ) -> None:

@@ -152,6 +152,7 @@ def test_ctrl_c_says_how_to_go_on(
     assert request["outcome"] is None and "unlearned" in request["next"]
 
 
+@pytest.mark.slow
 def test_another_request_may_come_before_a_killed_one_is_finished(
     made: Any, run: Any, trained: Path, tmp_path: Path
 ) -> None:

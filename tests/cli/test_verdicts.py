@@ -134,6 +134,7 @@ def test_a_missed_threshold_releases_nothing_and_retraining_can_follow(
     assert verified.json["request"] == result.json["request"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_released_only_where_the_policy_says_so(
     made: Any, run: Any, trained: Path
 ) -> None:

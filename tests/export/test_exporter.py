@@ -101,7 +101,7 @@ def test_files_are_as_their_target_wants_them(one: Case, target: str) -> None:
             assert not any(v.dtype in (np.uint8, np.int32) for v in initializers(graph).values())
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("architecture", ["resnet18", pytest.param("mobilenet_v2", marks=pytest.mark.slow)])
 def test_integer_files_are_proven_to_be_the_same_on_every_processor(
     make_case: Callable[..., Case], architecture: str
 ) -> None:

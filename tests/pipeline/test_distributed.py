@@ -44,7 +44,8 @@ max_ta_drop = 1.0
 max_ra_drop = "off"
 """
 FEW = {"epochs": 1, "batch": 15, "lr": 0.01}
-# From nothing, where channels are still dead, narrow grids make a last bit the next step's direction.
+# From nothing, where channels are still dead, and up a loss: narrow grids make a last bit the next step's
+# direction there.
 SMOOTH = {"weight_bits": 8, "activation_bits": "float"}
 # Plain steps, two gradients a step, a teacher, hooks that look inside, a search by forward passes.
 RUNS: list[list[Any]] = [
@@ -54,7 +55,7 @@ RUNS: list[list[Any]] = [
     ["held_out_match", LEARNED, FEW],
     ["oeu", LEARNED, FEW],
     ["l1_sparse", LEARNED, FEW],
-    ["scrub_r", LEARNED, {"epochs": 2, "forget_epochs": 1, "batch": 15, "lr": 0.01}],
+    ["scrub_r", SMOOTH, {"epochs": 2, "forget_epochs": 1, "batch": 15, "lr": 0.01}],
     ["pgu", LEARNED, {"epochs": 1, "batch": 15}],
     ["ssd", LEARNED, {"batch": 15, "threshold": 1.0}],
     ["influence", LEARNED, {"batch": 15, "fisher_batch": 5, "alpha": 0.1}],

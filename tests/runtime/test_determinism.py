@@ -63,6 +63,7 @@ def test_an_operation_without_such_an_algorithm_is_one_line() -> None:
             torch.zeros(2).put_(torch.tensor([0]), torch.ones(1), accumulate=False)
 
 
+@pytest.mark.slow
 def test_fresh_processes_with_two_threads_agree_to_the_bit() -> None:
     def trained(seed: int) -> str:
         words = [sys.executable, "-W", "ignore", "-c", TRAIN.replace("SEED", str(seed))]

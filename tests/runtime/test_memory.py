@@ -86,7 +86,7 @@ class Scarce:
 
 
 @pytest.mark.parametrize("after", [0, 1])  # the second pass has the optimizer's own tensors beside it
-@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("architecture", ["resnet18", pytest.param("mobilenet_v2", marks=pytest.mark.slow)])
 def test_a_run_out_of_memory_makes_the_same_network_in_less(
     architecture: str, after: int, network: Callable[..., Classifier], toy: Callable[..., Samples]
 ) -> None:
