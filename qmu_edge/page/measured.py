@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from qmu_edge.page import plots
 from qmu_edge.page.facts import Facts
-from qmu_edge.page.numbers import NOTHING, Real, between, count, of, percent
+from qmu_edge.page.numbers import NOTHING, Real, between, count, of, percent, signed
 from qmu_edge.page.section import Row, Section, Table
 from qmu_edge.page.words import ANSWERS, CHECKS, GONE, SMALL, answer, residuals
 from qmu_edge.receipt.personal_data import find
@@ -249,4 +249,4 @@ def _middle(edges: Sequence[Real], counts: Sequence[int]) -> str:
 
 def _bars(figures: Figures, found: Spread) -> list[Row]:
     ends = zip(figures.edges, figures.edges[1:], found.forgotten, found.unseen, strict=False)
-    return [(f"{low:.1f} to {high:.1f}", count(a), count(b)) for low, high, a, b in ends]
+    return [(f"{signed(low, 1)} to {signed(high, 1)}", count(a), count(b)) for low, high, a, b in ends]
