@@ -136,6 +136,7 @@ def checked(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, tu
             body: object = factory(make, shape)
         if not isinstance(body, nn.Module):
             raise TypeError(f"build returned {type(body).__name__}, allowed is a torch.nn.Module")
+        _require_whole(body)
         example = _example(shape)
         with torch.no_grad():
             given = _shape(body.eval()(example), shape.classes)
@@ -148,6 +149,26 @@ def checked(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, tu
         raise ConfigError(text if text.startswith(f"{name}, line ") else f"{name}: {text}") from error
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise ConfigError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def _require_whole(network: nn.Module) -> None:
+    """A network does what its modules and their numbers say, and nothing beside.
+
+    Raises:
+        TypeError: A module has hooks or parametrizations, which would be lost.
+        ValueError: A number is missing, or not finite, or a variance below zero.
+    """
+    for name, module in network.named_modules():
+        hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations")
+        if hooked:
+            raise TypeError(f"{name or 'the network'} has hooks or parametrizations, which no file can hold")
+    for name, tensor in network.state_dict().items():
+        if not isinstance(tensor, Tensor) or (tensor.is_meta and torch.get_default_device().type == "meta"):
+            continue  # at `init` no network has numbers
+        if tensor.is_meta:
+            raise ValueError(f"{name} lies on the device meta, where it has no values")
+        if not bool(tensor.isfinite().all()) or (name.endswith("running_var") and bool((tensor < 0).any())):
+            raise ValueError(f"{name} holds a value that is not finite, or a variance below zero")
 
 
 def _example(shape: Shape) -> Float[Tensor, "2 c h w"]:

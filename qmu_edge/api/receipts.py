@@ -8,13 +8,13 @@ from typing import Any
 
 from qmu_edge.errors import ConfigError, LedgerError
 from qmu_edge.io.digest import sha256_of
-from qmu_edge.io.files import read_regular, write_atomic
+from qmu_edge.io.files import read_regular, write_new
 from qmu_edge.io.json import MAX_BYTES
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.checklist import checklists
 from qmu_edge.project.history import History
 from qmu_edge.project.inventory import inventory
-from qmu_edge.project.project import KEYS, Project, find, opened
+from qmu_edge.project.project import KEYS, STORE, Project, find, opened
 from qmu_edge.receipt import receipt
 from qmu_edge.receipt.envelope import key_name, read_public_key
 from qmu_edge.receipt.verify import verify as verify_receipt
@@ -118,10 +118,10 @@ def report(
         request: Its id; that of the current receipt when None.
         project: Folder of the project.
         letter: A letter to the person, as text, in place of the page for others.
-        out: Written there; what is there is replaced.
+        out: Written there, where nothing is yet.
 
     Raises:
-        ConfigError: There is no receipt yet.
+        ConfigError: There is no receipt yet. Or `out` exists, or lies in a store.
         RequestError: No such request, or it has no receipt.
     """
     from qmu_edge.page.facts import stored_facts
@@ -137,7 +137,7 @@ def report(
         facts = stored_facts(row, ledger, results, found.store, lines[row.request_id])
     text = write(facts, row.request_id) if letter else page(facts).decode()
     if out is not None:
-        write_atomic(out, text.encode())
+        write_new(out, text.encode(), outside=STORE)
     return {
         "request": row.request_id, "receipt_sha256": facts.receipt,
         "out": str(out) if out else None, "text": text,
@@ -194,9 +194,7 @@ def keys_export(
     with _project(project) as found:
         result = keys.named(found.ledger, name).public()
     if out is not None:
-        if out.exists():
-            raise ConfigError(f"{out}: exists already")
-        write_atomic(out, result["pem"].encode())
+        write_new(out, result["pem"].encode(), outside=STORE)
     return result
 
 

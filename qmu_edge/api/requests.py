@@ -6,10 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from qmu_edge.errors import ConfigError
-from qmu_edge.io.files import write_atomic
+from qmu_edge.io.files import write_new
 from qmu_edge.io.progress import Progress
-from qmu_edge.project.project import Project, find, opened
+from qmu_edge.project.project import STORE, Project, find, opened
 from qmu_edge.queue import lifecycle
 from qmu_edge.queue.schedule import standing
 from qmu_edge.request.document import load_request, new_request
@@ -32,9 +31,7 @@ def request_new(
         regulation=regulation, requested_by=requested_by, approved_by_ref=approved_by,
     )  # fmt: skip
     if out is not None:
-        if out.exists():
-            raise ConfigError(f"{out}: exists already")
-        write_atomic(out, json.dumps(document, indent=2).encode() + b"\n", mode=0o600)
+        write_new(out, json.dumps(document, indent=2).encode() + b"\n", outside=STORE, mode=0o600)
     return document
 
 

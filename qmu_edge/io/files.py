@@ -51,6 +51,25 @@ def read_regular(path: Path, *, limit: int, error: type[QmuEdgeError]) -> bytes:
     return data
 
 
+def write_new(path: Path, data: bytes, *, outside: str, mode: int = 0o644) -> None:
+    """Put `data` where a person wants it.
+
+    Args:
+        path: What is not there yet; its folder must exist.
+        data: The whole content.
+        outside: Name of the folder of a store, in which only the store writes.
+        mode: Permissions of the file.
+
+    Raises:
+        ConfigError: Something is there, it would lie in a store, or the disk is full, read-only or failing.
+    """
+    if os.path.lexists(path):
+        raise ConfigError(f"{path}: exists already")
+    if outside in path.parent.resolve().parts:
+        raise ConfigError(f"{path}: lies in the store of a project, where nobody else writes")
+    write_atomic(path, data, mode=mode)
+
+
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Put `data` at `path` so that a crash at any instant leaves the old file or the new one.
 

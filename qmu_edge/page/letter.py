@@ -51,12 +51,13 @@ _KEPT: Final = (
 
 def _asked(facts: Facts) -> str:
     counts = facts.statement.predicate.split.counts
-    found = counts.get("forget", 0) + counts.get("also_erased", 0)
+    learned, tested = counts.get("forget", 0), counts.get("also_erased", 0)
+    more = f", and {of(tested, 'picture')} that it was only tested with" if tested else ""
     part = facts.statement.predicate.outcome == "partial"
     only = " We did not find everything that your request names; what we found is deleted." if part else ""
     return (
-        "You asked us to delete your pictures. Our program that recognises pictures had learned from them. "
-        f"We found {of(found, 'picture')} of your request.{only}"
+        f"You asked us to delete your pictures. We found {of(learned, 'picture')} of your request that our "
+        f"program had learned to recognise pictures from{more}.{only}"
     )
 
 

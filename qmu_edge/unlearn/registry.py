@@ -130,6 +130,8 @@ def require_known(names: Iterable[str], recipe: Recipe) -> dict[str, Passes]:
     Raises:
         ConfigError: See `parameters`.
     """
+    for name, given in recipe.unlearn.items():  # also of methods that are not tried: a misspelt one is told
+        parameters(name, given, recipe.train)
     return {
         name: method(name).passes(parameters(name, recipe.unlearn.get(name, {}), recipe.train))
         for name in names

@@ -47,6 +47,22 @@ def test_the_same_page_is_made_again_and_says_what_has_become_of_the_rest(
     assert again.out.startswith(before)
 
 
+@pytest.mark.parametrize(
+    "command", [("report",), ("keys", "export", "--public"), ("request", "new", "--subject", "a")]
+)
+@pytest.mark.parametrize(
+    "place", [".qmu/ledger.db", ".qmu/new", "release/report.html", "release/new", "qmu.toml"]
+)
+def test_what_a_person_asks_for_is_never_written_into_a_project(
+    run: Any, served: Path, digest: Any, command: tuple[str, ...], place: str
+) -> None:
+    before = digest(served)
+    where = [] if command[0] == "request" else ["--project", served]
+    ended = run(*command, "--out", served / place, *where)
+    assert ended.code == 2 and ("exists already" in ended.err or "the store of a project" in ended.err)
+    assert digest(served) == before
+
+
 def test_a_letter_names_the_request_and_not_the_person(run: Any, served: Path) -> None:
     request = run("status", "--project", served, "--json").json["requests"][0]["request"]
     text = run("report", request, "--letter", "--project", served).out

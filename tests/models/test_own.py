@@ -147,3 +147,26 @@ def test_named_layers_are_followed_as_numbered_ones(toy: Toy) -> None:
     calibrate(model, [toy(6).images() / 255.0] * calibration_batches(model))
     requantize(model, toy(12), batch=6, seed=0, progress=Progress())
     assert {f.parity.max_abs_difference for f in exported(model, toy)} == {0.0}
+
+
+PARTS = "s = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 900, 3))"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("s[0].register_forward_hook(lambda m, i, o: o * 0)", "0 has hooks or parametrizations"),
+        ("s.register_forward_pre_hook(lambda m, i: None)", "the network has hooks"),
+        ("nn.utils.parametrizations.weight_norm(s[0])", "0 has hooks or parametrizations"),
+        ("nn.utils.spectral_norm(s[3])", "3 has hooks or parametrizations"),
+        ("s[0].weight.data[0] = float('nan')", r"0\.weight holds a value that is not finite"),
+        ("s[0].to('meta')", r"0\.weight lies on the device meta"),
+        (
+            "s.insert(1, nn.BatchNorm2d(8)); s[1].running_var.fill_(-1.0)",
+            r"1\.running_var .*variance below zero",
+        ),
+    ],
+)
+def test_what_a_file_could_not_hold_is_refused(change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        made(body(f"{PARTS}; {change}; return s"))

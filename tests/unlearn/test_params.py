@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from qmu_edge.api.project import methods
+from qmu_edge.errors import ConfigError
 from qmu_edge.pipeline.unlearn_run import plain
 from qmu_edge.receipt.statement import Method
-from qmu_edge.recipe import TrainRecipe
+from qmu_edge.recipe import Recipe, TrainRecipe
 from qmu_edge.train.loop import Optimization
 from qmu_edge.unlearn import methods as folder
-from qmu_edge.unlearn.registry import METHODS, parameters
+from qmu_edge.unlearn.registry import METHODS, parameters, require_known
 
 FILES = sorted(p for p in Path(str(folder.__file__)).parent.glob("*.py") if p.stem != "__init__")
 NEUTRAL = (0, 1, -1)  # they change nothing, negate or point at the end
@@ -66,3 +67,9 @@ def test_settings_come_from_hyperparameters_of_the_same_name() -> None:
     )
     with pytest.raises(TypeError, match="multiple values"):
         Optimization.of(params, lr=1.0)
+
+
+def test_a_section_of_a_method_that_does_not_exist_is_told_before_any_work() -> None:
+    recipe = Recipe.model_validate({"unlearn": {"qmull": {"epochs": 3}}})
+    with pytest.raises(ConfigError, match="method 'qmull' is not one of"):
+        require_known(["retrain"], recipe)
