@@ -10,6 +10,7 @@ import importlib.abc
 import importlib.util
 import sys
 from contextlib import redirect_stdout
+from itertools import chain
 from typing import Any, Final
 
 import torch
@@ -162,9 +163,9 @@ def _require_whole(network: nn.Module) -> None:
         hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations")
         if hooked:
             raise TypeError(f"{name or 'the network'} has hooks or parametrizations, which no file can hold")
-    for name, tensor in network.state_dict().items():
-        if not isinstance(tensor, Tensor) or (tensor.is_meta and torch.get_default_device().type == "meta"):
-            continue  # at `init` no network has numbers
+    for name, tensor in chain(network.named_parameters(), network.named_buffers()):
+        if "_quant." in name or (tensor.is_meta and torch.get_default_device().type == "meta"):
+            continue  # steps of quantizers are set later, and at `init` no network has numbers
         if tensor.is_meta:
             raise ValueError(f"{name} lies on the device meta, where it has no values")
         if not bool(tensor.isfinite().all()) or (name.endswith("running_var") and bool((tensor < 0).any())):
