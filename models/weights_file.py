@@ -1,14 +1,16 @@
 """Files of weights that were trained elsewhere: read as numbers, never run.
 
-safetensors is the form to give: a header in JSON, and numbers. What `torch.save` writes is a pickle in a zip;
-PyTorch's reader of weights (`weights_only`) knows the few steps that make tensors and refuses all others, so
-nothing of the file is run. It is read only here, where somebody has given a file by hand; what this project
-writes is never a pickle.
+safetensors is the form to give: a header in JSON, and numbers. What `torch.save` writes is a pickle in a
+zip. Its steps are listed first, which runs none of them: whatever names more than the parts of a tensor is
+refused. Then PyTorch's reader of weights (`weights_only`) follows them. Its own list of names is not enough:
+any library of the process can make it longer, and PyTorch's distributed tensors do. Such a file is read only
+here, where somebody has given it by hand; what this project writes is never a pickle.
 """
 
 import io
 import math
-import warnings
+import pickletools
+import re
 import zipfile
 from collections.abc import Mapping
 from typing import Any, Final
@@ -27,6 +29,10 @@ MAX_TENSORS: Final = 10_000
 WRAPPERS: Final = ("state_dict", "model_state_dict", "model")  # where training scripts keep the weights
 PARALLEL: Final = "module."  # what DataParallel puts before every name
 _ZIP: Final = b"PK\x03\x04"
+# All that a state_dict names: how a tensor is put together, and the kinds of numbers.
+_PARTS: Final = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage"
+)
 
 
 def weights_in(data: bytes, source: object) -> dict[str, Tensor]:
@@ -72,8 +78,7 @@ def _from_safetensors(data: bytes, source: object) -> dict[str, Tensor]:
 def _from_torch(data: bytes, source: object) -> Any:
     _require_plain_zip(data, source)
     try:
-        with warnings.catch_warnings(action="ignore"):  # about kinds of tensors that are refused below
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a crafted file makes of the reader
         raise ConfigError(
             f"{source}: not weights alone: {_refusal(error)}; nothing of it was run: save the state_dict, "
@@ -86,9 +91,10 @@ def _require_plain_zip(data: bytes, source: object) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+            steps = [archive.read(e) for e in entries if _describes(e) and e.file_size <= MAX_HEADER]
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, RuntimeError) as error:
         raise ConfigError(f"{source}: damaged or cut off: {_first_line(error)}") from None
-    described = sum(e.file_size for e in entries if e.filename.endswith(".pkl"))
+    described = sum(e.file_size for e in entries if _describes(e))
     if any(e.compress_type != zipfile.ZIP_STORED for e in entries):
         raise ConfigError(f"{source}: a compressed zip, which torch.save does not write")
     if (
@@ -100,6 +106,29 @@ def _require_plain_zip(data: bytes, source: object) -> None:
             f"{source}: {len(entries)} parts, {described} bytes that describe them; allowed are "
             f"{2 * MAX_TENSORS} parts and {MAX_HEADER} bytes"
         )
+    for listed in steps:
+        _require_parts_only(listed, source)
+
+
+def _describes(entry: zipfile.ZipInfo) -> bool:
+    """Whether it says how the tensors are put together."""
+    return entry.filename.endswith(".pkl")
+
+
+def _require_parts_only(steps: bytes, source: object) -> None:
+    """A pickle that names nothing but parts of tensors; its steps are listed, not followed."""
+    try:
+        names = [(step.name, argument) for step, argument, _ in pickletools.genops(steps)]
+    except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: damaged or cut off: {_first_line(error)}") from None
+    for step, argument in names:
+        if step in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
+            raise ConfigError(f"{source}: not weights alone: a step {step}, which torch.save does not write")
+        if step == "GLOBAL" and not _PARTS.fullmatch(str(argument)):
+            raise ConfigError(
+                f"{source}: not weights alone: it names {shown(str(argument))}; nothing of it was run: save "
+                "the state_dict, best as safetensors"
+            )
 
 
 def _state(given: Any, source: object) -> dict[str, Tensor]:
@@ -122,18 +151,14 @@ def _state(given: Any, source: object) -> dict[str, Tensor]:
 
 
 def _require_sound(tensors: Mapping[str, Tensor], source: object) -> None:
-    """Before anything is copied: plain numbers, no more of them than a file can hold, each of one name."""
+    """Before anything is copied: real numbers, no more of them than a file can hold, each of one name."""
     if len(tensors) > MAX_TENSORS:
         raise ConfigError(f"{source}: {len(tensors)} tensors, allowed {MAX_TENSORS}")
     seen: dict[tuple[int, int], str] = {}
     left = MAX_BYTES
     for name, tensor in tensors.items():
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
-            raise ConfigError(
-                f"{source}: {shown(name)} is {tensor.dtype} {tensor.layout}; allowed are dense numbers"
-            )
-        if tensor.device.type != "cpu":
-            raise ConfigError(f"{source}: {shown(name)} has no values: it lies on device {tensor.device}")
+        if tensor.is_complex():
+            raise ConfigError(f"{source}: {shown(name)} is {tensor.dtype}; allowed are real numbers")
         left -= math.prod(tensor.shape) * 4
         if left < 0:
             raise ConfigError(f"{source}: its tensors are larger than the allowed {MAX_BYTES} bytes together")
