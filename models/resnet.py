@@ -20,15 +20,11 @@ from qmu_edge.recipe import ModelRecipe
 EXPANSION: Final = 4
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut."""
+class Residual(nn.Module):
+    """Convolutions and a shortcut beside them, which is a 1x1 convolution where the shape changes."""
 
-    def __init__(self, make: Layers, inputs: int, outputs: int, stride: int) -> None:
-        """Build the block; the shortcut is a 1x1 convolution where the shape changes."""
-        super().__init__()
-        self.first = make.conv_bn(inputs, outputs, 3, stride=stride)
-        self.relu = make.relu()
-        self.second = make.conv_bn(outputs, outputs, 3)
+    def _join(self, make: Layers, inputs: int, outputs: int, stride: int) -> None:
+        """Make what follows the convolutions."""
         self.branch = make.signed()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
@@ -36,21 +32,41 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(projection, make.signed())
         self.out = make.relu()
 
+    def convolved(self, x: Float[Tensor, "n c h w"]) -> Tensor:
+        """The convolutions of `x`, (n, d, i, j)."""
+        raise NotImplementedError
+
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:
-        """Add the branch to the shortcut."""
-        branch = self.branch(self.second(self.relu(self.first(x))))
-        out: Tensor = self.out(branch + self.shortcut(x))
+        """Add the convolutions to the shortcut."""
+        out: Tensor = self.out(self.branch(self.convolved(x)) + self.shortcut(x))
         return out
 
 
-class Bottleneck(nn.Module):
+class BasicBlock(Residual):
+    """Two 3x3 convolutions and a shortcut."""
+
+    def __init__(self, make: Layers, inputs: int, outputs: int, stride: int) -> None:
+        """Build the block."""
+        super().__init__()
+        self.first = make.conv_bn(inputs, outputs, 3, stride=stride)
+        self.relu = make.relu()
+        self.second = make.conv_bn(outputs, outputs, 3)
+        self._join(make, inputs, outputs, stride)
+
+    def convolved(self, x: Float[Tensor, "n c h w"]) -> Tensor:
+        """Both convolutions."""
+        convolved: Tensor = self.second(self.relu(self.first(x)))
+        return convolved
+
+
+class Bottleneck(Residual):
     """A 3x3 convolution between two 1x1 convolutions, of which the second has four times as many channels.
 
     The 3x3 convolution has the stride, as torchvision's network has it.
     """
 
     def __init__(self, make: Layers, inputs: int, outputs: int, stride: int) -> None:
-        """Build the block; the shortcut is a 1x1 convolution where the shape changes."""
+        """Build the block."""
         super().__init__()
         inner = outputs // EXPANSION
         self.first = make.conv_bn(inputs, inner, 1)
@@ -58,18 +74,12 @@ class Bottleneck(nn.Module):
         self.second = make.conv_bn(inner, inner, 3, stride=stride)
         self.relu2 = make.relu()
         self.third = make.conv_bn(inner, outputs, 1)
-        self.branch = make.signed()
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            projection = make.conv_bn(inputs, outputs, 1, stride=stride)
-            self.shortcut = nn.Sequential(projection, make.signed())
-        self.out = make.relu()
+        self._join(make, inputs, outputs, stride)
 
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:
-        """Add the branch to the shortcut."""
-        inner = self.relu2(self.second(self.relu(self.first(x))))
-        out: Tensor = self.out(self.branch(self.third(inner)) + self.shortcut(x))
-        return out
+    def convolved(self, x: Float[Tensor, "n c h w"]) -> Tensor:
+        """All three convolutions."""
+        convolved: Tensor = self.third(self.relu2(self.second(self.relu(self.first(x)))))
+        return convolved
 
 
 class ResNet(Classifier):
