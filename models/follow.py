@@ -191,11 +191,20 @@ def standard(network: nn.Module, example: Tensor) -> nn.Module:
 
 def add_module(network: fx.GraphModule, name: str, module: nn.Module) -> str:
     """Add a module to a graph under a new name that begins with `name`."""
-    known, number = dict(network.named_modules()), 1
-    while (taken := f"{name}_{number}" if number > 1 else name) in known:
+    number = 1
+    while _has(network, taken := f"{name}_{number}" if number > 1 else name):
         number += 1
     network.add_submodule(taken, module)
     return taken
+
+
+def _has(network: nn.Module, name: str) -> bool:
+    """Whether there is a module of this name; looking through all names for each call would be quadratic."""
+    try:
+        network.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
 
 
 def call_module(network: fx.GraphModule, before: fx.Node, name: str, module: nn.Module, x: Any) -> fx.Node:
