@@ -63,7 +63,6 @@ from qmu_edge.models.quantizers.presets import LearnedStep
 LARGEST_BIAS: Final = 2.0**30  # in units of step x step: sums fit int32
 LARGEST_HALF: Final = 65504.0  # of float16
 EQUIVALENT: Final = 1e-3
-BITS_OF_ONES: Final = 4
 
 
 def deploy(model: Classifier, size: int) -> Classifier:
@@ -85,7 +84,7 @@ def deploy(model: Classifier, size: int) -> Classifier:
     steps = quantizer_grids(deployed)
     express(deployed, steps, size)
     graph = follow(deployed)
-    known = {str(node.target): grid for node, grid in _input_grids(deployed, graph, steps).items()}
+    known = {str(node.target): grid for node, grid in input_grids(deployed, graph, steps).items()}
     norms = norms_behind(deployed, graph)
     with torch.no_grad():
         for name, layer in list(weight_layers(deployed)):
@@ -144,7 +143,7 @@ def settle(model: Classifier, size: int) -> None:
     norms, steps = norms_behind(model, graph), quantizer_grids(model)
     layers = {name: layer for name, layer in weight_layers(model) if layer.weight_quant.is_quant_enabled}
     with torch.no_grad():
-        for node, grid in _input_grids(model, graph, steps).items():
+        for node, grid in input_grids(model, graph, steps).items():
             if (name := str(node.target)) in layers.keys() - norms.keys() and not leads_out(model, node):
                 _shorten(layers[name], grid)
     deployed = deploy(model, size)
@@ -194,13 +193,8 @@ def gain_bits(weight_bits: int, input_bits: int) -> int:
     return 8 if weight_bits + input_bits <= 12 else 6
 
 
-def input_grids(model: Classifier) -> dict[str, Grid]:
-    """The grid of the input of each weight layer, by its name; without layers with a float input."""
-    found = _input_grids(model, follow(model), quantizer_grids(model))
-    return {str(node.target): grid for node, grid in found.items() if grid is not None}
-
-
-def _input_grids(model: nn.Module, graph: fx.Graph, steps: Mapping[str, Grid]) -> dict[fx.Node, Grid | None]:
+def input_grids(model: nn.Module, graph: fx.Graph, steps: Mapping[str, Grid]) -> dict[fx.Node, Grid | None]:
+    """The grid of what enters each call of a layer with weights; None where that is float."""
     known = grids(model, graph, steps)
     layers = [node for node in graph.nodes if isinstance(module_of(model, node), WEIGHTED)]
     return {node: known[node.all_input_nodes[0]] for node in layers}
