@@ -83,9 +83,7 @@ class Networks:
             IntegrityError: Missing, altered, or of another model.
         """
         data = self.store.get_bytes(digest, limit=MAX_BYTES)
-        model, origin = checkpoint.loads(data, f"checkpoint {digest[:12]}", self.recipe, self.factory)
-        model.start = self.start
-        return model, origin
+        return checkpoint.loads(data, f"checkpoint {digest[:12]}", self.recipe, self.factory)
 
     @property
     def start(self) -> Mapping[str, Tensor] | None:

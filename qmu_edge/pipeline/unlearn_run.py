@@ -188,6 +188,8 @@ def unlearned(run: Run, start: Sha256) -> StepResult:
     """Run the method on the network `start`; one that trains anew takes its architecture only."""
     project = run.project
     model, _ = run.networks.load(start)
+    if METHODS[run.method].category == "exact":  # nothing else begins with them
+        model.start = run.networks.start
     model.to(run.device)
     data = forget_retain(
         project.samples, project.recipe.data, run.device, run.split,
