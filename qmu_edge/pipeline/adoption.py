@@ -22,11 +22,11 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.machine.cost import measured_cost
 from qmu_edge.models.build import build
 from qmu_edge.models.calibration import initialise_weight_steps, require_calibrated, weight_layers
-from qmu_edge.models.layers import Classifier, Shape
+from qmu_edge.models.layers import Classifier
 from qmu_edge.models.names import QUANTIZER, matched, names_in
 from qmu_edge.models.weights_file import MAX_BYTES, weights_in
-from qmu_edge.pipeline.distributed import TRAINING, Job
-from qmu_edge.pipeline.inputs import samples_of
+from qmu_edge.pipeline.distributed import Job
+from qmu_edge.pipeline.inputs import samples_of, shape_of
 from qmu_edge.pipeline.networks import Networks
 from qmu_edge.pipeline.release import parity_images
 from qmu_edge.pipeline.train_run import accuracies
@@ -34,7 +34,7 @@ from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import ModelRecipe, Recipe
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.runtime.throughput import counting
-from qmu_edge.train.batches import Augment, ForgetRetain, Samples
+from qmu_edge.train.batches import Augment, Samples
 from qmu_edge.train.fit import calibrate_on
 from qmu_edge.train.requantize import requantize
 from qmu_edge.verify.onnx.reader import read
@@ -202,11 +202,7 @@ class Adoption:
         return self._built(unquantized(self.recipe.model))
 
     def _built(self, model: ModelRecipe, start: Mapping[str, Tensor] | None = None) -> Classifier:
-        data, samples = self.recipe.data, self.samples
-        shape = Shape(
-            channels=samples.images.shape[1], classes=len(samples.index.class_names),
-            mean=data.mean, std=data.std,
-        )  # fmt: skip
+        shape = shape_of(self.samples, self.recipe.data)
         return build(model, shape, self.recipe.train.seed, self.networks.factory, start)
 
     def _pretrained(self) -> Mapping[str, Tensor] | None:
@@ -249,12 +245,8 @@ def _trained(
     if not recipe.adopt.epochs:
         calibrate_on(model, chosen, train.batch, torch.Generator().manual_seed(train.seed), augment)
         return model, None
-    nothing = chosen.take(torch.empty(0, dtype=torch.int64))
     tuning = train.model_copy(update={"epochs": recipe.adopt.epochs, "lr": recipe.adopt.lr, "warmup": 0.0})
-    data = ForgetRetain(forget=nothing, retain=chosen, validation=nothing, augment=augment, progress=progress)
-    job = Job(
-        method=TRAINING, model=model, data=data, given={}, train=tuning, seed=train.seed, source=source
-    )  # fmt: skip
+    job = Job.training(model, chosen, tuning, augment, source=source, progress=progress)
     with counting(chosen.device) as throughput:
         model, cost = measured_cost(job.shared)
     model.difficulty = None  # of images that the network has known for long

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from qmu_edge.errors import ConfigError, QmuEdgeError
 from qmu_edge.io.json import compact, parse_stored
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.models.own import factory_in
@@ -101,6 +102,30 @@ class Job:
     train: TrainRecipe
     seed: int
     source: bytes | None
+
+    @classmethod
+    def training(
+        cls, model: Classifier, images: Samples, train: TrainRecipe, augment: Augment, *,
+        source: bytes | None, progress: Progress, state: Path | None = None,
+    ) -> "Job":  # fmt: skip
+        """The training of a fresh network.
+
+        Args:
+            model: On the device of the images.
+            images: What it is trained on.
+            train: Hyperparameters, with the seed.
+            augment: Augmentation of the images.
+            source: The file that makes a network of the user's own.
+            progress: Where images are counted.
+            state: File for the state of an unfinished training.
+        """
+        nothing = images.take(torch.empty(0, dtype=torch.int64))
+        data = ForgetRetain(
+            forget=nothing, retain=images, validation=nothing, augment=augment, progress=progress, state=state
+        )
+        return cls(
+            method=TRAINING, model=model, data=data, given={}, train=train, seed=train.seed, source=source
+        )
 
     def run(self) -> Classifier:
         """Compute it; the same in every process."""

@@ -7,10 +7,19 @@ import torch
 from numpy.typing import NDArray
 
 from qmu_edge.io.progress import Progress
+from qmu_edge.models.layers import Shape
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import DataRecipe
 from qmu_edge.request.split import Split, emptied_classes
 from qmu_edge.train.batches import Augment, ForgetRetain, Samples, on_device
+
+
+def shape_of(samples: ProjectSamples, data: DataRecipe) -> Shape:
+    """What enters and leaves a network of the project."""
+    return Shape(
+        channels=samples.images.shape[1], classes=len(samples.index.class_names),
+        mean=data.mean, std=data.std, size=samples.images.shape[-1],
+    )  # fmt: skip
 
 
 def samples_of(

@@ -11,7 +11,7 @@ The shards are drawn once and kept, because the assignment would change when peo
 
 import secrets
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -29,9 +29,9 @@ from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import Sha256, salted, sha256_of
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
-from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.pipeline.distributed import TRAINING, Job
-from qmu_edge.pipeline.inputs import samples_of
+from qmu_edge.models.layers import Classifier
+from qmu_edge.pipeline.distributed import Job
+from qmu_edge.pipeline.inputs import samples_of, shape_of
 from qmu_edge.pipeline.networks import Networks
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import ReferenceNote
@@ -41,7 +41,7 @@ from qmu_edge.recipe import ModelRecipe, Recipe, TrainRecipe
 from qmu_edge.request.stored import Positions
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.store.objects import ObjectStore
-from qmu_edge.train.batches import Augment, ForgetRetain
+from qmu_edge.train.batches import Augment
 from qmu_edge.verify.metrics import intraclass
 from qmu_edge.verify.mia import mean_score, views
 from qmu_edge.verify.residual import Values, calibration
@@ -239,30 +239,21 @@ class Bank:
         return ReferenceNote(made_of=salted(name, salt), scores=stored, salt=salt)
 
     def _trained(self, name: Sha256, shard: int, chosen: Positions, device: torch.device) -> Classifier:
-        data, samples, train = self.recipe.data, self.samples, reference_training(self.recipe, shard)
-        shape = Shape(
-            channels=samples.images.shape[1], classes=len(samples.index.class_names),
-            mean=data.mean, std=data.std, size=samples.images.shape[-1],
-        )  # fmt: skip
-        model = build(float_twin(self.recipe), shape, train.seed, self.networks.factory, self._start).to(
-            device
-        )
-        images = samples_of(samples, data, device, chosen, "reference")
-        nothing = images.take(torch.empty(0, dtype=torch.int64))
-        sets = ForgetRetain(
-            forget=nothing, retain=images, validation=nothing, augment=Augment(data.pad, data.flip),
+        data, train = self.recipe.data, reference_training(self.recipe, shard)
+        start = self.networks.start if self._begun_with else None
+        shape = shape_of(self.samples, data)
+        model = build(float_twin(self.recipe), shape, train.seed, self.networks.factory, start).to(device)
+        images = samples_of(self.samples, data, device, chosen, "reference")
+        job = Job.training(
+            model, images, train, Augment(data.pad, data.flip), source=self.networks.source,
             progress=self.progress, state=self.work / f"reference-{name[:16]}.safetensors",
-        )  # fmt: skip
-        job = Job(
-            method=TRAINING, model=model, data=sets, given={}, train=train, seed=train.seed,
-            source=self.networks.source,
         )  # fmt: skip
         return job.shared()
 
     @property
-    def _start(self) -> Mapping[str, torch.Tensor] | None:
+    def _begun_with(self) -> Sha256 | None:
         """References start where retraining does, but not with fewer channels than its weights are for."""
-        return self.networks.start if self.recipe.references.width == 1.0 else None
+        return self.networks.pretrained if self.recipe.references.width == 1.0 else None
 
     def _scores(self, model: torch.nn.Module, positions: Positions, device: torch.device) -> Values:
         """What a network thinks of samples (s,), on average over their views."""
@@ -293,7 +284,7 @@ class Bank:
         """Digest of all that goes into one reference."""
         recipe, index = self.recipe, self.samples.index
         parts = [float_twin(recipe), reference_training(recipe, shard), recipe.data, index.digest()]
-        parts += [self.networks.pretrained] if self._start else []
+        parts += [self._begun_with] if self._begun_with else []
         return sha256_of("".join(map(str, parts)).encode() + chosen.astype("<i8").tobytes())
 
     def _readable(self, digest: Sha256) -> bool:

@@ -11,9 +11,9 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.cost import measured_cost
 from qmu_edge.models.build import build
-from qmu_edge.models.layers import Classifier, Shape
-from qmu_edge.pipeline.distributed import TRAINING, Job
-from qmu_edge.pipeline.inputs import samples_of
+from qmu_edge.models.layers import Classifier
+from qmu_edge.pipeline.distributed import Job
+from qmu_edge.pipeline.inputs import samples_of, shape_of
 from qmu_edge.pipeline.networks import Networks, origin_of
 from qmu_edge.pipeline.passes import passes_of
 from qmu_edge.pipeline.references_run import prepare_references
@@ -26,7 +26,7 @@ from qmu_edge.runtime.memory import within_memory
 from qmu_edge.runtime.throughput import counting
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
-from qmu_edge.train.batches import Augment, ForgetRetain
+from qmu_edge.train.batches import Augment
 from qmu_edge.train.fit import accuracy
 from qmu_edge.train.requantize import requantize
 
@@ -86,20 +86,12 @@ def _train(
     networks: Networks, samples: ProjectSamples, recipe: Recipe, state: Path, device: torch.device,
     progress: Progress,
 ) -> Trained:  # fmt: skip
-    shape = Shape(
-        channels=samples.images.shape[1], classes=len(samples.index.class_names),
-        mean=recipe.data.mean, std=recipe.data.std, size=samples.images.shape[-1],
-    )  # fmt: skip
+    shape = shape_of(samples, recipe.data)
     model = build(recipe.model, shape, recipe.train.seed, networks.factory).to(device)
     chosen = samples_of(samples, recipe.data, device, samples.trainable(), "training set")
-    nothing = chosen.take(torch.empty(0, dtype=torch.int64))
-    data = ForgetRetain(
-        forget=nothing, retain=chosen, validation=nothing,
-        augment=Augment(recipe.data.pad, recipe.data.flip), progress=progress, state=state,
-    )  # fmt: skip
-    job = Job(
-        method=TRAINING, model=model, data=data, given={}, train=recipe.train, seed=recipe.train.seed,
-        source=networks.source,
+    job = Job.training(
+        model, chosen, recipe.train, Augment(recipe.data.pad, recipe.data.flip),
+        source=networks.source, progress=progress, state=state,
     )  # fmt: skip
     batch = recipe.train.batch
     with within_memory("[train] batch", batch):
