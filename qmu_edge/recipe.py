@@ -111,6 +111,11 @@ class ModelRecipe(_Section):
             raise ValueError('architecture "file" needs a path, and no other has a path or a sha256')
         return self
 
+    def unquantized(self) -> "ModelRecipe":
+        """The same network with float activations; weights are float without their quantizers."""
+        changes = {"activation_bits": "float", "edge_bits": "float", "quantizer": "learned_step"}
+        return self.model_copy(update=changes)
+
 
 class TrainRecipe(_Section):
     """Quantization-aware training: SGD with a cosine schedule.
@@ -243,10 +248,15 @@ class Recipe(_Section):
     policy: PolicyRecipe = PolicyRecipe()
 
     def digest(self) -> Sha256:
-        """SHA-256 of the stored JSON form: the name of the recipe in receipts."""
+        """SHA-256 of the stored JSON form: the name of the recipe in receipts, attempts and releases.
+
+        What is newer than recipes that are named somewhere is left out where it has its default.
+        """
         document = self.model_dump(mode="json")
-        if self.adopt == AdoptRecipe():  # older than the section, and named without it ever since
+        if self.adopt == AdoptRecipe():
             del document["adopt"]
+        if self.policy.near_duplicates == PolicyRecipe().near_duplicates:
+            del document["policy"]["near_duplicates"]
         return sha256_of(compact(document))
 
 

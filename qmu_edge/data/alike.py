@@ -23,7 +23,7 @@ def look_alike(
 ) -> NDArray[np.bool_]:
     """Which of `others` (m,) look like one of `some` (k,); both are positions of images.
 
-    Images of one value look like none. Takes memory for k times 1,024 products.
+    Images of one value look like none. Takes 8 KiB of memory for each of `some`.
     """
     shown = thumbnails(images, some)
     wanted = np.concatenate([shown, shown.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(shown.shape)]).T

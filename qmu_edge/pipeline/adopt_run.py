@@ -27,6 +27,7 @@ from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.unlearn.registry import require_known
 
+LIST: Final = "list"
 METHOD: Final = "adopt"  # of a checkpoint's origin
 
 
@@ -47,7 +48,8 @@ def adopt_project(project: Project, given: Given, device_name: str) -> dict[str,
         _require_unused(project.root, project.ledger)
         samples, results = project.samples, project.results
         before = results.adopted()
-        if before is None or given.trained_on != REGISTERED:  # else it is what was declared then
+        declared = _declaration(project.root, given.trained_on, results.declared())
+        if declared == LIST or results.declared() is None:  # else the samples are split already
             samples.index = with_declared(samples.index, declared_in(given.trained_on, samples.index))
             require_trainable(samples.index)
         files = given.read()
@@ -62,7 +64,8 @@ def adopt_project(project: Project, given: Given, device_name: str) -> dict[str,
             )  # fmt: skip
             adopted = _adopted(run, adoption)
             with project.ledger.change():
-                project.ledger.assign_splits(samples.index.splits)
+                project.ledger.set_splits(samples.index.splits)
+                results.note_declared(declared)
                 project.ledger.set_current(Pointer.CHECKPOINT, adopted.checkpoint)
                 results.note_shards(recipe.references.count, None)  # of the splits before
                 results.note_adopted(adopted)
@@ -72,6 +75,21 @@ def adopt_project(project: Project, given: Given, device_name: str) -> dict[str,
         if recipe.references.trained == "once":
             return {**told, "references": prepare_references(project, device_name)}
         return told
+
+
+def _declaration(root: Path, trained_on: str, before: str | None) -> str:
+    """How samples are declared; after a list, nobody knows any more which the test images were.
+
+    Raises:
+        ConfigError: By the word, where a list was given before.
+    """
+    if trained_on != REGISTERED:
+        return LIST
+    if before == LIST:
+        raise ConfigError(
+            f"{root}: its samples were declared by a list: give a list, or adopt in a new project"
+        )
+    return REGISTERED
 
 
 def _require_unused(root: Path, ledger: Ledger) -> None:
@@ -93,13 +111,14 @@ def _run(files: Files, recipe: Recipe, index: SampleIndex) -> Sha256:
 
 def _adopted(run: Sha256, adoption: Adoption) -> Adopted:
     """The network, stored."""
-    made, networks, given = adoption.made(), adoption.networks, adoption.given
+    networks, given, pretrained = adoption.networks, adoption.given, adoption.pretrained()
+    made, images = adoption.made(), len(adoption.samples.trainable())
     _require_accuracy(made.accuracy, adoption.recipe.adopt.min_accuracy, given.weights)
     return Adopted(
         run=run, checkpoint=networks.save(made.model, origin_of(adoption.samples, METHOD)),
-        weights=sha256_of(adoption.files.weights), images=made.images, accuracy=made.accuracy,
+        weights=sha256_of(adoption.files.weights), images=images, accuracy=made.accuracy,
         float_accuracy=made.float_accuracy, agreement=made.agreement, spent=made.spent,
-        pretrained=networks.save_start(made.pretrained) if made.pretrained else None,
+        pretrained=networks.save_start(pretrained) if pretrained else None,
     )  # fmt: skip
 
 

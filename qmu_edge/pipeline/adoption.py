@@ -86,20 +86,16 @@ class Made:
 
     Attributes:
         model: Calibrated.
-        images: How many training images there are.
         accuracy: In PyTorch, see `accuracies`; `float_accuracy` before quantization, None of a deployed file.
         agreement: How far the network as it is exported agrees with what was brought; None of float weights.
         spent: What training has cost; None where nothing was trained.
-        pretrained: What retraining starts from; None to start from scratch.
     """
 
     model: Classifier
-    images: int
     accuracy: Mapping[str, float]
     float_accuracy: Mapping[str, float] | None = None
     agreement: Mapping[str, Any] | None = None
     spent: Mapping[str, int | float] | None = None
-    pretrained: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,6 @@ class Adoption:
         if any(QUANTIZER in name for name in weights):
             return self._from_checkpoint(weights)
         start = matched(self._floats, weights, self._names, self.given.weights)
-        pretrained = self._pretrained()
         before = self._accuracies(_without_quantizers(self._floats, start))
         self.progress.note(f"float: {_said(before)}")
         model, chosen = self._built(recipe.model, start).to(self.device), self._chosen(self.device)
@@ -145,10 +140,7 @@ class Adoption:
             )
         scores = self._accuracies(model)
         self.progress.note(f"quantized: {_said(scores)}")
-        return Made(
-            model=model, images=len(chosen), accuracy=scores, float_accuracy=before, spent=spent,
-            pretrained=pretrained,
-        )  # fmt: skip
+        return Made(model=model, accuracy=scores, float_accuracy=before, spent=spent)
 
     def _from_checkpoint(self, weights: Mapping[str, Tensor]) -> Made:
         """Weights and quantizers of quantization-aware training: everything is taken as it is."""
@@ -158,11 +150,7 @@ class Adoption:
         require_calibrated(model)
         images = parity_images(self.samples, self.recipe.policy.parity_inputs)
         same = self._agreed(as_exported(model.eval(), images))
-        scores = self._accuracies(model)
-        return Made(
-            model=model, images=len(self.samples.trainable()), accuracy=scores, agreement=same,
-            pretrained=self._pretrained(),
-        )  # fmt: skip
+        return Made(model=model, accuracy=self._accuracies(model), agreement=same)
 
     def _agreed(self, found: Parity) -> dict[str, Any]:
         """How far the network that is exported agrees with what was brought."""
@@ -175,7 +163,8 @@ class Adoption:
 
     def _from_file(self) -> Made:
         path, policy = self.given.weights, self.recipe.policy
-        read(path)  # the policy for model files: nothing outside of it, no foreign operators
+        if read(path).data != self.files.weights:  # the policy for model files, of what was read before
+            raise ConfigError(f"{path}: is changing")
         if self.given.names is not None and self.given.pretrained is None:
             raise ConfigError(f"{self.given.names}: a deployed file is followed by its graph, not by names")
         model, chosen = self._built(self.recipe.model), self._chosen(torch.device("cpu"))
@@ -187,11 +176,7 @@ class Adoption:
             require_parity(found, min_agreement=policy.min_agreement, min_inputs=policy.parity_inputs)
         except ExportError as error:
             raise ExportError(f"{path}: {error}") from None
-        scores = self._accuracies(model.to(self.device))
-        return Made(
-            model=model, images=len(chosen), accuracy=scores, agreement=same,
-            pretrained=self._pretrained(),
-        )  # fmt: skip
+        return Made(model=model, accuracy=self._accuracies(model.to(self.device)), agreement=same)
 
     @cached_property
     def _names(self) -> Mapping[str, str]:
@@ -199,13 +184,13 @@ class Adoption:
 
     @cached_property
     def _floats(self) -> Classifier:
-        return self._built(unquantized(self.recipe.model))
+        return self._built(self.recipe.model.unquantized())
 
     def _built(self, model: ModelRecipe, start: Mapping[str, Tensor] | None = None) -> Classifier:
         shape = shape_of(self.samples, self.recipe.data)
         return build(model, shape, self.recipe.train.seed, self.networks.factory, start)
 
-    def _pretrained(self) -> Mapping[str, Tensor] | None:
+    def pretrained(self) -> Mapping[str, Tensor] | None:
         """What retraining starts from; its classifier may be of other classes, and is then drawn."""
         if self.files.pretrained is None:
             return None
@@ -217,12 +202,6 @@ class Adoption:
 
     def _accuracies(self, model: Classifier) -> Mapping[str, float]:
         return accuracies(self.samples, self.recipe.data, model.to(self.device), self.device)
-
-
-def unquantized(recipe: ModelRecipe) -> ModelRecipe:
-    """The same network with float activations; weights are float without their quantizers."""
-    changes = {"activation_bits": "float", "edge_bits": "float", "quantizer": "learned_step"}
-    return recipe.model_copy(update=changes)
 
 
 def _without_quantizers(model: Classifier, start: Mapping[str, Tensor]) -> Classifier:

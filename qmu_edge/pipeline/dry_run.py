@@ -30,7 +30,7 @@ def preview_request(project: Project, request: DeletionRequest, method: str | No
     """
     ledger, samples = project.ledger, project.samples
     row = known(ledger, request, project.key)
-    require_answered(ledger, project.results, samples.index, request, project.key)
+    require_answered(ledger, project.results, samples, request, project.key)
     if row is not None and row.outcome in FULFILLED and not row.is_open:
         counts = project.results.fulfilled_steps(row.request_id)[Step.UNLEARNED].counts
         return {"request": row.request_id, "dry_run": True, "outcome": row.outcome, "counts": counts}

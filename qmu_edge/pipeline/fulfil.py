@@ -20,7 +20,13 @@ from qmu_edge.io.plain import to_json
 from qmu_edge.page.facts import Facts
 from qmu_edge.page.page import page
 from qmu_edge.pipeline.ladder import Climb, Effort, climb
-from qmu_edge.pipeline.make_receipt import COMPUTED, FulfilledRun, make_receipt, require_impersonal
+from qmu_edge.pipeline.make_receipt import (
+    BEGUN_WITH,
+    COMPUTED,
+    FulfilledRun,
+    make_receipt,
+    require_impersonal,
+)
 from qmu_edge.pipeline.near_duplicates import noticed, require_none
 from qmu_edge.pipeline.networks import Networks
 from qmu_edge.pipeline.passes import passes_of
@@ -154,7 +160,8 @@ def _fulfil(
         project.progress.note(f"{planned.rungs[0]}: {planned.forced_by}")
     split, alike = noticed(samples, project.recipe.policy, planned.split)
     if len(alike):
-        project.progress.note(f"{len(alike)} retained images look like forgotten ones: --dry-run names them")
+        first = samples.index.ids[alike[0]]
+        project.progress.note(f"{len(alike)} retained images look like forgotten ones, the first is {first}")
     _bar(ledger, samples, batch, claims, project.recipe.policy, alike)
     if effort.method is None:
         project.results.note_passes(project.recipe.digest(), passes)
@@ -276,7 +283,7 @@ def _computed(run: Run) -> dict[str, Any]:
 def _begun_with(run: Run) -> dict[str, Sha256]:
     """Of retraining from pretrained weights, which."""
     known = run.project.results.pretrained()
-    return {"pretrained": known} if known and METHODS[run.method].category == "exact" else {}
+    return {BEGUN_WITH: known} if known and METHODS[run.method].category == "exact" else {}
 
 
 def _unwitnessed(run: Run) -> list[str]:

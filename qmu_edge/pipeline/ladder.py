@@ -19,7 +19,7 @@ from qmu_edge.io.digest import Sha256
 from qmu_edge.pipeline.unlearn_run import Run, attempt, produce
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Report, StepResult
-from qmu_edge.queue.cost import Expected
+from qmu_edge.queue.cost import Costs
 from qmu_edge.queue.schedule import Plan
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
@@ -130,7 +130,7 @@ def _distinct(rungs: Sequence[Rung]) -> list[Rung]:
     return [rungs[number] for number in sorted(last.values())]
 
 
-def _require_time(costs: Expected, name: str, effort: Effort, tried: Sequence[Rung]) -> None:
+def _require_time(costs: Costs, name: str, effort: Effort, tried: Sequence[Rung]) -> None:
     """Stop before a rung for which there is no time.
 
     Raises:

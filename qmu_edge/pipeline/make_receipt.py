@@ -33,6 +33,7 @@ from qmu_edge.verify.residual import Residual
 from qmu_edge.verify.verdict import Check
 
 COMPUTED: Final = "computed_with"  # among the parameters of a method: what its bits depend on
+BEGUN_WITH: Final = "pretrained"  # the parameter of retraining that names the weights it starts from
 LIBRARIES: Final = ("torch", "brevitas", "onnx", "onnxruntime", "numpy", "scikit-learn")
 
 
@@ -99,7 +100,7 @@ def make_receipt(
             thresholds=asdict(run.report.terms.thresholds),
             verdict=_verdict(run.report),
             derived_artefacts=[statement.Artefact.of(line) for line in artefacts],
-            tool=statement.Tool(name="qmu-edge", version=__version__, dependencies=versions()),
+            tool=statement.Tool(name="qmu-edge", version=__version__, dependencies=_versions()),
             limits=[*LIMITS, *run.unwitnessed],
             previous=previous,
             ledger=statement.Ledger.of(run.ledger),
@@ -203,7 +204,7 @@ def _result(check: Check) -> statement.EvaluationResult:
     )  # fmt: skip
 
 
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     """Of Python and of the libraries that a receipt names."""
     found = {name: metadata.version(name) for name in LIBRARIES}
     return {"python": platform.python_version(), **found}

@@ -1,6 +1,9 @@
-"""How often the methods of a project's recipe go through the sets of a request; without torch where noted."""
+"""How often the methods of a project's recipe go through the sets of a request.
 
-from collections.abc import Mapping, Sequence
+torch is imported only where the ledger has no note of it.
+"""
+
+from collections.abc import Mapping
 
 from qmu_edge.project.results import Results
 from qmu_edge.recipe import Recipe
@@ -14,10 +17,8 @@ def passes_of(results: Results, recipe: Recipe, method: str | None = None) -> Ma
         ConfigError: A method or a hyperparameter is unknown, or out of range.
     """
     known, names = results.passes(recipe.digest()), (method,) if method else recipe.policy.rungs
-    return known if {*names} <= known.keys() else _checked(recipe, names)
-
-
-def _checked(recipe: Recipe, names: Sequence[str]) -> Mapping[str, Passes]:
+    if {*names} <= known.keys():
+        return known
     from qmu_edge.unlearn.registry import require_known
 
     return require_known(names, recipe)

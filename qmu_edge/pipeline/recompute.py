@@ -13,13 +13,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from qmu_edge import __version__
 from qmu_edge.errors import ConfigError, IntegrityError, LedgerError
 from qmu_edge.export.exporter import export
 from qmu_edge.export.targets import Format
 from qmu_edge.io.digest import Sha256, sha256_of
+from qmu_edge.machine.versions import versions
 from qmu_edge.pipeline.circumstances import circumstances
-from qmu_edge.pipeline.make_receipt import COMPUTED, versions
+from qmu_edge.pipeline.make_receipt import BEGUN_WITH, COMPUTED
 from qmu_edge.pipeline.networks import MAX_BYTES
 from qmu_edge.pipeline.release import parity_images, planned
 from qmu_edge.pipeline.unlearn_run import Run, requantized, unlearned
@@ -52,6 +52,10 @@ def recompute(run: Run, stated: Statement) -> dict[str, Any]:
     """
     here = {"digest": run.project.recipe.digest()}
     _require_same("recipe", {"digest": stated.predicate.recipe}, here)
+    begun = stated.predicate.method.parameters.get(BEGUN_WITH)
+    _require_same(
+        "weights that it starts from", {"digest": begun}, {"digest": run.project.results.pretrained()}
+    )
     with determinism(True), tempfile.TemporaryDirectory(prefix="qmu-edge-recompute-") as folder:
         require_here(stated, run.device)
         found = _files(_again(run, stated, ObjectStore(Path(folder))), stated)
@@ -87,8 +91,7 @@ def require_here(stated: Statement, device: torch.device) -> None:
         ConfigError: The first difference.
     """
     tool = stated.predicate.tool
-    here = {tool.name: __version__, **versions()}
-    _require_same("versions", {tool.name: tool.version, **tool.dependencies}, here)
+    _require_same("versions", {tool.name: tool.version, **tool.dependencies}, versions())
     _require_same(COMPUTED, told(stated), circumstances(device) or {})
 
 

@@ -348,12 +348,8 @@ def _alike(
 
 def float_twin(recipe: Recipe) -> ModelRecipe:
     """The recipe's network without quantizers: half the time, and as good a reference."""
-    return recipe.model.model_copy(
-        update={
-            "weight_bits": 8, "activation_bits": "float", "edge_bits": "float",
-            "quantizer": "learned_step", "width": recipe.model.width * recipe.references.width,
-        }
-    )  # fmt: skip
+    width = recipe.model.width * recipe.references.width
+    return recipe.model.unquantized().model_copy(update={"weight_bits": 8, "width": width})
 
 
 def reference_training(recipe: Recipe, shard: int) -> TrainRecipe:

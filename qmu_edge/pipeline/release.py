@@ -117,8 +117,8 @@ def shipped(
 
 def planned(names: Sequence[str], samples: ProjectSamples, recipe: Recipe, **options: Any) -> ExportPlan:
     """The options of an export of a checkpoint with these class names."""
-    shipped = shipped_names(names, samples.index, samples.barred())
-    return ExportPlan(class_names=shipped, recipe=recipe.digest(), **options)
+    class_names = shipped_names(names, samples.index, samples.barred())
+    return ExportPlan(class_names=class_names, recipe=recipe.digest(), **options)
 
 
 def shipped_names(names: Sequence[str], index: SampleIndex, barred: NDArray[np.bool_]) -> tuple[str, ...]:

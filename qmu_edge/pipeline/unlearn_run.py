@@ -189,7 +189,7 @@ def unlearned(run: Run, start: Sha256) -> StepResult:
     project = run.project
     model, _ = run.networks.load(start)
     if METHODS[run.method].category == "exact":  # nothing else begins with them
-        model.start = run.networks.start
+        model.start = Networks.of(run.project).start
     model.to(run.device)
     data = forget_retain(
         project.samples, project.recipe.data, run.device, run.split,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from qmu_edge import __version__
 from qmu_edge.io.digest import Sha256, sha256
 from qmu_edge.io.plain import from_json, to_json
 from qmu_edge.project.records import (
@@ -31,6 +32,7 @@ SENSITIVITY: Final = "what a test of the current network can see"
 TRAINING_COST: Final = "seconds and images of the last training"
 PASSES: Final = "passes of the recipe's methods over the sets of a request"
 ADOPTED: Final = "the adopted network"
+DECLARED: Final = "how the samples were declared"
 # What `origin` says.
 BROUGHT: Final = "adopted, training not witnessed"
 BEGUN: Final = "retrained from pretrained weights, their training not witnessed"
@@ -92,11 +94,13 @@ class Results:
 
     def note_trained(self, run: str, trained: Trained) -> None:
         """Let `trained` find a training, and `seconds_per_image` what it took."""
-        spent = trained.spent or {}
-        cost = {"seconds": spent.get("seconds", 0.0), "images": trained.images}
+        self._ledger.set_meta(f"{TRAINED}:{run}", said(trained))
+        self._note_cost(trained.spent or {}, trained.images)
+
+    def _note_cost(self, spent: Mapping[str, int | float], images: int) -> None:
+        cost = {"seconds": spent.get("seconds", 0.0), "images": images}
         if "epoch_equivalents" in spent:  # of this process: fewer than the epochs after a kill
             cost["epochs"] = spent["epoch_equivalents"]
-        self._ledger.set_meta(f"{TRAINED}:{run}", said(trained))
         self._ledger.set_meta(TRAINING_COST, cost)
 
     def reference(self, name: str) -> ReferenceNote | None:
@@ -151,17 +155,18 @@ class Results:
     def passes(self, recipe: Sha256) -> dict[str, Passes]:
         """How often the methods of a recipe go through the sets of a request; {} of another recipe.
 
-        A recipe that was noted is one whose methods and hyperparameters are known to be right.
+        A recipe that was noted is one whose methods and hyperparameters this version knows to be right.
         """
         found = self._ledger.meta(PASSES) or {}
-        known = found["methods"] if found.get("recipe") == recipe else {}
+        same = found.get("recipe") == recipe and found.get("version") == __version__
+        known = found["methods"] if same else {}
         return {n: Passes(*map(float, p)) for n, p in known.items()}  # 1.0 is stored as 1
 
     def note_passes(self, recipe: Sha256, passes: Mapping[str, Passes]) -> None:
         """Let `passes` find them."""
         if self.passes(recipe) != passes:
             methods = {name: list(found) for name, found in passes.items()}
-            self._ledger.set_meta(PASSES, {"recipe": recipe, "methods": methods})
+            self._ledger.set_meta(PASSES, {"recipe": recipe, "version": __version__, "methods": methods})
 
     def fulfilled_steps(self, request_id: str) -> dict[str, StepResult]:
         """What each step of the attempt that ended in a receipt has found."""
@@ -185,9 +190,20 @@ class Results:
         return noted(Adopted, found) if found else None
 
     def note_adopted(self, found: Adopted | None) -> None:
-        """Let `adopted` find it; with None, let it go."""
+        """Let `adopted` find it, and `seconds_per_image` what its fine-tuning took; with None, let it go."""
         if found is not None or self._ledger.meta(ADOPTED):
             self._ledger.set_meta(ADOPTED, said(found) if found else None)
+        if found is not None and found.spent:
+            self._note_cost(found.spent, found.images)
+
+    def declared(self) -> str | None:
+        """How it was declared what an adopted network has seen: "registered", "list"; None before."""
+        found = self._ledger.meta(DECLARED)
+        return str(found) if found else None
+
+    def note_declared(self, how: str) -> None:
+        """Let `declared` find it, also after the network was trained anew: the samples are split by it."""
+        self._ledger.set_meta(DECLARED, how)
 
     def pretrained(self) -> Sha256 | None:
         """Digest of the weights that retraining starts from; None to start from scratch."""

@@ -22,7 +22,7 @@ REFERENCE: Final = 0.5  # of the network's time: references are float networks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
+class Costs:
     """What methods would cost on one split.
 
     Attributes:
@@ -45,10 +45,10 @@ class Expected:
     def dearer(self, method: str) -> str:
         """Why retraining comes before this method: it costs no more, and is exact; else "".
 
-        >>> costs = Expected(images={"qmul": 900.0, "retrain": 800.0}, per_image=0.01, around=3.0)
+        >>> costs = Costs(images={"qmul": 900.0, "retrain": 800.0}, per_image=0.01, around=3.0)
         >>> print(costs.dearer("qmul"))
         retraining is expected to cost no more: about 11 s, and qmul about 12 s
-        >>> Expected(images={"qmul": 700.0, "retrain": 800.0}, per_image=0.0, around=0.0).dearer("qmul")
+        >>> Costs(images={"qmul": 700.0, "retrain": 800.0}, per_image=0.0, around=0.0).dearer("qmul")
         ''
         """
         ours, exact = (self.images.get(name) for name in (method, RETRAIN))
@@ -61,7 +61,7 @@ class Expected:
 
 def expect(
     ledger: Ledger, results: Results, recipe: Recipe, split: Split, passes: Mapping[str, Passes]
-) -> Expected:
+) -> Costs:
     """What the methods whose `passes` are known would cost on a split."""
     references = 0.0
     if recipe.references.trained == "per_request":
@@ -74,7 +74,7 @@ def expect(
     around = _around(ledger, results)
     if around is None:
         around = AROUND_S + AROUND_EPOCHS * per_image * (len(split.retain) + len(split.forget))
-    return Expected(images=images, per_image=per_image, around=around)
+    return Costs(images=images, per_image=per_image, around=around)
 
 
 def _around(ledger: Ledger, results: Results) -> float | None:

@@ -28,6 +28,7 @@ from qmu_edge.errors import RequestError
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import Results
+from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.request.deadline import EXTENSIONS, due_time, rfc3339
 from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import NEVER_TRAINED_ON, Claim, resolve
@@ -53,10 +54,10 @@ def register(project: Project, request: DeletionRequest) -> RequestRow:
             conflict (its id with another content) is not.
     """
     row = known(project.ledger, request, project.key)
-    index = project.samples.index
     if row is not None and (not row.is_open or _is_resolved(project.ledger, row)):
-        require_answered(project.ledger, project.results, index, request, project.key)
+        require_answered(project.ledger, project.results, project.samples, request, project.key)
         return row
+    index = project.samples.index
     found, error = look_up(project.ledger, project.results, index, request, project.key)
     if found is not None:
         found = replace(found, salt=secrets.token_hex(32))
@@ -102,7 +103,7 @@ def known(ledger: Ledger, request: DeletionRequest, key: bytes) -> RequestRow | 
 
 
 def require_answered(
-    ledger: Ledger, results: Results, index: SampleIndex, request: DeletionRequest, key: bytes
+    ledger: Ledger, results: Results, samples: ProjectSamples, request: DeletionRequest, key: bytes
 ) -> None:
     """Refuse a request under the id of a purged one, as long as anything is there that it names.
 
@@ -112,7 +113,7 @@ def require_answered(
     row = ledger.request(request.request_id)
     if row is None or row.is_open or _is_same(ledger, row, request, key):
         return
-    claim, _ = look_up(ledger, results, index, request, key)
+    claim, _ = look_up(ledger, results, samples.index, request, key)
     if claim is not None:
         raise RequestError(
             f"request {request.request_id}: its id was used before, and what for is purged; what it names "

@@ -18,7 +18,7 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import sha256_of
 from qmu_edge.project.project import Project
 from qmu_edge.project.results import Results
-from qmu_edge.queue.cost import Expected, expect
+from qmu_edge.queue.cost import Costs, expect
 from qmu_edge.queue.foreseen import Foreseen, foresee
 from qmu_edge.queue.lifecycle import said, short_ids
 from qmu_edge.recipe import RETRAIN, PolicyRecipe, Recipe
@@ -123,7 +123,7 @@ class Plan:
     rungs: tuple[str, ...]
     forced_by: str
     foreseen: Foreseen | None
-    expected: Expected
+    expected: Costs
 
 
 def plan(
@@ -194,7 +194,7 @@ def rungs(
     emptied: EmptiedClasses,
     share: float,
     shown: Foreseen | None = None,
-    costs: Expected | None = None,
+    costs: Costs | None = None,
 ) -> tuple[tuple[str, ...], str]:
     """The methods to try, and why they are not the policy's, or "".
 

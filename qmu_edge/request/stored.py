@@ -36,9 +36,8 @@ Positions = Annotated[NDArray[np.int64], PlainValidator(_positions), PlainSerial
 def to_bytes(thing: Hashable) -> bytes:
     """A dataclass of positions, numbers and words as JSON: the same bytes for the same one."""
     fields: dict[str, object] = _adapter(type(thing)).dump_python(thing)
-    return compact(
-        {name: value for name, value in fields.items() if value not in ("", None)}
-    )  # as older ones
+    # Older objects have no such fields, and their bytes are their names.
+    return compact({name: value for name, value in fields.items() if value not in ("", None)})
 
 
 def parse(kind: type[T], data: bytes) -> T:

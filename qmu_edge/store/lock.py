@@ -39,7 +39,7 @@ def locked(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         raise ConfigError(f"no store at {folder}: the folder does not exist")
     require_plain(folder)
     holder = folder / "holder"
-    lock = FileLock(folder / "lock", timeout=max(wait_s, 0.0))
+    lock = FileLock(folder / "lock", timeout=max(wait_s, 0.0), mode=0o600)
     try:
         lock.acquire()
     except Timeout as error:
@@ -50,7 +50,7 @@ def locked(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         raise ConfigError(f"cannot lock {folder / 'lock'}: {reason}") from error
     try:
         with suppress(OSError):
-            (folder / "lock").chmod(0o600)  # whoever may open it can hold it
+            (folder / "lock").chmod(0o600)  # of older projects: whoever may open it can hold it
         _sweep(folder)
         write_atomic(holder, _who().encode())
         yield

@@ -85,6 +85,8 @@ def test_what_is_not_declared_cannot_be_unlearned(adopted: Any, weights: Path, t
     ).json
     assert told["declared"]["train"] == told["images"] == 999
     assert told["checkpoint"] != adopted[1].json["checkpoint"]
+    word = run_command("adopt", weights, "--trained-on", "registered", "--project", project, "--quiet")
+    refused(word, 2, "declared by a list", "give a list")  # the list would go on to hold, without a word
     request = tmp_path / "req.json"
     for sample, code in ((ids[-1], 3), (ids[0], 0)):
         request.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from qmu_edge.pipeline.ladder import Climb, Effort, Rung, climb
 from qmu_edge.pipeline.unlearn_run import Run
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Report, StepResult
-from qmu_edge.queue.cost import Expected
+from qmu_edge.queue.cost import Costs
 from qmu_edge.queue.schedule import Plan
 from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger
@@ -59,7 +59,7 @@ class World:
 
     def climb(self, names: Sequence[str], **effort: Any) -> Climb:
         """All of it, for one request."""
-        costs = Expected(images={"retrain": 90.0, "qmul": 40.0}, per_image=1.0, around=10.0)
+        costs = Costs(images={"retrain": 90.0, "qmul": 40.0}, per_image=1.0, around=10.0)
         plan = Plan(Mock(spec=Split), tuple(names), "", None, costs)
         return climb(self.project, [Mock(spec=RequestRow)], plan, Effort(device=CPU, **effort))
 

@@ -9,7 +9,7 @@ from qmu_edge.io.digest import sha256_of
 from qmu_edge.project.project import Project
 from qmu_edge.project.results import TRAINING_COST
 from qmu_edge.queue import lifecycle
-from qmu_edge.queue.cost import AROUND_EPOCHS, AROUND_S, Expected, expect
+from qmu_edge.queue.cost import AROUND_EPOCHS, AROUND_S, Costs, expect
 from qmu_edge.queue.schedule import plan, rungs
 from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.split import Passes, Split
@@ -38,7 +38,7 @@ def test_where_retraining_costs_no_more_it_comes_at_once(project: Project) -> No
 
 
 def test_another_reason_is_said_first() -> None:
-    costs = Expected(images={"held_out_match": 9.0, "retrain": 9.0}, per_image=0.0, around=0.0)
+    costs = Costs(images={"held_out_match": 9.0, "retrain": 9.0}, per_image=0.0, around=0.0)
     policy = PolicyRecipe()
     _, why = rungs(policy, None, NO_CLASSES, 0.6, None, costs)
     assert why.startswith("60.0% of the training images")

@@ -81,7 +81,7 @@ class SampleLedger(ChainedFile):
         split, subjects = _digests(index, self._salt())
         self.append("samples", 0, count=len(index.ids), split=split, subjects=subjects)
 
-    def assign_splits(self, splits: NDArray[np.int8]) -> None:
+    def set_splits(self, splits: NDArray[np.int8]) -> None:
         """Let the samples have other splits (n,), before any request is received; in order of the index."""
         with self.change() as db:
             pairs = ((split, position) for position, split in enumerate(splits.tolist()))
