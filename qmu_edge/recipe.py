@@ -202,7 +202,10 @@ class PolicyRecipe(_Section):
         retrain_above: When a larger share of the training images was deleted since the network was last
             trained from scratch, approximate methods are not used: the method is retrain.
         near_duplicates: What to do where retained images look like forgotten ones: "warn", "refuse" (before
-            anything is barred), or "off", not to look.
+            anything is barred), or "off", not to look. `init --previous` treats images alike that look
+            like deleted ones.
+        keep_thumbnails: Keep a thumbnail of every deleted image (8 x 8 greys), for good, so that a project
+            which names this one as `--previous` notices the picture after the image was purged.
     """
 
     rungs: Annotated[tuple[Word, ...], Field(strict=False, min_length=1, max_length=16)] = (
@@ -222,6 +225,7 @@ class PolicyRecipe(_Section):
     approval_above_total: Limit = 0.5
     retrain_above: Limit = 0.5
     near_duplicates: Literal["warn", "refuse", "off"] = "warn"
+    keep_thumbnails: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -255,8 +259,9 @@ class Recipe(_Section):
         document = self.model_dump(mode="json")
         if self.adopt == AdoptRecipe():
             del document["adopt"]
-        if self.policy.near_duplicates == PolicyRecipe().near_duplicates:
-            del document["policy"]["near_duplicates"]
+        for name in ("near_duplicates", "keep_thumbnails"):
+            if getattr(self.policy, name) == getattr(PolicyRecipe(), name):
+                del document["policy"][name]
         return sha256_of(compact(document))
 
 

@@ -23,14 +23,23 @@ def look_alike(
 ) -> NDArray[np.bool_]:
     """Which of `others` (m,) look like one of `some` (k,); both are positions of images.
 
-    Images of one value look like none. Takes 8 KiB of memory for each of `some`.
+    Images of one value look like none.
     """
-    shown = thumbnails(images, some)
-    wanted = np.concatenate([shown, shown.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(shown.shape)]).T
+    wanted = thumbnails(images, some)
     found = np.zeros(len(others), np.bool_)
     for start in range(0, len(others), _BLOCK):
-        block = thumbnails(images, others[start : start + _BLOCK])
-        found[start : start + _BLOCK] = (block @ wanted).max(axis=1, initial=0.0) >= ALIKE
+        found[start : start + _BLOCK] = alike(thumbnails(images, others[start : start + _BLOCK]), wanted)
+    return found
+
+
+def alike(shown: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which of the thumbnails `shown` (n, 64) look like one of `wanted` (k, 64), or like one mirrored."""
+    found = np.zeros(len(shown), np.bool_)
+    for start in range(0, len(wanted), _BLOCK):
+        block = wanted[start : start + _BLOCK]
+        mirrored = block.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(block.shape)
+        both = np.concatenate([block, mirrored])
+        found |= (shown @ both.T).max(axis=1, initial=0.0) >= ALIKE
     return found
 
 

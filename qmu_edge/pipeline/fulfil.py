@@ -14,6 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
+from qmu_edge.data.alike import thumbnails
 from qmu_edge.errors import ExportError, RequestError, UnlearnError, VerificationFailed
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
@@ -40,6 +43,7 @@ from qmu_edge.project.publish import LINK, PAGE, RELEASES, publish_current
 from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import BEGUN, BROUGHT, Results
 from qmu_edge.project.samples import ProjectSamples
+from qmu_edge.project.thumbnails import keep
 from qmu_edge.queue.lifecycle import register, require
 from qmu_edge.queue.schedule import batch_name, batches, closed, places, plan
 from qmu_edge.receipt.fields import refusing
@@ -212,6 +216,9 @@ def _bar(
             result = StepResult(batch=name, count=count)
             ledger.finish_step(row.request_id, "", Step.TOMBSTONED, result.to_json())
             ledger.set_outcome(row.request_id, State.UNLEARNING, None)
+        if policy.keep_thumbnails:
+            deleted = np.unique(np.concatenate([claim.samples for claim in claims]))
+            keep(ledger, thumbnails(samples.images, deleted))
 
 
 def _receipts(climbed: Climb, claims: Sequence[Claim]) -> None:

@@ -5,9 +5,9 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,13 +21,14 @@ from qmu_edge.data.index import (
     content_digests,
 )
 from qmu_edge.data.subjects import SubjectList, pseudonym, read_subjects
-from qmu_edge.data.tombstones import barred_samples
 from qmu_edge.errors import BusyError, ConfigError
 from qmu_edge.io.files import make_folder, sync_folder, write_atomic
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.notices import notices, require_trainable
-from qmu_edge.project.project import IDS_KEY, KEY, KEY_CHECK, KEYS, RECIPE, STORE, find, key_check, opened
+from qmu_edge.project.previous import Deleted
+from qmu_edge.project.project import IDS_KEY, KEY, KEY_CHECK, KEYS, RECIPE, STORE, key_check
 from qmu_edge.project.samples import FORMS, IMAGES
+from qmu_edge.project.thumbnails import keep
 from qmu_edge.recipe import Recipe, parse_recipe, to_toml
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.ledger import Ledger
@@ -62,7 +63,7 @@ def create(
 
     Raises:
         ConfigError: There is a project already, no dataset, a sample that the previous project has
-            deleted, or the disk refuses.
+            deleted, a picture that looks like one where the policy refuses it, or the disk refuses.
     """
     _require_room(root, recipe, model)
     from qmu_edge.data.sources import load
@@ -77,10 +78,10 @@ def create(
         with _alone(root):
             _require_room(root, recipe, model)
             given = _subjects(source, subjects)
-            before = _deleted_in(previous) if previous is not None else None
-            index = _make(root, recipe, source, given, before, model, progress)
+            before = Deleted.of(previous) if previous is not None else None
+            index, said = _make(root, recipe, source, given, before, model, progress)
             return (
-                _summary(index)
+                _summary(index, said)
                 | ({"subject_list": given.to_json()} if subjects else {})
                 | ({"read": source.read} if source.read else {})
             )
@@ -116,9 +117,9 @@ def _alone(root: Path) -> Iterator[None]:
 
 
 def _make(
-    root: Path, recipe: Recipe, source: Any, given: SubjectList, before: "_Deleted | None", model: bytes,
+    root: Path, recipe: Recipe, source: Any, given: SubjectList, before: Deleted | None, model: bytes,
     progress: Progress,
-) -> SampleIndex:  # fmt: skip
+) -> tuple[SampleIndex, list[str]]:  # fmt: skip
     staging = root / STAGING
     try:
         shutil.rmtree(staging, ignore_errors=True)  # of an `init` that was killed
@@ -129,15 +130,18 @@ def _make(
         write_atomic(staging / KEY, key, mode=0o600)
         index = _index(source, given, key)
         require_trainable(index)
-        forms = [source.form]
+        forms, said = [source.form], notices(index)
         if before is not None:
             forms += [form for form in before.forms if form != source.form]
-            _require_none_deleted(index, before, recipe, forms, progress)
+            before.require_none(index, recipe.data, forms, progress)
+            said += before.noticed(index, source.images, recipe.policy)
         write_atomic(staging / IMAGES, _npy(source.images), mode=0o600)
         with Ledger.create(staging / "ledger.db") as ledger:
             ledger.write_samples(index)
             if before is not None and before.tombstones:
                 ledger.carry(before.tombstones)
+                if recipe.policy.keep_thumbnails:
+                    keep(ledger, before.thumbnails)
             ledger.set_meta(FORMS, [asdict(form) for form in forms])
             keys.renew(staging / KEYS, ledger)
             ledger.set_meta(KEY_CHECK, key_check(key))
@@ -149,46 +153,9 @@ def _make(
         staging.rename(root / STORE)
         sync_folder(root)
         sync_folder(root.absolute().parent)
-        return index
+        return index, said
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Deleted:
-    """What an earlier project has deleted, and what its digests are of."""
-
-    project: Path
-    tombstones: set[tuple[str, str]]
-    forms: list[Form]
-
-
-def _deleted_in(previous: Path) -> _Deleted:
-    with opened(find(previous), Progress()) as project:
-        tombstones = project.ledger.barred()
-        return _Deleted(previous, tombstones, project.samples.forms() if tombstones else [])
-
-
-def _require_none_deleted(
-    index: SampleIndex, before: _Deleted, recipe: Recipe, forms: list[Form], progress: Progress
-) -> None:
-    """Whose a deleted sample was is not carried over, so nobody's sample with its pixels is taken.
-
-    Every image is looked at in all the forms that an earlier project may have had it in: `forms`, of which
-    the first is that of the index.
-    """
-    from qmu_edge.data.sources import load
-
-    found = barred_samples(index, before.tombstones)
-    for form in forms[1:]:
-        progress.note(f"compared with what was deleted: decoding {form.decoding}, shape {form.shape}")
-        digests = content_digests(load(recipe.data, progress, form).images)
-        found |= barred_samples(replace(index, digests=digests), before.tombstones)
-    if found.any():
-        raise ConfigError(
-            f"{found.sum()} of {len(index.ids)} samples were deleted in {before.project}, by name or by "
-            f"their pixels, the first is {index.ids[found.argmax()]}: remove them from the dataset"
-        )
 
 
 def _subjects(source: Any, path: Path | None) -> SubjectList:
@@ -210,13 +177,13 @@ def _index(source: Any, given: SubjectList, key: bytes) -> SampleIndex:
     )
 
 
-def _summary(index: SampleIndex) -> dict[str, Any]:
+def _summary(index: SampleIndex, said: Sequence[str]) -> dict[str, Any]:
     counts = {split.word: int(index.in_split(split).sum()) for split in SampleSplit}
     subjects = len(index.everybody())
     return {
         "samples": len(index.ids), **counts,
         "classes": len(index.class_names), "subjects": subjects, "split": index.digest(),
-        "notices": notices(index),
+        "notices": [*said],
     }  # fmt: skip
 
 

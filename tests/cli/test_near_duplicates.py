@@ -1,6 +1,8 @@
-"""A deleted picture that is still there under other pixels: said before and after, or refused."""
+"""A deleted picture that is there under other pixels: said before and after, or refused; or it comes back."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +101,32 @@ def test_the_answer_counts_them_and_a_policy_may_refuse(run: Any, folder: Path, 
     assert "1 retained images look like forgotten ones" in served.err
     if served.code == 0:
         assert served.json["counts"]["near_duplicates"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_later_project_notices_it_until_the_purge_and_with_a_thumbnail_after_it(
+    run: Any, folder: Path, tmp_path: Path, keep: bool
+) -> None:
+    project, photos = tmp_path / "project", tmp_path / "photos"
+    assert run("init", project, "--dataset", folder / "photos", "--recipe", folder / "recipe.toml").code == 0
+    text = (project / "qmu.toml").read_text("utf-8")
+    assert "keep_thumbnails = false" in text
+    text = text.replace("keep_thumbnails = false", f"keep_thumbnails = {str(keep).lower()}")
+    (project / "qmu.toml").write_text(text.replace("max_residual = 0.25", "max_residual = 1.0"), "utf-8")
+    assert run("train", "--project", project, "--quiet").code == 0
+    asked = ("unlearn", "--request", folder / "req.json", "--project", project, "--method", "retrain")
+    assert run(*asked, "--quiet").code == 0
+    shutil.copytree(folder / "photos", photos)
+    (photos / "train/cat/3.png").unlink()
+    (photos / "train/dog/copy.png").unlink()
+
+    def again(name: str) -> Any:
+        return run("init", tmp_path / name, "--dataset", photos, "--recipe", folder / "recipe.toml",
+                   "--previous", project, "--json")  # fmt: skip
+
+    noticed = "1 images look like ones that .* has deleted, the first is train/dog/again.png"
+    assert re.fullmatch(noticed, again("before").json["notices"][-1])
+    assert run("purge", "--project", project, "--now").code == 0
+    (said,) = again("after").json["notices"][-1:]
+    assert re.fullmatch(noticed if keep else "1 pictures that .* are erased.* cannot be told .*", said)

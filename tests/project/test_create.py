@@ -1,6 +1,7 @@
 """A dataset that is registered again: what was deleted once is refused, whatever it is called now."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,48 @@ def test_what_was_deleted_is_refused_under_any_name_and_in_any_later_project(
         with pytest.raises(ConfigError, match=r"1 of 24 .*back"):
             init(tmp_path / "third", dataset, folder)
     init(tmp_path / "third", dataset)  # who names no earlier project is not held back: it is not known here
+
+
+def saved_again(dataset: Path, sample: str) -> None:
+    """Let the picture be there under another name, mirrored and brighter, in its own place no more."""
+    with Image.open(dataset / sample) as picture:
+        brighter = np.minimum(np.asarray(picture), 254) + np.uint8(1)
+    Image.fromarray(brighter[:, ::-1]).save(dataset / "train/dog/again.png")
+    (dataset / sample).unlink()
+
+
+@pytest.mark.parametrize("policy", ["warn", "refuse", "off"])
+def test_a_picture_that_looks_like_a_deleted_one_is_said_or_refused(
+    dataset: Path, tmp_path: Path, policy: str
+) -> None:
+    first, sample = with_one_deleted(tmp_path / "first", dataset)
+    saved_again(dataset, sample)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'[data]\nsize = 16\n[policy]\nnear_duplicates = "{policy}"\n')
+    found = "1 images look like ones that .*first has deleted, the first is train/dog/again.png"
+
+    def second() -> list[str]:
+        made = api.init(tmp_path / "second", dataset=str(dataset), previous=first, recipe=str(recipe))
+        return [text for text in made["notices"] if "deleted" in text]
+
+    if policy == "refuse":
+        with pytest.raises(ConfigError, match=found + ": allowed are none"):
+            second()
+        assert not list((tmp_path / "second").iterdir())
+    else:
+        said = second()
+        assert not said if policy == "off" else re.fullmatch(found, "".join(said))
+
+
+def test_a_project_whose_images_are_gone_still_says_what_was_deleted(dataset: Path, tmp_path: Path) -> None:
+    first, sample = with_one_deleted(tmp_path / "first", dataset)
+    with opened(first, Progress()) as project:
+        project.samples.path.unlink()
+    with pytest.raises(ConfigError, match=f"first is {sample}"):
+        init(tmp_path / "second", dataset, first)
+    saved_again(dataset, sample)
+    said = api.init(tmp_path / "third", dataset=str(dataset), previous=first)["notices"]
+    assert "1 pictures that" in said[-1] and "cannot be told" in said[-1]
 
 
 def test_only_a_project_can_be_the_previous_one(dataset: Path, tmp_path: Path) -> None:
