@@ -145,7 +145,7 @@ def classes(data: Path) -> Lab:
 def digits(epochs: int) -> Lab:
     """Writers of scikit-learn's digits: each network lacks another one."""
     source = load(DataRecipe(source="digits", size=16), Progress())
-    people = list(source.subjects)
+    people = [name for (name,) in source.subjects]
     known = sorted(set(people) - {""})
     test = np.random.default_rng(7).random(len(people)) < 0.2
     members = np.stack(

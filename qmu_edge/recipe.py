@@ -52,6 +52,7 @@ class DataRecipe(_Section):
         pad: Pixels of padding for the random crop of the training images; 0 for none.
         flip: Random horizontal flips of the training images.
         memory_gb: Image sets larger than this stay on disk and are streamed.
+        disk_gb: `init` refuses sets of files whose decoded images take more than this.
     """
 
     source: Literal["digits", "cifar10", "cifar100", "svhn", "fashion_mnist", "folder"] = "digits"
@@ -62,6 +63,7 @@ class DataRecipe(_Section):
     pad: Annotated[int, Field(ge=0, le=64)] = 0
     flip: bool = False
     memory_gb: Positive = 4.0
+    disk_gb: Positive = 100.0
 
 
 Architecture = Literal[
@@ -240,6 +242,10 @@ class PolicyRecipe(_Section):
         return rungs
 
 
+# Fields that recipes did not have when the first ones were named by their digest.
+_NEWER: Final = (("data", "disk_gb"), ("policy", "near_duplicates"), ("policy", "keep_thumbnails"))
+
+
 class Recipe(_Section):
     """One run, whole."""
 
@@ -259,9 +265,9 @@ class Recipe(_Section):
         document = self.model_dump(mode="json")
         if self.adopt == AdoptRecipe():
             del document["adopt"]
-        for name in ("near_duplicates", "keep_thumbnails"):
-            if getattr(self.policy, name) == getattr(PolicyRecipe(), name):
-                del document["policy"][name]
+        for section, name in _NEWER:
+            if getattr(getattr(self, section), name) == getattr(getattr(Recipe(), section), name):
+                del document[section][name]
         return sha256_of(compact(document))
 
 

@@ -22,7 +22,8 @@ from qmu_edge.audit.codes import code_changes, integer_codes
 from qmu_edge.audit.relearn import relearn_epochs, relearned_from_retain
 from qmu_edge.audit.svm import mia_efficacy
 from qmu_edge.data.index import assign_splits, content_digests
-from qmu_edge.data.sources import Source, load
+from qmu_edge.data.pictures import Source
+from qmu_edge.data.sources import load
 from qmu_edge.errors import ConfigError
 from qmu_edge.export.exporter import ExportPlan, export
 from qmu_edge.export.targets import Format
@@ -120,7 +121,9 @@ class Network:
 
     def bench(self, scenario: str, seed: int) -> "Bench":
         """One scenario under one seed."""
-        subjects = np.array(self.source.subjects or [""] * len(self.source.ids))
+        subjects = np.array(
+            [" ".join(people) for people in self.source.subjects] or [""] * len(self.source.ids)
+        )
         return Bench(self, scenario, seed, sets_of(scenario, self.everything, subjects, seed), seed)
 
     def shape(self) -> Shape:

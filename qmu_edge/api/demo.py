@@ -97,7 +97,7 @@ def _write_images(folder: Path, seed: int) -> None:
         path = Path(split) / str(label) / f"{number:04d}.png"
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / path)
-        lines.append(f"{path.as_posix()},{source.subjects[number]}")
+        lines.append(f"{path.as_posix()},{source.subjects[number][0]}")
     (folder / "subjects.csv").write_text("\n".join(lines) + "\n", "utf-8")
 
 

@@ -11,11 +11,12 @@ deleted in a project that was made with it.
 Shapes: c is 1 (grey) or 3 (colour).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import io
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -32,6 +33,19 @@ _ALPHA: Final = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 
 @dataclass(frozen=True, slots=True)
+class Encoded:
+    """An image as it lies within something larger: a row of a table, a member of an archive.
+
+    Attributes:
+        name: What messages call it.
+        data: Gives its bytes.
+    """
+
+    name: str
+    data: Callable[[], bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Decoded:
     """The pixels of one file.
 
@@ -44,23 +58,23 @@ class Decoded:
     notes: tuple[str, ...] = ()
 
 
-def mode_and_size(path: Path) -> tuple[str, int, int]:
+def mode_and_size(file: Path | Encoded) -> tuple[str, int, int]:
     """Pillow's mode, width and height, from the header.
 
     Raises:
         ConfigError: It is no image of our formats, or one of more than 40 megapixels.
     """
-    with _opened(path) as image:
+    with _opened(file) as image:
         return image.mode, image.width, image.height
 
 
-def decoded(path: Path) -> Decoded:
+def decoded(file: Path | Encoded) -> Decoded:
     """A file's own pixels: (1, h, w) where it is grey, else (3, h, w); nothing beside the file counts.
 
     Raises:
         ConfigError: It does not decode, has more than 40 megapixels, or values that no rule scales.
     """
-    with _opened(path) as image:
+    with _opened(file) as image:
         notes = ["the first picture of several"] if getattr(image, "is_animated", False) else []
         image.load()
         grey, shown = image.mode in GREY, _upright(image)
@@ -74,13 +88,13 @@ def decoded(path: Path) -> Decoded:
     return Decoded(array[None] if grey else array.transpose(2, 0, 1), tuple(notes))
 
 
-def decoded_first(path: Path, *, grey: bool) -> Decoded:
+def decoded_first(file: Path | Encoded, *, grey: bool) -> Decoded:
     """A file's pixels as decoding 1 had them.
 
     Raises:
         ConfigError: It does not decode, or has more than 40 megapixels.
     """
-    with _opened(path, mapped=True) as image:
+    with _opened(file, mapped=True) as image:
         array = np.asarray(image.convert("L" if grey else "RGB"), np.uint8)
     return Decoded(array[None] if grey else array.transpose(2, 0, 1))
 
@@ -99,19 +113,26 @@ def _resized(channel: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Path, *, mapped: bool = False) -> Iterator[Image.Image]:
-    """An image file; `mapped` lets Pillow map it into memory, which garbles a TIFF that lies on its side."""
-    if not path.is_file():
-        raise ConfigError(f"{path}: not a readable image: not a regular file")
+def _opened(file: Path | Encoded, *, mapped: bool = False) -> Iterator[Image.Image]:
+    """An image; `mapped` lets Pillow map a file into memory, which garbles a TIFF that lies on its side."""
+    name = file if isinstance(file, Path) else file.name
+    if isinstance(file, Path) and not file.is_file():
+        raise ConfigError(f"{name}: not a readable image: not a regular file")
     try:
-        with path.open("rb") as file, Image.open(path if mapped else file, formats=FORMATS) as image:
+        with ExitStack() as opened:
+            whole = file if isinstance(file, Path) and mapped else opened.enter_context(_bytes(file))
+            image = opened.enter_context(Image.open(whole, formats=FORMATS))
             if image.width * image.height > MAX_PIXELS:
-                raise ConfigError(f"{path}: {image.width}x{image.height} pixels, at most {MAX_PIXELS}")
+                raise ConfigError(f"{name}: {image.width}x{image.height} pixels, at most {MAX_PIXELS}")
             yield image
     except QmuEdgeError:
         raise
     except Exception as error:  # decoders of seven formats raise what they like on broken bytes
-        raise ConfigError(f"{path}: not a readable image: {str(error)[:200]}") from None
+        raise ConfigError(f"{name}: not a readable image: {str(error)[:200]}") from None
+
+
+def _bytes(file: Path | Encoded) -> BinaryIO:
+    return file.open("rb") if isinstance(file, Path) else io.BytesIO(file.data())
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 from unicodedata import normalize
 
+from qmu_edge.data.pictures import Picture
 from qmu_edge.errors import ConfigError
 
 SUFFIXES: Final = frozenset(
@@ -77,6 +78,15 @@ def listing(root: Path) -> Listing:
         also = f"; it holds {seen}" if seen else ""
         raise ConfigError(f"{root}: no images in train/<class>/ and test/<class>/{also}")
     return found
+
+
+def folder(root: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
+    """The pictures of a folder, its classes in label order, and what is left out, for a `Decoder`."""
+    found = listing(root)
+    pictures = [
+        Picture(path.relative_to(root).as_posix(), split, name, path) for split, name, path in found.files
+    ]
+    return pictures, (), found.to_json()
 
 
 def _look_into(found: Listing, split: str, folder: Path, inside: Path) -> None:

@@ -9,6 +9,7 @@ Shapes: n samples, k classes; images (n, c, h, w).
 """
 
 import hashlib
+import io
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -85,6 +86,14 @@ def content_digests(images: NDArray[np.uint8]) -> Digests:
         digest.update(np.ascontiguousarray(image).data)
         place[:] = np.frombuffer(digest.digest(), np.uint8)
     return Digests(raw)
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """What stands before the pixels of images (n, c, h, w) in a .npy file."""
+    file = io.BytesIO()
+    layout = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, layout)
+    return file.getvalue()
 
 
 @dataclass(frozen=True, eq=False)

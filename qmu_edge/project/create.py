@@ -1,17 +1,14 @@
 """A new project."""
 
 import fcntl
-import io
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
 
 from qmu_edge.data.index import (
     Form,
@@ -19,10 +16,11 @@ from qmu_edge.data.index import (
     SampleSplit,
     assign_splits,
     content_digests,
+    npy_header,
 )
 from qmu_edge.data.subjects import SubjectList, pseudonym, read_subjects
 from qmu_edge.errors import BusyError, ConfigError
-from qmu_edge.io.files import make_folder, sync_folder, write_atomic
+from qmu_edge.io.files import make_folder, sync_folder, write_atomic, write_blocks
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.notices import notices, require_trainable
 from qmu_edge.project.previous import Deleted
@@ -66,27 +64,21 @@ def create(
             deleted, a picture that looks like one where the policy refuses it, or the disk refuses.
     """
     _require_room(root, recipe, model)
-    from qmu_edge.data.sources import load
-
     text = to_toml(recipe)
     parse_recipe(text, "recipe")  # what is written can be read: a folder's name may be beyond TOML
-    source = load(recipe.data, progress)
-    if require is not None:
-        require(source.form, len(source.class_names))
+    before = Deleted.of(previous) if previous is not None else None
+    new = not root.exists()
     try:
         make_folder(root, 0o755)
         with _alone(root):
             _require_room(root, recipe, model)
-            given = _subjects(source, subjects)
-            before = Deleted.of(previous) if previous is not None else None
-            index, said = _make(root, recipe, source, given, before, model, progress)
-            return (
-                _summary(index, said)
-                | ({"subject_list": given.to_json()} if subjects else {})
-                | ({"read": source.read} if source.read else {})
-            )
+            return _make(root, recipe, subjects, before, model, progress, require)
     except OSError as error:
         raise ConfigError(f"cannot write {root}: {error.strerror}; nothing was changed") from None
+    finally:
+        if new:
+            with suppress(OSError):  # it is not empty: it has become a project
+                root.rmdir()
 
 
 def _require_room(root: Path, recipe: Recipe, model: bytes) -> None:
@@ -117,35 +109,16 @@ def _alone(root: Path) -> Iterator[None]:
 
 
 def _make(
-    root: Path, recipe: Recipe, source: Any, given: SubjectList, before: Deleted | None, model: bytes,
-    progress: Progress,
-) -> tuple[SampleIndex, list[str]]:  # fmt: skip
+    root: Path, recipe: Recipe, subjects: Path | None, before: Deleted | None, model: bytes,
+    progress: Progress, require: Callable[[Form, int], None] | None,
+) -> dict[str, Any]:  # fmt: skip
     staging = root / STAGING
     try:
         shutil.rmtree(staging, ignore_errors=True)  # of an `init` that was killed
         staging.mkdir(mode=0o755)  # whatever still has this name is not ours, a link for one
         for folder in ("objects", KEYS, "cache", "work", "releases"):
             (staging / folder).mkdir(mode=0o755 if folder == "releases" else 0o700)
-        key = secrets.token_bytes(32)
-        write_atomic(staging / KEY, key, mode=0o600)
-        index = _index(source, given, key)
-        require_trainable(index)
-        forms, said = [source.form], notices(index)
-        if before is not None:
-            forms += [form for form in before.forms if form != source.form]
-            before.require_none(index, recipe.data, forms, progress)
-            said += before.noticed(index, source.images, recipe.policy)
-        write_atomic(staging / IMAGES, _npy(source.images), mode=0o600)
-        with Ledger.create(staging / "ledger.db") as ledger:
-            ledger.write_samples(index)
-            if before is not None and before.tombstones:
-                ledger.carry(before.tombstones)
-                if recipe.policy.keep_thumbnails:
-                    keep(ledger, before.thumbnails)
-            ledger.set_meta(FORMS, [asdict(form) for form in forms])
-            keys.renew(staging / KEYS, ledger)
-            ledger.set_meta(KEY_CHECK, key_check(key))
-            ledger.set_meta(IDS_KEY, secrets.token_hex(32))
+        made = _register(staging, recipe, subjects, before, progress, require)
         for name, data in _visible(recipe, model).items():
             write_atomic(staging / name, data)
             os.replace(staging / name, root / name)
@@ -153,16 +126,62 @@ def _make(
         staging.rename(root / STORE)
         sync_folder(root)
         sync_folder(root.absolute().parent)
-        return index, said
+        return made
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _register(
+    store: Path, recipe: Recipe, subjects: Path | None, before: Deleted | None, progress: Progress,
+    require: Callable[[Form, int], None] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Read the dataset into a new store, and say what it is."""
+    from qmu_edge.data.sources import load
+
+    source = load(recipe.data, progress, cache=store / IMAGES)
+    if require is not None:
+        require(source.form, len(source.class_names))
+    given = _subjects(source, subjects)
+    key = secrets.token_bytes(32)
+    write_atomic(store / KEY, key, mode=0o600)
+    index = _index(source, given, key)
+    require_trainable(index)
+    forms, said = [source.form], notices(index)
+    if before is not None:
+        forms += [form for form in before.forms if form != source.form]
+        before.require_none(index, recipe.data, forms, progress, store / "cache/other.npy")
+        said += before.noticed(index, source.images, recipe.policy)
+    if not (store / IMAGES).exists():
+        blocks = (npy_header(source.images.shape), source.images.tobytes())
+        write_blocks(store / IMAGES, blocks, 0o600)
+    with Ledger.create(store / "ledger.db") as ledger:
+        _write(ledger, index, before, recipe, forms)
+        keys.renew(store / KEYS, ledger)
+        ledger.set_meta(KEY_CHECK, key_check(key))
+    return (
+        _summary(index, said)
+        | ({"subject_list": given.to_json()} if subjects else {})
+        | ({"read": source.read} if source.read else {})
+    )
+
+
+def _write(
+    ledger: Ledger, index: SampleIndex, before: Deleted | None, recipe: Recipe, forms: list[Form]
+) -> None:
+    ledger.write_samples(index)
+    if before is not None and before.tombstones:
+        ledger.carry(before.tombstones)
+        if recipe.policy.keep_thumbnails:
+            keep(ledger, before.thumbnails)
+    ledger.set_meta(FORMS, [asdict(form) for form in forms])
+    ledger.set_meta(IDS_KEY, secrets.token_hex(32))
 
 
 def _subjects(source: Any, path: Path | None) -> SubjectList:
     """Whose each sample is: as a list says, else as the source does."""
     if path is not None:
         return read_subjects(path, source.ids)
-    return SubjectList(tuple((s,) if s else () for s in source.subjects) or ((),) * len(source.ids))
+    return SubjectList(source.subjects or ((),) * len(source.ids))
 
 
 def _index(source: Any, given: SubjectList, key: bytes) -> SampleIndex:
@@ -185,9 +204,3 @@ def _summary(index: SampleIndex, said: Sequence[str]) -> dict[str, Any]:
         "classes": len(index.class_names), "subjects": subjects, "split": index.digest(),
         "notices": [*said],
     }  # fmt: skip
-
-
-def _npy(images: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, images, allow_pickle=False)
-    return buffer.getvalue()

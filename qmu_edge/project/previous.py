@@ -50,13 +50,13 @@ class Deleted:
             return cls(folder, tombstones, samples.forms(), shown)
 
     def require_none(
-        self, index: SampleIndex, data: DataRecipe, forms: list[Form], progress: Progress
+        self, index: SampleIndex, data: DataRecipe, forms: list[Form], progress: Progress, cache: Path
     ) -> None:
         """Refuse a dataset that brings deleted samples back.
 
         Whose a deleted sample was is not carried over, so nobody's sample with its pixels is taken. Every
         image is looked at in all the forms that the earlier project may have had it in: `forms`, of which the
-        first is that of the index.
+        first is that of the index. The others are decoded into the file `cache`.
 
         Raises:
             ConfigError: Some are among `index`.
@@ -66,8 +66,9 @@ class Deleted:
         found = barred_samples(index, self.tombstones)
         for form in forms[1:]:
             progress.note(f"compared with what was deleted: decoding {form.decoding}, shape {form.shape}")
-            digests = content_digests(load(data, progress, form).images)
+            digests = content_digests(load(data, progress, form, cache).images)
             found |= barred_samples(replace(index, digests=digests), self.tombstones)
+            cache.unlink(missing_ok=True)
         if found.any():
             raise ConfigError(
                 f"{found.sum()} of {len(index.ids)} samples were deleted in {self.project}, by name or by "

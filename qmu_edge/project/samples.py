@@ -1,6 +1,5 @@
 """The samples that a project has registered: index, decoded images, and which of them may still be used."""
 
-import io
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.data.alike import look_alike
-from qmu_edge.data.index import Form, SampleIndex, SampleSplit, content_digests
+from qmu_edge.data.index import Form, SampleIndex, SampleSplit, content_digests, npy_header
 from qmu_edge.data.tombstones import barred_samples
 from qmu_edge.errors import IntegrityError
 from qmu_edge.io.files import cannot_read
@@ -77,7 +76,7 @@ class ProjectSamples:
 
     def _require_whole(self, images: np.ndarray) -> None:
         """Nothing but the images is in the file: an altered header, or a tail, could hide something."""
-        header = npy_header(images)
+        header = npy_header(images.shape)
         with self.path.open("rb") as file:
             whole = file.read(len(header)) == header
         if not whole or self.path.stat().st_size != len(header) + images.nbytes:
@@ -141,10 +140,3 @@ class ProjectSamples:
         if found:
             raise IntegrityError(f"{use}: {found} of {len(positions)} samples are deleted; allowed are none")
         return positions
-
-
-def npy_header(images: np.ndarray) -> bytes:
-    """What stands before the values of an array in a .npy file."""
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(images))
-    return file.getvalue()

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from qmu_edge.data.folder import listing
-from qmu_edge.data.sources import Source, load
+from qmu_edge.data.pictures import Source
+from qmu_edge.data.sources import load
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
 from qmu_edge.recipe import DataRecipe

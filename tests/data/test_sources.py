@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qmu_edge.data import decoding
-from qmu_edge.data.sources import Source, load
+from qmu_edge.data.pictures import Source
+from qmu_edge.data.sources import load
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
 from qmu_edge.recipe import DataRecipe
@@ -51,11 +52,12 @@ def test_digits_belong_to_ten_writers() -> None:
     assert source.class_names == tuple("0123456789")
     assert sorted(set(source.labels.tolist())) == list(range(10))
     assert len(set(source.ids)) == 1797
-    assert set(source.subjects) == {f"writer-{i}" for i in range(10)}
-    assert source.subjects[0] == "writer-0"
-    assert source.subjects[-1] == "writer-9"
-    assert list(source.subjects) == sorted(source.subjects)
-    assert {source.subjects.count(w) for w in set(source.subjects)} == {179, 180}
+    writers = [name for (name,) in source.subjects]
+    assert set(writers) == {f"writer-{i}" for i in range(10)}
+    assert writers[0] == "writer-0"
+    assert writers[-1] == "writer-9"
+    assert writers == sorted(writers)
+    assert {writers.count(w) for w in set(writers)} == {179, 180}
     assert set(source.given) == {""}
 
 

@@ -1,0 +1,208 @@
+"""Encoded images of a set, decoded into one array: in memory, or in a file where they may be many.
+
+The headers are read first, which says how large the whole becomes; then every image is decoded, in order, a
+few at a time, so that memory holds those few whatever the number of all.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+from unicodedata import normalize
+
+import numpy as np
+
+from qmu_edge.data.decoding import (
+    DECODING,
+    GREY,
+    Decoded,
+    Encoded,
+    decoded,
+    decoded_first,
+    fitted,
+    mode_and_size,
+)
+from qmu_edge.data.index import Form, npy_header
+from qmu_edge.errors import ConfigError
+from qmu_edge.io.files import write_blocks
+from qmu_edge.io.progress import Progress
+from qmu_edge.machine.processors import processors
+
+_MOST_KINDS: Final = 10
+_AT_ONCE: Final = 64  # images that are decoded and not yet written
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image of a set, encoded.
+
+    Attributes:
+        id: Its sample id.
+        split: "train", "test", or "" where the set says nothing.
+        label: Name of its class.
+        file: Where its bytes are.
+        subjects: The people in it, as far as the set says.
+    """
+
+    id: str
+    split: str
+    label: str
+    file: Path | Encoded
+    subjects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A dataset as it comes from its source.
+
+    Attributes:
+        images: uint8 (n, c, h, w).
+        labels: int64 (n,).
+        ids: Sample ids, unique.
+        given: "train", "test", or "" where the source has no split, (n,).
+        class_names: k names, in label order.
+        subjects: The people in each sample (n), none where they are unknown; empty when the source has no
+            word for it.
+        read: What was read of files, how they were decoded, and what was left out; empty for other sources.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: tuple[str, ...]
+    given: np.ndarray
+    class_names: tuple[str, ...]
+    subjects: tuple[tuple[str, ...], ...] = ()
+    read: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def form(self) -> Form:
+        """What the images were made to be, where nothing else was asked for."""
+        channels, height, width = self.images.shape[1:]
+        return Form(DECODING, (channels, height, width))
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """How a set becomes an array.
+
+    Attributes:
+        size: Side in pixels; 0 for the size of the first image, which all others must have then.
+        progress: Where images are counted.
+        form: What the images were made to be in another project, instead.
+        cache: The .npy file to write; None for an array in memory.
+        most_bytes: How large the array may become.
+    """
+
+    size: int
+    progress: Progress
+    form: Form | None = None
+    cache: Path | None = None
+    most_bytes: float = float("inf")
+
+    def source(
+        self, pictures: Sequence[Picture], class_names: Sequence[str] = (), left_out: Mapping[str, Any] = {}
+    ) -> Source:
+        """Decode everything.
+
+        Args:
+            pictures: At least one.
+            class_names: In label order; those of the pictures, sorted, where none are given.
+            left_out: What the set holds besides.
+
+        Raises:
+            ConfigError: One does not decode or has another size, or the array becomes too large.
+        """
+        with ThreadPoolExecutor(processors().threads) as pool:
+            kinds = list(pool.map(lambda picture: mode_and_size(picture.file), pictures))
+            made = self.form or self._form(pictures[0], {mode for mode, _, _ in kinds})
+            self._require_room(len(pictures), made)
+            notes = Counter[str]()
+            self.progress.start("decoding", len(pictures))
+            images = self._kept(self._decoded(pool, pictures, made, notes), (len(pictures), *made.shape))
+        self.progress.finish()
+        names = tuple(class_names) or tuple(sorted({picture.label for picture in pictures}))
+        number = {name: i for i, name in enumerate(names)}
+        subjects = tuple(picture.subjects for picture in pictures)
+        return Source(
+            images,
+            np.array([number[picture.label] for picture in pictures], np.int64),
+            tuple(normalize("NFC", picture.id) for picture in pictures),
+            np.array([picture.split for picture in pictures]),
+            names,
+            subjects if any(subjects) else (),
+            {**_kinds(kinds, made), "decoded": dict(sorted(notes.items())), "left_out": dict(left_out)},
+        )
+
+    def _form(self, first: Picture, modes: set[str]) -> Form:
+        """Colour where any file has colour, and the size of the first one where none is asked for."""
+        channels = 1 if modes <= GREY else 3
+        size = self.size
+        height, width = (size, size) if size else decoded(first.file).pixels.shape[1:]
+        return Form(DECODING, (channels, height, width))
+
+    def _require_room(self, count: int, form: Form) -> None:
+        found = count * prod(form.shape)
+        if found > self.most_bytes:
+            raise ConfigError(
+                f"{count} decoded images of {form.shape} take {found / 2**30:.1f} GiB, allowed "
+                f"{self.most_bytes / 2**30:.1f}: set data.size to make them smaller, or data.disk_gb"
+            )
+        if self.cache is not None:
+            self.progress.note(f"decoded images take {found / 2**20:,.0f} MiB of disk")
+
+    def _decoded(
+        self, pool: ThreadPoolExecutor, pictures: Sequence[Picture], made: Form, notes: Counter[str]
+    ) -> Iterator[np.ndarray]:
+        """The images in order; what was done to them is counted in `notes`."""
+        strict = self.form is None and not self.size
+        for start in range(0, len(pictures), _AT_ONCE):
+            some = pictures[start : start + _AT_ONCE]
+            for one in pool.map(lambda picture: _one(picture.file, made, strict), some):
+                notes.update(one.notes)
+                yield one.pixels
+                self.progress.advance(1)
+
+    def _kept(self, images: Iterator[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+        """All images as one array, in memory or mapped from the file."""
+        if self.cache is None:
+            array = np.empty(shape, np.uint8)
+            for place, image in zip(array, images, strict=True):
+                place[:] = image
+            return array
+
+        def blocks() -> Iterator[bytes]:
+            yield npy_header(shape)
+            for image in images:
+                yield np.ascontiguousarray(image).tobytes()
+
+        write_blocks(self.cache, blocks(), 0o600)
+        mapped: np.ndarray = np.load(self.cache, mmap_mode="r", allow_pickle=False)
+        return mapped
+
+
+def _one(file: Path | Encoded, form: Form, strict: bool) -> Decoded:
+    grey = form.shape[0] == 1
+    found = decoded(file) if form.decoding == DECODING else decoded_first(file, grey=grey)
+    if strict and found.pixels.shape[1:] != form.shape[1:]:
+        sizes = [f"{height}x{width}" for _, height, width in (found.pixels.shape, form.shape)]
+        name = file if isinstance(file, Path) else file.name
+        raise ConfigError(
+            f"{name}: {sizes[0]} pixels, the first image has {sizes[1]}; set data.size to resize all"
+        )
+    return Decoded(fitted(found.pixels, form.shape), found.notes)
+
+
+def _kinds(kinds: Sequence[tuple[str, int, int]], form: Form) -> dict[str, Any]:
+    """How many files there are of each mode and size, the most frequent first."""
+    by_kind = Counter(f"{mode} {width}x{height}" for mode, width, height in kinds)
+    shown = dict(by_kind.most_common(_MOST_KINDS))
+    more = {"others": len(kinds) - sum(shown.values())} if len(by_kind) > len(shown) else {}
+    made = "x".join(map(str, form.shape))
+    return {
+        "files": len(kinds),
+        "modes_and_sizes": shown | more,
+        "made_to": f"{made} (channels, height, width)",
+    }
