@@ -12,7 +12,7 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Folder of the project.")] = Path("."),
     dataset: Annotated[
         str,
-        typer.Option(help="digits, cifar10, cifar100, svhn, fashion_mnist, or an image folder."),
+        typer.Option(help="An image folder, a csv, parquet, tar or npz file, torchvision:NAME, or digits."),
     ] = "digits",
     recipe: Annotated[
         str, typer.Option(help="Name of a shipped recipe, or a TOML file.")

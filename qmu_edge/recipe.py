@@ -40,12 +40,17 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+SOURCES: Final = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist")
+"""Datasets that are known by name."""
+
+
 class DataRecipe(_Section):
     """Where the images come from and how the network sees them.
 
     Attributes:
-        source: "digits", "cifar10", "cifar100", "svhn", "fashion_mnist", or "folder".
-        path: Folder that holds `train/<class>/*` and `test/<class>/*`, or where torchvision downloads to.
+        source: "digits", "cifar10", "cifar100", "svhn", "fashion_mnist", "torchvision:NAME", "folder", "csv",
+            "parquet", "tar", "arrays" or "object" (the page of `data/` says what each is).
+        path: The folder or file, or where torchvision downloads to.
         size: Side in pixels to which images are resized; 0 keeps the size of the first image.
         mean, std: Normalisation per channel in units of 0..1, written into the exported file. They are
             constants, not statistics of the data: what was computed from a deleted image would stay.
@@ -55,7 +60,13 @@ class DataRecipe(_Section):
         disk_gb: `init` refuses sets of files whose decoded images take more than this.
     """
 
-    source: Literal["digits", "cifar10", "cifar100", "svhn", "fashion_mnist", "folder"] = "digits"
+    source: (
+        Literal[
+            "digits", "cifar10", "cifar100", "svhn", "fashion_mnist",
+            "folder", "csv", "parquet", "tar", "arrays", "object",
+        ]
+        | Annotated[str, Field(pattern="^torchvision:[A-Za-z0-9_]{1,60}$")]
+    ) = "digits"  # fmt: skip
     path: str | None = None
     size: Annotated[int, Field(ge=0, le=1024)] = 0
     mean: tuple[float, ...] = Field(default=(0.5,), strict=False)

@@ -5,26 +5,29 @@ Each takes plain values, returns a dictionary that is ready for JSON, and raises
 `receipt_verify` answer at once.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qmu_edge.data.index import Form
-from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import Project, find, opened, search
-from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes
+from qmu_edge.recipe import SOURCES, DataRecipe, Recipe, parse_recipe, recipe_text, shipped_recipes
 from qmu_edge.store.ledger.states import Pointer
 
-SOURCES = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist")
+if TYPE_CHECKING:
+    from qmu_edge.data.objects import ImageDataset
+
+__all__ = ["SOURCES", "confirm", "doctor", "init", "methods", "purge", "recipes", "status"]
 
 
 def init(
     folder: Path,
     *,
-    dataset: str = "digits",
+    dataset: "str | ImageDataset | Mapping[str, ImageDataset]" = "digits",
     recipe: str = "digits-resnet18-w4a4",
     data_path: Path | None = None,
     subjects: Path | None = None,
@@ -36,7 +39,8 @@ def init(
 
     Args:
         folder: The user's folder.
-        dataset: One of `SOURCES`, or a folder with `train/<class>/*` and `test/<class>/*`.
+        dataset: One of `SOURCES`, "torchvision:NAME", or a folder or file of images (see `data/README.md`).
+            Or an object with `__len__` and `__getitem__`, or several by split: "train", "validation", "test".
         recipe: Name of a shipped recipe, or a TOML file.
         data_path: Where torchvision keeps its downloads.
         subjects: CSV file `sample,subject`.
@@ -45,19 +49,20 @@ def init(
             the name of an architecture.
         progress: Silent when None.
     """
+    from qmu_edge.data.sources import source_of
     from qmu_edge.project.create import create
     from qmu_edge.project.model_file import chosen_model
 
     found = parse_recipe(recipe_text(recipe), recipe)
-    values = found.data.model_dump()
-    if dataset in SOURCES:
-        values.update(source=dataset, path=str(data_path.resolve()) if data_path else None)
-    elif Path(dataset).is_dir():
-        values.update(source="folder", path=str(Path(dataset).resolve()))
-    else:
-        raise ConfigError(f"dataset {dataset!r}: no such folder, and not one of {', '.join(SOURCES)}")
+    objects = None if isinstance(dataset, str) else dataset if isinstance(dataset, Mapping) else {"": dataset}
+    kind, path = source_of(dataset) if isinstance(dataset, str) else ("object", None)
+    if path is None and data_path is not None:
+        path = str(data_path.resolve())
+    data = DataRecipe.model_validate({**found.data.model_dump(), "source": kind, "path": path})
     network, source = chosen_model(found.model, model)
-    chosen = Recipe.model_validate({**found.model_dump(), "data": values, "model": network.model_dump()})
+    chosen = Recipe.model_validate(
+        {**found.model_dump(), "data": data.model_dump(), "model": network.model_dump()}
+    )
 
     def require(form: Form, classes: int) -> None:
         from qmu_edge.pipeline.networks import require_exportable
@@ -66,7 +71,7 @@ def init(
         require_exportable(chosen, source, channels=channels, classes=classes, size=size)
 
     made = create(
-        folder, chosen, subjects, progress or Progress(), previous=previous, model=source,
+        folder, chosen, subjects, progress or Progress(), previous=previous, model=source, objects=objects,
         require=require if model is not None else None,
     )  # fmt: skip
     return {"project": str(folder), **made}

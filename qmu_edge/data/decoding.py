@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -34,15 +34,15 @@ _ALPHA: Final = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An image as it lies within something larger: a row of a table, a member of an archive.
+    """An image as it lies within something larger: a row of a table, a member of an archive, an object.
 
     Attributes:
         name: What messages call it.
-        data: Gives its bytes.
+        data: Gives its bytes, or the image where somebody else has opened it.
     """
 
     name: str
-    data: Callable[[], bytes]
+    data: Callable[[], bytes | Image.Image]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,14 @@ def _opened(file: Path | Encoded, *, mapped: bool = False) -> Iterator[Image.Ima
         raise ConfigError(f"{name}: not a readable image: not a regular file")
     try:
         with ExitStack() as opened:
-            whole = file if isinstance(file, Path) and mapped else opened.enter_context(_bytes(file))
-            image = opened.enter_context(Image.open(whole, formats=FORMATS))
+            whole: Any = file if isinstance(file, Path) else file.data()
+            if isinstance(file, Path) and not mapped:
+                whole = opened.enter_context(file.open("rb"))
+            elif isinstance(whole, bytes):
+                whole = io.BytesIO(whole)
+            if not isinstance(whole, Image.Image):
+                whole = opened.enter_context(Image.open(whole, formats=FORMATS))
+            image: Image.Image = whole
             if image.width * image.height > MAX_PIXELS:
                 raise ConfigError(f"{name}: {image.width}x{image.height} pixels, at most {MAX_PIXELS}")
             yield image
@@ -129,10 +135,6 @@ def _opened(file: Path | Encoded, *, mapped: bool = False) -> Iterator[Image.Ima
         raise
     except Exception as error:  # decoders of seven formats raise what they like on broken bytes
         raise ConfigError(f"{name}: not a readable image: {str(error)[:200]}") from None
-
-
-def _bytes(file: Path | Encoded) -> BinaryIO:
-    return file.open("rb") if isinstance(file, Path) else io.BytesIO(file.data())
 
 
 def _upright(image: Image.Image) -> Image.Image:

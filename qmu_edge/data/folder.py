@@ -98,7 +98,7 @@ def _look_into(found: Listing, split: str, folder: Path, inside: Path) -> None:
             found.leave_out(_HIDDEN, path)
         elif path.suffix.lower() in SUFFIXES:
             linked = path.is_symlink() or folder.is_symlink() or folder.parent.is_symlink()
-            if linked and not _leads_into(path, inside):
+            if linked and not leads_into(path, inside):
                 raise ConfigError(f"{path}: a link that leads out of {found.root}")
             found.files.append((split, name, path))
         elif path.is_dir():
@@ -110,7 +110,8 @@ def _look_into(found: Listing, split: str, folder: Path, inside: Path) -> None:
         found.leave_out(_EMPTY, folder)
 
 
-def _leads_into(path: Path, inside: Path) -> bool:
+def leads_into(path: Path, inside: Path) -> bool:
+    """Whether a path, links followed, stays in a folder."""
     try:
         return path.resolve().is_relative_to(inside)
     except (OSError, RuntimeError):  # links in a loop

@@ -229,7 +229,7 @@ def assign_splits(
 ) -> NDArray[np.int8]:
     """Choose the split of every sample from its pixels: no seed, no order, the same each time.
 
-    A given "train" or "test" is kept, but that validation is taken out of train. When no sample
+    A given split is kept, but that validation is taken out of train where none is given it. When no sample
     is given "test", the samples without a given split lend a share to it. In each class, samples
     are sorted by content digest; the first `test` share of them goes to test, then the first
     `validation` share of what is train by then goes to validation. Samples of a class with equal
@@ -239,7 +239,7 @@ def assign_splits(
     Args:
         labels: Classes (n,).
         digests: Content digests (n).
-        given: "train", "test" or "" (no split given) for each sample (n,).
+        given: "train", "validation", "test" or "" (no split given) for each sample (n,).
         validation: Share of each class's training samples, 0 <= validation < 1, rounded.
         test: Share of each class's samples without a split, 0 <= test < 1, rounded.
 
@@ -254,13 +254,16 @@ def assign_splits(
             raise ConfigError(f"{name} share: found {share}, allowed 0 <= share < 1")
     if not len(labels) == len(digests) == len(given):
         raise ConfigError(f"splits: {len(labels)} labels, {len(digests)} digests, {len(given)} given splits")
-    unknown = np.setdiff1d(given, ["train", "test", ""])
+    unknown = np.setdiff1d(given, [*(split.word for split in SampleSplit), ""])
     if unknown.size:
-        raise ConfigError(f"given split: found {str(unknown[0])!r}, allowed 'train', 'test' or ''")
+        raise ConfigError(f"given split: found {str(unknown[0])!r}, allowed train, validation, test or none")
     keys = np.array(digests, dtype="S64")
     codes = np.where(given == "test", np.int8(SampleSplit.TEST), np.int8(SampleSplit.TRAIN))
     if not (given == "test").any():
         move_share(codes, np.flatnonzero(given == ""), labels, keys, share=test, to=SampleSplit.TEST)
+    if (given == "validation").any():
+        codes[given == "validation"] = SampleSplit.VALIDATION
+        return codes
     train = np.flatnonzero(codes == SampleSplit.TRAIN)
     move_share(codes, train, labels, keys, share=validation, to=SampleSplit.VALIDATION)
     return codes

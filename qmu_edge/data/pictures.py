@@ -4,6 +4,7 @@ The headers are read first, which says how large the whole becomes; then every i
 few at a time, so that memory holds those few whatever the number of all.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,13 +36,45 @@ _MOST_KINDS: Final = 10
 _AT_ONCE: Final = 64  # images that are decoded and not yet written
 
 
+SPLITS: Final = {
+    "": "", "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "test": "test", "testing": "test",
+}  # fmt: skip
+"""How sets call their splits."""
+
+
+def split_of(text: str, where: str) -> str:
+    """The split of a name that a set gives it.
+
+    Raises:
+        ConfigError: It is none; `where` is said.
+    """
+    found = SPLITS.get(text.strip().casefold())
+    if found is None:
+        raise ConfigError(f"{where}: split {text[:80]!r}: allowed are train, validation and test")
+    return found
+
+
+def split_of_name(name: str) -> str:
+    """The split that the name of a file, or of a folder above it, begins with; "" where it does not.
+
+    >>> [split_of_name(name) for name in ("train-00000-of-00002.parquet", "val/data-00000.arrow", "a.tar")]
+    ['train', 'validation', '']
+    """
+    for part in reversed(Path(name).parts):
+        word = re.split(r"[-_.\d]", part.casefold(), maxsplit=1)[0]
+        if found := SPLITS.get(word):
+            return found
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """One image of a set, encoded.
 
     Attributes:
         id: Its sample id.
-        split: "train", "test", or "" where the set says nothing.
+        split: "train", "validation", "test", or "" where the set says nothing.
         label: Name of its class.
         file: Where its bytes are.
         subjects: The people in it, as far as the set says.
@@ -62,7 +95,7 @@ class Source:
         images: uint8 (n, c, h, w).
         labels: int64 (n,).
         ids: Sample ids, unique.
-        given: "train", "test", or "" where the source has no split, (n,).
+        given: "train", "validation", "test", or "" where the source has no split, (n,).
         class_names: k names, in label order.
         subjects: The people in each sample (n), none where they are unknown; empty when the source has no
             word for it.

@@ -7,26 +7,64 @@ The digits have no people behind their file: for demonstrations ten made-up writ
 consecutive images, `writer-0` the first tenth and so on.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from qmu_edge.data.arrays import archive
 from qmu_edge.data.decoding import fitted
 from qmu_edge.data.folder import folder
 from qmu_edge.data.index import Form
+from qmu_edge.data.listed import listed
+from qmu_edge.data.objects import ImageDataset, given
+from qmu_edge.data.parquet import tables
 from qmu_edge.data.pictures import Decoder, Source
+from qmu_edge.data.tars import archives
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
-from qmu_edge.recipe import DataRecipe
+from qmu_edge.recipe import SOURCES, DataRecipe
 
 WRITERS: Final = 10
+_BY_SUFFIX: Final = {
+    ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "parquet", ".tar": "tar", ".npz": "arrays",
+}  # fmt: skip
+_FILES: Final = {"folder": folder, "csv": listed, "parquet": tables, "tar": archives}
+
+
+def source_of(dataset: str) -> tuple[str, str | None]:
+    """The source that a name or a path on the command line means, and its path.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    path = Path(dataset)
+    if dataset in SOURCES or dataset.startswith("torchvision:"):
+        return dataset, None
+    if path.is_dir():
+        kinds = {p.suffix for p in path.rglob("*") if p.suffix in (".parquet", ".arrow", ".tar")}
+        kind = "folder" if any((path / split).is_dir() for split in ("train", "test")) else ""
+        if kinds & {".parquet", ".arrow"}:
+            kind = "parquet"
+        elif ".tar" in kinds and not kind:
+            kind = "tar"
+        return kind or "folder", str(path.resolve())
+    if path.is_file() and (source := _BY_SUFFIX.get(path.suffix.lower())):
+        return source, str(path.resolve())
+    suffixes = ", ".join(_BY_SUFFIX)
+    raise ConfigError(
+        f"dataset {dataset!r}: no such folder, no file of {suffixes}, and not one of {', '.join(SOURCES)} or "
+        "torchvision:NAME"
+    )
 
 
 def load(
-    recipe: DataRecipe, progress: Progress, form: Form | None = None, cache: Path | None = None
-) -> Source:
+    recipe: DataRecipe, progress: Progress, form: Form | None = None, cache: Path | None = None,
+    objects: Mapping[str, ImageDataset] | None = None,
+) -> Source:  # fmt: skip
     """Read all images of the recipe's source.
 
     Args:
@@ -34,6 +72,7 @@ def load(
         progress: Where they are counted.
         form: What they were made to be in another project, instead.
         cache: A .npy file to write and map, where the source has encoded images; None for memory.
+        objects: The datasets, by split, of the source "object".
 
     Raises:
         ConfigError: The source is missing, empty or unreadable, or larger than the recipe allows.
@@ -42,11 +81,20 @@ def load(
         recipe = recipe.model_copy(update={"size": form.shape[-1]})
     if recipe.source == "digits":
         return _digits(recipe.size)
+    decoder = Decoder(recipe.size, progress, form, cache, recipe.disk_gb * 2**30)
+    if recipe.source == "object":
+        if objects is None:
+            raise ConfigError("data.source is object: register it from Python, see qmu_edge.api.init")
+        return decoder.source(*given(objects))
     if recipe.path is None:
         raise ConfigError(f"data.path is missing: {recipe.source} needs a folder")
-    decoder = Decoder(recipe.size, progress, form, cache, recipe.disk_gb * 2**30)
-    if recipe.source == "folder":
-        return decoder.source(*folder(Path(recipe.path)))
+    if read := _FILES.get(recipe.source):
+        return decoder.source(*read(Path(recipe.path)))
+    if recipe.source == "arrays":
+        found = archive(Path(recipe.path), decoder.most_bytes)
+        return replace(found, images=_resized(found.images, recipe.size))
+    if recipe.source.startswith("torchvision:"):
+        return decoder.source(*given(_datasets(recipe.source.partition(":")[2], recipe.path)))
     return _torchvision(recipe)
 
 
@@ -115,3 +163,25 @@ def _resized(images: np.ndarray, size: int) -> np.ndarray:
     if size in (0, images.shape[-1]):
         return images
     return np.stack([fitted(image, (images.shape[1], size, size)) for image in images])
+
+
+def _datasets(name: str, path: str) -> dict[str, ImageDataset]:
+    """Torchvision's dataset of a name, by split, downloaded where it can be."""
+    try:
+        from torchvision import datasets
+    except ModuleNotFoundError:
+        raise ConfigError(f'{name}: needs torchvision, the extra "datasets" of qmu-edge') from None
+    kind = getattr(datasets, name, None)
+    if not isinstance(kind, type) or name not in datasets.__all__:
+        raise ConfigError(f"torchvision:{name}: torchvision has no dataset of this name")
+    known = inspect.signature(kind).parameters
+    options = {"root": path, **({"download": True} if "download" in known else {})}
+    splits: dict[str, dict[str, Any]] = {"": {}}
+    if "train" in known:
+        splits = {"train": {"train": True}, "test": {"train": False}}
+    elif "split" in known:
+        splits = {"train": {"split": "train"}, "test": {"split": "test"}}
+    try:
+        return {split: kind(**options, **chosen) for split, chosen in splits.items()}
+    except Exception as error:  # each of a hundred classes raises what it likes
+        raise ConfigError(f"torchvision:{name}: cannot be read from {path}: {str(error)[:300]}") from None

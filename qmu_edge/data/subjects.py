@@ -5,28 +5,23 @@ dropped, and no-break spaces count as spaces. Letters count as written: "A@x.org
 two people, so names that differ in case or spacing only are reported, by line, and never joined.
 """
 
-import csv
 import hmac
 import unicodedata
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 from qmu_edge.data.columns import MAX_NAME
+from qmu_edge.data.csv_table import CsvTable
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.json import INVISIBLE
 
-MAX_SUBJECTS_BYTES: Final = 256 << 20
 _COLUMNS: Final = ("sample", "subject")
-_DELIMITERS: Final = ",;\t"
 _NO_BREAK: Final = str.maketrans(dict.fromkeys("\u00a0\u2007\u202f", " "))
-_LONGEST_HEADER: Final = 1 << 16
 _MOST_SHOWN: Final = 10
 
 
@@ -122,35 +117,23 @@ def read_subjects(path: Path, sample_ids: Sequence[str]) -> SubjectList:
     known = set(sample_ids)
     people: defaultdict[str, dict[str, None]] = defaultdict(dict)
     spellings: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    with _readable(path):
-        form = _form(path)
-        for line, sample, subject in _rows(path, form):
-            name = sample if sample in known else sample.strip()
-            if name not in known:
-                raise ConfigError(f"{path}, line {line}: sample {sample[:80]!r} is not in the dataset")
-            people[name][subject] = None
-            if "" in people[name] and len(people[name]) > 1:
-                raise ConfigError(
-                    f"{path}, line {line}: sample {name[:80]!r} has a subject in one line and none in another"
-                )
-            spellings[_folded(subject)].setdefault(subject, line)
+    table = CsvTable.of(path, _COLUMNS)
+    for line, (sample_id, text) in table.rows(_COLUMNS):
+        subject, sample = subject_name(text, f"{path}, line {line}"), unicodedata.normalize("NFC", sample_id)
+        name = sample if sample in known else sample.strip()
+        if name not in known:
+            raise ConfigError(f"{path}, line {line}: sample {sample[:80]!r} is not in the dataset")
+        people[name][subject] = None
+        if "" in people[name] and len(people[name]) > 1:
+            raise ConfigError(
+                f"{path}, line {line}: sample {name[:80]!r} has a subject in one line and none in another"
+            )
+        spellings[_folded(subject)].setdefault(subject, line)
     return SubjectList(
         tuple(tuple(filter(None, people.get(sample, ()))) for sample in sample_ids),
-        tuple(name[:80] for name in form.names if name and name not in _COLUMNS),
+        table.unused(_COLUMNS),
         tuple(tuple(lines.values()) for lines in spellings.values() if len(lines) > 1),
     )
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path}: not {error.encoding.upper()} at byte {error.start}; save it as UTF-8"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _folded(name: str) -> str:
@@ -158,56 +141,12 @@ def _folded(name: str) -> str:
     return "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """How a table is written: its encoding, what separates its columns, and their names in small letters."""
+def subject_name(text: str, where: str) -> str:
+    """The normal form of a name.
 
-    encoding: str
-    delimiter: str
-    names: list[str]
-
-
-def _form(path: Path) -> _Form:
-    """Read the header; a bad one is not shown: it may be a row of data."""
-    size = path.stat().st_size
-    if not path.is_file() or size > MAX_SUBJECTS_BYTES:
-        raise ConfigError(f"{path}: found {size} bytes, allowed a file of {MAX_SUBJECTS_BYTES}")
-    with path.open("rb") as file:
-        marked = file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)
-    encoding = "utf-16" if marked else "utf-8-sig"  # spreadsheets write a mark
-    with path.open(encoding=encoding, newline="") as text:
-        line = text.readline(_LONGEST_HEADER)
-    for delimiter in _DELIMITERS:
-        names = [name.strip().casefold() for name in next(csv.reader([line], delimiter=delimiter), [])]
-        if all(names.count(name) == 1 for name in _COLUMNS):
-            return _Form(encoding, delimiter, names)
-    wide = ", in UTF-8 or in UTF-16 with a byte order mark" if "\0" in line else ""
-    raise ConfigError(
-        f"{path}: the first line must be the header sample,subject{wide}; allowed are ; and tabs as well, "
-        "and further columns, each of the two once"
-    )
-
-
-def _rows(path: Path, form: _Form) -> Iterator[tuple[int, str, str]]:
-    """Line number, sample (NFC) and subject (normal form) of each row, each row checked by itself."""
-    columns = [form.names.index(name) for name in _COLUMNS]
-    with path.open(encoding=form.encoding, newline="") as file:
-        rows = csv.reader(file, strict=True, delimiter=form.delimiter)
-        next(rows)
-        try:
-            for row in rows:
-                if not any(map(str.strip, row)):
-                    continue
-                where = f"{path}, line {rows.line_num}"
-                if len(row) != len(form.names):
-                    raise ConfigError(f"{where}: {len(row)} fields, allowed {len(form.names)}")
-                sample, subject = (row[column] for column in columns)
-                yield rows.line_num, unicodedata.normalize("NFC", sample), _subject(subject, where)
-        except csv.Error as error:
-            raise ConfigError(f"{path}, line {rows.line_num}: {error}") from None
-
-
-def _subject(text: str, where: str) -> str:
+    Raises:
+        ConfigError: No request could name it; `where` it stands is said, and never the name.
+    """
     name = normal(text)
     if INVISIBLE.search(name) or len(name) > MAX_NAME:
         raise ConfigError(

@@ -4,11 +4,11 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qmu_edge.data.index import (
     Form,
@@ -31,7 +31,12 @@ from qmu_edge.recipe import Recipe, parse_recipe, to_toml
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.ledger import Ledger
 
+if TYPE_CHECKING:
+    from qmu_edge.data.objects import ImageDataset
+    from qmu_edge.data.pictures import Source
+
 STAGING: Final = f"{STORE}.new"
+_OTHER: Final = "cache/other.npy"  # the same images in another form, for a moment
 
 
 def create(
@@ -42,6 +47,7 @@ def create(
     *,
     previous: Path | None = None,
     model: bytes = b"",
+    objects: "Mapping[str, ImageDataset] | None" = None,
     require: Callable[[Form, int], None] | None = None,
 ) -> dict[str, Any]:
     """Register the recipe's dataset and make a project of `root`.
@@ -53,6 +59,7 @@ def create(
         progress: Decoding is shown there.
         previous: An earlier project of the same data. What was deleted there stays deleted here.
         model: Content of the model file that the recipe names.
+        objects: The datasets, by split, where the recipe's source is "object".
         require: Refuses what cannot be done with images of such a form and so many classes.
 
     Returns:
@@ -67,12 +74,13 @@ def create(
     text = to_toml(recipe)
     parse_recipe(text, "recipe")  # what is written can be read: a folder's name may be beyond TOML
     before = Deleted.of(previous) if previous is not None else None
+    wanted = _Wanted(recipe, model, subjects, before, objects, require, progress)
     new = not root.exists()
     try:
         make_folder(root, 0o755)
         with _alone(root):
             _require_room(root, recipe, model)
-            return _make(root, recipe, subjects, before, model, progress, require)
+            return _make(root, wanted)
     except OSError as error:
         raise ConfigError(f"cannot write {root}: {error.strerror}; nothing was changed") from None
     finally:
@@ -108,18 +116,39 @@ def _alone(root: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _make(
-    root: Path, recipe: Recipe, subjects: Path | None, before: Deleted | None, model: bytes,
-    progress: Progress, require: Callable[[Form, int], None] | None,
-) -> dict[str, Any]:  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What `create` was asked for."""
+
+    recipe: Recipe
+    model: bytes
+    subjects: Path | None
+    before: Deleted | None
+    objects: "Mapping[str, ImageDataset] | None"
+    require: Callable[[Form, int], None] | None
+    progress: Progress
+
+    def load(self, cache: Path, form: Form | None = None) -> "Source":
+        """Decode the dataset into a file, in the form that an earlier project had where one is given."""
+        from qmu_edge.data.sources import load
+
+        if form is not None:
+            self.progress.note(
+                f"compared with what was deleted: decoding {form.decoding}, shape {form.shape}"
+            )
+
+        return load(self.recipe.data, self.progress, form, cache, self.objects)
+
+
+def _make(root: Path, wanted: _Wanted) -> dict[str, Any]:
     staging = root / STAGING
     try:
         shutil.rmtree(staging, ignore_errors=True)  # of an `init` that was killed
         staging.mkdir(mode=0o755)  # whatever still has this name is not ours, a link for one
         for folder in ("objects", KEYS, "cache", "work", "releases"):
             (staging / folder).mkdir(mode=0o755 if folder == "releases" else 0o700)
-        made = _register(staging, recipe, subjects, before, progress, require)
-        for name, data in _visible(recipe, model).items():
+        made = _register(staging, wanted)
+        for name, data in _visible(wanted.recipe, wanted.model).items():
             write_atomic(staging / name, data)
             os.replace(staging / name, root / name)
         sync_folder(root)
@@ -131,17 +160,12 @@ def _make(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _register(
-    store: Path, recipe: Recipe, subjects: Path | None, before: Deleted | None, progress: Progress,
-    require: Callable[[Form, int], None] | None,
-) -> dict[str, Any]:  # fmt: skip
+def _register(store: Path, wanted: _Wanted) -> dict[str, Any]:
     """Read the dataset into a new store, and say what it is."""
-    from qmu_edge.data.sources import load
-
-    source = load(recipe.data, progress, cache=store / IMAGES)
-    if require is not None:
-        require(source.form, len(source.class_names))
-    given = _subjects(source, subjects)
+    source, before = wanted.load(store / IMAGES), wanted.before
+    if wanted.require is not None:
+        wanted.require(source.form, len(source.class_names))
+    given = _subjects(source, wanted.subjects)
     key = secrets.token_bytes(32)
     write_atomic(store / KEY, key, mode=0o600)
     index = _index(source, given, key)
@@ -149,18 +173,23 @@ def _register(
     forms, said = [source.form], notices(index)
     if before is not None:
         forms += [form for form in before.forms if form != source.form]
-        before.require_none(index, recipe.data, forms, progress, store / "cache/other.npy")
-        said += before.noticed(index, source.images, recipe.policy)
+        for form in forms[1:]:
+            wanted.progress.note(
+                f"compared with what was deleted: decoding {form.decoding}, shape {form.shape}"
+            )
+        before.require_none(index, (wanted.load(store / _OTHER, form).images for form in forms[1:]))
+        (store / _OTHER).unlink(missing_ok=True)
+        said += before.noticed(index, source.images, wanted.recipe.policy)
     if not (store / IMAGES).exists():
         blocks = (npy_header(source.images.shape), source.images.tobytes())
         write_blocks(store / IMAGES, blocks, 0o600)
     with Ledger.create(store / "ledger.db") as ledger:
-        _write(ledger, index, before, recipe, forms)
+        _write(ledger, index, before, wanted.recipe, forms)
         keys.renew(store / KEYS, ledger)
         ledger.set_meta(KEY_CHECK, key_check(key))
     return (
         _summary(index, said)
-        | ({"subject_list": given.to_json()} if subjects else {})
+        | ({"subject_list": given.to_json()} if wanted.subjects else {})
         | ({"read": source.read} if source.read else {})
     )
 

@@ -1,5 +1,6 @@
 """What an earlier project of the same data has deleted, and what of it a new one would bring back."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import find, opened
 from qmu_edge.project.thumbnails import encoded, kept
-from qmu_edge.recipe import DataRecipe, PolicyRecipe
+from qmu_edge.recipe import PolicyRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +50,22 @@ class Deleted:
             shown = np.concatenate([kept(ledger), shown[shown.any(axis=1)]])
             return cls(folder, tombstones, samples.forms(), shown)
 
-    def require_none(
-        self, index: SampleIndex, data: DataRecipe, forms: list[Form], progress: Progress, cache: Path
-    ) -> None:
+    def require_none(self, index: SampleIndex, others: Iterable[NDArray[np.uint8]]) -> None:
         """Refuse a dataset that brings deleted samples back.
 
-        Whose a deleted sample was is not carried over, so nobody's sample with its pixels is taken. Every
-        image is looked at in all the forms that the earlier project may have had it in: `forms`, of which the
-        first is that of the index. The others are decoded into the file `cache`.
+        Whose a deleted sample was is not carried over, so nobody's sample with its pixels is taken.
+
+        Args:
+            index: Of the new dataset.
+            others: Its images in the other forms in which the earlier project may have had them.
 
         Raises:
             ConfigError: Some are among `index`.
         """
-        from qmu_edge.data.sources import load
-
         found = barred_samples(index, self.tombstones)
-        for form in forms[1:]:
-            progress.note(f"compared with what was deleted: decoding {form.decoding}, shape {form.shape}")
-            digests = content_digests(load(data, progress, form, cache).images)
-            found |= barred_samples(replace(index, digests=digests), self.tombstones)
-            cache.unlink(missing_ok=True)
+        for images in others:
+            same = replace(index, digests=content_digests(images))
+            found |= barred_samples(same, self.tombstones)
         if found.any():
             raise ConfigError(
                 f"{found.sum()} of {len(index.ids)} samples were deleted in {self.project}, by name or by "

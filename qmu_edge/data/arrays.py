@@ -1,0 +1,108 @@
+"""Images in a NumPy archive (.npz): arrays of images and labels, their splits in the names or not given."""
+
+import zipfile
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmu_edge.data.pictures import SPLITS, Source
+from qmu_edge.data.subjects import subject_name
+from qmu_edge.errors import ConfigError
+
+_IMAGES: Final = ("images", "x")
+_LABELS: Final = ("labels", "y")
+_SUBJECTS: Final = "subjects"
+_BROKEN: Final = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError)
+
+
+def archive(path: Path, most_bytes: float) -> Source:
+    """The images of an archive.
+
+    `images` uint8 (n, h, w) or (n, h, w, 3) with `labels` (n,), numbers or text; or the same for each split:
+    `train_images` and `train_labels`, `x_train` and `y_train`. `subjects`, text, is named in the same way.
+
+    Args:
+        path: The archive.
+        most_bytes: How much its arrays may take together.
+
+    Raises:
+        ConfigError: It is damaged, holds Python objects, or arrays of other names, shapes or types.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            found = sum(member.file_size for member in file.infolist())
+        if found > most_bytes:
+            raise ConfigError(f"{path}: {found} bytes of arrays, allowed {most_bytes:.0f}: see data.disk_gb")
+        with np.load(path, allow_pickle=False) as arrays:
+            parts = [_part(path, dict(arrays), split, *names) for split, *names in _named(path, arrays.files)]
+    except _BROKEN as error:
+        raise ConfigError(f"{path}: not an archive of arrays: {str(error)[:200]}") from None
+    return _joined(path, parts)
+
+
+def _named(path: Path, names: list[str]) -> list[tuple[str, str, str, str]]:
+    """Split, and names of the arrays of images, labels and subjects, of each part."""
+    named = [split for split in SPLITS if split]
+    forms = [("", "{0}"), *((s, f"{s}_{{0}}") for s in named), *((s, f"{{0}}_{s}") for s in named)]
+    found = [
+        (SPLITS[split], form.format(images), form.format(labels), form.format(_SUBJECTS))
+        for split, form in forms for images in _IMAGES for labels in _LABELS
+        if form.format(images) in names and form.format(labels) in names
+    ]  # fmt: skip
+    if not found:
+        shown = ", ".join(sorted(names)[:12]) or "none"
+        raise ConfigError(f"{path}: arrays {shown}: needed are images and labels, or x_train and y_train")
+    return found
+
+
+def _part(
+    path: Path, arrays: dict[str, NDArray[Any]], split: str, images: str, labels: str, subjects: str
+) -> tuple[str, NDArray[np.uint8], list[str], list[str]]:
+    pixels, named = arrays[images], arrays[labels].reshape(-1)
+    if (
+        pixels.dtype != np.uint8
+        or pixels.ndim not in (3, 4)
+        or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3))
+    ):
+        raise ConfigError(
+            f"{path}: {images}: {pixels.dtype} {pixels.shape}, allowed uint8 (n, h, w) or (n, h, w, 3)"
+        )
+    whom = arrays.get(subjects, np.full(len(named), "")).reshape(-1)
+    if named.dtype.kind not in "iuU" or whom.dtype.kind != "U" or not len(pixels) == len(named) == len(whom):
+        raise ConfigError(
+            f"{path}: {len(pixels)} images, {len(named)} labels ({named.dtype}) and {len(whom)} subjects "
+            f"({whom.dtype}): allowed are as many of each, labels numbers or text, subjects text"
+        )
+    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
+    return split, pixels, [str(label) for label in named.tolist()], [str(name) for name in whom.tolist()]
+
+
+def _joined(path: Path, parts: list[tuple[str, NDArray[np.uint8], list[str], list[str]]]) -> Source:
+    shapes = {pixels.shape[1:] for _, pixels, _, _ in parts}
+    if len(shapes) > 1:
+        raise ConfigError(f"{path}: images of {' and '.join(map(str, sorted(shapes)))}, allowed is one shape")
+    names = sorted({label for _, _, labels, _ in parts for label in labels}, key=_in_order)
+    number = {name: i for i, name in enumerate(names)}
+    whom = [
+        subject_name(name, f"{path}, {split or 'image'} {i}")
+        for split, _, _, subjects in parts for i, name in enumerate(subjects)
+    ]  # fmt: skip
+    return Source(
+        np.ascontiguousarray(np.concatenate([pixels for _, pixels, _, _ in parts])),
+        np.array([number[label] for _, _, labels, _ in parts for label in labels], np.int64),
+        tuple(f"{split or 'images'}/{i:06d}" for split, pixels, _, _ in parts for i in range(len(pixels))),
+        np.array([split for split, pixels, _, _ in parts for _ in range(len(pixels))]),
+        tuple(names),
+        tuple((name,) if name else () for name in whom) if any(whom) else (),
+    )
+
+
+def _in_order(name: str) -> tuple[int, str]:
+    """Numbers in their order, before names.
+
+    >>> sorted(["10", "b", "2"], key=_in_order)
+    ['2', '10', 'b']
+    """
+    return (int(name), "") if name.isdecimal() else (1 << 63, name)

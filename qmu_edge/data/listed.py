@@ -1,0 +1,70 @@
+"""Images that a CSV file lists, with their labels and whom they show."""
+
+import unicodedata
+from pathlib import Path
+from typing import Any, Final
+
+from qmu_edge.data.csv_table import CsvTable
+from qmu_edge.data.folder import leads_into
+from qmu_edge.data.pictures import Picture, split_of
+from qmu_edge.data.subjects import subject_name
+from qmu_edge.errors import ConfigError
+
+_REQUIRED: Final = ("path", "label")
+_COLUMNS: Final = ("path", "label", "split", "subject")
+_MOST_NAMED: Final = 20
+
+
+def listed(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
+    """The pictures of a table with the columns `path` and `label`, and perhaps `split` and `subject`.
+
+    Paths are relative to the table's folder and stay inside. A picture of several people has a line for each.
+
+    Raises:
+        ConfigError: A line is malformed or contradicts another, or files are missing.
+    """
+    table, found, lines = CsvTable.of(path, _REQUIRED), dict[str, Picture](), dict[str, int]()
+    for line, (name, label, split, subject) in table.rows(_COLUMNS):
+        where = f"{path}, line {line}"
+        picture = _picture(path.parent, where, name, label, split, subject)
+        known = found.setdefault(picture.id, picture)
+        if (known.split, known.label) != (picture.split, picture.label):
+            raise ConfigError(
+                f"{where}: {name[:80]!r} has another label or split than in line {lines[picture.id]}"
+            )
+        if known is not picture:
+            subjects = tuple(dict.fromkeys((*known.subjects, *picture.subjects)))
+            found[picture.id] = Picture(known.id, known.split, known.label, known.file, subjects)
+        lines.setdefault(picture.id, line)
+    if not found:
+        raise ConfigError(f"{path}: no images")
+    _require_files(path, list(found.values()))
+    return list(found.values()), (), _left_out(table)
+
+
+def _picture(root: Path, where: str, name: str, label: str, split: str, subject: str) -> Picture:
+    sample = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
+    parts = Path(sample).parts
+    if not parts or Path(sample).is_absolute() or ".." in parts:
+        raise ConfigError(f"{where}: path {name[:80]!r}: allowed are paths below the table's folder")
+    if not (shown := unicodedata.normalize("NFC", label.strip())):
+        raise ConfigError(f"{where}: no label")
+    whom = subject_name(subject, where)
+    return Picture(sample, split_of(split, where), shown, root / name.strip(), (whom,) if whom else ())
+
+
+def _require_files(table: Path, pictures: list[Picture]) -> None:
+    inside = table.parent.resolve()
+    missing = [p.id for p in pictures if isinstance(p.file, Path) and not p.file.is_file()]
+    if missing:
+        more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+        names = ", ".join(missing[:_MOST_NAMED])
+        raise ConfigError(f"{table}: {len(missing)} of {len(pictures)} images are missing: {names}{more}")
+    for picture in pictures:
+        if isinstance(picture.file, Path) and not leads_into(picture.file, inside):
+            raise ConfigError(f"{picture.file}: a link that leads out of {table.parent}")
+
+
+def _left_out(table: CsvTable) -> dict[str, Any]:
+    unused = table.unused(_COLUMNS)
+    return {"columns": {"count": len(unused), "first": unused[0]}} if unused else {}

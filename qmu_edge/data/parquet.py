@@ -1,0 +1,156 @@
+"""Images in tables of Apache Arrow: Parquet files, and datasets that Hugging Face's `datasets` has saved.
+
+A row holds the bytes of an image (`image`, a struct with `bytes`), its `label`, and perhaps `split`,
+`subject` and `id`. Rows are read a row group at a time. Needs pyarrow, the extra "parquet".
+"""
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from qmu_edge.data.decoding import Encoded
+from qmu_edge.data.pictures import Picture, split_of, split_of_name
+from qmu_edge.data.subjects import subject_name
+from qmu_edge.errors import ConfigError
+
+_SUFFIXES: Final = (".parquet", ".arrow")
+_MOST_SHOWN: Final = 12
+
+
+def tables(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
+    """The pictures of a file, or of all such files below a folder; names of its classes, in label order.
+
+    The split of a row is in its column, or else in the name of its file or folder
+    (`train-00000-of-00002.parquet`, `test/data-00000.arrow`).
+
+    Raises:
+        ConfigError: pyarrow is missing, a file is damaged, or its columns are others.
+    """
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in _SUFFIXES)
+    found: list[Picture] = []
+    names: tuple[str, ...] = ()
+    for file in files:
+        table = _Table(file)
+        if found and table.class_names != names:
+            raise ConfigError(f"{file}: its classes are not those of {files[0]}")
+        names = table.class_names
+        found += table.pictures(file.relative_to(path).as_posix() if file != path else file.name)
+    if not found:
+        raise ConfigError(f"{path}: no images")
+    return found, names, {}
+
+
+class _Table:
+    """One file. `group` reads one of its row groups, and keeps the last."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the schema."""
+        try:
+            import pyarrow
+            from pyarrow import ipc, parquet
+        except ModuleNotFoundError:
+            raise ConfigError(f'{path}: needs pyarrow, the extra "parquet" of qmu-edge') from None
+        self.path, self._errors = path, (pyarrow.ArrowException, OSError, ValueError)
+        self._lock, self._last = threading.Lock(), (-1, "", None)
+        try:
+            if path.suffix == ".parquet":
+                self._file: Any = parquet.ParquetFile(path)
+                schema = self._file.schema_arrow
+                self._sizes = [
+                    self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)
+                ]
+            else:
+                self._file = ipc.open_stream(pyarrow.memory_map(str(path))).read_all().to_batches()
+                schema = self._file[0].schema if self._file else pyarrow.schema([])
+                self._sizes = [len(batch) for batch in self._file]
+        except self._errors as error:
+            raise ConfigError(f"{path}: not a table: {str(error)[:200]}") from None
+        self._names = list(schema.names)
+        self._image = self._column_of_images(schema)
+        self.class_names = _class_names(path, schema)
+
+    def pictures(self, name: str) -> Iterator[Picture]:
+        """All rows; `name` is what ids begin with."""
+        number, of_file = 0, split_of_name(name)
+        for group in range(len(self._sizes)):
+            labels, *others = (self._values(group, column) for column in ("label", "split", "subject", "id"))
+            for row, (label, split, subject, given) in enumerate(zip(labels, *others, strict=True)):
+                where = f"{self.path}, row {number}"
+                whom = subject_name(str(subject or ""), where)
+                yield Picture(
+                    str(given) if given else f"{name}/{number:06d}",
+                    split_of(split, where) if split else of_file,
+                    self._label(label, where),
+                    Encoded(where, partial(self._bytes, group, row)),
+                    (whom,) if whom else (),
+                )
+                number += 1
+
+    def _label(self, label: Any, where: str) -> str:
+        if self.class_names and isinstance(label, int):
+            if not 0 <= label < len(self.class_names):
+                raise ConfigError(f"{where}: label {label}, allowed 0 to {len(self.class_names) - 1}")
+            return self.class_names[label]
+        if label is None or not str(label).strip():
+            raise ConfigError(f"{where}: no label")
+        return str(label).strip()
+
+    def _values(self, group: int, column: str) -> Sequence[Any]:
+        if column not in self._names:
+            return [None] * self._sizes[group]
+        found: list[Any] = self._group(group, column).to_pylist()
+        return found
+
+    def _bytes(self, group: int, row: int) -> bytes:
+        value = self._group(group, self._image)[row].as_py()
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(data, bytes):
+            raise ConfigError(f"{self.path}: row {row} of group {group} holds no bytes of an image")
+        return data
+
+    def _group(self, group: int, column: str) -> Any:
+        with self._lock:
+            number, name, values = self._last
+            if (number, name) != (group, column):
+                try:
+                    part = (
+                        self._file.read_row_group(group, [column])
+                        if self.path.suffix == ".parquet"
+                        else self._file[group]
+                    )
+                    values = part.column(column)
+                except self._errors as error:
+                    raise ConfigError(f"{self.path}: damaged: {str(error)[:200]}") from None
+                self._last = (group, column, values)
+            return values
+
+    def _column_of_images(self, schema: Any) -> str:
+        from pyarrow import types
+
+        found = [
+            f.name for f in schema
+            if (types.is_struct(f.type) and any(part.name == "bytes" for part in f.type))
+            or (f.name == "image" and (types.is_binary(f.type) or types.is_large_binary(f.type)))
+        ]  # fmt: skip
+        if len(found) == 1 and "label" in self._names:
+            return str(found[0])
+        shown = ", ".join(self._names[:_MOST_SHOWN]) or "none"
+        raise ConfigError(
+            f"{self.path}: columns {shown}: needed are label and one of images (a struct with "
+            "bytes, or binary and named image)"
+        )
+
+
+def _class_names(path: Path, schema: Any) -> tuple[str, ...]:
+    """Names of the labels, as `datasets` notes them in the schema; none where it has not."""
+    try:
+        noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        names = noted.get("info", {}).get("features", {}).get("label", {}).get("names", ())
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("names of classes that are no text")
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path}: its notes of classes: {error}") from None
+    return tuple(names)

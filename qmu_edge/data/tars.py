@@ -1,0 +1,115 @@
+"""Images in tar files as WebDataset lays them out: files of one sample have one name and follow one another.
+
+`KEY.jpg` (or another image) with `KEY.cls`, the label, or `KEY.json` with `label` and perhaps `split` and
+`subject`. Images are read from where they lie in the archive, which is not unpacked.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from qmu_edge.data.decoding import Encoded
+from qmu_edge.data.folder import SUFFIXES
+from qmu_edge.data.pictures import Picture, split_of, split_of_name
+from qmu_edge.data.subjects import subject_name
+from qmu_edge.errors import ConfigError
+
+_MOST_LABEL: Final = 1 << 16  # bytes of what stands beside an image
+_MOST_IMAGE: Final = 1 << 28
+_END: Final = 512  # zero bytes that close an archive
+_BROKEN: Final = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)
+
+
+def archives(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
+    """The pictures of a tar file, or of all in a folder.
+
+    Raises:
+        ConfigError: One is cut off, compressed or no archive, or an image has no label.
+    """
+    found: list[Picture] = []
+    left_out: list[str] = []
+    for file in [path] if path.is_file() else sorted(path.glob("*.tar")):
+        samples: dict[str, dict[str, tuple[int, int]]] = {}
+        for name, start, size in _members(file):
+            folder, _, last = name.rpartition("/")
+            stem, _, suffix = last.partition(".")
+            samples.setdefault(f"{folder}/{stem}".lstrip("/"), {})[suffix.lower()] = (start, size)
+        for key, parts in samples.items():
+            if picture := _picture(file, key, parts):
+                found.append(picture)
+            else:
+                left_out.append(f"{file.name}/{key}")
+    if not found:
+        raise ConfigError(f"{path}: no images")
+    return found, (), {"without an image": {"count": len(left_out), "first": left_out[0]}} if left_out else {}
+
+
+def _members(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, first byte and bytes of each file; whole, or an error."""
+    end = 0
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if member.isfile() and not member.issparse():
+                    yield member.name, member.offset_data, member.size
+                end = archive.offset
+        whole = path.stat().st_size >= end + _END
+    except _BROKEN as error:
+        raise ConfigError(f"{path}: not a whole, uncompressed tar file: {str(error)[:200]}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if not whole:
+        raise ConfigError(f"{path}: cut off behind byte {path.stat().st_size}")
+
+
+def _picture(path: Path, key: str, parts: dict[str, tuple[int, int]]) -> Picture | None:
+    where = f"{path}: {key[:80]!r}"
+    image = next((suffix for suffix in parts if f".{suffix.rpartition('.')[2]}" in SUFFIXES), None)
+    if image is None:
+        return None
+    if parts[image][1] > _MOST_IMAGE:
+        raise ConfigError(f"{where}: an image of {parts[image][1]} bytes, allowed {_MOST_IMAGE}")
+    noted: dict[str, Any] = {}
+    if "json" in parts:
+        noted = _noted(path, *parts["json"], where)
+    if "cls" in parts:
+        noted["label"] = _text(path, *parts["cls"], where)
+    label = str(noted.get("label", "")).strip()
+    if not label:
+        raise ConfigError(f"{where}: no label: needed is a member .cls, or .json with label")
+    whom, split = subject_name(str(noted.get("subject") or ""), where), str(noted.get("split") or "")
+    return Picture(
+        f"{path.stem}/{key}",
+        split_of(split, where) if split else split_of_name(path.name),
+        label,
+        Encoded(where, partial(_read, path, *parts[image])),
+        (whom,) if whom else (),
+    )
+
+
+def _noted(path: Path, start: int, size: int, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(_text(path, start, size, where))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: its .json: {str(error)[:200]}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{where}: its .json is no object")
+    return found
+
+
+def _text(path: Path, start: int, size: int, where: str) -> str:
+    if size > _MOST_LABEL:
+        raise ConfigError(f"{where}: a label of {size} bytes, allowed {_MOST_LABEL}")
+    try:
+        return _read(path, start, size).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: its label is not UTF-8 at byte {error.start}") from None
+
+
+def _read(path: Path, start: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(size)

@@ -1,0 +1,70 @@
+"""NumPy archives, as Keras, MedMNIST and people write them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qmu_edge.data.arrays import archive
+from qmu_edge.errors import ConfigError
+from tests.data.photos import LABELS, PIXELS, SPLITS, SUBJECTS, holds_all, loaded
+
+NAMES = np.array(LABELS)
+PARTS = {split: [i for i in range(8) if SPLITS[i] == split] for split in ("train", "validation", "test")}
+
+
+@pytest.mark.parametrize("form", ["{split}_{what}", "{what}_{split}"])
+@pytest.mark.parametrize("names", [("images", "labels"), ("x", "y")])
+def test_parts_are_found_by_their_names(tmp_path: Path, form: str, names: tuple[str, str]) -> None:
+    arrays: dict[str, Any] = {}
+    for split, rows in PARTS.items():
+        short = "val" if split == "validation" else split
+        values = zip(
+            (*names, "subjects"), (PIXELS[rows], NAMES[rows, None], np.array(SUBJECTS)[rows]), strict=True
+        )
+        arrays |= {form.format(split=short, what=what): value for what, value in values}
+    np.savez_compressed(tmp_path / "set.npz", **arrays)
+    assert holds_all(loaded(tmp_path / "set.npz"))
+
+
+def test_numbers_are_classes_in_their_order_and_images_may_be_grey(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", images=PIXELS[..., 0], labels=np.array([10, 9, 2, 10, 9, 2, 10, 9]))
+    source = loaded(tmp_path / "set.npz", size=4)
+    assert source.class_names == ("2", "9", "10") and source.images.shape == (8, 1, 4, 4)
+    assert source.labels.tolist() == [2, 1, 0, 2, 1, 0, 2, 1] and source.given.tolist() == [""] * 8
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "names": ({"images": PIXELS}, "arrays images: needed are"),
+    "floats": ({"images": PIXELS / 255, "labels": NAMES}, r"images: float64 \(8, 6, 5, 3\), allowed uint8"),
+    "shape": ({"images": PIXELS[0], "labels": NAMES}, "6 images, 8 labels"),
+    "flat": ({"images": PIXELS.reshape(8, -1), "labels": NAMES}, "allowed uint8"),
+    "channels first": ({"images": PIXELS.transpose(0, 3, 1, 2), "labels": NAMES}, "allowed uint8"),
+    "labels": ({"images": PIXELS, "labels": NAMES[:7]}, "8 images, 7 labels"),
+    "label type": ({"images": PIXELS, "labels": np.linspace(0, 1, 8)}, r"8 labels \(float64\)"),
+    "two shapes": (
+        {"x_train": PIXELS, "y_train": NAMES, "x_test": PIXELS[:, :4], "y_test": NAMES},
+        "allowed is one shape",
+    ),
+    "objects": ({"images": PIXELS, "labels": np.array(LABELS, object)}, "not an archive of arrays.*pickle"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_other_arrays_are_refused(tmp_path: Path, name: str) -> None:
+    arrays, said = BAD[name]
+    np.savez(tmp_path / "set.npz", **arrays)
+    with pytest.raises(ConfigError, match=said):
+        loaded(tmp_path / "set.npz")
+
+
+def test_damaged_and_large_files_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", images=PIXELS, labels=NAMES)
+    with pytest.raises(ConfigError, match="bytes of arrays, allowed 700"):
+        archive(tmp_path / "set.npz", 700.0)
+    whole = (tmp_path / "set.npz").read_bytes()
+    for data in (whole[:-30], b"", whole[:200] + b"\0" * 40 + whole[240:]):
+        (tmp_path / "set.npz").write_bytes(data)
+        with pytest.raises(ConfigError, match="not an archive of arrays"):
+            loaded(tmp_path / "set.npz")

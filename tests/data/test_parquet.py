@@ -1,0 +1,110 @@
+"""Tables of Arrow: what Hugging Face's datasets writes, and what others do."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmu_edge.errors import ConfigError
+from tests.data.photos import LABELS, SPLITS, SUBJECTS, holds_all, loaded, png
+
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+def table(rows: range = range(8), *, names: bool = True, without: str = "", **columns: list[Any]) -> Any:
+    """Rows as `datasets` stores them: images as struct, labels as numbers whose names the schema holds."""
+    numbers = [int(LABELS[i] == "cat") for i in rows]  # in another order than the alphabet's
+    made: dict[str, list[Any]] = {
+        "image": [{"bytes": png(i), "path": None} for i in rows], "label": numbers,
+        "split": [SPLITS[i] for i in rows], "subject": [SUBJECTS[i] for i in rows], **columns,
+    }  # fmt: skip
+    made.pop(without, None)
+    label = {"names": ["dog", "cat"], "_type": "ClassLabel"}
+    notes = {"huggingface": json.dumps({"info": {"features": {"label": label}}})} if names else {}
+    return pyarrow.table(made).replace_schema_metadata(notes)
+
+
+def test_a_parquet_file_is_read_a_row_group_at_a_time(tmp_path: Path) -> None:
+    parquet.write_table(table(), tmp_path / "set.parquet", row_group_size=3)
+    source = loaded(tmp_path / "set.parquet")
+    assert holds_all(source) and source.class_names == ("dog", "cat")
+    assert source.ids[:2] == ("set.parquet/000000", "set.parquet/000001")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_folder_says_the_split_in_its_names(tmp_path: Path, kind: str) -> None:
+    for split, rows in (("train", range(4)), ("validation", range(4, 6)), ("test", range(6, 8))):
+        part = table(rows, without="split")
+        if kind == "parquet":
+            (tmp_path / "data").mkdir(exist_ok=True)
+            parquet.write_table(part, tmp_path / f"data/{split}-00000-of-00001.parquet")
+        else:
+            (tmp_path / split).mkdir()
+            with pyarrow.OSFile(str(tmp_path / split / "data-00000-of-00001.arrow"), "wb") as file:
+                with pyarrow.ipc.new_stream(file, part.schema) as writer:
+                    writer.write_table(part, max_chunksize=2)
+    source = loaded(tmp_path)
+    order = sorted(range(8), key=lambda i: (SPLITS[i], i))  # files come in the order of their names
+    assert source.given.tolist() == [SPLITS[i] for i in order]
+    assert [source.class_names[label] for label in source.labels] == [LABELS[i] for i in order]
+    assert [" ".join(who) for who in source.subjects] == [SUBJECTS[i] for i in order]
+
+
+def test_labels_may_be_text_images_bytes_and_ids_given(tmp_path: Path) -> None:
+    ids, images = [f"photo-{i}" for i in range(8)], [png(i) for i in range(8)]
+    made = table(names=False, image=images, label=list(LABELS), id=ids)
+    parquet.write_table(made, tmp_path / "set.parquet")
+    source = loaded(tmp_path / "set.parquet")
+    assert holds_all(source) and source.ids == tuple(ids)
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "no label": ({"without": "label"}, "columns image, split, subject: needed are label and one of images"),
+    "no image": ({"without": "image"}, "columns label, split, subject: needed are"),
+    "two images": ({"mask": [{"bytes": png(0), "path": None}] * 8}, "needed are label and one of images"),
+    "label beyond": ({"label": [0, 1, 2, 0, 0, 0, 0, 0]}, "row 2: label 2, allowed 0 to 1"),
+    "label missing": ({"label": [None] * 8}, "row 0: no label"),
+    "split": ({"split": ["dev"] * 8}, "row 0: split 'dev'"),
+    "bytes missing": ({"image": [{"bytes": None, "path": "a.png"}] * 8}, "holds no bytes of an image"),
+    "no image in them": ({"image": [{"bytes": b"x", "path": None}] * 8}, "row 0: not a readable image"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_rows_that_cannot_be_meant_are_named(tmp_path: Path, name: str) -> None:
+    columns, said = BAD[name]
+    parquet.write_table(table(**columns), tmp_path / "set.parquet")
+    with pytest.raises(ConfigError, match=said):
+        loaded(tmp_path / "set.parquet")
+
+
+@pytest.mark.parametrize(
+    "notes", ["[]", "{", '{"info": 3}', '{"info": {"features": {"label": {"names": [1]}}}}', "[" * 9999]
+)
+def test_notes_that_are_no_notes_are_an_error(tmp_path: Path, notes: str) -> None:
+    made = table().replace_schema_metadata({"huggingface": notes})
+    parquet.write_table(made, tmp_path / "set.parquet")
+    with pytest.raises(ConfigError, match="its notes of classes"):
+        loaded(tmp_path / "set.parquet")
+
+
+def test_damaged_files_are_an_error(tmp_path: Path) -> None:
+    parquet.write_table(table(), tmp_path / "set.parquet", compression="NONE")
+    whole = (tmp_path / "set.parquet").read_bytes()
+    for data in (whole[:-20], whole[:100], b"", b"no table"):
+        (tmp_path / "set.parquet").write_bytes(data)
+        with pytest.raises(ConfigError, match="not a table"):
+            loaded(tmp_path / "set.parquet")
+        (tmp_path / "set.arrow").write_bytes(data)
+        with pytest.raises(ConfigError, match="not a table"):
+            loaded(tmp_path / "set.arrow")
+
+
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "set.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match='needs pyarrow, the extra "parquet"'):
+        loaded(tmp_path / "set.parquet")

@@ -1,0 +1,86 @@
+"""Tar files in WebDataset's layout."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from qmu_edge.errors import ConfigError
+from tests.data.photos import LABELS, SPLITS, SUBJECTS, holds_all, loaded, png
+
+
+def write(path: Path, members: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=form) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = (
+                len(data),
+                1700000000.5,
+            )  # a fraction, as writers give it: extended headers
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def members() -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for i in range(8):
+        noted = {"label": LABELS[i], "split": SPLITS[i], "subject": SUBJECTS[i]}
+        found |= {f"a/{i}.PNG": png(i), f"a/{i}.json": json.dumps(noted).encode()}
+    return found
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_samples_are_read_from_where_they_lie(tmp_path: Path, form: int) -> None:
+    source = loaded(write(tmp_path / "set.tar", members(), form))
+    assert holds_all(source) and source.ids[0] == "set/a/0"
+
+
+def test_labels_stand_in_cls_and_splits_in_names_of_files(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        rows = [i for i in range(8) if SPLITS[i] == split]
+        parts = [{f"{i}.png": png(i), f"{i}.cls": f"{LABELS[i]}\n".encode()} for i in rows]
+        write(tmp_path / f"{split}-000.tar", {name: data for part in parts for name, data in part.items()})
+    source = loaded(tmp_path)
+    assert sorted(source.given) == sorted(SPLITS) and set(source.class_names) == {"cat", "dog"}
+
+
+def test_what_has_no_image_is_counted(tmp_path: Path) -> None:
+    source = loaded(write(tmp_path / "set.tar", members() | {"b.cls": b"cat", "c.txt": b"words"}))
+    assert source.read["left_out"] == {"without an image": {"count": 2, "first": "set.tar/b"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"a/0.json": b"{"}, "its .json"), ({"a/0.json": b"[]"}, "no object"),
+        ({"a/0.json": b"{}"}, "no label"), ({"a/0.cls": b"\xff"}, "not UTF-8"),
+        ({"a/0.json": b'{"label": "cat", "split": "dev"}'}, "split 'dev'"),
+        ({"a/0.json": b"x" * 70_000}, "a label of 70000 bytes"), ({"a/0.PNG": b"x"}, "not a readable image"),
+        ({"a/0.json": b"[" * 60_000}, "its .json"),
+    ],
+)  # fmt: skip
+def test_samples_that_cannot_be_meant_are_named(tmp_path: Path, change: dict[str, bytes], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"a/0.*{said}"):
+        loaded(write(tmp_path / "set.tar", members() | change))
+
+
+def test_an_archive_that_is_cut_anywhere_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "set.tar", members())
+    whole = path.read_bytes()
+    with tarfile.open(path) as archive:
+        end = max(member.offset_data + -(-member.size // 512) * 512 for member in archive)
+    for size in (*range(0, end + 1, 512), 100, end - 700, end + 511):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ConfigError, match=r"cut off|not a whole"):
+            loaded(path)
+
+
+def test_other_archives_are_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "set.tar", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("a.png"))
+    with pytest.raises(ConfigError, match="not a whole, uncompressed tar"):
+        loaded(tmp_path / "set.tar")
+    with pytest.raises(ConfigError, match="no images"):
+        loaded(write(tmp_path / "set.tar", {"a.txt": b""}))
