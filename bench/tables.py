@@ -30,7 +30,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "authors": measured.authors, "alike": measured.alike,
     "processors": measured.processors,
     "export": measured.export, "openvino": measured.openvino, "runtimes": measured.runtimes,
-    "scale": measured.scale,
+    "scale": measured.scale, "photos": measured.photos,
     "rooms": described.rooms, "commands": described.commands, "exit codes": described.exit_codes,
     "recipe": described.recipe_fields, "unlearning": described.unlearning, "targets": described.targets,
     "ledger tables": described.ledger_tables, "ledger facts": described.ledger_facts,

@@ -222,6 +222,25 @@ def spread(values: list[float], digits: int = 1) -> str:
     return f"{mean(values):.{digits}f}{deviation}"
 
 
+def photos() -> str:
+    """What a large set of photographs costs."""
+    document = load("photos")
+    found, gib = document["results"], 2**30
+    spent = found["epoch_of_512"]
+    rows = {
+        f"{found['images']:,} JPEGs": f"{found['jpeg_bytes'] / gib:.1f} GiB",
+        "decoded, on disk": f"{found['cache_bytes'] / gib:.1f} GiB",
+        "register": f"{found['register']['seconds']:.0f} s, "
+        f"{found['register']['own_memory_mb']:.0f} MiB of own memory",
+        "open again, every image hashed": f"{found['open']['seconds']:.0f} s, "
+        f"{found['open']['own_memory_mb']:.0f} MiB",
+        "data, of an epoch": f"{1e3 * spent['data_s'] / spent['images']:.1f} ms an image",
+        "steps": f"{1e3 * spent['step_s'] / spent['images']:.1f} ms an image",
+    }
+    lines = ["| what | cost |", "|---|---:|", *(f"| {name} | {cost} |" for name, cost in rows.items())]
+    return "\n".join([*lines, "", f"{document['machine']['cpu']}; commit {document['commit']}"])
+
+
 def scale() -> str:
     """Large projects: a million samples, 60,000 images, a thousand requests."""
     index, opening, requests = load("index"), load("opening"), load("requests_scale")

@@ -136,6 +136,19 @@ def read_subjects(path: Path, sample_ids: Sequence[str]) -> SubjectList:
     )
 
 
+def spelled_alike(subjects: Sequence[tuple[str, ...]]) -> list[tuple[int, ...]]:
+    """For each name of several that differ in case or spacing only, the samples where each first stands.
+
+    >>> spelled_alike([("Ana",), ("bo",), ("ana", "bo"), ("Ana",)])
+    [(0, 2)]
+    """
+    spellings: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for i, people in enumerate(subjects):
+        for name in people:
+            spellings[_folded(name)].setdefault(name, i)
+    return [tuple(places.values()) for places in spellings.values() if len(places) > 1]
+
+
 def _folded(name: str) -> str:
     """What names that differ in case or spacing only have in common."""
     return "".join(unicodedata.normalize("NFKC", name).casefold().split())

@@ -22,7 +22,7 @@ from qmu_edge.data.subjects import SubjectList, pseudonym, read_subjects
 from qmu_edge.errors import BusyError, ConfigError
 from qmu_edge.io.files import make_folder, sync_folder, write_atomic, write_blocks
 from qmu_edge.io.progress import Progress
-from qmu_edge.project.notices import notices, require_trainable
+from qmu_edge.project.notices import names_alike, notices, require_trainable
 from qmu_edge.project.previous import Deleted
 from qmu_edge.project.project import IDS_KEY, KEY, KEY_CHECK, KEYS, RECIPE, STORE, key_check
 from qmu_edge.project.samples import FORMS, IMAGES
@@ -170,7 +170,7 @@ def _register(store: Path, wanted: _Wanted) -> dict[str, Any]:
     write_atomic(store / KEY, key, mode=0o600)
     index = _index(source, given, key)
     require_trainable(index)
-    forms, said = [source.form], notices(index)
+    forms, said = [source.form], notices(index) + ([] if wanted.subjects else names_alike(source))
     if before is not None:
         forms += [form for form in before.forms if form != source.form]
         for form in forms[1:]:

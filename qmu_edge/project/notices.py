@@ -1,13 +1,17 @@
 """What `init` says of a dataset beyond counting it: what cannot be measured, or is not as it may seem."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from qmu_edge.data.index import SampleIndex, SampleSplit
+from qmu_edge.data.subjects import spelled_alike
 from qmu_edge.errors import ConfigError
 from qmu_edge.verify.residual import LEAST_UNSEEN
+
+if TYPE_CHECKING:
+    from qmu_edge.data.pictures import Source
 
 _SHOWN: Final = 5
 
@@ -48,6 +52,15 @@ def notices(index: SampleIndex) -> list[str]:
             "measure what is left"
         )
     return found
+
+
+def names_alike(source: "Source") -> list[str]:
+    """A sentence where the set's own names of people differ in case or spacing only; no name is said."""
+    found = spelled_alike(source.subjects)
+    if not found:
+        return []
+    first = " and ".join(source.ids[i] for i in found[0][:_SHOWN])
+    return [f"{len(found)} names differ in case or spacing only, the first are those of {first}"]
 
 
 def _only(index: SampleIndex, labels: Iterable[int], what: str) -> list[str]:

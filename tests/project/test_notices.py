@@ -1,10 +1,13 @@
 """What `init` says of a dataset; the command itself is in `tests/cli/test_small_sets.py`."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from qmu_edge import api
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import ConfigError
 from qmu_edge.project.notices import notices, require_trainable
@@ -45,3 +48,14 @@ def test_two_classes_must_be_trained_on(other: int) -> None:
     require_trainable(index_of((0, 0, 1), (1, 0, 1)))
     with pytest.raises(ConfigError, match="training images of 1 classes"):
         require_trainable(index_of((0, 0, 5), (1, other, 5)))
+
+
+def test_names_of_a_set_that_differ_in_spelling_only_are_said_without_the_name(tmp_path: Path) -> None:
+    lines = ["path,label,subject"]
+    for i in range(6):
+        Image.new("L", (4, 4), 40 * i).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{'ab'[i % 2]},{['Ana B', 'bo', 'ana  b'][i % 3]}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines), "utf-8")
+    made = api.init(tmp_path / "project", dataset=str(tmp_path / "labels.csv"))
+    (said,) = [text for text in made["notices"] if "names" in text]
+    assert said == "1 names differ in case or spacing only, the first are those of 0.png and 2.png"
