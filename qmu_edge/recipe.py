@@ -131,15 +131,19 @@ class ModelRecipe(_Section):
 
 
 class TrainRecipe(_Section):
-    """Quantization-aware training: SGD with a cosine schedule.
+    """Quantization-aware training with a cosine schedule.
 
     Attributes:
         epochs: Passes over the training images.
         batch: Images per step, at least 2; where one would be left alone, a step takes it too.
         lr: Highest learning rate, reached after `warmup` epochs.
         warmup: Epochs of linear warm-up.
-        momentum, weight_decay: Of SGD; decay acts on weights only, never on steps or batch-norm; and
-            on what the quantizers pact and dsq penalise.
+        optimizer: "sgd" or "adamw".
+        momentum: Of SGD.
+        weight_decay: Acts on weights only, never on steps or batch-norm; and on what the quantizers pact and
+            dsq penalise.
+        label_smoothing: The share of each label that is spread over all classes. It makes the network less
+            sure of what it was trained on, and of everything else.
         step_lr: Learning rate of quantizer steps, relative to `lr`.
         seed: Of initialisation, order and augmentation.
         precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where that is faster.
@@ -149,8 +153,10 @@ class TrainRecipe(_Section):
     batch: Count = 128
     lr: Positive = 0.1
     warmup: Annotated[float, Field(ge=0.0)] = 1.0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0.0)] = 5e-4
+    label_smoothing: Fraction = 0.0
     step_lr: Annotated[float, Field(ge=0.0)] = 0.1
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -254,7 +260,10 @@ class PolicyRecipe(_Section):
 
 
 # Fields that recipes did not have when the first ones were named by their digest.
-_NEWER: Final = (("data", "disk_gb"), ("policy", "near_duplicates"), ("policy", "keep_thumbnails"))
+_NEWER: Final = (
+    ("data", "disk_gb"), ("train", "optimizer"), ("train", "label_smoothing"),
+    ("policy", "near_duplicates"), ("policy", "keep_thumbnails"),
+)  # fmt: skip
 
 
 class Recipe(_Section):

@@ -60,7 +60,7 @@ def fit(
     generator = torch.Generator().manual_seed(recipe.seed)
     per_epoch = steps_per_epoch(len(samples), recipe.batch)
     settings = Optimization(
-        epochs=recipe.epochs, lr=recipe.lr, momentum=recipe.momentum,
+        epochs=recipe.epochs, lr=recipe.lr, optimizer=recipe.optimizer, momentum=recipe.momentum,
         weight_decay=recipe.weight_decay, scale_lr=recipe.step_lr, warmup=recipe.warmup,
         precision=recipe.precision,
     )  # fmt: skip
@@ -80,7 +80,8 @@ def fit(
         for epoch in range(first, recipe.epochs):
             model.train()
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
-            loss = early.watched(model) if epoch in early.epochs else cross_entropy(model)
+            watched = early.watched if epoch in early.epochs else cross_entropy
+            loss = watched(model, smoothing=recipe.label_smoothing)
             descent.epoch(loss, samples.batches(recipe.batch, generator, augment))
             if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
                 _save(descent, generator, run, epoch + 1, early.sums, resume)
@@ -127,9 +128,9 @@ def _save(
 ) -> None:
     tensors = {f"model.{k}": v.contiguous() for k, v in descent.model.state_dict().items()}
     for number, parameter in enumerate(descent.parameters):
-        momentum = descent.optimizer.state[parameter].get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"momentum.{number}"] = momentum.contiguous()
+        for name, value in descent.optimizer.state[parameter].items():
+            if value is not None:  # SGD's momentum before the first step
+                tensors[f"optimizer.{number}.{name}"] = value.contiguous()
     tensors["difficulty"] = difficulty
     tensors["generator"] = generator.get_state()
     tensors["epoch"] = torch.tensor([epoch, descent.schedule.last_epoch])
@@ -172,15 +173,22 @@ def _continue(descent: Descent, state: dict[str, Tensor]) -> int:
     """Load optimizer and schedule from a saved state into `descent`; returns the next epoch."""
     epoch, step = state["epoch"].tolist()
     for number, parameter in enumerate(descent.parameters):
-        if f"momentum.{number}" in state:
-            momentum = torch.empty_like(parameter)  # fused kernels require the parameter's memory layout
-            momentum.copy_(state[f"momentum.{number}"])
-            descent.optimizer.state[parameter]["momentum_buffer"] = momentum
+        for key, value in state.items():
+            if key.startswith(f"optimizer.{number}."):
+                name = key.rpartition(".")[2]
+                descent.optimizer.state[parameter][name] = _like(parameter, value)
     descent.schedule.last_epoch = step
     for group, base in zip(descent.optimizer.param_groups, descent.schedule.base_lrs, strict=True):
         group["lr"] = base * descent.schedule.lr_lambdas[0](step)
     descent.progress.note(f"continuing after epoch {epoch}")
     return int(epoch)
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """State of an optimizer beside its parameter: fused kernels require the parameter's memory layout."""
+    if value.shape != parameter.shape:  # a count of steps
+        return value.to(parameter.device)
+    return torch.empty_like(parameter).copy_(value)
 
 
 def predict(model: nn.Module, samples: Samples, batch: int = 512) -> Float[Tensor, "n k"]:

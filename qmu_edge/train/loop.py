@@ -253,12 +253,16 @@ class Descent:
 
 
 def cross_entropy(
-    model: nn.Module, reduction: Literal["mean", "sum"] = "mean"
+    model: nn.Module, reduction: Literal["mean", "sum"] = "mean", *, smoothing: float = 0.0
 ) -> Callable[[Batch | Pair], Tensor]:
-    """The cross-entropy of the logits of `model` and the labels, as a loss function of a batch."""
+    """The cross-entropy of the logits of `model` and the labels, as a loss function of a batch.
+
+    `smoothing` is the share of each label that is spread over all classes.
+    """
 
     def loss(batch: Batch | Pair) -> Tensor:
-        return F.cross_entropy(model(batch.images), batch.labels, reduction=reduction)
+        logits = model(batch.images)
+        return F.cross_entropy(logits, batch.labels, reduction=reduction, label_smoothing=smoothing)
 
     return loss
 

@@ -82,26 +82,44 @@ def _killed_after_an_epoch(
     assert state.is_file()
 
 
+ADAMW = RECIPE.model_copy(update={"optimizer": "adamw", "lr": 0.005, "label_smoothing": 0.1})
+
+
 @pytest.mark.parametrize(
-    "model",
-    [{}, {"quantizer": "statistics"}, DROPOUT],
-    ids=["learned_step", "statistics", "dropout"],
+    ("recipe", "model"),
+    [(RECIPE, {}), (RECIPE, {"quantizer": "statistics"}), (RECIPE, DROPOUT), (ADAMW, {})],
+    ids=["learned_step", "statistics", "dropout", "adamw"],
 )
 def test_killed_run_ends_where_an_uninterrupted_one_does(
-    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any]
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: TrainRecipe, model: dict[str, Any]
 ) -> None:
     samples, state = toy(12), tmp_path / "state.safetensors"
-    whole = _fit(samples, **model)
-    _killed_after_an_epoch(monkeypatch, samples, state, **model)
+    whole = _fit(samples, recipe, **model)
+    _killed_after_an_epoch(monkeypatch, samples, state, recipe, **model)
     passes: list[int] = []
     original = Samples.batches
     monkeypatch.setattr(Samples, "batches", lambda *a, **k: passes.append(1) or original(*a, **k))  # type: ignore[func-returns-value]
-    resumed = _fit(samples, resume=state, **model)
+    resumed = _fit(samples, recipe, state, **model)
     assert len(passes) == 1  # neither the first epoch nor the calibration again
     assert _same(whole, resumed)
     assert whole.difficulty is not None and resumed.difficulty is not None  # noted before it was killed
     assert torch.equal(whole.difficulty, resumed.difficulty)
     assert not state.exists()
+
+
+@pytest.mark.parametrize("change", [{"optimizer": "adamw"}, {"label_smoothing": 0.2}], ids=str)
+def test_what_the_recipe_says_is_done(toy: Toy, change: dict[str, Any]) -> None:
+    samples, recipe = toy(12), RECIPE.model_copy(update={"epochs": 1})
+    assert not _same(_fit(samples, recipe), _fit(samples, recipe.model_copy(update=change)))
+
+
+def test_smoothed_labels_cost_what_the_formula_says(toy: Toy) -> None:
+    samples, model = toy(6), _fit(toy(6), RECIPE.model_copy(update={"epochs": 1}))
+    (batch,) = samples.batches(6)
+    with torch.no_grad():
+        logits, loss = model(batch.images), float(cross_entropy(model, smoothing=0.3)(batch))
+    wanted = 0.7 * nn.functional.one_hot(batch.labels, 3) + 0.1
+    assert loss == pytest.approx(float(-(wanted * logits.log_softmax(1)).sum(1).mean()), rel=1e-5)
 
 
 @pytest.fixture(scope="module")
