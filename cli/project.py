@@ -95,11 +95,20 @@ def methods(json: JsonOption = False) -> None:
     show(api.methods(), json)
 
 
-def recipes(json: JsonOption = False) -> None:
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(help="Print this one, or a TOML file, with every value written out.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
     """The recipes that come with the package."""
     from qmu_edge import api
 
-    show(api.recipes(), json)
+    found = api.recipes(name)
+    if name is None or json:
+        show(found, json)
+    else:
+        show(found["toml"].strip().splitlines(), json, "\n".join)
 
 
 def demo(

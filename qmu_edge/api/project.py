@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from qmu_edge.data.index import Form
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import Project, find, opened, search
-from qmu_edge.recipe import SOURCES, DataRecipe, Recipe, parse_recipe, recipe_text, shipped_recipes
+from qmu_edge.recipe import SOURCES, DataRecipe, Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
 from qmu_edge.store.ledger.states import Pointer
 
 if TYPE_CHECKING:
@@ -146,9 +146,15 @@ def _defaults(params: Any) -> dict[str, Any]:
     return {n: "the recipe's [train]" if n == "train" else getattr(params, n) for n in names}
 
 
-def recipes() -> dict[str, str]:
-    """The recipes that come with the package."""
-    return shipped_recipes()
+def recipes(name: str | None = None) -> dict[str, str]:
+    """The recipes that come with the package; or one, or a TOML file, with every value written out.
+
+    Args:
+        name: Of a recipe, or path of a TOML file; None for the list.
+    """
+    if name is None:
+        return shipped_recipes()
+    return {"recipe": name, "toml": to_toml(parse_recipe(recipe_text(name), name))}
 
 
 def doctor(project: Path | None = None, *, repair: bool = False) -> dict[str, Any]:

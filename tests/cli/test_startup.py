@@ -12,6 +12,7 @@ import pytest
 from qmu_edge import api
 from qmu_edge.api import demo
 from qmu_edge.cli import keys, main, project, receipts, references, requests, run
+from qmu_edge.recipe import parse_recipe, recipe_text
 
 HEAVY = ("torch", "torchvision", "brevitas", "onnx", "qonnx", "sklearn", "onnxscript")
 FOREIGN = (*HEAVY, "pydantic", "typer", "safetensors", "jaxtyping", "filelock", "rfc8785", "PIL")
@@ -201,3 +202,7 @@ def test_the_functions_return_what_the_commands_print(made: Any, run: Any) -> No
     assert run("status", "--project", made.served, "--json").json == api.status(made.served)
     assert run("methods", "--json").json == api.methods()
     assert run("recipes", "--json").json == api.recipes()
+    shown = run("recipes", "cifar10-resnet18-w4a4")
+    assert parse_recipe(shown.out, "printed") == parse_recipe(recipe_text("cifar10-resnet18-w4a4"), "shipped")
+    assert "retention_days = 30" in shown.out  # what the shipped file leaves to its default
+    assert "not one of" in run("recipes", "none").err
