@@ -125,6 +125,17 @@ class Repeated(nn.Module):
         return out
 
 
+class Dense(nn.Sequential):
+    """Linear layers alone, with batch-norms of rows."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        """Build the network, for images of 8 pixels."""
+        super().__init__(
+            nn.Flatten(), nn.Linear(64 * channels, 16), nn.BatchNorm1d(16), nn.ReLU(),
+            nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, classes),
+        )  # fmt: skip
+
+
 def features(layers: Layers, shape: Shape) -> nn.Module:
     """A body of plain layers."""
     return nn.Sequential(
@@ -137,6 +148,6 @@ FACTORIES: Final[dict[str, Any]] = {
     "features": features,
     **{
         kind.__name__: (lambda layers, shape, kind=kind: kind(shape.channels, shape.classes))
-        for kind in (PreActivation, Squeezed, Moved, Repeated)
+        for kind in (PreActivation, Squeezed, Moved, Repeated, Dense)
     },
 }
