@@ -124,7 +124,7 @@ def require_known(
         if node.op == "placeholder" or node.op == "output" or not is_tensor(found[node]):
             continue
         module = module_of(network, node)
-        if problem := _problem(node, module, found):
+        if problem := _problem(network, node, found):
             what = type(module).__name__ if module else getattr(node.target, "__name__", str(node.target))
             name = node.target if module else node.name
             where = line_of(node, path) or (
@@ -133,8 +133,9 @@ def require_known(
             raise ConfigError(f"{where}{name}: {what} {problem}")
 
 
-def _problem(node: fx.Node, module: nn.Module | None, found: dict[fx.Node, Any]) -> str:
+def _problem(network: nn.Module, node: fx.Node, found: dict[fx.Node, Any]) -> str:
     """Why a call has no place in an exported file; empty where it has one."""
+    module = module_of(network, node)
     if module is None:
         if node.op == "get_attr" or node.target not in (*TOGETHER, *MOVES, F.adaptive_avg_pool2d):
             return f"cannot be exported; allowed are {allowed()}"
@@ -158,11 +159,19 @@ def _problem(node: fx.Node, module: nn.Module | None, found: dict[fx.Node, Any])
         return "by fractions; allowed are whole numbers"
     if isinstance(module, nn.Conv2d | nn.BatchNorm2d) and found[node].dim() != 4:
         return f"of {found[node].dim()} dimensions; allowed are 4"
+    if isinstance(module, nn.BatchNorm1d) and not _behind_a_linear(network, node):
+        return "that does not follow a linear layer; allowed is one that alone reads such a layer"
     own = quantizes(module) or hasattr(module, "act_quant")
     kinds = (*WEIGHTED, *NORMS, *FUNCTIONS, *MEANS, *MOVING, *PASSING, Normalize, Affine, Table)
     if own or isinstance(module, kinds):
         return ""
     return f"cannot be exported; allowed are {allowed()}"
+
+
+def _behind_a_linear(network: nn.Module, norm: fx.Node) -> bool:
+    """Whether a batch-norm becomes a part of a linear layer."""
+    (x,) = norm.all_input_nodes
+    return isinstance(module_of(network, x), nn.Linear) and len(x.users) == 1
 
 
 def _counts_padding(pool: nn.AvgPool2d) -> bool:

@@ -4,13 +4,28 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.models.follow import follow, standard, values
 from qmu_edge.models.kinds import allowed, grids, quantizer_grids, require_known
 from qmu_edge.models.layers import Classifier
 from tests.models.test_follow import Of
+
+
+class _Twice(nn.Module):
+    """A linear layer that its batch-norm does not read alone."""
+
+    def __init__(self) -> None:
+        """Build it."""
+        super().__init__()
+        self.flat, self.layer, self.norm = nn.Flatten(), nn.Linear(256, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """With and without the batch-norm."""
+        x = self.layer(self.flat(x))
+        return x + self.norm(x)
+
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "a layer": (nn.Sequential(nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4)), r"0\.1: GroupNorm cannot be exported"),
@@ -23,6 +38,18 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "half pixels": (nn.Upsample(size=12), "allowed are whole numbers"),
     "many dimensions": (nn.Sequential(nn.Flatten(2), nn.Linear(64, 3)), "of 3 dimensions; allowed are 2"),
     "one dimension": (nn.Sequential(nn.Flatten(2), nn.Conv1d(4, 4, 1)), "Conv1d cannot be exported"),
+    "rows before a layer": (
+        nn.Sequential(nn.Flatten(), nn.BatchNorm1d(256)),
+        r"0\.1: BatchNorm1d that does not follow a linear layer",
+    ),
+    "rows of a tensor": (
+        nn.Sequential(nn.Flatten(2), nn.BatchNorm1d(4)),
+        "BatchNorm1d that does not follow a linear layer",
+    ),
+    "a layer read twice": (
+        _Twice(),
+        "BatchNorm1d that does not follow a linear layer",
+    ),
     "parameters": (Of(lambda x: x + torch.ones(8)), "cannot be exported"),
 }  # fmt: skip
 
