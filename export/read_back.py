@@ -25,6 +25,7 @@ from qmu_edge.export.steps import Step, steps_of
 from qmu_edge.export.trace import trace
 from qmu_edge.models.calibration import weight_layers
 from qmu_edge.models.deploy import deploy
+from qmu_edge.models.deployed import Table
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.quantizers.presets import LearnedStep
 from qmu_edge.train.batches import Samples, on_device
@@ -131,9 +132,23 @@ def _pairs(model: Classifier, theirs: Step, size: int) -> tuple[list[_Pair], dic
     """Steps side by side, and the names of the network's modules by those in its own graph."""
     template = _with_any_steps(model)
     deployed = deploy(template, size)
+    _require_no_surplus(model, deployed)
     ours = steps_of(trace(deployed, size))
     names = dict(zip(_quantized(deployed), _quantized(model), strict=True))
     return list(_Match().match(ours, theirs).values()), names
+
+
+def _require_no_surplus(model: Classifier, deployed: Classifier) -> None:
+    """Refuse a network whose file has other layers than it, or tables, see `qmu_edge.models.integers`."""
+    own = {name for name, _ in weight_layers(model)}
+    layers = [name for name, _ in weight_layers(deployed) if name not in own]
+    surplus = [name for layer in layers if (name := layer.removesuffix(".0")) not in own]
+    surplus += [name for name, module in deployed.named_modules() if isinstance(module, Table)]
+    if surplus:
+        raise ExportError(
+            f"{', '.join(surplus)}: in their place the file of such a network has layers whose codes are all "
+            "one, or tables of codes, and it cannot be read back"
+        )
 
 
 def _quantized(model: Classifier) -> list[str]:

@@ -21,12 +21,13 @@ from qmu_edge.export.trace import trace
 from qmu_edge.models.build import build
 from qmu_edge.models.calibration import weight_layers
 from qmu_edge.models.deploy import deploy, require_equivalent
-from qmu_edge.models.layers import Classifier
+from qmu_edge.models.layers import Classifier, Shape
+from qmu_edge.recipe import ModelRecipe
 from qmu_edge.train.batches import Samples
 from qmu_edge.train.fit import predict
 from qmu_edge.verify.metadata import Dtype, Layout
 from tests.export.case import Case
-from tests.networks import TWO_BLOCKS
+from tests.networks import FACTORIES, TWO_BLOCKS
 
 
 @pytest.fixture(scope="session")
@@ -164,6 +165,31 @@ def test_a_file_of_other_classes_is_refused(small: Case, toy: Callable[..., Samp
     object.__setattr__(shape, "classes", 4)
     model = build(small.model.recipe, shape, 7, small.model.factory)
     with pytest.raises(ExportError, match=r"Gemm .*weight \(3, 16\), the network's is \(4, 16\)"):
+        read_back(small.files[Format.INTEGER].data, model, toy(64, seed=3), "file")
+
+
+SURPLUS = {
+    "squeezenet1_1": r"tail\.16",
+    "mobilenet_v3_small": r"body\.",
+    "features": r"body\.3, body\.5",
+    "PreActivation": r"body\.a\.bn1, body\.b\.bn1, body\.bn",
+    "Squeezed": r"body\.",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n.startswith("mobile") else []) for n in SURPLUS]
+)
+def test_a_network_whose_file_has_more_than_its_layers_is_refused_by_name(
+    small: Case, toy: Callable[..., Samples], name: str
+) -> None:
+    given = {"architecture": "file", "path": "mine.py"} if name in FACTORIES else {"architecture": name}
+    recipe = ModelRecipe.model_validate({"width": 0.125, **given})
+    model = build(recipe, Shape(channels=1, classes=3, size=8), 7, FACTORIES.get(name))
+    message = (
+        f"^file: {SURPLUS[name]}.*: in their place the file of such a network has .* cannot be read back"
+    )
+    with pytest.raises(ExportError, match=message):
         read_back(small.files[Format.INTEGER].data, model, toy(64, seed=3), "file")
 
 
