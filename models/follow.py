@@ -180,8 +180,9 @@ def standard(network: nn.Module, example: Tensor) -> nn.Module:
     found = values(network, graph, example)
     tensors = [node for node, value in found.items() if isinstance(value, Tensor)]
     made = fx.GraphModule(network, graph)
-    changed = sum([_in_one_way(made, node) + _whole_windows(made, node, found) for node in tensors])
-    if not _apart(made) and not changed:
+    changed = [_apart(made), *(_in_one_way(made, node, found) for node in tensors)]
+    changed += [_whole_windows(made, node, found) for node in graph.nodes]
+    if not any(changed):
         return network
     graph.eliminate_dead_code()
     graph.lint()  # type: ignore[no-untyped-call]
@@ -215,8 +216,8 @@ def call_module(network: fx.GraphModule, before: fx.Node, name: str, module: nn.
     return node
 
 
-def _in_one_way(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Replace a call by the one that is written for it; False where it is that one."""
+def _in_one_way(network: fx.GraphModule, node: fx.Node, found: dict[fx.Node, Any]) -> bool:
+    """Replace a call by the one that is written for it, also in `found`; False where it is that one."""
     if node.op not in ("call_function", "call_method"):
         return False
     target = _SAME.get(node.target, node.target)
@@ -229,7 +230,8 @@ def _in_one_way(network: fx.GraphModule, node: fx.Node) -> bool:
         return True
     x: Any = next(a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node))
     for module in modules:
-        x = call_module(network, node, node.name, module, x)
+        before, x = x, call_module(network, node, node.name, module, x)
+        found[x] = found[node] if module is modules[-1] else module(found[before])
     node.replace_all_uses_with(x)
     network.graph.erase_node(node)
     return True
@@ -286,7 +288,7 @@ def _padding(node: fx.Node) -> list[nn.Module]:
 
 
 def _whole_windows(network: fx.GraphModule, node: fx.Node, found: Mapping[fx.Node, Any]) -> bool:
-    """Replace pooling to a given size by windows of one size, where they fit."""
+    """Replace pooling to a given size by windows of one size, where they fit; False where there is none."""
     module = module_of(network, node)
     if not isinstance(module, nn.AdaptiveAvgPool2d) or found[node].shape[2:] == (1, 1):
         return False

@@ -14,6 +14,22 @@ from qmu_edge.models.layers import Line
 from tests.networks import Repeated
 
 IMAGE = torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Pools(nn.Module):
+    """Pooling to a given size, called for images of two sizes."""
+
+    def __init__(self) -> None:
+        """Build it."""
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Windows of 4 pixels, and of 2."""
+        out: Tensor = self.pool(x) + self.pool(F.max_pool2d(x, 2))
+        return out
+
+
 SAME: dict[str, tuple[Any, list[Any]]] = {
     "relu": (lambda x: F.relu(x), [nn.ReLU]),
     "relu_": (lambda x: x.clone().relu_() if False else torch.relu(x), [nn.ReLU]),
@@ -24,6 +40,8 @@ SAME: dict[str, tuple[Any, list[Any]]] = {
     "mean kept": (lambda x: torch.mean(x, dim=[-1, -2], keepdim=True), [nn.AdaptiveAvgPool2d]),
     "pool": (lambda x: F.max_pool2d(x, 2), [nn.MaxPool2d]),
     "average": (lambda x: F.avg_pool2d(x, 3, stride=2, padding=1), [nn.AvgPool2d]),
+    "average to a size": (lambda x: F.adaptive_avg_pool2d(x, 4), [nn.AvgPool2d]),
+    "one pool at two sizes": (Pools(), [nn.AvgPool2d, nn.MaxPool2d, nn.AvgPool2d, ADD]),
     "flatten": (lambda x: torch.flatten(x, 1), [nn.Flatten]),
     "dropout": (lambda x: F.dropout(x, 0.3, training=False), [nn.Dropout]),
     "pad": (lambda x: F.pad(x, (1, 0, 2, 0)), [nn.ZeroPad2d]),
