@@ -19,6 +19,7 @@ from qmu_edge.export.writer import BrevitasLayer, Shape, Writer
 from qmu_edge.models.deployed import Affine, BreakTies, Table
 from qmu_edge.models.follow import ADD, JOIN, MULTIPLY
 from qmu_edge.models.layers import AveragePool, Line, Normalize
+from qmu_edge.models.parts import part_of
 
 Call = fx.Node
 
@@ -249,40 +250,18 @@ def _both(op_type: str) -> Callable[[Writer, Call, list[str]], str]:
 
 def _part(w: Writer, call: Call, inputs: list[str]) -> str:
     """One of several tensors, or a slice of one."""
-    (x,), index = call.all_input_nodes[:1], call.args[1]
-    whole = w.found[x]
-    if isinstance(whole, tuple | list):
-        return _slice(w, call, inputs[0], _place(w, x, int(index)))  # type: ignore[arg-type]
-    slices: Any = index if isinstance(index, tuple) else (index,)
-    if Ellipsis in slices:
-        at = slices.index(Ellipsis)
-        missing = whole.dim() - len(slices) + 1
-        slices = (*slices[:at], *(slice(None),) * missing, *slices[at + 1 :])
-    if not all(isinstance(s, slice) for s in slices) or slices[0] != slice(None):
-        raise ExportError(f"{call.name}: [{index}] cannot be exported, only slices behind the first axis")
-    places = {axis: s.indices(whole.shape[axis]) for axis, s in enumerate(slices) if s != slice(None)}
-    if any(step < 1 for _, _, step in places.values()):
-        raise ExportError(f"{call.name}: [{index}] goes backwards")
-    return _slice(w, call, inputs[0], places)
-
-
-def _place(w: Writer, split: Call, number: int) -> dict[int, tuple[int, int, int]]:
-    """Where one of the tensors lies that a call has cut another one into."""
-    parts, whole = w.found[split], w.shape(split.all_input_nodes[0])
-    axis = next(a for a, size in enumerate(whole) if sum(p.shape[a] for p in parts) == size and a > 0)
-    start = sum(p.shape[axis] for p in parts[: number % len(parts)])
-    return {axis: (start, start + parts[number].shape[axis], 1)}
-
-
-def _slice(w: Writer, call: Call, x: str, places: Mapping[int, tuple[int, int, int]]) -> str:
+    try:
+        places = part_of(call, w.found)
+    except ValueError as error:
+        raise ExportError(f"{call.name}: {error}") from None
     if not places:  # all of it
-        return x
+        return inputs[0]
     starts, ends, steps = zip(*places.values(), strict=True)
     numbers = [np.array(v) for v in (starts, ends, [*places], steps)]
     names = [
         w.constant(f"{call.name}.{n}", v) for n, v in zip(("from", "to", "axes", "by"), numbers, strict=True)
     ]
-    return w.node("Slice", call.name, [x, *names])
+    return w.node("Slice", call.name, [inputs[0], *names])
 
 
 def _same(w: Writer, call: Call, inputs: list[str]) -> str:

@@ -8,17 +8,19 @@ MOVING      give numbers of their input, in another place
 PASSING     pass on what they get
 """
 
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import torch.nn.functional as F
 from brevitas.nn.mixin import QuantWeightMixin
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.models.deployed import Affine, Grid, Table
-from qmu_edge.models.follow import ADD, JOIN, MOVES, MULTIPLY, line_of, module_of
+from qmu_edge.models.deployed import Grid
+from qmu_edge.models.follow import ADD, JOIN, MOVES, MULTIPLY, Followed, line_of, module_of, tensors_in
 from qmu_edge.models.layers import AveragePool, Line, Normalize
+from qmu_edge.models.parts import part_of
 
 WEIGHTED: Final = (nn.Conv2d, nn.Linear)
 NORMS: Final = (nn.BatchNorm2d, nn.BatchNorm1d)
@@ -39,11 +41,6 @@ TOGETHER: Final = (ADD, MULTIPLY, JOIN)
 def is_plain(network: nn.Module) -> bool:
     """Whether a network has a layer without a quantizer of its weight."""
     return any(isinstance(m, WEIGHTED) and not isinstance(m, QuantWeightMixin) for m in network.modules())
-
-
-def is_tensor(value: Any) -> bool:
-    """Whether a value is a tensor, or several."""
-    return isinstance(value, Tensor) or (isinstance(value, tuple | list) and isinstance(value[0], Tensor))
 
 
 def quantizes(module: nn.Module | None) -> bool:
@@ -105,26 +102,22 @@ def grids(network: nn.Module, graph: fx.Graph, known: Mapping[str, Grid]) -> dic
     return found
 
 
-def require_known(
-    network: nn.Module, graph: fx.Graph, found: dict[fx.Node, Any], path: str | None, made: Mapping[int, int]
-) -> None:
+def require_known(calls: Followed, path: str | None, made: Mapping[int, int]) -> None:
     """Refuse a call that has no place in an exported file.
 
     Args:
-        network: From `standard`.
-        graph: Its calls.
-        found: What each gives.
+        calls: From `standard`.
         path: The user's file, whose line is named where it is known.
         made: The line that made a module, by the module's id.
 
     Raises:
         ConfigError: There is one.
     """
-    for node in graph.nodes:
-        if node.op == "placeholder" or node.op == "output" or not is_tensor(found[node]):
+    for node in calls.graph.nodes:
+        if node.op == "placeholder" or node.op == "output" or not tensors_in(calls.values[node]):
             continue
-        module = module_of(network, node)
-        if problem := _problem(network, node, found):
+        module = module_of(calls.network, node)
+        if problem := _problem(calls, node) or _mixed(calls, node):
             what = type(module).__name__ if module else getattr(node.target, "__name__", str(node.target))
             name = node.target if module else node.name
             where = line_of(node, path) or (
@@ -133,16 +126,22 @@ def require_known(
             raise ConfigError(f"{where}{name}: {what} {problem}")
 
 
-def _problem(network: nn.Module, node: fx.Node, found: dict[fx.Node, Any]) -> str:
+def _mixed(calls: Followed, node: fx.Node) -> str:
+    """Why a call does not give something of its own for each image; empty where it does."""
+    images = next(iter(calls.graph.nodes))
+    n, m = (len(values[images]) for values in (calls.values, calls.more))
+    for a, b in zip(tensors_in(calls.values[node]), tensors_in(calls.more[node]), strict=False):
+        if a.shape[1:] != b.shape[1:] or len(a) * m != len(b) * n:
+            return f"gives {tuple(a.shape)} for {n} images and {tuple(b.shape)} for {m}: it mixes them"
+    return ""
+
+
+def _problem(calls: Followed, node: fx.Node) -> str:
     """Why a call has no place in an exported file; empty where it has one."""
+    network, found = calls.network, calls.values
     module = module_of(network, node)
     if module is None:
-        if node.op == "get_attr" or node.target not in (*TOGETHER, *MOVES, F.adaptive_avg_pool2d):
-            return f"cannot be exported; allowed are {allowed()}"
-        shapes = {x: found[x].shape for x in node.all_input_nodes if isinstance(found[x], Tensor)}
-        if node.target is JOIN and (len(set(map(len, shapes.values()))) != 1):
-            return "joins tensors of several ranks"
-        return ""
+        return _function_problem(calls, node)
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         return f"pads with {module.padding_mode!r}; allowed is 'zeros'"
     if isinstance(module, nn.Linear) and found[node].dim() != 2:
@@ -162,10 +161,29 @@ def _problem(network: nn.Module, node: fx.Node, found: dict[fx.Node, Any]) -> st
     if isinstance(module, nn.BatchNorm1d) and not _behind_a_linear(network, node):
         return "that does not follow a linear layer; allowed is one that alone reads such a layer"
     own = quantizes(module) or hasattr(module, "act_quant")
-    kinds = (*WEIGHTED, *NORMS, *FUNCTIONS, *MEANS, *MOVING, *PASSING, Normalize, Affine, Table)
+    kinds = (*WEIGHTED, *NORMS, *FUNCTIONS, *MEANS, *MOVING, *PASSING, Normalize)
     if own or isinstance(module, kinds):
         return ""
     return f"cannot be exported; allowed are {allowed()}"
+
+
+def _function_problem(calls: Followed, node: fx.Node) -> str:
+    """The same for a function or a method."""
+    inputs = [tensors_in(calls.values[x]) for x in node.all_input_nodes]
+    if node.op == "get_attr" or node.target not in (*TOGETHER, *MOVES):
+        return f"cannot be exported; allowed are {allowed()}"
+    if node.target in (ADD, MULTIPLY) and not all(inputs):
+        return "takes a number that depends on how many images there are"
+    if node.target is JOIN and not isinstance(next(iter((*node.args, *node.kwargs.values()))), tuple | list):
+        return "joins pieces that are not named one by one"
+    if node.target is JOIN and len({x.dim() for found in inputs for x in found}) != 1:
+        return "joins tensors of several ranks"
+    if node.target is operator.getitem:
+        try:
+            part_of(node, calls.values)
+        except ValueError as error:
+            return str(error)
+    return ""
 
 
 def _behind_a_linear(network: nn.Module, norm: fx.Node) -> bool:

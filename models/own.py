@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.models.follow import follow, lines_noted, standard, values
+from qmu_edge.models.follow import Followed, line_of, lines_noted, standard
 from qmu_edge.models.kinds import is_plain, last_weighted, require_known
 from qmu_edge.models.layers import Classifier, Factory, Layers, Normalize, Shape, initialise
 from qmu_edge.models.plain import quantized
@@ -93,11 +93,11 @@ class OwnNetwork(Classifier):
         make = Layers(recipe)
         self.normalize = Normalize(shape)
         self.input = make.edge()
-        body, features, plain = _body(factory, make, shape)
+        calls, features, plain = _body(factory, make, shape)
         if len(features) == 2:
-            self.body, self.head, self.tail = _parts(body, make.recipe)
+            self.body, self.head, self.tail = _parts(calls)
         else:
-            self.body, self.tail = body, None
+            self.body, self.tail = calls.network, None
             self.pooled = make.edge()
             self.flatten = nn.Flatten()
             self.head = make.linear(features[1], shape.classes)
@@ -116,16 +116,25 @@ class OwnNetwork(Classifier):
         return logits
 
 
-def _body(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, tuple[int, ...], bool]:
+def _body(factory: Factory, make: Layers, shape: Shape) -> tuple[Followed, tuple[int, ...], bool]:
     """The module that the factory builds, the shape of what it gives, and whether its layers were plain."""
-    body, given = checked(factory, make, shape)
-    if plain := is_plain(body):
-        body = quantized(body, make, _example(shape), whole=len(given) == 2)
-    return body.train(), given, plain
+    calls, given = checked(factory, make, shape)
+    if plain := is_plain(calls.network):
+        calls = calls._replace(network=quantized(calls, make, whole=len(given) == 2))
+    calls.network.train()
+    return calls, given, plain
 
 
-def checked(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, tuple[int, ...]]:
+def checked(
+    factory: Factory, make: Layers, shape: Shape, *, lines: bool = False
+) -> tuple[Followed, tuple[int, ...]]:
     """The module that the factory builds, in evaluation mode, and the shape of what it gives.
+
+    Args:
+        factory: `build` of a model file.
+        make: What the file makes layers with.
+        shape: Of images and classes.
+        lines: Name the line of the file that makes a call, which takes time.
 
     Raises:
         ConfigError: The factory fails, or its result maps images neither to features nor to logits, or does
@@ -133,7 +142,7 @@ def checked(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, tu
     """
     name = make.recipe.path or make.recipe.architecture
     try:
-        with redirect_stdout(sys.stderr), lines_noted(name) as lines:
+        with redirect_stdout(sys.stderr), lines_noted(name) as made:
             body: object = factory(make, shape)
         if not isinstance(body, nn.Module):
             raise TypeError(f"build returned {type(body).__name__}, allowed is a torch.nn.Module")
@@ -141,10 +150,11 @@ def checked(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, tu
         example = _example(shape)
         with torch.no_grad():
             given = _shape(body.eval()(example), shape.classes)
-        body = standard(body, example)
-        graph = follow(body, lines=True)
-        require_known(body, graph, values(body, graph, example), make.recipe.path, lines)
-        return body, given
+        calls = standard(body, example, lines=lines)
+        require_known(calls, make.recipe.path, made)
+        if len(given) == 2:
+            _last(calls, make.recipe.path)
+        return calls, given
     except ConfigError as error:
         text = str(error)  # which may begin with the line of the file
         raise ConfigError(text if text.startswith(f"{name}, line ") else f"{name}: {text}") from error
@@ -192,13 +202,31 @@ def _shape(features: object, classes: int) -> tuple[int, ...]:
     )
 
 
-def _parts(network: nn.Module, recipe: ModelRecipe) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """What lies before the last layer with weights, that layer, and what lies behind it."""
-    graph = follow(network)
-    last = last_weighted(network, graph)
+def _last(calls: Followed, path: str | None) -> fx.Node:
+    """The last layer with weights: all that lies behind it reads what it gives.
+
+    Raises:
+        ConfigError: There is none, or something behind it reads what lies before it, too.
+    """
+    last = last_weighted(calls.network, calls.graph)
     if last is None:
-        raise ConfigError(f"{recipe.path}: no layer with weights")
-    nodes = list(graph.nodes)
+        raise ConfigError("no layer with weights")
+    nodes = list(calls.graph.nodes)
+    place = nodes.index(last)
+    before = set(nodes[:place])
+    for node in nodes[place + 1 :]:
+        if before & set(node.all_input_nodes):
+            raise ConfigError(
+                f"{line_of(node, path)}{node.name} reads what lies before {last.target}, the last layer with "
+                "weights; allowed is what that gives alone"
+            )
+    return last
+
+
+def _parts(calls: Followed) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """What lies before the last layer with weights, that layer, and what lies behind it."""
+    last = _last(calls, None)
+    nodes = list(calls.graph.nodes)
     place = nodes.index(last)
     before, behind = fx.Graph(), fx.Graph()
     known: dict[fx.Node, fx.Node] = {}
@@ -206,12 +234,7 @@ def _parts(network: nn.Module, recipe: ModelRecipe) -> tuple[nn.Module, nn.Modul
         known[node] = before.node_copy(node, known.__getitem__)
     before.output(known[last.all_input_nodes[0]])
     known = {last: behind.placeholder("x")}
-    try:
-        for node in nodes[place + 1 :]:
-            known[node] = behind.node_copy(node, known.__getitem__)
-    except KeyError as error:
-        raise ConfigError(
-            f"{recipe.path}: what enters {last.target}, the last layer with weights, is read behind it, too"
-        ) from error
-    head = network.get_submodule(str(last.target))
-    return fx.GraphModule(network, before), head, fx.GraphModule(network, behind)
+    for node in nodes[place + 1 :]:
+        known[node] = behind.node_copy(node, known.__getitem__)
+    head = calls.network.get_submodule(str(last.target))
+    return fx.GraphModule(calls.network, before), head, fx.GraphModule(calls.network, behind)

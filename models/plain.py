@@ -15,9 +15,9 @@ rectifiers. Steps could neither be powers of two of their own, nor be trained by
 from typing import Any
 
 from brevitas.nn.mixin import QuantWeightMixin
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from qmu_edge.models.follow import call_module, follow, module_of, values
+from qmu_edge.models.follow import Followed, call_module, module_of, tensors_in
 from qmu_edge.models.kinds import (
     FUNCTIONS,
     NORMS,
@@ -25,7 +25,6 @@ from qmu_edge.models.kinds import (
     PASSING,
     RECTIFIERS,
     WEIGHTED,
-    is_tensor,
     leads_out,
     moves,
     quantizes,
@@ -33,25 +32,22 @@ from qmu_edge.models.kinds import (
 from qmu_edge.models.layers import AveragePool, Layers
 
 
-def quantized(network: nn.Module, make: Layers, example: Tensor, *, whole: bool) -> nn.Module:
-    """The network with quantizers; weights, batch-norms and their names are those of `network`.
+def quantized(calls: Followed, make: Layers, *, whole: bool) -> fx.GraphModule:
+    """The network with quantizers; weights, batch-norms and their names are those of the network given.
 
     Args:
-        network: From `standard`; of plain layers, or of quantized ones between them.
+        calls: From `standard`; of plain layers, or of quantized ones between them.
         make: Makes quantizers.
-        example: What it takes.
         whole: Whether it gives logits; otherwise it gives features, which are quantized.
 
     Returns:
-        A graph that calls the modules of `network`, and quantizers.
+        A graph that calls the modules of the network, and quantizers.
     """
-    graph = follow(network)
-    found = values(network, graph, example)
-    made = fx.GraphModule(network, graph)
-    placing = _Placing(made, make, found, whole=whole)
-    for node in [node for node in graph.nodes if is_tensor(found[node])]:
+    made = fx.GraphModule(calls.network, calls.graph)
+    placing = _Placing(made, make, calls.values, whole=whole)
+    for node in [node for node in calls.graph.nodes if tensors_in(calls.values[node])]:
         placing.place(node)
-    graph.lint()  # type: ignore[no-untyped-call]
+    calls.graph.lint()  # type: ignore[no-untyped-call]
     made.recompile()
     return made
 

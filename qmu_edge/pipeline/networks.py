@@ -131,11 +131,11 @@ def require_exportable(recipe: Recipe, source: bytes, *, channels: int, classes:
     shape = Shape(channels=channels, classes=classes, size=size, mean=recipe.data.mean, std=recipe.data.std)
     try:
         with torch.device("meta"):
-            checked(factory, Layers(recipe.model), shape)
+            checked(factory, Layers(recipe.model), shape, lines=True)
     except ConfigError as error:
         if isinstance(error.__cause__, ConfigError):  # a call that cannot be exported, whatever its numbers
             raise
-        checked(factory, Layers(recipe.model), shape)
+        checked(factory, Layers(recipe.model), shape, lines=True)
 
 
 def origin_of(samples: ProjectSamples, method: str, parent: str = "") -> checkpoint.Origin:

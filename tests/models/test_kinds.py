@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.models.follow import follow, standard, values
+from qmu_edge.models.follow import follow, standard
 from qmu_edge.models.kinds import allowed, grids, quantizer_grids, require_known
 from qmu_edge.models.layers import Classifier
 from tests.models.test_follow import Of
@@ -24,7 +25,8 @@ class _Twice(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """With and without the batch-norm."""
         x = self.layer(self.flat(x))
-        return x + self.norm(x)
+        out: Tensor = x + self.norm(x)
+        return out
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -50,6 +52,19 @@ REFUSED: dict[str, tuple[Any, str]] = {
         _Twice(),
         "BatchNorm1d that does not follow a linear layer",
     ),
+    "an alpha": (Of(lambda x: torch.add(x, x, alpha=2)), "add cannot be exported"),
+    "some images": (Of(lambda x: x[:1] + x), "getitem takes a part .* slices behind the first axis"),
+    "as many as are tried": (Of(lambda x: x[:2]), "getitem takes a part"),
+    "one channel": (Of(lambda x: x[:, 0]), "getitem takes a part"),
+    "a new axis": (Of(lambda x: x[:, None]), "getitem takes a part"),
+    "a list": (Of(lambda x: x[:, [0, 1]]), "getitem takes a part"),
+    "several pieces": (Of(lambda x: x.chunk(4, 1)[1:][0]), "getitem takes several pieces"),
+    "pieces of images": (Of(lambda x: x.split(1)[0]), "it mixes them"),
+    "one piece of images": (Of(lambda x: x.split(5)[0]), "getitem cuts the images apart"),
+    "pieces together": (Of(lambda x: torch.cat(x.chunk(2, 1), 1)), "joins pieces that are not named"),
+    "a number of images": (Of(lambda x: x * x.shape[0]), "how many images there are"),
+    "mixed images": (Of(lambda x: x.reshape(4, -1)), "gives .* for 2 images and .* for 3: it mixes them"),
+    "half a size": (Of(lambda x: F.adaptive_avg_pool2d(x, x.shape[2] - 3)), r"gives \(5, 5\) pixels"),
     "parameters": (Of(lambda x: x + torch.ones(8)), "cannot be exported"),
 }  # fmt: skip
 
@@ -58,10 +73,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
 def test_a_call_without_a_place_in_a_file_is_refused(name: str) -> None:
     network, message = REFUSED[name]
     image = torch.zeros(2, 4, 8, 8)
-    network = standard(nn.Sequential(network).eval(), image)
-    graph = follow(network)
+    calls = standard(nn.Sequential(network).eval(), image)
     with pytest.raises(ConfigError, match=message):
-        require_known(network, graph, values(network, graph, image), None, {})
+        require_known(calls, None, {})
 
 
 def test_grids_go_through_what_only_moves_numbers(network: Any) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -86,16 +87,16 @@ def _dense() -> Classifier:
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.BatchNorm1d])
-def test_batch_norm_statistics_are_the_plain_average(network: Network, toy: Toy, kind: type) -> None:
+def test_batch_norm_statistics_are_the_plain_average(network: Network, toy: Toy, kind: Any) -> None:
     model, samples = network() if kind is nn.BatchNorm2d else _dense(), toy(23)
     for norm in (m for m in model.modules() if isinstance(m, kind)):
-        norm.running_mean.fill_(7.0)  # type: ignore[operator, union-attr]
+        norm.running_mean.fill_(7.0)
     average_statistics(model, samples, 8, torch.Generator().manual_seed(3), Progress(), 23)
     assert not any(m.training for m in model.modules())
 
-    norms = {name: m for name, m in model.named_modules() if isinstance(m, kind)}
+    norms: dict[str, Any] = {name: m for name, m in model.named_modules() if isinstance(m, kind)}
     assert norms
-    found = {name: (m.running_mean.clone(), m.running_var.clone()) for name, m in norms.items()}  # type: ignore[union-attr]
+    found = {name: (m.running_mean.clone(), m.running_var.clone()) for name, m in norms.items()}
     means: dict[str, list[Tensor]] = {name: [] for name in norms}
     variances: dict[str, list[Tensor]] = {name: [] for name in norms}
 
