@@ -4,6 +4,7 @@ A writer gets the graph, the call, the names of the tensors that enter, and for 
 returns the name of what comes out.
 """
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -42,8 +43,8 @@ def _affine(w: Writer, call: Call, x: str, m: Affine) -> str:
 
 
 def _line(w: Writer, call: Call, x: str, m: Line) -> str:
-    scaled = w.node("Mul", f"{call.target}.scaled", [x, w.constant(f"number_{m.slope:g}", m.slope)])
-    return w.node("Add", f"{call.target}.shifted", [scaled, w.constant(f"number_{m.offset:g}", m.offset)])
+    scaled = w.node("Mul", f"{call.target}.scaled", [x, w.number(m.slope)])
+    return w.node("Add", f"{call.target}.shifted", [scaled, w.number(m.offset)])
 
 
 def _norm(w: Writer, call: Call, x: str, m: Any) -> str:
@@ -78,7 +79,7 @@ def _quant_relu(w: Writer, call: Call, x: str, m: BrevitasLayer) -> str:
 
 
 def _clip(w: Writer, call: Call, x: str, m: nn.Hardtanh) -> str:
-    bounds = [w.constant(f"bound_{v:g}", float(v)) for v in (m.min_val, m.max_val)]
+    bounds = [w.number(v) for v in (m.min_val, m.max_val)]
     return w.node("Clip", f"{call.target}.clip", [x, *bounds])
 
 
@@ -98,28 +99,27 @@ def _silu(w: Writer, call: Call, x: str, m: nn.SiLU) -> str:
 
 
 def _gelu(w: Writer, call: Call, x: str, m: nn.GELU) -> str:
-    """0.5 x (1 + erf(x / sqrt 2))."""
-    if m.approximate != "none":
-        raise ExportError(
-            f"{call.target}: GELU by {m.approximate} of floats cannot be exported, only the exact one"
-        )
+    """0.5 x (1 + erf(x / sqrt 2)), or with tanh(sqrt(2 / pi) (x + 0.044715 x^3)) in the place of erf."""
     name = str(call.target)
-    inner = w.node(
-        "Erf", f"{name}.erf", [w.node("Mul", f"{name}.inner", [x, w.constant("root_half", 0.5**0.5)])]
-    )
-    half = w.node("Mul", f"{name}.half", [x, w.constant("half", 0.5)])
-    return w.node(
-        "Mul", f"{name}.gelu", [half, w.node("Add", f"{name}.gate", [inner, w.constant("one", 1.0)])]
-    )
+    if m.approximate == "tanh":
+        square = w.node("Mul", f"{name}.square", [x, x])
+        cube = w.node("Mul", f"{name}.cube", [square, x])
+        raised = w.node("Mul", f"{name}.raised", [cube, w.number(0.044715)])
+        inner = w.node("Add", f"{name}.sum", [x, raised])
+        curve = w.node(
+            "Tanh", f"{name}.tanh", [w.node("Mul", f"{name}.inner", [inner, w.number((2 / math.pi) ** 0.5)])]
+        )
+    else:
+        curve = w.node("Erf", f"{name}.erf", [w.node("Mul", f"{name}.inner", [x, w.number(0.5**0.5)])])
+    half = w.node("Mul", f"{name}.half", [x, w.number(0.5)])
+    return w.node("Mul", f"{name}.gelu", [half, w.node("Add", f"{name}.gate", [curve, w.number(1.0)])])
 
 
 def _table(w: Writer, call: Call, x: str, m: Table) -> str:
     """The place of every code, counted from the smallest, then the value there."""
     name, grid = str(call.target), m.grid
     steps = w.node("Mul", f"{name}.steps", [x, w.constant(f"{name}.inverse_step", 1.0 / grid.step)])
-    half_up = w.constant(
-        f"number_{0.5 - grid.low:g}", 0.5 - grid.low
-    )  # a Cast cuts off what is behind the point
+    half_up = w.number(0.5 - grid.low)  # a Cast cuts off what is behind the point
     place = w.node("Cast", f"{name}.place", [w.node("Add", f"{name}.raised", [steps, half_up])], to=7)
     return w.node("Gather", f"{name}.value", [w.constant(f"{name}.table", m.values), place])
 
@@ -155,7 +155,7 @@ def _average_pool(w: Writer, call: Call, x: str, m: AveragePool) -> str:
         pads=[*m.padding, *m.padding], count_include_pad=1,
     )  # fmt: skip
     factor = m.factor * m.kernel[0] * m.kernel[1]
-    return w.node("Mul", f"{call.target}.scaled", [mean, w.constant(f"number_{factor!r}", factor)])
+    return w.node("Mul", f"{call.target}.scaled", [mean, w.number(factor)])
 
 
 def _pair(size: int | tuple[int, ...]) -> list[int]:

@@ -3,6 +3,7 @@
 WEIGHTED    multiply by weights: integer kernels add up codes x codes
 NORMS       batch-norms, behind a layer or of their own
 FUNCTIONS   of each number alone; of a quantized tensor they are tables of codes
+GRIDS       put what they give on a grid
 MEANS       over space, or over windows
 MOVING      give numbers of their input, in another place
 PASSING     pass on what they get
@@ -12,7 +13,9 @@ import operator
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import brevitas.nn as qnn
 import torch.nn.functional as F
+from brevitas.core.zero_point import ZeroZeroPoint
 from brevitas.nn.mixin import QuantWeightMixin
 from torch import fx, nn
 
@@ -30,6 +33,7 @@ FUNCTIONS: Final = (
     nn.Sigmoid, nn.Tanh, Line,
 )  # fmt: skip
 NOT_NEGATIVE: Final = (nn.ReLU, nn.ReLU6, nn.Hardsigmoid, nn.Sigmoid)
+GRIDS: Final = (qnn.QuantReLU, qnn.QuantIdentity)
 MEANS: Final = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, AveragePool)
 MOVING: Final = (
     nn.MaxPool2d, nn.Flatten, nn.ZeroPad2d, nn.Upsample, nn.ChannelShuffle, nn.PixelShuffle, nn.Unflatten,
@@ -160,10 +164,9 @@ def _problem(calls: Followed, node: fx.Node) -> str:
         return f"of {found[node].dim()} dimensions; allowed are 4"
     if isinstance(module, nn.BatchNorm1d) and not _behind_a_linear(network, node):
         return "that does not follow a linear layer; allowed is one that alone reads such a layer"
-    own = quantizes(module) or hasattr(module, "act_quant")
-    kinds = (*WEIGHTED, *NORMS, *FUNCTIONS, *MEANS, *MOVING, *PASSING, Normalize)
-    if own or isinstance(module, kinds):
-        return ""
+    kinds = (*WEIGHTED, *NORMS, *FUNCTIONS, *MEANS, *MOVING, *PASSING, *GRIDS, Normalize)
+    if isinstance(module, kinds):
+        return _quantizer_problem(module)
     return f"cannot be exported; allowed are {allowed()}"
 
 
@@ -183,6 +186,20 @@ def _function_problem(calls: Followed, node: fx.Node) -> str:
             part_of(node, calls.values)
         except ValueError as error:
             return str(error)
+    return ""
+
+
+def _quantizer_problem(module: nn.Module) -> str:
+    """The same for the quantizers of a layer of Brevitas."""
+    for what in ("input", "output", "bias"):
+        if getattr(getattr(module, f"{what}_quant", None), "is_quant_enabled", False):
+            return f"quantizes its {what}, which cannot be exported; allowed is a QuantIdentity of its own"
+    for proxy in (getattr(module, "act_quant", None), getattr(module, "weight_quant", None)):
+        if proxy is None or not proxy.is_quant_enabled:
+            continue
+        zeros = [m for name, m in proxy.named_modules() if name.endswith("zero_point_impl")]
+        if proxy.rounding_mode != "ROUND" or not all(isinstance(m, ZeroZeroPoint) for m in zeros):
+            return "rounds by a zero point, or not to the nearest code; neither can be exported"
     return ""
 
 

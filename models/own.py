@@ -19,9 +19,9 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.models.follow import Followed, line_of, lines_noted, standard
+from qmu_edge.models.follow import Followed, line_of, lines_noted, module_of, standard
 from qmu_edge.models.kinds import is_plain, last_weighted, require_known
-from qmu_edge.models.layers import Classifier, Factory, Layers, Normalize, Shape, initialise
+from qmu_edge.models.layers import AveragePool, Classifier, Factory, Layers, Normalize, Shape, initialise
 from qmu_edge.models.plain import quantized
 from qmu_edge.recipe import ModelRecipe
 
@@ -119,6 +119,9 @@ class OwnNetwork(Classifier):
 def _body(factory: Factory, make: Layers, shape: Shape) -> tuple[Followed, tuple[int, ...], bool]:
     """The module that the factory builds, the shape of what it gives, and whether its layers were plain."""
     calls, given = checked(factory, make, shape)
+    for node in calls.graph.nodes:
+        if isinstance(pool := module_of(calls.network, node), nn.AvgPool2d):
+            calls.network.set_submodule(str(node.target), AveragePool(pool))
     if plain := is_plain(calls.network):
         calls = calls._replace(network=quantized(calls, make, whole=len(given) == 2))
     calls.network.train()

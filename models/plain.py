@@ -5,7 +5,6 @@
     addition, a product, a mean   `residual_bits`
     rectifiers behind a layer     rectify onto an unsigned grid; so does ReLU6, whose grid learns where to end
     other functions               of a quantized tensor, onto another grid: in the deploy form tables of codes
-    average pooling               with a divisor of 8 bits, see `AveragePool`
 
 Brevitas' own pass (`brevitas.graph.quantize`) is not used: it merges batch-norms before training, needs equal
 scales and tensors that carry them wherever two tensors meet, and knows no product and no function but
@@ -29,7 +28,7 @@ from qmu_edge.models.kinds import (
     moves,
     quantizes,
 )  # fmt: skip
-from qmu_edge.models.layers import AveragePool, Layers
+from qmu_edge.models.layers import Layers
 
 
 def quantized(calls: Followed, make: Layers, *, whole: bool) -> fx.GraphModule:
@@ -106,8 +105,6 @@ class _Placing:
             if node.all_input_nodes[0] in self.on_grid:
                 self.on_grid.add(node)
         else:  # sums, products, means
-            if isinstance(module, nn.AvgPool2d):
-                self.network.set_submodule(str(node.target), AveragePool(module))
             self._read(node)
         if node not in self.on_grid and len(node.users) > 1:
             self._put_behind(node)

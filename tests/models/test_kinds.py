@@ -2,9 +2,15 @@
 
 from typing import Any
 
+import brevitas.nn as qnn
 import pytest
 import torch
 import torch.nn.functional as F
+from brevitas.quant import (
+    Int8ActPerTensorFloat,
+    ShiftedUint8ActPerTensorFloat,
+    ShiftedUint8WeightPerTensorFloat,
+)
 from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError
@@ -65,6 +71,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a number of images": (Of(lambda x: x * x.shape[0]), "how many images there are"),
     "mixed images": (Of(lambda x: x.reshape(4, -1)), "gives .* for 2 images and .* for 3: it mixes them"),
     "half a size": (Of(lambda x: F.adaptive_avg_pool2d(x, x.shape[2] - 3)), r"gives \(5, 5\) pixels"),
+    "a function with a grid": (qnn.QuantSigmoid(), "QuantSigmoid cannot be exported"),
+    "a grid of what comes out": (
+        qnn.QuantConv2d(4, 4, 1, output_quant=Int8ActPerTensorFloat), "quantizes its output"
+    ),
+    "a zero point": (qnn.QuantIdentity(act_quant=ShiftedUint8ActPerTensorFloat), "by a zero point"),
+    "a weight's zero point": (
+        qnn.QuantConv2d(4, 4, 1, weight_quant=ShiftedUint8WeightPerTensorFloat), "by a zero point"
+    ),
     "parameters": (Of(lambda x: x + torch.ones(8)), "cannot be exported"),
 }  # fmt: skip
 
