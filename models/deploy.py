@@ -205,9 +205,9 @@ def _sums(model: nn.Module, graph: fx.Graph) -> list[str]:
     found = []
     for node in graph.nodes:
         if quantizes(module_of(model, node)):
-            (x,) = node.all_input_nodes
+            x = node.all_input_nodes[0]
             while moves(model, x) or isinstance(module_of(model, x), FUNCTIONS):
-                (x,) = x.all_input_nodes
+                x = x.all_input_nodes[0]  # behind it are sizes
             if x.target is ADD or averages(model, x):
                 found.append(str(node.target))
     return found
