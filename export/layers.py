@@ -19,7 +19,7 @@ from qmu_edge.errors import ExportError
 from qmu_edge.export.writer import BrevitasLayer, Shape, Writer
 from qmu_edge.models.deployed import Affine, BreakTies, Table
 from qmu_edge.models.follow import ADD, JOIN, MULTIPLY
-from qmu_edge.models.layers import AveragePool, Line, Normalize
+from qmu_edge.models.layers import AveragePool, Line, Normalize, pair
 from qmu_edge.models.parts import part_of
 
 Call = fx.Node
@@ -125,7 +125,7 @@ def _table(w: Writer, call: Call, x: str, m: Table) -> str:
 
 
 def _max_pool(w: Writer, call: Call, x: str, m: nn.MaxPool2d) -> str:
-    kernel, stride, padding, dilation = (_pair(v) for v in (m.kernel_size, m.stride, m.padding, m.dilation))
+    kernel, stride, padding, dilation = (pair(v) for v in (m.kernel_size, m.stride, m.padding, m.dilation))
     sizes = zip(
         w.shape(call.all_input_nodes[0])[2:],
         w.shape(call)[2:],
@@ -137,7 +137,7 @@ def _max_pool(w: Writer, call: Call, x: str, m: nn.MaxPool2d) -> str:
     )
     # What torch pads below and right, where the last window is a part of one.
     ends = [max(p, (out - 1) * s + d * (k - 1) + 1 - size - p) for size, out, k, s, p, d in sizes]
-    dilations = {} if dilation == [1, 1] else {"dilations": dilation}
+    dilations = {} if dilation == (1, 1) else {"dilations": dilation}
     return w.node(
         "MaxPool",
         f"{call.target}.max",
@@ -156,11 +156,6 @@ def _average_pool(w: Writer, call: Call, x: str, m: AveragePool) -> str:
     )  # fmt: skip
     factor = m.factor * m.kernel[0] * m.kernel[1]
     return w.node("Mul", f"{call.target}.scaled", [mean, w.number(factor)])
-
-
-def _pair(size: int | tuple[int, ...]) -> list[int]:
-    """Height and width; a single number stands for both."""
-    return [size, size] if isinstance(size, int) else [*size]
 
 
 def _flatten(w: Writer, call: Call, x: str, m: nn.Flatten) -> str:

@@ -67,18 +67,16 @@ def leads_out(network: nn.Module, node: fx.Node) -> bool:
     return all(u.op == "output" or (moves(network, u) and leads_out(network, u)) for u in node.users)
 
 
-def last_weighted(network: nn.Module, graph: fx.Graph) -> fx.Node | None:
-    """The call of the last layer with weights."""
-    found = [node for node in graph.nodes if isinstance(module_of(network, node), WEIGHTED)]
-    return found[-1] if found else None
+def weighted(network: nn.Module, graph: fx.Graph) -> list[fx.Node]:
+    """The calls of layers with weights, in order."""
+    return [node for node in graph.nodes if isinstance(module_of(network, node), WEIGHTED)]
 
 
 def norms_behind(network: nn.Module, graph: fx.Graph) -> dict[str, str]:
     """The batch-norm that alone reads a layer, by names."""
     return {
         str(node.target): str(reader.target)
-        for node in graph.nodes
-        if isinstance(module_of(network, node), WEIGHTED)
+        for node in weighted(network, graph)
         for reader in node.users
         if len(node.users) == 1 and isinstance(module_of(network, reader), NORMS)
     }

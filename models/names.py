@@ -84,11 +84,9 @@ def matched(
     pairs = {name: their for name, their in found.items() if their}
     if any_head:
         heads = [n for n in pairs if n.startswith("head.") and theirs[pairs[n]].shape != ours[n].shape]
-        ours, pairs, theirs = (
-            {n: t for n, t in ours.items() if n not in heads},
-            {n: t for n, t in pairs.items() if n not in heads},
-            {n: t for n, t in theirs.items() if n not in [pairs[h] for h in heads]},
-        )
+        for name in heads:
+            del ours[name]
+            theirs.pop(pairs.pop(name), None)
     _require_whole(ours.keys() - pairs.keys(), theirs.keys() - set(pairs.values()), source)
     _require_once(pairs, source)
     _require_shapes(ours, theirs, pairs, source)

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.models.follow import Followed, line_of, lines_noted, module_of, standard
-from qmu_edge.models.kinds import is_plain, last_weighted, require_known
+from qmu_edge.models.kinds import is_plain, require_known, weighted
 from qmu_edge.models.layers import AveragePool, Classifier, Factory, Layers, Normalize, Shape, initialise
 from qmu_edge.models.plain import quantized
 from qmu_edge.recipe import ModelRecipe
@@ -211,9 +211,10 @@ def _last(calls: Followed, path: str | None) -> fx.Node:
     Raises:
         ConfigError: There is none, or something behind it reads what lies before it, too.
     """
-    last = last_weighted(calls.network, calls.graph)
-    if last is None:
+    layers = weighted(calls.network, calls.graph)
+    if not layers:
         raise ConfigError("no layer with weights")
+    last = layers[-1]
     nodes = list(calls.graph.nodes)
     place = nodes.index(last)
     before = set(nodes[:place])

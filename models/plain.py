@@ -27,6 +27,7 @@ from qmu_edge.models.kinds import (
     leads_out,
     moves,
     quantizes,
+    weighted,
 )  # fmt: skip
 from qmu_edge.models.layers import Layers
 
@@ -43,7 +44,7 @@ def quantized(calls: Followed, make: Layers, *, whole: bool) -> fx.GraphModule:
         A graph that calls the modules of the network, and quantizers.
     """
     made = fx.GraphModule(calls.network, calls.graph)
-    placing = _Placing(made, make, calls.values, whole=whole)
+    placing = _Placing(made, make, whole=whole)
     for node in [node for node in calls.graph.nodes if tensors_in(calls.values[node])]:
         placing.place(node)
     calls.graph.lint()  # type: ignore[no-untyped-call]
@@ -62,18 +63,16 @@ class _Placing:
         weights: The quantized layer of each weight, for weights that two layers share.
     """
 
-    def __init__(
-        self, network: fx.GraphModule, make: Layers, found: dict[fx.Node, Any], *, whole: bool
-    ) -> None:
+    def __init__(self, network: fx.GraphModule, make: Layers, *, whole: bool) -> None:
         self.network, self.make, self.recipe = network, make, make.recipe
         self.on_grid: set[fx.Node] = set()
         self.negative: dict[fx.Node, bool] = {}
         self.plain = make.recipe.activation_bits == "float"
         self.floats = self.plain or make.recipe.edge_bits == "float"
         self.whole = whole
-        weighted = [node for node in found if isinstance(module_of(network, node), WEIGHTED)]
-        self.last = weighted[-1] if weighted and whole else None
-        self.edges = {*weighted[:1], self.last}
+        layers = weighted(network, network.graph)
+        self.last = layers[-1] if layers and whole else None
+        self.edges = {*layers[:1], self.last}
         self.weights: dict[int, Any] = {}
 
     def place(self, node: fx.Node) -> None:

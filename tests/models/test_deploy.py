@@ -14,7 +14,7 @@ from qmu_edge.models.calibration import calibrate, calibration_batches, weight_l
 from qmu_edge.models.deploy import deploy, input_grids, require_equivalent, settle, weight_scale
 from qmu_edge.models.deployed import Affine, BreakTies
 from qmu_edge.models.follow import follow
-from qmu_edge.models.kinds import quantizer_grids
+from qmu_edge.models.kinds import grids, quantizer_grids
 from qmu_edge.models.layers import Classifier, Layers, Shape
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.train.batches import Samples
@@ -132,15 +132,16 @@ def test_a_channel_that_is_off_gives_its_bias(settled: Callable[..., Classifier]
 
 
 def _input_grids(model: Classifier) -> dict[str, Any]:
-    found = input_grids(model, follow(model), quantizer_grids(model))
+    graph = follow(model)
+    found = input_grids(model, graph, grids(model, graph, quantizer_grids(model)))
     return {str(node.target): grid for node, grid in found.items()}
 
 
 def test_every_layer_behind_a_quantizer_knows_its_input_grid(settled: Callable[..., Classifier]) -> None:
     model = settled(architecture="mobilenet_v2")
-    grids = _input_grids(model)
-    assert set(grids) == {name for name, _ in weight_layers(model)}
-    assert (grids["stem.0.0"].bits, grids["blocks.3.branch.2.0"].bits) == (8, 4)
+    found = _input_grids(model)
+    assert set(found) == {name for name, _ in weight_layers(model)}
+    assert (found["stem.0.0"].bits, found["blocks.3.branch.2.0"].bits) == (8, 4)
     assert {*_input_grids(settled(activation_bits="float")).values()} == {None}
 
 
