@@ -6,6 +6,7 @@ average pooling, quantization and the classifier follow; where it returns logits
 of its own. Normalisation and quantization of the input come before it in any case.
 """
 
+import copy
 import importlib.abc
 import importlib.util
 import sys
@@ -19,13 +20,15 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.models.follow import Followed, line_of, lines_noted, module_of, standard
+from qmu_edge.models.follow import Followed, line_of, lines_noted, module_of, standard, tensors_in
 from qmu_edge.models.kinds import is_plain, require_known, weighted
 from qmu_edge.models.layers import AveragePool, Classifier, Factory, Layers, Normalize, Shape, initialise
 from qmu_edge.models.plain import quantized
 from qmu_edge.recipe import ModelRecipe
 
 TRIED_SIDE: Final = 32  # side in pixels of the image that tells what a body gives, where no other is known
+
+ROUNDING: Final = 1e-3  # of the largest logit
 
 
 def factory_in(source: bytes, recipe: ModelRecipe) -> Factory:
@@ -163,6 +166,36 @@ def checked(
         raise ConfigError(text if text.startswith(f"{name}, line ") else f"{name}: {text}") from error
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise ConfigError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def is_followed(factory: Factory, make: Layers, shape: Shape) -> bool:
+    """Whether a network computes what the calls do that its `forward` was seen to make.
+
+    Compared for two times images, in evaluation and in training; what is drawn is drawn alike.
+    """
+    with redirect_stdout(sys.stderr):
+        body = factory(make, shape).eval()
+        followed = copy.deepcopy(standard(body, _example(shape)).network)
+        for module in followed.modules():
+            if hasattr(module, "inplace"):
+                module.inplace = False
+        return all(
+            _same(body.train(training), followed.train(training), _example(shape), seed)
+            for training in (False, True)
+            for seed in range(2)
+        )
+
+
+def _same(body: nn.Module, followed: nn.Module, example: Tensor, seed: int) -> bool:
+    images = torch.rand(example.shape, generator=torch.Generator().manual_seed(seed))
+    found = []
+    for network in (body, followed):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            found.append(tensors_in(network(images.clone())))
+    ((one,), (other,)) = found
+    allowed = ROUNDING * float(one.nan_to_num().abs().max())
+    return torch.allclose(one, other, rtol=ROUNDING, atol=allowed, equal_nan=True)
 
 
 def _require_whole(network: nn.Module) -> None:
