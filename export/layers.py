@@ -4,6 +4,7 @@ A writer gets the graph, the call, the names of the tensors that enter, and for 
 returns the name of what comes out.
 """
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -18,7 +19,8 @@ from qmu_edge.errors import ExportError
 from qmu_edge.export.writer import BrevitasLayer, Shape, Writer
 from qmu_edge.models.deployed import Affine, BreakTies, Table
 from qmu_edge.models.follow import ADD, JOIN, MULTIPLY
-from qmu_edge.models.layers import AveragePool, Line, Normalize
+from qmu_edge.models.layers import AveragePool, Line, Normalize, pair
+from qmu_edge.models.parts import part_of
 
 Call = fx.Node
 
@@ -41,8 +43,8 @@ def _affine(w: Writer, call: Call, x: str, m: Affine) -> str:
 
 
 def _line(w: Writer, call: Call, x: str, m: Line) -> str:
-    scaled = w.node("Mul", f"{call.target}.scaled", [x, w.constant(f"number_{m.slope:g}", m.slope)])
-    return w.node("Add", f"{call.target}.shifted", [scaled, w.constant(f"number_{m.offset:g}", m.offset)])
+    scaled = w.node("Mul", f"{call.target}.scaled", [x, w.number(m.slope)])
+    return w.node("Add", f"{call.target}.shifted", [scaled, w.number(m.offset)])
 
 
 def _norm(w: Writer, call: Call, x: str, m: Any) -> str:
@@ -77,7 +79,7 @@ def _quant_relu(w: Writer, call: Call, x: str, m: BrevitasLayer) -> str:
 
 
 def _clip(w: Writer, call: Call, x: str, m: nn.Hardtanh) -> str:
-    bounds = [w.constant(f"bound_{v:g}", float(v)) for v in (m.min_val, m.max_val)]
+    bounds = [w.number(v) for v in (m.min_val, m.max_val)]
     return w.node("Clip", f"{call.target}.clip", [x, *bounds])
 
 
@@ -97,34 +99,33 @@ def _silu(w: Writer, call: Call, x: str, m: nn.SiLU) -> str:
 
 
 def _gelu(w: Writer, call: Call, x: str, m: nn.GELU) -> str:
-    """0.5 x (1 + erf(x / sqrt 2))."""
-    if m.approximate != "none":
-        raise ExportError(
-            f"{call.target}: GELU by {m.approximate} of floats cannot be exported, only the exact one"
-        )
+    """0.5 x (1 + erf(x / sqrt 2)), or with tanh(sqrt(2 / pi) (x + 0.044715 x^3)) in the place of erf."""
     name = str(call.target)
-    inner = w.node(
-        "Erf", f"{name}.erf", [w.node("Mul", f"{name}.inner", [x, w.constant("root_half", 0.5**0.5)])]
-    )
-    half = w.node("Mul", f"{name}.half", [x, w.constant("half", 0.5)])
-    return w.node(
-        "Mul", f"{name}.gelu", [half, w.node("Add", f"{name}.gate", [inner, w.constant("one", 1.0)])]
-    )
+    if m.approximate == "tanh":
+        square = w.node("Mul", f"{name}.square", [x, x])
+        cube = w.node("Mul", f"{name}.cube", [square, x])
+        raised = w.node("Mul", f"{name}.raised", [cube, w.number(0.044715)])
+        inner = w.node("Add", f"{name}.sum", [x, raised])
+        curve = w.node(
+            "Tanh", f"{name}.tanh", [w.node("Mul", f"{name}.inner", [inner, w.number((2 / math.pi) ** 0.5)])]
+        )
+    else:
+        curve = w.node("Erf", f"{name}.erf", [w.node("Mul", f"{name}.inner", [x, w.number(0.5**0.5)])])
+    half = w.node("Mul", f"{name}.half", [x, w.number(0.5)])
+    return w.node("Mul", f"{name}.gelu", [half, w.node("Add", f"{name}.gate", [curve, w.number(1.0)])])
 
 
 def _table(w: Writer, call: Call, x: str, m: Table) -> str:
     """The place of every code, counted from the smallest, then the value there."""
     name, grid = str(call.target), m.grid
     steps = w.node("Mul", f"{name}.steps", [x, w.constant(f"{name}.inverse_step", 1.0 / grid.step)])
-    half_up = w.constant(
-        f"number_{0.5 - grid.low:g}", 0.5 - grid.low
-    )  # a Cast cuts off what is behind the point
+    half_up = w.number(0.5 - grid.low)  # a Cast cuts off what is behind the point
     place = w.node("Cast", f"{name}.place", [w.node("Add", f"{name}.raised", [steps, half_up])], to=7)
     return w.node("Gather", f"{name}.value", [w.constant(f"{name}.table", m.values), place])
 
 
 def _max_pool(w: Writer, call: Call, x: str, m: nn.MaxPool2d) -> str:
-    kernel, stride, padding, dilation = (_pair(v) for v in (m.kernel_size, m.stride, m.padding, m.dilation))
+    kernel, stride, padding, dilation = (pair(v) for v in (m.kernel_size, m.stride, m.padding, m.dilation))
     sizes = zip(
         w.shape(call.all_input_nodes[0])[2:],
         w.shape(call)[2:],
@@ -136,7 +137,7 @@ def _max_pool(w: Writer, call: Call, x: str, m: nn.MaxPool2d) -> str:
     )
     # What torch pads below and right, where the last window is a part of one.
     ends = [max(p, (out - 1) * s + d * (k - 1) + 1 - size - p) for size, out, k, s, p, d in sizes]
-    dilations = {} if dilation == [1, 1] else {"dilations": dilation}
+    dilations = {} if dilation == (1, 1) else {"dilations": dilation}
     return w.node(
         "MaxPool",
         f"{call.target}.max",
@@ -154,12 +155,7 @@ def _average_pool(w: Writer, call: Call, x: str, m: AveragePool) -> str:
         pads=[*m.padding, *m.padding], count_include_pad=1,
     )  # fmt: skip
     factor = m.factor * m.kernel[0] * m.kernel[1]
-    return w.node("Mul", f"{call.target}.scaled", [mean, w.constant(f"number_{factor!r}", factor)])
-
-
-def _pair(size: int | tuple[int, ...]) -> list[int]:
-    """Height and width; a single number stands for both."""
-    return [size, size] if isinstance(size, int) else [*size]
+    return w.node("Mul", f"{call.target}.scaled", [mean, w.number(factor)])
 
 
 def _flatten(w: Writer, call: Call, x: str, m: nn.Flatten) -> str:
@@ -249,40 +245,18 @@ def _both(op_type: str) -> Callable[[Writer, Call, list[str]], str]:
 
 def _part(w: Writer, call: Call, inputs: list[str]) -> str:
     """One of several tensors, or a slice of one."""
-    (x,), index = call.all_input_nodes[:1], call.args[1]
-    whole = w.found[x]
-    if isinstance(whole, tuple | list):
-        return _slice(w, call, inputs[0], _place(w, x, int(index)))  # type: ignore[arg-type]
-    slices: Any = index if isinstance(index, tuple) else (index,)
-    if Ellipsis in slices:
-        at = slices.index(Ellipsis)
-        missing = whole.dim() - len(slices) + 1
-        slices = (*slices[:at], *(slice(None),) * missing, *slices[at + 1 :])
-    if not all(isinstance(s, slice) for s in slices) or slices[0] != slice(None):
-        raise ExportError(f"{call.name}: [{index}] cannot be exported, only slices behind the first axis")
-    places = {axis: s.indices(whole.shape[axis]) for axis, s in enumerate(slices) if s != slice(None)}
-    if any(step < 1 for _, _, step in places.values()):
-        raise ExportError(f"{call.name}: [{index}] goes backwards")
-    return _slice(w, call, inputs[0], places)
-
-
-def _place(w: Writer, split: Call, number: int) -> dict[int, tuple[int, int, int]]:
-    """Where one of the tensors lies that a call has cut another one into."""
-    parts, whole = w.found[split], w.shape(split.all_input_nodes[0])
-    axis = next(a for a, size in enumerate(whole) if sum(p.shape[a] for p in parts) == size and a > 0)
-    start = sum(p.shape[axis] for p in parts[: number % len(parts)])
-    return {axis: (start, start + parts[number].shape[axis], 1)}
-
-
-def _slice(w: Writer, call: Call, x: str, places: Mapping[int, tuple[int, int, int]]) -> str:
+    try:
+        places = part_of(call, w.found)
+    except ValueError as error:
+        raise ExportError(f"{call.name}: {error}") from None
     if not places:  # all of it
-        return x
+        return inputs[0]
     starts, ends, steps = zip(*places.values(), strict=True)
     numbers = [np.array(v) for v in (starts, ends, [*places], steps)]
     names = [
         w.constant(f"{call.name}.{n}", v) for n, v in zip(("from", "to", "axes", "by"), numbers, strict=True)
     ]
-    return w.node("Slice", call.name, [x, *names])
+    return w.node("Slice", call.name, [inputs[0], *names])
 
 
 def _same(w: Writer, call: Call, inputs: list[str]) -> str:

@@ -7,7 +7,7 @@ they are measured, and gain and shift follow from them, so that the network comp
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import torch
 from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.export.gates import BATCH, run_file, runnable
@@ -25,14 +25,19 @@ from qmu_edge.export.steps import Step, steps_of
 from qmu_edge.export.trace import trace
 from qmu_edge.models.calibration import weight_layers
 from qmu_edge.models.deploy import deploy
+from qmu_edge.models.deployed import Table
+from qmu_edge.models.follow import follow
+from qmu_edge.models.kinds import norms_behind, quantizes
 from qmu_edge.models.layers import Classifier
+from qmu_edge.models.quant_layers import quickly
 from qmu_edge.models.quantizers.presets import LearnedStep
 from qmu_edge.train.batches import Samples, on_device
 from qmu_edge.train.fit import predict
+from qmu_edge.train.requantize import STATISTICS_IMAGES
 from qmu_edge.verify.codes import code_range
 from qmu_edge.verify.parity import Parity, compare
 
-IMAGES = 2048
+_Norms = dict[Any, tuple[Tensor, Tensor]]  # gain and shift of batch-norms
 GRID, SUM, WEIGHT = ".quant", ".sum", ".weight"  # how the trace names the nodes of a module
 
 
@@ -61,15 +66,16 @@ def read_back(data: bytes, model: Classifier, samples: Samples, source: object) 
         graph = onnx.load_from_string(data)
         theirs = steps_of(graph)
         pairs, names = _pairs(model, theirs, samples.pool.shape[-1])
-        norms: dict[nn.BatchNorm2d, tuple[Tensor, Tensor]] = {}
-        behind = _norms_behind(model, samples.pool.shape[-1])
+        norms: _Norms = {}
+        behind = norms_behind(model, follow(model))
         with torch.no_grad():
             for pair in pairs:
                 if pair.ours.kind == "grid":
                     _set_grid(model, names[_module(pair.ours)], pair)
                 elif pair.ours.kind == "layer":
-                    layer = model.get_submodule(names[_module(pair.ours)])
-                    _set_layer(layer, behind.get(layer), pair, norms)
+                    name = names[_module(pair.ours)]
+                    norm = model.get_submodule(behind[name]) if name in behind else None
+                    _set_layer(model.get_submodule(name), norm, pair, norms)
             _set_norms(model, norms, samples)
     except (ExportError, ConfigError) as error:
         raise type(error)(f"{source}: {error}") from None
@@ -131,18 +137,28 @@ def _pairs(model: Classifier, theirs: Step, size: int) -> tuple[list[_Pair], dic
     """Steps side by side, and the names of the network's modules by those in its own graph."""
     template = _with_any_steps(model)
     deployed = deploy(template, size)
+    _require_no_surplus(model, deployed)
     ours = steps_of(trace(deployed, size))
     names = dict(zip(_quantized(deployed), _quantized(model), strict=True))
     return list(_Match().match(ours, theirs).values()), names
 
 
+def _require_no_surplus(model: Classifier, deployed: Classifier) -> None:
+    """Refuse a network whose file has other layers than it, or tables, see `qmu_edge.models.integers`."""
+    own = {name for name, _ in weight_layers(model)}
+    layers = [name for name, _ in weight_layers(deployed) if name not in own]
+    surplus = [name for layer in layers if (name := layer.removesuffix(".0")) not in own]
+    surplus += [name for name, module in deployed.named_modules() if isinstance(module, Table)]
+    if surplus:
+        raise ExportError(
+            f"{', '.join(surplus)}: in their place the file of such a network has layers whose codes are all "
+            "one, or tables of codes, and it cannot be read back"
+        )
+
+
 def _quantized(model: Classifier) -> list[str]:
     """Names of all layers and all grids, in the same order in a network and in its deploy form."""
-    return [n for n, _ in weight_layers(model)] + [
-        n
-        for n, m in model.named_modules()
-        if getattr(getattr(m, "act_quant", None), "is_quant_enabled", False)
-    ]
+    return [n for n, _ in weight_layers(model)] + [n for n, m in model.named_modules() if quantizes(m)]
 
 
 def _with_any_steps(model: Classifier) -> Classifier:
@@ -226,9 +242,7 @@ def _set_grid(model: Classifier, name: str, pair: _Pair) -> None:
         )
 
 
-def _set_layer(
-    layer: Any, norm: nn.BatchNorm2d | None, pair: _Pair, norms: dict[nn.BatchNorm2d, tuple[Tensor, Tensor]]
-) -> None:
+def _set_layer(layer: Any, norm: Any, pair: _Pair, norms: _Norms) -> None:
     """Codes and scale; what is left of gain and shift goes to the batch-norm, or the bias."""
     theirs = pair.theirs
     codes, scale = _required(theirs.codes), _required(theirs.scale)
@@ -250,6 +264,8 @@ def _set_layer(
         if layer.weight_quant.is_quant_enabled:
             gain = np.where(full < 0, -gain, gain)
         norms[norm] = torch.from_numpy(gain), torch.from_numpy(shift)
+        if layer.bias is not None:  # a part of the batch-norm's
+            layer.bias.zero_()
     elif layer.bias is not None:
         layer.bias.copy_(torch.from_numpy(shift))
     elif shift.any():
@@ -290,33 +306,6 @@ def _required(values: np.ndarray | None) -> np.ndarray:
     return values
 
 
-def _norms_behind(model: Classifier, size: int) -> dict[nn.Module, nn.BatchNorm2d]:
-    """The batch-norm that reads what each layer makes."""
-    made: dict[int, tuple[nn.Module, Tensor]] = {}
-    found: dict[nn.Module, nn.BatchNorm2d] = {}
-
-    def left(layer: nn.Module, x: Any, y: Any) -> None:
-        value = y if isinstance(y, Tensor) else y.value
-        made[id(value)] = layer, value
-
-    def arrived(norm: nn.Module, x: tuple[Any, ...]) -> None:
-        value = x[0] if isinstance(x[0], Tensor) else x[0].value
-        if id(value) in made and isinstance(norm, nn.BatchNorm2d):
-            found[made[id(value)][0]] = norm
-
-    handles = [layer.register_forward_hook(left) for _, layer in weight_layers(model)]
-    handles += [
-        m.register_forward_pre_hook(arrived) for m in model.modules() if isinstance(m, nn.BatchNorm2d)
-    ]
-    with _hooked(handles), torch.no_grad():
-        _with_shape(model, size)
-    return found
-
-
-def _with_shape(model: Classifier, size: int) -> None:
-    model.eval()(torch.zeros(1, model.shape.channels, size, size))
-
-
 @contextmanager
 def _hooked(handles: list[Any]) -> Iterator[None]:
     try:
@@ -326,9 +315,7 @@ def _hooked(handles: list[Any]) -> Iterator[None]:
             handle.remove()
 
 
-def _set_norms(
-    model: Classifier, norms: Mapping[nn.BatchNorm2d, tuple[Tensor, Tensor]], samples: Samples
-) -> None:
+def _set_norms(model: Classifier, norms: _Norms, samples: Samples) -> None:
     """First gain and shift with statistics of 0 and 1, then the same with those that are measured so."""
     for norm, (gain, shift) in norms.items():
         _set_norm(norm, torch.zeros_like(shift), torch.ones_like(shift), gain, shift)
@@ -337,19 +324,20 @@ def _set_norms(
 
     def arrived(norm: Any, x: tuple[Any, ...]) -> None:
         value = (x[0] if isinstance(x[0], Tensor) else x[0].value).double()
-        sums[norm] += torch.stack([value.sum((0, 2, 3)), value.square().sum((0, 2, 3))])
-        counts[norm] += value.numel() // value.shape[1]
+        rows = value.transpose(0, 1).flatten(1)
+        sums[norm] += torch.stack([rows.sum(1), rows.square().sum(1)])
+        counts[norm] += rows.shape[1]
 
     model.eval()
-    with _hooked([norm.register_forward_pre_hook(arrived) for norm in norms]):
-        for batch in samples.take(torch.arange(min(IMAGES, len(samples)))).batches(64):
+    with _hooked([norm.register_forward_pre_hook(arrived) for norm in norms]), quickly(model):
+        for batch in samples.take(torch.arange(min(STATISTICS_IMAGES, len(samples)))).batches(BATCH):
             model(batch.images)
     for norm, (gain, shift) in norms.items():
         mean, square = sums[norm] / counts[norm]
         _set_norm(norm, mean, (square - mean.square()).clamp_min(0.0), gain, shift)
 
 
-def _set_norm(norm: nn.BatchNorm2d, mean: Any, variance: Any, gain: Tensor, shift: Tensor) -> None:
+def _set_norm(norm: Any, mean: Any, variance: Any, gain: Tensor, shift: Tensor) -> None:
     """A batch-norm of these statistics (c,) that computes x * gain + shift, as float32 allows."""
     kept: Any = (norm.running_mean, norm.running_var)
     kept[0].copy_(mean)

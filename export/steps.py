@@ -7,7 +7,7 @@ after a layer are one multiplication and one addition. Nodes that only convert o
 Shapes: o outputs of a layer.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -81,20 +81,6 @@ def steps_of(model: onnx.ModelProto) -> Step:
         raise ExportError(f"{reader.at}: cannot be read as a quantized network: {error}") from None
 
 
-def walk(last: Step) -> Iterator[Step]:
-    """Every step once, the first ones first."""
-    seen: set[int] = set()
-
-    def visit(step: Step) -> Iterator[Step]:
-        if id(step) not in seen:
-            seen.add(id(step))
-            for each in step.inputs:
-                yield from visit(each)
-            yield step
-
-    yield from visit(last)
-
-
 class _Reader:
     """A graph, read from its output to its input."""
 
@@ -123,7 +109,7 @@ class _Reader:
         if node.op_type == "QuantizeLinear":
             return self._grid(node, label)
         if node.op_type == "Quant" and node.domain == QONNX_DOMAIN:
-            return self._quant(node, label, flags)
+            return self._quant(node, label)
         if node.op_type in ("Add", "Sub", "Mul", "Div", "BatchNormalization"):
             return self._arithmetic(node, label, flags)
         if node.op_type in ("Relu", "Clip"):
@@ -194,7 +180,7 @@ class _Reader:
             raise ExportError(f"{label}: {scale.size} steps for one tensor of activations, allowed is one")
         return _on_grid(self.step(node.input[0]), label, scale.reshape(()), low - offset, high - offset)
 
-    def _quant(self, node: onnx.NodeProto, label: str, flags: Mapping[str, Any]) -> Step:
+    def _quant(self, node: onnx.NodeProto, label: str) -> Step:
         scale = self._stored(node.input[1])
         if scale.size != 1 or self._stored(node.input[2]).any():
             raise ExportError(f"{label}: allowed is one step for a tensor, and zero point 0")

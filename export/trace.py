@@ -16,8 +16,7 @@ from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.export.graph import INPUT, OUTPUT
 from qmu_edge.export.layers import FUNCTIONS, MODULES, WITH_QUANTIZER
 from qmu_edge.export.writer import EXAMPLES, Writer
-from qmu_edge.models.follow import follow, module_of, values
-from qmu_edge.models.kinds import is_tensor
+from qmu_edge.models.follow import follow, module_of, tensors_in, values
 from qmu_edge.models.layers import Classifier
 from qmu_edge.verify.onnx.graph import QONNX_DOMAIN
 
@@ -71,7 +70,7 @@ def _write(w: Writer, model: nn.Module, traced: fx.Graph) -> None:
             tensors[node] = INPUT
         elif node.op == "output":
             w.graph.graph.node[-1].output[0] = OUTPUT
-        elif is_tensor(w.found[node]):
+        elif tensors_in(w.found[node]):
             inputs = [tensors[x] for x in node.all_input_nodes if x in tensors]
             tensors[node] = _called(w, node, module_of(model, node), inputs)
 

@@ -55,6 +55,10 @@ class Writer:
         array = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
         return constant(self.graph, name, array.astype(np.float32) if array.dtype.kind == "f" else array)
 
+    def number(self, value: float) -> str:
+        """Name of an initializer with a number, which all that need the same one share."""
+        return self.constant(f"number_{float(value)!r}", float(value))
+
     def quant(self, name: str, x: str, proxy: BrevitasProxy, scale: np.ndarray) -> str:
         """Append a `Quant` node; QONNX keeps scale, zero point and bit width as tensors."""
         if proxy.rounding_mode != "ROUND" or float(proxy.zero_point().abs().max()):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from qmu_edge.models.kernels import fused
+from qmu_edge.models.kinds import NORMS
 
 
 def spare(model: nn.Module) -> bool:
@@ -55,7 +56,7 @@ def _repeating(block: nn.Module, passes: fused.Passes) -> Iterator[None]:
     """Recompute with the same quantizer passes, without updating batch-norm statistics a second time."""
     with ExitStack() as stack:
         stack.enter_context(fused.using(passes))
-        for norm in (m for m in block.modules() if isinstance(m, nn.BatchNorm2d)):
+        for norm in (m for m in block.modules() if isinstance(m, NORMS)):
             for name, still in (("momentum", 0.0), ("num_batches_tracked", None)):
                 stack.callback(setattr, norm, name, getattr(norm, name))
                 setattr(norm, name, still)

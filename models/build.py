@@ -8,6 +8,7 @@ convnets.py      networks of plain torch layers, those of torchvision among them
 own.py           user-defined networks
 follow.py        the calls that a network makes
 kinds.py         kinds of calls
+parts.py         which part of a tensor an index takes
 plain.py         quantizers for networks of plain torch layers
 weights_file.py  files of weights that were trained elsewhere
 names.py         their names, matched with a network's

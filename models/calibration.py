@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.kernels.fused import FusedIntQuant
+from qmu_edge.models.kinds import NORMS
 from qmu_edge.models.quantizers.presets import LearnedStep
 
 Group = Literal["weights", "bias", "bn_affine", "bn_stats", "weight_scale", "activation_scale", "head"]
@@ -164,7 +165,7 @@ def parameter_group(name: str, model: nn.Module) -> Group:
     if name.startswith("head."):
         return "head"
     owner = model.get_submodule(name.rpartition(".")[0])
-    if isinstance(owner, nn.BatchNorm2d):
+    if isinstance(owner, NORMS):
         return "bn_stats" if "running_" in name or name.endswith("num_batches_tracked") else "bn_affine"
     return "bias" if name.endswith("bias") else "weights"
 

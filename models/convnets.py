@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.models.layers import Layers, Shape
+from qmu_edge.models.layers import Layers, Shape, initialise
 from qmu_edge.models.mobilenet import channels
 
 # expansion, output channels, blocks, stride of the first block (imagenet stem), kernel
@@ -29,14 +29,13 @@ LITE: Final = (
 
 def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    initialise([conv])
     return [conv, nn.BatchNorm2d(outputs)]
 
 
 def _classifier(inputs: int, classes: int, dropout: float = 0.0) -> list[nn.Module]:
     linear = nn.Linear(inputs, classes)
-    nn.init.normal_(linear.weight, std=0.01)
-    nn.init.zeros_(linear.bias)
+    initialise([linear])
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), linear]
 
 

@@ -48,7 +48,6 @@ from qmu_edge.models.integers import alone, express
 from qmu_edge.models.kernels.steps import short_mantissa
 from qmu_edge.models.kinds import (
     FUNCTIONS,
-    WEIGHTED,
     averages,
     grids,
     leads_out,
@@ -56,6 +55,7 @@ from qmu_edge.models.kinds import (
     norms_behind,
     quantizer_grids,
     quantizes,
+    weighted,
 )  # fmt: skip
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.quantizers.presets import LearnedStep
@@ -84,7 +84,8 @@ def deploy(model: Classifier, size: int) -> Classifier:
     steps = quantizer_grids(deployed)
     express(deployed, steps, size)
     graph = follow(deployed)
-    known = {str(node.target): grid for node, grid in input_grids(deployed, graph, steps).items()}
+    entering = input_grids(deployed, graph, grids(deployed, graph, steps))
+    known = {str(node.target): grid for node, grid in entering.items()}
     norms = norms_behind(deployed, graph)
     with torch.no_grad():
         for name, layer in list(weight_layers(deployed)):
@@ -140,14 +141,14 @@ def settle(model: Classifier, size: int) -> None:
     Afterwards the trained network computes the same function as the exported one.
     """
     graph = follow(model)
-    norms, steps = norms_behind(model, graph), quantizer_grids(model)
+    norms, known = norms_behind(model, graph), grids(model, graph, quantizer_grids(model))
     layers = {name: layer for name, layer in weight_layers(model) if layer.weight_quant.is_quant_enabled}
     with torch.no_grad():
-        for node, grid in input_grids(model, graph, steps).items():
+        for node, grid in input_grids(model, graph, known).items():
             if (name := str(node.target)) in layers.keys() - norms.keys() and not leads_out(model, node):
                 _shorten(layers[name], grid)
     deployed = deploy(model, size)
-    norms_alone = alone(model, graph, grids(model, graph, steps))
+    norms_alone = alone(model, graph, known)
     with torch.no_grad():
         for name, layer in layers.items():
             norm: Any = model.get_submodule(norms[name]) if name in norms else None
@@ -193,11 +194,11 @@ def gain_bits(weight_bits: int, input_bits: int) -> int:
     return 8 if weight_bits + input_bits <= 12 else 6
 
 
-def input_grids(model: nn.Module, graph: fx.Graph, steps: Mapping[str, Grid]) -> dict[fx.Node, Grid | None]:
-    """The grid of what enters each call of a layer with weights; None where that is float."""
-    known = grids(model, graph, steps)
-    layers = [node for node in graph.nodes if isinstance(module_of(model, node), WEIGHTED)]
-    return {node: known[node.all_input_nodes[0]] for node in layers}
+def input_grids(
+    model: nn.Module, graph: fx.Graph, known: Mapping[fx.Node, Grid | None]
+) -> dict[fx.Node, Grid | None]:
+    """The grid of what enters each call of a layer with weights, None where that is float; see `grids`."""
+    return {node: known[node.all_input_nodes[0]] for node in weighted(model, graph)}
 
 
 def _sums(model: nn.Module, graph: fx.Graph) -> list[str]:
@@ -205,9 +206,9 @@ def _sums(model: nn.Module, graph: fx.Graph) -> list[str]:
     found = []
     for node in graph.nodes:
         if quantizes(module_of(model, node)):
-            (x,) = node.all_input_nodes
+            x = node.all_input_nodes[0]
             while moves(model, x) or isinstance(module_of(model, x), FUNCTIONS):
-                (x,) = x.all_input_nodes
+                x = x.all_input_nodes[0]  # behind it are sizes
             if x.target is ADD or averages(model, x):
                 found.append(str(node.target))
     return found

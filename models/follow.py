@@ -17,12 +17,13 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jaxtyping
 import torch
 import torch.nn.functional as F
 from brevitas.nn.mixin.base import QuantLayerMixin
+from brevitas.quant_tensor import QuantTensor
 from torch import Tensor, fx, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
@@ -30,6 +31,8 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.models.layers import Line, Single
 
 Function = Any  # a function, or the name of a method of tensors
+Arguments = tuple[Any, ...]
+Keywords = Mapping[str, Any]
 ADD: Final = operator.add
 MULTIPLY: Final = operator.mul
 JOIN: Final = torch.cat
@@ -51,7 +54,6 @@ _SAME: Final[Mapping[Function, Function]] = {
 }
 _WINDOW: Final = ("kernel_size", "stride", "padding")
 _FLATTEN: Final = (lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim), ("start_dim", "end_dim"))
-_DROPOUT: Final = (lambda p=0.5: nn.Dropout(p), ("p",))
 # The module that computes a function, and the names of its arguments behind the first.
 _MODULES: Final[Mapping[Function, tuple[Callable[..., nn.Module], tuple[str, ...]]]] = {
     **dict.fromkeys((F.relu, torch.relu, F.relu_, torch.relu_, "relu", "relu_"), (nn.ReLU, ())),
@@ -71,11 +73,40 @@ _MODULES: Final[Mapping[Function, tuple[Callable[..., nn.Module], tuple[str, ...
     F.interpolate: (nn.Upsample, ("size", "scale_factor", "mode")),
     **dict.fromkeys((F.channel_shuffle, torch.channel_shuffle), (nn.ChannelShuffle, ("groups",))),
     **dict.fromkeys((torch.flatten, "flatten"), _FLATTEN),
-    **dict.fromkeys((F.dropout, F.dropout2d), _DROPOUT),
+    F.dropout: (nn.Dropout, ("p",)),
+    F.dropout2d: (nn.Dropout2d, ("p",)),
 }
 _IGNORED: Final = {"inplace", "training", "return_indices", "align_corners", "antialias"}
 _MEANS: Final = (torch.mean, "mean")
 _PLACE: Final = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+class Followed(NamedTuple):
+    """A network and the calls that it makes.
+
+    Attributes:
+        network: What makes them.
+        graph: The calls, in order.
+        values: What each gives for an example.
+        more: What each gives for one image more.
+    """
+
+    network: Any
+    graph: fx.Graph
+    values: dict[fx.Node, Any]
+    more: dict[fx.Node, Any]
+
+    def given(self, x: Any) -> Any:
+        """Arguments of a call, with numbers in the place of what works them out from sizes.
+
+        What depends on how many images there are stays a call.
+        """
+
+        def value(node: fx.Node) -> Any:
+            a, b = self.values[node], self.more[node]
+            return a if isinstance(a, int | float | torch.Size) and a == b else node
+
+        return fx.node.map_arg(x, value)
 
 
 class _Tracer(fx.Tracer):
@@ -137,6 +168,13 @@ def line_of(node: fx.Node, path: str | None) -> str:
     return f"{path}, line {lines[-1]}: " if lines else ""
 
 
+def tensors_in(value: Any) -> list[Tensor]:
+    """What a call gives: a tensor, one of Brevitas with its scale, or several."""
+    if isinstance(value, Tensor | QuantTensor):
+        return [value if isinstance(value, Tensor) else value.value]
+    return [v for v in value if isinstance(v, Tensor)] if isinstance(value, tuple | list) else []
+
+
 def module_of(network: nn.Module, node: fx.Node) -> nn.Module | None:
     """The module that a node calls; None for any other node."""
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -163,7 +201,7 @@ def values(network: nn.Module, graph: fx.Graph, example: Tensor) -> dict[fx.Node
     return found
 
 
-def standard(network: nn.Module, example: Tensor) -> nn.Module:
+def standard(network: nn.Module, example: Tensor, *, lines: bool = False) -> Followed:
     """The network with its calls written in one way; the network itself where they are already.
 
     Parameters keep their names. Of a module with weights that is called twice, the second one has the same
@@ -172,21 +210,24 @@ def standard(network: nn.Module, example: Tensor) -> nn.Module:
     Args:
         network: Does not change.
         example: What it takes.
+        lines: See `follow`.
 
     Raises:
         ConfigError: See `follow` and `values`.
     """
-    graph = follow(network, lines=True)
-    found = values(network, graph, example)
-    tensors = [node for node, value in found.items() if isinstance(value, Tensor)]
-    made = fx.GraphModule(network, graph)
-    changed = sum([_in_one_way(made, node) + _whole_windows(made, node, found) for node in tensors])
-    if not _apart(made) and not changed:
-        return network
+    graph = follow(network, lines=lines)
+    seen = [values(network, graph, images) for images in (example, torch.cat([example, example[:1]]))]
+    calls = Followed(fx.GraphModule(network, graph), graph, *seen)
+    tensors = [node for node, value in calls.values.items() if tensors_in(value)]
+    changed = [_apart(calls.network), *(_in_one_way(calls, node) for node in tensors)]
+    changed += [_whole_windows(calls, node) for node in graph.nodes]
+    if not any(changed):
+        return calls._replace(network=network)
     graph.eliminate_dead_code()
     graph.lint()  # type: ignore[no-untyped-call]
-    made.recompile()
-    return made.train(network.training)
+    calls.network.recompile()
+    calls.network.train(network.training)
+    return calls._replace(values={n: calls.values[n] for n in graph.nodes})
 
 
 def add_module(network: fx.GraphModule, name: str, module: nn.Module) -> str:
@@ -215,34 +256,37 @@ def call_module(network: fx.GraphModule, before: fx.Node, name: str, module: nn.
     return node
 
 
-def _in_one_way(network: fx.GraphModule, node: fx.Node) -> bool:
+def _in_one_way(calls: Followed, node: fx.Node) -> bool:
     """Replace a call by the one that is written for it; False where it is that one."""
     if node.op not in ("call_function", "call_method"):
         return False
     target = _SAME.get(node.target, node.target)
-    modules = _arithmetic(node, target) or _written(node, target)
+    given = calls.given(node.args), calls.given(node.kwargs)
+    modules = _arithmetic(target, *given) or _written(target, *given)
     if not modules:
-        if target is node.target:
+        if target is node.target or (node.kwargs and target is not JOIN):
             return False
         node.op = "call_method" if isinstance(target, str) else "call_function"
         node.target = target
         return True
-    x: Any = next(a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node))
+    x: Any = next(a for a in node.all_input_nodes if tensors_in(calls.values[a]))
     for module in modules:
-        x = call_module(network, node, node.name, module, x)
+        before, x = x, call_module(calls.network, node, node.name, module, x)
+        for values in (calls.values, calls.more):
+            values[x] = values[node] if module is modules[-1] else module(values[before])
     node.replace_all_uses_with(x)
-    network.graph.erase_node(node)
+    calls.graph.erase_node(node)
     return True
 
 
-def _arithmetic(node: fx.Node, target: Function) -> list[nn.Module]:
+def _arithmetic(target: Function, args: Arguments, kwargs: Keywords) -> list[nn.Module]:
     """Sums and products of a tensor and a number."""
     if target is operator.neg:
         return [Line(-1.0, 0.0)]
-    numbers = [a for a in node.args if isinstance(a, int | float)]
-    if len(numbers) != 1 or len(node.args) != 2 or node.kwargs:
+    numbers = [a for a in args if isinstance(a, int | float)]
+    if len(numbers) != 1 or len(args) != 2 or kwargs:
         return []
-    number, first = float(numbers[0]), isinstance(node.args[0], fx.Node)
+    number, first = float(numbers[0]), isinstance(args[0], fx.Node)
     if target is ADD:
         return [Line(1.0, number)]
     if target is MULTIPLY:
@@ -252,58 +296,66 @@ def _arithmetic(node: fx.Node, target: Function) -> list[nn.Module]:
     return [Line(1.0 / number, 0.0)] if target is _DIVIDE and first and number else []
 
 
-def _written(node: fx.Node, target: Function) -> list[nn.Module]:
+def _written(target: Function, args: Arguments, kwargs: Keywords) -> list[nn.Module]:
     """The modules that do what a function does, where its arguments are numbers."""
     if target in _MEANS:
-        return _mean(node)
+        return _mean(args, kwargs)
     if target is F.pad:
-        return _padding(node)
-    if target not in _MODULES or any(isinstance(a, fx.Node) for a in (*node.args[1:], *node.kwargs.values())):
+        return _padding(args, kwargs)
+    if target not in _MODULES:
         return []
     make, names = _MODULES[target]
-    given = {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
+    given = {**dict(zip(names, args[1:], strict=False)), **kwargs}
     kept = {k: v for k, v in given.items() if k not in {*_IGNORED, "input"} and v is not None}
+    if _calls(tuple(kept.values())):
+        return []
     try:
         return [make(**kept)]
     except TypeError:
         return []
 
 
-def _mean(node: fx.Node) -> list[nn.Module]:
-    given = {**dict(zip(("dim", "keepdim"), node.args[1:], strict=False)), **node.kwargs}
+def _calls(given: Any) -> list[fx.Node]:
+    """The calls among arguments."""
+    found: list[fx.Node] = []
+    fx.node.map_arg(given, found.append)
+    return found
+
+
+def _mean(args: Arguments, kwargs: Keywords) -> list[nn.Module]:
+    given = {**dict(zip(("dim", "keepdim"), args[1:], strict=False)), **kwargs}
     dims: Any = given.get("dim", given.get("axis"))
-    if not isinstance(dims, tuple | list) or sorted(d % 4 for d in dims) != [2, 3]:
+    if not isinstance(dims, tuple | list) or _calls(dims) or sorted(d % 4 for d in dims) != [2, 3]:
         return []
     return [nn.AdaptiveAvgPool2d(1), *([] if given.get("keepdim") else [nn.Flatten()])]
 
 
-def _padding(node: fx.Node) -> list[nn.Module]:
-    given = {**dict(zip(("pad", "mode", "value"), node.args[1:], strict=False)), **node.kwargs}
+def _padding(args: Arguments, kwargs: Keywords) -> list[nn.Module]:
+    given = {**dict(zip(("pad", "mode", "value"), args[1:], strict=False)), **kwargs}
     pads: Any = given.get("pad")
     zero = given.get("mode", "constant") == "constant" and not given.get("value")
     sizes = isinstance(pads, tuple | list) and len(pads) == 4 and all(isinstance(p, int) for p in pads)
     return [nn.ZeroPad2d(tuple(pads))] if zero and sizes else []
 
 
-def _whole_windows(network: fx.GraphModule, node: fx.Node, found: Mapping[fx.Node, Any]) -> bool:
-    """Replace pooling to a given size by windows of one size, where they fit."""
-    module = module_of(network, node)
-    if not isinstance(module, nn.AdaptiveAvgPool2d) or found[node].shape[2:] == (1, 1):
+def _whole_windows(calls: Followed, node: fx.Node) -> bool:
+    """Replace pooling to a given size by windows of one size, where they fit; False where there is none."""
+    module, size = module_of(calls.network, node), calls.values[node]
+    if not isinstance(module, nn.AdaptiveAvgPool2d) or size.shape[2:] == (1, 1):
         return False
-    before, behind = found[node.all_input_nodes[0]].shape[2:], found[node].shape[2:]
+    before, behind = calls.values[node.all_input_nodes[0]].shape[2:], size.shape[2:]
     if any(a % b for a, b in zip(before, behind, strict=True)):
         return False
     window = tuple(a // b for a, b in zip(before, behind, strict=True))
-    pooled = nn.Identity() if window == (1, 1) else nn.AvgPool2d(window)
-    network.set_submodule(str(node.target), pooled)
+    calls.network.set_submodule(str(node.target), nn.Identity() if window == (1, 1) else nn.AvgPool2d(window))
     return True
 
 
-def _apart(network: fx.GraphModule) -> bool:
+def _apart(network: Any) -> bool:
     """Give every call a module of its own."""
     known: dict[Any, str] = {}
     changed = False
-    for node in list(network.graph.nodes):
+    for node in network.graph.nodes:
         if node.op != "call_module":
             continue
         module = network.get_submodule(node.target)

@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from qmu_edge.models.deployed import Grid, Table
 from qmu_edge.models.follow import follow, module_of, values
-from qmu_edge.models.kinds import FUNCTIONS, MEANS, NORMS, grids, leads_out, quantizes
+from qmu_edge.models.kinds import FUNCTIONS, NORMS, grids, leads_out, quantizes
 from qmu_edge.models.layers import AveragePool, Classifier
 from qmu_edge.models.quant_layers import QuantConv2d
 from qmu_edge.models.quantizers.presets import LearnedStepWeight
@@ -35,10 +35,10 @@ def express(model: Classifier, steps: Mapping[str, Grid], size: int) -> None:
     """Write batch-norms of their own, pooling by averages and functions as integer kernels compute them."""
     graph = follow(model)
     known = grids(model, graph, steps)
-    pooled = [node for node in graph.nodes if isinstance(module_of(model, node), MEANS)]
     device = next(model.parameters()).device
     example = torch.zeros(1, model.shape.channels, size, size, device=device)
-    sizes = values(model, graph, example) if pooled else {}
+    windows = [node for node in graph.nodes if _is_window(model, node) and known[node.all_input_nodes[0]]]
+    sizes = values(model, graph, example) if windows else {}
     for name in alone(model, graph, known):
         norm: Any = model.get_submodule(name)
         model.set_submodule(name, nn.Sequential(_ones(norm.num_features).to(device), norm))
@@ -47,15 +47,23 @@ def express(model: Classifier, steps: Mapping[str, Grid], size: int) -> None:
         x = node.all_input_nodes[0] if node.all_input_nodes else None
         if x is None or known.get(x) is None:
             continue
-        if isinstance(module, AveragePool):
+        if node in windows and isinstance(module, AveragePool):
             channels, form = sizes[x].shape[1], (module.kernel, module.stride, module.padding)
             model.set_submodule(str(node.target), _ones(channels, *form, factor=module.factor).to(device))
-        elif isinstance(module, nn.AdaptiveAvgPool2d) and leads_out(model, node):
+        elif node in windows:
             _, channels, *places = sizes[x].shape
             ones = _ones(channels, tuple(places), factor=1.0 / (places[0] * places[1]))
             model.set_submodule(str(node.target), ones.to(device))
         elif isinstance(module, FUNCTIONS):
             _tabulate(model, node, known)
+
+
+def _is_window(model: Classifier, node: fx.Node) -> bool:
+    """Whether a call is a mean that becomes a convolution."""
+    module = module_of(model, node)
+    return isinstance(module, AveragePool) or (
+        isinstance(module, nn.AdaptiveAvgPool2d) and leads_out(model, node)
+    )
 
 
 def _ones(

@@ -3,22 +3,27 @@
 WEIGHTED    multiply by weights: integer kernels add up codes x codes
 NORMS       batch-norms, behind a layer or of their own
 FUNCTIONS   of each number alone; of a quantized tensor they are tables of codes
+GRIDS       put what they give on a grid
 MEANS       over space, or over windows
 MOVING      give numbers of their input, in another place
 PASSING     pass on what they get
 """
 
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import brevitas.nn as qnn
 import torch.nn.functional as F
+from brevitas.core.zero_point import ZeroZeroPoint
 from brevitas.nn.mixin import QuantWeightMixin
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.models.deployed import Affine, Grid, Table
-from qmu_edge.models.follow import ADD, JOIN, MOVES, MULTIPLY, line_of, module_of
+from qmu_edge.models.deployed import Grid
+from qmu_edge.models.follow import ADD, JOIN, MOVES, MULTIPLY, Followed, line_of, module_of, tensors_in
 from qmu_edge.models.layers import AveragePool, Line, Normalize
+from qmu_edge.models.parts import part_of
 
 WEIGHTED: Final = (nn.Conv2d, nn.Linear)
 NORMS: Final = (nn.BatchNorm2d, nn.BatchNorm1d)
@@ -28,6 +33,7 @@ FUNCTIONS: Final = (
     nn.Sigmoid, nn.Tanh, Line,
 )  # fmt: skip
 NOT_NEGATIVE: Final = (nn.ReLU, nn.ReLU6, nn.Hardsigmoid, nn.Sigmoid)
+GRIDS: Final = (qnn.QuantReLU, qnn.QuantIdentity)
 MEANS: Final = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, AveragePool)
 MOVING: Final = (
     nn.MaxPool2d, nn.Flatten, nn.ZeroPad2d, nn.Upsample, nn.ChannelShuffle, nn.PixelShuffle, nn.Unflatten,
@@ -39,11 +45,6 @@ TOGETHER: Final = (ADD, MULTIPLY, JOIN)
 def is_plain(network: nn.Module) -> bool:
     """Whether a network has a layer without a quantizer of its weight."""
     return any(isinstance(m, WEIGHTED) and not isinstance(m, QuantWeightMixin) for m in network.modules())
-
-
-def is_tensor(value: Any) -> bool:
-    """Whether a value is a tensor, or several."""
-    return isinstance(value, Tensor) or (isinstance(value, tuple | list) and isinstance(value[0], Tensor))
 
 
 def quantizes(module: nn.Module | None) -> bool:
@@ -66,18 +67,16 @@ def leads_out(network: nn.Module, node: fx.Node) -> bool:
     return all(u.op == "output" or (moves(network, u) and leads_out(network, u)) for u in node.users)
 
 
-def last_weighted(network: nn.Module, graph: fx.Graph) -> fx.Node | None:
-    """The call of the last layer with weights."""
-    found = [node for node in graph.nodes if isinstance(module_of(network, node), WEIGHTED)]
-    return found[-1] if found else None
+def weighted(network: nn.Module, graph: fx.Graph) -> list[fx.Node]:
+    """The calls of layers with weights, in order."""
+    return [node for node in graph.nodes if isinstance(module_of(network, node), WEIGHTED)]
 
 
 def norms_behind(network: nn.Module, graph: fx.Graph) -> dict[str, str]:
     """The batch-norm that alone reads a layer, by names."""
     return {
         str(node.target): str(reader.target)
-        for node in graph.nodes
-        if isinstance(module_of(network, node), WEIGHTED)
+        for node in weighted(network, graph)
         for reader in node.users
         if len(node.users) == 1 and isinstance(module_of(network, reader), NORMS)
     }
@@ -105,26 +104,22 @@ def grids(network: nn.Module, graph: fx.Graph, known: Mapping[str, Grid]) -> dic
     return found
 
 
-def require_known(
-    network: nn.Module, graph: fx.Graph, found: dict[fx.Node, Any], path: str | None, made: Mapping[int, int]
-) -> None:
+def require_known(calls: Followed, path: str | None, made: Mapping[int, int]) -> None:
     """Refuse a call that has no place in an exported file.
 
     Args:
-        network: From `standard`.
-        graph: Its calls.
-        found: What each gives.
+        calls: From `standard`.
         path: The user's file, whose line is named where it is known.
         made: The line that made a module, by the module's id.
 
     Raises:
         ConfigError: There is one.
     """
-    for node in graph.nodes:
-        if node.op == "placeholder" or node.op == "output" or not is_tensor(found[node]):
+    for node in calls.graph.nodes:
+        if node.op == "placeholder" or node.op == "output" or not tensors_in(calls.values[node]):
             continue
-        module = module_of(network, node)
-        if problem := _problem(node, module, found):
+        module = module_of(calls.network, node)
+        if problem := _problem(calls, node) or _mixed(calls, node):
             what = type(module).__name__ if module else getattr(node.target, "__name__", str(node.target))
             name = node.target if module else node.name
             where = line_of(node, path) or (
@@ -133,15 +128,22 @@ def require_known(
             raise ConfigError(f"{where}{name}: {what} {problem}")
 
 
-def _problem(node: fx.Node, module: nn.Module | None, found: dict[fx.Node, Any]) -> str:
+def _mixed(calls: Followed, node: fx.Node) -> str:
+    """Why a call does not give something of its own for each image; empty where it does."""
+    images = next(iter(calls.graph.nodes))
+    n, m = (len(values[images]) for values in (calls.values, calls.more))
+    for a, b in zip(tensors_in(calls.values[node]), tensors_in(calls.more[node]), strict=False):
+        if a.shape[1:] != b.shape[1:] or len(a) * m != len(b) * n:
+            return f"gives {tuple(a.shape)} for {n} images and {tuple(b.shape)} for {m}: it mixes them"
+    return ""
+
+
+def _problem(calls: Followed, node: fx.Node) -> str:
     """Why a call has no place in an exported file; empty where it has one."""
+    network, found = calls.network, calls.values
+    module = module_of(network, node)
     if module is None:
-        if node.op == "get_attr" or node.target not in (*TOGETHER, *MOVES, F.adaptive_avg_pool2d):
-            return f"cannot be exported; allowed are {allowed()}"
-        shapes = {x: found[x].shape for x in node.all_input_nodes if isinstance(found[x], Tensor)}
-        if node.target is JOIN and (len(set(map(len, shapes.values()))) != 1):
-            return "joins tensors of several ranks"
-        return ""
+        return _function_problem(calls, node)
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         return f"pads with {module.padding_mode!r}; allowed is 'zeros'"
     if isinstance(module, nn.Linear) and found[node].dim() != 2:
@@ -158,11 +160,51 @@ def _problem(node: fx.Node, module: nn.Module | None, found: dict[fx.Node, Any])
         return "by fractions; allowed are whole numbers"
     if isinstance(module, nn.Conv2d | nn.BatchNorm2d) and found[node].dim() != 4:
         return f"of {found[node].dim()} dimensions; allowed are 4"
-    own = quantizes(module) or hasattr(module, "act_quant")
-    kinds = (*WEIGHTED, *NORMS, *FUNCTIONS, *MEANS, *MOVING, *PASSING, Normalize, Affine, Table)
-    if own or isinstance(module, kinds):
-        return ""
+    if isinstance(module, nn.BatchNorm1d) and not _behind_a_linear(network, node):
+        return "that does not follow a linear layer; allowed is one that alone reads such a layer"
+    kinds = (*WEIGHTED, *NORMS, *FUNCTIONS, *MEANS, *MOVING, *PASSING, *GRIDS, Normalize)
+    if isinstance(module, kinds):
+        return _quantizer_problem(module)
     return f"cannot be exported; allowed are {allowed()}"
+
+
+def _function_problem(calls: Followed, node: fx.Node) -> str:
+    """The same for a function or a method."""
+    inputs = [tensors_in(calls.values[x]) for x in node.all_input_nodes]
+    if node.op == "get_attr" or node.target not in (*TOGETHER, *MOVES):
+        return f"cannot be exported; allowed are {allowed()}"
+    if node.target in (ADD, MULTIPLY) and not all(inputs):
+        return "takes a number that depends on how many images there are"
+    if node.target is JOIN and not isinstance(next(iter((*node.args, *node.kwargs.values()))), tuple | list):
+        return "joins pieces that are not named one by one"
+    if node.target is JOIN and len({x.dim() for found in inputs for x in found}) != 1:
+        return "joins tensors of several ranks"
+    if node.target is operator.getitem:
+        try:
+            part_of(node, calls.values)
+        except ValueError as error:
+            return str(error)
+    return ""
+
+
+def _quantizer_problem(module: nn.Module) -> str:
+    """The same for the quantizers of a layer of Brevitas."""
+    for what in ("input", "output", "bias"):
+        if getattr(getattr(module, f"{what}_quant", None), "is_quant_enabled", False):
+            return f"quantizes its {what}, which cannot be exported; allowed is a QuantIdentity of its own"
+    for proxy in (getattr(module, "act_quant", None), getattr(module, "weight_quant", None)):
+        if proxy is None or not proxy.is_quant_enabled:
+            continue
+        zeros = [m for name, m in proxy.named_modules() if name.endswith("zero_point_impl")]
+        if proxy.rounding_mode != "ROUND" or not all(isinstance(m, ZeroZeroPoint) for m in zeros):
+            return "rounds by a zero point, or not to the nearest code; neither can be exported"
+    return ""
+
+
+def _behind_a_linear(network: nn.Module, norm: fx.Node) -> bool:
+    """Whether a batch-norm becomes a part of a linear layer."""
+    (x,) = norm.all_input_nodes
+    return isinstance(module_of(network, x), nn.Linear) and len(x.users) == 1
 
 
 def _counts_padding(pool: nn.AvgPool2d) -> bool:

@@ -126,7 +126,7 @@ class AveragePool(Single):
         """Store the pooling of torch, whose divisor is that of `pool`."""
         super().__init__()
         self.kernel, self.stride, self.padding = (
-            _pair(v) for v in (pool.kernel_size, pool.stride, pool.padding)
+            pair(v) for v in (pool.kernel_size, pool.stride, pool.padding)
         )
         size = self.kernel[0] * self.kernel[1]
         self.factor = float(short_mantissa(torch.tensor(1.0 / (pool.divisor_override or size)), 8))
@@ -137,7 +137,7 @@ class AveragePool(Single):
         return sums * self.factor
 
 
-def _pair(size: int | tuple[int, ...]) -> tuple[int, int]:
+def pair(size: int | tuple[int, ...]) -> tuple[int, int]:
     """Height and width; a single number stands for both."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 

@@ -6,15 +6,15 @@ is guessed: a tensor that is left over on either side is an error that names it.
 """
 
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from torch import Tensor
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.io.json import nests_too_deep, shown
+from qmu_edge.io.json import shown
 from qmu_edge.models.layers import Classifier
+from qmu_edge.recipe import parse_toml
 
 MAX_BYTES: Final = 1 << 20
 BODY: Final = "body."  # of a network of the user's own
@@ -38,12 +38,13 @@ def names_in(data: bytes, source: object) -> dict[str, str]:
     Raises:
         ConfigError: It is too large, not TOML, or a name is not a text.
     """
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{source}: {len(data)} bytes, allowed are {MAX_BYTES}")
     try:
-        if len(data) > MAX_BYTES or nests_too_deep(text := data.decode()):
-            raise ValueError(f"larger than {MAX_BYTES} bytes, or nested too deep")
-        return dict(_flat(tomllib.loads(text), "", source))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{source}: not UTF-8 at byte {error.start}") from None
+    return dict(_flat(parse_toml(text, source), "", source))
 
 
 def _flat(table: Mapping[str, Any], before: str, source: object) -> Iterator[tuple[str, str]]:
@@ -74,18 +75,18 @@ def matched(
 
     Raises:
         ConfigError: A tensor is left over on either side, two want the same, or shapes differ; all are named.
+            So is what `names` has, and the network has not.
     """
+    _require_known(names, model, source, quantizers=quantizers)
     ours = trained_tensors(model, quantizers=quantizers)
     theirs = {name: t for name, t in given.items() if not name.endswith(_COUNTS)}
     found = {name: _their_name(name, model.recipe.architecture, names, theirs) for name in ours}
     pairs = {name: their for name, their in found.items() if their}
     if any_head:
         heads = [n for n in pairs if n.startswith("head.") and theirs[pairs[n]].shape != ours[n].shape]
-        ours, pairs, theirs = (
-            {n: t for n, t in ours.items() if n not in heads},
-            {n: t for n, t in pairs.items() if n not in heads},
-            {n: t for n, t in theirs.items() if n not in [pairs[h] for h in heads]},
-        )
+        for name in heads:
+            del ours[name]
+            theirs.pop(pairs.pop(name), None)
     _require_whole(ours.keys() - pairs.keys(), theirs.keys() - set(pairs.values()), source)
     _require_once(pairs, source)
     _require_shapes(ours, theirs, pairs, source)
@@ -95,10 +96,29 @@ def matched(
     return {name: theirs[their] for name, their in pairs.items()}
 
 
+def _require_known(names: Mapping[str, str], model: Classifier, source: object, *, quantizers: bool) -> None:
+    """What `names` has on the left is in the network; of quantizers, in one that has them."""
+    state = model.state_dict()
+    unknown = [
+        shown(name)
+        for name in names
+        if (quantizers or "_quant" not in name) and not any(_within(own, name) for own in state)
+    ]
+    if unknown:
+        raise ConfigError(
+            f"{source}: --names: {', '.join(unknown)}: the network has no tensor and no module of this name"
+        )
+
+
+def _within(name: str, known: str) -> bool:
+    """Whether a tensor is the one of this name, or of the module of this name."""
+    return name == known or name.startswith(f"{known}.")
+
+
 def _their_name(name: str, architecture: str, names: Mapping[str, str], theirs: Mapping[str, Tensor]) -> str:
     """The name under which the file has a tensor of ours; "" where it has none."""
     for known in sorted(names, key=len, reverse=True):
-        if name == known or name.startswith(f"{known}."):
+        if _within(name, known):
             other = names[known] + name[len(known) :]
             return other if other in theirs else ""
     published = PUBLISHED[architecture](name) if architecture in PUBLISHED else name.removeprefix(BODY)

@@ -6,6 +6,7 @@ average pooling, quantization and the classifier follow; where it returns logits
 of its own. Normalisation and quantization of the input come before it in any case.
 """
 
+import copy
 import importlib.abc
 import importlib.util
 import sys
@@ -19,13 +20,15 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.models.follow import follow, lines_noted, standard, values
-from qmu_edge.models.kinds import is_plain, last_weighted, require_known
-from qmu_edge.models.layers import Classifier, Factory, Layers, Normalize, Shape, initialise
+from qmu_edge.models.follow import Followed, line_of, lines_noted, module_of, standard, tensors_in
+from qmu_edge.models.kinds import is_plain, require_known, weighted
+from qmu_edge.models.layers import AveragePool, Classifier, Factory, Layers, Normalize, Shape, initialise
 from qmu_edge.models.plain import quantized
 from qmu_edge.recipe import ModelRecipe
 
 TRIED_SIDE: Final = 32  # side in pixels of the image that tells what a body gives, where no other is known
+
+ROUNDING: Final = 1e-3  # of the largest logit
 
 
 def factory_in(source: bytes, recipe: ModelRecipe) -> Factory:
@@ -93,11 +96,11 @@ class OwnNetwork(Classifier):
         make = Layers(recipe)
         self.normalize = Normalize(shape)
         self.input = make.edge()
-        body, features, plain = _body(factory, make, shape)
+        calls, features, plain = _body(factory, make, shape)
         if len(features) == 2:
-            self.body, self.head, self.tail = _parts(body, make.recipe)
+            self.body, self.head, self.tail = _parts(calls)
         else:
-            self.body, self.tail = body, None
+            self.body, self.tail = calls.network, None
             self.pooled = make.edge()
             self.flatten = nn.Flatten()
             self.head = make.linear(features[1], shape.classes)
@@ -116,16 +119,28 @@ class OwnNetwork(Classifier):
         return logits
 
 
-def _body(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, tuple[int, ...], bool]:
+def _body(factory: Factory, make: Layers, shape: Shape) -> tuple[Followed, tuple[int, ...], bool]:
     """The module that the factory builds, the shape of what it gives, and whether its layers were plain."""
-    body, given = checked(factory, make, shape)
-    if plain := is_plain(body):
-        body = quantized(body, make, _example(shape), whole=len(given) == 2)
-    return body.train(), given, plain
+    calls, given = checked(factory, make, shape)
+    for node in calls.graph.nodes:
+        if isinstance(pool := module_of(calls.network, node), nn.AvgPool2d):
+            calls.network.set_submodule(str(node.target), AveragePool(pool))
+    if plain := is_plain(calls.network):
+        calls = calls._replace(network=quantized(calls, make, whole=len(given) == 2))
+    calls.network.train()
+    return calls, given, plain
 
 
-def checked(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, tuple[int, ...]]:
+def checked(
+    factory: Factory, make: Layers, shape: Shape, *, lines: bool = False
+) -> tuple[Followed, tuple[int, ...]]:
     """The module that the factory builds, in evaluation mode, and the shape of what it gives.
+
+    Args:
+        factory: `build` of a model file.
+        make: What the file makes layers with.
+        shape: Of images and classes.
+        lines: Name the line of the file that makes a call, which takes time.
 
     Raises:
         ConfigError: The factory fails, or its result maps images neither to features nor to logits, or does
@@ -133,7 +148,7 @@ def checked(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, tu
     """
     name = make.recipe.path or make.recipe.architecture
     try:
-        with redirect_stdout(sys.stderr), lines_noted(name) as lines:
+        with redirect_stdout(sys.stderr), lines_noted(name) as made:
             body: object = factory(make, shape)
         if not isinstance(body, nn.Module):
             raise TypeError(f"build returned {type(body).__name__}, allowed is a torch.nn.Module")
@@ -141,15 +156,46 @@ def checked(factory: Factory, make: Layers, shape: Shape) -> tuple[nn.Module, tu
         example = _example(shape)
         with torch.no_grad():
             given = _shape(body.eval()(example), shape.classes)
-        body = standard(body, example)
-        graph = follow(body, lines=True)
-        require_known(body, graph, values(body, graph, example), make.recipe.path, lines)
-        return body, given
+        calls = standard(body, example, lines=lines)
+        require_known(calls, make.recipe.path, made)
+        if len(given) == 2:
+            _last(calls, make.recipe.path)
+        return calls, given
     except ConfigError as error:
         text = str(error)  # which may begin with the line of the file
         raise ConfigError(text if text.startswith(f"{name}, line ") else f"{name}: {text}") from error
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise ConfigError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def is_followed(factory: Factory, make: Layers, shape: Shape) -> bool:
+    """Whether a network computes what the calls do that its `forward` was seen to make.
+
+    Compared for two times images, in evaluation and in training; what is drawn is drawn alike.
+    """
+    with redirect_stdout(sys.stderr):
+        body = factory(make, shape).eval()
+        followed = copy.deepcopy(standard(body, _example(shape)).network)
+        for module in followed.modules():
+            if hasattr(module, "inplace"):
+                module.inplace = False
+        return all(
+            _same(body.train(training), followed.train(training), _example(shape), seed)
+            for training in (False, True)
+            for seed in range(2)
+        )
+
+
+def _same(body: nn.Module, followed: nn.Module, example: Tensor, seed: int) -> bool:
+    images = torch.rand(example.shape, generator=torch.Generator().manual_seed(seed))
+    found = []
+    for network in (body, followed):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            found.append(tensors_in(network(images.clone())))
+    ((one,), (other,)) = found
+    allowed = ROUNDING * float(one.nan_to_num().abs().max())
+    return torch.allclose(one, other, rtol=ROUNDING, atol=allowed, equal_nan=True)
 
 
 def _require_whole(network: nn.Module) -> None:
@@ -192,13 +238,32 @@ def _shape(features: object, classes: int) -> tuple[int, ...]:
     )
 
 
-def _parts(network: nn.Module, recipe: ModelRecipe) -> tuple[nn.Module, nn.Module, nn.Module]:
+def _last(calls: Followed, path: str | None) -> fx.Node:
+    """The last layer with weights: all that lies behind it reads what it gives.
+
+    Raises:
+        ConfigError: There is none, or something behind it reads what lies before it, too.
+    """
+    layers = weighted(calls.network, calls.graph)
+    if not layers:
+        raise ConfigError("no layer with weights")
+    last = layers[-1]
+    nodes = list(calls.graph.nodes)
+    place = nodes.index(last)
+    before = set(nodes[:place])
+    for node in nodes[place + 1 :]:
+        if before & set(node.all_input_nodes):
+            raise ConfigError(
+                f"{line_of(node, path)}{node.name} reads what lies before {last.target}, the last layer with "
+                "weights; allowed is what that gives alone"
+            )
+    return last
+
+
+def _parts(calls: Followed) -> tuple[nn.Module, nn.Module, nn.Module]:
     """What lies before the last layer with weights, that layer, and what lies behind it."""
-    graph = follow(network)
-    last = last_weighted(network, graph)
-    if last is None:
-        raise ConfigError(f"{recipe.path}: no layer with weights")
-    nodes = list(graph.nodes)
+    last = _last(calls, None)
+    nodes = list(calls.graph.nodes)
     place = nodes.index(last)
     before, behind = fx.Graph(), fx.Graph()
     known: dict[fx.Node, fx.Node] = {}
@@ -206,12 +271,7 @@ def _parts(network: nn.Module, recipe: ModelRecipe) -> tuple[nn.Module, nn.Modul
         known[node] = before.node_copy(node, known.__getitem__)
     before.output(known[last.all_input_nodes[0]])
     known = {last: behind.placeholder("x")}
-    try:
-        for node in nodes[place + 1 :]:
-            known[node] = behind.node_copy(node, known.__getitem__)
-    except KeyError as error:
-        raise ConfigError(
-            f"{recipe.path}: what enters {last.target}, the last layer with weights, is read behind it, too"
-        ) from error
-    head = network.get_submodule(str(last.target))
-    return fx.GraphModule(network, before), head, fx.GraphModule(network, behind)
+    for node in nodes[place + 1 :]:
+        known[node] = behind.node_copy(node, known.__getitem__)
+    head = calls.network.get_submodule(str(last.target))
+    return fx.GraphModule(calls.network, before), head, fx.GraphModule(calls.network, behind)

@@ -5,7 +5,6 @@
     addition, a product, a mean   `residual_bits`
     rectifiers behind a layer     rectify onto an unsigned grid; so does ReLU6, whose grid learns where to end
     other functions               of a quantized tensor, onto another grid: in the deploy form tables of codes
-    average pooling               with a divisor of 8 bits, see `AveragePool`
 
 Brevitas' own pass (`brevitas.graph.quantize`) is not used: it merges batch-norms before training, needs equal
 scales and tensors that carry them wherever two tensors meet, and knows no product and no function but
@@ -15,9 +14,9 @@ rectifiers. Steps could neither be powers of two of their own, nor be trained by
 from typing import Any
 
 from brevitas.nn.mixin import QuantWeightMixin
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from qmu_edge.models.follow import call_module, follow, module_of, values
+from qmu_edge.models.follow import Followed, call_module, module_of, tensors_in
 from qmu_edge.models.kinds import (
     FUNCTIONS,
     NORMS,
@@ -25,33 +24,30 @@ from qmu_edge.models.kinds import (
     PASSING,
     RECTIFIERS,
     WEIGHTED,
-    is_tensor,
     leads_out,
     moves,
     quantizes,
+    weighted,
 )  # fmt: skip
-from qmu_edge.models.layers import AveragePool, Layers
+from qmu_edge.models.layers import Layers
 
 
-def quantized(network: nn.Module, make: Layers, example: Tensor, *, whole: bool) -> nn.Module:
-    """The network with quantizers; weights, batch-norms and their names are those of `network`.
+def quantized(calls: Followed, make: Layers, *, whole: bool) -> fx.GraphModule:
+    """The network with quantizers; weights, batch-norms and their names are those of the network given.
 
     Args:
-        network: From `standard`; of plain layers, or of quantized ones between them.
+        calls: From `standard`; of plain layers, or of quantized ones between them.
         make: Makes quantizers.
-        example: What it takes.
         whole: Whether it gives logits; otherwise it gives features, which are quantized.
 
     Returns:
-        A graph that calls the modules of `network`, and quantizers.
+        A graph that calls the modules of the network, and quantizers.
     """
-    graph = follow(network)
-    found = values(network, graph, example)
-    made = fx.GraphModule(network, graph)
-    placing = _Placing(made, make, found, whole=whole)
-    for node in [node for node in graph.nodes if is_tensor(found[node])]:
+    made = fx.GraphModule(calls.network, calls.graph)
+    placing = _Placing(made, make, whole=whole)
+    for node in [node for node in calls.graph.nodes if tensors_in(calls.values[node])]:
         placing.place(node)
-    graph.lint()  # type: ignore[no-untyped-call]
+    calls.graph.lint()  # type: ignore[no-untyped-call]
     made.recompile()
     return made
 
@@ -67,18 +63,16 @@ class _Placing:
         weights: The quantized layer of each weight, for weights that two layers share.
     """
 
-    def __init__(
-        self, network: fx.GraphModule, make: Layers, found: dict[fx.Node, Any], *, whole: bool
-    ) -> None:
+    def __init__(self, network: fx.GraphModule, make: Layers, *, whole: bool) -> None:
         self.network, self.make, self.recipe = network, make, make.recipe
         self.on_grid: set[fx.Node] = set()
         self.negative: dict[fx.Node, bool] = {}
         self.plain = make.recipe.activation_bits == "float"
         self.floats = self.plain or make.recipe.edge_bits == "float"
         self.whole = whole
-        weighted = [node for node in found if isinstance(module_of(network, node), WEIGHTED)]
-        self.last = weighted[-1] if weighted and whole else None
-        self.edges = {*weighted[:1], self.last}
+        layers = weighted(network, network.graph)
+        self.last = layers[-1] if layers and whole else None
+        self.edges = {*layers[:1], self.last}
         self.weights: dict[int, Any] = {}
 
     def place(self, node: fx.Node) -> None:
@@ -110,8 +104,6 @@ class _Placing:
             if node.all_input_nodes[0] in self.on_grid:
                 self.on_grid.add(node)
         else:  # sums, products, means
-            if isinstance(module, nn.AvgPool2d):
-                self.network.set_submodule(str(node.target), AveragePool(module))
             self._read(node)
         if node not in self.on_grid and len(node.users) > 1:
             self._put_behind(node)

@@ -49,8 +49,11 @@ def weights_in(data: bytes, source: object) -> dict[str, Tensor]:
     given = _from_torch(data, source) if data.startswith(_ZIP) else _from_safetensors(data, source)
     tensors = _state(given, source)
     _require_sound(tensors, source)
-    found = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
-    found = {name: t.contiguous().clone() for name, t in found.items()}
+    kinds = {name: torch.float32 if t.is_floating_point() else t.dtype for name, t in tensors.items()}
+    found = {
+        name: t.to(kinds[name], copy=True, memory_format=torch.contiguous_format)
+        for name, t in tensors.items()
+    }
     for name, tensor in found.items():
         if not bool(tensor.isfinite().all()):
             raise ConfigError(f"{source}: {shown(name)} holds a value that is not finite")

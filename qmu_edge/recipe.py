@@ -291,6 +291,27 @@ class Recipe(_Section):
         return sha256_of(compact(document))
 
 
+def parse_toml(text: str, source: object) -> dict[str, Any]:
+    """The tables of a TOML document.
+
+    Args:
+        text: The document.
+        source: What to call it in an error.
+
+    Raises:
+        ConfigError: Not TOML, nested too deep, or a text in it is none that can be shown.
+    """
+    if nests_too_deep(text) or _LONG_KEY.search(text):  # for these tomllib takes long
+        raise ConfigError(f"{source}: not valid TOML: nested deeper than the allowed {MAX_DEPTH} levels")
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # an endless integer is no TOMLDecodeError
+        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    if problem := flaw(document, nfc=False):  # a folder's name is as its file system has it
+        raise ConfigError(f"{source}: {problem}")
+    return document
+
+
 def parse_recipe(text: str, source: str) -> Recipe:
     """Read a recipe from TOML.
 
@@ -301,14 +322,7 @@ def parse_recipe(text: str, source: str) -> Recipe:
     Raises:
         ConfigError: Not TOML, an unknown key, or a value out of range.
     """
-    if nests_too_deep(text) or _LONG_KEY.search(text):  # for these tomllib takes long
-        raise ConfigError(f"{source}: not valid TOML: nested deeper than the allowed {MAX_DEPTH} levels")
-    try:
-        document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # an endless integer is no TOMLDecodeError
-        raise ConfigError(f"{source}: not valid TOML: {error}") from None
-    if problem := flaw(document, nfc=False):  # a folder's name is as its file system has it
-        raise ConfigError(f"{source}: {problem}")
+    document = parse_toml(text, source)
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:

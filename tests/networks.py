@@ -98,9 +98,9 @@ class Moved(nn.Module):
         x = self.average(self.leaky(self.c2(x)))
         n, c, h, w = x.size()
         x = torch.transpose(x.view(n, 2, c // 2, h, w), 1, 2).contiguous().view(n, -1, h, w)
-        a, b = x.chunk(2, dim=1)
+        a, _ = x.chunk(2, dim=1)
         a = self.c3(a)
-        x = torch.cat((a * F.relu6(a + 3) / 6, b[:, :, :, :]), dim=1)
+        x = torch.cat((a * F.relu6(a + 3) / 6, x[:, x.shape[1] // 2 :, ...]), dim=1)
         x = self.up(self.largest(x)).permute(0, 1, 3, 2)
         x = F.gelu(self.fc1(x.reshape(x.shape[0], -1)))
         out: Tensor = self.fc2(F.silu(x))
@@ -125,6 +125,17 @@ class Repeated(nn.Module):
         return out
 
 
+class Dense(nn.Sequential):
+    """Linear layers alone, with batch-norms of rows."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        """Build the network, for images of 8 pixels."""
+        super().__init__(
+            nn.Flatten(), nn.Linear(64 * channels, 16), nn.BatchNorm1d(16), nn.ReLU(),
+            nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, classes),
+        )  # fmt: skip
+
+
 def features(layers: Layers, shape: Shape) -> nn.Module:
     """A body of plain layers."""
     return nn.Sequential(
@@ -137,6 +148,6 @@ FACTORIES: Final[dict[str, Any]] = {
     "features": features,
     **{
         kind.__name__: (lambda layers, shape, kind=kind: kind(shape.channels, shape.classes))
-        for kind in (PreActivation, Squeezed, Moved, Repeated)
+        for kind in (PreActivation, Squeezed, Moved, Repeated, Dense)
     },
 }

@@ -70,6 +70,7 @@ class _Graph:
         self.quantizers = {q.node.output[0]: q for q in quantizers(model)}
         self.factors = {n.name: m for n in model.graph.node if (m := self._factor(n)) is not None}
         self.lookups = {n.output[0]: n for n in model.graph.node if n.op_type == "Gather"}
+        self.looked = {self.lookup(gather)[0].name for gather in self.lookups.values()}
         self.codes: dict[str, str] = {}  # of tensors on a grid that were written already
 
     def next(self, node: onnx.NodeProto, op_type: str) -> onnx.NodeProto:
@@ -84,6 +85,10 @@ class _Graph:
         while name in self.made and self.made[name].op_type in ON_CODES:
             name = self.made[name].input[0]
         return self.quantizers.get(name)
+
+    def zero(self, q: Quantizer) -> int:
+        """The code of zero: the zero point of activations."""
+        return SIGNED_ZERO if q.signed and self.zero_points else 0
 
     def is_quantized(self, name: str) -> bool:
         """Whether a quantizer is the only reader of a tensor, directly or after a rectifier."""
@@ -224,7 +229,7 @@ def _int32(biases: np.ndarray, name: str) -> np.ndarray:
 
 def _activation(graph: _Graph, q: Quantizer) -> list[onnx.NodeProto]:
     """QuantizeLinear, Clip and DequantizeLinear; or a look-up for what comes from a table."""
-    name, offset = q.node.name, SIGNED_ZERO if q.signed and graph.zero_points else 0
+    name, offset = q.node.name, graph.zero(q)
     dtype = np.uint8 if graph.zero_points else np.int8
     low, high = q.low + offset, q.high + offset
     if high > np.iinfo(dtype).max:
@@ -282,19 +287,20 @@ def _moved(graph: _Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     moved = onnx.NodeProto.FromString(node.SerializeToString())
     moved.input[0], moved.output[0] = graph.codes[node.input[0]], f"{node.output[0]}.codes"
     if node.op_type == "Pad":
-        moved.input[2] = f"zero_{SIGNED_ZERO if q.signed and graph.zero_points else 0}"
+        moved.input[2] = f"zero_{graph.zero(q)}"
     graph.codes[node.output[0]] = moved.output[0]
     return [moved, *_values(graph, node.output[0], q)]
 
 
 def _values(graph: _Graph, value: str, q: Quantizer) -> list[onnx.NodeProto]:
     """DequantizeLinear for those that read the values of codes; another for sums, with a smaller scale."""
-    name, offset = q.node.name, SIGNED_ZERO if q.signed and graph.zero_points else 0
+    name, offset = q.node.name, graph.zero(q)
     inputs = [graph.codes[value], f"{name}.scale", f"zero_{offset}"]
     readers = graph.readers.get(value, [])
-    looked = {graph.lookup(gather)[0].name for gather in graph.lookups.values()}
     sums = [node for node in readers if node.name in graph.factors]
-    others = [n for n in readers if n not in sums and n.op_type not in ON_CODES and n.name not in looked]
+    others = [
+        n for n in readers if n not in sums and n.op_type not in ON_CODES and n.name not in graph.looked
+    ]
     made = []
     if others or not readers:
         made.append(helper.make_node("DequantizeLinear", inputs, [value], f"{value}_DequantizeLinear"))

@@ -15,6 +15,7 @@ from qmu_edge.models.build import factory_of
 from qmu_edge.models.convnets import torchvision
 from qmu_edge.models.layers import Classifier, Factory, Layers, Shape
 from qmu_edge.models.own import checked, factory_in
+from qmu_edge.pipeline.trial import tried
 from qmu_edge.project.model_file import confirmed_source
 from qmu_edge.project.project import Project
 from qmu_edge.project.samples import ProjectSamples
@@ -108,8 +109,8 @@ class Networks:
 def require_exportable(recipe: Recipe, source: bytes, *, channels: int, classes: int, size: int) -> None:
     """Refuse, before anything is trained, a network of the user's own that cannot be exported.
 
-    Nothing is computed: shapes are worked out on the device "meta". A file that needs numbers to be built is
-    tried with numbers.
+    A user's file is run in a process of its own first, see `qmu_edge.pipeline.trial`. Here nothing is
+    computed: shapes are worked out on the device "meta", or with numbers where a file needs them.
 
     Args:
         recipe: Names the network.
@@ -121,6 +122,9 @@ def require_exportable(recipe: Recipe, source: bytes, *, channels: int, classes:
     Raises:
         ConfigError: It cannot be built or exported; the call and, where it is known, the line is named.
     """
+    shape = Shape(channels=channels, classes=classes, size=size, mean=recipe.data.mean, std=recipe.data.std)
+    if source:
+        tried(source, recipe.model, shape)
     factory = factory_in(source, recipe.model) if source else factory_of(recipe.model)
     if factory is None:
         return
@@ -128,14 +132,13 @@ def require_exportable(recipe: Recipe, source: bytes, *, channels: int, classes:
         raise ConfigError(
             f"references.width is {recipe.references.width}; a network of torchvision takes 1 alone"
         )
-    shape = Shape(channels=channels, classes=classes, size=size, mean=recipe.data.mean, std=recipe.data.std)
     try:
         with torch.device("meta"):
-            checked(factory, Layers(recipe.model), shape)
+            checked(factory, Layers(recipe.model), shape, lines=True)
     except ConfigError as error:
         if isinstance(error.__cause__, ConfigError):  # a call that cannot be exported, whatever its numbers
             raise
-        checked(factory, Layers(recipe.model), shape)
+        checked(factory, Layers(recipe.model), shape, lines=True)
 
 
 def origin_of(samples: ProjectSamples, method: str, parent: str = "") -> checkpoint.Origin:

@@ -329,6 +329,6 @@ def train_mode(model: nn.Module, *, statistics: bool) -> nn.Module:
     model.train()
     if not statistics:
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.Dropout):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
                 module.eval()
     return model

@@ -23,6 +23,7 @@ from qmu_edge.models.deploy import settle
 from qmu_edge.models.kernels.choice import passes_for
 from qmu_edge.models.kernels.fused import using
 from qmu_edge.models.kernels.steps import short_mantissa
+from qmu_edge.models.kinds import NORMS
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.quant_layers import quickly
 from qmu_edge.models.quantizers.presets import LearnedStep
@@ -116,7 +117,7 @@ def average_statistics(
     images: int,
 ) -> None:
     """Set batch-norm statistics to the unweighted average over retain images, without augmentation."""
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in model.modules() if isinstance(m, NORMS)]
     momenta = [norm.momentum for norm in norms]
     model.eval()
     for norm in norms:

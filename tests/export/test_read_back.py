@@ -18,15 +18,18 @@ from qmu_edge.export.input import InputSpec
 from qmu_edge.export.read_back import agreement, read_back
 from qmu_edge.export.targets import Format
 from qmu_edge.export.trace import trace
+from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
-from qmu_edge.models.calibration import weight_layers
+from qmu_edge.models.calibration import calibrate, calibration_batches, weight_layers
 from qmu_edge.models.deploy import deploy, require_equivalent
-from qmu_edge.models.layers import Classifier
+from qmu_edge.models.layers import Classifier, Shape
+from qmu_edge.recipe import ModelRecipe
 from qmu_edge.train.batches import Samples
 from qmu_edge.train.fit import predict
+from qmu_edge.train.requantize import requantize
 from qmu_edge.verify.metadata import Dtype, Layout
-from tests.export.case import Case
-from tests.networks import TWO_BLOCKS
+from tests.export.case import Case, export_small
+from tests.networks import FACTORIES, TWO_BLOCKS
 
 
 @pytest.fixture(scope="session")
@@ -165,6 +168,48 @@ def test_a_file_of_other_classes_is_refused(small: Case, toy: Callable[..., Samp
     model = build(small.model.recipe, shape, 7, small.model.factory)
     with pytest.raises(ExportError, match=r"Gemm .*weight \(3, 16\), the network's is \(4, 16\)"):
         read_back(small.files[Format.INTEGER].data, model, toy(64, seed=3), "file")
+
+
+SURPLUS = {
+    "squeezenet1_1": r"tail\.16",
+    "mobilenet_v3_small": r"body\.",
+    "features": r"body\.3, body\.5",
+    "PreActivation": r"body\.a\.bn1, body\.b\.bn1, body\.bn",
+    "Squeezed": r"body\.",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n.startswith("mobile") else []) for n in SURPLUS]
+)
+def test_a_network_whose_file_has_more_than_its_layers_is_refused_by_name(
+    small: Case, toy: Callable[..., Samples], name: str
+) -> None:
+    given = {"architecture": "file", "path": "mine.py"} if name in FACTORIES else {"architecture": name}
+    recipe = ModelRecipe.model_validate({"width": 0.125, **given})
+    model = build(recipe, Shape(channels=1, classes=3, size=8), 7, FACTORIES.get(name))
+    message = (
+        f"^file: {SURPLUS[name]}.*: in their place the file of such a network has .* cannot be read back"
+    )
+    with pytest.raises(ExportError, match=message):
+        read_back(small.files[Format.INTEGER].data, model, toy(64, seed=3), "file")
+
+
+def test_batch_norms_of_rows_are_read_back(toy: Callable[..., Samples]) -> None:
+    """Behind layers with a bias of their own, which the batch-norms take with them."""
+    samples = toy(64, seed=3)
+    shape, recipe = Shape(channels=1, classes=3, size=8), ModelRecipe(architecture="file", path="mine.py")
+    model, other = (build(recipe, shape, seed, FACTORIES["Dense"]) for seed in (0, 7))
+    calibrate(model, [samples.images() / 255.0] * calibration_batches(model))
+    with torch.no_grad():
+        for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)):
+            norm.weight.uniform_(-1.0, 1.0, generator=torch.Generator().manual_seed(1))
+    requantize(model, samples, batch=32, seed=0, progress=Progress())
+    (file,) = export_small(model, samples.images().numpy(), 64, formats=(Format.INTEGER,))
+    read_back(file.data, other, samples, "file")
+    assert agreement(file.data, other, samples.images().numpy()).max_abs_difference == 0.0
+    means = [m.running_mean for m in other.modules() if isinstance(m, torch.nn.BatchNorm1d)]
+    assert len(means) == 2 and all(mean is not None and bool(mean.any()) for mean in means)
 
 
 def test_quantizers_that_follow_the_weights_are_refused(small: Case, toy: Callable[..., Samples]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from qmu_edge.export.formats.qonnx import quantizers
 from qmu_edge.export.gates import run_file, runnable
 from qmu_edge.export.graph import initializers
 from qmu_edge.export.trace import trace
+from qmu_edge.models.layers import Classifier, Line
 from tests.export.case import Case
 
 pytestmark = pytest.mark.filterwarnings("default")  # brevitas and onnx warn about themselves
@@ -83,6 +85,34 @@ def test_unsupported_layer_is_named(one: Case, layer: nn.Module, message: str) -
     odd.normalize = layer
     with pytest.raises(ExportError, match=message):
         trace(odd, 8)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (Line(0.12345671, 2.0000001), Line(0.12345679, 2.0000004)),
+        (nn.Hardtanh(-0.12345671, 0.5), nn.Hardtanh(-0.12345679, 0.50000012)),
+        (nn.GELU("tanh"),),
+        (nn.GELU(),),
+    ],
+)
+def test_numbers_are_those_of_the_network(one: Case, layers: tuple[nn.Module, ...]) -> None:
+    class Functions(Classifier):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made = [layer(x) for layer in self.get_submodule("of").children()]
+            return torch.cat(made, 1).reshape(x.shape[0], -1)
+
+    network = Functions(one.deployed.recipe, one.deployed.shape)
+    network.of = nn.Sequential(*layers)
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 8 - 4
+    graph = trace(network.eval(), 8)
+    written = {float(v) for v in initializers(graph).values() if v.size == 1}
+    for number in (n for layer in layers for n in vars(layer).values() if isinstance(n, float)):
+        assert float(np.float32(number)) in written
+    graph.graph.output[0].type.tensor_type.ClearField("shape")
+    session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"image": images.numpy()})
+    np.testing.assert_allclose(found, network(images).numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_data_dependent_control_flow_is_an_export_error(one: Case) -> None:

@@ -45,6 +45,12 @@ def test_every_parameter_has_its_group(
     }
 
 
+def test_a_batch_norm_of_rows_is_one() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    found = [parameter_group(name, model) for name in model.state_dict()]
+    assert found == ["weights", "bias", "bn_affine", "bn_affine", "bn_stats", "bn_stats", "bn_stats"]
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_calibration_moves_neither_weights_nor_mode(network: Callable[..., Classifier], preset: str) -> None:
     model = network(quantizer=preset)

@@ -28,9 +28,9 @@ def of(architecture: str, **fields: Any) -> Layers:
 def test_ready_networks_can_be_exported_and_have_the_size_of_their_papers(name: str, stem: str) -> None:
     layers, size = of(name, stem=stem), {"cifar": 32, "imagenet": 224}[stem]
     with torch.device("meta"):
-        network, given = checked(PLAIN[name], layers, Shape(channels=3, classes=1000, size=size))
+        calls, given = checked(PLAIN[name], layers, Shape(channels=3, classes=1000, size=size))
     assert given == (1, 1000)
-    assert sum(p.numel() for p in network.parameters()) == PARAMETERS[name]
+    assert sum(p.numel() for p in calls.network.parameters()) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -5,16 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qmu_edge.errors import ExportError
 from qmu_edge.io.progress import Progress
-from qmu_edge.models.calibration import weight_layers
+from qmu_edge.models.build import build
+from qmu_edge.models.calibration import calibrate, calibration_batches, weight_layers
 from qmu_edge.models.deploy import deploy, input_grids, require_equivalent, settle, weight_scale
-from qmu_edge.models.deployed import Affine
+from qmu_edge.models.deployed import Affine, BreakTies
 from qmu_edge.models.follow import follow
-from qmu_edge.models.kinds import quantizer_grids
-from qmu_edge.models.layers import Classifier
+from qmu_edge.models.kinds import grids, quantizer_grids
+from qmu_edge.models.layers import Classifier, Layers, Shape
+from qmu_edge.recipe import ModelRecipe
 from qmu_edge.train.batches import Samples
 from qmu_edge.train.fit import predict
 from qmu_edge.train.requantize import requantize
@@ -130,15 +132,16 @@ def test_a_channel_that_is_off_gives_its_bias(settled: Callable[..., Classifier]
 
 
 def _input_grids(model: Classifier) -> dict[str, Any]:
-    found = input_grids(model, follow(model), quantizer_grids(model))
+    graph = follow(model)
+    found = input_grids(model, graph, grids(model, graph, quantizer_grids(model)))
     return {str(node.target): grid for node, grid in found.items()}
 
 
 def test_every_layer_behind_a_quantizer_knows_its_input_grid(settled: Callable[..., Classifier]) -> None:
     model = settled(architecture="mobilenet_v2")
-    grids = _input_grids(model)
-    assert set(grids) == {name for name, _ in weight_layers(model)}
-    assert (grids["stem.0.0"].bits, grids["blocks.3.branch.2.0"].bits) == (8, 4)
+    found = _input_grids(model)
+    assert set(found) == {name for name, _ in weight_layers(model)}
+    assert (found["stem.0.0"].bits, found["blocks.3.branch.2.0"].bits) == (8, 4)
     assert {*_input_grids(settled(activation_bits="float")).values()} == {None}
 
 
@@ -148,3 +151,28 @@ def test_a_value_that_is_not_finite_is_refused(settled: Callable[..., Classifier
         model.get_buffer("blocks.1.second.1.running_var")[0] = float("nan")
     with pytest.raises(ExportError, match=r"blocks\.1\.second\.0: .*not finite"):
         deploy(model, 8)
+
+
+class _Viewed(nn.Module):
+    """A sum that is looked at in another form before it is quantized; the form is worked out from sizes."""
+
+    def __init__(self, layers: Layers, shape: Shape) -> None:
+        """Build the body."""
+        super().__init__()
+        self.conv, self.relu = layers.conv_bn(shape.channels, 8, 3, edge=True), layers.relu()
+        self.grid = layers.signed()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features."""
+        x = self.relu(self.conv(x))
+        rows = (x + x).reshape(x.size(0), x.size(1), -1)
+        return self.grid(rows).reshape(x.size(0), 4, -1, x.size(3))  # type: ignore[no-any-return]
+
+
+def test_a_sum_is_known_behind_what_only_moves_it(toy: Toy) -> None:
+    model = build(
+        ModelRecipe(architecture="file", path="v.py"), Shape(channels=1, classes=3, size=8), 0, _Viewed
+    )
+    calibrate(model, [toy(6).images() / 255.0] * calibration_batches(model))
+    deployed = deploy(requantize(model, toy(24), batch=8, seed=0, progress=Progress()), 8)
+    assert isinstance(deployed.get_submodule("body.grid.0"), BreakTies)

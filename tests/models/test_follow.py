@@ -14,6 +14,22 @@ from qmu_edge.models.layers import Line
 from tests.networks import Repeated
 
 IMAGE = torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Pools(nn.Module):
+    """Pooling to a given size, called for images of two sizes."""
+
+    def __init__(self) -> None:
+        """Build it."""
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Windows of 4 pixels, and of 2."""
+        out: Tensor = self.pool(x) + self.pool(F.max_pool2d(x, 2))
+        return out
+
+
 SAME: dict[str, tuple[Any, list[Any]]] = {
     "relu": (lambda x: F.relu(x), [nn.ReLU]),
     "relu_": (lambda x: x.clone().relu_() if False else torch.relu(x), [nn.ReLU]),
@@ -24,8 +40,15 @@ SAME: dict[str, tuple[Any, list[Any]]] = {
     "mean kept": (lambda x: torch.mean(x, dim=[-1, -2], keepdim=True), [nn.AdaptiveAvgPool2d]),
     "pool": (lambda x: F.max_pool2d(x, 2), [nn.MaxPool2d]),
     "average": (lambda x: F.avg_pool2d(x, 3, stride=2, padding=1), [nn.AvgPool2d]),
+    "average to a size": (lambda x: F.adaptive_avg_pool2d(x, 4), [nn.AvgPool2d]),
+    "to a size worked out": (lambda x: F.adaptive_avg_pool2d(x, (x.shape[2] // 2, 4)), [nn.AvgPool2d]),
+    "all there is": (lambda x: F.avg_pool2d(x, x.size()[2:]), [nn.AvgPool2d]),
+    "size of another": (lambda x: F.interpolate(F.relu(x), x.shape[2:]), [nn.ReLU, nn.Upsample]),
+    "number worked out": (lambda x: x.shape[1] * x, [Line]),
+    "one pool at two sizes": (Pools(), [nn.AvgPool2d, nn.MaxPool2d, nn.AvgPool2d, ADD]),
     "flatten": (lambda x: torch.flatten(x, 1), [nn.Flatten]),
     "dropout": (lambda x: F.dropout(x, 0.3, training=False), [nn.Dropout]),
+    "of channels": (lambda x: F.dropout2d(x, 0.3, training=False), [nn.Dropout2d]),
     "pad": (lambda x: F.pad(x, (1, 0, 2, 0)), [nn.ZeroPad2d]),
     "larger": (lambda x: F.interpolate(x, scale_factor=2), [nn.Upsample]),
     "numbers": (lambda x: (3 - x * 2) / 6, [Line, Line, Line]),
@@ -53,7 +76,7 @@ class Of(nn.Module):
 @pytest.mark.parametrize("name", SAME)
 def test_functions_and_methods_become_the_same_few_calls(name: str) -> None:
     function, kinds = SAME[name]
-    network = standard(Of(function).eval(), IMAGE)
+    network = standard(Of(function).eval(), IMAGE).network
     torch.testing.assert_close(network(IMAGE), function(IMAGE))
     graph = follow(network)
     found = values(network, graph, IMAGE)
@@ -63,12 +86,12 @@ def test_functions_and_methods_become_the_same_few_calls(name: str) -> None:
 
 def test_a_network_in_that_form_stays_the_object_that_it_is() -> None:
     network = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())
-    assert standard(network, IMAGE) is network
+    assert standard(network, IMAGE).network is network
 
 
 def test_what_is_called_twice_becomes_two_that_share_a_weight() -> None:
     given = Repeated(4, 3).eval()
-    network: Any = standard(given, IMAGE)
+    network: Any = standard(given, IMAGE).network
     names = [str(node.target) for node in network.graph.nodes if node.op == "call_module"]
     assert len(set(names)) == len(names) and {"conv", "conv_2", "bn_2", "relu_2"} <= set(names)
     assert network.conv_2.weight is network.conv.weight
@@ -77,7 +100,7 @@ def test_what_is_called_twice_becomes_two_that_share_a_weight() -> None:
 
 
 def test_numbers_of_sizes_stay_numbers() -> None:
-    network = standard(Of(lambda x: x.reshape(x.shape[0], x.shape[1] * 2, -1)), IMAGE)
+    network = standard(Of(lambda x: x.reshape(x.shape[0], x.shape[1] * 2, -1)), IMAGE).network
     assert not any(isinstance(m, Line) for m in network.modules())
 
 

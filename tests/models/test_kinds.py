@@ -2,15 +2,38 @@
 
 from typing import Any
 
+import brevitas.nn as qnn
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from brevitas.quant import (
+    Int8ActPerTensorFloat,
+    ShiftedUint8ActPerTensorFloat,
+    ShiftedUint8WeightPerTensorFloat,
+)
+from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.models.follow import follow, standard, values
+from qmu_edge.models.follow import follow, standard
 from qmu_edge.models.kinds import allowed, grids, quantizer_grids, require_known
 from qmu_edge.models.layers import Classifier
 from tests.models.test_follow import Of
+
+
+class _Twice(nn.Module):
+    """A linear layer that its batch-norm does not read alone."""
+
+    def __init__(self) -> None:
+        """Build it."""
+        super().__init__()
+        self.flat, self.layer, self.norm = nn.Flatten(), nn.Linear(256, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """With and without the batch-norm."""
+        x = self.layer(self.flat(x))
+        out: Tensor = x + self.norm(x)
+        return out
+
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "a layer": (nn.Sequential(nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4)), r"0\.1: GroupNorm cannot be exported"),
@@ -23,6 +46,39 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "half pixels": (nn.Upsample(size=12), "allowed are whole numbers"),
     "many dimensions": (nn.Sequential(nn.Flatten(2), nn.Linear(64, 3)), "of 3 dimensions; allowed are 2"),
     "one dimension": (nn.Sequential(nn.Flatten(2), nn.Conv1d(4, 4, 1)), "Conv1d cannot be exported"),
+    "rows before a layer": (
+        nn.Sequential(nn.Flatten(), nn.BatchNorm1d(256)),
+        r"0\.1: BatchNorm1d that does not follow a linear layer",
+    ),
+    "rows of a tensor": (
+        nn.Sequential(nn.Flatten(2), nn.BatchNorm1d(4)),
+        "BatchNorm1d that does not follow a linear layer",
+    ),
+    "a layer read twice": (
+        _Twice(),
+        "BatchNorm1d that does not follow a linear layer",
+    ),
+    "an alpha": (Of(lambda x: torch.add(x, x, alpha=2)), "add cannot be exported"),
+    "some images": (Of(lambda x: x[:1] + x), "getitem takes a part .* slices behind the first axis"),
+    "as many as are tried": (Of(lambda x: x[:2]), "getitem takes a part"),
+    "one channel": (Of(lambda x: x[:, 0]), "getitem takes a part"),
+    "a new axis": (Of(lambda x: x[:, None]), "getitem takes a part"),
+    "a list": (Of(lambda x: x[:, [0, 1]]), "getitem takes a part"),
+    "several pieces": (Of(lambda x: x.chunk(4, 1)[1:][0]), "getitem takes several pieces"),
+    "pieces of images": (Of(lambda x: x.split(1)[0]), "it mixes them"),
+    "one piece of images": (Of(lambda x: x.split(5)[0]), "getitem cuts the images apart"),
+    "pieces together": (Of(lambda x: torch.cat(x.chunk(2, 1), 1)), "joins pieces that are not named"),
+    "a number of images": (Of(lambda x: x * x.shape[0]), "how many images there are"),
+    "mixed images": (Of(lambda x: x.reshape(4, -1)), "gives .* for 2 images and .* for 3: it mixes them"),
+    "half a size": (Of(lambda x: F.adaptive_avg_pool2d(x, x.shape[2] - 3)), r"gives \(5, 5\) pixels"),
+    "a function with a grid": (qnn.QuantSigmoid(), "QuantSigmoid cannot be exported"),
+    "a grid of what comes out": (
+        qnn.QuantConv2d(4, 4, 1, output_quant=Int8ActPerTensorFloat), "quantizes its output"
+    ),
+    "a zero point": (qnn.QuantIdentity(act_quant=ShiftedUint8ActPerTensorFloat), "by a zero point"),
+    "a weight's zero point": (
+        qnn.QuantConv2d(4, 4, 1, weight_quant=ShiftedUint8WeightPerTensorFloat), "by a zero point"
+    ),
     "parameters": (Of(lambda x: x + torch.ones(8)), "cannot be exported"),
 }  # fmt: skip
 
@@ -31,10 +87,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
 def test_a_call_without_a_place_in_a_file_is_refused(name: str) -> None:
     network, message = REFUSED[name]
     image = torch.zeros(2, 4, 8, 8)
-    network = standard(nn.Sequential(network).eval(), image)
-    graph = follow(network)
+    calls = standard(nn.Sequential(network).eval(), image)
     with pytest.raises(ConfigError, match=message):
-        require_known(network, graph, values(network, graph, image), None, {})
+        require_known(calls, None, {})
 
 
 def test_grids_go_through_what_only_moves_numbers(network: Any) -> None:

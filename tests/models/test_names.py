@@ -82,10 +82,26 @@ def test_a_file_of_names_pairs_tensors_and_modules(model: Classifier, tmp_path: 
     assert {*matched(model, theirs, names_in(path.read_bytes(), path), "w")} == {*found}
 
 
-@pytest.mark.parametrize("text", ["a = 1", "a = [1]", "a", "a = {b = 1}", "a = " + "{b = " * 2000])
+def test_a_name_that_the_network_has_not_is_refused_by_it(model: Classifier) -> None:
+    theirs = given(model)
+    for wrong in ("haed", "head.weigth", "hea"):
+        with pytest.raises(ConfigError, match=f"^w: --names: '{wrong}': the network has no"):
+            matched(model, theirs, {"head.bias": "head.bias", wrong: "head.bias"}, "w")
+    matched(model, theirs, {"head.bias": "head.bias", "body.0.1.act_quant.tensor_quant": "x"}, "w")
+
+
+DEEP = "a = " + "{b = " * 2000
+LONG = ".".join("a" * 5000) + ' = "b"'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a = 1", "a = [1]", "a", "a = {b = 1}", "a = 9" + "9" * 5000, DEEP, LONG, "\ud800"],
+    ids=["a number", "a list", "a word", "a table", "a long number", "deep", "a long key", "no UTF-8"],
+)
 def test_what_is_no_file_of_names_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "names.toml"
-    path.write_text(text)
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(ConfigError, match=r"names\.toml: "):
         names_in(path.read_bytes(), path)
 

@@ -45,9 +45,9 @@ def body(lines: str) -> str:
     return f"from torch import nn\nimport torch\ndef build(layers, shape):\n    {lines}\n"
 
 
-def exported(model: Classifier, toy: Toy) -> list[Any]:
+def exported(model: Classifier, toy: Toy, *formats: Format) -> list[Any]:
     return export(
-        model, ExportPlan(formats=(Format.INTEGER,), class_names=("a", "b", "c")),
+        model, ExportPlan(formats=formats or (Format.INTEGER,), class_names=("a", "b", "c")),
         images=toy(64, seed=2).images().numpy(), min_agreement=0.99, min_inputs=64,
     )  # fmt: skip
 
@@ -136,6 +136,17 @@ def test_the_pages_network_of_plain_layers_is_one(toy: Toy) -> None:
     calibrate(model, [toy(6).images() / 255.0] * calibration_batches(model))
     assert model(toy(3).images() / 255.0).shape == (3, 3)
     assert parameter_group("head.weight", model) == "head"
+
+
+@pytest.mark.filterwarnings("default")
+def test_averages_between_quantized_layers_are_exact_in_every_format(toy: Toy) -> None:
+    lines = "a, b = layers.conv_bn(1, 8, 3, edge=True), layers.conv_bn(8, 8, 3)\n    "
+    lines += "pools = nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(2)\n    "
+    lines += "return nn.Sequential(a, layers.relu(), pools[0], layers.signed(), b, pools[1], layers.relu())"
+    model = made(body(lines))
+    calibrate(model, [toy(6).images() / 255.0] * calibration_batches(model))
+    requantize(model, toy(12), batch=6, seed=0, progress=Progress())
+    assert {f.parity.max_abs_difference for f in exported(model, toy, *Format)} == {0.0}
 
 
 @pytest.mark.filterwarnings("default")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from qmu_edge import api
 from qmu_edge.errors import ConfigError
 from qmu_edge.models import own
-from qmu_edge.models.follow import standard
+from qmu_edge.models.follow import Followed, standard
 from qmu_edge.pipeline.networks import require_exportable
 from qmu_edge.recipe import Recipe, parse_recipe
 from tests.project.test_model_file import RECIPE
@@ -32,6 +32,15 @@ REFUSED = {
         r"^mine\.py, line 12: norm: GroupNorm cannot be exported; allowed are .*Conv2d",
     ),
     "a function": (net("x = self.conv(x)", "return torch.cumsum(x, 1)"), r"^mine\.py, line 12: cumsum: "),
+    "a part, behind what is written in another way": (
+        net("x = F.relu(self.conv(x))", "return self.fc(x[:, 0].flatten(1)[:, :8])", layers=LINEAR),
+        r"^mine\.py, line 13: getitem: getitem takes a part",
+    ),
+    "the image behind the last layer": (
+        net("y = self.conv(x).mean((2, 3))", "return self.fc(y) + x.flatten(1)[:, :10]", layers=LINEAR),
+        r"^mine\.py, line 13: .* reads what lies before fc, the last layer with weights",
+    ),
+    "no weights": (net("return x.flatten(1)[:, :10]"), r"^mine\.py: no layer with weights"),
     "values decide": (
         net("if x.sum() > 0:", "    x = -x", "return self.conv(x)"),
         r"^mine\.py, line 11: the network's forward",
@@ -65,9 +74,9 @@ def test_what_cannot_be_exported_is_refused_at_init_with_its_line(name: str, tmp
 def test_what_can_be_exported_is_looked_at_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def noted(body: nn.Module, example: Tensor) -> nn.Module:
+    def noted(body: nn.Module, example: Tensor, *, lines: bool) -> Followed:
         seen.append(example.device.type)
-        return standard(body, example)
+        return standard(body, example, lines=lines)
 
     monkeypatch.setattr(own, "standard", noted)
     source = net("return self.fc(F.relu(self.conv(x)).mean((2, 3)))", layers=LINEAR).encode()

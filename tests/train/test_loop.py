@@ -36,6 +36,20 @@ def gradients(model: Classifier, samples: Samples) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+def test_without_statistics_every_kind_of_dropout_stays_off() -> None:
+    kinds = (
+        nn.Dropout,
+        nn.Dropout1d,
+        nn.Dropout2d,
+        nn.Dropout3d,
+        nn.AlphaDropout,
+        nn.BatchNorm2d,
+        nn.BatchNorm1d,
+    )
+    model = train_mode(nn.Sequential(*(kind(1) for kind in kinds), nn.ReLU()), statistics=False)
+    assert [m.training for m in model.children()] == [False] * len(kinds) + [True]
+
+
 @pytest.mark.parametrize("clip", [0.0, 0.25])
 def test_a_step_goes_down_the_gradient_and_decays_weights_alone(
     network: Network, toy: Toy, clip: float

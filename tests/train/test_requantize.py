@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from qmu_edge.errors import UnlearnError
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
-from qmu_edge.models.calibration import parameter_group
+from qmu_edge.models.calibration import calibrate, parameter_group
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.models.quantizers.presets import PRESETS
 from qmu_edge.recipe import ModelRecipe
@@ -21,6 +22,7 @@ from qmu_edge.runtime.throughput import counting
 from qmu_edge.train import requantize as module
 from qmu_edge.train.batches import Samples
 from qmu_edge.train.requantize import FACTORS, average_statistics, fit_activation_steps, requantize
+from tests.networks import FACTORIES
 
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
@@ -76,19 +78,32 @@ def test_each_activation_step_becomes_the_candidate_of_least_error(
     assert len(chosen) > 1
 
 
-def test_batch_norm_statistics_are_the_plain_average(network: Network, toy: Toy) -> None:
-    model, samples = network(), toy(23)
+def _dense() -> Classifier:
+    """Linear layers with batch-norms of rows, (n, c)."""
+    recipe = ModelRecipe(architecture="file", path="mine.py")
+    model = build(recipe, Shape(channels=1, classes=3, size=8), 0, FACTORIES["Dense"])
+    calibrate(model, [torch.rand(4, 1, 8, 8)])
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.BatchNorm1d])
+def test_batch_norm_statistics_are_the_plain_average(network: Network, toy: Toy, kind: Any) -> None:
+    model, samples = network() if kind is nn.BatchNorm2d else _dense(), toy(23)
+    for norm in (m for m in model.modules() if isinstance(m, kind)):
+        norm.running_mean.fill_(7.0)
     average_statistics(model, samples, 8, torch.Generator().manual_seed(3), Progress(), 23)
     assert not any(m.training for m in model.modules())
 
-    norms = {name: m for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    found = {name: (m.running_mean.clone(), m.running_var.clone()) for name, m in norms.items()}  # type: ignore[union-attr]
+    norms: dict[str, Any] = {name: m for name, m in model.named_modules() if isinstance(m, kind)}
+    assert norms
+    found = {name: (m.running_mean.clone(), m.running_var.clone()) for name, m in norms.items()}
     means: dict[str, list[Tensor]] = {name: [] for name in norms}
     variances: dict[str, list[Tensor]] = {name: [] for name in norms}
 
     def record(name: str, x: Tensor) -> None:
-        means[name].append(x.mean(dim=(0, 2, 3)))
-        variances[name].append(x.var(dim=(0, 2, 3)))
+        rows = x.transpose(0, 1).flatten(1)
+        means[name].append(rows.mean(1))
+        variances[name].append(rows.var(1))
 
     for name, norm in norms.items():
         norm.register_forward_pre_hook(lambda _, x, name=name: record(name, x[0].detach()))

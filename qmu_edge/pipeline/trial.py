@@ -1,0 +1,91 @@
+"""A model file is tried once in a process of its own, before it is run in that of a command.
+
+What the file does there ends that process alone: it cannot end a command as if all were well, run for
+ever, or take all memory. It is run with numbers, so that a forward pass that is more than its calls can be
+told.
+"""
+
+import os
+import resource
+import select
+import signal
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from qmu_edge.errors import ConfigError
+from qmu_edge.models.layers import Layers, Shape
+from qmu_edge.models.own import factory_in, is_followed
+from qmu_edge.recipe import ModelRecipe
+
+TRIAL_SECONDS: Final = 120
+TRIAL_BYTES: Final = 2 << 30  # more than the process has at its start
+_FINE, _DIFFERS, _MEMORY = b"fine", b"differs", b"memory"
+
+
+def tried(source: bytes, recipe: ModelRecipe, shape: Shape) -> None:
+    """Build the network of a model file, and compare its forward pass with the calls that are followed.
+
+    What else may be wrong with the file is not said here: it raises an exception wherever it is run.
+
+    Raises:
+        ConfigError: The process ends, takes longer than `TRIAL_SECONDS` or needs more than `TRIAL_BYTES`; or
+            the forward pass depends on more than the image.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        said = b""
+        try:
+            said = _said(source, recipe, shape)
+        finally:
+            os.write(writer, said)
+            os._exit(0)
+    os.close(writer)
+    try:
+        ready, _, _ = select.select([reader], [], [], TRIAL_SECONDS)
+        said = os.read(reader, 16) if ready else b""
+    finally:
+        os.close(reader)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if problem := _problem(said, late=not ready):
+        raise ConfigError(f"{recipe.path}: {problem}")
+
+
+def _problem(said: bytes, *, late: bool) -> str:
+    if late:
+        return f"building it and one pass take longer than the allowed {TRIAL_SECONDS} seconds"
+    if said == _MEMORY:
+        return f"building it and one pass need more than the allowed {TRIAL_BYTES >> 20} MiB of memory"
+    if said == _DIFFERS:
+        return (
+            "forward computes something else than the calls that are followed: it depends on numbers of "
+            "Python, on chance or on self.training, or changes in place what is read again"
+        )
+    return "" if said == _FINE else "building it or one pass ends the process; a file may raise an exception"
+
+
+def _said(source: bytes, recipe: ModelRecipe, shape: Shape) -> bytes:
+    torch.set_num_threads(1)  # threads do not outlive a fork
+    _limit_memory()
+    try:
+        same = is_followed(factory_in(source, recipe), Layers(recipe), shape)
+    except (Exception, SystemExit) as error:  # which is raised, and named, in the command as well
+        causes = (error, error.__cause__, error.__context__)
+        full = any(isinstance(e, MemoryError) or "allocate memory" in str(e) for e in causes)
+        return _MEMORY if full else _FINE
+    return _FINE if same else _DIFFERS
+
+
+def _limit_memory() -> None:
+    """Allow so much address space more; where a system does not say how much there is, nothing is limited."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    except OSError:
+        return
+    limit = pages * resource.getpagesize() + TRIAL_BYTES
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
