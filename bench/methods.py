@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import torch
 from filelock import FileLock
-from shared.cells import GRIDS, Bench, Network, grid_at, passes_of, score
+from shared.cells import GRIDS, Bench, Network, epochs_of, grid_at, score
 from shared.compared import grouped, table_of
 from shared.record import ROOT, commit, write
 from shared.search import STEP, TRIALS, best, searched, stopped
@@ -103,7 +103,7 @@ def cells(grid: dict[str, Any], options: argparse.Namespace) -> Iterator[Cell]:
             for scenario in options.scenarios or grid["scenarios"]:
                 for budget in (None, *(options.budgets or grid["budgets"])):
                     for row in rows_of(options.methods):
-                        if (passes_of(method_of(row)[0]) is None) == (budget is None):
+                        if (epochs_of(method_of(row)[0]) is None) == (budget is None):
                             yield Cell(network, scenario, row, seed, budget)
 
 

@@ -130,12 +130,12 @@ def require_known(names: Iterable[str], recipe: Recipe) -> dict[str, Passes]:
     Raises:
         ConfigError: See `parameters`.
     """
-    for name, given in recipe.unlearn.items():  # also of methods that are not tried: a misspelt one is told
-        parameters(name, given, recipe.train)
-    return {
-        name: method(name).passes(parameters(name, recipe.unlearn.get(name, {}), recipe.train))
-        for name in names
+    tried = tuple(names)
+    found = {  # also of methods that are not tried: a misspelt one is told
+        name: parameters(name, recipe.unlearn.get(name, {}), recipe.train)
+        for name in dict.fromkeys((*recipe.unlearn, *tried))
     }
+    return {name: method(name).work(found[name]) for name in tried}
 
 
 def parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:

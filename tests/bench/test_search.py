@@ -74,13 +74,13 @@ def test_score_reads_retain_images_of_all_classes(
 def test_methods_that_read_retain_images_have_a_budget_and_the_others_their_own_passes(
     part: Callable[[str], Any],
 ) -> None:
-    passes_of = part("shared.cells").passes_of
-    own = {name for name in METHODS if passes_of(name) is None}
+    epochs_of = part("shared.cells").epochs_of
+    own = {name for name in METHODS if epochs_of(name) is None}
     assert {n for n in own if "retain" in METHODS[n].reads} == {
         "influence", "fisher_forgetting", "ssd", "ficabu", "retrain",
     }  # fmt: skip
     assert {"grad_ascent", "boundary_shrink", "boundary_expand"} <= own
-    assert passes_of("unsir") == "repair_epochs" and passes_of("qmul") == "epochs"
+    assert epochs_of("unsir") == "repair_epochs" and epochs_of("qmul") == "epochs"
 
 
 def test_passes_are_as_many_as_the_budget_pays_for(

@@ -22,6 +22,7 @@ import torch
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
+from qmu_edge.request.split import Passes
 from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.fit import accuracy
 from qmu_edge.unlearn.method import BOTH, Method, validation_for_samples
@@ -100,8 +101,13 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     return model
 
 
+def work(params: Params) -> Passes:
+    """As ssd, and about three looks at the forget set, one after each block."""
+    return Passes(3.0, 1.0)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="shrinks weights as ssd does, the last blocks first, until the forget set is unknown (FiCABU)",
     touches=frozenset({"weights", "head"}), reads=BOTH | {"validation"}, check=validation_for_samples,
 )  # fmt: skip
