@@ -99,8 +99,10 @@ def _attribute(name: str, **given: Any) -> Edit:
 
 def _resized(mode: str) -> Edit:
     """The part by Resize, of the same size as the padded one."""
-    sizes = {"axes": [2, 3], "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return _instead("u", helper.make_node("Resize", ["s", "", "", "sizes"], ["u"], "u", mode=mode, **sizes))
+    given: dict[str, Any] = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return _instead(
+        "u", helper.make_node("Resize", ["s", "", "", "sizes"], ["u"], "u", mode=mode, axes=[2, 3], **given)
+    )
 
 
 def _limited(nodes: list[Any]) -> None:

@@ -105,7 +105,8 @@ def _disturb(
         deviation = torch.minimum(deviation, params.cap * weight_scale(layer))
     if anew:
         weight[list(anew)] = 0.0
-        layer.bias[list(anew)] = 0.0
+        if layer.bias is not None:
+            layer.bias[list(anew)] = 0.0
     deviation[list(anew)] = params.row_deviation
     noise = torch.randn(weight.shape, generator=generator).to(weight.device)
     weight.add_(noise * deviation.view(-1, *(1,) * (weight.dim() - 1)))

@@ -158,7 +158,7 @@ def remove_outputs(model: Classifier, classes: tuple[int, ...]) -> None:
     kept = torch.ones(len(head.weight), dtype=torch.bool, device=forgotten.device).index_fill_(
         0, forgotten, False
     )
-    for rows in (head.weight, head.bias):
+    for rows in (head.weight, *([] if head.bias is None else [head.bias])):
         rows[forgotten] = rows[kept].mean(0)
 
 
