@@ -119,3 +119,20 @@ def test_tables_show_each_budget_beside_the_rows_that_have_none(part: Callable[[
     }  # fmt: skip
     assert "FA" in found["n", "class-0"]["qmul"][0]
     assert list(grouped([cell("retrain"), cell("qmul")])) == [("n", "class-0")]
+
+
+def test_each_table_names_the_machine_of_its_own_grid(
+    part: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = part("shared.compared")
+
+    def load(grid: str) -> dict[str, Any]:
+        shares = dict.fromkeys(("FA", "RA", "TA", "MIA"), 1.0)
+        rows = ("original", "retrain")
+        cells = [{"network": "n", "scenario": "few-5", "row": row, "seed": 0, **shares} for row in rows]
+        return {"machine": {"cpu": f"the machine of {grid}"}, "results": cells}
+
+    monkeypatch.setattr(compared, "load", load)
+    assert "the machine of methods-own, one thread" in compared.own()
+    assert "the machine of methods-cpu, one thread" in compared.scenarios()
+    assert "the machine of methods-cpu, one thread" in compared.methods()

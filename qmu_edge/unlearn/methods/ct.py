@@ -81,6 +81,6 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
 METHOD: Final = Method(
     run=run, params=Params, work=on_retain,
-    summary="transpose all convolution kernels, then train on the retain set (ResNet only)",
+    summary="transpose all convolution kernels, then train on the retain set; not where most kernels are 1x1",
     reads=frozenset({"retain"}), check=check,
 )  # fmt: skip
