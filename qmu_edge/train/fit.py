@@ -80,7 +80,8 @@ def fit(
         for epoch in range(first, recipe.epochs):
             model.train()
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
-            loss = early.watched(model) if epoch in early.epochs else cross_entropy(model)
+            plain = cross_entropy(model, right=descent.right)
+            loss = early.watched(model, descent.right) if epoch in early.epochs else plain
             descent.epoch(loss, samples.batches(recipe.batch, generator, augment))
             if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
                 _save(descent, generator, run, epoch + 1, early.sums, resume)

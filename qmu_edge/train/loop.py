@@ -130,6 +130,7 @@ class Descent:
         optimizer, schedule: As in PyTorch.
         progress: Receives the number of processed images.
         passes: Implementation of the quantizers, see `choice.passes_for`.
+        right: How many images of an epoch were recognised, where its loss counts them.
     """
 
     def __init__(self, model: nn.Module, settings: Optimization, steps: int, progress: Progress) -> None:
@@ -148,6 +149,8 @@ class Descent:
         self._clip_norm = settings.clip_norm
         self._passes_done = 0  # the second needs the most memory: the optimizer has its state then
         self._loss_sum = torch.zeros((), device=self.device)
+        self._epochs, self._steps = settings.epochs, steps
+        self.right = torch.zeros((), device=self.device)
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -177,9 +180,15 @@ class Descent:
         Raises:
             UnlearnError: A loss was NaN or infinite.
         """
+        steps, images, before = 0, 0, self._loss_sum.clone()
         for batch in batches:
             self.step(loss, batch)
-        self.require_finite()
+            steps, images = steps + 1, images + len(batch)
+        summed, right = self.require_finite() - float(before), float(self.right)
+        self.right.zero_()
+        number = min(self._epochs, math.ceil(self._epochs * self.schedule.last_epoch / max(1, self._steps)))
+        share = min(1.0, right / max(1, images)) if right else None
+        self.progress.epoch(number, self._epochs, summed / max(1, steps), share)
 
     def gradient(self, loss: Callable[[B], Tensor], batch: B) -> Float[Tensor, " d"]:
         """Gradient of the loss of `batch` in all `parameters`, as a flat vector; no parameter changes.
@@ -241,24 +250,35 @@ class Descent:
         self._loss_sum += loss
         self.progress.advance(images)
 
-    def require_finite(self) -> None:
+    def require_finite(self) -> float:
         """Check all losses since the last call; steps do not, so that the host need not wait for the device.
+
+        Returns:
+            Their sum.
 
         Raises:
             UnlearnError: A loss was NaN or infinite.
         """
-        if not bool(self._loss_sum.isfinite()):
+        found = float(self._loss_sum)
+        if not math.isfinite(found):
             raise UnlearnError("the loss is not finite: the run diverged; try a smaller learning rate")
         self._loss_sum.zero_()
+        return found
 
 
 def cross_entropy(
-    model: nn.Module, reduction: Literal["mean", "sum"] = "mean"
+    model: nn.Module, reduction: Literal["mean", "sum"] = "mean", right: Tensor | None = None
 ) -> Callable[[Batch | Pair], Tensor]:
-    """The cross-entropy of the logits of `model` and the labels, as a loss function of a batch."""
+    """The cross-entropy of the logits of `model` and the labels, as a loss function of a batch.
+
+    It adds the number of images that are recognised to `right`, where that is given.
+    """
 
     def loss(batch: Batch | Pair) -> Tensor:
-        return F.cross_entropy(model(batch.images), batch.labels, reduction=reduction)
+        logits = model(batch.images)
+        if right is not None:
+            right.add_((logits.detach().argmax(1) == batch.labels).sum())
+        return F.cross_entropy(logits, batch.labels, reduction=reduction)
 
     return loss
 
