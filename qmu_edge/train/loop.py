@@ -184,11 +184,12 @@ class Descent:
         for batch in batches:
             self.step(loss, batch)
             steps, images = steps + 1, images + len(batch)
-        summed, right = self.require_finite() - float(before), float(self.right)
+        mean, right = float(self._loss_sum - before) / max(1, steps), float(self.right)
+        self.require_finite()
         self.right.zero_()
         number = min(self._epochs, math.ceil(self._epochs * self.schedule.last_epoch / max(1, self._steps)))
         share = min(1.0, right / max(1, images)) if right else None
-        self.progress.epoch(number, self._epochs, summed / max(1, steps), share)
+        self.progress.epoch(number, self._epochs, mean, share)
 
     def gradient(self, loss: Callable[[B], Tensor], batch: B) -> Float[Tensor, " d"]:
         """Gradient of the loss of `batch` in all `parameters`, as a flat vector; no parameter changes.
@@ -250,20 +251,15 @@ class Descent:
         self._loss_sum += loss
         self.progress.advance(images)
 
-    def require_finite(self) -> float:
+    def require_finite(self) -> None:
         """Check all losses since the last call; steps do not, so that the host need not wait for the device.
-
-        Returns:
-            Their sum.
 
         Raises:
             UnlearnError: A loss was NaN or infinite.
         """
-        found = float(self._loss_sum)
-        if not math.isfinite(found):
+        if not bool(self._loss_sum.isfinite()):
             raise UnlearnError("the loss is not finite: the run diverged; try a smaller learning rate")
         self._loss_sum.zero_()
-        return found
 
 
 def cross_entropy(
