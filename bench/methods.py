@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import torch
 from filelock import FileLock
-from shared.cells import GRIDS, Bench, Network, grid_at, passes_of, score
+from shared.cells import GRIDS, Bench, Network, epochs_of, grid_at, score
 from shared.compared import grouped, table_of
 from shared.record import ROOT, commit, write
 from shared.search import STEP, TRIALS, best, searched, stopped
@@ -103,7 +103,7 @@ def cells(grid: dict[str, Any], options: argparse.Namespace) -> Iterator[Cell]:
             for scenario in options.scenarios or grid["scenarios"]:
                 for budget in (None, *(options.budgets or grid["budgets"])):
                     for row in rows_of(options.methods):
-                        if (passes_of(method_of(row)[0]) is None) == (budget is None):
+                        if (epochs_of(method_of(row)[0]) is None) == (budget is None):
                             yield Cell(network, scenario, row, seed, budget)
 
 
@@ -124,28 +124,25 @@ def best_trial(cell: Cell, bench: Bench, trials: int) -> tuple[dict[str, Any], O
     given = bench.within(method, bench.common(method) | given, cell.budget)
     own = bench.params(method, given)
     values = {knob: getattr(own, knob, 0.0) for knob in KNOBS.get(method, ("lr",))}
-    made: dict[float, dict[str, Any]] = {}
-    outcomes: dict[float, Outcome] = {}
+    made: dict[float, tuple[dict[str, Any], Outcome]] = {}
 
     def attempt(factor: float) -> float:
         params = given | {knob: value * factor for knob, value in values.items()}
         try:
-            outcomes[factor] = bench.unlearned(method, params)
-            found = score(bench, outcomes[factor][0])
+            outcome = bench.unlearned(method, params)
+            found = score(bench, outcome[0])
         except QmuEdgeError as error:
             print(f"  {method} times {factor:g}: {error}", file=sys.stderr)
             return math.inf
-        made[factor] = {"params": params, "score": found}
+        made[factor] = {"params": params, "score": found}, outcome
         return found
 
     tried = searched(attempt, trials) if trials > 1 and all(values.values()) else {}
     if not made:
         return {"params": given, "trials": []}, None
-    chosen = STEP ** best(tried)
-    return (
-        {"params": made[chosen]["params"], "trials": [*made.values()], "stop": stopped(tried)},
-        outcomes[chosen],
-    )
+    chosen, outcome = made[STEP ** best(tried)]
+    trials_made = [trial for trial, _ in made.values()]
+    return {"params": chosen["params"], "trials": trials_made, "stop": stopped(tried)}, outcome
 
 
 def tuned(cell: Cell, first: Bench, folder: Path, trials: int) -> tuple[dict[str, Any], Outcome | None]:

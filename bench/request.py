@@ -30,8 +30,7 @@ import torch
 from shared.record import write
 
 from qmu_edge import api
-from qmu_edge.api.demo import SUBJECT
-from qmu_edge.api.demo import _write_images as noisy_digits
+from qmu_edge.api.demo import SUBJECT, write_images
 from qmu_edge.project.project import RECIPE
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, to_toml
 
@@ -136,7 +135,7 @@ def one_in_parts(options: argparse.Namespace, seed: int, work: Path) -> dict[str
     """One seed: parts in seconds, what is not unlearning altogether, and both in epochs of training."""
     images, request, shop, given = work / "images", work / "req.json", work / "shop", options.dataset
     person = "person" if given else SUBJECT
-    dataset(given, options.images, seed, images) if given else noisy_digits(images, seed)
+    dataset(given, options.images, seed, images) if given else write_images(images, seed)
     recipe = lenient(options.recipe, seed, trained="once")
     (work / "recipe.toml").write_text(to_toml(recipe), "utf-8")
     api.init(shop, dataset=str(images), recipe=str(work / "recipe.toml"), subjects=images / "subjects.csv")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from methods import Cell
-from shared.cells import GRIDS, Bench, Network, grid_at, parser_of, passes_of
+from shared.cells import GRIDS, Bench, Network, epochs_of, grid_at, parser_of
 from shared.record import write
 
 from qmu_edge.io.files import write_atomic
@@ -42,7 +42,7 @@ def requests(bench: Bench, count: int) -> list[Bench]:
 def tuned(bench: Bench, method: str, budget: float) -> dict[str, Any]:
     """Parameters that the grid has chosen, or those that it sets for all."""
     scenario = bench.network.tuned_as.get(bench.scenario, bench.scenario)
-    within = None if passes_of(method) is None else budget
+    within = None if epochs_of(method) is None else budget
     path = bench.network.folder / Cell(bench.network.name, scenario, method, bench.seed, within).tuned_file
     if not path.is_file():
         return bench.within(method, bench.common(method), within)

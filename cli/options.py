@@ -77,7 +77,7 @@ BudgetOption = Annotated[
         "--budget",
         parser=seconds,
         metavar="TIME",
-        help="No further rung begins after so long: 90s, 10min, 2h.",
+        help="No further rung begins that is expected to end after so long: 90s, 10min, 2h.",
     ),
 ]
 ProfileOption = Annotated[

@@ -162,6 +162,7 @@ def status(result: Mapping[str, Any]) -> str:
         ("project", result["project"]),
         ("dataset", f"{result['dataset']}, {result['samples']:,} samples, {result['deleted']:,} deleted"),
         *((name, str(result[name] or "-")) for name in ("checkpoint", "release", "receipt")),
+        ("origin", result["origin"] or ("trained here" if result["checkpoint"] else "-")),
         ("ledger", f"{chain['events']:,} events, head {chain['head']}"),
         (
             "requests",

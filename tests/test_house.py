@@ -47,6 +47,7 @@ TESTED_IN = {
     ),
     "queue/test_lifecycle.py": ("qmu_edge/project/samples",),
     "queue/test_cost.py": ("qmu_edge/pipeline/passes",),
+    "receipt/test_receipt.py": ("qmu_edge/receipt/version1",),
     "receipt/test_statement.py": ("qmu_edge/receipt/fields",),
     "unlearn/test_last_blocks.py": ("qmu_edge/unlearn/methods/cf_k", "qmu_edge/unlearn/methods/eu_k"),
     "unlearn/test_methods.py": ("qmu_edge/unlearn/registry",),

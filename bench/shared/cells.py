@@ -193,7 +193,7 @@ class Bench:
 
         One and two passes are run for it: what a method does once costs nothing in the second.
         """
-        passes = passes_of(name)
+        passes = epochs_of(name)
         if passes is None or budget is None:
             return given
         runs = (self._applied(name, self.original(), given | {passes: n}) for n in (1, 2))
@@ -264,7 +264,7 @@ def _exported(model: Classifier, source: Source) -> tuple[OrtRunner, int]:
         return OrtRunner(path, threads=torch.get_num_threads()), len(file.data)
 
 
-def passes_of(name: str) -> str | None:
+def epochs_of(name: str) -> str | None:
     """The parameter that counts a method's passes, where it reads retain images and so has a budget."""
     chosen = method(name)
     passes = PASSES.get(name, "epochs")

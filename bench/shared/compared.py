@@ -39,9 +39,10 @@ def result() -> str:
 
 def methods() -> str:
     """Every method beside retraining, best first; a table for each network and scenario."""
-    groups = grouped(load("methods-cpu")["results"])
+    document = load("methods-cpu")
+    groups = grouped(document["results"])
     tables = [table_of(*names, rows) for names, rows in groups.items() if len(rows) >= WHOLE]
-    return "\n\n".join([*tables, _place_of_methods(load("methods-cpu")["results"])])
+    return "\n\n".join([*tables, _place(document["machine"], document["results"])])
 
 
 def gaps() -> str:
@@ -61,7 +62,8 @@ def own() -> str:
 
 def _gaps_of(grid: str, chosen: Callable[[Rows], bool], *, best_first: bool) -> str:
     """A row for each method, a column for each chosen network and scenario."""
-    every = grouped(load(grid)["results"])
+    document = load(grid)
+    every = grouped(document["results"])
     groups = {names: rows for names, rows in every.items() if chosen(rows)}
     columns = [f"{network.split('-')[0]} {scenario}" for network, scenario in groups]
     lines = [f"| AG | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
@@ -74,7 +76,8 @@ def _gaps_of(grid: str, chosen: Callable[[Rows], bool], *, best_first: bool) -> 
     for name in sorted(found, key=rank.__getitem__) if best_first else found:
         cells = [spread(g, 2) + (f" ({len(g)})" if len(g) < seeds else "") if g else "" for g in found[name]]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    place = _place_of_methods([c for rows in groups.values() for row in rows.values() for c in row.values()])
+    shown = [c for rows in groups.values() for row in rows.values() for c in row.values()]
+    place = _place(document["machine"], shown)
     return "\n".join([*lines, "", f"{seeds} seeds, or as many as stand in brackets; {place}"])
 
 
@@ -95,10 +98,11 @@ def grouped(cells: list[dict[str, Any]]) -> dict[tuple[str, str], Rows]:
     return {names: rows for names, rows in groups.items() if "retrain" in rows}
 
 
-def _place_of_methods(cells: list[dict[str, Any]]) -> str:
+def _place(machine: dict[str, Any], cells: list[dict[str, Any]]) -> str:
+    """The machine of the grid that the cells are from, and their commits."""
     commits = {c.get("commit", "unknown") for c in cells}
     names = ", ".join(sorted({c[:7] + "+" * c.endswith("+") for c in commits}))
-    return f"{load('methods-cpu')['machine']['cpu']}, one thread; commits {names}"
+    return f"{machine['cpu']}, one thread; commits {names}"
 
 
 def _gaps(cells: dict[int, dict[str, Any]], references: dict[int, dict[str, Any]]) -> list[float]:

@@ -42,7 +42,7 @@ def demo(folder: Path, *, seed: int = 0, progress: Progress | None = None) -> di
     _empty(folder)
     costs: dict[str, Any] = {}
     shop, twin, request = folder / "shop", folder / "retrained", folder / "req.json"
-    _, costs["images"] = measured_cost(lambda: _write_images(folder / "photos", seed))
+    _, costs["images"] = measured_cost(lambda: write_images(folder / "photos", seed))
     _, costs["init"] = measured_cost(
         lambda: api.init(
             shop, dataset=str(folder / "photos"), recipe="noisy-digits-resnet18-w4a4",
@@ -80,7 +80,7 @@ def _set_seed(recipe: Path, seed: int) -> None:
     recipe.write_text(text.replace("\nseed = 0\n", f"\nseed = {seed}\n"), "utf-8")
 
 
-def _write_images(folder: Path, seed: int) -> None:
+def write_images(folder: Path, seed: int) -> None:
     """Noisy digits as an image folder, a fifth of them for testing, with a list of whose they are."""
     import numpy as np
     from PIL import Image

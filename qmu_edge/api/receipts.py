@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +132,11 @@ def report(
     with _project(project) as found:
         ledger, results = found.ledger, found.results
         row = require(ledger, request or _answered(ledger, found.root))
-        history = History(ledger)
-        lines = checklists(ledger, results, history, inventory(found, history), [row.request_id])
-        facts = stored_facts(row, ledger, results, found.store, lines[row.request_id])
+        facts = stored_facts(row, ledger, results, found.store)
+        if not letter:  # which says nothing of other things
+            history = History(ledger)
+            lines = checklists(ledger, results, history, inventory(found, history), [row.request_id])
+            facts = replace(facts, now=lines[row.request_id])
     text = write(facts, row.request_id) if letter else page(facts).decode()
     if out is not None:
         write_new(out, text.encode(), outside=STORE)
@@ -147,10 +149,10 @@ def report(
 def _answered(ledger: Ledger, root: Path) -> str:
     """The request that the current receipt answers."""
     current = ledger.current(Pointer.RECEIPT)
-    found = [r.request_id for r in ledger.receipts() if r.digest == current and r.request_id]
-    if not found:
+    found = ledger.receipt(current) if current else None
+    if found is None or found.request_id is None:
         raise ConfigError(f"{root}: no receipt yet")
-    return found[0]
+    return found.request_id
 
 
 def receipt_schema() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The commands that compute: train, unlearn, export, verify."""
+"""The commands that compute: train, adopt, references build, unlearn, export, verify."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -110,7 +110,7 @@ def unlearn(
         project: Its folder; found upwards from here when None.
         pending: All open requests in one run, a receipt for each.
         method: The only one to try, instead of the policy's rungs.
-        budget_s: No further rung begins after so many seconds.
+        budget_s: No further rung begins after so many seconds, nor one that is expected to end later.
         dry_run: Only say what would be deleted, by which methods, and what each is expected to cost.
         device: "auto", "cpu" or "cuda".
         deterministic: Allow only operations that compute the same bits again.

@@ -15,11 +15,12 @@ from qmu_edge.project.records import Report, StepResult
 from qmu_edge.project.results import Results
 from qmu_edge.receipt import receipt
 from qmu_edge.receipt.envelope import key_name
-from qmu_edge.receipt.statement import Statement
+from qmu_edge.receipt.statement import Predicate, PredicateV1, PredicateV2, Statement
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow, StepRow
-from qmu_edge.store.ledger.states import REJECTED, Status, Step
+from qmu_edge.store.ledger.states import FULFILLED, REJECTED, Status, Step
 from qmu_edge.store.objects import ObjectStore
+from qmu_edge.verify.figures import Figures
 
 _STEPS = (Step.UNLEARNED, Step.REQUANTIZED, Step.EXPORTED, Step.VERIFIED)
 
@@ -63,32 +64,44 @@ class Facts:
     tried: Sequence[Tried] = ()
     now: Sequence[Line] | None = None
 
+    @property
+    def predicate(self) -> PredicateV1 | PredicateV2 | Predicate:
+        """What the receipt says was done."""
+        return self.statement.predicate
+
+    @property
+    def exact(self) -> bool:
+        """Whether the network was trained anew without the data."""
+        return self.predicate.method.category == "exact"
+
+    @property
+    def figures(self) -> Figures | None:
+        """What plots are made of; None where the report is gone, or older than they."""
+        return self.report.figures if self.report else None
+
     @classmethod
-    def of(
-        cls, data: bytes, report: Report | None, steps: Sequence[StepRow], now: Sequence[Line] | None = None
-    ) -> "Facts":
+    def of(cls, data: bytes, report: Report | None, steps: Sequence[StepRow]) -> "Facts":
         """What is known with a receipt's bytes, its report and all steps of its request."""
         statement = receipt.loads(data, "receipt")
         return cls(
             statement=statement, receipt=sha256_of(data), key=key_name(receipt.signer(data)), report=report,
-            tried=tuple(tried(steps, statement.predicate.method.name)), now=now,
+            tried=tuple(tried(steps, statement.predicate.method.name)),
         )  # fmt: skip
 
 
-def stored_facts(
-    row: RequestRow, ledger: Ledger, results: Results, store: ObjectStore, now: Sequence[Line] | None = None
-) -> Facts:
+def stored_facts(row: RequestRow, ledger: Ledger, results: Results, store: ObjectStore) -> Facts:
     """What is stored about a request that was fulfilled.
 
     Raises:
-        RequestError: It has no receipt.
+        RequestError: It is open, or was closed otherwise: it has no receipt.
     """
+    if row.is_open or row.outcome not in FULFILLED:
+        stands = "is open, there is nothing to report yet" if row.is_open else f"was closed as {row.outcome}"
+        raise RequestError(f"request {row.request_id}: {stands}: only what was fulfilled has a report")
     digest = ledger.receipt_of(row.request_id)
-    if digest is None:
-        raise RequestError(f"request {row.request_id}: has no receipt, so there is nothing to report yet")
     report = ledger.report_of(digest)
     found = None if report is None or results.purged(report) else results.report(report)
-    return Facts.of(store.get_bytes(digest), found, ledger.steps(row.request_id), now)
+    return Facts.of(store.get_bytes(digest), found, ledger.steps(row.request_id))
 
 
 def tried(steps: Iterable[StepRow], passed: str) -> list[Tried]:

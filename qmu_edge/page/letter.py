@@ -7,7 +7,6 @@ from qmu_edge.errors import printable
 from qmu_edge.page.facts import Facts
 from qmu_edge.page.numbers import day, of
 from qmu_edge.page.page import environment
-from qmu_edge.page.words import answer, residuals
 
 _WIDTH: Final = 84
 _NUMBER: Final = 16  # letters of the receipt's digest, which tell it from all others of a project
@@ -20,7 +19,7 @@ def letter(facts: Facts, reference: str) -> str:
         facts: Of the request.
         reference: What the person calls the request.
     """
-    request, predicate = facts.statement.predicate.request, facts.statement.predicate
+    predicate, request = facts.predicate, facts.predicate.request
     paragraphs = {
         "asked": _asked(facts),
         "done": _done(facts),
@@ -50,10 +49,10 @@ _KEPT: Final = (
 
 
 def _asked(facts: Facts) -> str:
-    counts = facts.statement.predicate.split.counts
+    counts = facts.predicate.split.counts
     learned, tested = counts.get("forget", 0), counts.get("also_erased", 0)
     more = f", and {of(tested, 'picture')} that it was only tested with" if tested else ""
-    part = facts.statement.predicate.outcome == "partial"
+    part = facts.predicate.outcome == "partial"
     only = " We did not find everything that your request names; what we found is deleted." if part else ""
     return (
         f"You asked us to delete your pictures. We found {of(learned, 'picture')} of your request that our "
@@ -62,23 +61,23 @@ def _asked(facts: Facts) -> str:
 
 
 def _done(facts: Facts) -> str:
-    if facts.statement.predicate.method.category == "exact":
+    if facts.exact:
         return f"We taught the program again from the beginning, without your pictures. {_KEPT}"
     return f"We changed the program so that it forgets them, and then tested the changed program. {_KEPT}"
 
 
 def _unproven(facts: Facts) -> str:
-    return _COPIES if facts.statement.predicate.method.category == "exact" else f"{_MEASURED} {_COPIES}"
+    return _COPIES if facts.exact else f"{_MEASURED} {_COPIES}"
 
 
 def _left(facts: Facts) -> str:
-    predicate = facts.statement.predicate
-    if predicate.method.category == "exact":
+    verdict = facts.predicate.verdict
+    if facts.exact:
         return "Nothing: the program that is in use now has never seen your pictures."
-    found = next((r for r in residuals(predicate) if r.value is not None), None)
-    if found is None or answer(predicate) != "forgotten" or found.high is None:
+    found = next((r for r in verdict.residuals if r.value is not None), None)
+    if found is None or verdict.answer != "forgotten" or found.high is None:
         return "How much the program still knows of your pictures could not be measured."
-    parts, most = (max(0, round(100 * share)) for share in (found.value, found.high))
+    parts, most = (max(0, round(100 * share)) for share in (found.value or 0.0, found.high))
     about = f"about {parts} in 100 parts are" if parts else "nothing that we could measure is"
     return (
         f"Of what the program had learned from your pictures, {about} left. Such a measurement is not exact: "

@@ -8,10 +8,13 @@ from qmu_edge.page import plots
 from qmu_edge.page.facts import Facts
 from qmu_edge.page.numbers import NOTHING, Real, between, count, of, percent, signed
 from qmu_edge.page.section import Row, Section, Table
-from qmu_edge.page.words import ANSWERS, CHECKS, GONE, SMALL, answer, residuals
+from qmu_edge.page.words import ANSWERS, CHECKS, GONE, OLDER, SMALL
 from qmu_edge.receipt.personal_data import find
+from qmu_edge.receipt.statement import EvaluationResult
+from qmu_edge.receipt.version1 import Check
 from qmu_edge.verify.figures import RATES, Figures, Spread
 from qmu_edge.verify.metrics import binomial_interval
+from qmu_edge.verify.verdict import UNCHANGED
 
 _TOLD_RATES: Final = range(0, len(RATES), 5)  # the table says some, from 0.1 %
 _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -20,14 +23,14 @@ MOST_ROWS: Final = 60  # of bars in a plot; the table has all
 
 def left(facts: Facts) -> Section:
     """What is left, in a picture of the interval."""
-    predicate = facts.statement.predicate
-    text = [ANSWERS[answer(predicate)]] if answer(predicate) else []
-    text += [] if facts.report else [GONE]
-    if predicate.method.category == "exact" and residuals(predicate):
+    predicate, found = facts.predicate, facts.predicate.verdict.residuals
+    text = [ANSWERS[predicate.verdict.answer]] if predicate.verdict.answer else []
+    if facts.figures is None:
+        text.append(OLDER if facts.report else GONE)
+    if facts.exact and found:
         text.append("What the test finds all the same is for information.")
     most = predicate.thresholds.get("max_residual")
     allowed = float(most) if isinstance(most, Real) else 0.0
-    found = residuals(predicate)
     drawn = [
         (_told(r), plots.interval(r.value, r.low, r.high, allowed, f"Interval on a line: {_told(r)}"))
         for r in found
@@ -46,8 +49,8 @@ def left(facts: Facts) -> Section:
 
 def checks(facts: Facts) -> Section:
     """Everything that was held against a limit, and the gates of the export."""
-    predicate = facts.statement.predicate
-    rows = [_check(check) for check in _checks(predicate.verdict)]
+    predicate = facts.predicate
+    rows = [_check(result) for result in predicate.verdict.results]
     gates = [
         (name, percent(_number(found, "agreement"), 2), count(_number(found, "n")))
         for name, found in predicate.metrics.parity.items()
@@ -64,7 +67,7 @@ def checks(facts: Facts) -> Section:
 
 def confidence(facts: Facts) -> Section | None:
     """How sure original and file are of forgotten and of unseen images."""
-    if (figures := _figures(facts)) is None:
+    if (figures := facts.figures) is None:
         return None
     title = "How sure the file is"
     if figures.original is None or figures.file is None:
@@ -83,7 +86,7 @@ def confidence(facts: Facts) -> Section | None:
 
 def attack(facts: Facts) -> Section | None:
     """Which share of the forgotten an attack finds, for each share of false alarms."""
-    figures = _figures(facts)
+    figures = facts.figures
     if facts.report is None or figures is None or figures.original is None or figures.file is None:
         return None
     areas = [_area(part.evaluation) for part in (facts.report.original, facts.report.unlearned)]
@@ -114,7 +117,7 @@ def attack(facts: Facts) -> Section | None:
 
 def accuracy(facts: Facts) -> Section:
     """Accuracy on the sets, before and after, and by class."""
-    after = facts.statement.predicate.metrics.evaluation
+    after = facts.predicate.metrics.evaluation
     before = facts.report.original.evaluation if facts.report else None
     rows = [
         (name, _share(getattr(before, key, None)), _share(getattr(after, key)))
@@ -123,8 +126,8 @@ def accuracy(facts: Facts) -> Section:
     ]
     rows.append(("area of the attack", _area(before), _area(after)))
     tables = [Table("Accuracy with its 95\u00a0% interval", ("images", "original", "this file"), rows)]
-    figures = _figures(facts)
-    if figures is None or not figures.classes:
+    figures = facts.figures
+    if figures is None or figures.few or not figures.classes:
         return Section("accuracy", "Is it as good as before?", tables=tables)
     drawn = [(f"class {c.label}", c.before, c.after) for c in figures.classes]
     worst = min(figures.classes, key=lambda c: c.after - c.before)
@@ -188,22 +191,11 @@ def _told(residual: Any) -> str:
     )
 
 
-def _checks(verdict: Any) -> list[tuple[str, Real | None, Real, Real | None, Real | None, bool]]:
-    """Name, value, limit, interval and whether it passed, of receipts of every version."""
-    if hasattr(verdict, "results"):
-        return [(r.metric, r.value, r.threshold, r.low, r.high, r.passed) for r in verdict.results]
-    return [(c.name, c.value, c.allowed, c.low, c.high, c.passed) for c in verdict.checks]
-
-
-def _check(check: tuple[str, Real | None, Real, Real | None, Real | None, bool]) -> Row:
-    name, value, allowed, low, high, passed = check
-    title, right = CHECKS.get(name, (name, NOTHING))
-    limit = "not all" if name == "unchanged_codes" else f"at most {percent(allowed)}"
-    return title, percent(value), between(low, high), limit, right, "met" if passed else "MISSED"
-
-
-def _figures(facts: Facts) -> Figures | None:
-    return facts.report.figures if facts.report else None
+def _check(found: EvaluationResult | Check) -> Row:
+    title, right = CHECKS.get(found.metric, (found.metric, NOTHING))
+    limit = "not all" if found.metric == UNCHANGED else f"at most {percent(found.threshold)}"
+    met = "met" if found.passed else "MISSED"
+    return title, percent(found.value), between(found.low, found.high), limit, right, met
 
 
 def _number(found: dict[str, Any], name: str) -> Real | None:

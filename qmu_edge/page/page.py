@@ -17,7 +17,7 @@ from qmu_edge.page import measured, process
 from qmu_edge.page.facts import Facts
 from qmu_edge.page.numbers import between, count, day, percent
 from qmu_edge.page.section import Section
-from qmu_edge.page.words import UNPROVEN, UNPROVEN_EXACT, lead, residuals
+from qmu_edge.page.words import UNPROVEN, UNPROVEN_EXACT, lead
 
 MAX_BYTES: Final = 1_000_000
 TEMPLATES: Final = ("page.html", "page.css", "letter.txt")
@@ -25,12 +25,11 @@ TEMPLATES: Final = ("page.html", "page.css", "letter.txt")
 
 def page(facts: Facts) -> bytes:
     """The page as UTF-8."""
-    predicate = facts.statement.predicate
-    exact = predicate.method.category == "exact"
+    predicate = facts.predicate
     return environment().get_template("page.html").render(
-        lead=lead(facts), unproven=UNPROVEN_EXACT if exact else UNPROVEN, passed=predicate.verdict.passed,
-        outcome=predicate.outcome, issued=day(predicate.issued), receipt=facts.receipt, cards=_cards(facts),
-        sections=sections(facts), tool=predicate.tool,
+        lead=lead(facts), unproven=UNPROVEN_EXACT if facts.exact else UNPROVEN, outcome=predicate.outcome,
+        passed=predicate.verdict.passed, issued=day(predicate.issued), receipt=facts.receipt,
+        cards=_cards(facts), sections=sections(facts), tool=predicate.tool,
     ).encode()  # fmt: skip
 
 
@@ -56,11 +55,11 @@ def sections(facts: Facts) -> list[Section]:
 
 def _cards(facts: Facts) -> list[tuple[str, str, str]]:
     """The few numbers that stand first: name, value, and what goes with it."""
-    predicate, figures = facts.statement.predicate, facts.report and facts.report.figures
-    if predicate.method.category == "exact":
+    predicate, figures = facts.predicate, facts.figures
+    if facts.exact:
         cards = [("still known", "nothing", "it never saw them")]
     else:
-        left = residuals(predicate)[:1]
+        left = predicate.verdict.residuals[:1]
         cards = [("still known", percent(r.value, 0), between(r.low, r.high, 0)) for r in left]
     people = f"of {figures.people:,} people" if figures and figures.people and figures.people > 1 else ""
     if predicate.batch.requests > 1:
@@ -72,7 +71,7 @@ def _cards(facts: Facts) -> list[tuple[str, str, str]]:
         cards.append(
             ("accuracy on tests", percent(found.value), f"before {percent(before.value)}" if before else "")
         )
-    codes = getattr(predicate.verdict, "codes", None)
+    codes = predicate.verdict.codes
     if codes is not None:
         cards.append(
             ("weights changed", percent(codes.changed / codes.weights), f"of {count(codes.weights)}")

@@ -1,5 +1,6 @@
 """The sections about what was done: methods and their cost, files, what else was made, dates, digests."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from qmu_edge.page import plots
@@ -7,7 +8,9 @@ from qmu_edge.page.facts import Facts
 from qmu_edge.page.numbers import NOTHING, count, day, seconds, size
 from qmu_edge.page.section import Section, Table
 from qmu_edge.page.words import RESULTS
+from qmu_edge.project.checklist import Line
 from qmu_edge.project.inventory import OUTSIDE
+from qmu_edge.receipt.statement import Artefact
 
 _DUTY: Final = {
     "source images where the dataset lies": "delete the pictures there",
@@ -20,7 +23,7 @@ _DUTY: Final = {
 
 def tried(facts: Facts) -> Section:
     """The methods that were tried, and what they cost."""
-    rungs = getattr(facts.statement.predicate, "rungs", [])
+    rungs = facts.predicate.rungs
     if not facts.tried:
         named = [(r.method, r.category, RESULTS[r.result]) for r in rungs]
         return Section(
@@ -45,7 +48,7 @@ def tried(facts: Facts) -> Section:
 
 def files(facts: Facts) -> Section:
     """Sizes of the files, and how fast the measured one ran."""
-    metrics, found = facts.statement.predicate.metrics, facts.statement.predicate.metrics.evaluation
+    metrics, found = facts.predicate.metrics, facts.predicate.metrics.evaluation
     before = facts.report.sizes.get("original", {}) if facts.report else {}
     rows = [
         (name, size(int(before[name])) if name in before else NOTHING, size(n))
@@ -66,18 +69,17 @@ def files(facts: Facts) -> Section:
 
 def artefacts(facts: Facts) -> Section:
     """What else was made of the data, and what has become of it."""
-    lines = facts.statement.predicate.derived_artefacts
-    rows = [(a.kind, count(a.count), NOTHING if a.bytes is None else size(a.bytes), a.state) for a in lines]
-    head = ("what", "how many", "size", "state")
-    tables = [Table("When the receipt was written", head, rows, facts.now is not None)]
+    lines = facts.predicate.derived_artefacts
+    tables = [_artefacts("When the receipt was written", lines, behind=facts.now is not None)]
     if facts.now is not None:
-        now = [
-            (a.kind, count(a.count), NOTHING if a.bytes is None else size(a.bytes), a.state)
-            for a in facts.now
-        ]
-        tables.insert(0, Table("Now", head, now))
+        tables.insert(0, _artefacts("Now", facts.now))
     text = ["What is present is removed by qmu-edge purge once it is superseded and its time is over."]
     return Section("artefacts", "What else was made of the pictures", text, tables=tables)
+
+
+def _artefacts(title: str, lines: Iterable[Artefact | Line], *, behind: bool = False) -> Table:
+    rows = [(a.kind, count(a.count), NOTHING if a.bytes is None else size(a.bytes), a.state) for a in lines]
+    return Table(title, ("what", "how many", "size", "state"), rows, behind)
 
 
 def recipients(facts: Facts) -> Section:
@@ -95,7 +97,7 @@ def recipients(facts: Facts) -> Section:
 
 def dates(facts: Facts) -> Section:
     """The clock of the request."""
-    request, predicate = facts.statement.predicate.request, facts.statement.predicate
+    request, predicate = facts.predicate.request, facts.predicate
     met = {True: "yes", False: "no", None: "no deadline"}[request.deadline_met]
     rows = [
         ("received", day(request.received)), ("answer due", day(request.due)),
@@ -107,7 +109,7 @@ def dates(facts: Facts) -> Section:
 
 def digests(facts: Facts) -> Section:
     """What pins all this down, and the command that checks it."""
-    predicate, statement = facts.statement.predicate, facts.statement
+    predicate, statement = facts.predicate, facts.statement
     rows = [
         ("receipt", facts.receipt), *((name, sha) for name, sha in statement.files.items()),
         ("network before", predicate.checkpoints.before or NOTHING),
@@ -127,4 +129,4 @@ def digests(facts: Facts) -> Section:
 
 def limits(facts: Facts) -> Section:
     """What none of this proves, in the words of the receipt."""
-    return Section("limits", "What this does not prove", list(facts.statement.predicate.limits))
+    return Section("limits", "What this does not prove", list(facts.predicate.limits))

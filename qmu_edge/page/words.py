@@ -4,7 +4,6 @@ from typing import Any, Final
 
 from qmu_edge.page.facts import Facts
 from qmu_edge.page.numbers import between, day, of, percent
-from qmu_edge.receipt.statement import Predicate, PredicateV1, PredicateV2
 from qmu_edge.verify.figures import LEAST
 
 LAWS: Final = {"gdpr": "the GDPR", "ccpa": "the CCPA"}
@@ -41,45 +40,42 @@ SMALL: Final = (
     "it would show what the file makes of single ones."
 )
 GONE: Final = (
-    "What was measured beside the receipt has been purged, or is older than this page: what the receipt says "
-    "stands here, without plots."
+    "What was measured beside the receipt has been purged: what the receipt says stands here, without plots."
 )
-
-
-def residuals(predicate: PredicateV1 | PredicateV2 | Predicate) -> list[Any]:
-    """What is left, of samples and of classes; of receipts of version 1 nothing is known."""
-    return [] if isinstance(predicate, PredicateV1) else predicate.verdict.residuals
-
-
-def answer(predicate: PredicateV1 | PredicateV2 | Predicate) -> str:
-    """The answer of the verdict; "" in receipts of version 1."""
-    return "" if isinstance(predicate, PredicateV1) else predicate.verdict.answer
+OLDER: Final = (
+    "What was measured beside the receipt is older than this page, and nothing was kept of which plots could "
+    "be drawn: what was found stands here without them."
+)
 
 
 def lead(facts: Facts) -> str:
     """One sentence for everybody: what was asked, how many pictures of whom, what was done, what is left."""
-    request, exact = facts.statement.predicate.request, facts.statement.predicate.method.category == "exact"
+    request = facts.predicate.request
     law = f"Under {LAWS[request.regulation]} " if request.regulation in LAWS else ""
     asked = _first_upper(f"{law}{_who(facts)} asked on {day(request.received)} to have {_pictures(facts)}")
-    done = "trained again from the start without them" if exact else "made to forget them and exported again"
+    done = (
+        "trained again from the start without them"
+        if facts.exact
+        else "made to forget them and exported again"
+    )
     return f"{asked}; the network was {done}; {left(facts)}."
 
 
 def left(facts: Facts) -> str:
     """What the exported file still knows, as the end of a sentence."""
-    predicate = facts.statement.predicate
-    if predicate.method.category == "exact":
+    verdict = facts.predicate.verdict
+    if facts.exact:
         return "so nothing of them can be left in it"
-    found = [r for r in residuals(predicate) if r.value is not None]
+    found = [r for r in verdict.residuals if r.value is not None]
     shares = [f"{percent(r.value, 0)} ({between(r.low, r.high, 0)}){_scope(r)}" for r in found]
-    if not shares or answer(predicate) == "not_measurable":
+    if not shares or verdict.answer == "not_measurable":
         return "how much of them the exported file still knows could not be measured"
     known = "of what the file before knew of them"
     return f"the exported file still knows {' and '.join(shares)} {known}"
 
 
 def _who(facts: Facts) -> str:
-    predicate, figures = facts.statement.predicate, facts.report.figures if facts.report else None
+    predicate, figures = facts.predicate, facts.figures
     if predicate.request.form == "opendsr":
         return "one person"
     if figures and figures.people and predicate.batch.requests == 1:
@@ -89,9 +85,9 @@ def _who(facts: Facts) -> str:
 
 
 def _pictures(facts: Facts) -> str:
-    counts = facts.statement.predicate.split.counts
+    counts = facts.predicate.split.counts
     found, others = counts.get("forget", 0), counts.get("also_erased", 0)
-    partly = ", which is what is known of it" if facts.statement.predicate.outcome == "partial" else ""
+    partly = ", which is what is known of it" if facts.predicate.outcome == "partial" else ""
     tested = f" (and {others:,} that it was only tested on)" if others else ""
     return f"{of(found, 'picture')} removed that this image classifier was trained on{tested}{partly}"
 

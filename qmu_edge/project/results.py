@@ -30,7 +30,7 @@ from qmu_edge.verify.residual import Sensitivity
 EXACT: Final = "deleted before the last training from scratch"
 SENSITIVITY: Final = "what a test of the current network can see"
 TRAINING_COST: Final = "seconds and images of the last training"
-PASSES: Final = "passes of the recipe's methods over the sets of a request"
+PASSES: Final = "images that the recipe's methods take of the sets of a request"
 ADOPTED: Final = "the adopted network"
 DECLARED: Final = "how the samples were declared"
 # What `origin` says.

@@ -67,8 +67,9 @@ def expect(
     if recipe.references.trained == "per_request":
         epochs = recipe.references.epochs or recipe.train.epochs
         references = REFERENCE * epochs * len(split.retain)
+    sizes = len(split.forget), len(split.retain)
     images = {
-        name: found.over(split) + (0.0 if name == RETRAIN else references) for name, found in passes.items()
+        name: found.over(*sizes) + (0.0 if name == RETRAIN else references) for name, found in passes.items()
     }
     per_image = results.seconds_per_image(recipe.train.epochs)
     around = _around(ledger, results)

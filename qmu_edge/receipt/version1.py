@@ -28,9 +28,39 @@ class Check(Form):
     low: Number | None
     high: Number | None
 
+    @property
+    def metric(self) -> str:
+        """The name, as later versions call it."""
+        return self.name
+
+    @property
+    def threshold(self) -> float:
+        """The largest allowed, as later versions call it."""
+        return self.allowed
+
 
 class VerdictV1(Form):
-    """Whether every threshold is met."""
+    """Whether every threshold is met; what later verdicts say besides is empty."""
 
     passed: bool
     checks: Annotated[list[Check], Field(max_length=MAX_ITEMS)]
+
+    @property
+    def answer(self) -> str:
+        """What is known about the rest of the data's influence: nothing was said of it."""
+        return ""
+
+    @property
+    def residuals(self) -> tuple[()]:
+        """What is left: nothing was measured."""
+        return ()
+
+    @property
+    def results(self) -> list[Check]:
+        """The checks, as later versions call them."""
+        return self.checks
+
+    @property
+    def codes(self) -> None:
+        """How many integer weights have changed: nobody counted."""
+        return None

@@ -32,14 +32,28 @@ from qmu_edge.request.stored import Positions
 
 
 class Passes(NamedTuple):
-    """How often a method takes each image of the forget and of the retain set through the network."""
+    """How many images of a request's sets a method takes through the network, forward and backward.
+
+    An image that goes forward only counts as `runtime.throughput.FORWARD_ONLY`.
+
+    Attributes:
+        forget, retain: How often each image of these sets.
+        pairs: How often besides in pairs of batches, one of each set, until the set with more batches is
+            through; the other one is repeated.
+        first, second: Images of a forget and of a retain batch in these pairs, at most.
+    """
 
     forget: float
     retain: float
+    pairs: float = 0.0
+    first: float = 1.0
+    second: float = 1.0
 
-    def over(self, split: "Split") -> float:
-        """Images of both sets together."""
-        return self.forget * len(split.forget) + self.retain * len(split.retain)
+    def over(self, forget: int, retain: int) -> float:
+        """Images of both sets together, which have as many images as said."""
+        steps = self.pairs * max(forget / self.first, retain / self.second)
+        paired = steps * (min(forget, self.first) + min(retain, self.second))
+        return self.forget * forget + self.retain * retain + paired
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

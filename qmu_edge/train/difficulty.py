@@ -104,11 +104,17 @@ class Difficulty:
         self.sums = torch.zeros(len(samples), device=samples.device)
         self._samples = samples
 
-    def watched(self, model: nn.Module, *, smoothing: float = 0.0) -> Callable[[Batch], Tensor]:
-        """The cross-entropy as a loss function, which adds the log-odds that it is computed from."""
+    def watched(
+        self, model: nn.Module, right: Tensor, *, smoothing: float = 0.0
+    ) -> Callable[[Batch], Tensor]:
+        """The cross-entropy as a loss function, which adds the log-odds that it is computed from.
+
+        It counts images that are recognised in `right`, like `loop.cross_entropy`.
+        """
 
         def loss(batch: Batch) -> Tensor:
             logits = model(batch.images)
+            right.add_((logits.detach().argmax(1) == batch.labels).sum())
             at = sent(batch.positions, self.sums.device)
             self.sums[at] += confidence(logits.detach().float(), batch.labels)
             return F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)

@@ -81,7 +81,7 @@ def fit(
             model.train()
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
             watched = early.watched if epoch in early.epochs else cross_entropy
-            loss = watched(model, smoothing=recipe.label_smoothing)
+            loss = watched(model, right=descent.right, smoothing=recipe.label_smoothing)
             descent.epoch(loss, samples.batches(recipe.batch, generator, augment))
             if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
                 _save(descent, generator, run, epoch + 1, early.sums, resume)

@@ -130,6 +130,7 @@ class Descent:
         optimizer, schedule: As in PyTorch.
         progress: Receives the number of processed images.
         passes: Implementation of the quantizers, see `choice.passes_for`.
+        right: How many images of an epoch were recognised, where its loss counts them.
     """
 
     def __init__(self, model: nn.Module, settings: Optimization, steps: int, progress: Progress) -> None:
@@ -148,6 +149,8 @@ class Descent:
         self._clip_norm = settings.clip_norm
         self._passes_done = 0  # the second needs the most memory: the optimizer has its state then
         self._loss_sum = torch.zeros((), device=self.device)
+        self._epochs, self._steps = settings.epochs, steps
+        self.right = torch.zeros((), device=self.device)
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -177,9 +180,16 @@ class Descent:
         Raises:
             UnlearnError: A loss was NaN or infinite.
         """
+        steps, images, before = 0, 0, self._loss_sum.clone()
         for batch in batches:
             self.step(loss, batch)
+            steps, images = steps + 1, images + len(batch)
+        mean, right = float(self._loss_sum - before) / max(1, steps), float(self.right)
         self.require_finite()
+        self.right.zero_()
+        number = min(self._epochs, math.ceil(self._epochs * self.schedule.last_epoch / max(1, self._steps)))
+        share = min(1.0, right / max(1, images)) if right else None
+        self.progress.epoch(number, self._epochs, mean, share)
 
     def gradient(self, loss: Callable[[B], Tensor], batch: B) -> Float[Tensor, " d"]:
         """Gradient of the loss of `batch` in all `parameters`, as a flat vector; no parameter changes.
@@ -253,15 +263,22 @@ class Descent:
 
 
 def cross_entropy(
-    model: nn.Module, reduction: Literal["mean", "sum"] = "mean", *, smoothing: float = 0.0
-) -> Callable[[Batch | Pair], Tensor]:
+    model: nn.Module, reduction: Literal["mean", "sum"] = "mean", *, right: Tensor | None = None,
+    smoothing: float = 0.0,
+) -> Callable[[Batch | Pair], Tensor]:  # fmt: skip
     """The cross-entropy of the logits of `model` and the labels, as a loss function of a batch.
 
-    `smoothing` is the share of each label that is spread over all classes.
+    Args:
+        model: The network.
+        reduction: Of the losses of a batch.
+        right: The number of images that are recognised is added to it.
+        smoothing: The share of each label that is spread over all classes.
     """
 
     def loss(batch: Batch | Pair) -> Tensor:
         logits = model(batch.images)
+        if right is not None:
+            right.add_((logits.detach().argmax(1) == batch.labels).sum())
         return F.cross_entropy(logits, batch.labels, reduction=reduction, label_smoothing=smoothing)
 
     return loss

@@ -14,6 +14,7 @@ from qmu_edge.request.split import Passes
 from qmu_edge.train.batches import ForgetRetain
 
 Run = Callable[[Classifier, ForgetRetain, Any, torch.Generator], Classifier]
+Work = Callable[[Any], Passes]
 Check = Callable[[Classifier, ForgetRetain, Any], None]
 Images = Literal["forget", "retain", "validation"]
 Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -22,6 +23,21 @@ Share = Annotated[float, Field(gt=0.0, le=1.0)]
 # What plain training changes; scales are frozen by default.
 TRAINED: Final[frozenset[Group]] = frozenset({"weights", "bias", "bn_affine", "bn_stats", "head"})
 BOTH: Final[frozenset[Images]] = frozenset({"forget", "retain"})
+
+
+def on_forget(params: Any) -> Passes:
+    """The work of a method that trains on the forget set alone."""
+    return Passes(params.epochs, 0.0)
+
+
+def on_retain(params: Any) -> Passes:
+    """The work of a method that trains on the retain set alone."""
+    return Passes(0.0, params.epochs)
+
+
+def on_both(params: Any) -> Passes:
+    """The work of a method that trains on both sets together."""
+    return Passes(params.epochs, params.epochs)
 
 
 def serves_all(model: Classifier, data: ForgetRetain, params: Any) -> None:
@@ -70,6 +86,8 @@ class Method:
             drawn from it.
         params: Frozen dataclass of every number that its result depends on, with defaults; the receipt
             names them.
+        work: How many images `run` takes through the network under given parameters, about; what depends on
+            the images themselves counts as its largest, and validation images do not count.
         category: "exact" when the result never saw the forget set, else "approximate".
         summary: One line for `qmu-edge methods`.
         touches: Parameter groups that it may change under its default parameters.
@@ -79,21 +97,9 @@ class Method:
 
     run: Run
     params: type[Any]
+    work: Work
     summary: str
     category: Literal["exact", "approximate"] = "approximate"
     touches: frozenset[Group] = TRAINED
     reads: frozenset[Images] = BOTH
     check: Check = serves_all
-
-    def passes(self, params: Any) -> Passes:
-        """How often the method goes through its sets, forward and backward, as its hyperparameters say.
-
-        An estimate from the names that methods share: `epochs` over the sets that it reads; with
-        `forget_share`, batches hold so many forget images, and the retain set decides how many there are.
-        """
-        if self.category == "exact":
-            return Passes(0.0, float(params.train.epochs))
-        epochs = float(getattr(params, "epochs", getattr(params, "repair_epochs", 1)))
-        forget, retain = (epochs if name in self.reads else 0.0 for name in ("forget", "retain"))
-        share = getattr(params, "forget_share", None)
-        return Passes(forget, retain) if share is None or share == 1 else Passes(0.0, retain / (1.0 - share))

@@ -130,12 +130,12 @@ def require_known(names: Iterable[str], recipe: Recipe) -> dict[str, Passes]:
     Raises:
         ConfigError: See `parameters`.
     """
-    for name, given in recipe.unlearn.items():  # also of methods that are not tried: a misspelt one is told
-        parameters(name, given, recipe.train)
-    return {
-        name: method(name).passes(parameters(name, recipe.unlearn.get(name, {}), recipe.train))
-        for name in names
+    tried = tuple(names)
+    found = {  # also of methods that are not tried: a misspelt one is told
+        name: parameters(name, recipe.unlearn.get(name, {}), recipe.train)
+        for name in dict.fromkeys((*recipe.unlearn, *tried))
     }
+    return {name: method(name).work(found[name]) for name in tried}
 
 
 def parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:
@@ -162,10 +162,10 @@ def parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:
         except ValidationError as error:
             problem = error.errors()[0]["msg"]
             raise ConfigError(f"unlearn.{name}.{key}: {problem}, found {value!r}") from None
-    if (
-        "bn_stats" in method(name).touches
-        and (train.batch if "train" in values else values.get("batch")) == 1
-    ):
-        where = "train" if "train" in values else f"unlearn.{name}"
-        raise ConfigError(f"{where}.batch: found 1, allowed at least 2: one image has no batch statistics")
-    return params(**values)
+    made = params(**values)
+    where, of = ("train", train) if "train" in allowed else (f"unlearn.{name}", made)
+    if "bn_stats" in method(name).touches and of.batch < 2:
+        raise ConfigError(
+            f"{where}.batch: found {of.batch}, allowed at least 2: one image has no batch statistics"
+        )
+    return made

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ExportError
-from qmu_edge.verify.onnx.graph import Node, OnnxFile
+from qmu_edge.verify.onnx.graph import ELEMENT_TYPES, QONNX_DOMAIN, Node, OnnxFile, Tensor
 from qmu_edge.verify.onnx.operators import require_bounded
 from qmu_edge.verify.rounding import (
     INT32,
@@ -38,6 +38,7 @@ from qmu_edge.verify.rounding import (
     accumulated,
     added,
     averaged,
+    held,
     multiplied,
     scaled,
     step_of,
@@ -97,7 +98,8 @@ class _Logits:
 
 
 _Value = Codes | _Sum | _Logits | _Place | _Found | NDArray[Any] | None  # None: an image in floats
-INT32_TYPE: Final = 6  # of ONNX' element types
+_NEAREST: Final = {"mode": (b"nearest",), "nearest_mode": (b"floor",)}
+UPSAMPLED: Final = {"axes": (2, 3), "coordinate_transformation_mode": (b"asymmetric",), **_NEAREST}
 _NOT_OURS: Final = (ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError)
 
 
@@ -131,13 +133,15 @@ class _Walk:
         known: Stored tensors, codes, sums, logits; None for an image in floats.
         readers: How many nodes read each tensor.
         found: Obstacles so far.
+        zeroless: Values that were dequantized without a zero point.
     """
 
     def __init__(self, file: OnnxFile) -> None:
-        self.known: dict[str, _Value] = {t.name: t.array() for t in file.graph.initializers.values()}
+        self.known: dict[str, _Value] = {t.name: _stored(t) for t in file.graph.initializers.values()}
         self.readers = Counter(name for node in file.graph.nodes for name in node.inputs)
         self.file = file
         self.found: list[Obstacle] = []
+        self.zeroless: set[str] = set()
 
     def step(self, node: Node) -> None:
         """Learn what a node puts out.
@@ -146,8 +150,10 @@ class _Walk:
             ExportError: It is no pattern of which anything is proven.
         """
         make = _STEPS.get(node.op_type)
-        if make is None:
+        if make is None or node.domain == QONNX_DOMAIN:
             raise ExportError(f"{node.op_type} is no operator of an integer file")
+        if unread := node.attributes.keys() - set(_ATTRIBUTES.get(node.op_type, ())):
+            raise ExportError(f"{', '.join(sorted(unread))}: an attribute that the exporter does not write")
         inputs = [self.known.get(name) for name in node.inputs]
         if any(isinstance(x, _Sum) and self.readers[n] > 1 for x, n in zip(inputs, node.inputs, strict=True)):
             raise ExportError("a sum that two nodes read")
@@ -157,7 +163,7 @@ class _Walk:
     def quantize(self, node: Node, inputs: list[_Value]) -> _Value:
         """Codes of an image, or of a sum."""
         x, scale, zero = inputs
-        step, offset = _array(scale), _array(zero)
+        step, offset = held(_array(scale)), _array(zero)
         if offset.dtype != np.uint8 or step.ndim or offset.ndim:
             raise ExportError("codes that are not uint8 on one grid")
         codes = Codes(0, 255, zero=int(offset))
@@ -172,7 +178,10 @@ class _Walk:
     def dequantize(self, node: Node, inputs: list[_Value]) -> _Value:
         """Codes with a grid."""
         x, scale, *zeros = inputs
-        step, offset = _array(scale), _array(zeros[0]) if zeros else np.zeros((), np.uint8)
+        step = held(_array(scale), weights=isinstance(x, np.ndarray))
+        offset = _array(zeros[0]) if zeros else np.zeros((), np.uint8)
+        if not zeros:
+            self.zeroless.add(node.outputs[0])
         if isinstance(x, np.ndarray):
             if step.ndim and (node.integer("axis", 1) or step.shape != x.shape[:1]):
                 raise ExportError("scales that are not one for each output")
@@ -199,11 +208,13 @@ class _Walk:
 
     def layer(self, node: Node, inputs: list[_Value]) -> _Value:
         """Sums of codes times codes."""
-        x, w, *biases = (_dequantized(each) for each in inputs)
+        x, (w, *biases) = _activation(inputs[0]), (_dequantized(each) for each in inputs[1:])
         if node.op_type == "Gemm" and _flags(node) != (0, 1, (1.0,), (1.0,)):
             raise ExportError("a Gemm that is not x times the transposed weight")
-        if x.stored is not None:
-            raise ExportError("a layer of stored codes")
+        if node.op_type == "Gemm" and node.inputs[1] in self.zeroless:
+            raise ExportError("a Gemm whose weight has no zero point, which is computed in floats")
+        if [_array(each.stored).dtype for each in (w, *biases)] != [np.int8, *(np.int32 for _ in biases)]:
+            raise ExportError("a weight that is not int8, or a bias that is not int32")
         weights = _array(w.stored).astype(np.int64)
         units = (_array(x.scale) * _array(w.scale)).astype(np.float32)
         if any((_array(b.scale) != units).any() for b in biases):
@@ -214,31 +225,32 @@ class _Walk:
 
     def add(self, _: Node, inputs: list[_Value]) -> _Value:
         """Sums of two codes."""
-        a, b = (_dequantized(x) for x in inputs)
+        a, b = (_activation(x) for x in inputs)
         return _Sum(lambda name, step, codes: added(name, a, b, step, codes))
 
     def multiply(self, node: Node, inputs: list[_Value]) -> _Value:
         """Products of two codes; or of floats before the first layer, or behind the last one."""
         if not all(isinstance(x, Codes) for x in inputs):
             return self.floats(node, inputs)
-        a, b = (_dequantized(x) for x in inputs)
+        a, b = (_activation(x) for x in inputs)
         return _Sum(lambda name, step, codes: multiplied(name, a, b, step, codes))
 
     def join(self, _: Node, inputs: list[_Value]) -> _Value:
         """Codes of several grids, one behind the other."""
-        parts = [_dequantized(x) for x in inputs]
+        parts = [_activation(x) for x in inputs]
         return _Sum(lambda name, step, _: [o for x in parts for o in scaled(name, step_of(x), step)][:1])
 
     def gather(self, _: Node, inputs: list[_Value]) -> _Value:
         """Codes out of a table."""
-        table, place = inputs
-        if not isinstance(place, _Place) or not isinstance(table, np.ndarray) or place.high >= len(table):
+        table, place = _array(inputs[0]), inputs[1]
+        whole = table.dtype == np.uint8 and table.ndim == 1
+        if not whole or not isinstance(place, _Place) or place.high >= len(table):
             raise ExportError("a Gather that is no table of codes")
         return _Found(int(table.min()), int(table.max()))
 
     def mean(self, node: Node, inputs: list[_Value]) -> _Value:
         """Means of codes."""
-        x = _dequantized(inputs[0])
+        x = _activation(inputs[0])
         _, _, rows, columns = require_bounded(self.file).shapes[node.inputs[0]]
         return _Sum(lambda name, step, codes: averaged(name, x, rows * columns, step, codes))
 
@@ -258,13 +270,41 @@ class _Walk:
             raise ExportError("a tensor in another order that is neither an image nor codes")
         return x
 
+    def pool(self, node: Node, inputs: list[_Value]) -> _Value:
+        """The largest of each window; one with gaps may lie beside the image altogether."""
+        x = self.moved(node, inputs)
+        gaps = "dilations" in node.attributes and set(node.attributes["dilations"].ints) != {1}
+        return replace(x, low=0) if gaps and isinstance(x, Codes | _Found) else x
+
+    def pad(self, node: Node, inputs: list[_Value]) -> _Value:
+        """The same with another code around it."""
+        x, (_, _, value) = self.moved(node, inputs), inputs
+        if not isinstance(x, Codes | _Found):
+            return x
+        code = int(_array(value))
+        return replace(x, low=min(x.low, code), high=max(x.high, code))
+
+    def resize(self, node: Node, inputs: list[_Value]) -> _Value:
+        """The same with every pixel repeated."""
+        given = {name: a.ints or a.strings for name, a in node.attributes.items()}
+        if given != UPSAMPLED or any(node.inputs[1:3]):
+            raise ExportError("a Resize that does more than repeat pixels")
+        return self.moved(node, inputs)
+
     def cast(self, node: Node, inputs: list[_Value]) -> _Value:
-        """A stored tensor in a wider type, or an image in floats."""
-        x = inputs[0]
-        if isinstance(x, Codes | _Found) and node.integer("to", 1) == INT32_TYPE:
+        """A stored tensor in a wider type, codes as places in a table, or an image in floats."""
+        x, element = inputs[0], ELEMENT_TYPES[node.integer("to", 1)]
+        if isinstance(x, Codes | _Found) and element.name == "INT32":
+            if isinstance(x, Codes) and x.scale is not None:
+                raise ExportError("values that are no places in a table")
             return _Place(x.high)
-        if x is not None and not isinstance(x, np.ndarray):
-            raise ExportError("codes that become floats without their step")
+        if isinstance(x, np.ndarray) and element.name in ("FLOAT", "INT8", "INT32"):
+            wide = x.astype(element.word)
+            if (wide != x).any():
+                raise ExportError("a Cast that changes what is stored")
+            return wide
+        if x is not None or element.name != "FLOAT":
+            raise ExportError("codes that become floats without their step, or an image in another type")
         return x
 
     def floats(self, node: Node, inputs: list[_Value]) -> _Value:
@@ -292,6 +332,14 @@ def _dequantized(x: _Value) -> Codes:
     return codes
 
 
+def _activation(x: _Value) -> Codes:
+    """The same, of no stored tensor."""
+    codes = _dequantized(x)
+    if codes.stored is not None:
+        raise ExportError("a stored tensor in place of an activation")
+    return codes
+
+
 def _flags(node: Node) -> tuple[Any, ...]:
     given = {name: node.attributes[name].floats for name in ("alpha", "beta") if name in node.attributes}
     factors = (given.get(name, (1.0,)) for name in ("alpha", "beta"))
@@ -309,12 +357,32 @@ _STEPS: Final[Mapping[str, Callable[[_Walk, Node, list[_Value]], _Value]]] = {
     "Concat": _Walk.join,
     "Gather": _Walk.gather,
     "Relu": _Walk.rectify,
-    **dict.fromkeys(("MaxPool", "Pad", "Reshape", "Resize", "Slice", "Transpose"), _Walk.moved),
+    "MaxPool": _Walk.pool,
+    "Pad": _Walk.pad,
+    "Resize": _Walk.resize,
+    **dict.fromkeys(("Reshape", "Slice", "Transpose"), _Walk.moved),
     "Cast": _Walk.cast,
     "Sub": _Walk.floats,
     "Mul": _Walk.multiply,
     "Div": _Walk.floats,
 }
+# What is read here, or says only where things lie. No other operator has any.
+_WINDOW: Final = ("dilations", "kernel_shape", "pads", "strides")
+_ATTRIBUTES: Final[Mapping[str, Sequence[str]]] = {
+    "Cast": ("to",),
+    "Concat": ("axis",),
+    "Conv": (*_WINDOW, "group"),
+    "DequantizeLinear": ("axis",),
+    "Gemm": ("alpha", "beta", "transA", "transB"),
+    "MaxPool": _WINDOW,
+    "Resize": tuple(UPSAMPLED),
+    "Transpose": ("perm",),
+}
+
+
+def _stored(tensor: Tensor) -> NDArray[Any]:
+    """Narrow codes become int8 by a Cast only, of which kernels read them."""
+    return tensor.array() if tensor.element.bits >= 8 else tensor.array().astype(np.int16)
 
 
 def _codes(x: _Value) -> Codes:

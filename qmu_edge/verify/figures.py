@@ -53,7 +53,7 @@ class ClassAccuracy:
         label: Its number; names may be people's.
         images: How many, in fives.
         before, after: Shares that are recognised.
-        forgotten: Training images of it that are forgotten, in fives; None where they are few in all.
+        forgotten: Training images of it that are forgotten, in fives; None in older reports of few.
     """
 
     label: int
@@ -85,6 +85,11 @@ class Figures:
     classes: tuple[ClassAccuracy, ...] = ()
     other_classes: int = 0
 
+    @property
+    def few(self) -> bool:
+        """Whether there are too few images for any part of them to be told."""
+        return min(self.forgotten, self.unseen) < LEAST
+
 
 def figures_of(sets: Mapping[SetName, Compared], *, people: int | None = None) -> Figures | None:
     """What is drawn about a file that was compared with the original; None where nothing was forgotten.
@@ -96,12 +101,14 @@ def figures_of(sets: Mapping[SetName, Compared], *, people: int | None = None) -
     forget, unseen = sets.get(SetName.FORGET), unseen_of(sets)
     if forget is None:
         return None
-    classes, others = _classes(sets.get(SetName.TEST), forget)
     found = Figures(
-        forgotten=len(forget.labels), unseen=0 if unseen is None else len(unseen.labels), people=people,
-        classes=classes, other_classes=others,
-    )  # fmt: skip
-    if unseen is None or min(found.forgotten, found.unseen) < LEAST or forget.score_before is None:
+        forgotten=len(forget.labels), unseen=0 if unseen is None else len(unseen.labels), people=people
+    )
+    if unseen is None or found.few:
+        return found
+    classes, others = _classes(sets.get(SetName.TEST), forget)
+    found = replace(found, classes=classes, other_classes=others)
+    if forget.score_before is None:
         return found
     old, new = _scores(forget.score_before, unseen.score_before), (forget.score, unseen.score)
     edges = bars((*old, *new))
@@ -172,11 +179,11 @@ def _classes(test: Compared | None, forget: Compared) -> tuple[tuple[ClassAccura
         for right in (test.right_before, test.right)
     )
     chosen = np.sort(np.argsort(-np.abs(after - before), kind="stable")[:MOST_CLASSES])
-    images, forgotten = in_fives(counts), in_fives(gone) if len(forget.labels) >= LEAST else None
+    images, forgotten = in_fives(counts), in_fives(gone)
     told = tuple(
         ClassAccuracy(
             label=int(labels[i]), images=images[i], before=round(float(before[i]), 4),
-            after=round(float(after[i]), 4), forgotten=forgotten[i] if forgotten else None,
+            after=round(float(after[i]), 4), forgotten=forgotten[i],
         )
         for i in chosen
     )  # fmt: skip

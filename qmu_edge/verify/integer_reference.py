@@ -256,12 +256,20 @@ def _slice(node: Node, inputs: list[Operand]) -> Array:
 
 def _pad(node: Node, inputs: list[Operand]) -> Array:
     x, pads, value = (_array(node, each) for each in inputs)
+    if node.attributes:
+        raise ExportError(
+            f"{node.label}: {', '.join(node.attributes)}; allowed: a constant around each image"
+        )
     return np.pad(x, [*zip(pads[: x.ndim], pads[x.ndim :], strict=True)], constant_values=value)
 
 
 def _resize(node: Node, inputs: list[Operand]) -> Array:
     x, sizes = (_array(node, each) for each in (inputs[0], inputs[-1]))
-    rows, columns = (size // old for size, old in zip(sizes.tolist(), x.shape[2:], strict=True))
+    (rows, *below), (columns, *beside) = (
+        divmod(size, old) for size, old in zip(sizes.tolist(), x.shape[2:], strict=True)
+    )
+    if [*below, *beside] != [0, 0] or node.attributes["mode"].strings != (b"nearest",):
+        raise ExportError(f"{node.label}: more than repeated pixels")
     return x.repeat(rows, 2).repeat(columns, 3)
 
 

@@ -16,6 +16,8 @@ INT16: Final = 32767
 INT32: Final = 2**31 - 1
 FLOAT_BITS: Final = 24  # of the mantissa of float32
 FIXED_BITS: Final = 21  # of the greater multiplier of ARM's addition, behind the point
+MOST_STEP: Final = 2.0**30  # of activations, whose least is 1 / it: with a weight's, floats of full width
+MOST_WEIGHT_STEP: Final = 2.0**60
 CODES: Final = 256  # a rounded value is no larger, or it is clipped
 
 
@@ -130,6 +132,24 @@ def averaged(name: str, x: Codes, pixels: int, step: float, codes: Codes) -> lis
     sums = np.arange((x.low - x.zero) * pixels, (x.high - x.zero) * pixels + 1)
     error = _float_error([ratio], [CODES, CODES, CODES if sums[-1] > 2**FLOAT_BITS else 0])
     return _near_a_half(name, "a mean of codes", sums * np.float64(ratio), codes, error)
+
+
+def held(steps: NDArray[Any], weights: bool = False) -> NDArray[Any]:
+    """The steps, if no product or quotient of three overflows or loses bits; of weights also 0 and negative.
+
+    Raises:
+        ExportError: Others, or no float32.
+
+    >>> float(held(np.float32(0.1)[None])[0]), float(held(np.float32(0)[None], weights=True)[0])
+    (0.10000000149011612, 0.0)
+    """
+    most, sizes = (MOST_WEIGHT_STEP, np.abs(steps)) if weights else (MOST_STEP, steps)
+    if (
+        steps.dtype != np.float32
+        or not ((sizes >= 1 / most) & (sizes <= most) | (weights & (sizes == 0))).all()
+    ):
+        raise ExportError("steps whose products are no float32 of full width")
+    return steps
 
 
 def _near_a_half(

@@ -74,13 +74,13 @@ def test_score_reads_retain_images_of_all_classes(
 def test_methods_that_read_retain_images_have_a_budget_and_the_others_their_own_passes(
     part: Callable[[str], Any],
 ) -> None:
-    passes_of = part("shared.cells").passes_of
-    own = {name for name in METHODS if passes_of(name) is None}
+    epochs_of = part("shared.cells").epochs_of
+    own = {name for name in METHODS if epochs_of(name) is None}
     assert {n for n in own if "retain" in METHODS[n].reads} == {
         "influence", "fisher_forgetting", "ssd", "ficabu", "retrain",
     }  # fmt: skip
     assert {"grad_ascent", "boundary_shrink", "boundary_expand"} <= own
-    assert passes_of("unsir") == "repair_epochs" and passes_of("qmul") == "epochs"
+    assert epochs_of("unsir") == "repair_epochs" and epochs_of("qmul") == "epochs"
 
 
 def test_passes_are_as_many_as_the_budget_pays_for(
@@ -119,3 +119,20 @@ def test_tables_show_each_budget_beside_the_rows_that_have_none(part: Callable[[
     }  # fmt: skip
     assert "FA" in found["n", "class-0"]["qmul"][0]
     assert list(grouped([cell("retrain"), cell("qmul")])) == [("n", "class-0")]
+
+
+def test_each_table_names_the_machine_of_its_own_grid(
+    part: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = part("shared.compared")
+
+    def load(grid: str) -> dict[str, Any]:
+        shares = dict.fromkeys(("FA", "RA", "TA", "MIA"), 1.0)
+        rows = ("original", "retrain")
+        cells = [{"network": "n", "scenario": "few-5", "row": row, "seed": 0, **shares} for row in rows]
+        return {"machine": {"cpu": f"the machine of {grid}"}, "results": cells}
+
+    monkeypatch.setattr(compared, "load", load)
+    assert "the machine of methods-own, one thread" in compared.own()
+    assert "the machine of methods-cpu, one thread" in compared.scenarios()
+    assert "the machine of methods-cpu, one thread" in compared.methods()

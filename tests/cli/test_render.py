@@ -67,7 +67,7 @@ def test_status_is_short_and_tells_the_head_of_the_ledger_whole() -> None:
     result: dict[str, Any] = {
         "project": "/srv/shop", "dataset": "folder", "samples": 1797, "deleted": 180,
         "ledger": {"events": 63, "head": "ab" * 32}, "checkpoint": "cd" * 32, "release": None,
-        "receipt": None,
+        "receipt": None, "origin": None,
         "verdicts": {"networks": 4, "detects": {"1": 0.7275, "20": 1.0}, "proves": {"1": 0.1286, "20": 0.72}},
         "open": 1, "overdue": 0, "requests": [row("4fa4ecd7", next="run it"), row("closed-1")],
     }  # fmt: skip
@@ -75,7 +75,12 @@ def test_status_is_short_and_tells_the_head_of_the_ledger_whole() -> None:
     assert (
         "ab" * 32 in text and "1,797 samples, 180 deleted" in text and "1 open, 0 overdue, 2 in all" in text
     )
-    assert "run it" in text and "closed-1" not in text and len(text.split("\n")) == 15
+    assert "run it" in text and "closed-1" not in text and len(text.split("\n")) == 16
     (line,) = [line for line in text.split("\n") if line.startswith("20 ")]
     assert line.split() == ["20", "100.00", "72.00"]
     assert "verdicts" not in render.status({**result, "verdicts": None})
+    assert "origin      trained here\n" in text
+    assert "origin      adopted, training" in render.status(
+        {**result, "origin": "adopted, training not witnessed"}
+    )
+    assert "origin      -\n" in render.status({**result, "checkpoint": None})

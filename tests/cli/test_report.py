@@ -97,3 +97,29 @@ def test_without_a_receipt_there_is_nothing_to_report(
 ) -> None:
     ended = run("report", *words, "--project", trained_once)
     assert (ended.code, ended.out) == (code, "") and said in ended.err
+
+
+def test_an_open_request_or_one_that_was_closed_otherwise_has_no_report(
+    run: Any, trained: Path, tmp_path: Path
+) -> None:
+    document = tmp_path / "open.json"
+    run("request", "new", "--subject", "writer-5", "--out", document)
+    request = run("request", "add", document, "--project", trained, "--json").json["request"]
+    for words in ([], ["--letter"]):
+        ended = run("report", request, *words, "--project", trained)
+        assert (ended.code, ended.out) == (3, "")
+        assert f"request {request}: is open, there is nothing to report yet" in ended.err
+    assert run("request", "withdraw", request, "--project", trained).code == 0
+    ended = run("report", request, "--project", trained)
+    assert ended.code == 3 and "was closed as withdrawn" in ended.err
+
+
+def test_a_letter_does_not_go_through_the_store(
+    run: Any, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("the inventory reads everything that lies in a project")
+
+    monkeypatch.setattr("qmu_edge.api.receipts.inventory", never)
+    ended = run("report", "--letter", "--project", served)
+    assert ended.code == 0 and "Dear" in ended.out

@@ -1,5 +1,6 @@
 """Progress lines: silent without a stream, redrawn on a terminal, rare in a log."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,12 @@ def log(tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def terminal(log: Any) -> Any:
+def terminal(log: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A stream that says it is a terminal."""
     log.isatty = lambda: True
+    for name in ("CI", "NO_COLOR", "FORCE_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
     return log
 
 
@@ -65,18 +69,87 @@ def test_log_gets_a_line_every_ten_seconds(log: Any, clock: list[float]) -> None
     assert text(log) == ("training:  20%, 2 images/s, 40 s left\ntraining:  40%, 2 images/s, 30 s left\n")
 
 
-def test_terminal_line_is_redrawn_in_place(terminal: Any, clock: list[float]) -> None:
+def test_terminal_line_is_redrawn_in_place_with_a_bar(terminal: Any, clock: list[float]) -> None:
     shown = Progress(terminal)
     shown.start("training", 4)
     for _ in range(2):
         clock[0] += 1
         shown.advance(2)
     shown.finish()
-    assert text(terminal) == (
-        "\r\x1b[Ktraining:  50%, 2 images/s, 1 s left"
-        "\r\x1b[Ktraining: 100%, 2 images/s, 0 s left"
-        "\r\x1b[Ktraining: 2.0 s, 2 images/s\n"
-    )
+    _, half, whole, end = text(terminal).split("\r\x1b[K")
+    assert half.endswith("training:  50%, 2 images/s, 1 s left") and whole.endswith(", 0 s left")
+    assert end == "training: 2.0 s, 2 images/s\n"
+    assert 12 <= half.count("\u2501") <= 25 and "\n" not in half + whole
+
+
+def test_epoch_loss_and_accuracy_are_told_in_a_log_and_on_a_terminal(
+    terminal: Any, tmp_path: Path, clock: list[float]
+) -> None:
+    with (tmp_path / "plain").open("w+") as log:
+        for shown in (Progress(terminal), Progress(log)):
+            shown.start("training", 100)
+            shown.epoch(3, 30, 0.23456, 0.9123)
+            clock[0] += 20
+            shown.advance(50)
+            shown.epoch(4, 30, 0.2)
+            shown.finish()
+            shown.start("export", 0)
+            shown.finish()  # which knows of no epoch
+        assert text(log) == (
+            "training:  50%, 2 images/s, 20 s left, epoch 3 of 30, loss 0.2346, accuracy 91.2%\n"
+            "training: 20.0 s, 2 images/s, epoch 4 of 30, loss 0.2\nexport: 0.0 s\n"
+        )
+    assert "epoch 3 of 30" in text(terminal) and "epoch 4 of 30, loss 0.2\n" in text(terminal)
+
+
+def test_a_line_is_never_wider_than_the_terminal(
+    terminal: Any, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = Progress(terminal)
+    shown.start("a very long name of a piece of work " * 3, 10)
+    clock[0] += 1
+    shown.advance(5)
+    (line,) = text(terminal).split("\r\x1b[K")[1:]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
+    assert len(plain) <= 40 and plain.endswith("\u2026")
+
+
+@pytest.mark.parametrize(("name", "coloured"), [("NO_COLOR", False), ("COLUMNS", True)])
+def test_colours_are_left_out_where_nobody_wants_them(
+    name: str, coloured: bool, terminal: Any, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv(name, "80")
+    shown = Progress(terminal)
+    shown.start("training", 10)
+    clock[0] += 1
+    shown.advance(5)
+    assert bool(re.search(r"\x1b\[[0-9;]+m", text(terminal))) is coloured
+
+
+@pytest.mark.parametrize(("name", "value"), [("CI", "true"), ("TERM", "dumb")])
+def test_where_nobody_looks_on_lines_are_plain(
+    name: str, value: str, terminal: Any, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    shown = Progress(terminal)
+    shown.start("training", 100)
+    for _ in range(10):
+        clock[0] += 1
+        shown.advance(10)
+    assert text(terminal) == "training: 100%, 10 images/s, 0 s left\n"
+
+
+def test_without_rich_the_line_has_no_bar(
+    terminal: Any, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    shown = Progress(terminal)
+    shown.start("training", 10)
+    clock[0] += 1
+    shown.advance(5)
+    assert text(terminal) == "\r\x1b[Ktraining:  50%, 5 images/s, 1 s left"
 
 
 def test_unknown_total_shows_the_count(log: Any, clock: list[float]) -> None:

@@ -2,17 +2,15 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 
-from qmu_edge.io.digest import sha256_of
 from qmu_edge.project.project import Project
 from qmu_edge.project.results import TRAINING_COST
 from qmu_edge.queue import lifecycle
 from qmu_edge.queue.cost import AROUND_EPOCHS, AROUND_S, Costs, expect
 from qmu_edge.queue.schedule import plan, rungs
 from qmu_edge.recipe import PolicyRecipe
-from qmu_edge.request.split import Passes, Split
+from qmu_edge.request.split import Passes
 from qmu_edge.store.ledger.states import Step
 from tests.queue.people import NO_CLASSES, ask, change, references
 
@@ -70,13 +68,12 @@ def test_references_that_are_trained_for_the_request_cost_the_approximate_method
     assert found.images["retrain"] == 12.0 * len(split.retain)
 
 
-def test_passes_are_of_both_sets() -> None:
-    empty = np.arange(0)
-    split = Split(
-        forget=np.arange(3), retain=np.arange(3, 10), validation=empty, test=empty, also_erased=empty,
-        scope="samples", index_digest=sha256_of(b"index"),
-    )  # fmt: skip
-    assert Passes(2.0, 1.0).over(split) == 13.0
+def test_passes_are_of_both_sets_and_the_smaller_one_of_pairs_is_repeated() -> None:
+    assert Passes(2.0, 1.0).over(3, 7) == 13.0
+    munba = Passes(0.0, 0.0, 10.0, 128, 128)
+    assert munba.over(20, 1280) == 10 * (10 * 20 + 1280)  # `first` is more than there are
+    assert munba.over(1280, 1280) == munba.over(640, 1280) == 10 * 2 * 1280
+    assert Passes(0.0, 0.0, 1.0, 32, 96).over(640, 960) == 20 * 128  # the forget set decides
 
 
 def test_passes_are_found_for_the_recipe_that_they_were_noted_for(project: Project) -> None:

@@ -268,7 +268,10 @@ def test_a_receipt_of_version_1_is_read_as_it_was_written() -> None:
     data = made_old()
     assert sha(data) == "dca97248a241b0e9ecb1f6fc8bbda5beec57be807be6bd3035cf2424f05eca64"
     statement = receipt.loads(data, "r")
-    assert isinstance(statement.predicate.verdict, VerdictV1)
+    verdict = statement.predicate.verdict
+    assert isinstance(verdict, VerdictV1)
+    assert (verdict.answer, verdict.residuals, verdict.codes) == ("", (), None)  # later receipts say it
+    assert [(r.metric, r.threshold) for r in verdict.results] == [(c.name, c.allowed) for c in verdict.checks]
     assert statement.to_bytes() == envelope.read(data, "r").payload
     older = make_old()
     del older["predicate"]["rungs"]  # which the first receipts do not have

@@ -27,11 +27,26 @@ DROPOUT = {"architecture": "mobilenet_v2", "weight_bits": 2, "activation_bits": 
 RECIPE = TrainRecipe(epochs=2, batch=8, lr=0.05, warmup=1.0, precision="float32")
 
 
+class Told(Progress):
+    """What is said of epochs: number, of how many, loss, accuracy."""
+
+    def __init__(self) -> None:
+        """Write nothing."""
+        super().__init__()
+        self.epochs: list[tuple[int, int, float, float | None]] = []
+
+    def epoch(self, number: int, of: int, loss: float, accuracy: float | None = None) -> None:
+        """Keep it."""
+        self.epochs.append((number, of, loss, accuracy))
+
+
 def _fit(
-    samples: Samples, recipe: TrainRecipe = RECIPE, resume: Path | None = None, **model: Any
-) -> Classifier:
+    samples: Samples, recipe: TrainRecipe = RECIPE, resume: Path | None = None,
+    progress: Progress | None = None, **model: Any,
+) -> Classifier:  # fmt: skip
     network = build(ModelRecipe(**{"width": 0.125, **model}), Shape(channels=1, classes=3), seed=0)
-    fit(network, samples, recipe, Augment(pad=1), progress=Progress(), resume=resume)
+    shown = progress or Progress()
+    fit(network, samples, recipe, Augment(pad=1), progress=shown, resume=resume)
     return network
 
 
@@ -43,12 +58,26 @@ def _same(a: nn.Module, b: nn.Module) -> bool:
 def test_toy_problem_is_learned(toy: Toy) -> None:
     samples, strangers = toy(48), toy(30, seed=1)
     recipe = RECIPE.model_copy(update={"epochs": 12})
-    model = _fit(samples, recipe)
+    model = _fit(samples, recipe, progress=(told := Told()))
     assert not model.training
     assert accuracy(model, samples) > 0.9
     assert accuracy(model, strangers) > 0.8
     loss = nn.functional.cross_entropy(predict(model, samples), samples.labels)
     assert loss < 0.5 * math.log(3)
+    assert [(number, of) for number, of, _, _ in told.epochs] == [(n, 12) for n in range(1, 13)]
+    losses, shares = [loss for *_, loss, _ in told.epochs], [share or 0.0 for *_, share in told.epochs]
+    assert 0.5 * math.log(3) < losses[0] < 2 * math.log(3) and losses[-1] < 0.5 * math.log(3)
+    assert all(0.0 < share <= 1.0 for share in shares) and shares[-1] > 0.8
+
+
+def test_losses_before_an_epoch_are_not_of_it(network: Callable[..., Classifier], toy: Toy) -> None:
+    model, told, data = network(), Told(), toy(8)
+    descent = Descent(model, Optimization(epochs=1), 1, told)
+    (batch,) = data.batches(8)
+    descent.gradient(lambda b: 1e6 * cross_entropy(model)(b), batch)
+    descent.epoch(cross_entropy(model), [batch])
+    ((number, of, loss, accuracy),) = told.epochs
+    assert (number, of, accuracy) == (1, 1, None) and loss < 10
 
 
 @pytest.mark.parametrize("model", [{}, DROPOUT], ids=["resnet18", "dropout"])

@@ -209,6 +209,17 @@ def test_samples_are_refused_by_methods_for_classes_only(name: str, network: Net
         _run(name, _small(name, network), _sets(toy))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [n if n in ("fisher_forgetting", "pgu") else pytest.param(n, marks=pytest.mark.slow) for n in TABLE],
+)
+def test_head_without_bias_is_served(name: str, network: Network, toy: Toy) -> None:
+    model = _small(name, network)
+    model.get_submodule("head").register_parameter("bias", None)
+    data = _sets(toy) if name == "regun" else _classes(toy)  # regun is for samples only
+    assert predict(_run(name, model, data), toy(6)).isfinite().all()
+
+
 def _next(data: ForgetRetain, name: str) -> ForgetRetain:
     """The request after `data`: more of what that one kept."""
     labels = data.retain.labels

@@ -35,6 +35,7 @@ def network() -> dict[str, Any]:
         "w": rng.integers(-63, 64, (4, 3, 3, 3)).astype(np.int8), "w.scale": np.full(4, 2**-7, np.float32),
         "bias": rng.integers(-99, 99, 4).astype(np.int32), "bias.scale": np.full(4, 2**-10, np.float32),
         "v": rng.integers(-63, 64, (5, 4)).astype(np.int8), "v.scale": np.full(5, 2**-7, np.float32),
+        "v.zero": np.zeros(5, np.int8),
         "flat": np.array([0, -1]),
     }  # fmt: skip
 
@@ -57,7 +58,7 @@ def written(path: Path, tensors: dict[str, Any], **inputs: list[str]) -> Path:
         node("QuantizeLinear", ["i", "mean", "zero"], ["j"], "j"),
         node("Reshape", ["j", "flat"], ["k"], "k"),
         node("DequantizeLinear", ["k", "mean", "zero"], ["l"], "l"),
-        node("DequantizeLinear", ["v", "v.scale"], ["head"], "head", axis=0),
+        node("DequantizeLinear", ["v", "v.scale", "v.zero"], ["head"], "head", axis=0),
         node("Gemm", ["l", "head"], ["logits"], "logits", transB=1),
     ]
     for each in nodes:

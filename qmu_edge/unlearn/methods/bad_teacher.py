@@ -20,6 +20,8 @@ from qmu_edge.models.build import build
 from qmu_edge.models.calibration import calibrate, calibration_batches
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, Positive
+from qmu_edge.request.split import Passes
+from qmu_edge.runtime.throughput import FORWARD_ONLY
 from qmu_edge.train.batches import Batch, ForgetRetain, Samples, sent, steps_per_epoch
 from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.distillation import divergence, subset, teacher
@@ -82,8 +84,14 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     return model
 
 
+def work(params: Params) -> Passes:
+    """Both teachers and the network see every batch."""
+    each = params.epochs * (1.0 + 2.0 * FORWARD_ONLY)
+    return Passes(each, each * params.retain_share)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="imitates an untrained network on the forget set, the original on retain images",
     touches=TRAINED - {"bn_stats"},
 )  # fmt: skip

@@ -24,7 +24,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
 from qmu_edge.train.batches import ForgetRetain, steps_per_epoch
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
-from qmu_edge.unlearn.method import TRAINED, Method, Momentum
+from qmu_edge.unlearn.method import TRAINED, Method, Momentum, on_forget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
 
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=on_forget,
     summary="forget images to one more output, which is then removed; needs no retain data",
     touches=TRAINED - {"bn_stats"}, reads=frozenset({"forget"}), check=check,
 )  # fmt: skip

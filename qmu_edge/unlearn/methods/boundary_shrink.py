@@ -22,6 +22,8 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
+from qmu_edge.request.split import Passes
+from qmu_edge.runtime.throughput import FORWARD_ONLY
 from qmu_edge.train.batches import Batch, ForgetRetain, steps_per_epoch
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.method import TRAINED, Method, Momentum
@@ -96,8 +98,13 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     return model
 
 
+def work(params: Params) -> Passes:
+    """Images that `run` takes through the network."""
+    return Passes(1.0 + FORWARD_ONLY + params.epochs, 0.0)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="forget images to the class across their nearest decision boundary; needs no retain data",
     touches=TRAINED - {"bn_stats"}, reads=frozenset({"forget"}),
 )  # fmt: skip

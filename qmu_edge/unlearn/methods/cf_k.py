@@ -18,7 +18,7 @@ from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.loop import Optimization
 from qmu_edge.unlearn.last_blocks import last_blocks, submodules, train_end
-from qmu_edge.unlearn.method import Method, Momentum
+from qmu_edge.unlearn.method import Method, Momentum, on_retain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ def _check(model: Classifier, data: ForgetRetain, params: Params) -> None:
 
 
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=on_retain,
     summary="fine-tune the last k blocks on the retain set; the front keeps every code (CF-k)",
     reads=frozenset({"retain"}), check=_check,
 )  # fmt: skip

@@ -21,7 +21,7 @@ from qmu_edge.models.calibration import weight_layers
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain
-from qmu_edge.unlearn.method import Method, Momentum
+from qmu_edge.unlearn.method import Method, Momentum, on_retain
 from qmu_edge.unlearn.methods import finetune
 
 
@@ -80,7 +80,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
 
 METHOD: Final = Method(
-    run=run, params=Params,
-    summary="transpose all convolution kernels, then train on the retain set (ResNet only)",
+    run=run, params=Params, work=on_retain,
+    summary="transpose all convolution kernels, then train on the retain set; not where most kernels are 1x1",
     reads=frozenset({"retain"}), check=check,
 )  # fmt: skip

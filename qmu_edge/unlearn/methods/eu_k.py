@@ -23,7 +23,7 @@ from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.fit import calibrate_on
 from qmu_edge.train.loop import Optimization
 from qmu_edge.unlearn.last_blocks import last_blocks, submodules, train_end
-from qmu_edge.unlearn.method import Method, Momentum
+from qmu_edge.unlearn.method import Method, Momentum, on_retain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ def _check(model: Classifier, data: ForgetRetain, params: Params) -> None:
 
 
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=on_retain,
     summary="replace the last k blocks and train them anew on the retain set (EU-k)",
     touches=frozenset(GROUPS), reads=frozenset({"retain"}), check=_check,
 )  # fmt: skip

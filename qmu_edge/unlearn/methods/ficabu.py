@@ -1,4 +1,4 @@
-"""FiCABU: shrink the weights that matter mostly to the forget set, block by block from the last to the first.
+"""FiCABU-style: shrink the weights that matter mostly to the forget set, from the last block to the first.
 
 It dampens as `ssd` does, but stops as soon as the forget set is as unknown as unseen images: where the last
 blocks suffice, the front keeps every code, and with it what all classes share. The nearer a block lies to the
@@ -22,6 +22,7 @@ import torch
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
+from qmu_edge.request.split import Passes
 from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.fit import accuracy
 from qmu_edge.unlearn.method import BOTH, Method, validation_for_samples
@@ -82,7 +83,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     descent, f, e = ssd.importances(model, data, faded(params, 0, 1), generator)
     forget, everything = descent.views(f), descent.views(e)
     order = blocks([span.name for span in descent.spans])
-    number, left = 0, len(order)
+    number = depth = 0
     for depth, positions in enumerate(order):
         each = faded(params, depth, len(order))
         for at in positions:
@@ -90,18 +91,21 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
             with torch.no_grad():
                 descent.parameters[at].mul_(factors)
             number += int(chosen.sum())
-        left -= 1
         if number and accuracy(model, data.forget) <= unseen:
             break
     ssd.require_chosen(number, "ficabu", params.threshold)
-    data.progress.finish(
-        f"{number:,} of {len(f):,} weights dampened, {left} of {len(order)} blocks untouched"
-    )
+    untouched = f"{len(order) - depth - 1} of {len(order)} blocks untouched"
+    data.progress.finish(f"{number:,} of {len(f):,} weights dampened, {untouched}")
     return model
 
 
+def work(params: Params) -> Passes:
+    """As ssd, and about three looks at the forget set, one after each block."""
+    return Passes(3.0, 1.0)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
-    summary="shrinks weights as ssd does, the last blocks first, until the forget set is unknown (FiCABU)",
+    run=run, params=Params, work=work,
+    summary="shrinks weights as ssd, the last blocks first, until the forget set is unknown (FiCABU-style)",
     touches=frozenset({"weights", "head"}), reads=BOTH | {"validation"}, check=validation_for_samples,
 )  # fmt: skip

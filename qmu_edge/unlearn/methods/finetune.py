@@ -15,7 +15,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain, steps_per_epoch
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy
-from qmu_edge.unlearn.method import Method, Momentum
+from qmu_edge.unlearn.method import Method, Momentum, on_retain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
 
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=on_retain,
     summary="keep training on the retain set only",
     reads=frozenset({"retain"}),
 )  # fmt: skip

@@ -27,6 +27,7 @@ from qmu_edge.models.calibration import train_only, weight_layers
 from qmu_edge.models.deploy import weight_scale
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
+from qmu_edge.request.split import Passes
 from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.fisher import diagonal_fisher
@@ -104,14 +105,20 @@ def _disturb(
         deviation = torch.minimum(deviation, params.cap * weight_scale(layer))
     if anew:
         weight[list(anew)] = 0.0
-        layer.bias[list(anew)] = 0.0
+        if layer.bias is not None:
+            layer.bias[list(anew)] = 0.0
     deviation[list(anew)] = params.row_deviation
     noise = torch.randn(weight.shape, generator=generator).to(weight.device)
     weight.add_(noise * deviation.view(-1, *(1,) * (weight.dim() - 1)))
 
 
+def work(params: Params) -> Passes:
+    """Images that `run` takes through the network."""
+    return Passes(0.0, 1.0)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="noise on the weights that the retain set needs least (Fisher forgetting)",
     touches=frozenset({"weights", "head"}), reads=frozenset({"retain"}),
 )  # fmt: skip

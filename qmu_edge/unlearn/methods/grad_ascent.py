@@ -20,7 +20,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
 from qmu_edge.train.batches import Batch, ForgetRetain, steps_per_epoch
 from qmu_edge.train.loop import Descent, Optimization, train_mode
-from qmu_edge.unlearn.method import TRAINED, Method, Momentum
+from qmu_edge.unlearn.method import TRAINED, Method, Momentum, on_forget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
 
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=on_forget,
     summary="up the loss of the forget set; needs no retain data",
     touches=TRAINED - {"bn_stats"}, reads=frozenset({"forget"}),
 )  # fmt: skip

@@ -32,6 +32,8 @@ from torch import Tensor
 from qmu_edge.models.calibration import clamp_through
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
+from qmu_edge.request.split import Passes
+from qmu_edge.runtime.throughput import FORWARD_ONLY
 from qmu_edge.train.batches import Augment, ForgetRetain, Pair, Samples, sent
 from qmu_edge.train.difficulty import confidence, ease_of, ranked
 from qmu_edge.train.fit import predict
@@ -130,6 +132,16 @@ def _view(samples: Samples, augment: Augment, generator: torch.Generator) -> Sam
     return Samples(pool, torch.arange(len(images), device=pool.device), samples.labels, samples.device)
 
 
+def batches_of(params: Params) -> tuple[int, int]:
+    """Forget and retain images in each batch, at least one of each.
+
+    >>> batches_of(Params(batch=128, forget_share=0.25)), batches_of(Params(batch=8, forget_share=1.0))
+    ((32, 96), (8, 1))
+    """
+    few = max(1, round(params.forget_share * params.batch))
+    return few, max(1, params.batch - few)
+
+
 def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.Generator) -> Classifier:
     """Unlearn `data.forget` from `model`, in place.
 
@@ -141,8 +153,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     logits = predict(model, data.forget)
     share = ease(model, data, logits, params, generator)
     logits = possible(logits, labels, data.unretained)
-    few = max(1, round(params.forget_share * params.batch))
-    sizes = few, max(1, params.batch - few)
+    sizes = batches_of(params)
     steps = pair_steps(len(data.forget), len(data.retain), sizes)
     descent = Descent(model, Optimization.of(params), params.epochs * steps, data.progress)
 
@@ -165,8 +176,14 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     return model
 
 
+def work(params: Params) -> Passes:
+    """Views of the forget set, which are not needed where training has noted what is hard; then training."""
+    few, others = batches_of(params)
+    return Passes(FORWARD_ONLY * (1 + params.views), 0.0, params.epochs, few, others)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="the confidences of unseen images for the forget set, rank by rank (held-out matching)",
     reads=frozenset({"forget", "retain", "validation"}), check=validation_for_samples,
 )  # fmt: skip

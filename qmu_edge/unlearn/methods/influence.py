@@ -31,6 +31,7 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.models.calibration import Group, train_only
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
+from qmu_edge.request.split import Passes
 from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
@@ -210,8 +211,13 @@ def _check(model: Classifier, data: ForgetRetain, params: Params) -> None:
         _judges(data).require_some("validation")
 
 
+def work(params: Params) -> Passes:
+    """Gradients; not the search for a step length, which reads validation images."""
+    return Passes(1.0, 1.0 + (params.variant == "diagonal_fisher"))
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="one step along the gradient difference of forget and retain set (influence)",
     touches=MOVES | {"bn_stats"}, reads=BOTH | {"validation"}, check=_check,
 )  # fmt: skip

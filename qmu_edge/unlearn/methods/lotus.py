@@ -25,6 +25,8 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
+from qmu_edge.request.split import Passes
+from qmu_edge.runtime.throughput import FORWARD_ONLY
 from qmu_edge.train.batches import Batch, ForgetRetain, sent, steps_per_epoch
 from qmu_edge.train.fit import accuracy
 from qmu_edge.train.loop import Descent, Optimization
@@ -116,8 +118,14 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     return model
 
 
+def work(params: Params) -> Passes:
+    """All epochs, each with a look at the forget set; runs may end before."""
+    each = params.epochs * (1.0 + FORWARD_ONLY)
+    return Passes(each + FORWARD_ONLY * params.epochs, each * params.retain_share)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="smoothed predictions for the forget set, until it is as unknown as unseen images (LoTUS)",
     reads=frozenset({"forget", "retain", "validation"}), check=validation_for_samples,
 )  # fmt: skip

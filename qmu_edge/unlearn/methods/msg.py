@@ -20,6 +20,7 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
+from qmu_edge.request.split import Passes
 from qmu_edge.train.batches import ForgetRetain, Samples, steps_per_epoch
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.method import Method, Momentum, Share
@@ -130,7 +131,12 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     return model
 
 
+def work(params: Params) -> Passes:
+    """Two gradients, of the forget set and of as many retain images; then training."""
+    return Passes(2.0, params.epochs)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="draw the convolution weights with the smallest gradient anew, then train on the retain set",
 )  # fmt: skip

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
+from qmu_edge.request.split import Passes
 from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.method import Method, Momentum
@@ -143,7 +144,12 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     return model
 
 
+def work(params: Params) -> Passes:
+    """Images that `run` takes through the network."""
+    return Passes(0.0, 0.0, params.epochs, params.batch, params.batch)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="random labels; the gradients of both sets bargain over every step (MUNBa)",
 )  # fmt: skip

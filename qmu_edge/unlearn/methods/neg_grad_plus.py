@@ -21,6 +21,7 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
+from qmu_edge.request.split import Passes
 from qmu_edge.train.batches import ForgetRetain, Pair, steps_per_epoch
 from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.method import TRAINED, Method, Momentum
@@ -91,8 +92,13 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     return model
 
 
+def work(params: Params) -> Passes:
+    """Images that `run` takes through the network."""
+    return Passes(0.0, 0.0, params.epochs, params.batch, params.batch)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="down the loss of the retain set and, within bounds, up that of the forget set (NegGrad+)",
     touches=TRAINED - {"bn_stats"},
 )  # fmt: skip

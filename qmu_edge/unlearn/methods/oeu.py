@@ -26,6 +26,8 @@ from torch import Tensor
 from qmu_edge.models.calibration import quantized_weights
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
+from qmu_edge.request.split import Passes
+from qmu_edge.runtime.throughput import FORWARD_ONLY
 from qmu_edge.train.batches import Batch, ForgetRetain, steps_per_epoch
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.method import TRAINED, Images, Method, Momentum, validation_for_samples
@@ -166,8 +168,13 @@ def _epoch(
     return total
 
 
+def work(params: Params) -> Passes:
+    """All epochs, each with a look at the forget set; runs on samples mostly end before."""
+    return Passes(FORWARD_ONLY * params.epochs, 0.0, params.epochs, params.batch, params.batch)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="uncertain about the forget set, across the gradient of the retain set (OEU-style)",
     touches=TRAINED - {"bn_stats"}, reads=frozenset[Images]({"forget", "retain", "validation"}),
     check=validation_for_samples,

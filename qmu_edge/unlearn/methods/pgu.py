@@ -31,6 +31,8 @@ from torch import Tensor
 from qmu_edge.models.calibration import quantized_weights, weight_layers
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
+from qmu_edge.request.split import Passes
+from qmu_edge.runtime.throughput import FORWARD_ONLY
 from qmu_edge.train.batches import Batch, ForgetRetain, steps_per_epoch
 from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.input_space import basis, covariances, inside, load, outside, save
@@ -156,12 +158,17 @@ def remove_outputs(model: Classifier, classes: tuple[int, ...]) -> None:
     kept = torch.ones(len(head.weight), dtype=torch.bool, device=forgotten.device).index_fill_(
         0, forgotten, False
     )
-    for rows in (head.weight, head.bias):
+    for rows in (head.weight, *([] if head.bias is None else [head.bias])):
         rows[forgotten] = rows[kept].mean(0)
 
 
+def work(params: Params) -> Passes:
+    """Retain inputs once, though they may be stored; all epochs, though runs on samples mostly end before."""
+    return Passes(params.epochs * (1.0 + FORWARD_ONLY), FORWARD_ONLY)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="up the loss of the forget set, orthogonal to the inputs that retain images give a layer (PGU)",
     touches=frozenset({"weights", "head"}), reads=frozenset[Images]({"forget", "retain", "validation"}),
     check=validation_for_samples,

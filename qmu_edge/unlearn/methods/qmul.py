@@ -26,6 +26,8 @@ from torch import Tensor, nn
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
+from qmu_edge.request.split import Passes
+from qmu_edge.runtime.throughput import FORWARD_ONLY
 from qmu_edge.train.batches import Augment, ForgetRetain, Samples, steps_per_epoch
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
@@ -199,7 +201,17 @@ def _labels(
     return similar_labels(possible(predict(model, forget), labels, data.unretained), labels)
 
 
+def work(params: Params) -> Passes:
+    """Labels, norms and steps; with few forget images `norm_batches` of the retain set are more than that."""
+    each = FORWARD_ONLY * params.similar_labels
+    if not params.reweighting:
+        return Passes(params.epochs * (each + 1), params.epochs)
+    if params.weighting == "nash":
+        return Passes(params.epochs * each, 0.0, params.epochs, params.batch, params.batch)
+    return Passes(params.epochs * (each + 3), params.epochs)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="similar labels for the forget set, adaptively reweighted against the retain set (Q-MUL)",
 )  # fmt: skip

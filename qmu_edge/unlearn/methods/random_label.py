@@ -18,7 +18,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.loop import Descent, Optimization
-from qmu_edge.unlearn.method import Method, Momentum
+from qmu_edge.unlearn.method import Method, Momentum, on_both
 from qmu_edge.unlearn.relabelling import Loop, epoch, steps_of
 
 
@@ -77,6 +77,6 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
 
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=on_both,
     summary="random labels for the forget set, true labels for the retain set",
 )  # fmt: skip

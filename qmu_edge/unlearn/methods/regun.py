@@ -29,7 +29,7 @@ from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.train.batches import Batch, ForgetRetain, sent, steps_per_epoch
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization
-from qmu_edge.unlearn.method import Method, Momentum, samples_only
+from qmu_edge.unlearn.method import Method, Momentum, on_both, samples_only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
 
 
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=on_both,
     summary="the mean prediction for unseen images of its class for each forget image (ReGUn-style)",
     reads=frozenset({"forget", "retain", "validation"}), check=samples_only("regun"),
 )  # fmt: skip

@@ -17,6 +17,7 @@ from qmu_edge.models.build import build
 from qmu_edge.models.calibration import GROUPS
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import TrainRecipe
+from qmu_edge.request.split import Passes
 from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.fit import fit
 from qmu_edge.unlearn.method import Method
@@ -54,8 +55,13 @@ def replace_seed(train: TrainRecipe, seed: int) -> TrainRecipe:
     return train.model_copy(update={"seed": seed})
 
 
+def work(params: Params) -> Passes:
+    """Images that `run` takes through the network."""
+    return Passes(0.0, params.train.epochs)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="train from scratch without the forget set",
     category="exact", touches=frozenset(GROUPS), reads=frozenset({"retain"}),
 )  # fmt: skip

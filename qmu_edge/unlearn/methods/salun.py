@@ -24,6 +24,7 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
+from qmu_edge.request.split import Passes
 from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.method import Method, Momentum
@@ -140,7 +141,12 @@ def _restraint(descent: Descent, forget: Samples, params: Params) -> Callable[..
     return hold if params.variant == "mask" else pull
 
 
+def work(params: Params) -> Passes:
+    """Images that `run` takes through the network."""
+    return Passes(params.epochs + (params.variant == "mask"), params.epochs)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="random labels, changing only the weights that the forget set's gradient points at (SalUn)",
 )  # fmt: skip

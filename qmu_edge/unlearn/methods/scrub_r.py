@@ -29,6 +29,8 @@ from torch import Tensor
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
+from qmu_edge.request.split import Passes
+from qmu_edge.runtime.throughput import FORWARD_ONLY
 from qmu_edge.train.batches import Batch, ForgetRetain, steps_per_epoch
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization, train_mode
@@ -161,8 +163,14 @@ def _nearest(stored: list[Classifier], data: ForgetRetain) -> Classifier:
     return stored[best]
 
 
+def work(params: Params) -> Passes:
+    """Two networks see every batch; the one of each epoch is judged on the forget set."""
+    both, forget = 1.0 + FORWARD_ONLY, min(params.forget_epochs, params.epochs)
+    return Passes(both * forget + FORWARD_ONLY * params.epochs, both * params.epochs)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="disobeys the original on the forget set, obeys it on the retain set, rewinds (SCRUB+R)",
     reads=frozenset({"forget", "retain", "validation"}), check=check,
 )  # fmt: skip

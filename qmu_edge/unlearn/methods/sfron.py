@@ -26,6 +26,7 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
+from qmu_edge.request.split import Passes
 from qmu_edge.train.batches import Batch, ForgetRetain, Samples, steps_per_epoch
 from qmu_edge.train.loop import Descent, Optimization, cosine, cross_entropy, train_mode
 from qmu_edge.unlearn.method import Method, Momentum
@@ -141,7 +142,12 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     return model
 
 
+def work(params: Params) -> Passes:
+    """Both sets once for the mask; the forget set as often as its steps take it, at most a batch in each."""
+    return Passes(1.0, 1.0 + params.epochs * (1.0 + 1.0 / params.every))
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="masked steps up the forget loss between steps down the retain loss (SFRon)",
 )  # fmt: skip

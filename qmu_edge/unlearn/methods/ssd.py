@@ -26,6 +26,7 @@ from qmu_edge.errors import UnlearnError
 from qmu_edge.models.calibration import clamp_through, parameter_group
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Positive
+from qmu_edge.request.split import Passes
 from qmu_edge.train.batches import ForgetRetain, Samples
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.method import Method
@@ -140,8 +141,13 @@ def run(model: Classifier, data: ForgetRetain, params: Params, generator: torch.
     return model
 
 
+def work(params: Params) -> Passes:
+    """Images that `run` takes through the network."""
+    return Passes(1.0 + (params.variant == "mixed"), 1.0)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="shrinks the weights that matter more to the forget set than to all; no training (SSD)",
     touches=frozenset({"weights", "head"}),
 )  # fmt: skip

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
+from qmu_edge.request.split import Passes
 from qmu_edge.train.batches import Augment, ForgetRetain, Samples, steps_per_epoch
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy, train_mode
 from qmu_edge.unlearn.method import Images, Method, classes_only
@@ -160,8 +161,13 @@ def _train(
     data.progress.finish()
 
 
+def work(params: Params) -> Passes:
+    """Impair and repair, without the noise; of large classes only `retain_per_class` images are used."""
+    return Passes(0.0, 1.0 + params.repair_epochs)
+
+
 METHOD: Final = Method(
-    run=run, params=Params,
+    run=run, params=Params, work=work,
     summary="noise in place of the forgotten class, then repair; opens no image of the class (UNSIR)",
     reads=frozenset[Images]({"retain"}), check=classes_only("unsir"),
 )  # fmt: skip
