@@ -46,13 +46,14 @@ def keys_revoke(
 def keys_export(
     name: Annotated[str | None, typer.Argument(help="Its name; the one in use when absent.")] = None,
     public: Annotated[bool, typer.Option("--public", help="Required: private keys never leave.")] = False,
+    model: Annotated[bool, typer.Option("--model", help="The P-256 key, which signs model.sig.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write it there instead of stdout.")] = None,
     project: ProjectOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print a public key (PEM), for those who check receipts and bundles."""
+    """Print a public key (PEM), for those who check receipts, bundles and model signatures."""
     from qmu_edge import api
     from qmu_edge.errors import printable
 
-    result = api.keys_export(name, project, public=public, out=out)
+    result = api.keys_export(name, project, public=public, model=model, out=out)
     show(result, json, lambda _: printable(str(out)) if out else result["pem"].rstrip())  # base64, in lines

@@ -1,9 +1,9 @@
 """A bundle: the files for a device, with everything that the device needs to verify them offline.
 
 A bundle is a folder, and a reproducible archive of it (same content, same bytes): model files, the receipt,
-golden inputs with the logits to expect, thresholds, and a signed manifest with the SHA-256 of each file. Its
-files are specified in `qmu_edge.verify.manifest`, and read by `qmu_edge.verify.bundle`, which needs numpy
-and onnxruntime only.
+golden inputs with the logits to expect, thresholds, a model signature for other tools, and a signed manifest
+with the SHA-256 of each file. Its files are specified in `qmu_edge.verify.manifest`, and read by
+`qmu_edge.verify.bundle`, which needs numpy and onnxruntime only.
 
 Golden inputs are synthetic, so that no image of a person is distributed to devices.
 """
@@ -23,9 +23,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jaxtyping import UInt8
 
 from qmu_edge import __version__
+from qmu_edge.attestation import signature
+from qmu_edge.attestation.signature import MODEL_SIGNATURE
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import sha256_of
 from qmu_edge.io.files import UNFINISHED, sync_folder, write_atomic
+from qmu_edge.receipt import p256
 from qmu_edge.receipt.envelope import key_name
 from qmu_edge.verify.manifest import GOLDEN, MANIFEST, PUBLIC_KEY, SIGNATURE, FileEntry, Issued, Manifest
 from qmu_edge.verify.onnx.reader import read
@@ -68,7 +71,7 @@ def write_bundle(
         thresholds: Thresholds of the verdict on the device.
         min_agreement: Share of golden inputs on which a device must name the same class.
         issued: Where in its project's history the bundle stands.
-        key: Signs the manifest.
+        key: Signs the manifest; the P-256 key beside it signs the files for other tools.
 
     Raises:
         ConfigError: `out` or its archive exists already and is something else, or cannot be written.
@@ -76,6 +79,8 @@ def write_bundle(
     public = key.public_key().public_bytes_raw()
     golden, oldest = _tried(files, model)
     listed = {**files, PUBLIC_KEY: _hex(public), **golden}
+    digests = {name: sha256_of(data) for name, data in listed.items()}
+    listed[MODEL_SIGNATURE] = signature.sign(digests, [MANIFEST, SIGNATURE], p256.beside(key))
     manifest = Manifest(
         tool=f"qmu-edge {__version__}",
         model=model,

@@ -1,13 +1,14 @@
 """The `report`, `receipt` and `keys` commands as Python functions; part of `qmu_edge.api`, and torch-free."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from qmu_edge.attestation.papers import PAPERS, findings
 from qmu_edge.errors import ConfigError, LedgerError
-from qmu_edge.io.digest import sha256_of
+from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.files import read_regular, write_new
 from qmu_edge.io.json import MAX_BYTES
 from qmu_edge.io.progress import Progress
@@ -15,13 +16,16 @@ from qmu_edge.project.checklist import checklists
 from qmu_edge.project.history import History
 from qmu_edge.project.inventory import inventory
 from qmu_edge.project.project import KEYS, STORE, Project, find, opened
-from qmu_edge.receipt import receipt
+from qmu_edge.project.publish import files_in, papers_named
+from qmu_edge.project.results import Results
+from qmu_edge.receipt import p256, receipt
 from qmu_edge.receipt.envelope import key_name, read_public_key
 from qmu_edge.receipt.verify import verify as verify_receipt
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.issued import verify_issued
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
+from qmu_edge.store.objects import ObjectStore
 
 
 def receipt_show(path: Path | None = None, project: Path | None = None) -> dict[str, Any]:
@@ -52,20 +56,27 @@ def receipt_verify(
         files: Model files; those that lie beside the receipt are found by name.
         digests: SHA-256 of model files that are elsewhere, as a device reports them.
         previous: The receipts before this one, newest first.
-        trusted_keys: Public keys, one of which must have signed it; the project's when empty.
+        trusted_keys: Public keys, one of which must have signed it; the project's when empty. Those of the
+            kind P-256 are for the model signature that lies beside the receipt.
     """
     place = path or _published(project)
     data = _receipt_bytes(place, project)
     statement = receipt.loads(data, place or "receipt")
     beside = [place.parent / n for n in statement.files if (place.parent / n).is_file()] if place else []
     given = {f.name: f for f in [*beside, *files]}
-    trusted = [read_public_key(key) for key in trusted_keys]
+    p256_keys = {path: p256.read_public_key(path) for path in trusted_keys}
+    trusted = [read_public_key(path) for path, key in p256_keys.items() if key is None]
+    model_keys = [key for key in p256_keys.values() if key is not None]
     before = [_receipt_bytes(other, None) for other in previous]
     issued: list[str] = []
+    published: dict[str, Sha256] = {}
     if path is None or project is not None:
         with _project(project) as found:
             issued = verify_issued(found.ledger, data)
             trusted = trusted or [k.raw for k in keys.known(found.ledger)]
+            model_keys = model_keys or [*keys.model_keys(found.ledger).values()]
+            if path is None and found.ledger.current(Pointer.RECEIPT) == sha256_of(data):
+                published = _papers(found.ledger, found.results, found.store)
             if not before and (stated := statement.predicate.previous):
                 before = [found.store.get_bytes(stated)]
     reported = [digest.lower() for digest in digests]
@@ -73,8 +84,36 @@ def receipt_verify(
     return {
         "sha256": sha256_of(data),
         "key": key_name(receipt.signer(data)),
-        "checks": [*checks, *issued],
+        "checks": [*checks, *(_beside(place.parent, data, published, model_keys) if place else ()), *issued],
     }
+
+
+def _papers(ledger: Ledger, results: Results, store: ObjectStore) -> dict[str, Sha256]:
+    """What must lie beside the released receipt."""
+    digest = ledger.current(Pointer.RELEASE)
+    return papers_named(results.release(digest), ledger, store) if digest else {}
+
+
+def _beside(
+    folder: Path, data: bytes, expected: Mapping[str, Sha256], model_keys: Sequence[bytes]
+) -> list[str]:
+    """What was verified of the files that lie beside a receipt for other tools.
+
+    Raises:
+        LedgerError: Something does not hold; every such thing is named.
+    """
+    there = {name for name in PAPERS if (folder / name).is_file()}
+    if not there and not expected:
+        return []
+    lying = files_in(folder)
+    found = [*findings(folder, data, lying, model_keys)]
+    for name, sha in expected.items():
+        if lying.get(name) != sha:
+            what = "missing" if name not in lying else "not the one that the ledger names"
+            found.append((False, f"{folder / name}: {what}"))
+    if not all(holds for holds, _ in found):
+        raise LedgerError("receipt: " + "; ".join(line for holds, line in found if not holds))
+    return [line for _, line in found]
 
 
 def receipt_recompute(
@@ -163,9 +202,14 @@ def receipt_schema() -> dict[str, Any]:
 
 
 def keys_list(project: Path | None = None) -> dict[str, Any]:
-    """The project's public keys: since when, until when and why, and which receipts they may have signed."""
+    """The project's public keys: since when, until when and why, and which receipts they may have signed.
+
+    `p256` is what model signatures call the P-256 key beside a key; None where it has signed no model.
+    """
     with _project(project) as found:
-        return {key.name: asdict(key) for key in keys.known(found.ledger)}
+        model_keys = keys.model_keys(found.ledger)
+        hints = {name: p256.hint(key) for name, key in model_keys.items()}
+        return {key.name: {**asdict(key), "p256": hints.get(key.name)} for key in keys.known(found.ledger)}
 
 
 def keys_rotate(project: Path | None = None, *, reason: str = "rotated") -> dict[str, Any]:
@@ -184,20 +228,32 @@ def keys_revoke(name: str, project: Path | None = None) -> dict[str, Any]:
 
 
 def keys_export(
-    name: str | None = None, project: Path | None = None, *, public: bool = False, out: Path | None = None
-) -> dict[str, Any]:
+    name: str | None = None, project: Path | None = None, *, public: bool = False, model: bool = False,
+    out: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """A public key as PEM, the one in use when `name` is None; written to `out` when given.
 
+    With `model` it is the P-256 key beside it, which signs `model.sig`.
+
     Raises:
-        ConfigError: Not `public`: a private key never leaves the project. Or `out` exists.
+        ConfigError: Not `public`: a private key never leaves the project. Or `out` exists. Or the key has no
+            P-256 key beside it that is known.
     """
     if not public:
         raise ConfigError("a private key is never exported; say --public for the public one")
     with _project(project) as found:
         result = keys.named(found.ledger, name).public()
+        if model:
+            result |= _model_key(keys.model_keys(found.ledger).get(result["key"]), result["key"])
     if out is not None:
         write_new(out, result["pem"].encode(), outside=STORE)
     return result
+
+
+def _model_key(public: bytes | None, name: str) -> dict[str, str]:
+    if public is None:
+        raise ConfigError(f"key {name}: no P-256 key is known beside it: it has signed no model so far")
+    return {"p256": p256.hint(public), "pem": p256.to_pem(public)}
 
 
 def _published(project: Path | None) -> Path | None:

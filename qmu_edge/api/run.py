@@ -191,7 +191,7 @@ def export(
             )
             if bundle is not None:
                 paths = bundle_files(
-                    release, bundle, ledger=found.ledger, store=found.store, policy=found.recipe.policy,
+                    release, bundle, ledger=found.ledger, store=found.store, recipe=found.recipe,
                     key=found.signing_key,
                 )  # fmt: skip
             elif out is not None:

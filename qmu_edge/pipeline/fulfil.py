@@ -11,13 +11,14 @@ A request that cannot be fulfilled is recorded and does not hold up the others.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from qmu_edge.data.alike import thumbnails
-from qmu_edge.errors import ExportError, RequestError, UnlearnError, VerificationFailed
+from qmu_edge.errors import ExportError, LedgerError, RequestError, UnlearnError, VerificationFailed
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
 from qmu_edge.page.facts import Facts
@@ -32,6 +33,7 @@ from qmu_edge.pipeline.make_receipt import (
 )
 from qmu_edge.pipeline.near_duplicates import noticed, require_none
 from qmu_edge.pipeline.networks import Networks
+from qmu_edge.pipeline.papers import facts_of, released_papers
 from qmu_edge.pipeline.passes import passes_of
 from qmu_edge.pipeline.references import Bank
 from qmu_edge.pipeline.unlearn_run import Run, plain
@@ -54,8 +56,9 @@ from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import Claim, tombstones_of
 from qmu_edge.request.split import Passes
 from qmu_edge.request.stored import Positions
+from qmu_edge.store.ledger.keys import note_model_key
 from qmu_edge.store.ledger.ledger import Ledger
-from qmu_edge.store.ledger.requests import RequestRow
+from qmu_edge.store.ledger.requests import RequestRow, StepRow
 from qmu_edge.store.ledger.states import FULFILLED, Outcome, Pointer, State, Step
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.unlearn.registry import METHODS
@@ -225,6 +228,7 @@ def _receipts(climbed: Climb, claims: Sequence[Claim]) -> None:
     """Write a receipt for each request; switch to the release, and to all of them, at once."""
     run, project, ledger = climbed.run, climbed.run.project, climbed.run.project.ledger
     made: list[tuple[str, Outcome]] = []
+    index, root, key = project.samples.index, project.root, project.signing_key
 
     def write() -> StepResult:
         fulfilled, previous = _fulfilled_run(climbed), ledger.current(Pointer.RECEIPT)
@@ -235,13 +239,22 @@ def _receipts(climbed: Climb, claims: Sequence[Claim]) -> None:
             receipt = make_receipt(
                 fulfilled, row=row, claim=claim, artefacts=lists[row.request_id], previous=previous
             )
-            require_impersonal(receipt, row=row, claim=claim, index=project.samples.index, root=project.root)
-            signed = sign(receipt, project.signing_key)
+            require_impersonal(receipt, row=row, claim=claim, index=index, root=root)
+            signed = sign(receipt, key)
             previous = project.store.put_bytes(signed)
             made.append((previous, Outcome(receipt.predicate.outcome)))
-        # The page of the release is about the receipt that lies beside it, the last one.
-        facts = Facts.of(signed, climbed.report, ledger.steps(run.rows[-1].request_id))
-        return StepResult(receipts=len(made), page=project.store.put_bytes(page(facts)))
+        # Page and papers of the release are about the receipt that lies beside them, the last one.
+        facts = Facts.of(signed, climbed.report, ledger.steps(row.request_id))
+        shown = project.store.put_bytes(page(facts))
+        verified = StepResult.parse(_verified(run).detail)
+        papers = released_papers(
+            facts_of(fulfilled.release, project.recipe, signed), signed, report=verified.stored("report"),
+            page=shown, key=key,
+            require=partial(require_impersonal, row=row, claim=claim, index=index, root=root),
+        )  # fmt: skip
+        note_model_key(ledger, key)
+        stored = {name: project.store.put_bytes(data) for name, data in papers.items()}
+        return StepResult(receipts=len(made), page=shown, papers=stored)
 
     def switch(result: StepResult) -> None:
         release = climbed.release
@@ -257,7 +270,6 @@ def _receipts(climbed: Climb, claims: Sequence[Claim]) -> None:
 
 def _fulfilled_run(climbed: Climb) -> FulfilledRun:
     run, project = climbed.run, climbed.run.project
-    verified = project.ledger.step(run.rows[0].request_id, run.name, Step.VERIFIED)
     with refusing("new receipt"):
         return FulfilledRun(
             method=Method(
@@ -271,12 +283,24 @@ def _fulfilled_run(climbed: Climb) -> FulfilledRun:
             before=run.before,
             release=project.results.release(climbed.release),
             report=climbed.report,
-            completed=(verified.finished if verified else None) or "",
+            completed=_verified(run).finished or "",
             recipe=project.recipe.digest(),
             model=project.recipe.model,
             ledger=project.ledger.standing_at(run.rows[0].request_id, run.name, Step.RECEIPTED),
             unwitnessed=_unwitnessed(run),
         )
+
+
+def _verified(run: Run) -> StepRow:
+    """The step that measured the files.
+
+    Raises:
+        LedgerError: It is not recorded.
+    """
+    found = run.project.ledger.step(run.rows[0].request_id, run.name, Step.VERIFIED)
+    if found is None:
+        raise LedgerError(f"ledger {run.project.ledger.path}: run {run.name[:12]} was never verified")
+    return found
 
 
 def _computed(run: Run) -> dict[str, Any]:

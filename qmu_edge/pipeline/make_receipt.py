@@ -95,7 +95,7 @@ def make_receipt(
             recipe=run.recipe,
             checkpoints=statement.Checkpoints(before=run.before, after=run.release.checkpoint),
             split=statement.Split(digest=run.split.digest(), counts={**run.split.counts(), **claim.counts()}),
-            model=_model(run.model),
+            model=model_of(run.model),
             metrics=_metrics(run.report.unlearned, run.release),
             thresholds=asdict(run.report.terms.thresholds),
             verdict=_verdict(run.report),
@@ -109,9 +109,9 @@ def make_receipt(
 
 
 def require_impersonal(
-    made: Statement, *, row: RequestRow, claim: Claim, index: SampleIndex, root: Path
+    made: Statement | Mapping[str, Any], *, row: RequestRow, claim: Claim, index: SampleIndex, root: Path
 ) -> None:
-    """Look for personal data in a receipt before it is signed.
+    """Look for personal data in a receipt before it is signed, or in what is written with it.
 
     Args:
         made: What is to be signed.
@@ -125,10 +125,12 @@ def require_impersonal(
     """
     forbidden = _identifying(row, claim, index, root)
     finds = personal_data.find(
-        made.document(), forbidden=forbidden, sentences={*LIMITS, ADOPTED, PRETRAINED, *SENTENCES}
-    )
+        made.document() if isinstance(made, Statement) else made,
+        forbidden=forbidden, sentences={*LIMITS, ADOPTED, PRETRAINED, *SENTENCES},
+    )  # fmt: skip
     if finds:
-        raise LedgerError(f"the receipt would hold personal data: {'; '.join(finds[:3])}")
+        what = "receipt" if isinstance(made, Statement) else "release"
+        raise LedgerError(f"the {what} would hold personal data: {'; '.join(finds[:3])}")
 
 
 def _identifying(row: RequestRow, claim: Claim, index: SampleIndex, root: Path) -> Iterator[str]:
@@ -158,7 +160,8 @@ def _request(row: RequestRow, completed: str) -> statement.Request:
     )  # fmt: skip
 
 
-def _model(recipe: ModelRecipe) -> statement.Model:
+def model_of(recipe: ModelRecipe) -> statement.Model:
+    """The network of a recipe, in the words of a receipt."""
     bits: dict[str, Any] = {
         "weights": recipe.weight_bits, "activations": recipe.activation_bits, "edges": recipe.edge_bits,
     }  # fmt: skip

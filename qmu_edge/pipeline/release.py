@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qmu_edge.attestation.results import TEST_RESULT
 from qmu_edge.data.index import SampleIndex, SampleSplit
 from qmu_edge.errors import ConfigError
 from qmu_edge.export.bundle import write_bundle
@@ -22,16 +23,18 @@ from qmu_edge.io.plain import to_json
 from qmu_edge.io.progress import Progress
 from qmu_edge.pipeline.evaluate import Seen, SetPositions, evaluate_file, runnable, thresholds_of
 from qmu_edge.pipeline.networks import MAX_BYTES, Networks
+from qmu_edge.pipeline.papers import described, facts_of
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Measured, Release
 from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.receipt import receipt
-from qmu_edge.recipe import PolicyRecipe, Recipe
+from qmu_edge.recipe import Recipe
+from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.objects import ObjectStore
-from qmu_edge.verify.manifest import Issued
+from qmu_edge.verify.manifest import RECEIPT, Issued
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -206,10 +209,10 @@ def bundle_files(
     *,
     ledger: Ledger,
     store: ObjectStore,
-    policy: PolicyRecipe,
+    recipe: Recipe,
     key: "Ed25519PrivateKey",
 ) -> list[Path]:
-    """Write the files of a release as a bundle, with the receipt that covers them.
+    """Write the files of a release as a bundle, with the receipt that covers them, and what others verify.
 
     Raises:
         ConfigError: No file of the release runs under onnxruntime, or `out` holds something else already.
@@ -220,7 +223,12 @@ def bundle_files(
     files = {n: store.get_bytes(sha, limit=MAX_BYTES) for n, sha in release.files.items()}
     issued, covering = issued_with(ledger, store, release)
     if covering is not None:
-        files["receipt.json"] = covering
+        files[RECEIPT] = covering
+    if issued.receipt is not None and (result := ledger.papers_of(issued.receipt).get(TEST_RESULT)):
+        files[TEST_RESULT] = store.get_bytes(result)
+    files |= described(facts_of(release, recipe, covering))
+    keys.note_model_key(ledger, key)
+    policy = recipe.policy
     manifest = write_bundle(
         out, files, model=model, thresholds=thresholds_of(policy), min_agreement=policy.min_agreement,
         issued=issued, key=key,

@@ -31,7 +31,7 @@ from qmu_edge.project.history import History
 from qmu_edge.project.model_file import source_of
 from qmu_edge.project.needs import Use, files_of, uses
 from qmu_edge.project.project import KEYS, RECIPE, STORE, opened
-from qmu_edge.project.publish import LINK, RELEASES, files_in, is_whole, publish_current
+from qmu_edge.project.publish import LINK, RELEASES, files_in, is_whole, papers_named, publish_current
 from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.receipt import receipt
@@ -132,7 +132,7 @@ def _look(root: Path, *, alone: bool) -> tuple[list[Problem], int]:
                 found += _receipts(project.ledger, project.store, named)
                 if alone:
                     found += [
-                        *_release(root, project.ledger, project.results),
+                        *_release(root, project.ledger, project.results, project.store),
                         *_states(folder / "work", project.ledger, project.open_training()),
                     ]
         except QmuEdgeError as error:
@@ -194,7 +194,7 @@ def _contents(
             yield Problem(str(error))
 
 
-def _release(root: Path, ledger: Ledger, results: Results) -> Iterator[Problem]:
+def _release(root: Path, ledger: Ledger, results: Results, store: ObjectStore) -> Iterator[Problem]:
     """The link and the folders of released files."""
     link, folders = root / LINK, root / STORE / RELEASES
     digest = ledger.current(Pointer.RELEASE)
@@ -204,7 +204,10 @@ def _release(root: Path, ledger: Ledger, results: Results) -> Iterator[Problem]:
             yield Problem(f"{folder}: not whole, and not current", partial(remove_path, folder))
     if digest is None:
         return
-    files = results.release(digest).files
+    release = results.release(digest)
+    files = dict(release.files)
+    with suppress(QmuEdgeError):  # a damaged receipt is told by the store
+        files |= papers_named(release, ledger, store)
     found = files_in(link) if link.is_dir() else {}
     if linked is None or linked.parent != folders.resolve() or not files.items() <= found.items():
         what = "not the files of the current release"

@@ -22,6 +22,7 @@ from qmu_edge.project.history import History
 from qmu_edge.project.needs import COMPARED, CURRENT, EXPORTED, PRETRAINED, RECEIPT, Use, fate, files_of, uses
 from qmu_edge.project.project import STORE, Project
 from qmu_edge.project.publish import LINK, RELEASES
+from qmu_edge.project.records import PAPER
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.purges import FORGOTTEN, IMAGES, PSEUDONYMS
 from qmu_edge.store.ledger.states import Pointer, RemovalStatus
@@ -48,7 +49,7 @@ SENTENCES: Final = frozenset(
     {
         *NEVER_STORED, *OUTSIDE, *STATES, "checkpoint", UNNAMED, WORK, FOLDER, IMAGES, PSEUDONYMS, EXPORTED,
         PRETRAINED,
-        "page", "reference scores", "shards", "comparison", "reference report", "reference model",
+        "page", PAPER, "reference scores", "shards", "comparison", "reference report", "reference model",
     }
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ from typing import Final
 from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.project.history import History
-from qmu_edge.project.records import StepResult
+from qmu_edge.project.records import PAPER, StepResult
 from qmu_edge.project.results import BANK, REFERENCE, RELEASE, SHARDS, Results
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer, Step
@@ -118,7 +118,7 @@ def _receipts(ledger: Ledger) -> Iterator[tuple[Sha256, Use]]:
 
 
 def _steps(ledger: Ledger, history: History) -> Iterator[tuple[Sha256, Use]]:
-    """What the steps of each request name; report and page of a run are current as long as its receipt."""
+    """What the steps of each request name; report and papers of a run are current as long as its receipt."""
     current, replaced = ledger.current_runs(), _replaced(ledger, history)
     for step in ledger.all_steps():
         request = history.request(step.request_id)
@@ -126,9 +126,9 @@ def _steps(ledger: Ledger, history: History) -> Iterator[tuple[Sha256, Use]]:
         kept = "" if closed else f"request {request.seq} is open"
         by = f"step {step.step} of request {request.seq}"
         for name, digest in StepResult.parse(step.detail).objects():
-            paper = name in ("report", "page")
-            since = max(closed, replaced.get(step.run, "")) if paper else closed
-            yield digest, Use(name, by, since, CURRENT if paper and step.run in current else kept)
+            shown = name in ("report", "page", PAPER)
+            since = max(closed, replaced.get(step.run, "")) if shown else closed
+            yield digest, Use(name, by, since, CURRENT if shown and step.run in current else kept)
 
 
 def _replaced(ledger: Ledger, history: History) -> dict[str, str]:

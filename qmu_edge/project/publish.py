@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from qmu_edge.attestation.papers import PAPERS
 from qmu_edge.errors import ConfigError, IntegrityError
-from qmu_edge.io.digest import sha256_of
+from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.files import LITTER, TEMPORARY, file_digest, make_folder, sync_folder, write_atomic
 from qmu_edge.project.project import STORE
 from qmu_edge.project.records import Release
@@ -26,6 +27,8 @@ from qmu_edge.store.objects import ObjectStore
 RELEASES: Final = "releases"
 LINK: Final = "release"
 SUMS: Final = "SHA256SUMS"
+RECEIPT: Final = "receipt.json"
+REPORT: Final = "report.json"
 PAGE: Final = "report.html"
 LIMIT_BYTES: Final = 4 << 30
 Papers = Mapping[str, bytes]  # what people read about a release, by the name of the file
@@ -80,16 +83,26 @@ def publish_current(root: Path, store: ObjectStore, ledger: Ledger, results: Res
 
 
 def papers_of(release: Release, ledger: Ledger, store: ObjectStore) -> Papers:
-    """The current receipt, its report and its page, when the receipt speaks of every file of the release."""
+    """What is written beside the files of a release, see `papers_named`."""
+    return {name: store.get_bytes(sha) for name, sha in papers_named(release, ledger, store).items()}
+
+
+def papers_named(release: Release, ledger: Ledger, store: ObjectStore) -> dict[str, Sha256]:
+    """Digests of the current receipt, its report, its page and what others verify, by the name of the file.
+
+    None where the receipt does not speak of every file of the release. The signature of the release covers
+    exactly these files, so what speaks of others is left out.
+    """
     digest = ledger.current(Pointer.RECEIPT)
     if digest is None:
         return {}
-    data = store.get_bytes(digest)
-    stated = receipt.loads(data, "receipt").files
+    stated = receipt.loads(store.get_bytes(digest), "receipt").files
     if not set(stated.values()) >= set(release.files.values()):
         return {}
-    others = {"report.json": ledger.report_of(digest), PAGE: ledger.page_of(digest)}
-    return {"receipt.json": data, **{n: store.get_bytes(sha) for n, sha in others.items() if sha}}
+    whole = stated == release.files
+    papers = {n: sha for n, sha in ledger.papers_of(digest).items() if n in PAPERS and whole}
+    others = {REPORT: ledger.report_of(digest), PAGE: ledger.page_of(digest), **papers}
+    return {RECEIPT: digest, **{name: sha for name, sha in others.items() if sha}}
 
 
 def sums(files: Mapping[str, str]) -> bytes:

@@ -6,7 +6,7 @@ stand in the ledger.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import Sha256, salted, sha256
@@ -18,6 +18,8 @@ from qmu_edge.verify.evaluation import Evaluation
 from qmu_edge.verify.figures import Figures
 from qmu_edge.verify.verdict import Terms, Verdict
 
+PAPER: Final = "paper"  # the kind of what `StepResult.papers` names
+
 N = TypeVar("N", "Trained", "Adopted", "ReferenceNote")
 
 
@@ -27,6 +29,7 @@ class StepResult:
 
     Attributes:
         claim, split, checkpoint, release, report, comparison, page: Digests of the objects that it stored.
+        papers: Digests of what was written with the receipts for other tools, by the name of the file.
         counts: How many samples there are of each kind.
         training_images: How many were registered when the request was resolved.
         batch: Names the requests that are served together.
@@ -50,6 +53,7 @@ class StepResult:
     report: Sha256 | None = None
     comparison: Sha256 | None = None
     page: Sha256 | None = None
+    papers: Mapping[str, Sha256] | None = None
     counts: Mapping[str, int] | None = None
     training_images: int | None = None
     batch: str | None = None
@@ -74,6 +78,8 @@ class StepResult:
         known = {f.name: detail[f.name] for f in fields(cls) if f.name in detail}
         for name in known.keys() & set(cls.OBJECTS):
             sha256(known[name], f"the ledger's step: {name}")
+        for name, digest in known.get("papers", {}).items():
+            sha256(digest, f"the ledger's step: {name}")
         return cls(**known)
 
     def to_json(self) -> dict[str, Any]:
@@ -87,6 +93,8 @@ class StepResult:
             digest = getattr(self, name)
             if digest is not None:
                 yield name, digest
+        for digest in (self.papers or {}).values():
+            yield PAPER, digest
 
     def stored(self, name: str) -> Sha256:
         """Digest of what a finished step has stored under `name`.

@@ -6,6 +6,7 @@ A bundle is a folder, or the same as an archive, of plain files with plain names
     manifest.sig         Ed25519 signature over its bytes, in hex
     signing.pub          the public key of that signature, 64 hex digits
     receipt.json         the receipt of the deletion, where there is one
+    model.sig            and others that only other tools read, see `qmu_edge.attestation`; optional
     golden_images.npy    synthetic inputs, uint8 (n, c, h, w)
     golden_logits.npy    the logits that the model must give, float32 (n, k)
     *.onnx               the model files

@@ -17,7 +17,8 @@ from qmu_edge.verify import __main__ as device
 
 SUBJECT = "writer-3"
 MODELS = ("model.onnx", "model.packed.onnx", "model.qonnx.onnx")
-FILES = (*MODELS, "receipt.json", "report.json", "report.html")
+PAPERS = ("README.md", "bom.cdx.json", "model.sig", "test-result.json")
+FILES = (*MODELS, "receipt.json", "report.json", "report.html", *PAPERS)
 
 
 def sha(path: Path) -> str:
@@ -176,7 +177,7 @@ def test_export_writes_a_bundle_that_a_device_checks(
     before = os.readlink(served / "release")
     done = run("export", "--project", served, "--bundle", tmp_path / "device", "--json", "--quiet")
     assert done.code == 0, done.err
-    assert {*MODELS, "receipt.json", "signing.pub"} < set(done.json["files"])
+    assert {*MODELS, *PAPERS, "receipt.json", "signing.pub"} < set(done.json["files"])
     assert os.readlink(served / "release") == before
     assert sha(tmp_path / "device/receipt.json") == sha(served / "release/receipt.json")
     assert device.main([str(tmp_path / "device.tar"), "--json"]) == 0
@@ -286,7 +287,7 @@ def test_no_released_file_names_a_person_a_sample_or_a_path(made: Any, name: str
     data = (made.served / "release" / name).read_bytes()
     with opened(made.served, Progress()) as project:
         texts = personal_texts(project, SUBJECT)
-    data += read(data, name).payload if name == "receipt.json" else b""
+    data += read(data, name).payload if name in ("receipt.json", "test-result.json") else b""
     assert [t for t in texts if t.encode() in data] == []
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from qmu_edge.attestation.signature import MODEL_SIGNATURE
 from qmu_edge.errors import ConfigError
 from qmu_edge.export.bundle import GOLDEN_INPUTS, golden_images
 from qmu_edge.io.files import UNFINISHED
@@ -33,7 +34,7 @@ def test_the_folder_holds_what_the_manifest_says(model: Path, tmp_path: Path) ->
     manifest = write(out, model)
     assert Manifest.parse((out / MANIFEST).read_bytes(), out) == manifest
     assert {p.name for p in out.iterdir()} == {*manifest.files, MANIFEST, SIGNATURE}
-    assert set(manifest.files) == {"model.onnx", RECEIPT, PUBLIC_KEY, *GOLDEN}
+    assert set(manifest.files) == {"model.onnx", RECEIPT, PUBLIC_KEY, MODEL_SIGNATURE, *GOLDEN}
     assert manifest.thresholds == asdict(LIMITS)
     public = Ed25519PublicKey.from_public_bytes(bytes.fromhex((out / PUBLIC_KEY).read_text()))
     public.verify(bytes.fromhex((out / SIGNATURE).read_text()), (out / MANIFEST).read_bytes())

@@ -5,6 +5,8 @@ import json
 import random
 import struct
 import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -13,9 +15,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from qmu_edge.attestation.bom import BOM
+from qmu_edge.attestation.papers import findings, papers
+from qmu_edge.attestation.results import TEST_RESULT
+from qmu_edge.attestation.signature import MODEL_SIGNATURE
 from qmu_edge.data.decoding import decoded, fitted, mode_and_size
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.data.subjects import read_subjects
+from qmu_edge.errors import LedgerError
+from qmu_edge.io.digest import Sha256
 from qmu_edge.receipt import envelope, receipt
 from qmu_edge.receipt.verify import verify
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
@@ -23,6 +31,7 @@ from qmu_edge.request.document import load_request, new_request
 from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
+from tests.attestation.examples import facts
 from tests.fuzz.adopted_parsers import ADOPTED_PARSERS
 from tests.fuzz.device_parsers import DEVICE_PARSERS
 from tests.fuzz.mutate import mutated, mutated_json
@@ -148,6 +157,44 @@ def _receipt(folder: Path, path: Path) -> None:
     receipt.render(receipt.loads(data, path).document())
 
 
+# What lies beside a receipt for other tools.
+
+
+@cache
+def papers_made() -> dict[str, bytes]:
+    receipt = test_receipt.made()
+    return papers(facts(receipt), receipt, {"receipt.json": Sha256(SHA)}, [], test_receipt.KEY)
+
+
+def bills() -> list[Any]:
+    return [json.loads(papers_made()[BOM])]
+
+
+def results() -> list[bytes]:
+    return [papers_made()[TEST_RESULT]]
+
+
+def _model_signature(rng: random.Random) -> bytes:
+    """A changed signature, or a changed list of files in one."""
+    data = papers_made()[MODEL_SIGNATURE]
+    if rng.random() < 0.5:
+        return mutated(rng, [data], JSON_WORDS)
+    document = json.loads(data)
+    inner = json.loads(b64decode(document["dsseEnvelope"]["payload"]))
+    document["dsseEnvelope"]["payload"] = b64encode(mutated_json(rng, [inner])).decode()
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _paper(name: str) -> Callable[[Path, Path], None]:
+    def run(folder: Path, path: Path) -> None:
+        (folder / name).write_bytes(path.read_bytes())
+        found = findings(folder, test_receipt.made(), {name: SHA}, [])
+        if wrong := [line for holds, line in found if not holds]:
+            raise LedgerError("; ".join(wrong))
+
+    return run
+
+
 # Images.
 
 
@@ -208,5 +255,8 @@ PARSERS: dict[str, Parser] = {
     "split": Parser(_split, json_of(splits), 5_000),
     "envelope": Parser(_receipt, bytes_of(envelopes, *JSON_WORDS), 5_000, strict=True),
     "receipt": Parser(_receipt, _statement, 5_000, strict=True),
+    "bill of materials": Parser(_paper(BOM), json_of(bills), 3_000),
+    "model signature": Parser(_paper(MODEL_SIGNATURE), _model_signature, 5_000, strict=True),
+    "test result": Parser(_paper(TEST_RESULT), bytes_of(results, *JSON_WORDS), 3_000, strict=True),
     "image": Parser(_open_image, _image, 20_000, limit_mb=400),  # 40 megapixels are allowed
 }

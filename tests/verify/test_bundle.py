@@ -130,6 +130,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "golden inputs ask for 64 GiB": (lambda b: _golden(b, (2**36,)), "not a readable .npy file"),
     "golden inputs of objects": (lambda b: _golden(b, (4,), "|O"), "not a readable .npy file"),
     "huge key": (lambda b: _stored(b, "signing.pub", b"ab" * 10_000), "not signed by"),
+    "model signature": (lambda b: _flip(b / "model.sig"), r"model\.sig: SHA-256 .*the manifest says"),
+    "no model signature": (lambda b: (b / "model.sig").unlink(), r"model\.sig: missing"),
     "many files": (lambda b: [(b / f"f{i}").write_bytes(b"") for i in range(99)], "more than 66 files"),
     "huge manifest": (lambda b: (b / MANIFEST).write_bytes(b" " * 2**21), "larger than"),
     "manifest is a list": (lambda b: (b / MANIFEST).write_text("[]"), MANIFEST),
@@ -148,6 +150,14 @@ def test_a_damaged_bundle_is_refused(
     assert error.count("\n") == 1
     assert re.search(message, error), error
     assert ElementTree.parse(tmp_path / "junit.xml").getroot().get("failures") == "1"
+
+
+def test_a_bundle_of_an_earlier_version_has_no_model_signature(bundle: Path) -> None:
+    (bundle / "model.sig").unlink()
+    document = json.loads((bundle / MANIFEST).read_text())
+    del document["files"]["model.sig"]
+    sign_again(bundle, document)
+    assert main([str(bundle)]) == 0
 
 
 def test_a_wrong_answer_is_found(bundle: Path) -> None:
@@ -172,7 +182,7 @@ def test_folders_and_archives_are_bundles(bundle: Path, model_path: Path) -> Non
     for path in (bundle, bundle.with_name("bundle.tar")):
         with opened(path) as found:
             assert found.model.read_bytes() == model_path.read_bytes()
-            assert len(found.manifest.files) == 5
+            assert len(found.manifest.files) == 6
 
 
 def test_without_cryptography_the_signature_is_not_checked(bundle: Path) -> None:

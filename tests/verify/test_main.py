@@ -83,7 +83,7 @@ def test_a_bundle_is_told_by_its_name_and_reported(
         found = json.loads(capsys.readouterr().out)
         assert found["passed"] and found["parity"]["max_abs_difference"] == 0.0
         about = found["bundle"]
-        assert about["files"] == 5 and about["peak_mb"] > 1
+        assert about["files"] == 6 and about["peak_mb"] > 1
         assert about["signature"].startswith("valid, key ") and "came with the bundle" in about["signature"]
         assert (about["vouched_by"], about["covered"]) == (None, True)
         assert {"p50", "p95", "p99"} == set(about["latency_ms"]["batch 1"])
@@ -98,7 +98,7 @@ def test_a_bundle_is_told_by_its_name_and_reported(
         assert suite.get("failures") == "0"
     assert main([str(tmp_path / "bundle")]) == 0
     printed = capsys.readouterr().out
-    assert "5 files as the manifest says" in printed
+    assert "6 files as the manifest says" in printed
     assert "nobody vouches for it" in printed.splitlines()[-1]
     public = KEY.public_key().public_bytes_raw()
     (tmp_path / "key.pub").write_text(public.hex())

@@ -12,6 +12,10 @@ How a key ends:
                  who checks with the public key alone must be told to drop it.
 
 A kill between the new file and the ledger leaves a file that no row names; the next rotation removes it.
+Beside each key stands a P-256 key for model signatures (`qmu_edge.receipt.p256`). It is computed from the
+private half and has no file; its public half is a note of the ledger, so that it stays known after the end of
+the key. Projects that are older get the note when they first sign a model.
+
 Trap: deleting a file does not wipe a disk.
 """
 
@@ -22,13 +26,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.files import cannot_read, write_atomic
+from qmu_edge.receipt import p256
 from qmu_edge.receipt.envelope import key_name, to_pem
 from qmu_edge.store.ledger.chain import ChainedFile, now
+from qmu_edge.store.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 REASONS: Final = ("rotated", "lost", "compromised")
+P256: Final = "p256"  # and the name of the key: the note of the P-256 key beside it
 _FILES: Final = "signing-*.key"
 
 
@@ -91,7 +98,20 @@ def named(ledger: ChainedFile, name: str | None) -> Key:
     return found[0]
 
 
-def renew(folder: Path, ledger: ChainedFile, reason: str = "rotated") -> Key:
+def model_keys(ledger: Ledger) -> dict[str, bytes]:
+    """The public P-256 keys that are known, 33 bytes each, by the name of the key that they stand beside."""
+    return {key.partition(":")[2]: bytes.fromhex(value) for key, value in ledger.notes(P256)}
+
+
+def note_model_key(ledger: Ledger, private: "Ed25519PrivateKey") -> None:
+    """Keep the public half of the P-256 key beside a key, where that is not done yet."""
+    name = key_name(private.public_key().public_bytes_raw())
+    public = p256.public_half(p256.beside(private))
+    if ledger.meta(f"{P256}:{name}") != public.hex():
+        ledger.set_meta(f"{P256}:{name}", public.hex())
+
+
+def renew(folder: Path, ledger: Ledger, reason: str = "rotated") -> Key:
     """Put a new key in use, the first or the next; the private half of the one before is deleted.
 
     Args:
@@ -121,6 +141,7 @@ def renew(folder: Path, ledger: ChainedFile, reason: str = "rotated") -> Key:
         )
         for key in known(ledger)[-2:]:
             _record(ledger, key)
+        note_model_key(ledger, private)
     for other in folder.glob(_FILES):
         if other != path:
             other.unlink()
@@ -165,10 +186,13 @@ def signing_key(folder: Path, ledger: ChainedFile) -> "Ed25519PrivateKey":
     return private
 
 
-def problems(folder: Path, ledger: ChainedFile) -> Iterator[str]:
+def problems(folder: Path, ledger: Ledger) -> Iterator[str]:
     """What is wrong with the keys, one sentence each."""
     try:
-        signing_key(folder, ledger)
+        private = signing_key(folder, ledger)
+        noted = model_keys(ledger).get(name := named(ledger, None).name)
+        if noted is not None and noted != p256.public_half(p256.beside(private)):
+            yield f"ledger {ledger.path}: notes another P-256 key beside key {name} than the one it has"
     except (ConfigError, IntegrityError) as error:
         yield str(error)
     in_use = {_path(folder, k.name) for k in known(ledger) if k.until is None}

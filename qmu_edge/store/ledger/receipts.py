@@ -152,17 +152,26 @@ class ReceiptLedger(RequestLedger):
         """Digest of the page that was made with a receipt; None in projects that are older than the page."""
         return self._result_of(receipt, Step.RECEIPTED, "page")
 
+    def papers_of(self, receipt: Sha256) -> dict[str, Sha256]:
+        """Digests of what was written with a receipt for others, by the name of the file."""
+        found = self._detail_of(receipt, Step.RECEIPTED).get("papers") or {}
+        return {name: self._digest(digest) for name, digest in found.items()}
+
     def release_of(self, receipt: Sha256) -> Sha256 | None:
         """Digest of the release that a receipt is about."""
         return self._result_of(receipt, Step.EXPORTED, "release")
 
     def _result_of(self, receipt: Sha256, step: Step, name: str) -> Sha256 | None:
         """What the last run of a step has stored, of the request that was given a receipt."""
+        digest = self._detail_of(receipt, step).get(name)
+        return None if digest is None else self._digest(digest)
+
+    def _detail_of(self, receipt: Sha256, step: Step) -> dict[str, Any]:
+        """What the last run of a step has to say, of the request that was given a receipt."""
         query = """SELECT detail FROM steps JOIN receipts USING (request_id) WHERE receipt_digest = ?
             AND step = ? AND status = ? ORDER BY steps.finished DESC LIMIT 1"""
         found = self.rows(query, receipt, step, Status.DONE)
-        digest = self._parsed(found[0][0]).get(name) if found else None
-        return None if digest is None else self._digest(digest)
+        return dict(self._parsed(found[0][0])) if found else {}
 
     def is_open_attempt(self, prefix: str) -> bool:
         """Whether an attempt with these first 16 characters is unfinished, of a request without a receipt."""

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmu_edge.errors import ConfigError, IntegrityError, LedgerError, QmuEdgeError
+from qmu_edge.receipt import p256
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.issued import verify_issued
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer, Step
-from tests.receipt.test_receipt import made, sha
+from tests.receipt.test_receipt import OTHER, made, sha
 from tests.store.ledger.contents import RECEIVED
 
 
@@ -242,3 +243,22 @@ def test_a_changed_key_row_is_noticed(ledger: Ledger, folder: Path) -> None:
     with ledger.change() as db:
         db.execute("UPDATE keys SET public_key = ?", ("11" * 32,))
     assert any("key 1 is not as the last event left it" in p for p in ledger.problems())
+
+
+def test_the_p256_key_beside_each_key_stays_known(ledger: Ledger, folder: Path) -> None:
+    first = keys.renew(folder, ledger)
+    known = keys.model_keys(ledger)
+    assert known == {first.name: p256.public_half(p256.beside(keys.signing_key(folder, ledger)))}
+    second = keys.renew(folder, ledger)
+    assert keys.model_keys(ledger).keys() == {first.name, second.name}
+    assert keys.model_keys(ledger)[first.name] == known[first.name]
+    before = ledger.event_count()
+    keys.note_model_key(ledger, keys.signing_key(folder, ledger))  # known already
+    assert ledger.event_count() == before and ledger.problems() == []
+
+
+def test_another_p256_key_than_the_one_beside_is_told(ledger: Ledger, folder: Path) -> None:
+    key = keys.renew(folder, ledger)
+    ledger.set_meta(f"{keys.P256}:{key.name}", p256.public_half(p256.beside(OTHER)).hex())
+    (problem,) = keys.problems(folder, ledger)
+    assert "notes another P-256 key" in problem and key.name in problem
