@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from qmu_edge.machine.processors import settle
 from tests import annotations
@@ -23,6 +24,8 @@ os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="qmu-edge-state-")  # wha
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 settle()
 annotations.install()
+settings.register_profile("untimed", deadline=None)  # a neighbour on the machine is no fault of a parser
+settings.load_profile("untimed")
 
 if TYPE_CHECKING:
     from qmu_edge.models.layers import Classifier
