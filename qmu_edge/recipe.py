@@ -278,10 +278,7 @@ class Recipe(_Section):
     policy: PolicyRecipe = PolicyRecipe()
 
     def digest(self) -> Sha256:
-        """SHA-256 of the stored JSON form: the name of the recipe in receipts, attempts and releases.
-
-        What is newer than recipes that are named somewhere is left out where it has its default.
-        """
+        """SHA-256 of the stored JSON form, without newer fields at their default: its name in receipts."""
         document = self.model_dump(mode="json")
         if self.adopt == AdoptRecipe():
             del document["adopt"]
