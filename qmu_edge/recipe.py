@@ -52,6 +52,7 @@ class DataRecipe(_Section):
             "parquet", "tar", "arrays" or "object" (the page of `data/` says what each is).
         path: The folder or file, or where torchvision downloads to.
         size: Side in pixels to which images are resized; 0 keeps the size of the first image.
+        fit: Images that are not square are resized by "stretch", or by "crop" to their middle.
         mean, std: Normalisation per channel in units of 0..1, written into the exported file. They are
             constants, not statistics of the data: what was computed from a deleted image would stay.
         pad: Pixels of padding for the random crop of the training images; 0 for none.
@@ -69,6 +70,7 @@ class DataRecipe(_Section):
     ) = "digits"  # fmt: skip
     path: str | None = None
     size: Annotated[int, Field(ge=0, le=1024)] = 0
+    fit: Literal["stretch", "crop"] = "stretch"
     mean: tuple[float, ...] = Field(default=(0.5,), strict=False)
     std: tuple[Positive, ...] = Field(default=(0.25,), strict=False)
     pad: Annotated[int, Field(ge=0, le=64)] = 0
@@ -261,7 +263,7 @@ class PolicyRecipe(_Section):
 
 # Fields that recipes did not have when the first ones were named by their digest.
 _NEWER: Final = (
-    ("data", "disk_gb"), ("train", "optimizer"), ("train", "label_smoothing"),
+    ("data", "fit"), ("data", "disk_gb"), ("train", "optimizer"), ("train", "label_smoothing"),
     ("policy", "near_duplicates"), ("policy", "keep_thumbnails"),
 )  # fmt: skip
 

@@ -99,17 +99,34 @@ def decoded_first(file: Path | Encoded, *, grey: bool) -> Decoded:
     return Decoded(array[None] if grey else array.transpose(2, 0, 1))
 
 
-def fitted(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Pixels (c, h, w) in another shape: resized, grey repeated as colour, or colour as grey."""
+def fitted(pixels: np.ndarray, shape: tuple[int, int, int], fit: str = "stretch") -> np.ndarray:
+    """Pixels (c, h, w) in another shape: resized, grey repeated as colour, or colour as grey.
+
+    `fit` "crop" keeps the aspect, and of what does not fit in then only the middle.
+    """
     if len(pixels) > shape[0]:
         pixels = np.asarray(Image.fromarray(pixels.transpose(1, 2, 0)).convert("L"))[None]
     if pixels.shape[1:] != shape[1:]:
+        pixels = pixels[:, *_middle(pixels.shape[1:], shape[1:])] if fit == "crop" else pixels
         pixels = np.stack([_resized(channel, *shape[1:]) for channel in pixels])
     return np.broadcast_to(pixels, shape)
 
 
 def _resized(channel: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(channel).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _middle(size: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rows and columns of the largest middle part of `size` that has the aspect of `wanted`, to the pixel.
+
+    >>> _middle((4, 12), (2, 2)), _middle((9, 6), (1, 2))
+    ((slice(0, 4, None), slice(4, 8, None)), (slice(3, 6, None), slice(0, 6, None)))
+    """
+    height, width = size
+    rows = max(1, min(height, round(width * wanted[0] / wanted[1])))
+    columns = max(1, min(width, round(height * wanted[1] / wanted[0])))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return slice(top, top + rows), slice(left, left + columns)
 
 
 @contextmanager

@@ -52,10 +52,12 @@ class Form:
     Attributes:
         decoding: Which rules of `qmu_edge.data.decoding` read the files.
         shape: c, h and w of all of them.
+        fit: How images of another aspect are made to be of this one: "stretch", or "crop" to the middle.
     """
 
     decoding: int
     shape: tuple[int, int, int]
+    fit: str = "stretch"
 
 
 def content_digest(image: NDArray[np.uint8]) -> Sha256:

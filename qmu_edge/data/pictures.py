@@ -110,11 +110,10 @@ class Source:
     subjects: tuple[tuple[str, ...], ...] = ()
     read: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def form(self) -> Form:
-        """What the images were made to be, where nothing else was asked for."""
+    def form(self, fit: str) -> Form:
+        """What the images were made to be, with this `fit`."""
         channels, height, width = self.images.shape[1:]
-        return Form(DECODING, (channels, height, width))
+        return Form(DECODING, (channels, height, width), fit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +123,7 @@ class Decoder:
     Attributes:
         size: Side in pixels; 0 for the size of the first image, which all others must have then.
         progress: Where images are counted.
+        fit: How images of another aspect are made to be square.
         form: What the images were made to be in another project, instead.
         cache: The .npy file to write; None for an array in memory.
         most_bytes: How large the array may become.
@@ -131,6 +131,7 @@ class Decoder:
 
     size: int
     progress: Progress
+    fit: str = "stretch"
     form: Form | None = None
     cache: Path | None = None
     most_bytes: float = float("inf")
@@ -174,7 +175,7 @@ class Decoder:
         channels = 1 if modes <= GREY else 3
         size = self.size
         height, width = (size, size) if size else decoded(first.file).pixels.shape[1:]
-        return Form(DECODING, (channels, height, width))
+        return Form(DECODING, (channels, height, width), self.fit)
 
     def _require_room(self, count: int, form: Form) -> None:
         found = count * prod(form.shape)
@@ -225,7 +226,7 @@ def _one(file: Path | Encoded, form: Form, strict: bool) -> Decoded:
         raise ConfigError(
             f"{name}: {sizes[0]} pixels, the first image has {sizes[1]}; set data.size to resize all"
         )
-    return Decoded(fitted(found.pixels, form.shape), found.notes)
+    return Decoded(fitted(found.pixels, form.shape, form.fit), found.notes)
 
 
 def _kinds(kinds: Sequence[tuple[str, int, int]], form: Form) -> dict[str, Any]:
@@ -237,5 +238,6 @@ def _kinds(kinds: Sequence[tuple[str, int, int]], form: Form) -> dict[str, Any]:
     return {
         "files": len(kinds),
         "modes_and_sizes": shown | more,
-        "made_to": f"{made} (channels, height, width)",
+        "made_to": f"{made} (channels, height, width)"
+        + (", cut to the middle" if form.fit == "crop" else ""),
     }

@@ -78,10 +78,10 @@ def load(
         ConfigError: The source is missing, empty or unreadable, or larger than the recipe allows.
     """
     if form is not None:
-        recipe = recipe.model_copy(update={"size": form.shape[-1]})
+        recipe = recipe.model_copy(update={"size": form.shape[-1], "fit": form.fit})
     if recipe.source == "digits":
         return _digits(recipe.size)
-    decoder = Decoder(recipe.size, progress, form, cache, recipe.disk_gb * 2**30)
+    decoder = Decoder(recipe.size, progress, recipe.fit, form, cache, recipe.disk_gb * 2**30)
     if recipe.source == "object":
         if objects is None:
             raise ConfigError("data.source is object: register it from Python, see qmu_edge.api.init")
@@ -92,7 +92,7 @@ def load(
         return decoder.source(*read(Path(recipe.path)))
     if recipe.source == "arrays":
         found = archive(Path(recipe.path), decoder.most_bytes)
-        return replace(found, images=_resized(found.images, recipe.size))
+        return replace(found, images=_resized(found.images, recipe.size, recipe.fit))
     if recipe.source.startswith("torchvision:"):
         return decoder.source(*given(_datasets(recipe.source.partition(":")[2], recipe.path)))
     return _torchvision(recipe)
@@ -159,10 +159,10 @@ def _joined(recipe: DataRecipe, sets: dict[str, Any]) -> Source:
     )
 
 
-def _resized(images: np.ndarray, size: int) -> np.ndarray:
-    if size in (0, images.shape[-1]):
+def _resized(images: np.ndarray, size: int, fit: str = "stretch") -> np.ndarray:
+    if size == 0 or images.shape[2:] == (size, size):
         return images
-    return np.stack([fitted(image, (images.shape[1], size, size)) for image in images])
+    return np.stack([fitted(image, (images.shape[1], size, size), fit) for image in images])
 
 
 def _datasets(name: str, path: str) -> dict[str, ImageDataset]:

@@ -163,21 +163,22 @@ def _make(root: Path, wanted: _Wanted) -> dict[str, Any]:
 def _register(store: Path, wanted: _Wanted) -> dict[str, Any]:
     """Read the dataset into a new store, and say what it is."""
     source, before = wanted.load(store / IMAGES), wanted.before
+    form = source.form(wanted.recipe.data.fit)
     if wanted.require is not None:
-        wanted.require(source.form, len(source.class_names))
+        wanted.require(form, len(source.class_names))
     given = _subjects(source, wanted.subjects)
     key = secrets.token_bytes(32)
     write_atomic(store / KEY, key, mode=0o600)
     index = _index(source, given, key)
     require_trainable(index)
-    forms, said = [source.form], notices(index) + ([] if wanted.subjects else names_alike(source))
+    forms, said = [form], notices(index) + ([] if wanted.subjects else names_alike(source))
     if before is not None:
-        forms += [form for form in before.forms if form != source.form]
+        forms += [other for other in before.forms if other != form]
         for form in forms[1:]:
             wanted.progress.note(
                 f"compared with what was deleted: decoding {form.decoding}, shape {form.shape}"
             )
-        before.require_none(index, (wanted.load(store / _OTHER, form).images for form in forms[1:]))
+        before.require_none(index, (wanted.load(store / _OTHER, other).images for other in forms[1:]))
         (store / _OTHER).unlink(missing_ok=True)
         said += before.noticed(index, source.images, wanted.recipe.policy)
     if not (store / IMAGES).exists():

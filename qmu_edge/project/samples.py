@@ -72,7 +72,7 @@ class ProjectSamples:
         if known is None:
             channels, height, width = self.images.shape[1:]
             return [Form(1, (channels, height, width))]
-        return [Form(form["decoding"], tuple(form["shape"])) for form in known]
+        return [Form(form["decoding"], tuple(form["shape"]), form.get("fit", "stretch")) for form in known]
 
     def _require_whole(self, images: np.ndarray) -> None:
         """Nothing but the images is in the file: an altered header, or a tail, could hide something."""

@@ -171,3 +171,14 @@ def test_ordinary_files_are_as_decoding_1_had_them(tmp_path: Path) -> None:
             grey = Image.fromarray(pixels).convert("RGB").resize((4, 4), Image.Resampling.BILINEAR)
             if name == "x.png":
                 assert np.array_equal(fitted(found.pixels, (3, 4, 4)).transpose(1, 2, 0), np.asarray(grey))
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_cutting_keeps_the_aspect_and_the_middle(upright: bool) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 20), np.uint8)
+    middle = pixels[:, :, 6:14]
+    if upright:
+        pixels, middle = pixels.swapaxes(1, 2), middle.swapaxes(1, 2)
+    cut = fitted(pixels, (3, 4, 4), "crop")
+    assert np.array_equal(cut, fitted(middle, (3, 4, 4)))
+    assert not np.array_equal(cut, fitted(pixels, (3, 4, 4)))

@@ -220,6 +220,25 @@ def test_what_was_deleted_is_known_again_in_another_size(dataset: Path, tmp_path
         )
 
 
+def test_what_was_deleted_is_known_again_where_pictures_are_cut(dataset: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(5)
+    for path in sorted((dataset / "train").glob("*/*")):
+        Image.fromarray(noise.integers(0, 256, (8, 14), np.uint8)).save(path)
+    recipes = [tmp_path / "stretch.toml", tmp_path / "crop.toml"]
+    for recipe in recipes:
+        recipe.write_text(f'[data]\nsize = 6\nfit = "{recipe.stem}"\n')
+    api.init(tmp_path / "first", dataset=str(dataset), recipe=str(recipes[1]))
+    with opened(tmp_path / "first", Progress()) as project:
+        sample = project.samples.index.ids[project.samples.trainable()[0]]
+    delete(tmp_path / "first", sample)
+    (dataset / sample).rename(dataset / "train/dog/renamed.png")
+    for recipe in recipes:
+        with pytest.raises(ConfigError, match=r"1 of 24 .*renamed"):
+            api.init(
+                tmp_path / "second", dataset=str(dataset), previous=tmp_path / "first", recipe=str(recipe)
+            )
+
+
 def test_what_was_deleted_from_a_grey_set_is_known_again_in_a_colour_set(
     dataset: Path, tmp_path: Path
 ) -> None:
