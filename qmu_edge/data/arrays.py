@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qmu_edge.data.pictures import SPLITS, Source
+from qmu_edge.data.pictures import SPLITS, Source, in_order
 from qmu_edge.data.subjects import subject_name
 from qmu_edge.errors import ConfigError
 
@@ -83,7 +83,7 @@ def _joined(path: Path, parts: list[tuple[str, NDArray[np.uint8], list[str], lis
     shapes = {pixels.shape[1:] for _, pixels, _, _ in parts}
     if len(shapes) > 1:
         raise ConfigError(f"{path}: images of {' and '.join(map(str, sorted(shapes)))}, allowed is one shape")
-    names = sorted({label for _, _, labels, _ in parts for label in labels}, key=_in_order)
+    names = in_order(label for _, _, labels, _ in parts for label in labels)
     number = {name: i for i, name in enumerate(names)}
     whom = [
         subject_name(name, f"{path}, {split or 'image'} {i}")
@@ -94,15 +94,6 @@ def _joined(path: Path, parts: list[tuple[str, NDArray[np.uint8], list[str], lis
         np.array([number[label] for _, _, labels, _ in parts for label in labels], np.int64),
         tuple(f"{split or 'images'}/{i:06d}" for split, pixels, _, _ in parts for i in range(len(pixels))),
         np.array([split for split, pixels, _, _ in parts for _ in range(len(pixels))]),
-        tuple(names),
+        names,
         tuple((name,) if name else () for name in whom) if any(whom) else (),
     )
-
-
-def _in_order(name: str) -> tuple[int, str]:
-    """Numbers in their order, before names.
-
-    >>> sorted(["10", "b", "2"], key=_in_order)
-    ['2', '10', 'b']
-    """
-    return (int(name), "") if name.isdecimal() else (1 << 63, name)

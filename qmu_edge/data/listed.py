@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from qmu_edge.data.csv_table import CsvTable
 from qmu_edge.data.folder import leads_into
-from qmu_edge.data.pictures import Picture, split_of
+from qmu_edge.data.pictures import Picture, in_order, split_of
 from qmu_edge.data.subjects import subject_name
 from qmu_edge.errors import ConfigError
 
@@ -39,7 +39,7 @@ def listed(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
     if not found:
         raise ConfigError(f"{path}: no images")
     _require_files(path, list(found.values()))
-    return list(found.values()), (), _left_out(table)
+    return [*found.values()], in_order(p.label for p in found.values()), _left_out(table)
 
 
 def _picture(root: Path, where: str, name: str, label: str, split: str, subject: str) -> Picture:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from qmu_edge.data.decoding import Encoded
-from qmu_edge.data.pictures import Picture, split_of
+from qmu_edge.data.pictures import Picture, in_order, split_of
 from qmu_edge.data.subjects import subject_name
 from qmu_edge.errors import ConfigError, QmuEdgeError
 
@@ -43,7 +43,8 @@ def given(sets: Mapping[str, ImageDataset]) -> tuple[list[Picture], tuple[str, .
         raise ConfigError("dataset: no images")
     named = {tuple(map(str, getattr(dataset, "classes", ()))) for dataset in sets.values()}
     names = named.pop() if len(named) == 1 else ()
-    return found, names if {picture.label for picture in found} <= set(names) else (), {}
+    labels = {picture.label for picture in found}
+    return found, names if labels <= set(names) else in_order(labels), {}
 
 
 def _pictures(split: str, dataset: ImageDataset) -> list[Picture]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qmu_edge.data.decoding import Encoded
-from qmu_edge.data.pictures import Picture, split_of, split_of_name
+from qmu_edge.data.pictures import Picture, in_order, split_of, split_of_name
 from qmu_edge.data.subjects import subject_name
 from qmu_edge.errors import ConfigError
 
@@ -40,7 +40,7 @@ def tables(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
         found += table.pictures(file.relative_to(path).as_posix() if file != path else file.name)
     if not found:
         raise ConfigError(f"{path}: no images")
-    return found, names, {}
+    return found, names or in_order(picture.label for picture in found), {}
 
 
 class _Table:
@@ -63,7 +63,10 @@ class _Table:
                     self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)
                 ]
             else:
-                self._file = ipc.open_stream(pyarrow.memory_map(str(path))).read_all().to_batches()
+                mapped = pyarrow.memory_map(str(path))
+                opened = ipc.open_file if mapped.read(6) == b"ARROW1" else ipc.open_stream
+                mapped.seek(0)
+                self._file = opened(mapped).read_all().to_batches()
                 schema = self._file[0].schema if self._file else pyarrow.schema([])
                 self._sizes = [len(batch) for batch in self._file]
         except self._errors as error:

@@ -6,7 +6,7 @@ few at a time, so that memory holds those few whatever the number of all.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
@@ -66,6 +66,17 @@ def split_of_name(name: str) -> str:
         if found := SPLITS.get(word):
             return found
     return ""
+
+
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """The names of classes in label order: numbers in theirs, before all others.
+
+    >>> in_order(["10", "b", "2", "b"])
+    ('2', '10', 'b')
+    """
+    return tuple(
+        sorted(set(labels), key=lambda name: (not name.isdecimal(), len(name) * name.isdecimal(), name))
+    )
 
 
 @dataclass(frozen=True, slots=True)

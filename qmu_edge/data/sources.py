@@ -8,7 +8,7 @@ consecutive images, `writer-0` the first tenth and so on.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ import numpy as np
 
 from qmu_edge.data.arrays import archive
 from qmu_edge.data.decoding import fitted
-from qmu_edge.data.folder import folder
+from qmu_edge.data.folder import SPLITS, folder
 from qmu_edge.data.index import Form
 from qmu_edge.data.listed import listed
 from qmu_edge.data.objects import ImageDataset, given
@@ -45,13 +45,7 @@ def source_of(dataset: str) -> tuple[str, str | None]:
     if dataset in SOURCES or dataset.startswith("torchvision:"):
         return dataset, None
     if path.is_dir():
-        kinds = {p.suffix for p in path.rglob("*") if p.suffix in (".parquet", ".arrow", ".tar")}
-        kind = "folder" if any((path / split).is_dir() for split in ("train", "test")) else ""
-        if kinds & {".parquet", ".arrow"}:
-            kind = "parquet"
-        elif ".tar" in kinds and not kind:
-            kind = "tar"
-        return kind or "folder", str(path.resolve())
+        return _kind_of_folder(path), str(path.resolve())
     if path.is_file() and (source := _BY_SUFFIX.get(path.suffix.lower())):
         return source, str(path.resolve())
     suffixes = ", ".join(_BY_SUFFIX)
@@ -59,6 +53,20 @@ def source_of(dataset: str) -> tuple[str, str | None]:
         f"dataset {dataset!r}: no such folder, no file of {suffixes}, and not one of {', '.join(SOURCES)} or "
         "torchvision:NAME"
     )
+
+
+def _kind_of_folder(path: Path) -> str:
+    """Classes below a split are images; else tables, else archives, wherever they lie."""
+    if any(inner.is_dir() for split in SPLITS for inner in _inside(path / split)):
+        return "folder"
+    suffixes = {found.suffix for found in path.rglob("*")}
+    if suffixes & {".parquet", ".arrow"}:
+        return "parquet"
+    return "tar" if ".tar" in suffixes else "folder"
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    return folder.iterdir() if folder.is_dir() else iter(())
 
 
 def load(

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from qmu_edge.data.decoding import Encoded
 from qmu_edge.data.folder import SUFFIXES
-from qmu_edge.data.pictures import Picture, split_of, split_of_name
+from qmu_edge.data.pictures import Picture, in_order, split_of, split_of_name
 from qmu_edge.data.subjects import subject_name
 from qmu_edge.errors import ConfigError
 
@@ -31,20 +31,22 @@ def archives(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]
     """
     found: list[Picture] = []
     left_out: list[str] = []
-    for file in [path] if path.is_file() else sorted(path.glob("*.tar")):
+    for file in [path] if path.is_file() else sorted(path.rglob("*.tar")):
+        name = file.relative_to(path).as_posix() if file != path else file.name
         samples: dict[str, dict[str, tuple[int, int]]] = {}
-        for name, start, size in _members(file):
-            folder, _, last = name.rpartition("/")
+        for member, start, size in _members(file):
+            folder, _, last = member.rpartition("/")
             stem, _, suffix = last.partition(".")
             samples.setdefault(f"{folder}/{stem}".lstrip("/"), {})[suffix.lower()] = (start, size)
         for key, parts in samples.items():
-            if picture := _picture(file, key, parts):
+            if picture := _picture(file, name, key, parts):
                 found.append(picture)
             else:
-                left_out.append(f"{file.name}/{key}")
+                left_out.append(f"{name}/{key}")
     if not found:
         raise ConfigError(f"{path}: no images")
-    return found, (), {"without an image": {"count": len(left_out), "first": left_out[0]}} if left_out else {}
+    skipped = {"without an image": {"count": len(left_out), "first": left_out[0]}} if left_out else {}
+    return found, in_order(picture.label for picture in found), skipped
 
 
 def _members(path: Path) -> Iterator[tuple[str, int, int]]:
@@ -65,7 +67,7 @@ def _members(path: Path) -> Iterator[tuple[str, int, int]]:
         raise ConfigError(f"{path}: cut off behind byte {path.stat().st_size}")
 
 
-def _picture(path: Path, key: str, parts: dict[str, tuple[int, int]]) -> Picture | None:
+def _picture(path: Path, name: str, key: str, parts: dict[str, tuple[int, int]]) -> Picture | None:
     where = f"{path}: {key[:80]!r}"
     image = next((suffix for suffix in parts if f".{suffix.rpartition('.')[2]}" in SUFFIXES), None)
     if image is None:
@@ -82,8 +84,8 @@ def _picture(path: Path, key: str, parts: dict[str, tuple[int, int]]) -> Picture
         raise ConfigError(f"{where}: no label: needed is a member .cls, or .json with label")
     whom, split = subject_name(str(noted.get("subject") or ""), where), str(noted.get("split") or "")
     return Picture(
-        f"{path.stem}/{key}",
-        split_of(split, where) if split else split_of_name(path.name),
+        f"{name.removesuffix('.tar')}/{key}",
+        split_of(split, where) if split else split_of_name(name),
         label,
         Encoded(where, partial(_read, path, *parts[image])),
         (whom,) if whom else (),

@@ -34,7 +34,7 @@ def test_a_parquet_file_is_read_a_row_group_at_a_time(tmp_path: Path) -> None:
     assert source.ids[:2] == ("set.parquet/000000", "set.parquet/000001")
 
 
-@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "file"])
 def test_a_folder_says_the_split_in_its_names(tmp_path: Path, kind: str) -> None:
     for split, rows in (("train", range(4)), ("validation", range(4, 6)), ("test", range(6, 8))):
         part = table(rows, without="split")
@@ -43,8 +43,9 @@ def test_a_folder_says_the_split_in_its_names(tmp_path: Path, kind: str) -> None
             parquet.write_table(part, tmp_path / f"data/{split}-00000-of-00001.parquet")
         else:
             (tmp_path / split).mkdir()
+            new = pyarrow.ipc.new_stream if kind == "arrow" else pyarrow.ipc.new_file
             with pyarrow.OSFile(str(tmp_path / split / "data-00000-of-00001.arrow"), "wb") as file:
-                with pyarrow.ipc.new_stream(file, part.schema) as writer:
+                with new(file, part.schema) as writer:
                     writer.write_table(part, max_chunksize=2)
     source = loaded(tmp_path)
     order = sorted(range(8), key=lambda i: (SPLITS[i], i))  # files come in the order of their names

@@ -16,7 +16,7 @@ from PIL import Image
 
 from qmu_edge.data import decoding
 from qmu_edge.data.pictures import Source
-from qmu_edge.data.sources import load
+from qmu_edge.data.sources import load, source_of
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
 from qmu_edge.recipe import DataRecipe
@@ -95,6 +95,19 @@ def test_a_set_is_colour_if_any_file_is(save: Save, tmp_path: Path, order: tuple
         assert np.array_equal(
             image.transpose(1, 2, 0), np.broadcast_to(np.atleast_3d(pixels), (6, 6, len(image)))
         )
+
+
+def test_a_folder_of_classes_is_one_whatever_else_lies_in_it(save: Save, tmp_path: Path) -> None:
+    save("set/train/cat/1.png")
+    for name in ("meta.parquet", "train/extra.arrow", "backup.tar"):
+        (tmp_path / "set" / name).write_bytes(b"")
+    assert source_of(str(tmp_path / "set"))[0] == "folder"
+    assert source_of(str(tmp_path / "set/train"))[0] == "parquet"
+    (tmp_path / "shards/train").mkdir(parents=True)
+    (tmp_path / "shards/train/000.tar").write_bytes(b"")
+    assert source_of(str(tmp_path / "shards"))[0] == "tar"
+    with pytest.raises(ConfigError, match=r"no such folder, no file of \.csv, \.tsv"):
+        source_of(str(tmp_path / "none.zip"))
 
 
 def test_size_is_that_of_the_first_image_or_the_one_asked_for(save: Save, tmp_path: Path) -> None:

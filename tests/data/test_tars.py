@@ -42,8 +42,11 @@ def test_labels_stand_in_cls_and_splits_in_names_of_files(tmp_path: Path) -> Non
         rows = [i for i in range(8) if SPLITS[i] == split]
         parts = [{f"{i}.png": png(i), f"{i}.cls": f"{LABELS[i]}\n".encode()} for i in rows]
         write(tmp_path / f"{split}-000.tar", {name: data for part in parts for name, data in part.items()})
+    (tmp_path / "deep/train").mkdir(parents=True)
+    (tmp_path / "train-000.tar").rename(tmp_path / "deep/train/7.tar")
     source = loaded(tmp_path)
-    assert sorted(source.given) == sorted(SPLITS) and set(source.class_names) == {"cat", "dog"}
+    assert sorted(source.given) == sorted(SPLITS) and source.class_names == ("cat", "dog")
+    assert source.ids[0] == "deep/train/7/0"
 
 
 def test_what_has_no_image_is_counted(tmp_path: Path) -> None:
