@@ -1,4 +1,4 @@
-"""Unlearning methods: one file each, registered in a plain dictionary.
+"""Unlearning methods: one file each, registered in a plain dictionary; and those of other packages.
 
 A method is `run(model, data, params, generator) -> model` with its properties, see `method`. It never chooses
 a device, reads a command line, or knows the name of a dataset. Quantizer scales are frozen unless a method
@@ -6,13 +6,16 @@ says otherwise.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
 from typing import Any, Final, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.machine.versions import METHODS_GROUP
 from qmu_edge.models.calibration import require_calibrated
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Recipe, TrainRecipe
@@ -53,7 +56,9 @@ from qmu_edge.unlearn.methods import (
     unsir,
 )
 
-METHODS: Final[Mapping[str, Method]] = {
+_NAME: Final = re.compile("[A-Za-z][A-Za-z0-9_]{0,63}")  # a section of the recipe
+
+OWN: Final[Mapping[str, Method]] = {
     "qmul": qmul.METHOD,
     "random_label": random_label.METHOD,
     "munba": munba.METHOD,
@@ -84,6 +89,31 @@ METHODS: Final[Mapping[str, Method]] = {
     "held_out_match": held_out_match.METHOD,
     "retrain": retrain.METHOD,
 }
+
+
+def _installed() -> Iterator[tuple[str, Method]]:
+    """Methods of other packages, by the entry points of the group `qmu_edge.methods`.
+
+    None of them is exact, whatever it says: an exact method's network goes out without a verdict on what it
+    still knows.
+
+    Raises:
+        ConfigError: One cannot be imported, is no `Method`, calls itself exact, or has a name that is taken.
+    """
+    for point in metadata.entry_points(group=METHODS_GROUP):
+        where = f"entry point {point.name} = {point.value}"
+        if point.name in OWN or not _NAME.fullmatch(point.name):
+            raise ConfigError(f"{where}: allowed is a name of its own, of letters, digits and _")
+        try:
+            made = point.load()
+        except Exception as error:  # it is not our code
+            raise ConfigError(f"{where}: {type(error).__name__}: {str(error)[:200]}") from error
+        if not isinstance(made, Method) or made.category == "exact":
+            raise ConfigError(f"{where}: allowed is an approximate Method")
+        yield point.name, made
+
+
+METHODS: Final[Mapping[str, Method]] = {**OWN, **dict(_installed())}
 
 
 def method(name: str) -> Method:
