@@ -121,7 +121,7 @@ def test_below_the_floor_nothing_changes(made: Made, weights: Path, tmp_path: Pa
     ("arguments", "code", "words"),
     [
         (("--trained-on", "registred"), 2, "registred: no such file"),
-        (("--trained-on", "registered", "--names", "{weights}"), 2, "not valid TOML"),
+        (("--trained-on", "registered", "--names", "{weights}"), 2, "not UTF-8 at byte"),
         (("--trained-on", "registered", "--pretrained", "nowhere"), 2, "nowhere: no such file"),
         (("--trained-on", "registered", "--pretrained", "/dev/null"), 2, "/dev/null: not a regular file"),
         (("--trained-on", "registered", "--names", "."), 2, ".: not a regular file"),
