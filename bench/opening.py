@@ -39,7 +39,12 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        api.init(Path(folder), dataset=str(options.data.resolve()), progress=Progress.stderr())
+        api.init(
+            Path(folder),
+            dataset=str(options.data.resolve()),
+            recipe="cifar10-resnet18-w4a4",
+            progress=Progress.stderr(),
+        )
         first = time.perf_counter() - start
         found = []
         for _ in range(options.runs):

@@ -15,8 +15,8 @@ def init(
         typer.Option(help="An image folder, a csv, parquet, tar or npz file, torchvision:NAME, or digits."),
     ] = "digits",
     recipe: Annotated[
-        str, typer.Option(help="Name of a shipped recipe, or a TOML file.")
-    ] = "digits-resnet18-w4a4",
+        str | None, typer.Option(help="Name of a shipped recipe, or a TOML file; else one for photographs.")
+    ] = None,
     data_path: Annotated[Path | None, typer.Option(help="Where torchvision keeps downloads.")] = None,
     subjects: Annotated[Path | None, typer.Option(help="CSV file: sample,subject.")] = None,
     previous: Annotated[

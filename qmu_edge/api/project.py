@@ -28,7 +28,7 @@ def init(
     folder: Path,
     *,
     dataset: "str | ImageDataset | Mapping[str, ImageDataset]" = "digits",
-    recipe: str = "digits-resnet18-w4a4",
+    recipe: str | None = None,
     data_path: Path | None = None,
     subjects: Path | None = None,
     previous: Path | None = None,
@@ -41,7 +41,8 @@ def init(
         folder: The user's folder.
         dataset: One of `SOURCES`, "torchvision:NAME", or a folder or file of images (see `data/README.md`).
             Or an object with `__len__` and `__getitem__`, or several by split: "train", "validation", "test".
-        recipe: Name of a shipped recipe, or a TOML file.
+        recipe: Name of a shipped recipe, or a TOML file; None for "digits-resnet18-w4a4" where the dataset is
+            "digits", and "photos-resnet18-w4a4-small" elsewhere.
         data_path: Where torchvision keeps its downloads.
         subjects: CSV file `sample,subject`.
         previous: An earlier project of the same data: what was deleted there is refused here.
@@ -53,7 +54,10 @@ def init(
     from qmu_edge.project.create import create
     from qmu_edge.project.model_file import chosen_model
 
-    found = parse_recipe(recipe_text(recipe), recipe)
+    chosen_recipe = recipe or (
+        "digits-resnet18-w4a4" if dataset == "digits" else "photos-resnet18-w4a4-small"
+    )
+    found = parse_recipe(recipe_text(chosen_recipe), chosen_recipe)
     objects = None if isinstance(dataset, str) else dataset if isinstance(dataset, Mapping) else {"": dataset}
     kind, path = source_of(dataset) if isinstance(dataset, str) else ("object", None)
     if path is None and data_path is not None:
@@ -74,7 +78,7 @@ def init(
         folder, chosen, subjects, progress or Progress(), previous=previous, model=source, objects=objects,
         require=require if model is not None else None,
     )  # fmt: skip
-    return {"project": str(folder), **made}
+    return {"project": str(folder), "recipe": chosen_recipe, **made}
 
 
 def status(project: Path | None = None) -> dict[str, Any]:

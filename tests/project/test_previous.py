@@ -34,7 +34,7 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def init(folder: Path, dataset: Path, previous: Path | None = None) -> Path:
-    api.init(folder, dataset=str(dataset), previous=previous)
+    api.init(folder, dataset=str(dataset), recipe="digits-resnet18-w4a4", previous=previous)
     return folder
 
 
@@ -122,7 +122,8 @@ def test_a_project_whose_images_are_gone_still_says_what_was_deleted(dataset: Pa
     with pytest.raises(ConfigError, match=f"first is {sample}"):
         init(tmp_path / "second", dataset, first)
     saved_again(dataset, sample)
-    said = api.init(tmp_path / "third", dataset=str(dataset), previous=first)["notices"]
+    made = api.init(tmp_path / "third", dataset=str(dataset), previous=first, recipe="digits-resnet18-w4a4")
+    said = made["notices"]
     assert "1 pictures that" in said[-1] and "cannot be told" in said[-1]
 
 
