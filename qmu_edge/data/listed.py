@@ -1,6 +1,8 @@
 """Images that a CSV file lists, with their labels and whom they show."""
 
 import unicodedata
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +15,7 @@ from qmu_edge.errors import ConfigError
 _REQUIRED: Final = ("path", "label")
 _COLUMNS: Final = ("path", "label", "split", "subject")
 _MOST_NAMED: Final = 20
+_MOST_SHOWN: Final = 200  # characters of each
 
 
 def listed(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
@@ -24,6 +27,7 @@ def listed(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
         ConfigError: A line is malformed or contradicts another, or files are missing.
     """
     table, found, lines = CsvTable.of(path, _REQUIRED), dict[str, Picture](), dict[str, int]()
+    people: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for line, (name, label, split, subject) in table.rows(_COLUMNS):
         where = f"{path}, line {line}"
         picture = _picture(path.parent, where, name, label, split, subject)
@@ -32,37 +36,45 @@ def listed(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
             raise ConfigError(
                 f"{where}: {name[:80]!r} has another label or split than in line {lines[picture.id]}"
             )
-        if known is not picture:
-            subjects = tuple(dict.fromkeys((*known.subjects, *picture.subjects)))
-            found[picture.id] = Picture(known.id, known.split, known.label, known.file, subjects)
+        if known.file != picture.file:
+            raise ConfigError(f"{where}: another file, of the same name as in line {lines[picture.id]}")
+        people[picture.id].update(dict.fromkeys(picture.subjects))
         lines.setdefault(picture.id, line)
     if not found:
         raise ConfigError(f"{path}: no images")
     _require_files(path, list(found.values()))
-    return [*found.values()], in_order(p.label for p in found.values()), _left_out(table)
+    whole = [replace(picture, subjects=tuple(people[picture.id])) for picture in found.values()]
+    return whole, in_order(p.label for p in whole), _left_out(table)
 
 
 def _picture(root: Path, where: str, name: str, label: str, split: str, subject: str) -> Picture:
-    sample = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
-    parts = Path(sample).parts
-    if not parts or Path(sample).is_absolute() or ".." in parts:
+    below = Path(name.strip().replace("\\", "/"))  # without "./" and "//": one file has one id
+    if not below.parts or below.is_absolute() or ".." in below.parts:
         raise ConfigError(f"{where}: path {name[:80]!r}: allowed are paths below the table's folder")
+    sample = unicodedata.normalize("NFC", below.as_posix())
     if not (shown := unicodedata.normalize("NFC", label.strip())):
         raise ConfigError(f"{where}: no label")
     whom = subject_name(subject, where)
-    return Picture(sample, split_of(split, where), shown, root / name.strip(), (whom,) if whom else ())
+    return Picture(sample, split_of(split, where), shown, root / below, (whom,) if whom else ())
 
 
 def _require_files(table: Path, pictures: list[Picture]) -> None:
     inside = table.parent.resolve()
-    missing = [p.id for p in pictures if isinstance(p.file, Path) and not p.file.is_file()]
+    missing = [p.id for p in pictures if isinstance(p.file, Path) and not _is_there(p.file)]
     if missing:
         more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
-        names = ", ".join(missing[:_MOST_NAMED])
+        names = ", ".join(name[:_MOST_SHOWN] for name in missing[:_MOST_NAMED])
         raise ConfigError(f"{table}: {len(missing)} of {len(pictures)} images are missing: {names}{more}")
     for picture in pictures:
         if isinstance(picture.file, Path) and not leads_into(picture.file, inside):
             raise ConfigError(f"{picture.file}: a link that leads out of {table.parent}")
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # a name that is longer than any file's
+        return False
 
 
 def _left_out(table: CsvTable) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A table of paths and labels, as people write it."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,28 @@ def test_a_table_of_other_columns_is_refused(root: Path, header: str) -> None:
         loaded(table(root, *lines(), header=header))
     with pytest.raises(ConfigError, match="no images"):
         loaded(table(root))
+
+
+@pytest.mark.parametrize("spelling", ["./photos/0.png", "photos//0.png", "photos/./0.png", "photos\\0.png"])
+def test_one_file_has_one_id_however_it_is_spelled(root: Path, spelling: str) -> None:
+    source = loaded(table(root, *lines(), f"{spelling},cat,train,dan"))
+    assert source.subjects[0] == ("ana", "dan") and len(source.ids) == 8
+
+
+def test_two_files_whose_names_are_alike_are_not_one_picture(root: Path) -> None:
+    for i, name in enumerate(("e\u0301.png", "\u00e9.png")):
+        (root / name).write_bytes(png(i))
+    with pytest.raises(ConfigError, match="line 3: another file, of the same name as in line 2"):
+        loaded(table(root, "e\u0301.png,cat,train,ana", "\u00e9.png,cat,train,bo"))
+
+
+def test_a_name_that_is_longer_than_any_files_is_missing(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"labels.csv: 1 of 9 images are missing: aaa"):
+        loaded(table(root, *lines(), "a" * 300 + ".png,cat,train,"))
+
+
+def test_many_people_in_one_picture_take_no_longer_than_in_many(root: Path) -> None:
+    path = table(root, *lines(), *(f"photos/0.png,cat,train,p{i}" for i in range(20_000)))
+    before = time.process_time()
+    assert len(loaded(path).subjects[0]) == 20_001
+    assert time.process_time() - before < 3
