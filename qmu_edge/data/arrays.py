@@ -1,20 +1,21 @@
 """Images in a NumPy archive (.npz): arrays of images and labels, their splits in the names or not given."""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qmu_edge.data.columns import MAX_NAME
 from qmu_edge.data.pictures import SPLITS, Source, in_order
 from qmu_edge.data.subjects import subject_name
-from qmu_edge.errors import ConfigError
+from qmu_edge.errors import ConfigError, QmuEdgeError
 
 _IMAGES: Final = ("images", "x")
 _LABELS: Final = ("labels", "y")
 _SUBJECTS: Final = "subjects"
-_BROKEN: Final = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError)
 
 
 def archive(path: Path, most_bytes: float) -> Source:
@@ -36,8 +37,10 @@ def archive(path: Path, most_bytes: float) -> Source:
         if found > most_bytes:
             raise ConfigError(f"{path}: {found} bytes of arrays, allowed {most_bytes:.0f}: see data.disk_gb")
         with np.load(path, allow_pickle=False) as arrays:
-            parts = [_part(path, dict(arrays), split, *names) for split, *names in _named(path, arrays.files)]
-    except _BROKEN as error:
+            parts = [_part(path, arrays, split, *names) for split, *names in _named(path, arrays.files)]
+    except QmuEdgeError:
+        raise
+    except Exception as error:  # decompressors and the reader of headers raise what they like
         raise ConfigError(f"{path}: not an archive of arrays: {str(error)[:200]}") from None
     return _joined(path, parts)
 
@@ -58,13 +61,14 @@ def _named(path: Path, names: list[str]) -> list[tuple[str, str, str, str]]:
 
 
 def _part(
-    path: Path, arrays: dict[str, NDArray[Any]], split: str, images: str, labels: str, subjects: str
+    path: Path, arrays: Mapping[str, NDArray[Any]], split: str, images: str, labels: str, subjects: str
 ) -> tuple[str, NDArray[np.uint8], list[str], list[str]]:
     pixels, named = arrays[images], arrays[labels].reshape(-1)
     if (
         pixels.dtype != np.uint8
         or pixels.ndim not in (3, 4)
         or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3))
+        or 0 in pixels.shape[1:]
     ):
         raise ConfigError(
             f"{path}: {images}: {pixels.dtype} {pixels.shape}, allowed uint8 (n, h, w) or (n, h, w, 3)"
@@ -83,6 +87,9 @@ def _joined(path: Path, parts: list[tuple[str, NDArray[np.uint8], list[str], lis
     shapes = {pixels.shape[1:] for _, pixels, _, _ in parts}
     if len(shapes) > 1:
         raise ConfigError(f"{path}: images of {' and '.join(map(str, sorted(shapes)))}, allowed is one shape")
+    longest = max((len(label) for _, _, labels, _ in parts for label in labels), default=0)
+    if longest > MAX_NAME:  # which Python would not read as a number either
+        raise ConfigError(f"{path}: a label of {longest} characters, allowed {MAX_NAME}")
     names = in_order(label for _, _, labels, _ in parts for label in labels)
     number = {name: i for i, name in enumerate(names)}
     whom = [

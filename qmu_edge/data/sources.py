@@ -86,23 +86,28 @@ def load(
         ConfigError: The source is missing, empty or unreadable, or larger than the recipe allows.
     """
     if form is not None:
-        recipe = recipe.model_copy(update={"size": form.shape[-1], "fit": form.fit})
-    if recipe.source == "digits":
-        return _digits(recipe.size)
+        recipe = recipe.model_copy(update={"size": 0, "fit": form.fit})
     decoder = Decoder(recipe.size, progress, recipe.fit, form, cache, recipe.disk_gb * 2**30)
     if recipe.source == "object":
         if objects is None:
             raise ConfigError("data.source is object: register it from Python, see qmu_edge.api.init")
         return decoder.source(*given(objects))
-    if recipe.path is None:
+    if recipe.source != "digits" and recipe.path is None:
         raise ConfigError(f"data.path is missing: {recipe.source} needs a folder")
     if read := _FILES.get(recipe.source):
-        return decoder.source(*read(Path(recipe.path)))
-    if recipe.source == "arrays":
-        found = archive(Path(recipe.path), decoder.most_bytes)
-        return replace(found, images=_resized(found.images, recipe.size, recipe.fit))
+        return decoder.source(*read(Path(str(recipe.path))))
     if recipe.source.startswith("torchvision:"):
-        return decoder.source(*given(_datasets(recipe.source.partition(":")[2], recipe.path)))
+        return decoder.source(*given(_datasets(recipe.source.partition(":")[2], str(recipe.path))))
+    found = _as_arrays(recipe, decoder.most_bytes)
+    return found if form is None else replace(found, images=_made_to(found.images, form.shape, form.fit))
+
+
+def _as_arrays(recipe: DataRecipe, most_bytes: float) -> Source:
+    if recipe.source == "digits":
+        return _digits(recipe.size)
+    if recipe.source == "arrays":
+        found = archive(Path(str(recipe.path)), most_bytes)
+        return replace(found, images=_resized(found.images, recipe.size, recipe.fit))
     return _torchvision(recipe)
 
 
@@ -168,9 +173,11 @@ def _joined(recipe: DataRecipe, sets: dict[str, Any]) -> Source:
 
 
 def _resized(images: np.ndarray, size: int, fit: str = "stretch") -> np.ndarray:
-    if size == 0 or images.shape[2:] == (size, size):
-        return images
-    return np.stack([fitted(image, (images.shape[1], size, size), fit) for image in images])
+    return _made_to(images, (images.shape[1], size, size), fit) if size else images
+
+
+def _made_to(images: np.ndarray, shape: tuple[int, int, int], fit: str) -> np.ndarray:
+    return images if images.shape[1:] == shape else np.stack([fitted(one, shape, fit) for one in images])
 
 
 def _datasets(name: str, path: str) -> dict[str, ImageDataset]:

@@ -1,5 +1,8 @@
 """NumPy archives, as Keras, MedMNIST and people write them."""
 
+import io
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +10,12 @@ import numpy as np
 import pytest
 
 from qmu_edge.data.arrays import archive
+from qmu_edge.data.decoding import fitted
+from qmu_edge.data.index import Form
+from qmu_edge.data.sources import load
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.progress import Progress
+from qmu_edge.recipe import DataRecipe
 from tests.data.photos import LABELS, PIXELS, SPLITS, SUBJECTS, holds_all, loaded
 
 NAMES = np.array(LABELS)
@@ -68,3 +76,45 @@ def test_damaged_and_large_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / "set.npz").write_bytes(data)
         with pytest.raises(ConfigError, match="not an archive of arrays"):
             loaded(tmp_path / "set.npz")
+
+
+@pytest.mark.parametrize("damage", ["locked", "lzma", "header", "no pixels", "long label"])
+def test_whatever_an_archive_raises_is_one_line(tmp_path: Path, damage: str) -> None:
+    path, form = tmp_path / "set.npz", zipfile.ZIP_LZMA if damage == "lzma" else zipfile.ZIP_STORED
+    images = np.zeros((8, 0, 0), np.uint8) if damage == "no pixels" else PIXELS
+    names = np.array(["9" * 5000, "dog"] * 4) if damage == "long label" else NAMES
+    with zipfile.ZipFile(path, "w", form) as file:
+        for name, array in (("images", images), ("labels", names)):
+            member = io.BytesIO()
+            np.save(member, array)
+            file.writestr(f"{name}.npy", member.getvalue())
+    data = bytearray(path.read_bytes())
+    if damage == "locked":
+        data[6] |= 1
+        data[data.index(b"PK\x01\x02") + 8] |= 1
+    elif damage == "lzma":
+        data[60:90] = b"\xff" * 30
+    elif damage == "header":
+        place = data.index(b"{'descr'")
+        data[place : place + 118] = b"(" * 117 + b"\n"
+        head = zlib.crc32(data[place - 10 : place - 10 + 128 + images.size]).to_bytes(4, "little")
+        data[14:18] = head
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"^\S*set\.npz: "):
+        loaded(path)
+
+
+@pytest.mark.parametrize(
+    "form", [Form(2, (3, 6, 5)), Form(2, (1, 6, 5)), Form(2, (3, 5, 5)), Form(1, (3, 4, 5))]
+)
+def test_arrays_are_made_to_what_another_project_had(tmp_path: Path, form: Form) -> None:
+    pixels = PIXELS[..., 0]
+    np.savez(tmp_path / "set.npz", images=pixels, labels=NAMES)
+    recipe = DataRecipe(source="arrays", path=str(tmp_path / "set.npz"))
+    found = load(recipe, Progress(), form).images
+    assert np.array_equal(found, np.stack([fitted(image[None], form.shape) for image in pixels]))
+
+
+def test_a_side_that_is_right_does_not_make_the_other_right(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", images=PIXELS, labels=NAMES)
+    assert loaded(tmp_path / "set.npz", size=5).images.shape == (8, 3, 5, 5)
