@@ -88,7 +88,7 @@ def _joined(path: Path, parts: list[tuple[str, NDArray[np.uint8], list[str], lis
     if len(shapes) > 1:
         raise ConfigError(f"{path}: images of {' and '.join(map(str, sorted(shapes)))}, allowed is one shape")
     longest = max((len(label) for _, _, labels, _ in parts for label in labels), default=0)
-    if longest > MAX_NAME:  # which Python would not read as a number either
+    if longest > MAX_NAME:
         raise ConfigError(f"{path}: a label of {longest} characters, allowed {MAX_NAME}")
     names = in_order(label for _, _, labels, _ in parts for label in labels)
     number = {name: i for i, name in enumerate(names)}

@@ -147,6 +147,8 @@ def _opened(file: Path | Encoded, *, mapped: bool = False) -> Iterator[Image.Ima
             image: Image.Image = whole
             if image.width * image.height > MAX_PIXELS:
                 raise ConfigError(f"{name}: {image.width}x{image.height} pixels, at most {MAX_PIXELS}")
+            if not image.width * image.height:
+                raise ConfigError(f"{name}: {image.width}x{image.height} pixels, at least 1")
             yield image
     except QmuEdgeError:
         raise

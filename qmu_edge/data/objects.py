@@ -1,7 +1,7 @@
 """Datasets that are Python objects, such as torchvision's: at each place an image with its label."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from qmu_edge.data.decoding import Encoded
-from qmu_edge.data.pictures import Picture, in_order, split_of
-from qmu_edge.data.subjects import subject_name
+from qmu_edge.data.pictures import Picture, in_order, label_of, split_of
+from qmu_edge.data.subjects import people_in
 from qmu_edge.errors import ConfigError, QmuEdgeError
 
 _MOST: Final = 1 << 24  # images
@@ -20,9 +20,9 @@ _MOST: Final = 1 << 24  # images
 class ImageDataset(Protocol):
     """What can be registered.
 
-    An item is an image and its label, and perhaps the name of the person in it. Images are Pillow's, or uint8
-    arrays (h, w) or (h, w, 3); the same every time that they are asked for. Labels are text, or numbers into
-    `classes` where the object has it.
+    An item is an image and its label, and perhaps the name of the person in it, or a list of names. Images
+    are Pillow's, or uint8 arrays (h, w) or (h, w, 3); the same every time that they are asked for. Labels are
+    text, or whole numbers, into `classes` where the object has it.
     """
 
     def __len__(self) -> int:
@@ -38,47 +38,42 @@ def given(sets: Mapping[str, ImageDataset]) -> tuple[list[Picture], tuple[str, .
     Raises:
         ConfigError: An object raises, is empty, changes its length, or has other items.
     """
-    found = [picture for split, dataset in sets.items() for picture in _pictures(split, dataset)]
+    readers = [_Reader(split, dataset) for split, dataset in sets.items()]
+    found = [picture for reader in readers for picture in _pictures(reader)]
     if not found:
         raise ConfigError("dataset: no images")
-    named = {tuple(map(str, getattr(dataset, "classes", ()))) for dataset in sets.values()}
+    named = {reader.classes for reader in readers}
     names = named.pop() if len(named) == 1 else ()
     labels = {picture.label for picture in found}
     return found, names if labels <= set(names) else in_order(labels), {}
 
 
-def _pictures(split: str, dataset: ImageDataset) -> list[Picture]:
-    place, reader = split_of(split, "dataset"), _Reader(split or "dataset", dataset)
-    classes = [str(name) for name in getattr(dataset, "classes", ())]
-    found = []
+def _pictures(reader: "_Reader") -> Iterator[Picture]:
+    place = split_of(reader.split, "dataset")
     for i in range(reader.length):
-        _, label, *whom = reader.item(i)
-        if classes and isinstance(label, int | np.integer):
-            if not 0 <= label < len(classes):
-                raise ConfigError(f"{reader.name}, item {i}: label {label}, allowed 0 to {len(classes) - 1}")
-            label = classes[label]
-        person = subject_name(str(whom[0] or ""), f"{reader.name}, item {i}") if whom else ""
-        found.append(
-            Picture(
-                f"{split or 'images'}/{i:06d}", place, str(label),
-                Encoded(f"{reader.name}, item {i}", partial(reader.image, i)), (person,) if person else (),
-            )
+        where = f"{reader.name}, item {i}"
+        _, label, people = reader.item(i)
+        yield Picture(
+            f"{reader.split or 'images'}/{i:06d}", place, label,
+            Encoded(where, partial(reader.image, i, (label, people))), people,
         )  # fmt: skip
-    return found
 
 
 class _Reader:
     """Asks an object for one item at a time: not every one may be asked by several threads."""
 
-    def __init__(self, name: str, dataset: ImageDataset) -> None:
-        """`name` is for messages."""
-        self.name, self._dataset, self._lock = name, dataset, threading.Lock()
+    def __init__(self, split: str, dataset: ImageDataset) -> None:
+        """`split` is what it is given as."""
+        self.split, self.name = split, str(split or "dataset")
+        self._dataset, self._lock = dataset, threading.Lock()
         self.length = self._asked(lambda: len(dataset), "its length")
         if not 0 <= self.length <= _MOST:
-            raise ConfigError(f"{name}: {self.length} images, allowed {_MOST}")
+            raise ConfigError(f"{self.name}: {self.length} images, allowed {_MOST}")
+        named = self._asked(lambda: map(str, getattr(dataset, "classes", ())), "its classes")
+        self.classes: tuple[str, ...] = tuple(named)
 
-    def item(self, i: int) -> tuple[Any, ...]:
-        """An image, its label, and perhaps a name."""
+    def item(self, i: int) -> tuple[Any, str, tuple[str, ...]]:
+        """An image, the name of its class, and the people in it."""
         with self._lock:
             found = self._asked(lambda: self._dataset[i], f"item {i}")
             length = self._asked(lambda: len(self._dataset), "its length")
@@ -89,11 +84,18 @@ class _Reader:
             raise ConfigError(
                 f"{self.name}, item {i}: {kind}, allowed (image, label) or (image, label, name)"
             )
-        return tuple(found)
+        where = f"{self.name}, item {i}"
+        people = people_in(found[2], where) if len(found) > 2 else ()
+        return found[0], label_of(found[1], where, self.classes), people
 
-    def image(self, i: int) -> Image.Image:
-        """The image at a place."""
-        found = self.item(i)[0]
+    def image(self, i: int, before: tuple[str, tuple[str, ...]]) -> Image.Image:
+        """The image at a place, which had this label and these people before."""
+        found, *now = self.item(i)
+        if tuple(now) != before:
+            raise ConfigError(
+                f"{self.name}, item {i}: another label or person than at first, allowed is a dataset "
+                "whose items stay at their places"
+            )
         if isinstance(found, Image.Image):
             return found
         pixels = np.asarray(found)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from qmu_edge.data.decoding import Encoded
-from qmu_edge.data.pictures import Picture, in_order, split_of, split_of_name
-from qmu_edge.data.subjects import subject_name
+from qmu_edge.data.pictures import Picture, in_order, label_of, split_of, split_of_name
+from qmu_edge.data.subjects import people_in, text_of
 from qmu_edge.errors import ConfigError
 
 _SUFFIXES: Final = (".parquet", ".arrow")
@@ -29,7 +29,11 @@ def tables(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
     Raises:
         ConfigError: pyarrow is missing, a file is damaged, or its columns are others.
     """
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in _SUFFIXES)
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(p for p in path.rglob("*") if p.suffix in _SUFFIXES and p.is_file())
+    )
     found: list[Picture] = []
     names: tuple[str, ...] = ()
     for file in files:
@@ -68,6 +72,8 @@ class _Table:
                 mapped.seek(0)
                 self._file = opened(mapped).read_all().to_batches()
                 schema = self._file[0].schema if self._file else pyarrow.schema([])
+                for batch in self._file:
+                    batch.validate(full=True)  # places in a buffer that lie would be read beyond it
                 self._sizes = [len(batch) for batch in self._file]
         except self._errors as error:
             raise ConfigError(f"{path}: not a table: {str(error)[:200]}") from None
@@ -82,29 +88,34 @@ class _Table:
             labels, *others = (self._values(group, column) for column in ("label", "split", "subject", "id"))
             for row, (label, split, subject, given) in enumerate(zip(labels, *others, strict=True)):
                 where = f"{self.path}, row {number}"
-                whom = subject_name(str(subject or ""), where)
+                if given is not None and text_of(given) is None:
+                    kind = type(given).__name__
+                    raise ConfigError(
+                        f"{where}: an id of the type {kind}, allowed are text and whole numbers"
+                    )
                 yield Picture(
-                    str(given) if given else f"{name}/{number:06d}",
-                    split_of(split, where) if split else of_file,
+                    text_of(given) or f"{name}/{number:06d}",
+                    of_file if split in (None, "") else split_of(split, where),
                     self._label(label, where),
                     Encoded(where, partial(self._bytes, group, row)),
-                    (whom,) if whom else (),
+                    people_in(subject, where),
                 )
                 number += 1
 
     def _label(self, label: Any, where: str) -> str:
-        if self.class_names and isinstance(label, int):
-            if not 0 <= label < len(self.class_names):
-                raise ConfigError(f"{where}: label {label}, allowed 0 to {len(self.class_names) - 1}")
-            return self.class_names[label]
-        if label is None or not str(label).strip():
-            raise ConfigError(f"{where}: no label")
-        return str(label).strip()
+        name = label_of(label, where, self.class_names)
+        if self.class_names and name not in self.class_names:
+            raise ConfigError(f"{where}: label {name[:80]!r}, not among the classes that the file names")
+        return name
 
     def _values(self, group: int, column: str) -> Sequence[Any]:
         if column not in self._names:
             return [None] * self._sizes[group]
-        found: list[Any] = self._group(group, column).to_pylist()
+        values = self._group(group, column)
+        try:
+            found: list[Any] = values.to_pylist()
+        except self._errors as error:  # a time that Python has not, text that is not UTF-8
+            raise ConfigError(f"{self.path}: column {column}: {str(error)[:200]}") from None
         return found
 
     def _bytes(self, group: int, row: int) -> bytes:

@@ -27,6 +27,7 @@ from qmu_edge.data.decoding import (
     mode_and_size,
 )
 from qmu_edge.data.index import Form, npy_header
+from qmu_edge.data.subjects import text_of
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.files import write_blocks
 from qmu_edge.io.progress import Progress
@@ -43,16 +44,41 @@ SPLITS: Final = {
 """How sets call their splits."""
 
 
-def split_of(text: str, where: str) -> str:
+def split_of(text: Any, where: str) -> str:
     """The split of a name that a set gives it.
 
     Raises:
         ConfigError: It is none; `where` is said.
     """
-    found = SPLITS.get(text.strip().casefold())
+    found = SPLITS.get(text.strip().casefold()) if isinstance(text, str) else None
     if found is None:
-        raise ConfigError(f"{where}: split {text[:80]!r}: allowed are train, validation and test")
+        raise ConfigError(f"{where}: split {str(text)[:80]!r}: allowed are train, validation and test")
     return found
+
+
+def label_of(found: Any, where: str, class_names: Sequence[str] = ()) -> str:
+    """The name of the class that a set gives a picture: a text, or a whole number.
+
+    Args:
+        found: What the set says.
+        where: It stands.
+        class_names: What numbers are the numbers of, where the set says.
+
+    Raises:
+        ConfigError: It is nothing, something else, or no number of a class.
+    """
+    text = text_of(found)
+    if text is None and found is not None:
+        kind = type(found).__name__
+        raise ConfigError(f"{where}: a label of the type {kind}, allowed are text and whole numbers")
+    if text is None or not text.strip():
+        raise ConfigError(f"{where}: no label")
+    if not class_names or isinstance(found, str):
+        return normalize("NFC", text.strip())
+    number = int(found)
+    if not 0 <= number < len(class_names):
+        raise ConfigError(f"{where}: label {number}, allowed 0 to {len(class_names) - 1}")
+    return class_names[number]
 
 
 def split_of_name(name: str) -> str:

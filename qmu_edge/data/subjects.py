@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from operator import index
 from pathlib import Path
 from typing import Any, Final
 
@@ -152,6 +153,34 @@ def spelled_alike(subjects: Sequence[tuple[str, ...]]) -> list[tuple[int, ...]]:
 def _folded(name: str) -> str:
     """What names that differ in case or spacing only have in common."""
     return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def text_of(found: Any) -> str | None:
+    """A text, or a whole number as text; None for anything else.
+
+    >>> text_of("ana"), text_of(0), text_of(1.0), text_of(["ana"])
+    ('ana', '0', None, None)
+    """
+    if isinstance(found, str | bool):
+        return str(found)
+    try:
+        return str(index(found))
+    except (TypeError, ValueError):  # no number, or one of thousands of digits
+        return None
+
+
+def people_in(found: Any, where: str) -> tuple[str, ...]:
+    """The people whom a set names in a picture: a text, a whole number or a list of these; None for nobody.
+
+    Raises:
+        ConfigError: It is something else, which would become a name that nobody asks for.
+    """
+    each = found if isinstance(found, list | tuple) else [] if found is None else [found]
+    names = [text_of(one) for one in each]
+    if None in names:
+        kind = type(each[names.index(None)]).__name__
+        raise ConfigError(f"{where}: a subject of the type {kind}, allowed are text, whole numbers and lists")
+    return tuple(dict.fromkeys(filter(None, (subject_name(name or "", where) for name in names))))
 
 
 def subject_name(text: str, where: str) -> str:

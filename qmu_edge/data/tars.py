@@ -13,12 +13,17 @@ from typing import Any, Final
 
 from qmu_edge.data.decoding import Encoded
 from qmu_edge.data.folder import SUFFIXES
-from qmu_edge.data.pictures import Picture, in_order, split_of, split_of_name
-from qmu_edge.data.subjects import subject_name
+from qmu_edge.data.pictures import Picture, in_order, label_of, split_of, split_of_name
+from qmu_edge.data.subjects import people_in
 from qmu_edge.errors import ConfigError
 
 _MOST_LABEL: Final = 1 << 16  # bytes of what stands beside an image
 _MOST_IMAGE: Final = 1 << 28
+_MOST_HEADER: Final = 1 << 13
+_ABOUT_THE_NEXT: Final = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
 _END: Final = 512  # zero bytes that close an archive
 _BROKEN: Final = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)
 
@@ -31,13 +36,16 @@ def archives(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]
     """
     found: list[Picture] = []
     left_out: list[str] = []
-    for file in [path] if path.is_file() else sorted(path.rglob("*.tar")):
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*.tar") if p.is_file()):
         name = file.relative_to(path).as_posix() if file != path else file.name
         samples: dict[str, dict[str, tuple[int, int]]] = {}
         for member, start, size in _members(file):
             folder, _, last = member.rpartition("/")
             stem, _, suffix = last.partition(".")
-            samples.setdefault(f"{folder}/{stem}".lstrip("/"), {})[suffix.lower()] = (start, size)
+            parts = samples.setdefault(f"{folder}/{stem}".lstrip("/"), {})
+            if suffix.lower() in parts:  # an image of one sample with the person of another
+                raise ConfigError(f"{file}: {member[:80]!r}: a second file of this sample and suffix")
+            parts[suffix.lower()] = (start, size)
         for key, parts in samples.items():
             if picture := _picture(file, name, key, parts):
                 found.append(picture)
@@ -53,25 +61,43 @@ def _members(path: Path) -> Iterator[tuple[str, int, int]]:
     """Name, first byte and bytes of each file; whole, or an error."""
     end = 0
     try:
-        with tarfile.open(path, "r:") as archive:
+        with tarfile.open(path, "r:", tarinfo=_Header) as archive:
             for member in archive:
+                if member.size < 0 or archive.offset <= end:  # it would be read again, for ever
+                    raise ValueError(f"a member of {member.size} bytes")
                 if member.isfile() and not member.issparse():
                     yield member.name, member.offset_data, member.size
                 end = archive.offset
-        whole = path.stat().st_size >= end + _END
+        whole = not any(closing := _read(path, end, _END)) and len(closing) == _END
     except _BROKEN as error:
         raise ConfigError(f"{path}: not a whole, uncompressed tar file: {str(error)[:200]}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     if not whole:
-        raise ConfigError(f"{path}: cut off behind byte {path.stat().st_size}")
+        raise ConfigError(f"{path}: cut off, or damaged, behind byte {end}")
+
+
+class _Header(tarfile.TarInfo):
+    """A header; what says more about a member, in front of it, is small: long ones take Python for ever."""
+
+    @classmethod
+    def frombuf(cls, *args: Any, **kwargs: Any) -> "_Header":
+        """Read 512 bytes."""
+        found = super().frombuf(*args, **kwargs)
+        if found.type in _ABOUT_THE_NEXT and not 0 <= found.size <= _MOST_HEADER:
+            raise ValueError(f"a header of {found.size} bytes, allowed {_MOST_HEADER}")
+        return found
 
 
 def _picture(path: Path, name: str, key: str, parts: dict[str, tuple[int, int]]) -> Picture | None:
     where = f"{path}: {key[:80]!r}"
-    image = next((suffix for suffix in parts if f".{suffix.rpartition('.')[2]}" in SUFFIXES), None)
-    if image is None:
+    images = [suffix for suffix in parts if f".{suffix.rpartition('.')[2]}" in SUFFIXES]
+    plain = [suffix for suffix in images if f".{suffix}" in SUFFIXES] or images  # a mask is KEY.mask.png
+    if not plain:
         return None
+    if len(plain) > 1:
+        raise ConfigError(f"{where}: images .{' and .'.join(plain[:4])}, allowed is one")
+    image = plain[0]
     if parts[image][1] > _MOST_IMAGE:
         raise ConfigError(f"{where}: an image of {parts[image][1]} bytes, allowed {_MOST_IMAGE}")
     noted: dict[str, Any] = {}
@@ -79,16 +105,15 @@ def _picture(path: Path, name: str, key: str, parts: dict[str, tuple[int, int]])
         noted = _noted(path, *parts["json"], where)
     if "cls" in parts:
         noted["label"] = _text(path, *parts["cls"], where)
-    label = str(noted.get("label", "")).strip()
-    if not label:
+    if noted.get("label") is None:
         raise ConfigError(f"{where}: no label: needed is a member .cls, or .json with label")
-    whom, split = subject_name(str(noted.get("subject") or ""), where), str(noted.get("split") or "")
+    split = noted.get("split")
     return Picture(
         f"{name.removesuffix('.tar')}/{key}",
-        split_of(split, where) if split else split_of_name(name),
-        label,
+        split_of_name(name) if split in (None, "") else split_of(split, where),
+        label_of(noted["label"], where),
         Encoded(where, partial(_read, path, *parts[image])),
-        (whom,) if whom else (),
+        people_in(noted.get("subject"), where),
     )
 
 

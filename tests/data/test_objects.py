@@ -111,3 +111,40 @@ def test_any_dataset_of_torchvision_can_be_named(tmp_path: Path) -> None:
         other = recipe.model_copy(update={"source": f"torchvision:{name}"})
         with pytest.raises(ConfigError, match=f"torchvision:{name}: "):
             load(other, Progress())
+
+
+class Shuffled(Photos):
+    """Another item at a place each time it is asked for."""
+
+    asked = 0
+
+    def __getitem__(self, i: int, /) -> Any:
+        """An item."""
+        self.asked += 1
+        return super().__getitem__((i + self.asked // 8) % 8)
+
+
+class Nameless(Photos):
+    """Classes that are none."""
+
+    classes: Any = 5
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        ({"train": Shuffled(list(range(8)))}, "train, item 0: another label or person than at first"),
+        ({"train": Nameless([0, 1])}, "train: its classes: TypeError"),
+        ({"train": Photos([0, 1], lambda item: (item[0], 1.0))}, "item 0: a label of the type float"),
+        ({"train": Photos([0, 1], lambda item: (*item[:2], {"a": 1}))}, "item 0: a subject of the type dict"),
+        ({"train": Photos([0, 1], lambda item: (np.zeros((0, 4), np.uint8), item[1]))}, "pixels, at least 1"),
+    ],
+)
+def test_objects_that_say_something_else_are_refused(sets: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read(sets)
+
+
+def test_the_person_whose_number_is_0_is_one_and_a_list_is_several() -> None:
+    assert read({"": Photos([0, 1], lambda item: (*item[:2], 0))}).subjects == (("0",), ("0",))
+    assert read({"": Photos([0], lambda item: (*item[:2], ["ana", "bo"]))}).subjects == (("ana", "bo"),)

@@ -1,10 +1,12 @@
 """Tables of Arrow: what Hugging Face's datasets writes, and what others do."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from qmu_edge.errors import ConfigError
@@ -109,3 +111,47 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError, match='needs pyarrow, the extra "parquet"'):
         loaded(tmp_path / "set.parquet")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"split": [1] * 8}, "row 0: split '1': allowed are"),
+        ({"label": ["cat", "owl"] * 4}, "row 1: label 'owl', not among the classes"),
+        ({"label": [[1], [2]] * 4}, "row 0: a label of the type list"),
+        ({"subject": [{"name": "ana"}] * 8}, "row 0: a subject of the type dict"),
+        ({"id": [1.5] * 8}, "row 0: an id of the type float"),
+        ({"label": pyarrow.array([1, 2] * 4, pyarrow.timestamp("ns"))}, "column label: Nanosecond"),
+    ],
+)
+def test_values_of_other_kinds_are_refused(tmp_path: Path, columns: dict[str, Any], said: str) -> None:
+    parquet.write_table(table(**columns), tmp_path / "set.parquet")
+    with pytest.raises(ConfigError, match=said):
+        loaded(tmp_path / "set.parquet")
+
+
+def test_a_row_shows_several_people_and_the_first_number_is_one(tmp_path: Path) -> None:
+    parquet.write_table(table(subject=[["ana", "bo"]] + [[]] * 7), tmp_path / "lists.parquet")
+    parquet.write_table(table(subject=[0, 1] * 4), tmp_path / "numbers.parquet")
+    assert loaded(tmp_path / "lists.parquet").subjects[:2] == (("ana", "bo"), ())
+    assert loaded(tmp_path / "numbers.parquet").subjects[:2] == (("0",), ("1",))
+
+
+def test_places_that_lie_are_not_followed(tmp_path: Path) -> None:
+    good = table(names=False, label=["cat", "dog"] * 4)
+    with pyarrow.ipc.new_stream(tmp_path / "set.arrow", good.schema) as stream:
+        stream.write_table(good)
+    data = (tmp_path / "set.arrow").read_bytes()
+    places = np.array(range(0, 27, 3), np.int32).tobytes()  # of labels of three letters
+    assert data.count(places) == 1
+    lying = places[:16] + b"\xff\xff\xff\x0f" * 5
+    (tmp_path / "set.arrow").write_bytes(data.replace(places, lying))
+    with pytest.raises(ConfigError, match=r"set\.arrow: not a table"):
+        loaded(tmp_path / "set.arrow")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_what_is_no_file_in_a_folder_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
+    parquet.write_table(table(), tmp_path / "a.parquet")
+    os.mkfifo(tmp_path / f"b.{suffix}")
+    assert len(loaded(tmp_path).ids) == 8

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qmu_edge.data.decoding import Encoded
-from qmu_edge.data.pictures import Decoder, Picture, split_of, split_of_name
+from qmu_edge.data.pictures import Decoder, Picture, label_of, split_of, split_of_name
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
 from tests.data.photos import LABELS, PIXELS, png
@@ -85,3 +85,20 @@ def test_another_split_is_refused() -> None:
 )  # fmt: skip
 def test_a_file_may_say_of_which_split_its_rows_are(name: str, split: str) -> None:
     assert split_of_name(name) == split
+
+
+def test_labels_are_text_or_whole_numbers() -> None:
+    assert label_of(" cat ", "row 0") == "cat" and label_of(0, "row 0") == "0"
+    assert label_of(np.uint8(1), "row 0", ("a", "b")) == "b"
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "no label"), (" ", "no label"), (1.0, "type float"), ([1], "type list"),
+        (b"cat", "type bytes"), (2, "label 2, allowed 0 to 1"), (-1, "label -1"),
+    ],
+)  # fmt: skip
+def test_a_label_that_is_nothing_or_something_else_is_refused(found: object, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^row 0: .*{said}"):
+        label_of(found, "row 0", ("a", "b"))

@@ -5,9 +5,17 @@ import os
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from qmu_edge.data.subjects import in_other_letters, normal, pseudonym, pseudonyms, read_subjects
+from qmu_edge.data.subjects import (
+    in_other_letters,
+    normal,
+    people_in,
+    pseudonym,
+    pseudonyms,
+    read_subjects,
+)
 from qmu_edge.errors import ConfigError
 
 
@@ -147,3 +155,15 @@ def test_subject_lists_that_are_no_files_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             read_subjects(path, ["a"])
+
+
+def test_people_of_a_set_are_text_numbers_or_lists_and_nobody_gets_lost() -> None:
+    assert people_in(None, "row 0") == people_in("", "row 0") == people_in([], "row 0") == ()
+    assert people_in(0, "row 0") == ("0",) and people_in(np.int64(3), "row 0") == ("3",)
+    assert people_in(["ana", " bo ", "ana"], "row 0") == ("ana", "bo")
+
+
+@pytest.mark.parametrize("found", [1.0, b"ana", {"name": "ana"}, [["ana"]], np.array(["ana", "bo"])])
+def test_a_person_that_nobody_could_ask_for_is_refused(found: object) -> None:
+    with pytest.raises(ConfigError, match=r"^row 0: a subject of the type \w+, allowed are text"):
+        people_in(found, "row 0")

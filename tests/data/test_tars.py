@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -87,3 +88,68 @@ def test_other_archives_are_refused(tmp_path: Path) -> None:
         loaded(tmp_path / "set.tar")
     with pytest.raises(ConfigError, match="no images"):
         loaded(write(tmp_path / "set.tar", {"a.txt": b""}))
+
+
+def raw(
+    path: Path, name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, size: int | None = None
+) -> None:
+    """Put a member in front of what closes an archive, of a size that may lie."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type = len(data), kind
+    head = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    if size is not None:
+        head[124:136] = size.to_bytes(12, "big", signed=True)
+        head[148:156] = b" " * 8
+        head[148:156] = b"%06o\0 " % sum(head)
+    with tarfile.open(path) as archive:
+        end = max(m.offset_data + -(-m.size // 512) * 512 for m in archive)
+    path.write_bytes(path.read_bytes()[:end] + head + data + bytes(-len(data) % 512) + bytes(1024))
+
+
+def test_a_member_of_negative_size_is_refused_and_not_read_again_for_ever(tmp_path: Path) -> None:
+    raw(write(tmp_path / "set.tar", members()), "x.png", size=-512)
+    with pytest.raises(
+        ConfigError, match=r"set\.tar: not a whole, uncompressed tar file: a member of -512 bytes"
+    ):
+        loaded(tmp_path / "set.tar")
+
+
+def test_long_headers_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    raw(write(tmp_path / "set.tar", members()), "x", b"9" * 10_000, tarfile.XHDTYPE)
+    with pytest.raises(ConfigError, match="a header of 10000 bytes, allowed 8192"):
+        loaded(tmp_path / "set.tar")
+
+
+def test_an_archive_that_is_damaged_in_its_middle_is_not_read_as_a_shorter_one(tmp_path: Path) -> None:
+    data = bytearray(write(tmp_path / "set.tar", members(), tarfile.USTAR_FORMAT).read_bytes())
+    data[data.rindex(b"a/6.PNG")] ^= 1
+    (tmp_path / "set.tar").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"set\.tar: cut off, or damaged, behind byte"):
+        loaded(tmp_path / "set.tar")
+
+
+@pytest.mark.parametrize("name", ["a/0.json", "/a/0.json", "a/0.png"])
+def test_a_sample_is_not_made_of_the_parts_of_two(tmp_path: Path, name: str) -> None:
+    data = json.dumps({"label": "dog", "subject": "eve"}).encode() if name.endswith("json") else png(3)
+    raw(write(tmp_path / "set.tar", members()), name, data)
+    with pytest.raises(ConfigError, match="a second file of this sample and suffix"):
+        loaded(tmp_path / "set.tar")
+
+
+def test_the_image_is_not_its_mask_and_of_two_none_is_chosen(tmp_path: Path) -> None:
+    path = write(tmp_path / "set.tar", {"a/0.mask.png": png(5), **members()})
+    assert holds_all(loaded(path))
+    with pytest.raises(ConfigError, match=r"images \.png and \.jpg, allowed is one"):
+        loaded(write(path, {**members(), "a/0.jpg": png(1)}))
+
+
+def test_no_label_is_no_class_of_that_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "set.tar", {**members(), "a/0.json": b'{"label": null, "subject": 0}'})
+    with pytest.raises(ConfigError, match="no label: needed is"):
+        loaded(path)
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
+    write(tmp_path / "a.tar", members())
+    os.mkfifo(tmp_path / "b.tar")
+    assert len(loaded(tmp_path).ids) == 8
