@@ -98,7 +98,8 @@ def test_whatever_an_archive_raises_is_one_line(tmp_path: Path, damage: str) -> 
         place = data.index(b"{'descr'")
         data[place : place + 118] = b"(" * 117 + b"\n"
         head = zlib.crc32(data[place - 10 : place - 10 + 128 + images.size]).to_bytes(4, "little")
-        data[14:18] = head
+        at = data.index(b"PK\x01\x02") + 16
+        data[at : at + 4] = data[14:18] = head
     path.write_bytes(data)
     with pytest.raises(ConfigError, match=r"^\S*set\.npz: "):
         loaded(path)
