@@ -57,7 +57,7 @@ class DataRecipe(_Section):
             constants, not statistics of the data: what was computed from a deleted image would stay.
         pad: Pixels of padding for the random crop of the training images; 0 for none.
         flip: Random horizontal flips of the training images.
-        memory_gb: Image sets larger than this stay on disk and are streamed.
+        memory_gb: Image sets larger than this stay on disk and are streamed; a larger .npz is refused.
         disk_gb: `init` refuses sets of files whose decoded images take more than this.
     """
 

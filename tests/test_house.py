@@ -50,7 +50,6 @@ TESTED_IN = {
     "receipt/test_receipt.py": ("qmu_edge/receipt/version1",),
     "receipt/test_statement.py": ("qmu_edge/receipt/fields",),
     "unlearn/test_last_blocks.py": ("qmu_edge/unlearn/methods/cf_k", "qmu_edge/unlearn/methods/eu_k"),
-    "unlearn/test_methods.py": ("qmu_edge/unlearn/registry",),
 }  # fmt: skip
 
 

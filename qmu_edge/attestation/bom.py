@@ -86,12 +86,12 @@ def _metric(kind: str, of: str, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: float) -> str:
-    """A number as CycloneDX has it, with so many digits as an interval needs.
+    """A number as CycloneDX has it.
 
-    >>> _text(0.98765), _text(1.0)
-    ('0.9877', '1.0000')
+    >>> _text(0.98), _text(1.0)
+    ('0.98', '1.00')
     """
-    return f"{value:.4f}"
+    return f"{value:.2f}"
 
 
 def _properties(facts: Facts) -> Iterator[tuple[str, str]]:

@@ -35,7 +35,7 @@ def archive(path: Path, most_bytes: float) -> Source:
         with zipfile.ZipFile(path) as file:
             found = sum(member.file_size for member in file.infolist())
         if found > most_bytes:
-            raise ConfigError(f"{path}: {found} bytes of arrays, allowed {most_bytes:.0f}: see data.disk_gb")
+            raise ConfigError(f"{path}: {found} bytes of arrays, allowed {most_bytes:.0f} (data.memory_gb)")
         with np.load(path, allow_pickle=False) as arrays:
             parts = [_part(path, arrays, split, *names) for split, *names in _named(path, arrays.files)]
     except QmuEdgeError:

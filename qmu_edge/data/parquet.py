@@ -18,6 +18,7 @@ from qmu_edge.errors import ConfigError
 
 _SUFFIXES: Final = (".parquet", ".arrow")
 _MOST_SHOWN: Final = 12
+_MOST_GROUP: Final = 1 << 30  # bytes
 
 
 def tables(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
@@ -64,7 +65,7 @@ class _Table:
                 self._file: Any = parquet.ParquetFile(path)
                 schema = self._file.schema_arrow
                 self._sizes = [
-                    self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)
+                    _rows(self._file.metadata.row_group(i), path) for i in range(self._file.num_row_groups)
                 ]
             else:
                 mapped = pyarrow.memory_map(str(path))
@@ -156,6 +157,15 @@ class _Table:
             f"{self.path}: columns {shown}: needed are label and one of images (a struct with "
             "bytes, or binary and named image)"
         )
+
+
+def _rows(group: Any, path: Path) -> int:
+    """How many rows a row group has, which is read whole."""
+    if group.total_byte_size > _MOST_GROUP:
+        raise ConfigError(
+            f"{path}: a row group of {group.total_byte_size} bytes, allowed {_MOST_GROUP}: write smaller ones"
+        )
+    return int(group.num_rows)
 
 
 def _class_names(path: Path, schema: Any) -> tuple[str, ...]:

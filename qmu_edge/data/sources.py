@@ -98,15 +98,15 @@ def load(
         return decoder.source(*read(Path(str(recipe.path))))
     if recipe.source.startswith("torchvision:"):
         return decoder.source(*given(_datasets(recipe.source.partition(":")[2], str(recipe.path))))
-    found = _as_arrays(recipe, decoder.most_bytes)
+    found = _as_arrays(recipe)
     return found if form is None else replace(found, images=_made_to(found.images, form.shape, form.fit))
 
 
-def _as_arrays(recipe: DataRecipe, most_bytes: float) -> Source:
+def _as_arrays(recipe: DataRecipe) -> Source:
     if recipe.source == "digits":
         return _digits(recipe.size)
     if recipe.source == "arrays":
-        found = archive(Path(str(recipe.path)), most_bytes)
+        found = archive(Path(str(recipe.path)), recipe.memory_gb * 2**30)
         return replace(found, images=_resized(found.images, recipe.size, recipe.fit))
     return _torchvision(recipe)
 

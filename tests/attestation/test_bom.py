@@ -47,17 +47,17 @@ def test_it_lists_every_file_with_its_digest_and_where_the_receipt_is() -> None:
 
 def test_figures_come_with_their_interval() -> None:
     metrics = card_of(read(bom(facts(measured(100)))))["quantitativeAnalysis"]["performanceMetrics"]
-    ends = {"lowerBound": "0.2400", "upperBound": "0.7600"}
-    accuracy = {"type": "accuracy", "slice": "test", "value": "0.5000", "confidenceInterval": ends}
-    assert accuracy in metrics and len(metrics) == 4
+    ends = {"lowerBound": "0.20", "upperBound": "0.80"}
+    accuracy = {"type": "accuracy", "slice": "test", "value": "0.50", "confidenceInterval": ends}
+    assert accuracy in metrics and len(metrics) == 3
     left = metrics[-1]
-    assert (left["type"], left["slice"], left["value"]) == ("residual", "forgotten samples", "0.0500")
+    assert (left["type"], left["slice"], left["value"]) == ("residual", "forgotten samples", "0.05")
 
 
 def test_an_end_that_there_is_not_is_left_out() -> None:
     verdict = {**VERDICT, "residuals": [{**RESIDUAL, "value": None, "low": None}]}
     (left,) = card_of(read(bom(facts(made(verdict=verdict)))))["quantitativeAnalysis"]["performanceMetrics"]
-    assert left["confidenceInterval"] == {"upperBound": "0.2000"} and "value" not in left
+    assert left["confidenceInterval"] == {"upperBound": "0.20"} and "value" not in left
 
 
 def test_figures_of_a_file_that_is_not_shipped_are_left_out() -> None:

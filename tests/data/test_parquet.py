@@ -94,6 +94,13 @@ def test_notes_that_are_no_notes_are_an_error(tmp_path: Path, notes: str) -> Non
         loaded(tmp_path / "set.parquet")
 
 
+def test_a_row_group_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qmu_edge.data.parquet._MOST_GROUP", 100)
+    parquet.write_table(table(), tmp_path / "set.parquet")
+    with pytest.raises(ConfigError, match=r"a row group of .* allowed 100"):
+        loaded(tmp_path / "set.parquet")
+
+
 def test_damaged_files_are_an_error(tmp_path: Path) -> None:
     parquet.write_table(table(), tmp_path / "set.parquet", compression="NONE")
     whole = (tmp_path / "set.parquet").read_bytes()
