@@ -1,6 +1,7 @@
 """What is installed: the package list, the links, the data files, and nothing else."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -133,7 +134,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     for folder, pattern in (("recipes", "*.toml"), ("schemas", "*.json")):
         data = {f"qmu_edge/{folder}/{p.name}" for p in (source / "qmu_edge" / folder).glob(pattern)}
         assert data and data <= set(names)
-    assert not [n for n in names if "test" in n.lower() or n.startswith("bench")]
+    assert not [n for n in names if re.search(r"(^|/)(tests?|bench)[/_.]", n.lower())]
     sources = {n for n in names if n.endswith(".py")}
     assert sources == {f"qmu_edge/{p}" for p in _sources(source)}
 

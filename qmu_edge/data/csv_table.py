@@ -74,8 +74,8 @@ class CsvTable:
         places = [self.names.index(name) if name in self.names else None for name in columns]
         with _readable(self.path), self.path.open(encoding=self.encoding, newline="") as file:
             rows = csv.reader(file, strict=True, delimiter=self.delimiter)
-            next(rows)
             try:
+                next(rows, None)  # the header: read by itself before
                 for row in rows:
                     if not any(map(str.strip, row)):
                         continue

@@ -157,7 +157,7 @@ class Manifest:
         if not self.onnxruntime.keys() <= self.files.keys():
             return f"onnxruntime names {', '.join(self.onnxruntime)[:100]!r}, not all among its files"
         if about.number < 0 or (about.time is None) != (about.number == 0):
-            return f"number {about.number} with time {about.time}"
+            return f"number {about.number} with time {str(about.time)[:40]}"
         if about.time is not None and not TIME.fullmatch(about.time):
             return f"time {about.time[:40]!r}, allowed RFC 3339 in UTC"
         if (about.receipt is not None) != (RECEIPT in self.files) or (about.receipt and not about.number):

@@ -63,7 +63,8 @@ def kill_at(
         project = begin(job, at)
         ended = driver.run(project, *job.command(project), what=what, at=n, record=record)
         wrong = survive(driver, job, run, project, repair=number % 2 == 1)
-        early = ended.code == 0 and len(recorded(record)) < n
+        left = [call.op for call in recorded(record)[n - 1 :]]
+        early = ended.code == 0 and not ("write" in left if what == KILL_HALF_WAY else left)
         missed += early
         if wrong or not (early or ended.code == -signal.SIGKILL):
             found[f"action {what} at {n} {run.calls[n - 1][:2]}: {ended.code}"] = wrong

@@ -24,7 +24,9 @@ def test_columns_are_found_by_name_in_any_form(tmp_path: Path, delimiter: str, e
     ("data", "said"),
     [
         (b"a,a,b\n1,2,3\n", "must be the header a,b"), (b"", "must be the header"),
-        (b"a,b\n1\n", "line 2: 1 fields, allowed 2"), (b"a,b\n\xff,2\n", "not UTF-8.* at byte"),
+        (b"a,b\n1\n", "line 2: 1 fields, allowed 2"),
+        (b'a,b,"c', "line 1: unexpected end of data"),
+        (b"a,b\n\xff,2\n", "not UTF-8.* at byte"),
         ("a,b\n1,2\n".encode("utf-16-le"), "in UTF-8 or in UTF-16 with a byte order mark"),
     ],
 )  # fmt: skip
