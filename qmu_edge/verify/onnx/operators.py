@@ -181,9 +181,10 @@ def _matmul(node: Node, inputs: list[Shape], names: Names) -> tuple[Shape, int]:
 
 
 def _reshape(node: Node, inputs: list[Shape], names: Names) -> tuple[Shape, int]:
-    if node.integer("allowzero", 0):
+    wanted = _constant(node, 1, "shape", names)
+    if node.integer("allowzero", 0) and 0 in wanted:
         raise ValueError("zeros that mean zero")
-    sizes = [inputs[0][i] if s == 0 else s for i, s in enumerate(_constant(node, 1, "shape", names))]
+    sizes = [inputs[0][i] if s == 0 else s for i, s in enumerate(wanted)]
     open_at, total = [i for i, s in enumerate(sizes) if s == -1], math.prod(inputs[0])
     for i in open_at:
         sizes[i] = total // math.prod(s for s in sizes if s != -1)
