@@ -22,7 +22,6 @@ USE: Final = "Classification of images on devices; a class is one of the classes
 def bom(facts: Facts) -> bytes:
     """The file: RFC 8785 form, the same bytes for the same facts."""
     document: dict[str, Any] = {
-        "$schema": "http://cyclonedx.org/schema/bom-1.7.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.7",
         "version": 1,
