@@ -11,7 +11,6 @@ Sources: OpenSSF Model Signing 1.0 (predicate `https://model_signing/signature/v
 """
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from qmu_edge.io.digest import Sha256, is_sha256
 from qmu_edge.io.json import compact, parse_object
 from qmu_edge.io.names import is_file_name
 from qmu_edge.receipt import p256
-from qmu_edge.receipt.envelope import PAYLOAD_TYPE, pae
+from qmu_edge.receipt.envelope import PAYLOAD_TYPE, from_base64, pae
 from qmu_edge.receipt.statement import STATEMENT_TYPE
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def read(data: bytes, source: object) -> Signed:
     document = parse_object(data, what, LedgerError)
     try:
         (mark,) = document["dsseEnvelope"]["signatures"]
-        payload, signature = _bytes(document["dsseEnvelope"]["payload"]), _bytes(mark["sig"])
+        payload, signature = from_base64(document["dsseEnvelope"]["payload"]), from_base64(mark["sig"])
         hint = document["verificationMaterial"]["publicKey"]["hint"]
         statement = parse_object(payload, what, LedgerError)
         resources = statement["predicate"]["resources"]
@@ -145,10 +144,3 @@ def _encoded(payload: bytes, signature: bytes, hint: str) -> bytes:
             },
         }
     )  # fmt: skip
-
-
-def _bytes(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(str(error)) from None

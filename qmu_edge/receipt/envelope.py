@@ -82,7 +82,9 @@ def read(data: bytes, source: object) -> Envelope:
     document = parse_object(data, f"{source}: not a signed envelope", LedgerError)
     try:
         (mark,) = document["signatures"]
-        envelope = Envelope(_bytes(document["payload"]), bytes.fromhex(mark["keyid"]), _bytes(mark["sig"]))
+        envelope = Envelope(
+            from_base64(document["payload"]), bytes.fromhex(mark["keyid"]), from_base64(mark["sig"])
+        )
     except (KeyError, TypeError, ValueError):
         raise LedgerError(
             f"{source}: not a signed envelope: allowed is a DSSE object with one payload and one signature"
@@ -168,7 +170,8 @@ def _encoded(payload: bytes, public_key: bytes, signature: bytes) -> bytes:
     return compact(document)  # which is RFC 8785 form too, for an object of ASCII text alone
 
 
-def _bytes(text: str) -> bytes:
+def from_base64(text: str) -> bytes:
+    """The bytes of a base64 text; ValueError where it is none."""
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:

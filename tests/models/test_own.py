@@ -138,14 +138,20 @@ def test_the_pages_network_of_plain_layers_is_one(toy: Toy) -> None:
     assert parameter_group("head.weight", model) == "head"
 
 
+def requantized(source: str, toy: Toy) -> Classifier:
+    """The network of a model file, calibrated and re-quantized, without training."""
+    model = made(source)
+    calibrate(model, [toy(6).images() / 255.0] * calibration_batches(model))
+    requantize(model, toy(12), batch=6, seed=0, progress=Progress())
+    return model
+
+
 @pytest.mark.filterwarnings("default")
 def test_averages_between_quantized_layers_are_exact_in_every_format(toy: Toy) -> None:
     lines = "a, b = layers.conv_bn(1, 8, 3, edge=True), layers.conv_bn(8, 8, 3)\n    "
     lines += "pools = nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(2)\n    "
     lines += "return nn.Sequential(a, layers.relu(), pools[0], layers.signed(), b, pools[1], layers.relu())"
-    model = made(body(lines))
-    calibrate(model, [toy(6).images() / 255.0] * calibration_batches(model))
-    requantize(model, toy(12), batch=6, seed=0, progress=Progress())
+    model = requantized(body(lines), toy)
     assert {f.parity.max_abs_difference for f in exported(model, toy, *Format)} == {0.0}
 
 
@@ -154,9 +160,7 @@ def test_named_layers_are_followed_as_numbered_ones(toy: Toy) -> None:
     lines = "conv, norm = layers.conv_bn(1, 8, 3, edge=True)\n    named = nn.Sequential()\n    "
     lines += "[named.add_module(n, m) for n, m in (('conv', conv), ('norm', norm), ('relu', layers.relu()))]"
     lines += "\n    return named"
-    model = made(body(lines))
-    calibrate(model, [toy(6).images() / 255.0] * calibration_batches(model))
-    requantize(model, toy(12), batch=6, seed=0, progress=Progress())
+    model = requantized(body(lines), toy)
     assert {f.parity.max_abs_difference for f in exported(model, toy)} == {0.0}
 
 
