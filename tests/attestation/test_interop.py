@@ -30,7 +30,7 @@ def tool(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str
 
 def require(module: str) -> None:
     if tool("-c", f"import {module}").returncode:
-        pytest.skip(f"{module} is not installed; it is in requirements.lock")
+        pytest.skip(f"{module} is not installed: the extra interop has it")
 
 
 def verified(folder: Path, key: bytes = MINE) -> tuple[int, str]:
