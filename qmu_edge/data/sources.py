@@ -1,7 +1,7 @@
-"""Where images come from: scikit-learn's digits, torchvision's sets, a folder of images.
+"""Where images come from: named sets, and folders, tables, archives and objects as people have them.
 
-Every source becomes the same thing: uint8 images (n, c, h, w), labels, sample ids, class names, and the
-test split where the source has one. Image files are hostile input: see `qmu_edge.data.decoding`.
+Every source becomes the same thing: uint8 images (n, c, h, w), labels, sample ids, class names, and
+splits and people where the source has them. Image files are hostile input: see `qmu_edge.data.decoding`.
 
 The digits have no people behind their file: for demonstrations ten made-up writers own blocks of
 consecutive images, `writer-0` the first tenth and so on.

@@ -8,7 +8,7 @@ two people, so names that differ in case or spacing only are reported, by line, 
 import hmac
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from operator import index
@@ -117,7 +117,7 @@ def read_subjects(path: Path, sample_ids: Sequence[str]) -> SubjectList:
     """
     known = set(sample_ids)
     people: defaultdict[str, dict[str, None]] = defaultdict(dict)
-    spellings: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    places: dict[str, int] = {}
     table = CsvTable.of(path, _COLUMNS)
     for line, (sample_id, text) in table.rows(_COLUMNS):
         subject, sample = subject_name(text, f"{path}, line {line}"), unicodedata.normalize("NFC", sample_id)
@@ -129,25 +129,24 @@ def read_subjects(path: Path, sample_ids: Sequence[str]) -> SubjectList:
             raise ConfigError(
                 f"{path}, line {line}: sample {name[:80]!r} has a subject in one line and none in another"
             )
-        spellings[_folded(subject)].setdefault(subject, line)
+        places.setdefault(subject, line)
     return SubjectList(
         tuple(tuple(filter(None, people.get(sample, ()))) for sample in sample_ids),
         table.unused(_COLUMNS),
-        tuple(tuple(lines.values()) for lines in spellings.values() if len(lines) > 1),
+        tuple(spelled_alike(places)),
     )
 
 
-def spelled_alike(subjects: Sequence[tuple[str, ...]]) -> list[tuple[int, ...]]:
-    """For each name of several that differ in case or spacing only, the samples where each first stands.
+def spelled_alike(places: Mapping[str, int]) -> list[tuple[int, ...]]:
+    """Of names and where each first stands: the places of those that differ in case or spacing only.
 
-    >>> spelled_alike([("Ana",), ("bo",), ("ana", "bo"), ("Ana",)])
+    >>> spelled_alike({"Ana": 0, "bo": 1, "ana": 2})
     [(0, 2)]
     """
-    spellings: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for i, people in enumerate(subjects):
-        for name in people:
-            spellings[_folded(name)].setdefault(name, i)
-    return [tuple(places.values()) for places in spellings.values() if len(places) > 1]
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for name, place in places.items():
+        found[_folded(name)].append(place)
+    return [tuple(of) for of in found.values() if len(of) > 1]
 
 
 def _folded(name: str) -> str:

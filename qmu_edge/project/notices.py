@@ -56,7 +56,11 @@ def notices(index: SampleIndex) -> list[str]:
 
 def names_alike(source: "Source") -> list[str]:
     """A sentence where the set's own names of people differ in case or spacing only; no name is said."""
-    found = spelled_alike(source.subjects)
+    places: dict[str, int] = {}
+    for i, people in enumerate(source.subjects):
+        for name in people:
+            places.setdefault(name, i)
+    found = spelled_alike(places)
     if not found:
         return []
     first = " and ".join(source.ids[i] for i in found[0][:_SHOWN])
