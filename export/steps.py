@@ -218,6 +218,8 @@ class _Reader:
         if node.op_type == "Relu":
             return Step("clip", label, (before,), (0.0, np.inf), floor=0.0)
         low, high = (float(self._stored(x)) for x in node.input[1:3])
+        if max(low, -high) <= np.finfo(np.float32).min:  # as before layers with a float weight
+            return before
         source = self.made.get(node.input[0])
         while source is not None and source.op_type in ("MaxPool", *_MOVED):
             source = self.made.get(source.input[0])

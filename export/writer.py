@@ -9,11 +9,12 @@ from onnx import helper
 from torch import Tensor, fx
 
 from qmu_edge.errors import ExportError
-from qmu_edge.export.graph import constant, integer_codes
+from qmu_edge.export.graph import ON_CODES, constant, integer_codes
 from qmu_edge.verify.codes import code_range
 from qmu_edge.verify.onnx.graph import QONNX_DOMAIN
 
 EXAMPLES: Final = 2  # images for which shapes are worked out
+LARGEST: Final = float(np.finfo(np.float32).max)
 BrevitasLayer: TypeAlias = Any  # Brevitas has no types
 BrevitasProxy: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
@@ -30,6 +31,7 @@ class Writer:
     def __init__(self, graph: onnx.ModelProto, found: Mapping[fx.Node, Any]) -> None:
         """Begin with a graph that has input and output."""
         self.graph, self.found = graph, found
+        self._on_grid: set[str] = set()
 
     def shape(self, call: fx.Node) -> Shape:
         """Of the tensor that a call gives, for `EXAMPLES` images."""
@@ -48,6 +50,8 @@ class Writer:
     def node(self, op_type: str, name: str, inputs: list[str], **attributes: Any) -> str:
         """Append a node; its output has the same name."""
         self.graph.graph.node.append(helper.make_node(op_type, inputs, [name], name, **attributes))
+        if op_type == "Quant" or (op_type in ON_CODES and inputs[0] in self._on_grid):
+            self._on_grid.add(name)
         return name
 
     def constant(self, name: str, value: Tensor | np.ndarray | float) -> str:
@@ -91,6 +95,12 @@ class Writer:
         return self.quant(f"{name}.weight.quant", stored, proxy, scale)
 
     def layer_inputs(self, name: str, x: str, layer: BrevitasLayer) -> list[str]:
-        """Names of the input, the weight, and the bias where the layer has one."""
+        """Names of the input, the weight, and the bias where the layer has one.
+
+        Newer onnxruntimes quantize a float weight to 8 bits where DequantizeLinear gives what the layer
+        reads. A Clip that clips nothing keeps the two apart.
+        """
         bias = [] if layer.bias is None else [self.constant(f"{name}.bias", layer.bias)]
+        if x in self._on_grid and not layer.weight_quant.is_quant_enabled:
+            x = self.node("Clip", f"{name}.read", [x, self.number(-LARGEST), self.number(LARGEST)])
         return [x, self.weight(name, layer), *bias]

@@ -28,6 +28,7 @@ from onnx import helper
 from qmu_edge.errors import ExportError
 from qmu_edge.export.formats.qonnx import Quantizer, quantizers
 from qmu_edge.export.graph import (
+    ON_CODES,
     attributes,
     constant,
     copied,
@@ -38,8 +39,6 @@ from qmu_edge.export.graph import (
 )
 
 LAYERS = ("Conv", "Gemm")
-# Compute the same on codes as on values; a Pad with the code of zero.
-ON_CODES = ("Reshape", "MaxPool", "Transpose", "Slice", "Pad", "Resize")
 SUMS = ("Add", "ReduceMean")
 SIGNED_ZERO = 128
 

@@ -80,8 +80,10 @@ def _narrow_scales(model: onnx.ModelProto, floats: Collection[str]) -> list[onnx
     """float16 for the scales of weights and the biases of float layers, where it is exact."""
     widened = []
     for name, values in initializers(model).items():
-        narrow = values.astype(np.float16) if values.dtype == np.float32 else values
-        if values.dtype != np.float32 or name in floats or values.size < FEW or (narrow != values).any():
+        if values.dtype != np.float32 or name in floats or values.size < FEW:
+            continue
+        narrow = values.astype(np.float16)
+        if (narrow != values).any():
             continue
         widened.append(_widened(model, name, narrow, TensorProto.FLOAT))
     return widened

@@ -88,6 +88,13 @@ def test_files_of_plain_networks_are_exact_and_proven(
             np.testing.assert_allclose(found, deploy(model, 8)(images).detach().numpy(), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["Dense", "Repeated"])
+def test_float_layers_between_codes_stay_float_in_every_runtime(name: str, toy: Toy) -> None:
+    """Newer onnxruntimes quantize a float weight to 8 bits where it stands beside DequantizeLinear."""
+    for file in exported(trained(name, toy, edge_bits="float"), toy):
+        assert file.parity.mean_abs_difference < 1e-6, file.format
+
+
 @pytest.mark.parametrize(
     "name", [n if n == "Squeezed" else pytest.param(n, marks=pytest.mark.slow) for n in FACTORIES]
 )
