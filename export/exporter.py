@@ -5,11 +5,12 @@ graph.py     edits of ONNX graphs
 formats/     conversion of that graph to each format
 input.py     type and layout of a file's input
 targets.py   formats, and the consumers' restrictions
+outputs.py   outputs that a file is to be without
 gates.py     validation of a file before it is written
 bundle.py    the bundle for a device
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -38,6 +39,7 @@ from qmu_edge.export.gates import (
 )
 from qmu_edge.export.graph import initializers
 from qmu_edge.export.input import InputSpec, apply_input, fix_batch
+from qmu_edge.export.outputs import keep_outputs
 from qmu_edge.export.targets import ONNXRUNTIME, Format, Target
 from qmu_edge.export.trace import trace
 from qmu_edge.io.digest import sha256_of
@@ -67,8 +69,9 @@ class ExportPlan:
         target: Consumer of the files.
         input: Type and layout of the input.
         batch: Fixed batch size; None for any.
-        class_names: Written into the files.
+        class_names: Of the outputs; written into the files.
         recipe: Digest of the recipe, written into the files.
+        outputs: Labels of the outputs that the files have; None for all.
     """
 
     formats: tuple[Format, ...] = (Format.INTEGER, Format.PACKED, Format.QONNX)
@@ -77,6 +80,7 @@ class ExportPlan:
     batch: int | None = None
     class_names: tuple[str, ...]
     recipe: str = ""
+    outputs: tuple[int, ...] | None = None
 
     def digest(self) -> str:
         """Digest of the plan; a project's ledger records under it what was exported.
@@ -87,7 +91,7 @@ class ExportPlan:
         text = (
             f"ExportPlan(formats={tuple(f.value for f in self.formats)!r}, target={self.target.name!r}, "
             f"camera=Camera({given}), batch={self.batch!r}, class_names={self.class_names!r}, "
-            f"recipe={self.recipe!r})"
+            f"recipe={self.recipe!r}{'' if self.outputs is None else f', outputs={self.outputs!r}'})"
         )
         return sha256_of(text.encode())
 
@@ -143,7 +147,7 @@ def export(
         raise ExportError(f"parity: {len(images)} inputs, allowed at least {min_inputs}")
     deployed = deploy(model, images.shape[-1])
     require_equivalent(model, deployed, torch.from_numpy(images[:EQUIVALENCE_IMAGES]) / 255.0)
-    reference = _Reference(deployed, images)
+    reference = _Reference(deployed, images, plan.outputs)
     traced = _traced(deployed, images.shape[-1], plan)
     files = {form: _bytes(_graph(form, traced, plan)) for form in plan.formats}
     _ = reference.logits_of_few  # computed once, before two threads use it
@@ -167,8 +171,10 @@ class _Reference:
         tolerance: Largest difference of an exact file, as a share of the largest logit.
     """
 
-    def __init__(self, deployed: Classifier, images: UInt8[np.ndarray, "n c h w"]) -> None:
-        self._deployed = deployed
+    def __init__(
+        self, deployed: Classifier, images: UInt8[np.ndarray, "n c h w"], outputs: Sequence[int] | None
+    ) -> None:
+        self._deployed, self._outputs = deployed, outputs
         self.tolerance = ROUNDING if deployed.recipe.activation_bits == "float" else 0.0
         noise = np.random.default_rng(0).integers(0, 256, images[:1].shape, np.uint8)
         extremes = [np.zeros_like(noise), np.full_like(noise, 255), noise]
@@ -188,7 +194,8 @@ class _Reference:
     def _logits(self, images: UInt8[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n k"]:
         unlabelled = np.zeros(len(images), np.int64)
         samples = on_device(images, unlabelled, torch.device("cpu"), limit_bytes=0)
-        return predict(self._deployed, samples, BATCH).numpy()
+        logits = predict(self._deployed, samples, BATCH).numpy()
+        return logits if self._outputs is None else logits[:, list(self._outputs)]
 
 
 def _gated(
@@ -236,6 +243,8 @@ class _Traced:
 def _traced(deployed: Classifier, size: int, plan: ExportPlan) -> _Traced:
     """Trace the deploy form for square images of `size` pixels."""
     graph = trace(deployed, size)
+    if plan.outputs is not None:
+        keep_outputs(graph, plan.outputs)
     stored = initializers(graph)
     layers = [node for node in graph.graph.node if node.op_type in WEIGHTED]
     floats = tuple(node.input[1] for node in layers if node.input[1] in stored)

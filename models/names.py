@@ -13,8 +13,8 @@ from torch import Tensor
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.json import shown
+from qmu_edge.io.toml import parse_toml
 from qmu_edge.models.layers import Classifier
-from qmu_edge.recipe import parse_toml
 
 MAX_BYTES: Final = 1 << 20
 BODY: Final = "body."  # of a network of the user's own

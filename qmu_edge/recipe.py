@@ -5,9 +5,6 @@ errors, because a misspelt threshold that silently falls back to its default is 
 The method's own parameters (`[unlearn.<method>]`) are checked by that method's `Params`, which needs torch.
 """
 
-import json
-import re
-import tomllib
 from functools import reduce
 from importlib import resources
 from pathlib import Path
@@ -18,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import PATTERN, Sha256, sha256_of
 from qmu_edge.io.files import read_regular
-from qmu_edge.io.json import MAX_DEPTH, compact, flaw, join, nests_too_deep, shown
+from qmu_edge.io.json import compact, join, shown
+from qmu_edge.io.toml import pairs, parse_toml, value_text
 
 Bits = Annotated[int, Field(ge=2, le=8)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -31,7 +29,6 @@ RETRAIN: Final = "retrain"  # the exact method, the last rung of every ladder
 # Of `[policy]`: limits that were held against numbers that say nothing about one person; passed over now.
 RETIRED: Final = frozenset({"reference", "max_fa_gap", "max_mia_auc_gap"})
 MAX_BYTES: Final = 1 << 16
-_LONG_KEY: Final = re.compile(r"(?:[^\s.=#]++[ \t]*+\.[ \t]*+){17}")
 
 
 class _Section(BaseModel):
@@ -225,6 +222,8 @@ class PolicyRecipe(_Section):
         near_duplicates: What to do where retained images look like forgotten ones: "warn", "refuse" (before
             anything is barred), or "off", not to look. `init --previous` treats images alike that look
             like deleted ones.
+        deleted_class: What becomes of the output of a class that was deleted whole: "blank", it stays, called
+            "removed"; or "remove", it is taken out of the files that ship (the page of `export/` says more).
         keep_thumbnails: Keep a thumbnail of every deleted image (8 x 8 greys), for good, so that a project
             which names this one as `--previous` notices the picture after the image was purged.
     """
@@ -246,6 +245,7 @@ class PolicyRecipe(_Section):
     approval_above_total: Limit = 0.5
     retrain_above: Limit = 0.5
     near_duplicates: Literal["warn", "refuse", "off"] = "warn"
+    deleted_class: Literal["blank", "remove"] = "blank"
     keep_thumbnails: bool = False
 
     @model_validator(mode="before")
@@ -264,7 +264,7 @@ class PolicyRecipe(_Section):
 # Fields that recipes did not have when the first ones were named by their digest.
 _NEWER: Final = (
     ("data", "fit"), ("data", "disk_gb"), ("train", "optimizer"), ("train", "label_smoothing"),
-    ("policy", "near_duplicates"), ("policy", "keep_thumbnails"),
+    ("policy", "near_duplicates"), ("policy", "deleted_class"), ("policy", "keep_thumbnails"),
 )  # fmt: skip
 
 
@@ -288,27 +288,6 @@ class Recipe(_Section):
             if getattr(getattr(self, section), name) == getattr(getattr(Recipe(), section), name):
                 del document[section][name]
         return sha256_of(compact(document))
-
-
-def parse_toml(text: str, source: object) -> dict[str, Any]:
-    """The tables of a TOML document.
-
-    Args:
-        text: The document.
-        source: What to call it in an error.
-
-    Raises:
-        ConfigError: Not TOML, nested too deep, or a text in it is none that can be shown.
-    """
-    if nests_too_deep(text) or _LONG_KEY.search(text):  # for these tomllib takes long
-        raise ConfigError(f"{source}: not valid TOML: nested deeper than the allowed {MAX_DEPTH} levels")
-    try:
-        document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # an endless integer is no TOMLDecodeError
-        raise ConfigError(f"{source}: not valid TOML: {error}") from None
-    if problem := flaw(document, nfc=False):  # a folder's name is as its file system has it
-        raise ConfigError(f"{source}: {problem}")
-    return document
 
 
 def parse_recipe(text: str, source: str) -> Recipe:
@@ -377,24 +356,11 @@ def to_toml(recipe: Recipe) -> str:
     """
     document = recipe.model_dump(mode="json", exclude_none=False)
     tables = {key: value for key, value in document.items() if isinstance(value, dict)}
-    lines = [f"{key} = {_toml(v)}" for key, v in document.items() if key not in tables]
+    lines = [f"{key} = {value_text(v)}" for key, v in document.items() if key not in tables]
     for name, table in tables.items():
         if name == "unlearn":
             continue
-        lines += ["", f"[{name}]", *_pairs(table)]
+        lines += ["", f"[{name}]", *pairs(table)]
     for name, table in recipe.unlearn.items():
-        lines += ["", f"[unlearn.{name}]", *_pairs(table)]
+        lines += ["", f"[unlearn.{name}]", *pairs(table)]
     return "\n".join(lines) + "\n"
-
-
-def _pairs(table: dict[str, Any]) -> list[str]:
-    # TOML has no null; the only fields that may be None have None as their default.
-    return [f"{key} = {_toml(value)}" for key, value in table.items() if value is not None]
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_toml(v) for v in value)}]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return json.dumps(value, ensure_ascii=False)

@@ -1,6 +1,6 @@
 """What an exported file does on the sets of a split, under onnxruntime."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from qmu_edge.audit.svm import mia_efficacy
 from qmu_edge.errors import ConfigError
 from qmu_edge.export.targets import Format
+from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.processors import processors
@@ -18,6 +19,7 @@ from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.split import Split
 from qmu_edge.verify.evaluation import Labelled, SetName, evaluate, seen
+from qmu_edge.verify.outputs import require_same_outputs
 from qmu_edge.verify.session import OrtRunner
 from qmu_edge.verify.verdict import Thresholds
 
@@ -53,6 +55,15 @@ def runnable(release: Release) -> str:
     return names[0]
 
 
+def measured_file(release: Release) -> Sha256:
+    """Digest of the file of a release that is measured; see `runnable`.
+
+    Where outputs were taken out, it is the file with all of them: of a class that is never answered nothing
+    could be said.
+    """
+    return release.whole.file if release.whole else release.files[runnable(release)]
+
+
 def thresholds_of(policy: PolicyRecipe) -> Thresholds:
     """What a policy allows."""
     ta, ra = (None if v == "off" else v for v in (policy.max_ta_drop, policy.max_ra_drop))
@@ -77,7 +88,14 @@ def positions_of(split: Split, *, most: int) -> SetPositions:
 
 
 def evaluate_file(
-    path: Path, samples: ProjectSamples, positions: SetPositions, *, flip: bool, progress: Progress
+    path: Path,
+    samples: ProjectSamples,
+    positions: SetPositions,
+    *,
+    flip: bool,
+    progress: Progress,
+    outputs: Sequence[int] = (),
+    narrowed: Sequence[Path] = (),
 ) -> tuple[Measured, Seen]:
     """Run any standard ONNX file on sets of samples.
 
@@ -87,9 +105,12 @@ def evaluate_file(
         positions: Which samples are in which set.
         flip: Whether a score is the mean over an image and its mirror image.
         progress: Where images are counted.
+        outputs: Of the files in `narrowed`, the labels that they have an output for.
+        narrowed: Files from which outputs were taken out: the others must be those of `path`.
 
     Raises:
         IntegrityError: A deleted sample is in a set that is kept.
+        ExportError: A file in `narrowed` gives something else.
     """
     for name in positions.keys() - {SetName.FORGET}:
         samples.allowed(positions[name], f"measured {name} set")
@@ -98,6 +119,9 @@ def evaluate_file(
     progress.start("evaluating the exported file", total)
     runner = OrtRunner(path, threads=processors().threads)
     evaluation, logits = evaluate(runner, sets)
+    for other in narrowed:
+        shown = {name: images for name, (images, _) in sets.items()}
+        require_same_outputs(OrtRunner(other, threads=runner.threads), outputs, shown, logits)
     found = {n: seen(runner, images, logits[n], labels, flip=flip) for n, (images, labels) in sets.items()}
     progress.advance(total)
     progress.finish()

@@ -36,6 +36,7 @@ from qmu_edge.pipeline.networks import Networks
 from qmu_edge.pipeline.papers import facts_of, released_papers
 from qmu_edge.pipeline.passes import passes_of
 from qmu_edge.pipeline.references import Bank
+from qmu_edge.pipeline.release import require_removable
 from qmu_edge.pipeline.unlearn_run import Run, plain
 from qmu_edge.project.checklist import checklists
 from qmu_edge.project.history import History
@@ -54,7 +55,7 @@ from qmu_edge.receipt.statement import Method, Rung
 from qmu_edge.recipe import PolicyRecipe, Recipe
 from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import Claim, tombstones_of
-from qmu_edge.request.split import Passes
+from qmu_edge.request.split import Passes, Split, emptied_classes
 from qmu_edge.request.stored import Positions
 from qmu_edge.store.ledger.keys import note_model_key
 from qmu_edge.store.ledger.ledger import Ledger
@@ -169,6 +170,9 @@ def _fulfil(
     if len(alike):
         first = samples.index.ids[alike[0]]
         project.progress.note(f"{len(alike)} retained images look like forgotten ones, the first is {first}")
+    if project.recipe.policy.deleted_class == "remove" and _empties(samples, split):
+        checkpoint = project.current(Pointer.CHECKPOINT)
+        require_removable(Networks.of(project), checkpoint, samples.images.shape[-1])
     _bar(ledger, samples, batch, claims, project.recipe.policy, alike)
     if effort.method is None:
         project.results.note_passes(project.recipe.digest(), passes)
@@ -176,6 +180,10 @@ def _fulfil(
     _renew(Bank.of(project), [row.request_id for row in batch], effort)
     _receipts(climbed, claims)
     return batch
+
+
+def _empties(samples: ProjectSamples, split: Split) -> bool:
+    return bool(emptied_classes(samples.index, split, samples.barred()).classes)
 
 
 def _renew(bank: Bank, served: Sequence[str], effort: Effort) -> None:

@@ -22,7 +22,7 @@ from qmu_edge.project.inventory import SENTENCES
 from qmu_edge.project.records import Measured, Release, Report
 from qmu_edge.receipt import personal_data, statement
 from qmu_edge.receipt.fields import refusing
-from qmu_edge.receipt.receipt import ADOPTED, LIMITS, PRETRAINED
+from qmu_edge.receipt.receipt import ADOPTED, LIMITS, PRETRAINED, TAKEN_OUT
 from qmu_edge.receipt.statement import Method, Predicate, Rung, Statement
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.request.resolve import Claim
@@ -101,7 +101,7 @@ def make_receipt(
             verdict=_verdict(run.report),
             derived_artefacts=[statement.Artefact.of(line) for line in artefacts],
             tool=statement.Tool(name="qmu-edge", version=__version__, dependencies=_versions()),
-            limits=[*LIMITS, *run.unwitnessed],
+            limits=[*LIMITS, *run.unwitnessed, *([TAKEN_OUT] if run.release.whole else [])],
             previous=previous,
             ledger=statement.Ledger.of(run.ledger),
         )
@@ -126,7 +126,7 @@ def require_impersonal(
     forbidden = _identifying(row, claim, index, root)
     finds = personal_data.find(
         made.document() if isinstance(made, Statement) else made,
-        forbidden=forbidden, sentences={*LIMITS, ADOPTED, PRETRAINED, *SENTENCES},
+        forbidden=forbidden, sentences={*LIMITS, ADOPTED, PRETRAINED, TAKEN_OUT, *SENTENCES},
     )  # fmt: skip
     if finds:
         what = "receipt" if isinstance(made, Statement) else "release"

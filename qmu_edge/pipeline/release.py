@@ -3,7 +3,9 @@
 A release is made once for a checkpoint and an export plan; whoever wants the same again finds it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,16 +18,19 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.export.bundle import write_bundle
 from qmu_edge.export.exporter import ExportPlan, export
 from qmu_edge.export.input import InputSpec
+from qmu_edge.export.outputs import keep_outputs
 from qmu_edge.export.targets import ONNXRUNTIME, Format, Target
+from qmu_edge.export.trace import trace
 from qmu_edge.io.digest import Sha256
-from qmu_edge.io.files import write_atomic
+from qmu_edge.io.files import make_folder, write_atomic
 from qmu_edge.io.plain import to_json
 from qmu_edge.io.progress import Progress
-from qmu_edge.pipeline.evaluate import Seen, SetPositions, evaluate_file, runnable, thresholds_of
+from qmu_edge.models.deploy import deploy
+from qmu_edge.pipeline.evaluate import Seen, SetPositions, evaluate_file, measured_file, thresholds_of
 from qmu_edge.pipeline.networks import MAX_BYTES, Networks
 from qmu_edge.pipeline.papers import described, facts_of
 from qmu_edge.project.project import Project
-from qmu_edge.project.records import Measured, Release
+from qmu_edge.project.records import Measured, Release, Whole
 from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.receipt import receipt
@@ -76,9 +81,10 @@ def make_release(
         ConfigError: The target does not take a format.
         ExportError: A gate does not pass; no release is made.
     """
-    networks = Networks.of(project)
+    networks, samples = Networks.of(project), project.samples
+    names = networks.origin(digest).class_names
     plan = planned(
-        networks.origin(digest).class_names, project.samples, project.recipe,
+        names, samples, project.recipe,
         formats=formats, target=target, input=input or InputSpec(), batch=batch,
     )  # fmt: skip
     results, policy = project.results, project.recipe.policy
@@ -88,10 +94,14 @@ def make_release(
         return known, results.release(known)
     project.progress.start("export", 0)
     model, _ = networks.load(digest)
-    files = export(
-        model, plan, images=parity_images(project.samples, policy.parity_inputs),
+    gated = partial(
+        export, model, images=parity_images(samples, policy.parity_inputs),
         min_agreement=policy.min_agreement, min_inputs=policy.parity_inputs,
     )  # fmt: skip
+    files, whole = gated(plan), None
+    if plan.outputs is not None:
+        (file,) = gated(with_all_outputs(plan, names))
+        whole = Whole(file=store.put_released(file.data), outputs=plan.outputs)
     project.progress.finish(f"{len(files)} files")
     release = Release(
         checkpoint=digest,
@@ -102,6 +112,7 @@ def make_release(
         explained={f.format: to_json(f.arbitration) for f in files},
         gate={f.format: to_json(f.latent_weights) for f in files},
         obstacles={f.format: [*map(str, f.obstacles)] for f in files},
+        whole=whole,
     )
     found = store.put_bytes(release.to_bytes())
     if aside is None:
@@ -119,22 +130,49 @@ def shipped(
 
 
 def planned(names: Sequence[str], samples: ProjectSamples, recipe: Recipe, **options: Any) -> ExportPlan:
-    """The options of an export of a checkpoint with these class names."""
-    class_names = shipped_names(names, samples.index, samples.barred())
-    return ExportPlan(class_names=class_names, recipe=recipe.digest(), **options)
+    """The options of an export of a checkpoint with these class names.
 
-
-def shipped_names(names: Sequence[str], index: SampleIndex, barred: NDArray[np.bool_]) -> tuple[str, ...]:
-    """Class names (k) as a file may carry them: a class may be a person, whose name goes with the images.
-
-    Args:
-        names: In label order.
-        index: Of all samples.
-        barred: Which samples were deleted (n,).
+    A class may be a person, whose name goes with the images: no file carries it. By the policy none has an
+    output for it either.
     """
+    gone = emptied(samples.index, samples.barred())
+    kept = tuple(label for label in range(len(names)) if label not in gone)
+    plan = ExportPlan(class_names=blanked(names, kept), recipe=recipe.digest(), **options)
+    if recipe.policy.deleted_class == "blank" or len(kept) == len(names):
+        return plan
+    return replace(plan, outputs=kept, class_names=tuple(names[label] for label in kept))
+
+
+def with_all_outputs(plan: ExportPlan, names: Sequence[str]) -> ExportPlan:
+    """The plan of the file that is measured in place of files from which outputs were taken out."""
+    return ExportPlan(
+        formats=(Format.INTEGER,), class_names=blanked(names, plan.outputs or ()), recipe=plan.recipe
+    )
+
+
+def emptied(index: SampleIndex, barred: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Labels of the classes of which every training image was deleted; `barred` (n,) says which were."""
     train = index.in_split(SampleSplit.TRAIN)
-    emptied = np.setdiff1d(index.labels[train & barred], index.labels[train & ~barred])
-    return tuple(REMOVED if label in emptied else name for label, name in enumerate(names))
+    return np.setdiff1d(index.labels[train & barred], index.labels[train & ~barred])
+
+
+def blanked(names: Sequence[str], kept: Collection[int]) -> tuple[str, ...]:
+    """Class names (k) in label order; those that are not kept are called "removed".
+
+    >>> blanked(["ana", "bo"], [1])
+    ('removed', 'bo')
+    """
+    return tuple(name if label in kept else REMOVED for label, name in enumerate(names))
+
+
+def require_removable(networks: Networks, digest: Sha256, size: int) -> None:
+    """Refuse a network of which no output can be taken out; `size` is the side of its images in pixels.
+
+    Raises:
+        ExportError: See `qmu_edge.export.outputs`.
+    """
+    model, _ = networks.load(digest)
+    keep_outputs(trace(deploy(model, size), size), [0])
 
 
 def parity_images(samples: ProjectSamples, wanted: int) -> np.ndarray:
@@ -163,15 +201,20 @@ def evaluate_release(
 
     Raises:
         ConfigError: The release holds no file that onnxruntime can run.
+        ExportError: A file from which outputs were taken out is otherwise not the one that was measured.
     """
-    path = store.open_verified(release.files[runnable(release)])
-    return evaluate_file(path, samples, positions, flip=flip, progress=progress)
+    path, whole = store.open_verified(measured_file(release)), release.whole
+    ships = [sha for name, sha in release.files.items() if name != Format.QONNX.file_name] if whole else []
+    return evaluate_file(
+        path, samples, positions, flip=flip, progress=progress,
+        outputs=whole.outputs if whole else (), narrowed=[*map(store.open_verified, ships)],
+    )  # fmt: skip
 
 
 def copy_files(store: ObjectStore, release: Release, out: Path) -> list[Path]:
     """Copy the files of a release into a folder of the user's."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out, 0o755)
     except OSError as error:
         raise ConfigError(f"cannot write {out}: {error.strerror}") from None
     paths = []

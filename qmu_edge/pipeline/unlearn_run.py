@@ -30,7 +30,7 @@ from qmu_edge.machine.cost import measured_cost
 from qmu_edge.pipeline.circumstances import circumstances
 from qmu_edge.pipeline.comparison import Comparison
 from qmu_edge.pipeline.distributed import Job
-from qmu_edge.pipeline.evaluate import Seen, positions_of, runnable, thresholds_of
+from qmu_edge.pipeline.evaluate import Seen, measured_file, positions_of, thresholds_of
 from qmu_edge.pipeline.inputs import forget_retain, samples_of
 from qmu_edge.pipeline.networks import Networks, origin_of
 from qmu_edge.pipeline.references import Bank, Expected, expected
@@ -236,7 +236,7 @@ def _verified(run: Run, release_digest: Sha256) -> StepResult:
     found, seen = run.evaluate(release)
     known = _expected(run, seen_before)
     comparison, terms = Comparison.of(seen_before, known, _requests(run)), _terms(run, known)
-    files = (project.store.open_verified(r.files[runnable(r)]) for r in (original, release))
+    files = (project.store.open_verified(measured_file(r)) for r in (original, release))
     codes = codes_changed(*map(read, files))
     index, barred = project.samples.index, project.samples.barred()
     compared = comparison.compared(seen, index, barred)

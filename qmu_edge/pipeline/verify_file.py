@@ -1,10 +1,13 @@
 """Verify any exported file against a project's data.
 
 A file that a receipt speaks of is measured again on that request's sets and judged as it was. Any
-other file is measured on all data, without a verdict: "forget" is then everything that was ever deleted.
+other file is measured on all data, without a verdict: "forget" is then everything that was ever deleted. Of a
+file from which the outputs of deleted classes were taken out, the file with all outputs is measured, and it
+must be the same otherwise.
 """
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.data.index import SampleIndex, SampleSplit
-from qmu_edge.errors import ConfigError
+from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.io.files import write_atomic
+from qmu_edge.io.files import make_folder, write_atomic
 from qmu_edge.io.plain import to_json
 from qmu_edge.pipeline.comparison import MAX_BYTES, Comparison
 from qmu_edge.pipeline.evaluate import Seen, evaluate_file, positions_of, thresholds_of
 from qmu_edge.project.project import Project
-from qmu_edge.project.records import Report
+from qmu_edge.project.records import Release, Report, Whole
 from qmu_edge.project.results import RELEASE, Results
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import PolicyRecipe
@@ -28,6 +31,7 @@ from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import FULFILLED, Step
 from qmu_edge.store.objects import ObjectStore
+from qmu_edge.verify.arrays import OUTPUTS
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.verdict import Terms, Verdict, judge
 from qmu_edge.verify.verification import verify_structure
@@ -64,7 +68,7 @@ def check_against_project(project: Project, path: Path, data_out: Path | None = 
     if file.is_qonnx:
         result["note"] = "a QONNX file has no operators in onnxruntime: structure and weights were checked"
         return result
-    samples, recipe = project.samples, project.recipe
+    samples, recipe, whole = project.samples, project.recipe, _whole(project.results, file.sha256)
     of, barred = _released(project.ledger, project.results, project.store, file.sha256), samples.barred()
     if of is None:
         result["note"] = "no receipt names this file or its network: it is measured, not judged"
@@ -82,10 +86,16 @@ def check_against_project(project: Project, path: Path, data_out: Path | None = 
     else:
         split = _everything(samples, set(project.ledger.erased_images()))
         positions, flip = positions_of(split, most=recipe.policy.evaluation_images), False
-    found, seen = evaluate_file(path, samples, positions, flip=flip, progress=project.progress)
+    measured = project.store.open_verified(whole.file) if whole else path
+    found, seen = evaluate_file(
+        measured, samples, positions, flip=flip, progress=project.progress,
+        outputs=whole.outputs if whole else (), narrowed=[path] if whole else [],
+    )  # fmt: skip
     verdict = _verdict(of, seen, samples.index, barred, recipe.policy) if of else None
     if data_out is not None:
-        _write_data(of, data_out, samples, project.store, barred, flip=flip)
+        _write_data(of, data_out, samples, project.store, barred, whole, flip=flip)
+    if whole is not None:
+        result["whole"] = whole.file
     return {
         **result, **found.to_json(), "request": of.request_id if of else None,
         "verdict": to_json(verdict) if verdict else None, "passed": verdict is None or verdict.passed,
@@ -118,11 +128,29 @@ def _released(ledger: Ledger, results: Results, store: ObjectStore, sha256: str)
     return None
 
 
+def _whole(results: Results, sha256: str) -> Whole | None:
+    """The file with all outputs, of a file from which some were taken out.
+
+    Raises:
+        IntegrityError: It is purged.
+    """
+    found = next((r.whole for r in _exports(results) if sha256 in r.files.values()), None)
+    if found is not None and results.purged(found.file):
+        raise IntegrityError(f"the file with all outputs, which is measured in place of {sha256}, is purged")
+    return found
+
+
 def _networks_of(results: Results, sha256: str) -> set[Sha256]:
     """Checkpoints that a file was exported from, with whatever options."""
-    digests = [digest for note in results.notes() if note.kind == RELEASE for _, digest in note.objects]
-    exports = [results.release(digest) for digest in digests if not results.purged(digest)]
-    return {release.checkpoint for release in exports if sha256 in release.files.values()}
+    return {release.checkpoint for release in _exports(results) if sha256 in release.files.values()}
+
+
+def _exports(results: Results) -> Iterator[Release]:
+    """Every release that is still there."""
+    for note in results.notes():
+        for _, digest in note.objects if note.kind == RELEASE else ():
+            if not results.purged(digest):
+                yield results.release(digest)
 
 
 def _everything(samples: ProjectSamples, erased: set[int]) -> Split:
@@ -153,9 +181,11 @@ def _verdict(
 
 def _write_data(
     of: _Released | None, out: Path, samples: ProjectSamples, store: ObjectStore,
-    barred: NDArray[np.bool_], *, flip: bool,
+    barred: NDArray[np.bool_], whole: Whole | None, *, flip: bool,
 ) -> None:  # fmt: skip
     """Write `sets.npz` and `original.onnx`: with them a device judges the file as this project does.
+
+    Where outputs were taken out, also `whole.onnx`, which has all of them.
 
     Raises:
         ConfigError: What the file was judged by is not stored.
@@ -164,17 +194,21 @@ def _write_data(
         raise ConfigError("--data-out: what this file was judged by is not stored, or it never was judged")
     arrays = device_arrays(of.comparison, of.report.terms, samples, barred)
     arrays["flip"] = np.array(flip, np.uint8)
+    if whole is not None:
+        arrays[OUTPUTS] = np.array(whole.outputs, np.int64)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     if not store.path(of.original).exists():
         raise ConfigError("--data-out: the file before is purged")
     original = store.get_bytes(of.original, limit=MAX_BYTES)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out, 0o700)
     except OSError as error:
         raise ConfigError(f"cannot write {out}: {error.strerror}") from None
     write_atomic(out / "sets.npz", buffer.getvalue(), mode=0o600)
     write_atomic(out / "original.onnx", original)
+    if whole is not None:
+        write_atomic(out / "whole.onnx", store.get_bytes(whole.file, limit=MAX_BYTES))
 
 
 def device_arrays(

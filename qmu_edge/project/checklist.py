@@ -137,5 +137,5 @@ def _made_by(ledger: Ledger, results: Results, request: RequestRow) -> set[str]:
     runs = {s.run for s in steps if s.step == Step.RECEIPTED}
     late = [StepResult.parse(s.detail) for s in steps if s.run in runs and s.step in _OF_THE_ATTEMPT]
     made = {digest for result in late for _, digest in result.objects()}
-    files = [f for r in late if r.release is not None for f in results.release(r.release).files.values()]
+    files = [f for r in late if r.release is not None for f in results.release(r.release).stored()]
     return made.union(files)

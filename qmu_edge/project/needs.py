@@ -89,7 +89,7 @@ def files_of(
 
     def files(release: Sha256) -> Iterable[Sha256]:
         try:
-            return results.release(release).files.values() if release in there else ()
+            return results.release(release).stored() if release in there else ()
         except IntegrityError:
             if release not in unreadable:
                 raise

@@ -109,6 +109,19 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """The file with all outputs, which is measured in place of files from which some were taken out.
+
+    Attributes:
+        file: Its digest.
+        outputs: The label of each output of the files that ship.
+    """
+
+    file: Sha256
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """Exported files of one checkpoint, and what the gates found.
 
@@ -118,6 +131,7 @@ class Release:
         parity, levels, explained, gate: Reports of the export's gates by format.
         obstacles: By format, what keeps a file from being proven to compute the same on every processor;
             formats of older releases are missing.
+        whole: Where outputs of deleted classes were taken out, the file with all of them.
     """
 
     checkpoint: Sha256
@@ -128,6 +142,7 @@ class Release:
     explained: Mapping[str, Any] = field(default_factory=dict)
     gate: Mapping[str, Any] = field(default_factory=dict)
     obstacles: Mapping[str, Any] = field(default_factory=dict)
+    whole: Whole | None = None
 
     @classmethod
     def parse(cls, data: bytes) -> "Release":
@@ -145,9 +160,12 @@ class Release:
 
     def to_bytes(self) -> bytes:
         """The same bytes for the same release."""
-        return compact(
-            {"bytes" if f.name == "sizes" else f.name: getattr(self, f.name) for f in fields(self)}
-        )
+        found = {"bytes" if n == "sizes" else n: value for n, value in to_json(self).items()}
+        return compact({name: value for name, value in found.items() if value is not None})
+
+    def stored(self) -> list[Sha256]:
+        """Digests of all its files: those that ship, and what was measured in their place."""
+        return [*self.files.values(), *([self.whole.file] if self.whole else [])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

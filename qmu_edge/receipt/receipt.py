@@ -49,6 +49,11 @@ PRETRAINED: Final = (
     "Retraining here starts from pretrained weights, their training not witnessed. "
     "That they hold nothing of the data is what the operator declared."
 )
+# One more where the policy takes the outputs of deleted classes out.
+TAKEN_OUT: Final = (
+    "The outputs of deleted classes were taken out of the files named here after the file with all outputs "
+    "was measured. On the images that it was measured with, the other outputs are the same."
+)
 
 
 def sign(statement: Statement, key: "Ed25519PrivateKey") -> bytes:

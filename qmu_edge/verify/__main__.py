@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--golden", type=Path, help=".npz: images and the logits to expect")
     parser.add_argument("--min-golden", type=int, default=1000, help="fewest golden inputs")
     parser.add_argument("--before", type=Path, help="the file before unlearning, to compare with")
+    parser.add_argument("--whole", type=Path, help="the file with all outputs, where some were taken out")
     parser.add_argument("--forgotten-class", action="store_true", help="the forget set is whole classes")
     parser.add_argument("--timeout", type=float, default=600, help="give up after so many seconds (600)")
     parser.add_argument("--threads", type=int, default=1)

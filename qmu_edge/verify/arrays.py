@@ -28,6 +28,7 @@ MAX_RATIO: Final = 100  # unpacked to packed; images stay below 10, a bomb reach
 MAX_HEADER: Final = 10 + 2**16  # magic, version and length; then so much text at most
 _NUMBERS: Final = ("networks", "intraclass", "flip", "exact", "release_unmeasurable")
 CLASSES: Final = "classes"
+OUTPUTS: Final = "outputs"
 MOST_VALUE: Final = 1e9  # of a score or a count
 SMALL_BYTES: Final = 2**26  # so much may be unpacked from a file of any size
 _HEADER: Final = re.compile(
@@ -99,6 +100,8 @@ class MeasuredSets:
         exact: Whether the network was trained without the forget set.
         release_unmeasurable: Whether a file passes of whose original nothing could be said either.
         classes: Classes that are forgotten whole.
+        outputs: Of a file from which outputs were taken out, the class of each that it has; () where it has
+            all.
     """
 
     sets: Mapping[SetName, Labelled]
@@ -110,6 +113,7 @@ class MeasuredSets:
     exact: bool = False
     release_unmeasurable: bool = False
     classes: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
 
 
 def read_sets(path: Path) -> MeasuredSets:
@@ -117,7 +121,7 @@ def read_sets(path: Path) -> MeasuredSets:
 
     Each set may have `..._references` and `..._people`. With references the file also holds the numbers
     `networks`, `intraclass` and `flip`; what else a verdict was made by are `exact`, `release_unmeasurable`
-    and `classes`.
+    and `classes`; `outputs` are those of a file from which some were taken out.
 
     Returns:
         The sets that the file holds; shapes and types of images are not looked at here.
@@ -129,7 +133,11 @@ def read_sets(path: Path) -> MeasuredSets:
     arrays = read_npz(path)
     allowed = {f"{name}_{what}" for name in SetName for what in ("images", "labels")}
     names = [name for name in SetName if f"{name}_images" in arrays and f"{name}_labels" in arrays]
-    more = {f"{name}_{what}" for name in names for what in ("references", "people")} | {*_NUMBERS, CLASSES}
+    more = {f"{name}_{what}" for name in names for what in ("references", "people")} | {
+        *_NUMBERS,
+        CLASSES,
+        OUTPUTS,
+    }
     if not names or len(arrays.keys() - more) != 2 * len(names):
         raise ConfigError(f"{path}: holds {sorted(arrays)}; allowed pairs of {sorted(allowed)}")
     sets = {name: Labelled(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in names}
@@ -143,7 +151,8 @@ def read_sets(path: Path) -> MeasuredSets:
         flip=bool(numbers.get("flip", 0)),
         exact=bool(numbers.get("exact", 0)),
         release_unmeasurable=bool(numbers.get("release_unmeasurable", 0)),
-        classes=_classes(arrays.get(CLASSES), path),
+        classes=_classes(arrays.get(CLASSES), CLASSES, path),
+        outputs=_classes(arrays.get(OUTPUTS), OUTPUTS, path),
     )
 
 
@@ -161,12 +170,12 @@ def _vectors(
     return found
 
 
-def _classes(array: NDArray[Any] | None, path: Path) -> tuple[int, ...]:
+def _classes(array: NDArray[Any] | None, key: str, path: Path) -> tuple[int, ...]:
     if array is None:
         return ()
     whole = array.ndim == 1 and array.dtype.kind in "iu"
     if not whole or not (np.abs(array.astype(np.float64)) < MOST_VALUE).all():
-        raise ConfigError(f"{path}: {CLASSES} is {array.dtype} {array.shape}; allowed whole numbers (n,)")
+        raise ConfigError(f"{path}: {key} is {array.dtype} {array.shape}; allowed whole numbers (n,)")
     return tuple(int(k) for k in array)
 
 

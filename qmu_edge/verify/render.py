@@ -22,6 +22,8 @@ def table(found: Verification) -> str:
     ]
     if found.parity:
         lines.append(f"parity          {found.parity.agreement:.3%} of {found.parity.n} inputs")
+    if found.whole:
+        lines.append(f"measured        {found.whole}, the file with all outputs; this one gives the same")
     if found.evaluation:
         lines += _evaluation_lines(found.evaluation)
     if found.bundle:

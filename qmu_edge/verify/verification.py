@@ -20,6 +20,7 @@ from qmu_edge.verify.manifest import Manifest
 from qmu_edge.verify.onnx.graph import Dialect, OnnxFile
 from qmu_edge.verify.onnx.operators import require_bounded
 from qmu_edge.verify.onnx.reader import read
+from qmu_edge.verify.outputs import require_same_outputs
 from qmu_edge.verify.parity import Parity, compare, require_parity
 from qmu_edge.verify.performance import Latency, latency, peak_mebibytes
 from qmu_edge.verify.residual import Compared
@@ -39,6 +40,8 @@ class Options:
         golden: An `.npz` file with inputs and the logits to expect, see `read_golden`.
         min_golden: Fewest golden inputs that say anything.
         before: The file before unlearning: what it knew, and its TA and RA, are compared with.
+        whole: The file with all outputs, where outputs of deleted classes were taken out: it is judged, and
+            the file must give the same.
         forgotten_class: The forget set is whole classes.
         threads: Of onnxruntime.
         optimization: Of onnxruntime, see `OrtRunner`.
@@ -51,6 +54,7 @@ class Options:
     golden: Path | None = None
     min_golden: int = 1000
     before: Path | None = None
+    whole: Path | None = None
     forgotten_class: bool = False
     threads: int = 1
     optimization: str = "all"
@@ -103,6 +107,7 @@ class Verification:
         latent_weights: Report of the latent-weight gate.
         obstacles: What keeps it from being proven to compute the same bits on every processor.
         parity: Agreement with the golden logits.
+        whole: Digest of the file with all outputs that was measured in its place; left out without one.
         evaluation, verdict: What it does on the data, and whether the thresholds are met.
         bundle: Of a bundle only.
     """
@@ -115,6 +120,7 @@ class Verification:
     latent_weights: LatentReport
     obstacles: tuple[Obstacle, ...]
     parity: Parity | None = None
+    whole: Sha256 | None = None
     evaluation: Evaluation | None = None
     verdict: Verdict | None = None
     bundle: BundleReport | None = None
@@ -126,11 +132,11 @@ class Verification:
         return covered and (self.verdict is None or self.verdict.passed)
 
     def to_json(self) -> dict[str, object]:
-        """What `--json` prints; `bundle` is left out where there is none."""
+        """What `--json` prints; `bundle` and `whole` are left out where there is none."""
         found = {f.name: to_json(getattr(self, f.name)) for f in fields(self)}
-        about = found.pop("bundle")
+        seldom = {name: about for name in ("bundle", "whole") if (about := found.pop(name))}
         found["passed"] = self.passed
-        return found | ({"bundle": about} if about else {})
+        return found | seldom
 
 
 def verify_structure(file: OnnxFile) -> Verification:
@@ -171,8 +177,11 @@ def verify_file(path: Path, options: Options) -> Verification:
             require_parity(parity, min_inputs=options.min_golden)
             found = replace(found, parity=parity)
         if options.data:
-            evaluation, verdict = _judge(runner, read_sets(options.data), options)
-            found = replace(found, evaluation=evaluation, verdict=verdict)
+            sets = read_sets(options.data)
+            measured = _measured(runner, sets, options)
+            evaluation, verdict = _judge(measured, runner, sets, options)
+            whole = None if measured is runner else measured.sha256
+            found = replace(found, whole=whole, evaluation=evaluation, verdict=verdict)
     return found
 
 
@@ -280,9 +289,31 @@ def _require_wide_sums(found: Verification) -> None:
         )
 
 
-def _judge(runner: OrtRunner, data: MeasuredSets, options: Options) -> tuple[Evaluation, Verdict | None]:
+def _measured(file: OrtRunner, data: MeasuredSets, options: Options) -> OrtRunner:
+    """The file that is measured: of one from which outputs were taken out, the one with all of them.
+
+    Raises:
+        ConfigError: It is missing, or the data do not say which outputs there are.
+    """
+    if data.outputs and options.whole is None:
+        raise ConfigError(
+            f"{file.path}: outputs of deleted classes were taken out, as {options.data} says; allowed is "
+            "--whole with the file that has all of them, which lies beside those data and is what is judged"
+        )
+    if options.whole is None:
+        return file
+    if not data.outputs:
+        raise ConfigError(f"--whole: {options.data} does not say which outputs were taken out")
+    return _runner(options.whole, options)
+
+
+def _judge(
+    runner: OrtRunner, file: OrtRunner, data: MeasuredSets, options: Options
+) -> tuple[Evaluation, Verdict | None]:
     """The evaluation, and the verdict as far as the data allow one; None where nothing can be compared."""
     evaluation, logits = evaluate(runner, data.sets)
+    if file is not runner:
+        require_same_outputs(file, data.outputs, {n: s.images for n, s in data.sets.items()}, logits)
     if options.before is None:
         return evaluation, None
     original = _runner(options.before, options)
