@@ -27,7 +27,7 @@ from qmu_edge.attestation import signature
 from qmu_edge.attestation.signature import MODEL_SIGNATURE
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import sha256_of
-from qmu_edge.io.files import UNFINISHED, sync_folder, write_atomic
+from qmu_edge.io.files import UNFINISHED, make_folder, sync_folder, write_atomic
 from qmu_edge.receipt import p256
 from qmu_edge.receipt.envelope import key_name
 from qmu_edge.verify.manifest import GOLDEN, MANIFEST, PUBLIC_KEY, SIGNATURE, FileEntry, Issued, Manifest
@@ -108,7 +108,8 @@ def _write(out: Path, files: Mapping[str, bytes]) -> None:
     try:
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
         if out in missing:
-            partial.mkdir(parents=True)
+            make_folder(out.parent, 0o755)
+            partial.mkdir(mode=0o755)
             for name, content in files.items():
                 write_atomic(partial / name, content)
             os.rename(partial, out)

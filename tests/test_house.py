@@ -145,3 +145,14 @@ def test_the_words_of_the_ledger_are_said_in_one_place() -> None:
         if isinstance(value, ast.Constant) and isinstance(value.value, str) and value.value in words
     ]
     assert not said, said
+
+
+def test_every_folder_is_made_with_a_mode() -> None:
+    """By the umask of whoever runs the command, anybody could put other files into it."""
+    found = [
+        f"{path}: {line.strip()}"
+        for path, text in sources()
+        for line in text.splitlines()
+        if re.search(r"\.mkdir\((?!mode=)|makedirs\(", line)
+    ]
+    assert found == []

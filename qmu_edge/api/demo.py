@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from qmu_edge import api
 from qmu_edge.errors import ConfigError, VerificationFailed
+from qmu_edge.io.files import make_folder
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.cost import measured_cost
 from qmu_edge.project.project import RECIPE
@@ -95,7 +96,7 @@ def write_images(folder: Path, seed: int) -> None:
     lines = ["sample,subject"]
     for number, (image, label, split) in enumerate(zip(images[:, 0], source.labels, splits, strict=True)):
         path = Path(split) / str(label) / f"{number:04d}.png"
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        make_folder((folder / path).parent, 0o755)
         Image.fromarray(image).save(folder / path)
         lines.append(f"{path.as_posix()},{source.subjects[number][0]}")
     (folder / "subjects.csv").write_text("\n".join(lines) + "\n", "utf-8")
@@ -130,5 +131,5 @@ def _empty(folder: Path) -> None:
         if not (folder / MARK).is_file():
             raise ConfigError(f"{folder}: not empty, and not an earlier demonstration")
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, 0o755)
     (folder / MARK).write_text(f"made by qmu-edge demo, process {os.getpid()}\n")

@@ -11,8 +11,8 @@ from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import Recipe
 from qmu_edge.request.split import EmptiedClasses, Split
 from qmu_edge.verify.metrics import effective_number
-from qmu_edge.verify.residual import Sensitivity
-from qmu_edge.verify.verdict import NO_REFERENCES
+from qmu_edge.verify.residual import LEAST_REFERENCES, Sensitivity
+from qmu_edge.verify.verdict import NO_REFERENCES, too_few_unseen
 
 # A method that costs a fifth of retraining is worth trying where it can be shown to have worked that often.
 WORTH_TRYING: Final = 0.2
@@ -30,6 +30,7 @@ class Foreseen:
         detects: How often a full trace is detected.
         proves: How often a network that never saw the images is shown to know at most `most` of a trace.
         most: The policy's `max_residual`.
+        why: What is missing, where nothing can be shown.
     """
 
     images: int
@@ -38,6 +39,7 @@ class Foreseen:
     detects: float
     proves: float
     most: float
+    why: str = ""
 
     @property
     def hopeless(self) -> bool:
@@ -51,7 +53,7 @@ class Foreseen:
         12 images and 4 references: detects a full trace with 62 %, proves at most 25 % left with 8 %
         """
         if self.references == 0:
-            return NO_REFERENCES
+            return self.why or NO_REFERENCES
         detects, most, proves = (f"{100 * share:.0f} %" for share in (self.detects, self.most, self.proves))
         return (
             f"{self.images} images and {self.references} references: detects a full trace with {detects}, "
@@ -82,7 +84,11 @@ def foresee(
     known = results.sensitivity() if recipe.references.trained == "once" else None
     n = len(left)
     if known is None:
-        return Foreseen(images=n, effective=0.0, references=0, detects=0.0, proves=0.0, most=most)
+        few = too_few_unseen(max(len(split.test), len(split.validation)))
+        return Foreseen(
+            images=n, effective=0.0, references=0, detects=0.0, proves=0.0, most=most,
+            why=few if len(results.banks()) >= LEAST_REFERENCES else "",
+        )  # fmt: skip
     effective = effective_number(owners(index, left), known.intraclass)
     return Foreseen(
         images=n, effective=effective, references=known.references, detects=known.power(effective),

@@ -301,10 +301,21 @@ def _unmeasurable(forget: Compared, retain: Compared | None, unseen: Compared | 
         return NO_REFERENCES
     if retain is None or not len(retain.labels):
         return "there are no retained images to compare with"
-    if unseen is None or len(unseen.labels) < LEAST_UNSEEN:
-        found = 0 if unseen is None else len(unseen.labels)
-        return f"{found} unseen images (test, or else validation), at least {LEAST_UNSEEN} are needed"
-    return ""
+    return too_few_unseen(0 if unseen is None else len(unseen.labels))
+
+
+def too_few_unseen(images: int) -> str:
+    """What is said of so many unseen images, or "" where they are enough.
+
+    >>> too_few_unseen(29)
+    '29 unseen images (test, or else validation), at least 30 are needed'
+    """
+    enough = images >= LEAST_UNSEEN
+    return (
+        ""
+        if enough
+        else f"{images} unseen images (test, or else validation), at least {LEAST_UNSEEN} are needed"
+    )
 
 
 def _far_below(forget: Compared, unseen: Compared, effective: float) -> bool:

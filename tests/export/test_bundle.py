@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import stat
 import tarfile
@@ -39,6 +40,16 @@ def test_the_folder_holds_what_the_manifest_says(model: Path, tmp_path: Path) ->
     public = Ed25519PublicKey.from_public_bytes(bytes.fromhex((out / PUBLIC_KEY).read_text()))
     public.verify(bytes.fromhex((out / SIGNATURE).read_text()), (out / MANIFEST).read_bytes())
     assert public == KEY.public_key()
+
+
+def test_others_may_not_write_into_a_bundle_whatever_the_umask(model: Path, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        write(tmp_path / "above/bundle", model)
+    finally:
+        os.umask(before)
+    made = [tmp_path / "above", *(tmp_path / "above").rglob("*")]
+    assert len(made) > 8 and not [p for p in made if p.stat().st_mode & 0o022]
 
 
 def test_golden_logits_are_those_of_the_model(model: Path, tmp_path: Path) -> None:

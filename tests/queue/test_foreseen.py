@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.digest import sha256
 from qmu_edge.project.project import Project
+from qmu_edge.project.records import ReferenceNote
 from qmu_edge.queue import lifecycle
 from qmu_edge.queue.foreseen import NUMBERS, WORTH_TRYING, Foreseen, by_number, foresee
 from qmu_edge.queue.schedule import plan, rungs
@@ -51,6 +53,19 @@ def test_little_to_see_is_hopeless_and_said(project: Project) -> None:
     none = shown(project, None, "2")
     assert none is not None and none.hopeless and none.references == 0
     assert str(none).startswith("no networks that never saw the images: qmu-edge references build")
+
+
+def test_too_few_unseen_images_are_not_called_missing_references(project: Project) -> None:
+    """Ten people have ten images each, one of them for tests and one for validation."""
+    for shard in range(3):
+        note = ReferenceNote(made_of=sha256("0" * 64), scores=sha256("0" * 64))
+        project.results.note_bank(shard, note)
+    found = shown(project, None, "1")
+    assert found is not None and found.hopeless and found.references == 0
+    row = next(r for r in project.ledger.requests())
+    unseen = max(len(split_of(project, row).test), len(split_of(project, row).validation))
+    assert unseen < 30
+    assert str(found) == f"{unseen} unseen images (test, or else validation), at least 30 are needed"
 
 
 def test_where_references_say_nothing_nothing_is_foreseen(project: Project) -> None:
