@@ -5,6 +5,7 @@ ever, or take all memory. It is run with numbers, so that a forward pass that is
 told.
 """
 
+import ast
 import os
 import resource
 import select
@@ -52,7 +53,36 @@ def tried(source: bytes, recipe: ModelRecipe, shape: Shape) -> None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     if problem := _problem(said, late=not ready):
-        raise ConfigError(f"{recipe.path}: {problem}")
+        lines = suspects(source) if said == _DIFFERS else []
+        look = f"; look at line {', '.join(map(str, lines))}" if lines else ""
+        raise ConfigError(f"{recipe.path}: {problem}{look}")
+
+
+def suspects(source: bytes) -> list[int]:
+    r"""Lines of a model file that may be why its forward pass depends on more than the image.
+
+    Outside of `__init__` and `build`, they set an attribute, ask for `training`, draw numbers, drop out, or
+    change in place.
+
+    >>> suspects(b"def forward(self, x):\n    self.n += 1\n    return x * random.random()")
+    [2, 3]
+    """
+    try:
+        inside = [f for f in ast.walk(ast.parse(source)) if isinstance(f, ast.FunctionDef)]
+    except (SyntaxError, ValueError):
+        return []
+    nodes = (node for f in inside if f.name not in ("__init__", "build") for node in ast.walk(f))
+    return sorted({node.lineno for node in nodes if isinstance(node, ast.expr) and _suspect(node)})
+
+
+def _suspect(node: ast.expr) -> bool:
+    if isinstance(node, ast.Attribute):
+        is_set = (
+            isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name) and node.value.id == "self"
+        )
+        return is_set or node.attr in ("training", "dropout") or node.attr.endswith("_")
+    named = isinstance(node, ast.Name) and node.id in ("random", "dropout")
+    return named or (isinstance(node, ast.Call) and any(k.arg == "inplace" for k in node.keywords))
 
 
 def _problem(said: bytes, *, late: bool) -> str:

@@ -6,7 +6,7 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.models.layers import Shape
 from qmu_edge.pipeline import trial
 from qmu_edge.pipeline.networks import require_exportable
-from qmu_edge.pipeline.trial import tried
+from qmu_edge.pipeline.trial import suspects, tried
 from qmu_edge.recipe import ModelRecipe, parse_recipe
 from tests.pipeline.test_networks import LINEAR, net
 from tests.project.test_model_file import RECIPE
@@ -16,7 +16,7 @@ LOGITS = "return self.fc(x.mean((2, 3)))"
 COUNTER = f"{LINEAR}        self.n = 0\n"
 ENDS = r"^mine\.py: building it or one pass ends the process"
 FULL = r"^mine\.py: building it and one pass need more than the allowed 2048 MiB of memory"
-DIFFERS = r"^mine\.py: forward computes something else than the calls that are followed"
+DIFFERS = r"^mine\.py: forward computes something else than the calls that are followed.*; look at line \d"
 REFUSED = {
     "ends at once": ("import os\nos._exit(0)\n", ENDS),
     "ends in build": ("import os\ndef build(layers, shape):\n    os._exit(0)\n", ENDS),
@@ -41,6 +41,16 @@ def test_a_file_that_does_more_than_its_calls_is_refused(name: str) -> None:
     source, message = REFUSED[name]
     with pytest.raises(ConfigError, match=message):
         require_exportable(parse_recipe(RECIPE, "r"), source.encode(), channels=1, classes=10, size=8)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, message) in REFUSED.items() if message == DIFFERS])
+def test_the_line_that_may_be_why_is_named(name: str) -> None:
+    """The first line of `forward` in these files, or the second where that is an import or a layer."""
+    source = REFUSED[name][0]
+    forward = next(i for i, line in enumerate(source.splitlines(), 1) if "def forward" in line)
+    found = suspects(source.encode())
+    wanted = {"a count": [1, 2], "chance": [1, 2], "nobody reads": [2]}.get(name, [1])
+    assert found and {n - forward for n in found} <= {*wanted, 2}
 
 
 def test_a_file_that_takes_for_ever_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
