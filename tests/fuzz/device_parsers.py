@@ -21,6 +21,7 @@ from qmu_edge.train import checkpoint
 from qmu_edge.verify.arrays import read_golden, read_sets
 from qmu_edge.verify.bundle import golden, opened
 from qmu_edge.verify.manifest import GOLDEN, MANIFEST, SIGNATURE
+from qmu_edge.verify.newest import TYPE, accepted
 from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.verdict import Thresholds
 from qmu_edge.verify.verification import verify_structure
@@ -200,6 +201,7 @@ def _signature(folder: Path, path: Path) -> None:
         pass
 
 
+ACCEPTED = {"number": 3, "time": "2026-01-02T03:04:05Z", "type": TYPE}
 TAR_WORDS = (
     b"0000000\0", b"77777777777\0", b"\x80" + b"\xff" * 11, b"x", b"g", b"L", b"S", b"K", b"2", b"5",
     b"../../x\0",
@@ -209,8 +211,14 @@ TAR_WORDS = (
 
 def _tar(rng: random.Random) -> bytes:
     """A changed archive, mostly with header sums that are right again."""
-    data = bytearray(mutated(rng, [bundle_parts()[1]], TAR_WORDS))
-    for at in range(0, len(data) - 511, 512) if rng.random() < 0.8 else ():
+    data = mutated(rng, [bundle_parts()[1]], TAR_WORDS)
+    return summed(data) if rng.random() < 0.8 else data
+
+
+def summed(archive: bytes) -> bytes:
+    """An archive whose headers have sums that are right again."""
+    data = bytearray(archive)
+    for at in range(0, len(data) - 511, 512):
         if data[at + 257 : at + 262] == b"ustar":
             data[at + 148 : at + 156] = b" " * 8
             data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
@@ -228,6 +236,7 @@ DEVICE_PARSERS: dict[str, Parser] = {
     "sets": Parser(_sets, bytes_of(archives, *ARRAY_WORDS), 10_000),
     "manifest": Parser(_manifest, json_of(lambda: [bundle_parts()[0]]), 10_000),
     "archive": Parser(_archive, _tar, 5_000),
+    "accepted": Parser(lambda folder, path: accepted(path), json_of(lambda: [ACCEPTED]), 2_000),
     "public key": Parser(
         _public_key, bytes_of(lambda: [PUBLIC], b"\xff", b"g", b"0" * 9999), 1_000, strict=True
     ),

@@ -33,6 +33,7 @@ from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from tests.attestation.examples import facts
 from tests.fuzz.adopted_parsers import ADOPTED_PARSERS
+from tests.fuzz.dataset_parsers import DATASET_PARSERS
 from tests.fuzz.device_parsers import DEVICE_PARSERS
 from tests.fuzz.mutate import mutated, mutated_json
 from tests.fuzz.parser import JSON_WORDS, SHA, Parser, bytes_of, json_of
@@ -244,6 +245,7 @@ def _open_image(folder: Path, path: Path) -> None:
 PARSERS: dict[str, Parser] = {
     **DEVICE_PARSERS,
     **ADOPTED_PARSERS,
+    **DATASET_PARSERS,
     "request": Parser(lambda folder, path: load_request(path), json_of(requests), 20_000),
     "subjects": Parser(
         lambda folder, path: read_subjects(path, ["a", "b", "c"]),
