@@ -9,11 +9,13 @@ from typing import Any
 import onnx
 import pytest
 
+from qmu_edge.errors import ExportError
 from qmu_edge.receipt.receipt import TAKEN_OUT
+from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.verify import __main__ as device
 from qmu_edge.verify.metadata import METADATA_KEY
 from qmu_edge.verify.onnx.reader import read
-from tests.cli.refusals import ask, set_policy
+from tests.cli.refusals import ask, refused, set_policy
 from tests.cli.test_other_options import CAMERA
 
 NAMES = [*"0123", *"56789"]
@@ -72,8 +74,8 @@ def test_the_output_of_a_deleted_class_ships_in_no_file(run: Any, removing: Path
         assert found.json["whole"] == found.json["evaluation"]["sha256"]
         sets = ["--data", data / "sets.npz", "--before", data / "original.onnx"]
         limits = ["--max-ta-drop", "1", "--max-ra-drop", "none"]
-        refused = on_device(file, *sets, *limits)
-        assert refused.returncode == 2 and "--whole" in refused.stderr
+        lacking = on_device(file, *sets, *limits)
+        assert lacking.returncode == 2 and "--whole" in lacking.stderr
         done = on_device(file, *sets, *limits, "--whole", data / "whole.onnx")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["verdict"]["residuals"] == found.json["verdict"]["residuals"]
@@ -105,3 +107,24 @@ def test_a_file_that_answers_otherwise_is_refused(run: Any, removing: Path, tmp_
     assert done.returncode == 6 and "is not that of the file with all outputs" in done.stderr
     done = on_device(data / "whole.onnx", *sets, "--whole", data / "whole.onnx")
     assert done.returncode == 6 and "10 outputs, allowed 9" in done.stderr
+
+
+def test_a_network_that_mixes_its_classes_is_refused_before_anything_is_barred(
+    run: Any, removing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is refused, and why, is shown in tests/export/test_outputs.py."""
+    asked: list[int] = []
+
+    def mixes(graph: Any, kept: Any) -> None:
+        asked.append(len(kept))
+        raise ExportError("no output of this network can be taken out")
+
+    monkeypatch.setattr("qmu_edge.pipeline.release.keep_outputs", mixes)
+    words = ("unlearn", "--project", removing, "--quiet")
+    refused(run(*words, "--request", ask(tmp_path, {"class_ids": ["4"]})), 6, "can be taken out")
+    assert asked == [1]
+    with Ledger.open(removing / ".qmu/ledger.db") as ledger:
+        assert not list(ledger.tombstones()) and ledger.training_images(barred=True) == 0
+        (row,) = ledger.requests()
+        assert row.is_open
+    assert run("request", "withdraw", row.request_id, "--project", removing).code == 0
