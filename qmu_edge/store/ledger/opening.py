@@ -6,6 +6,9 @@ newest pages in a write-ahead log and wants to write beside it, so the case deci
     somebody else writes     the log's index is there, and is read together with the log
     a log without an index   as a backup of a running project has it: file and log are read as a copy
     no log                   the file is all there is, and nobody changes it
+
+A journal of a transaction over several files names another file, and SQLite removes that when it opens the
+ledger. There is never one of ours: whoever prepared a project could have any file of its user removed.
 """
 
 import os
@@ -13,9 +16,12 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Final
 
-from qmu_edge.errors import ConfigError
+from qmu_edge.errors import ConfigError, LedgerError
 from qmu_edge.io.files import may_write
+
+_NAMES_ANOTHER: Final = bytes.fromhex("d9d505f920a163d7")  # the last bytes of such a journal
 
 
 def address(path: Path, aside: ExitStack) -> str:
@@ -27,8 +33,10 @@ def address(path: Path, aside: ExitStack) -> str:
 
     Raises:
         ConfigError: This user may not read it.
+        LedgerError: The journal beside it names another file.
     """
     path = path.absolute()
+    _require_own(path.with_name(f"{path.name}-journal"))
     log, index = (path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))
     if may_write(path):
         return f"{path.as_uri()}?mode=rw"
@@ -42,3 +50,21 @@ def address(path: Path, aside: ExitStack) -> str:
     for file in (path, log):
         shutil.copyfile(file, folder / file.name)
     return f"{(folder / path.name).as_uri()}?mode=rw"
+
+
+def _require_own(journal: Path) -> None:
+    if not os.path.lexists(journal):
+        return
+    if journal.is_symlink() or not journal.is_file():
+        raise LedgerError(f"ledger {journal}: not a regular file")
+    try:
+        with journal.open("rb") as file:
+            file.seek(max(0, journal.stat().st_size - len(_NAMES_ANOTHER)))
+            names_another = file.read() == _NAMES_ANOTHER
+    except OSError as error:
+        raise ConfigError(f"ledger {journal}: cannot be read: {error.strerror}") from None
+    if names_another:
+        raise LedgerError(
+            f"ledger {journal}: names another file, which would be removed; no ledger has such a journal. "
+            "Look at it, then move it away"
+        )
