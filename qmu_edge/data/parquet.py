@@ -117,6 +117,10 @@ class _Table:
             found: list[Any] = values.to_pylist()
         except self._errors as error:  # a time that Python has not, text that is not UTF-8
             raise ConfigError(f"{self.path}: column {column}: {str(error)[:200]}") from None
+        if len(found) != self._sizes[group]:  # of a file that says otherwise in another place
+            raise ConfigError(
+                f"{self.path}: damaged: column {column} has {len(found)} rows, allowed {self._sizes[group]}"
+            )
         return found
 
     def _bytes(self, group: int, row: int) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qmu_edge.data.parquet import _Table, tables
 from qmu_edge.errors import ConfigError
 from tests.data.photos import LABELS, SPLITS, SUBJECTS, holds_all, loaded, png
 
@@ -162,3 +163,17 @@ def test_what_is_no_file_in_a_folder_is_not_waited_for(tmp_path: Path, suffix: s
     parquet.write_table(table(), tmp_path / "a.parquet")
     os.mkfifo(tmp_path / f"b.{suffix}")
     assert len(loaded(tmp_path).ids) == 8
+
+
+def test_columns_of_other_lengths_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a damaged file has them, in which every column says for itself how many rows there are."""
+    path = tmp_path / "set.parquet"
+    parquet.write_table(table(range(2), names=False), path)
+    real = _Table._group
+
+    def shorter(self: Any, group: int, column: str) -> Any:
+        return real(self, group, column)[: 1 if column == "label" else None]
+
+    monkeypatch.setattr(_Table, "_group", shorter)
+    with pytest.raises(ConfigError, match="damaged: column label has 1 rows, allowed 2"):
+        tables(path)
