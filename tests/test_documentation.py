@@ -249,6 +249,6 @@ def test_specification_names_every_field(room: str, schema: Any) -> None:
 
 
 def test_the_verifier_is_run_without_what_lies_in_the_working_folder() -> None:
-    """A bundle with a file numpy.py would be run, before its signature was looked at, by whoever goes into it."""
+    """Whoever goes into a bundle's folder would run its numpy.py, before any signature is looked at."""
     found = [p for p in PAGES if "python -m qmu_edge.verify" in p.read_text("utf-8")]
     assert [p for p in found if p.name != "CHANGELOG.md"] == []

@@ -76,9 +76,9 @@ class _Table:
                 for batch in self._file:
                     batch.validate(full=True)  # places in a buffer that lie would be read beyond it
                 self._sizes = [len(batch) for batch in self._file]
+            self._names = list(schema.names)  # decoded only now
         except self._errors as error:
             raise ConfigError(f"{path}: not a table: {str(error)[:200]}") from None
-        self._names = list(schema.names)
         self._image = self._column_of_images(schema)
         self.class_names = _class_names(path, schema)
 

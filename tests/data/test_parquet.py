@@ -177,3 +177,12 @@ def test_columns_of_other_lengths_are_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(_Table, "_group", shorter)
     with pytest.raises(ConfigError, match="damaged: column label has 1 rows, allowed 2"):
         tables(path)
+
+
+def test_a_column_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.arrow"
+    with pyarrow.ipc.new_stream(path, table(range(2), names=False).schema) as writer:
+        writer.write_table(table(range(2), names=False))
+    path.write_bytes(path.read_bytes().replace(b"subject", b"sub\x80ect"))
+    with pytest.raises(ConfigError, match=r"set\.arrow: not a table: .*can't decode byte 0x80"):
+        tables(path)
