@@ -4,6 +4,7 @@ python bench/demo.py [--seeds 0 1 2] [--work work/]
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -15,7 +16,7 @@ from qmu_edge.api.demo import demo
 COLUMNS = ("FA", "RA", "TA", "MIA AUC")
 
 
-def row(found: list[dict[str, Any]]) -> dict[str, list[float]]:
+def row(found: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """Mean and deviation over seeds of one row, what is left among them."""
     columns = {name: [one[name] for one in found] for name in COLUMNS}
     columns |= {end: [one["left"][end] for one in found] for end in ("value", "low", "high")}

@@ -22,6 +22,7 @@ TESTED_IN = {
         "cli/main", "cli/project", "cli/run", "qmu_edge/api/project", "qmu_edge/api/run",
         "qmu_edge/pipeline/dry_run",
     ),
+    "cli/test_answers.py": ("qmu_edge/pipeline/fulfilled",),
     "cli/test_adopt.py": ("qmu_edge/pipeline/adopt_run", "qmu_edge/pipeline/adoption"),
     "cli/test_bad_requests.py": ("cli/requests", "qmu_edge/api/requests"),
     "cli/test_near_duplicates.py": ("qmu_edge/pipeline/near_duplicates",),
@@ -51,6 +52,19 @@ TESTED_IN = {
     "receipt/test_statement.py": ("qmu_edge/receipt/fields",),
     "unlearn/test_last_blocks.py": ("qmu_edge/unlearn/methods/cf_k", "qmu_edge/unlearn/methods/eu_k"),
 }  # fmt: skip
+
+# Where a dictionary may hold whatever it likes, how often, and why; every other one has a type.
+UNTYPED = {
+    "models/layers.py": (2, "arguments of Brevitas' quantizers"),
+    "qmu_edge/api/receipts.py": (1, "a JSON Schema"),
+    "qmu_edge/io/json.py": (2, "the reader of JSON"),
+    "qmu_edge/receipt/statement.py": (2, "a JSON Schema, and a receipt of any version as JSON"),
+    "qmu_edge/recipe.py": (2, "TOML as it was read, and as it is written"),
+    "qmu_edge/request/document.py": (1, "a JSON Schema"),
+    "qmu_edge/runtime/parallel.py": (1, "arguments of any of PyTorch's functions"),
+    "qmu_edge/store/ledger/chain.py": (1, "the body of any event"),
+    "qmu_edge/train/checkpoint.py": (1, "the header of a checkpoint of any version, which its reader checks"),
+}
 
 
 def sources(*tops: str) -> Iterator[tuple[Path, str]]:
@@ -127,6 +141,12 @@ def test_functions_are_short() -> None:
         f.end_lineno - f.lineno + 1 for _, text in sources() for f in functions(text) if f.end_lineno
     )
     assert lengths[len(lengths) // 2] <= 12 and lengths[len(lengths) * 9 // 10] <= 30
+
+
+def test_results_are_typed() -> None:
+    """What is passed on has a type that names its keys; a mapping of anything is for what others wrote."""
+    found = {str(path): n for path, text in sources() if (n := text.count("dict[str, Any]"))}
+    assert found == {path: n for path, (n, _) in UNTYPED.items()}
 
 
 def test_the_words_of_the_ledger_are_said_in_one_place() -> None:

@@ -5,17 +5,24 @@ recognises a third of the others, so that there is something to forget, as with 
 user has: a folder of images, and the functions of `qmu_edge.api`.
 """
 
+import math
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 from qmu_edge import api
 from qmu_edge.errors import ConfigError, VerificationFailed
 from qmu_edge.io.files import make_folder
 from qmu_edge.io.progress import Progress
-from qmu_edge.machine.cost import measured_cost
+from qmu_edge.machine.cost import Cost, measured_cost
 from qmu_edge.project.project import RECIPE
+from qmu_edge.store.ledger.states import Outcome
+from qmu_edge.verify.plain import AccuracyJson, AucJson, VerdictJson
+
+if TYPE_CHECKING:
+    from qmu_edge.pipeline.fulfilled import Fulfilled
 
 SUBJECT: Final = "writer-7"
 MARK: Final = ".qmu-demo"
@@ -23,7 +30,46 @@ NOISE: Final = 220.0  # deviation, in grey values of 0 to 255
 NOTHING: Final = "finetune"  # the recipe gives it a learning rate that moves no integer weight
 
 
-def demo(folder: Path, *, seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
+class Left(TypedDict):
+    """A share of what was known, with its interval; None where there is none."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+# What one file does, as fractions; `left` is None where nothing was told.
+Row = TypedDict(
+    "Row",
+    {
+        "FA": float, "RA": float, "TA": float, "MIA": float, "MIA AUC": float, "left": Left | None,
+        "file_bytes": int, "seconds": float,
+    },
+)  # fmt: skip
+
+
+class Demonstration(TypedDict):
+    """What the demonstration has shown.
+
+    Attributes:
+        rows: Of the table. Where no method but retraining passed, "unlearned" is of the retrained network
+            too.
+        refused: What became of an attempt that changes nothing.
+        steps: What each has cost.
+        paths: Of the files.
+        verdict, counts, outcome: Of the request.
+    """
+
+    rows: dict[Literal["original", "unlearned", "retrained"], Row]
+    refused: str
+    steps: Mapping[str, Cost]
+    paths: dict[str, str | None]
+    verdict: VerdictJson
+    counts: Mapping[str, int] | None
+    outcome: Outcome | None
+
+
+def demo(folder: Path, *, seed: int = 0, progress: Progress | None = None) -> Demonstration:
     """Run the demonstration in `folder`, which is emptied first if an earlier one made it.
 
     Args:
@@ -31,36 +77,30 @@ def demo(folder: Path, *, seed: int = 0, progress: Progress | None = None) -> di
         seed: Of the noise and of all training.
         progress: Silent when None.
 
-    Returns:
-        Rows of the table (original, unlearned, retrained), what became of an attempt that changes nothing,
-        cost of each step, and paths. Where no method but retraining passed, "unlearned" is of the retrained
-        network too.
-
     Raises:
         ConfigError: The folder holds something else.
     """
     shown = progress or Progress()
     _empty(folder)
-    costs: dict[str, Any] = {}
     shop, twin, request = folder / "shop", folder / "retrained", folder / "req.json"
-    _, costs["images"] = measured_cost(lambda: write_images(folder / "photos", seed))
-    _, costs["init"] = measured_cost(
+    _, images = measured_cost(lambda: write_images(folder / "photos", seed))
+    _, made = measured_cost(
         lambda: api.init(
             shop, dataset=str(folder / "photos"), recipe="noisy-digits-resnet18-w4a4",
             subjects=folder / "photos" / "subjects.csv", progress=shown,
         )
     )  # fmt: skip
     _set_seed(shop / RECIPE, seed)
-    _, costs["train"] = measured_cost(lambda: api.train(shop, progress=shown))
+    _, trained = measured_cost(lambda: api.train(shop, progress=shown))
     shutil.copytree(shop, twin, symlinks=True)
     shown.note(f"deleting everything of {SUBJECT}")
     api.request_new(subject_ids=[SUBJECT], out=request)
     refused = _change_nothing(request, shop, shown)
     served = api.unlearn(request, shop, progress=shown)
     beside = api.unlearn(request, twin, method="retrain", progress=shown)
-    costs.update(served["steps"])
-    rows = {
-        "original": _row("original", served, costs["train"]["seconds"]),
+    costs: dict[str, Cost] = {"images": images, "init": made, "train": trained, **served["steps"]}
+    rows: dict[Literal["original", "unlearned", "retrained"], Row] = {
+        "original": _row("original", served, trained["seconds"]),
         "unlearned": _row("unlearned", served, _seconds(served)),
         "retrained": _row("unlearned", beside, _seconds(beside)),
     }
@@ -111,19 +151,25 @@ def _change_nothing(request: Path, shop: Path, shown: Progress) -> str:
     return "a file in which nothing changed was released"  # a wrong release: the command says so
 
 
-def _seconds(served: dict[str, Any]) -> float:
+def _seconds(served: "Fulfilled") -> float:
     return float(sum(served["steps"][step]["seconds"] for step in ("unlearned", "requantized")))
 
 
-def _row(name: str, served: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _row(name: Literal["original", "unlearned"], served: "Fulfilled", seconds: float) -> Row:
     part, residuals = served["report"][name], served["report"]["verdict"]["residuals"]
-    found = part["evaluation"]
+    found, efficacy, left = part["evaluation"], part["mia_efficacy"], None
+    if residuals:
+        left = Left(value=residuals[0]["value"], low=residuals[0]["low"], high=residuals[0]["high"])
     return {
-        "FA": found["fa"]["value"], "RA": found["ra"]["value"], "TA": found["ta"]["value"],
-        "MIA": part["mia_efficacy"]["mean"], "MIA AUC": found["mia_auc"]["value"],
-        "left": {end: residuals[0][end] for end in ("value", "low", "high")} if residuals else None,
+        "FA": _share(found["fa"]), "RA": _share(found["ra"]), "TA": _share(found["ta"]),
+        "MIA": efficacy["mean"] if efficacy else math.nan, "MIA AUC": _share(found["mia_auc"]), "left": left,
         "file_bytes": found["bytes"], "seconds": seconds,
     }  # fmt: skip
+
+
+def _share(of: AccuracyJson | AucJson | None) -> float:
+    """What was measured; not a number without the images, which the demonstration has."""
+    return of["value"] if of else math.nan
 
 
 def _empty(folder: Path) -> None:

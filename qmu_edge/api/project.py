@@ -7,21 +7,119 @@ Each takes plain values, returns a dictionary that is ready for JSON, and raises
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, overload
 
 from qmu_edge.data.index import Form
+from qmu_edge.io.digest import Sha256
 from qmu_edge.io.progress import Progress
+from qmu_edge.project.plain import Registered
 from qmu_edge.project.project import Project, find, opened, search
 from qmu_edge.recipe import SOURCES, DataRecipe, Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
 from qmu_edge.store.ledger.states import Pointer
 
 if TYPE_CHECKING:
     from qmu_edge.data.objects import ImageDataset
+    from qmu_edge.project.purge import Purged, PurgePreview
+    from qmu_edge.queue.foreseen import Verdicts
+    from qmu_edge.queue.schedule import RequestStanding
 
 __all__ = ["SOURCES", "confirm", "doctor", "init", "methods", "purge", "recipes", "status"]
+
+
+class NewProject(Registered):
+    """A project that was made: its folder, and the recipe that was asked for."""
+
+    project: str
+    recipe: str
+
+
+class LedgerHead(TypedDict):
+    """How many events a ledger has, and the hash of the last."""
+
+    events: int
+    head: str
+
+
+class ProjectStatus(TypedDict):
+    """Where a project stands.
+
+    Attributes:
+        project: Its folder.
+        dataset: Its source in the recipe.
+        samples, deleted: How many are registered, and of these barred.
+        ledger: How far it is.
+        checkpoint, release, receipt: Digests of what is current; None before.
+        origin: What is to be said of where the network comes from; None when it was trained here.
+        verdicts: What tests of the network can see; None where there are no references.
+        open, overdue: How many requests are.
+        requests: All of them.
+    """
+
+    project: str
+    dataset: str
+    samples: int
+    deleted: int
+    ledger: LedgerHead
+    checkpoint: Sha256 | None
+    release: Sha256 | None
+    receipt: Sha256 | None
+    origin: str | None
+    verdicts: "Verdicts | None"
+    open: int
+    overdue: int
+    requests: "list[RequestStanding]"
+
+
+class ConfirmedModel(TypedDict):
+    """A model file, and its digest."""
+
+    model: str
+    sha256: Sha256
+
+
+class ListedMethod(TypedDict):
+    """An unlearning method, see `qmu_edge.unlearn.method.Method`, and its default parameters."""
+
+    category: Literal["exact", "approximate"]
+    summary: str
+    reads: list[str]
+    touches: list[str]
+    parameters: dict[str, object]
+
+
+class ProcessorsJson(TypedDict):
+    """`Processors`."""
+
+    threads: int
+    why: str
+    dynamic: bool
+    waiting: Mapping[str, str]
+
+
+class Health(TypedDict):
+    """What `doctor` has found.
+
+    Attributes:
+        versions: Of this package, of Python and of libraries; None for what is not installed.
+        gpu: Its name; None without one.
+        processors: What this process may use.
+        project: Its folder. Without one there are no problems, and all that follows is missing.
+        problems, repairable, repaired, ledger_holds, held_by, unnamed: See
+            `qmu_edge.project.doctor.Examination`.
+    """
+
+    versions: dict[str, str | None]
+    gpu: str | None
+    processors: ProcessorsJson
+    project: NotRequired[str]
+    problems: list[str]
+    repairable: NotRequired[list[str]]
+    repaired: NotRequired[list[str]]
+    ledger_holds: NotRequired[bool]
+    held_by: NotRequired[str | None]
+    unnamed: NotRequired[int]
 
 
 def init(
@@ -34,7 +132,7 @@ def init(
     previous: Path | None = None,
     model: Path | str | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> NewProject:
     """Register a dataset and make a project of `folder`.
 
     Args:
@@ -81,7 +179,7 @@ def init(
     return {"project": str(folder), "recipe": chosen_recipe, **made}
 
 
-def status(project: Path | None = None) -> dict[str, Any]:
+def status(project: Path | None = None) -> ProjectStatus:
     """Where the project stands: current objects, requests with their deadlines, what comes next."""
     from qmu_edge.queue.foreseen import by_number
     from qmu_edge.queue.schedule import standing
@@ -96,7 +194,9 @@ def status(project: Path | None = None) -> dict[str, Any]:
             "samples": ledger.sample_count(),
             "deleted": len(ledger.tombstones()),
             "ledger": {"events": ledger.event_count(), "head": ledger.head()},
-            **{name.value: ledger.current(name) for name in Pointer},
+            "checkpoint": ledger.current(Pointer.CHECKPOINT),
+            "release": ledger.current(Pointer.RELEASE),
+            "receipt": ledger.current(Pointer.RECEIPT),
             "origin": found.results.origin() or None,
             "verdicts": by_number(known, found.recipe.policy.max_residual) if known else None,
             "open": sum(r["next"] is not None for r in requests),
@@ -105,7 +205,15 @@ def status(project: Path | None = None) -> dict[str, Any]:
         }
 
 
-def purge(project: Path | None = None, *, now: bool = False, dry_run: bool = False) -> dict[str, Any]:
+@overload
+def purge(project: Path | None = None, *, now: bool = False, dry_run: Literal[False] = False) -> "Purged": ...
+@overload
+def purge(project: Path | None = None, *, now: bool = False, dry_run: Literal[True]) -> "PurgePreview": ...
+@overload
+def purge(project: Path | None = None, *, now: bool = False, dry_run: bool) -> "Purged | PurgePreview": ...
+def purge(
+    project: Path | None = None, *, now: bool = False, dry_run: bool = False
+) -> "Purged | PurgePreview":
     """Remove superseded checkpoints and everything else made of deleted data, after the retention window.
 
     Args:
@@ -124,15 +232,15 @@ def purge(project: Path | None = None, *, now: bool = False, dry_run: bool = Fal
             return run(found, moment, at_once=now)
 
 
-def confirm(model: Path) -> dict[str, Any]:
+def confirm(model: Path) -> ConfirmedModel:
     """Note that you have read a model file, so that it is run where a project on this machine names it."""
     from qmu_edge.project.model_file import confirm as noted
 
     return {"model": str(model), "sha256": noted(model)}
 
 
-def methods() -> dict[str, Any]:
-    """The unlearning methods: category, summary, image sets, parameter groups, default parameters."""
+def methods() -> dict[str, ListedMethod]:
+    """The unlearning methods by name."""
     from qmu_edge.unlearn.registry import METHODS, parameters
 
     return {
@@ -145,7 +253,7 @@ def methods() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _defaults(params: Any) -> dict[str, Any]:
+def _defaults(params: Any) -> dict[str, object]:
     names = params.__dataclass_fields__
     return {n: "the recipe's [train]" if n == "train" else getattr(params, n) for n in names}
 
@@ -161,7 +269,7 @@ def recipes(name: str | None = None) -> dict[str, str]:
     return {"recipe": name, "toml": to_toml(parse_recipe(recipe_text(name), name))}
 
 
-def doctor(project: Path | None = None, *, repair: bool = False) -> dict[str, Any]:
+def doctor(project: Path | None = None, *, repair: bool = False) -> Health:
     """Versions, GPU, threads, and the integrity of all that a project stores; see `qmu_edge.project.doctor`.
 
     Args:
@@ -172,11 +280,17 @@ def doctor(project: Path | None = None, *, repair: bool = False) -> dict[str, An
     from qmu_edge.machine.versions import versions
     from qmu_edge.project.doctor import examine
 
-    machine = {"versions": versions(), "gpu": _gpu(), "processors": asdict(processors())}
+    used = processors()
+    threads: ProcessorsJson = {
+        "threads": used.threads, "why": used.why, "dynamic": used.dynamic, "waiting": dict(used.waiting),
+    }  # fmt: skip
     root = find(project) if project else search()
     if root is None:
-        return {**machine, "problems": []}
-    return {**machine, "project": str(root), **examine(root, repair=repair)}
+        return {"versions": versions(), "gpu": _gpu(), "processors": threads, "problems": []}
+    return {
+        "versions": versions(), "gpu": _gpu(), "processors": threads, "project": str(root),
+        **examine(root, repair=repair),
+    }  # fmt: skip
 
 
 def _gpu() -> str | None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from qmu_edge.attestation.papers import PAPERS, findings
 from qmu_edge.errors import ConfigError, LedgerError
@@ -28,7 +28,45 @@ from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.objects import ObjectStore
 
 
-def receipt_show(path: Path | None = None, project: Path | None = None) -> dict[str, Any]:
+class ShownReceipt(TypedDict):
+    """A receipt, its digest, and the name of the key that has signed it."""
+
+    sha256: Sha256
+    key: str
+    receipt: Mapping[str, object]
+
+
+class VerifiedReceipt(TypedDict):
+    """What was verified of a receipt, one line for each thing."""
+
+    sha256: Sha256
+    key: str
+    checks: list[str]
+
+
+class RecomputedReceipt(TypedDict):
+    """A receipt that was computed again, and whose it is.
+
+    Attributes:
+        files, computed_with: See `qmu_edge.pipeline.recompute.Recomputed`.
+    """
+
+    request: str
+    receipt: Sha256
+    files: dict[str, Sha256]
+    computed_with: Mapping[str, object]
+
+
+class Written(TypedDict):
+    """What people read about a request, and the path of the file where it was written to one."""
+
+    request: str
+    receipt_sha256: Sha256
+    out: str | None
+    text: str
+
+
+def receipt_show(path: Path | None = None, project: Path | None = None) -> ShownReceipt:
     """A receipt: the file at `path`, or the project's current one."""
     data = _receipt_bytes(path, project)
     return {
@@ -46,7 +84,7 @@ def receipt_verify(
     digests: Sequence[str] = (),
     previous: Sequence[Path] = (),
     trusted_keys: Sequence[Path] = (),
-) -> dict[str, Any]:
+) -> VerifiedReceipt:
     """Check a receipt: signature, form, and the digests of the files at hand. Offline and without torch.
 
     Args:
@@ -118,7 +156,7 @@ def _beside(
 
 def receipt_recompute(
     path: Path | None = None, project: Path | None = None, *, progress: Progress | None = None
-) -> dict[str, Any]:
+) -> RecomputedReceipt:
     """Train the network of an exact, deterministic receipt again, and compare its files byte for byte.
 
     Args:
@@ -150,7 +188,7 @@ def receipt_recompute(
 
 def report(
     request: str | None = None, project: Path | None = None, *, letter: bool = False, out: Path | None = None
-) -> dict[str, Any]:
+) -> Written:
     """What people read about a request that was fulfilled, made anew from what is stored.
 
     Args:
@@ -201,18 +239,15 @@ def receipt_schema() -> dict[str, Any]:
     return json_schema()
 
 
-def keys_list(project: Path | None = None) -> dict[str, Any]:
-    """The project's public keys: since when, until when and why, and which receipts they may have signed.
-
-    `p256` is what model signatures call the P-256 key beside a key; None where it has signed no model.
-    """
+def keys_list(project: Path | None = None) -> dict[str, keys.KeyJson]:
+    """The project's public keys by name, their time, and the receipts that they may have signed."""
     with _project(project) as found:
         model_keys = keys.model_keys(found.ledger)
         hints = {name: p256.hint(key) for name, key in model_keys.items()}
-        return {key.name: {**asdict(key), "p256": hints.get(key.name)} for key in keys.known(found.ledger)}
+        return {key.name: {**key.to_json(), "p256": hints.get(key.name)} for key in keys.known(found.ledger)}
 
 
-def keys_rotate(project: Path | None = None, *, reason: str = "rotated") -> dict[str, Any]:
+def keys_rotate(project: Path | None = None, *, reason: str = "rotated") -> keys.PublicKey:
     """Put a new key in use and delete the private half of the one before.
 
     `reason` is one of `qmu_edge.store.ledger.keys.REASONS`.
@@ -221,7 +256,7 @@ def keys_rotate(project: Path | None = None, *, reason: str = "rotated") -> dict
         return keys.renew(found.folder / KEYS, found.ledger, reason).public()
 
 
-def keys_revoke(name: str, project: Path | None = None) -> dict[str, Any]:
+def keys_revoke(name: str, project: Path | None = None) -> keys.PublicKey:
     """Declare a key that is out of use compromised."""
     with _project(project) as found, found.locked():
         return keys.revoke(found.ledger, name).public()
@@ -230,7 +265,7 @@ def keys_revoke(name: str, project: Path | None = None) -> dict[str, Any]:
 def keys_export(
     name: str | None = None, project: Path | None = None, *, public: bool = False, model: bool = False,
     out: Path | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> keys.PublicKey:  # fmt: skip
     """A public key as PEM, the one in use when `name` is None; written to `out` when given.
 
     With `model` it is the P-256 key beside it, which signs `model.sig`.
@@ -244,16 +279,17 @@ def keys_export(
     with _project(project) as found:
         result = keys.named(found.ledger, name).public()
         if model:
-            result |= _model_key(keys.model_keys(found.ledger).get(result["key"]), result["key"])
+            beside = _model_key(keys.model_keys(found.ledger).get(result["key"]), result["key"])
+            result["pem"], result["p256"] = p256.to_pem(beside), p256.hint(beside)
     if out is not None:
         write_new(out, result["pem"].encode(), outside=STORE)
     return result
 
 
-def _model_key(public: bytes | None, name: str) -> dict[str, str]:
+def _model_key(public: bytes | None, name: str) -> bytes:
     if public is None:
         raise ConfigError(f"key {name}: no P-256 key is known beside it: it has signed no model so far")
-    return {"p256": p256.hint(public), "pem": p256.to_pem(public)}
+    return public
 
 
 def _published(project: Path | None) -> Path | None:

@@ -4,15 +4,21 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from qmu_edge.io.files import write_new
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import STORE, Project, find, opened
 from qmu_edge.queue import lifecycle
-from qmu_edge.queue.schedule import standing
+from qmu_edge.queue.schedule import RequestStanding, standing
 from qmu_edge.request.document import load_request, new_request
 from qmu_edge.store.ledger.requests import RequestRow
+
+
+class RequestList(TypedDict):
+    """Requests, in the order in which they were received."""
+
+    requests: list[RequestStanding]
 
 
 def request_new(
@@ -24,7 +30,7 @@ def request_new(
     requested_by: str | None = None,
     approved_by: str | None = None,
     out: Path | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A valid erasure request; written to `out` when given, which must not exist."""
     document = new_request(
         subject_ids=subject_ids, sample_ids=sample_ids, class_ids=class_ids,
@@ -35,11 +41,8 @@ def request_new(
     return document
 
 
-def request_add(request: Path, project: Path | None = None) -> dict[str, Any]:
+def request_add(request: Path, project: Path | None = None) -> RequestStanding:
     """Record a deletion request without serving it; the same request again changes nothing.
-
-    Returns:
-        Like all functions here but `request_list` and `request_new`: where the request now stands.
 
     Raises:
         RequestError: Nothing or only a part of it is known. It is recorded with its outcome.
@@ -47,29 +50,29 @@ def request_add(request: Path, project: Path | None = None) -> dict[str, Any]:
     return _changed(project, lambda p: lifecycle.register(p, load_request(request, key=p.ids_key)))
 
 
-def request_list(project: Path | None = None, *, open_only: bool = False) -> dict[str, Any]:
+def request_list(project: Path | None = None, *, open_only: bool = False) -> RequestList:
     """All requests, or those that are open, with their dates and what happens next."""
     with opened(find(project), Progress()) as found:
         rows = standing(found.ledger, found.recipe.policy, datetime.now(UTC))
     return {"requests": [r for r in rows if r["next"]] if open_only else rows}
 
 
-def request_approve(request_id: str, project: Path | None = None, *, by: str) -> dict[str, Any]:
+def request_approve(request_id: str, project: Path | None = None, *, by: str) -> RequestStanding:
     """Let a request that waits for approval be served; `by` is a reference, like a ticket."""
     return _changed(project, lambda p: lifecycle.approve(p.ledger, request_id, by))
 
 
-def request_withdraw(request_id: str, project: Path | None = None) -> dict[str, Any]:
+def request_withdraw(request_id: str, project: Path | None = None) -> RequestStanding:
     """Close a request because the person took it back; not once its samples are barred."""
     return _changed(project, lambda p: lifecycle.withdraw(p.ledger, request_id))
 
 
-def request_deny(request_id: str, project: Path | None = None, *, reason: str) -> dict[str, Any]:
+def request_deny(request_id: str, project: Path | None = None, *, reason: str) -> RequestStanding:
     """Close a request that is not granted, for one of `qmu_edge.queue.lifecycle.DENIALS`."""
     return _changed(project, lambda p: lifecycle.deny(p.ledger, request_id, reason))
 
 
-def request_extend(request_id: str, project: Path | None = None, *, reason: str) -> dict[str, Any]:
+def request_extend(request_id: str, project: Path | None = None, *, reason: str) -> RequestStanding:
     """Put the deadline off, once and before it has passed.
 
     `reason` is one of `qmu_edge.request.deadline.EXTENSIONS`.
@@ -78,7 +81,7 @@ def request_extend(request_id: str, project: Path | None = None, *, reason: str)
     return _changed(project, lambda p: lifecycle.extend(p.ledger, request_id, reason, now))
 
 
-def _changed(folder: Path | None, change: Callable[[Project], RequestRow]) -> dict[str, Any]:
+def _changed(folder: Path | None, change: Callable[[Project], RequestRow]) -> RequestStanding:
     with opened(find(folder), Progress()) as project:
         with project.locked():
             row = change(project)

@@ -1,20 +1,28 @@
 """The commands that compute: train, adopt, references build, unlearn, export, verify."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
 
 from qmu_edge.api.project import _project
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import may_write
 from qmu_edge.io.progress import Progress
+from qmu_edge.project.plain import References, Training
 from qmu_edge.project.project import find, opened, search
 from qmu_edge.project.records import Release
 from qmu_edge.request.document import load_request
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.objects import ObjectStore
+from qmu_edge.verify.plain import ParityJson, VerificationJson
+
+if TYPE_CHECKING:
+    from qmu_edge.pipeline.adopt_run import AdoptedNetwork
+    from qmu_edge.pipeline.dry_run import PendingPreview, Preview
+    from qmu_edge.pipeline.fulfilled import Fulfilled, FulfilledPending
 
 
 def train(
@@ -25,7 +33,7 @@ def train(
     replace: bool = False,
     wait_s: float = 0.0,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Training:
     """Train the recipe's network on all samples that no request has deleted; continues after a kill.
 
     Where a network was released, another one takes its place only with `replace`.
@@ -50,7 +58,7 @@ def adopt(
     deterministic: bool = False,
     wait_s: float = 0.0,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> "AdoptedNetwork":
     """Make a network that was trained elsewhere the current checkpoint, in place of training.
 
     Args:
@@ -81,7 +89,7 @@ def references_build(
     deterministic: bool = False,
     wait_s: float = 0.0,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> References:
     """Train the references that are missing or know somebody who was deleted; continues after a kill."""
     from qmu_edge.pipeline.references_run import prepare_references
     from qmu_edge.runtime.determinism import determinism
@@ -90,6 +98,42 @@ def references_build(
         return prepare_references(found, device)
 
 
+class Options(TypedDict, total=False):
+    """How to fulfil requests, see `unlearn`."""
+
+    method: str | None
+    budget_s: float | None
+    device: str
+    deterministic: bool
+    wait_s: float
+    progress: Progress | None
+
+
+@overload
+def unlearn(
+    request: Path, project: Path | None = None, *, pending: Literal[False] = False,
+    dry_run: Literal[False] = False, **how: Unpack[Options],
+) -> "Fulfilled": ...  # fmt: skip
+@overload
+def unlearn(
+    request: Path, project: Path | None = None, *, pending: Literal[False] = False, dry_run: Literal[True],
+    **how: Unpack[Options],
+) -> "Preview": ...  # fmt: skip
+@overload
+def unlearn(
+    request: None = None, project: Path | None = None, *, pending: Literal[True],
+    dry_run: Literal[False] = False, **how: Unpack[Options],
+) -> "FulfilledPending": ...  # fmt: skip
+@overload
+def unlearn(
+    request: None = None, project: Path | None = None, *, pending: Literal[True], dry_run: Literal[True],
+    **how: Unpack[Options],
+) -> "PendingPreview": ...  # fmt: skip
+@overload
+def unlearn(
+    request: Path | None = None, project: Path | None = None, *, pending: bool = False, dry_run: bool = False,
+    **how: Unpack[Options],
+) -> "Fulfilled | Preview | FulfilledPending | PendingPreview": ...  # fmt: skip
 def unlearn(
     request: Path | None = None,
     project: Path | None = None,
@@ -102,7 +146,7 @@ def unlearn(
     deterministic: bool = False,
     wait_s: float = 0.0,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> "Fulfilled | Preview | FulfilledPending | PendingPreview":
     """Serve a deletion request, or all open ones: unlearn, re-quantize, export, verify, receipt.
 
     Args:
@@ -137,6 +181,39 @@ def unlearn(
             return fulfil_pending(found, effort) if parsed is None else fulfil(found, parsed, effort)
 
 
+class CostJson(TypedDict):
+    """An `InferenceCost`."""
+
+    bit_operations: float
+    weight_bits: float
+    activation_bits: float
+
+
+class Exported(TypedDict):
+    """Files that were exported.
+
+    Attributes:
+        checkpoint: Digest of the network.
+        receipt: Digest of the receipt that names the files, or is about the same network; None where there is
+            none.
+        files, sha256, bytes: Path, digest and size of each file by its name.
+        parity, levels: What the gates have found by format: agreement with the network, and the same by
+            optimization level and thread count of onnxruntime.
+        cost: Of one image; None unless asked for.
+        same_bits: By format, whether the file computes the same on every processor, for people.
+    """
+
+    checkpoint: Sha256
+    receipt: Sha256 | None
+    files: dict[str, str]
+    sha256: Mapping[str, Sha256]
+    bytes: Mapping[str, int]
+    parity: Mapping[str, ParityJson]
+    levels: Mapping[str, Mapping[str, ParityJson]]
+    cost: CostJson | None
+    same_bits: dict[str, str]
+
+
 def export(
     project: Path | None = None,
     *,
@@ -150,12 +227,11 @@ def export(
     cost: bool = False,
     wait_s: float = 0.0,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Exported:
     """Export the current checkpoint through all gates.
 
     The files go to `out` or into a bundle; without either they become the project's `release`. To `out` they
-    go also from a project that may only be read. The result says which receipt covers them: it names them, or
-    is about the same network; None where there is none.
+    go also from a project that may only be read.
 
     Args:
         project: Folder of the project.
@@ -235,7 +311,7 @@ def verify(
     *,
     data_out: Path | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> VerificationJson:
     """Check an exported file: structure, latent weights, and its accuracies on the project's data.
 
     Without a project only the file itself is checked. `passed` is false when a threshold is missed.

@@ -7,10 +7,10 @@ Source: CycloneDX 1.7 (ECMA-424), machine-learning-model components.
 """
 
 import uuid
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
-from qmu_edge.attestation.facts import Erasure, Facts, File
+from qmu_edge.attestation.facts import Erasure, Facts, File, Rounded
 from qmu_edge.io.canonical import canonical
 
 BOM: Final = "bom.cdx.json"
@@ -21,7 +21,7 @@ USE: Final = "Classification of images on devices; a class is one of the classes
 
 def bom(facts: Facts) -> bytes:
     """The file: RFC 8785 form, the same bytes for the same facts."""
-    document: dict[str, Any] = {
+    document: dict[str, object] = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.7",
         "version": 1,
@@ -42,7 +42,7 @@ def bom(facts: Facts) -> bytes:
     return canonical({"serialNumber": f"urn:uuid:{number}", **document})
 
 
-def _model(facts: Facts) -> dict[str, Any]:
+def _model(facts: Facts) -> dict[str, object]:
     done = facts.erasure
     return {
         "type": "machine-learning-model",
@@ -68,7 +68,7 @@ def _model(facts: Facts) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _measured(facts: Facts, done: Erasure) -> Iterator[dict[str, Any]]:
+def _measured(facts: Facts, done: Erasure) -> Iterator[dict[str, object]]:
     """What is known of the file that was measured, where it is among those that are shipped."""
     if any(file.sha256 == done.measured for file in facts.files.values()):
         yield from (_metric("accuracy", name, share) for name, share in done.accuracy.items())
@@ -76,7 +76,7 @@ def _measured(facts: Facts, done: Erasure) -> Iterator[dict[str, Any]]:
         yield _metric("residual", f"forgotten {left['scope']}", left)
 
 
-def _metric(kind: str, of: str, found: Mapping[str, Any]) -> dict[str, Any]:
+def _metric(kind: str, of: str, found: Rounded) -> dict[str, object]:
     """A figure with its interval; an end that there is not is left out."""
     ends = {"lowerBound": found["low"], "upperBound": found["high"]}
     told = {name: _text(end) for name, end in ends.items() if end is not None}
@@ -106,7 +106,7 @@ def _property(name: str, value: str) -> dict[str, str]:
     return {"name": f"qmu-edge:{name}", "value": value}
 
 
-def _receipt(done: Erasure) -> dict[str, Any]:
+def _receipt(done: Erasure) -> dict[str, object]:
     """Where the erasure receipt lies: beside this file."""
     return {
         "type": "attestation", "url": RECEIPT, "comment": "Erasure receipt",
@@ -114,7 +114,7 @@ def _receipt(done: Erasure) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _file(name: str, file: File) -> dict[str, Any]:
+def _file(name: str, file: File) -> dict[str, object]:
     return {
         "type": "file", "bom-ref": name, "name": name, "mime-type": "application/octet-stream",
         "hashes": [{"alg": "SHA-256", "content": file.sha256}],

@@ -54,7 +54,7 @@ def _fields(facts: Facts) -> Iterator[tuple[str, Any]]:
     metrics = [
         {"type": "accuracy", "name": f"accuracy on {name} images", "value": round(share["value"], 4)}
         for name, share in accuracy.items()
-        if name in ("test", "validation")
+        if name in ("test", "validation") and share["value"] is not None
     ]
     if metrics:
         task = {"type": "image-classification"}

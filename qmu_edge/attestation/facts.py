@@ -8,7 +8,7 @@ than 20 images are left out.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, Literal, TypedDict
 
 from qmu_edge import __version__
 from qmu_edge.io.digest import Sha256
@@ -17,6 +17,20 @@ from qmu_edge.receipt.statement import PredicateV1, Residual, Share, Statement
 FEW: Final = 20  # images: of fewer, no figure of theirs is told
 # Of the forgotten images nothing but what is left of them is told.
 SETS: Final = {"ta": "test", "va": "validation", "ra": "retained"}
+
+
+class Rounded(TypedDict):
+    """A share and the ends of its interval, see `rounded`; None for what is not known."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class RoundedResidual(Rounded):
+    """What is left of samples, or of classes."""
+
+    scope: Literal["samples", "classes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +50,9 @@ class Erasure:
         issued: RFC 3339.
         outcome, method, category, answer: In the receipt's words.
         forgotten: How many images, in steps; see `in_steps`.
-        accuracy: Of the measured file by set: `value`, `low`, `high`; see `rounded`.
+        accuracy: Of the measured file by set.
         measured: SHA-256 of that file.
-        residuals: The shares that are left: `scope`, `value`, `low`, `high`, rounded too.
+        residuals: The shares that are left.
         limits: Sentences that say what is not proven.
     """
 
@@ -49,9 +63,9 @@ class Erasure:
     category: str
     answer: str
     forgotten: str
-    accuracy: Mapping[str, Mapping[str, Any]]
+    accuracy: Mapping[str, Rounded]
     measured: Sha256
-    residuals: Sequence[Mapping[str, Any]]
+    residuals: Sequence[RoundedResidual]
     limits: Sequence[str]
 
 
@@ -70,7 +84,7 @@ class Facts:
 
     files: Mapping[str, File]
     architecture: str
-    bits: Mapping[str, Any]
+    bits: Mapping[str, object]
     recipe: Sha256
     checkpoint: Sha256
     erasure: Erasure | None = None
@@ -109,7 +123,7 @@ def in_steps(count: int) -> str:
     return f"{max(step, FEW)}-to-{10 * step - 1}"
 
 
-def rounded(value: float | None, low: float | None, high: float | None) -> dict[str, float | None]:
+def rounded(value: float | None, low: float | None, high: float | None) -> Rounded:
     """A share to the whole percent, and its interval, made wider, to five.
 
     More digits tell of how many images it is: 0.7347 from 0.5974 to 0.8379 can only be 36 of 49.
@@ -124,9 +138,9 @@ def rounded(value: float | None, low: float | None, high: float | None) -> dict[
     }
 
 
-def _share(found: Share | Residual) -> dict[str, Any]:
-    return dict(rounded(found.value, found.low, found.high))
+def _share(found: Share | Residual) -> Rounded:
+    return rounded(found.value, found.low, found.high)
 
 
-def _residual(left: Residual) -> dict[str, Any]:
+def _residual(left: Residual) -> RoundedResidual:
     return {"scope": left.scope, **_share(left)}

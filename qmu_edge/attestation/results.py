@@ -8,7 +8,7 @@ Source: https://github.com/in-toto/attestation, spec/predicates/test-result.md (
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from qmu_edge.io.digest import Sha256
 from qmu_edge.receipt.statement import STATEMENT_TYPE, PredicateV1, PredicateV2, Statement
@@ -22,7 +22,39 @@ _ABOUT: Final = ("_type", "subject", "predicateType")
 _LISTS: Final = {PASSED: "passedTests", WARNED: "warnedTests", FAILED: "failedTests"}
 
 
-def result_of(statement: Statement, receipt: Sha256) -> dict[str, Any]:
+class Digest(TypedDict):
+    """A digest as in-toto writes it."""
+
+    sha256: str
+
+
+class Resource(TypedDict):
+    """Something with a name, and its digest."""
+
+    name: str
+    digest: Digest
+
+
+class Result(TypedDict):
+    """The worst result, what was tested, and the names of all tests by what they came to."""
+
+    result: str
+    configuration: list[Resource]
+    passedTests: list[str]
+    warnedTests: list[str]
+    failedTests: list[str]
+
+
+class ResultStatement(TypedDict):
+    """An in-toto statement whose predicate is a test result."""
+
+    _type: str
+    subject: list[Resource]
+    predicateType: str
+    predicate: Result
+
+
+def result_of(statement: Statement, receipt: Sha256) -> ResultStatement:
     """The statement, ready for JSON.
 
     Args:
@@ -38,7 +70,9 @@ def result_of(statement: Statement, receipt: Sha256) -> dict[str, Any]:
         "predicate": {
             "result": _worst({outcome for _, outcome in tests}),
             "configuration": [{"name": n, "digest": {"sha256": sha}} for n, sha in digests.items()],
-            **{name: [n for n, o in tests if o == outcome] for outcome, name in _LISTS.items()},
+            "passedTests": [name for name, outcome in tests if outcome == PASSED],
+            "warnedTests": [name for name, outcome in tests if outcome == WARNED],
+            "failedTests": [name for name, outcome in tests if outcome == FAILED],
         },
     }
 

@@ -14,7 +14,7 @@ import base64
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from qmu_edge.errors import LedgerError
 from qmu_edge.io.canonical import canonical
@@ -116,7 +116,7 @@ def differences(signed: Signed, found: Mapping[str, str]) -> Iterator[str]:
             yield f"{name}: SHA-256 is {there[name]}; signed in {MODEL_SIGNATURE}: {signed.files[name]}"
 
 
-def _statement(files: Mapping[str, Sha256], ignored: Sequence[str]) -> dict[str, Any]:
+def _statement(files: Mapping[str, Sha256], ignored: Sequence[str]) -> dict[str, object]:
     names = sorted(files)
     together = hashlib.sha256(b"".join(bytes.fromhex(files[name]) for name in names)).hexdigest()
     return {

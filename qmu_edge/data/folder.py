@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from unicodedata import normalize
 
-from qmu_edge.data.pictures import Picture
+from qmu_edge.data.pictures import LeftOut, Picture
 from qmu_edge.errors import ConfigError
 
 SUFFIXES: Final = frozenset(
@@ -39,9 +39,11 @@ class Listing:
         self.left_out[reason] += 1
         self.first.setdefault(reason, path.relative_to(self.root).as_posix())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, LeftOut]:
         """What was left out, and why."""
-        found = {r: {"count": n, "first": self.first[r]} for r, n in self.left_out.items()}
+        found: dict[str, LeftOut] = {
+            r: {"count": n, "first": self.first[r]} for r, n in self.left_out.items()
+        }
         if self.suffixes:
             found[_SUFFIX]["suffixes"] = dict(self.suffixes.most_common(_MOST_SHOWN))
         return found
@@ -80,7 +82,7 @@ def listing(root: Path) -> Listing:
     return found
 
 
-def folder(root: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
+def folder(root: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, LeftOut]]:
     """The pictures of a folder, its classes in label order, and what is left out, for a `Decoder`."""
     found = listing(root)
     pictures = [

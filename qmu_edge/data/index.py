@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,13 +177,16 @@ class SampleIndex:
 
         A sample that shows several people has all their pseudonyms as its subject, a space between two.
         """
+        names, contents = Names(ids, "sample ids"), Digests.of(digests)
+        first, others = _people(subjects)
         return cls(
-            ids=Names(ids, "sample ids"),
-            digests=Digests.of(digests),
+            ids=names,
+            digests=contents,
             labels=labels,
             splits=splits,
             class_names=tuple(class_names),
-            **_people(subjects),
+            subjects=first,
+            others=others,
         )
 
     def subject_texts(self) -> Iterator[str]:
@@ -305,7 +308,7 @@ def _changes(values: NDArray[np.int64] | NDArray[np.character]) -> NDArray[np.bo
     return np.append(True, values[1:] != values[:-1])
 
 
-def _people(subjects: Iterable[str]) -> dict[str, Any]:
+def _people(subjects: Iterable[str]) -> tuple[Digests, dict[int, tuple[str, ...]]]:
     """The columns of `SampleIndex` that say who is in which sample."""
     others: dict[int, tuple[str, ...]] = {}
 
@@ -316,7 +319,7 @@ def _people(subjects: Iterable[str]) -> dict[str, Any]:
                 others[position] = tuple(Digests.of((one, *more), "subjects"))[1:]
             yield one
 
-    return {"subjects": Digests.of(first(), "subjects", blank=True), "others": others}
+    return Digests.of(first(), "subjects", blank=True), others
 
 
 def _require_codes(

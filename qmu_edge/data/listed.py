@@ -4,11 +4,11 @@ import unicodedata
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from qmu_edge.data.csv_table import CsvTable
 from qmu_edge.data.folder import leads_into
-from qmu_edge.data.pictures import Picture, in_order, split_of
+from qmu_edge.data.pictures import LeftOut, Picture, in_order, split_of
 from qmu_edge.data.subjects import subject_name
 from qmu_edge.errors import ConfigError
 
@@ -18,7 +18,7 @@ _MOST_NAMED: Final = 20
 _MOST_SHOWN: Final = 200  # characters of each
 
 
-def listed(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
+def listed(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, LeftOut]]:
     """The pictures of a table with the columns `path` and `label`, and perhaps `split` and `subject`.
 
     Paths are relative to the table's folder and stay inside. A picture of several people has a line for each.
@@ -77,6 +77,6 @@ def _is_there(file: Path) -> bool:
         return False
 
 
-def _left_out(table: CsvTable) -> dict[str, Any]:
+def _left_out(table: CsvTable) -> dict[str, LeftOut]:
     unused = table.unused(_COLUMNS)
     return {"columns": {"count": len(unused), "first": unused[0]}} if unused else {}

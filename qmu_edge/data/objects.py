@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from qmu_edge.data.decoding import Encoded
-from qmu_edge.data.pictures import Picture, in_order, label_of, split_of
+from qmu_edge.data.pictures import LeftOut, Picture, in_order, label_of, split_of
 from qmu_edge.data.subjects import people_in
 from qmu_edge.errors import ConfigError, QmuEdgeError
 
@@ -32,7 +32,7 @@ class ImageDataset(Protocol):
         """The item at a place."""
 
 
-def given(sets: Mapping[str, ImageDataset]) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
+def given(sets: Mapping[str, ImageDataset]) -> tuple[list[Picture], tuple[str, ...], dict[str, LeftOut]]:
     """The pictures of objects, by split ("" where it is not known); names of classes, where all say the same.
 
     Raises:

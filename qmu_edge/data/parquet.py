@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qmu_edge.data.decoding import Encoded
-from qmu_edge.data.pictures import Picture, in_order, label_of, split_of, split_of_name
+from qmu_edge.data.pictures import LeftOut, Picture, in_order, label_of, split_of, split_of_name
 from qmu_edge.data.subjects import people_in, text_of
 from qmu_edge.errors import ConfigError
 
@@ -21,7 +21,7 @@ _MOST_SHOWN: Final = 12
 _MOST_GROUP: Final = 1 << 30  # bytes
 
 
-def tables(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
+def tables(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, LeftOut]]:
     """The pictures of a file, or of all such files below a folder; names of its classes, in label order.
 
     The split of a row is in its column, or else in the name of its file or folder

@@ -8,10 +8,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NotRequired, TypedDict
 from unicodedata import normalize
 
 import numpy as np
@@ -124,6 +124,38 @@ class Picture:
     subjects: tuple[str, ...] = ()
 
 
+class LeftOut(TypedDict):
+    """What a set holds besides its images, of one kind.
+
+    Attributes:
+        count: How many things.
+        first: The first of them.
+        suffixes: Of files, how many have which suffix.
+    """
+
+    count: int
+    first: str
+    suffixes: NotRequired[dict[str, int]]
+
+
+class ReadFiles(TypedDict):
+    """What was read of encoded images.
+
+    Attributes:
+        files: How many.
+        modes_and_sizes: How many there are of each mode and size, the most frequent first.
+        made_to: What all of them were made to be.
+        decoded: How often something was done to one.
+        left_out: By reason.
+    """
+
+    files: int
+    modes_and_sizes: dict[str, int]
+    made_to: str
+    decoded: dict[str, int]
+    left_out: dict[str, LeftOut]
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A dataset as it comes from its source.
@@ -136,7 +168,7 @@ class Source:
         class_names: k names, in label order.
         subjects: The people in each sample (n), none where they are unknown; empty when the source has no
             word for it.
-        read: What was read of files, how they were decoded, and what was left out; empty for other sources.
+        read: What was read of files; None for other sources.
     """
 
     images: np.ndarray
@@ -145,7 +177,7 @@ class Source:
     given: np.ndarray
     class_names: tuple[str, ...]
     subjects: tuple[tuple[str, ...], ...] = ()
-    read: Mapping[str, Any] = field(default_factory=dict)
+    read: ReadFiles | None = None
 
     def form(self, fit: str) -> Form:
         """What the images were made to be, with this `fit`."""
@@ -174,7 +206,10 @@ class Decoder:
     most_bytes: float = float("inf")
 
     def source(
-        self, pictures: Sequence[Picture], class_names: Sequence[str] = (), left_out: Mapping[str, Any] = {}
+        self,
+        pictures: Sequence[Picture],
+        class_names: Sequence[str] = (),
+        left_out: Mapping[str, LeftOut] = {},
     ) -> Source:
         """Decode everything.
 
@@ -204,7 +239,7 @@ class Decoder:
             np.array([picture.split for picture in pictures]),
             names,
             subjects if any(subjects) else (),
-            {**_kinds(kinds, made), "decoded": dict(sorted(notes.items())), "left_out": dict(left_out)},
+            _read(kinds, made, notes, left_out),
         )
 
     def _form(self, first: Picture, modes: set[str]) -> Form:
@@ -266,8 +301,10 @@ def _one(file: Path | Encoded, form: Form, strict: bool) -> Decoded:
     return Decoded(fitted(found.pixels, form.shape, form.fit), found.notes)
 
 
-def _kinds(kinds: Sequence[tuple[str, int, int]], form: Form) -> dict[str, Any]:
-    """How many files there are of each mode and size, the most frequent first."""
+def _read(
+    kinds: Sequence[tuple[str, int, int]], form: Form, notes: Counter[str], left_out: Mapping[str, LeftOut]
+) -> ReadFiles:
+    """What was read: modes and sizes of all files, and what was done to them."""
     by_kind = Counter(f"{mode} {width}x{height}" for mode, width, height in kinds)
     shown = dict(by_kind.most_common(_MOST_KINDS))
     more = {"others": len(kinds) - sum(shown.values())} if len(by_kind) > len(shown) else {}
@@ -277,4 +314,6 @@ def _kinds(kinds: Sequence[tuple[str, int, int]], form: Form) -> dict[str, Any]:
         "modes_and_sizes": shown | more,
         "made_to": f"{made} (channels, height, width)"
         + (", cut to the middle" if form.fit == "crop" else ""),
+        "decoded": dict(sorted(notes.items())),
+        "left_out": dict(left_out),
     }

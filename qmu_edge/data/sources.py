@@ -150,7 +150,7 @@ def _torchvision(recipe: DataRecipe) -> Source:
     return _joined(recipe, sets)
 
 
-def _joined(recipe: DataRecipe, sets: dict[str, Any]) -> Source:
+def _joined(recipe: DataRecipe, sets: Mapping[str, Any]) -> Source:
     images, labels, ids, given = [], [], [], []
     for split, dataset in sets.items():
         array = np.asarray(dataset.data)
@@ -191,7 +191,7 @@ def _datasets(name: str, path: str) -> dict[str, ImageDataset]:
         raise ConfigError(f"torchvision:{name}: torchvision has no dataset of this name")
     known = inspect.signature(kind).parameters
     options = {"root": path, **({"download": True} if "download" in known else {})}
-    splits: dict[str, dict[str, Any]] = {"": {}}
+    splits: dict[str, dict[str, object]] = {"": {}}
     if "train" in known:
         splits = {"train": {"train": True}, "test": {"train": False}}
     elif "split" in known:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from operator import index
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from qmu_edge.data.columns import MAX_NAME
 from qmu_edge.data.csv_table import CsvTable
@@ -73,6 +73,16 @@ def _keyed(key: bytes, name: str) -> Sha256:
     return Sha256(hmac.digest(key, b"qmu-edge subject v1\0" + name.encode(), "sha256").hex())
 
 
+class SubjectListJson(TypedDict):
+    """What whoever gave a list of subjects should know about it; names nobody."""
+
+    pictures_of_several_people: int
+    pictures_of_unknown_people: int
+    unused_columns: list[str]
+    names_that_differ_in_case_or_spacing_only: int
+    first_of_them_in_lines: list[list[int]]
+
+
 @dataclass(frozen=True, slots=True)
 class SubjectList:
     """What a list of subjects says.
@@ -87,8 +97,8 @@ class SubjectList:
     unused: tuple[str, ...] = ()
     alike: tuple[tuple[int, ...], ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """What whoever gave the list should know about it; names nobody."""
+    def to_json(self) -> SubjectListJson:
+        """What whoever gave the list should know about it."""
         return {
             "pictures_of_several_people": sum(len(people) > 1 for people in self.subjects),
             "pictures_of_unknown_people": sum(not people for people in self.subjects),

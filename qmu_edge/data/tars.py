@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from qmu_edge.data.decoding import Encoded
 from qmu_edge.data.folder import SUFFIXES
-from qmu_edge.data.pictures import Picture, in_order, label_of, split_of, split_of_name
+from qmu_edge.data.pictures import LeftOut, Picture, in_order, label_of, split_of, split_of_name
 from qmu_edge.data.subjects import people_in
 from qmu_edge.errors import ConfigError
 
@@ -28,7 +28,7 @@ _END: Final = 512  # zero bytes that close an archive
 _BROKEN: Final = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)
 
 
-def archives(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]]:
+def archives(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, LeftOut]]:
     """The pictures of a tar file, or of all in a folder.
 
     Raises:
@@ -53,7 +53,9 @@ def archives(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Any]
                 left_out.append(f"{name}/{key}")
     if not found:
         raise ConfigError(f"{path}: no images")
-    skipped = {"without an image": {"count": len(left_out), "first": left_out[0]}} if left_out else {}
+    skipped: dict[str, LeftOut] = {}
+    if left_out:
+        skipped["without an image"] = {"count": len(left_out), "first": left_out[0]}
     return found, in_order(picture.label for picture in found), skipped
 
 
@@ -100,7 +102,7 @@ def _picture(path: Path, name: str, key: str, parts: dict[str, tuple[int, int]])
     image = plain[0]
     if parts[image][1] > _MOST_IMAGE:
         raise ConfigError(f"{where}: an image of {parts[image][1]} bytes, allowed {_MOST_IMAGE}")
-    noted: dict[str, Any] = {}
+    noted: dict[str, object] = {}
     if "json" in parts:
         noted = _noted(path, *parts["json"], where)
     if "cls" in parts:
@@ -117,7 +119,7 @@ def _picture(path: Path, name: str, key: str, parts: dict[str, tuple[int, int]])
     )
 
 
-def _noted(path: Path, start: int, size: int, where: str) -> dict[str, Any]:
+def _noted(path: Path, start: int, size: int, where: str) -> dict[str, object]:
     try:
         found = json.loads(_text(path, start, size, where))
     except (ValueError, RecursionError) as error:

@@ -171,8 +171,8 @@ class _Refused:
     reason: str
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Refused:
-    seen: dict[str, Any] = {}
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object] | _Refused:
+    seen: dict[str, object] = {}
     for key, value in pairs:
         if key in seen:
             return _Refused(f"key {shown(key)} appears twice")
@@ -180,7 +180,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Refused:
     return seen
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key appears twice")

@@ -108,7 +108,7 @@ def _read_union(kinds: tuple[Any, ...], value: object, path: str) -> Any:
     raise _Mismatch(f"{path}: found {shown(value)}, allowed {' or '.join(map(str, kinds))}")
 
 
-def _read_fields(kind: Any, document: dict[str, Any], path: str) -> Any:
+def _read_fields(kind: Any, document: Mapping[str, object], path: str) -> Any:
     hints = get_type_hints(kind)
     known = {field.name: field for field in dataclasses.fields(kind)}
     for name in document:

@@ -6,17 +6,24 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 Result = TypeVar("Result")
 
 
-def measured_cost(work: Callable[[], Result]) -> tuple[Result, dict[str, float]]:
+class Cost(TypedDict):
+    """Wall-clock seconds, and MiB of resident memory at the highest point."""
+
+    seconds: float
+    peak_mb: float
+
+
+def measured_cost(work: Callable[[], Result]) -> tuple[Result, Cost]:
     """Run `work` and say what it took.
 
     Returns:
-        Its result, and `seconds` and `peak_mb` (MiB of resident memory at the highest point; since the
-        start of the process where the system cannot reset its mark).
+        Its result, and the cost; memory since the start of the process where the system cannot reset its
+        mark.
     """
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: restart the high-water mark

@@ -1,7 +1,7 @@
 """The sections about what was measured: words, plots, and a table behind each plot."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from qmu_edge.page import plots
@@ -198,7 +198,7 @@ def _check(found: EvaluationResult | Check) -> Row:
     return title, percent(found.value), between(found.low, found.high), limit, right, met
 
 
-def _number(found: dict[str, Any], name: str) -> Real | None:
+def _number(found: Mapping[str, object], name: str) -> Real | None:
     value = found.get(name)
     return float(value) if isinstance(value, Real) else None
 

@@ -6,7 +6,7 @@ splits of the samples follow from that. Nobody here has seen that training: rece
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from qmu_edge.pipeline.adoption import Adoption, Files, Given
 from qmu_edge.pipeline.networks import Networks, origin_of
 from qmu_edge.pipeline.references_run import prepare_references
 from qmu_edge.project.notices import require_trainable
+from qmu_edge.project.plain import AdoptedJson
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Adopted
 from qmu_edge.project.results import BROUGHT
@@ -31,12 +32,20 @@ LIST: Final = "list"
 METHOD: Final = "adopt"  # of a checkpoint's origin
 
 
-def adopt_project(project: Project, given: Given, device_name: str) -> dict[str, Any]:
-    """Adopt a network; the same again is done once.
+class AdoptedNetwork(AdoptedJson):
+    """What became of a network that was brought.
 
-    Returns:
-        Digest of the checkpoint, what is said of its origin, accuracies before and after quantization, how
-        many samples are declared, and of the references what `prepare_references` returns.
+    Attributes:
+        origin: What receipts will say of it.
+        declared: How many samples there are, by split.
+    """
+
+    origin: str
+    declared: dict[str, int]
+
+
+def adopt_project(project: Project, given: Given, device_name: str) -> AdoptedNetwork:
+    """Adopt a network; the same again is done once.
 
     Raises:
         ConfigError: A file cannot be used, there are requests, or a network was released.
@@ -71,9 +80,11 @@ def adopt_project(project: Project, given: Given, device_name: str) -> dict[str,
                 results.note_adopted(adopted)
         else:
             adopted = before
-        told = {**adopted.to_json(), "origin": BROUGHT, "declared": _counts(samples.index)}
+        told: AdoptedNetwork = {
+            **adopted.to_json(), "origin": BROUGHT, "declared": _counts(samples.index),
+        }  # fmt: skip
         if recipe.references.trained == "once":
-            return {**told, "references": prepare_references(project, device_name)}
+            told["references"] = prepare_references(project, device_name)
         return told
 
 

@@ -6,10 +6,10 @@ checkpoint it is only said how far the two agree: PyTorch itself rounds ties in 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from torch import Tensor
 from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.export.read_back import agreement, as_exported, read_back
 from qmu_edge.io.files import read_regular
-from qmu_edge.io.plain import to_json
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.cost import measured_cost
 from qmu_edge.models.build import build
@@ -94,7 +93,7 @@ class Made:
     model: Classifier
     accuracy: Mapping[str, float]
     float_accuracy: Mapping[str, float] | None = None
-    agreement: Mapping[str, Any] | None = None
+    agreement: Mapping[str, int | float] | None = None
     spent: Mapping[str, int | float] | None = None
 
 
@@ -152,14 +151,13 @@ class Adoption:
         same = self._agreed(as_exported(model.eval(), images))
         return Made(model=model, accuracy=self._accuracies(model), agreement=same)
 
-    def _agreed(self, found: Parity) -> dict[str, Any]:
+    def _agreed(self, found: Parity) -> Mapping[str, int | float]:
         """How far the network that is exported agrees with what was brought."""
         self.progress.note(
             f"as exported and as brought: {found.agreement:.2%} of {found.n} predictions agree, the logits "
             f"differ by {found.max_abs_difference:g} at most"
         )
-        said: dict[str, Any] = to_json(found)
-        return said
+        return asdict(found)
 
     def _from_file(self) -> Made:
         path, policy = self.given.weights, self.recipe.policy
@@ -229,7 +227,7 @@ def _trained(
     with counting(chosen.device) as throughput:
         model, cost = measured_cost(job.shared)
     model.difficulty = None  # of images that the network has known for long
-    return model, {**cost, **throughput.spent(len(chosen))}
+    return model, {"seconds": cost["seconds"], "peak_mb": cost["peak_mb"], **throughput.spent(len(chosen))}
 
 
 def _said(scores: Mapping[str, float]) -> str:

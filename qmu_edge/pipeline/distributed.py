@@ -11,12 +11,12 @@ no pickle.
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from qmu_edge.errors import ConfigError, QmuEdgeError
 from qmu_edge.io.json import compact, parse_stored
+from qmu_edge.io.plain import from_json
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
 from qmu_edge.models.layers import Classifier, Shape
@@ -98,7 +99,7 @@ class Job:
     method: str
     model: Classifier
     data: ForgetRetain
-    given: dict[str, Any]
+    given: Mapping[str, bool | int | float | str]
     train: TrainRecipe
     seed: int
     source: bytes | None
@@ -230,10 +231,7 @@ def _unpacked(packed: bytes, state: Path) -> tuple[Job, bool]:
     factory = factory_in(source, recipe) if source else None
     begin = load_tensors(start) if start else None
     if about["method"] == TRAINING:
-        shape: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in about["shape"].items()
-        }
-        network = build(recipe, Shape(**shape), train.seed, factory, begin)
+        network = build(recipe, from_json(Shape, about["shape"], "a job"), train.seed, factory, begin)
     else:
         network = checkpoint.loads(model, "the network of a job", recipe, factory)[0]
         network.start = begin

@@ -1,6 +1,7 @@
 """What fulfilling would do, without doing it: nothing is written, and nothing is trained."""
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final, Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -11,18 +12,70 @@ from qmu_edge.pipeline.passes import passes_of
 from qmu_edge.project.project import Project
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.queue.lifecycle import approval, known, look_up, require_answered
-from qmu_edge.queue.schedule import Plan, closed, places, plan, waits_for
+from qmu_edge.queue.schedule import Plan, Waiting, closed, places, plan, waits_for
 from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.document import DeletionRequest
 from qmu_edge.request.resolve import Claim, shared_with_others
 from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger
-from qmu_edge.store.ledger.states import FULFILLED, Step
+from qmu_edge.store.ledger.states import FULFILLED, Outcome, Step
 
 _SHOWN: Final = 100  # retained images that look like forgotten ones
 
 
-def preview_request(project: Project, request: DeletionRequest, method: str | None) -> dict[str, Any]:
+class PreviewedPlan(TypedDict):
+    """How requests would be fulfilled. All but `dry_run` is missing where nothing would be done.
+
+    Attributes:
+        outcome: Of a request that was fulfilled before; of the others there are then only its `counts`.
+        rungs, rungs_forced_by: The methods to try, and why these are not the policy's, or "".
+        expected_seconds: What each is expected to take; None where nothing was measured.
+        scope, counts: Of the split.
+        classes: How many training images of which class would be forgotten.
+        share: Of the training images.
+        look_alike: Ids of retained images that look like forgotten ones.
+        limits: Of the policy, as fractions; or "off".
+        verdict: What it could show; None where that is not known before.
+    """
+
+    outcome: NotRequired[Outcome | None]
+    rungs: NotRequired[list[str]]
+    rungs_forced_by: NotRequired[str]
+    expected_seconds: NotRequired[dict[str, float | None]]
+    scope: NotRequired[str]
+    counts: NotRequired[Mapping[str, int] | None]
+    classes: NotRequired[dict[str, int]]
+    share: NotRequired[float]
+    look_alike: NotRequired[list[str]]
+    limits: NotRequired[dict[str, float | Literal["off"]]]
+    verdict: NotRequired[str | None]
+    dry_run: Literal[True]
+
+
+class Preview(PreviewedPlan):
+    """What one request would delete.
+
+    Attributes:
+        request: Its id.
+        problem: What of it cannot be honoured; None where all can.
+        waits_for: What it would wait for, or "".
+        shared_with_others: Images with other people on them.
+    """
+
+    request: str
+    problem: NotRequired[str | None]
+    waits_for: NotRequired[str]
+    shared_with_others: NotRequired[int]
+
+
+class PendingPreview(PreviewedPlan):
+    """What all open requests together would delete, and which of them wait."""
+
+    requests: list[str]
+    waiting: list[Waiting]
+
+
+def preview_request(project: Project, request: DeletionRequest, method: str | None) -> Preview:
     """What one request would delete, by which method, and what it would wait for.
 
     Raises:
@@ -55,7 +108,7 @@ def preview_request(project: Project, request: DeletionRequest, method: str | No
     }  # fmt: skip
 
 
-def preview_pending(project: Project, method: str | None) -> dict[str, Any]:
+def preview_pending(project: Project, method: str | None) -> PendingPreview:
     """The same for all open requests together, as if none had begun in an earlier batch."""
     found = places(project.ledger, project.recipe.policy)
     resolved = project.ledger.open_details(Step.RESOLVED)
@@ -66,11 +119,7 @@ def preview_pending(project: Project, method: str | None) -> dict[str, Any]:
     return {
         "requests": [row.request_id for row in rows],
         "waiting": [{"request": p.row.request_id, "waits_for": p.waits} for p in found if p.waits],
-        **(
-            _shown(planned, project.samples, project.ledger, project.recipe.policy)
-            if planned
-            else {"dry_run": True}
-        ),
+        **_shown(planned, project.samples, project.ledger, project.recipe.policy),
     }
 
 
@@ -83,7 +132,11 @@ def _would_wait(ledger: Ledger, policy: PolicyRecipe, request: DeletionRequest, 
     )  # fmt: skip
 
 
-def _shown(planned: Plan, samples: ProjectSamples, ledger: Ledger, policy: PolicyRecipe) -> dict[str, Any]:
+def _shown(
+    planned: Plan | None, samples: ProjectSamples, ledger: Ledger, policy: PolicyRecipe
+) -> PreviewedPlan:
+    if planned is None:
+        return {"dry_run": True}
     limits = {n: getattr(policy, n) for n in ("approval_above", "approval_above_total", "retrain_above")}
     (split, alike), index = noticed(samples, policy, planned.split), samples.index
     return {

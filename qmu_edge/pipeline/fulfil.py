@@ -12,8 +12,7 @@ A request that cannot be fulfilled is recorded and does not hold up the others.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
 from qmu_edge.page.facts import Facts
 from qmu_edge.page.page import page
+from qmu_edge.pipeline.fulfilled import FailedBatch, Fulfilled, FulfilledPending, fulfilled
 from qmu_edge.pipeline.ladder import Climb, Effort, climb
 from qmu_edge.pipeline.make_receipt import (
     BEGUN_WITH,
@@ -41,8 +41,8 @@ from qmu_edge.pipeline.unlearn_run import Run, plain
 from qmu_edge.project.checklist import checklists
 from qmu_edge.project.history import History
 from qmu_edge.project.inventory import inventory
-from qmu_edge.project.project import STORE, Project
-from qmu_edge.project.publish import LINK, PAGE, RELEASES, publish_current
+from qmu_edge.project.project import Project
+from qmu_edge.project.publish import publish_current
 from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import BEGUN, BROUGHT, Results
 from qmu_edge.project.samples import ProjectSamples
@@ -61,24 +61,19 @@ from qmu_edge.store.ledger.keys import note_model_key
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow, StepRow
 from qmu_edge.store.ledger.states import FULFILLED, Outcome, Pointer, State, Step
-from qmu_edge.store.objects import ObjectStore
 from qmu_edge.unlearn.registry import METHODS
 
-_COSTS: Final = ("seconds", "peak_mb", "spent")
 # What stops one batch and not the next.
 _ONE_BATCH: Final = (RequestError, UnlearnError, ExportError, VerificationFailed)
 
 
-def fulfil(project: Project, request: DeletionRequest, effort: Effort) -> dict[str, Any]:
+def fulfil(project: Project, request: DeletionRequest, effort: Effort) -> Fulfilled:
     """Fulfil one request from its receipt to the release, with its batch if it has begun in one.
 
     Args:
         project: Open; this function takes the store's lock.
         request: Parsed.
         effort: Where, by what method, and for how long.
-
-    Returns:
-        Digests, report, verdict, and what each step cost.
 
     Raises:
         RequestError: It cannot be honoured, waits for approval, or is closed.
@@ -101,16 +96,11 @@ def fulfil(project: Project, request: DeletionRequest, effort: Effort) -> dict[s
         elif row.outcome not in FULFILLED:
             raise RequestError(closed(row))
         publish_current(project.root, project.store, project.ledger, project.results)
-        return _result(project.root, project.store, project.ledger, project.results, [row.request_id])
+        return fulfilled(project.root, project.store, project.ledger, project.results, [row.request_id])
 
 
-def fulfil_pending(project: Project, effort: Effort) -> dict[str, Any]:
-    """Fulfil all open requests that do not wait for a person: one run for those that have not begun.
-
-    Returns:
-        `batches`: a result each; `failed`: the requests of a batch and its error; `waiting`: requests
-        and what they wait for; `closed`: requests of which others had deleted everything meanwhile.
-    """
+def fulfil_pending(project: Project, effort: Effort) -> FulfilledPending:
+    """Fulfil all open requests that do not wait for a person: one run for those that have not begun."""
     with project.locked():
         passes = _require_ready(
             Networks.of(project), project.current(Pointer.CHECKPOINT), project.samples, project.recipe,
@@ -118,15 +108,15 @@ def fulfil_pending(project: Project, effort: Effort) -> dict[str, Any]:
         )  # fmt: skip
         found = places(project.ledger, project.recipe.policy)
         chosen = [p.row for p in found if not p.waits]
-        done: list[dict[str, Any]] = []
-        failed: list[dict[str, Any]] = []
+        done: list[Fulfilled] = []
+        failed: list[FailedBatch] = []
         told: set[str] = set()
         for batch in batches(project.ledger, chosen):
             ids = [row.request_id for row in batch]
             try:
                 ids = [row.request_id for row in _fulfil(project, batch, effort, passes)]
                 done += (
-                    [_result(project.root, project.store, project.ledger, project.results, ids)]
+                    [fulfilled(project.root, project.store, project.ledger, project.results, ids)]
                     if ids
                     else []
                 )
@@ -311,11 +301,11 @@ def _verified(run: Run) -> StepRow:
     return found
 
 
-def _computed(run: Run) -> dict[str, Any]:
+def _computed(run: Run) -> dict[str, object]:
     """What the bits of its network depend on, where all of it was computed with --deterministic."""
     ledger, request_id = run.project.ledger, run.rows[0].request_id
     rows = [ledger.step(request_id, run.name, step) for step in (Step.UNLEARNED, Step.REQUANTIZED)]
-    found = [row.detail.get("circumstances") if row else None for row in rows]
+    found = [StepResult.parse(row.detail).circumstances if row else None for row in rows]
     return {COMPUTED: found[0]} if found[0] and found[0] == found[1] else {}
 
 
@@ -330,41 +320,3 @@ def _unwitnessed(run: Run) -> list[str]:
     origin = run.project.results.origin()
     begun = origin == BEGUN or _begun_with(run)
     return [*([ADOPTED] if origin == BROUGHT else []), *([PRETRAINED] if begun else [])]
-
-
-def _result(
-    root: Path, store: ObjectStore, ledger: Ledger, results: Results, ids: Sequence[str]
-) -> dict[str, Any]:
-    """What became of requests that were fulfilled in one attempt."""
-    link = root / LINK
-    steps = results.fulfilled_steps(ids[0])
-    made, reported = steps[Step.EXPORTED].stored("release"), steps[Step.VERIFIED].stored("report")
-    requests = [_fulfilled(ledger, request_id, link, store) for request_id in ids]
-    head = {
-        **(requests[0] if len(requests) == 1 else {}),
-        "requests": requests, "counts": steps[Step.UNLEARNED].counts,
-    }  # fmt: skip
-    if results.purged(made) or results.purged(reported):
-        return {**head, "purged": True}
-    release = results.release(made)
-    current = ledger.current(Pointer.RELEASE) == made
-    folder = link if current else root / STORE / RELEASES / made[:16]
-    details = {name: step.to_json() for name, step in steps.items() if step.seconds is not None}
-    return {
-        **head,
-        "checkpoint": release.checkpoint,
-        "files": {name: str(folder / name) for name in release.files},
-        "page": str(folder / PAGE) if steps[Step.RECEIPTED].page else None,
-        "report": results.report(reported).to_json(),
-        "steps": {k: {c: v[c] for c in _COSTS if c in v} for k, v in details.items()},
-    }
-
-
-def _fulfilled(ledger: Ledger, request_id: str, link: Path, store: ObjectStore) -> dict[str, str | None]:
-    """Where the receipt of a request lies: behind the link, or at its place in the store."""
-    row, digest = ledger.request(request_id), ledger.receipt_of(request_id)
-    current = ledger.current(Pointer.RECEIPT) == digest
-    return {
-        "request": request_id, "outcome": row.outcome if row else None,
-        "receipt": str(link / "receipt.json" if current else store.path(digest)), "receipt_sha256": digest,
-    }  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from qmu_edge.errors import ExportError, QmuEdgeError, UnlearnError, VerificationFailed
+from qmu_edge.errors import ExportError, IntegrityError, QmuEdgeError, UnlearnError, VerificationFailed
 from qmu_edge.io.digest import Sha256
 from qmu_edge.pipeline.unlearn_run import Run, attempt, produce
 from qmu_edge.project.project import Project
@@ -22,7 +22,7 @@ from qmu_edge.project.records import Report, StepResult
 from qmu_edge.queue.cost import Costs
 from qmu_edge.queue.schedule import Plan
 from qmu_edge.store.ledger.ledger import Ledger
-from qmu_edge.store.ledger.requests import RequestRow
+from qmu_edge.store.ledger.requests import RequestRow, StepRow
 from qmu_edge.store.ledger.states import REJECTED, Status
 from qmu_edge.unlearn.registry import METHODS
 
@@ -64,6 +64,18 @@ class Rung:
     def of(cls, method: str, result: str) -> "Rung":
         """The rung of a registered method."""
         return cls(method, METHODS[method].category, result)
+
+    @classmethod
+    def parse(cls, step: StepRow) -> "Rung":
+        """What `as_step` made.
+
+        Raises:
+            IntegrityError: It made something else.
+        """
+        found = StepResult.parse(step.detail)
+        if found.method is None or found.category is None or found.result is None:
+            raise IntegrityError(f"the ledger's step {step.step}: no method, category or result")
+        return cls(found.method, found.category, found.result)
 
     def as_step(self) -> StepResult:
         """How the ledger keeps it."""
@@ -118,7 +130,7 @@ def climb(
 def _earlier(ledger: Ledger, rows: Sequence[RequestRow], tried: Container[str]) -> list[Rung]:
     """Rungs of earlier commands, but for runs that are `tried` again; all `rows` have the same."""
     return [
-        Rung(**{name: step.detail[name] for name in ("method", "category", "result")})
+        Rung.parse(step)
         for step in ledger.steps(rows[0].request_id)
         if step.step.startswith(REJECTED) and step.status is Status.DONE and step.run not in tried
     ]

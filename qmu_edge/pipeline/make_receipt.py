@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from qmu_edge import __version__
 from qmu_edge.data.index import SampleIndex
@@ -21,7 +21,7 @@ from qmu_edge.project.checklist import Line
 from qmu_edge.project.inventory import SENTENCES
 from qmu_edge.project.records import Measured, Release, Report
 from qmu_edge.receipt import personal_data, statement
-from qmu_edge.receipt.fields import refusing
+from qmu_edge.receipt.fields import Values, refusing
 from qmu_edge.receipt.receipt import ADOPTED, LIMITS, PRETRAINED, TAKEN_OUT
 from qmu_edge.receipt.statement import Method, Predicate, Rung, Statement
 from qmu_edge.recipe import ModelRecipe
@@ -109,7 +109,7 @@ def make_receipt(
 
 
 def require_impersonal(
-    made: Statement | Mapping[str, Any], *, row: RequestRow, claim: Claim, index: SampleIndex, root: Path
+    made: Statement | Mapping[str, object], *, row: RequestRow, claim: Claim, index: SampleIndex, root: Path
 ) -> None:
     """Look for personal data in a receipt before it is signed, or in what is written with it.
 
@@ -162,10 +162,9 @@ def _request(row: RequestRow, completed: str) -> statement.Request:
 
 def model_of(recipe: ModelRecipe) -> statement.Model:
     """The network of a recipe, in the words of a receipt."""
-    bits: dict[str, Any] = {
-        "weights": recipe.weight_bits, "activations": recipe.activation_bits, "edges": recipe.edge_bits,
-    }  # fmt: skip
-    return statement.Model(architecture=recipe.architecture.replace(":", "."), bits=bits)
+    bits = {"weights": recipe.weight_bits, "activations": recipe.activation_bits, "edges": recipe.edge_bits}
+    architecture = recipe.architecture.replace(":", ".")
+    return statement.Model.model_validate({"architecture": architecture, "bits": bits})
 
 
 def _metrics(measured: Measured, release: Release) -> statement.Metrics:
@@ -179,7 +178,7 @@ def _metrics(measured: Measured, release: Release) -> statement.Metrics:
     )
 
 
-def _gate_counts(gate: Mapping[str, Any]) -> dict[str, Any]:
+def _gate_counts(gate: Mapping[str, object]) -> Values:
     """The gate's report without the names of layers: how many weights, how many float residues."""
     return {key: len(value) for key, value in gate.items() if isinstance(value, list)}
 
@@ -196,7 +195,7 @@ def _verdict(report: Report) -> statement.Verdict:
     )  # fmt: skip
 
 
-def _residual(found: Residual) -> dict[str, Any]:
+def _residual(found: Residual) -> dict[str, object]:
     return {name: to_json(getattr(found, name)) for name in statement.Residual.model_fields}
 
 

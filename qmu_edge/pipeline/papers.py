@@ -4,8 +4,8 @@ As with the receipt, everything follows from what the ledger and the stored obje
 through for personal data before it is signed.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from qmu_edge.attestation.bom import BOM, bom
 from qmu_edge.attestation.card import CARD, card
@@ -49,7 +49,7 @@ def described(facts: Facts) -> dict[str, bytes]:
 
 def released_papers(
     facts: Facts, covering: bytes, *, report: Sha256, page: Sha256, key: "Ed25519PrivateKey",
-    require: Callable[[dict[str, Any]], None],
+    require: Callable[[Mapping[str, object]], None],
 ) -> dict[str, bytes]:  # fmt: skip
     """What goes with a release that a receipt is about, by the name of the file.
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import numpy as np
 import torch
@@ -35,15 +35,19 @@ HERE: Final = "receipt: cannot be recomputed here"
 NEVER: Final = "receipt: cannot be recomputed"
 
 
-def recompute(run: Run, stated: Statement) -> dict[str, Any]:
+class Recomputed(TypedDict):
+    """Digest of each file by its name, the same as in the receipt; and `circumstances`."""
+
+    files: dict[str, Sha256]
+    computed_with: Mapping[str, object]
+
+
+def recompute(run: Run, stated: Statement) -> Recomputed:
     """Do the training of a receipt again, in its recorded order and from its seed.
 
     Args:
         run: An attempt of its method on `recorded_split`, in the project that has issued it.
         stated: The receipt's statement.
-
-    Returns:
-        `files`: digest of each by name, the same as in the receipt; `computed_with`: see `circumstances`.
 
     Raises:
         ConfigError: Recipe, versions or circumstances are others here.
@@ -65,7 +69,7 @@ def recompute(run: Run, stated: Statement) -> dict[str, Any]:
     return {"files": found, COMPUTED: dict(told(stated))}
 
 
-def told(stated: Statement) -> Mapping[str, Any]:
+def told(stated: Statement) -> Mapping[str, object]:
     """The circumstances that a receipt names; {} where it names none."""
     found = stated.predicate.method.parameters.get(COMPUTED)
     return found if isinstance(found, Mapping) else {}

@@ -33,6 +33,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.pipeline.distributed import Job
 from qmu_edge.pipeline.inputs import samples_of, shape_of
 from qmu_edge.pipeline.networks import Networks
+from qmu_edge.project.plain import References
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import ReferenceNote
 from qmu_edge.project.results import Results
@@ -132,7 +133,7 @@ class Bank:
             project.folder / "work", project.progress,
         )  # fmt: skip
 
-    def build(self, device: torch.device, served: Collection[str] = ()) -> dict[str, int]:
+    def build(self, device: torch.device, served: Collection[str] = ()) -> References:
         """Train the references that are missing, altered, or know somebody who was deleted since.
 
         Nothing that is current holds a score of a deleted image but of those that requests wait for.

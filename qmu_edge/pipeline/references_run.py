@@ -1,7 +1,5 @@
 """Train the references of a project, and note what tests of its network can see with them."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +10,7 @@ from qmu_edge.pipeline.comparison import Comparison
 from qmu_edge.pipeline.evaluate import SetPositions
 from qmu_edge.pipeline.references import Bank, expected
 from qmu_edge.pipeline.release import evaluate_release, make_release
+from qmu_edge.project.plain import References
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Release
 from qmu_edge.project.samples import ProjectSamples
@@ -23,11 +22,8 @@ from qmu_edge.verify.residual import LEAST_REFERENCES, LEAST_UNSEEN, Sensitivity
 from qmu_edge.verify.verdict import unseen_of
 
 
-def prepare_references(project: Project, device_name: str) -> dict[str, Any]:
+def prepare_references(project: Project, device_name: str) -> References:
     """Train what is missing, one network after another; continues after a kill. The project is locked.
-
-    Returns:
-        How many references there are and how many were trained now, and what a test can see with them.
 
     Raises:
         ConfigError: The recipe keeps no references, or there is no network yet.
@@ -39,7 +35,7 @@ def prepare_references(project: Project, device_name: str) -> dict[str, Any]:
     _, release = make_release(project, checkpoint, (Format.INTEGER,))
     found = _sensitivity(bank, release)
     project.results.note_sensitivity(found)
-    return {**built, **(by_number(found, project.recipe.policy.max_residual) if found else {})}
+    return {**built, **by_number(found, project.recipe.policy.max_residual)} if found else built
 
 
 def _sensitivity(bank: Bank, release: Release) -> Sensitivity | None:

@@ -1,7 +1,7 @@
 """Train the project's network and make it the current checkpoint."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from qmu_edge.pipeline.inputs import samples_of, shape_of
 from qmu_edge.pipeline.networks import Networks, origin_of
 from qmu_edge.pipeline.passes import passes_of
 from qmu_edge.pipeline.references_run import prepare_references
+from qmu_edge.project.plain import Training
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Trained
 from qmu_edge.project.samples import ProjectSamples
@@ -33,7 +34,7 @@ from qmu_edge.train.requantize import requantize
 _UNSEEN: Final = (SampleSplit.VALIDATION, SampleSplit.TEST)
 
 
-def train_project(project: Project, device_name: str, *, replace: bool = False) -> dict[str, Any]:
+def train_project(project: Project, device_name: str, *, replace: bool = False) -> Training:
     """Train on all samples that no request has deleted.
 
     The same training twice is done once. A training that was killed goes on from its last saved epoch.
@@ -45,10 +46,6 @@ def train_project(project: Project, device_name: str, *, replace: bool = False) 
 
     Raises:
         ConfigError: A network was released, and it is not to be replaced.
-
-    Returns:
-        Digest of the checkpoint, the network's accuracies in torch (validation and test), what its training
-        has spent, in this process, and of the references what `prepare_references` returns.
     """
     device = device_named(device_name)
     with project.locked():
@@ -68,9 +65,10 @@ def train_project(project: Project, device_name: str, *, replace: bool = False) 
             results.note_adopted(None)
             results.note_training_from_scratch()
             results.note_passes(project.recipe.digest(), passes)
+        told = trained.to_json()
         if project.recipe.references.trained == "once":
-            return {**trained.to_json(), "references": prepare_references(project, device_name)}
-        return trained.to_json()
+            told["references"] = prepare_references(project, device_name)
+        return told
 
 
 def _require_unreleased(root: Path, ledger: Ledger, trained: Trained | None) -> None:
@@ -97,7 +95,7 @@ def _train(
     with within_memory("[train] batch", batch):
         with counting(device) as throughput:
             _, cost = measured_cost(job.shared)
-        spent = {**cost, **throughput.spent(len(chosen))}
+        spent = {"seconds": cost["seconds"], "peak_mb": cost["peak_mb"], **throughput.spent(len(chosen))}
         requantize(model, chosen, batch=batch, seed=recipe.train.seed, progress=progress)
     checkpoint = networks.save(model, origin_of(samples, "train"))
     scores = accuracies(samples, recipe.data, model, device)

@@ -304,7 +304,7 @@ def _failure(run: Run, verdict: Verdict) -> str:
     return f"{who}: {run.method}: {'; '.join(reasons(verdict))}; nothing was released{hint}"
 
 
-def plain(params: Any) -> dict[str, Any]:
+def plain(params: Any) -> dict[str, object]:
     """Hyperparameters as JSON values."""
     values = {f.name: getattr(params, f.name) for f in fields(params)}
     return {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in values.items()}

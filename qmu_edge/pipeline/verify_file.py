@@ -33,6 +33,7 @@ from qmu_edge.store.ledger.states import FULFILLED, Step
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.verify.arrays import OUTPUTS
 from qmu_edge.verify.onnx.reader import read
+from qmu_edge.verify.plain import VerificationJson
 from qmu_edge.verify.verdict import Terms, Verdict, judge
 from qmu_edge.verify.verification import verify_structure
 
@@ -51,17 +52,13 @@ class _Released:
     original: Sha256 | None = None
 
 
-def check_against_project(project: Project, path: Path, data_out: Path | None = None) -> dict[str, Any]:
+def check_against_project(project: Project, path: Path, data_out: Path | None = None) -> VerificationJson:
     """Structure, latent-weight gate, accuracies and verdict of one file.
 
     Args:
         project: Open.
         path: The file.
         data_out: Folder for what the same verdict needs on a device, see `device_arrays`; None for nothing.
-
-    Returns:
-        What `python -m qmu_edge.verify` returns, with `mia_efficacy`, `request` (whose receipt names the
-        file, or None) and `passed`.
     """
     file = read(path)
     result = verify_structure(file).to_json()

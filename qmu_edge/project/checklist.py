@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import TypedDict
 
 from qmu_edge.errors import LedgerError
 from qmu_edge.project.history import NEVER, History
@@ -24,6 +25,15 @@ from qmu_edge.store.ledger.states import RemovalStatus, Step
 _OF_THE_ATTEMPT = (Step.REQUANTIZED, Step.EXPORTED, Step.VERIFIED)
 
 
+class LineJson(TypedDict):
+    """A `Line`."""
+
+    kind: str
+    count: int | None
+    bytes: int | None
+    state: str
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line of a checklist.
@@ -39,9 +49,9 @@ class Line:
     bytes: int | None
     state: str
 
-    def to_json(self) -> dict[str, str | int | None]:
+    def to_json(self) -> LineJson:
         """Ready for JSON."""
-        return asdict(self)
+        return {"kind": self.kind, "count": self.count, "bytes": self.bytes, "state": self.state}
 
 
 def checklists(

@@ -23,6 +23,7 @@ from qmu_edge.errors import BusyError, ConfigError
 from qmu_edge.io.files import make_folder, sync_folder, write_atomic, write_blocks
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.notices import names_alike, notices, require_trainable
+from qmu_edge.project.plain import Registered
 from qmu_edge.project.previous import Deleted
 from qmu_edge.project.project import IDS_KEY, KEY, KEY_CHECK, KEYS, RECIPE, STORE, key_check
 from qmu_edge.project.samples import FORMS, IMAGES
@@ -49,7 +50,7 @@ def create(
     model: bytes = b"",
     objects: "Mapping[str, ImageDataset] | None" = None,
     require: Callable[[Form, int], None] | None = None,
-) -> dict[str, Any]:
+) -> Registered:
     """Register the recipe's dataset and make a project of `root`.
 
     Args:
@@ -61,10 +62,6 @@ def create(
         model: Content of the model file that the recipe names.
         objects: The datasets, by split, where the recipe's source is "object".
         require: Refuses what cannot be done with images of such a form and so many classes.
-
-    Returns:
-        Counts of samples by split, of classes and of subjects, what should be known about
-        them and the list of subjects, and what was read of a folder.
 
     Raises:
         ConfigError: There is a project already, no dataset, a sample that the previous project has
@@ -140,7 +137,7 @@ class _Wanted:
         return load(self.recipe.data, self.progress, form, cache, self.objects)
 
 
-def _make(root: Path, wanted: _Wanted) -> dict[str, Any]:
+def _make(root: Path, wanted: _Wanted) -> Registered:
     staging = root / STAGING
     try:
         shutil.rmtree(staging, ignore_errors=True)  # of an `init` that was killed
@@ -160,7 +157,7 @@ def _make(root: Path, wanted: _Wanted) -> dict[str, Any]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _register(store: Path, wanted: _Wanted) -> dict[str, Any]:
+def _register(store: Path, wanted: _Wanted) -> Registered:
     """Read the dataset into a new store, and say what it is."""
     source, before = wanted.load(store / IMAGES), wanted.before
     form = source.form(wanted.recipe.data.fit)
@@ -188,11 +185,12 @@ def _register(store: Path, wanted: _Wanted) -> dict[str, Any]:
         _write(ledger, index, before, wanted.recipe, forms)
         keys.renew(store / KEYS, ledger)
         ledger.set_meta(KEY_CHECK, key_check(key))
-    return (
-        _summary(index, said)
-        | ({"subject_list": given.to_json()} if wanted.subjects else {})
-        | ({"read": source.read} if source.read else {})
-    )
+    made = _summary(index, said)
+    if wanted.subjects:
+        made["subject_list"] = given.to_json()
+    if source.read is not None:
+        made["read"] = source.read
+    return made
 
 
 def _write(
@@ -226,11 +224,10 @@ def _index(source: Any, given: SubjectList, key: bytes) -> SampleIndex:
     )
 
 
-def _summary(index: SampleIndex, said: Sequence[str]) -> dict[str, Any]:
-    counts = {split.word: int(index.in_split(split).sum()) for split in SampleSplit}
-    subjects = len(index.everybody())
+def _summary(index: SampleIndex, said: Sequence[str]) -> Registered:
+    train, validation, test = (int(index.in_split(split).sum()) for split in SampleSplit)
     return {
-        "samples": len(index.ids), **counts,
-        "classes": len(index.class_names), "subjects": subjects, "split": index.digest(),
+        "samples": len(index.ids), "train": train, "validation": validation, "test": test,
+        "classes": len(index.class_names), "subjects": len(index.everybody()), "split": index.digest(),
         "notices": [*said],
     }  # fmt: skip

@@ -20,7 +20,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from qmu_edge.errors import LedgerError, QmuEdgeError
 from qmu_edge.io.digest import Sha256
@@ -67,13 +67,29 @@ class Problem:
     of_ledger: bool = False
 
 
-def examine(root: Path, *, repair: bool = False) -> dict[str, Any]:
-    """Examine the project in `root`, and repair it when asked.
+class Examination(TypedDict):
+    """What was found in a project.
 
-    Returns:
-        `problems` (sentences; empty when all is well), `repairable` (those that `repair` would see to),
-        `repaired` (those that it has), `ledger_holds`, `held_by` (who writes just now) and `unnamed` (how
-        many objects nothing names: what is left of attempts that were given up; `purge` removes them).
+    Attributes:
+        problems: Sentences; empty when all is well.
+        repairable: Those that a repair would see to.
+        repaired: Those that it has seen to.
+        ledger_holds: Whether none is of the ledger itself.
+        held_by: Who writes just now; None when nobody does.
+        unnamed: How many objects nothing names: what is left of attempts that were given up; `purge` removes
+            them.
+    """
+
+    problems: list[str]
+    repairable: list[str]
+    repaired: list[str]
+    ledger_holds: bool
+    held_by: str | None
+    unnamed: int
+
+
+def examine(root: Path, *, repair: bool = False) -> Examination:
+    """Examine the project in `root`, and repair it when asked.
 
     Raises:
         BusyError: Another process writes, and a repair was asked for.
@@ -98,7 +114,7 @@ def _nothing() -> None:
     """The repair of what only a person can repair."""
 
 
-def _told(root: Path, found: list[Problem], unnamed: int, *, repaired: list[str]) -> dict[str, Any]:
+def _told(root: Path, found: list[Problem], unnamed: int, *, repaired: list[str]) -> Examination:
     return {
         "problems": [p.text for p in found], "repairable": [p.text for p in found if p.repair],
         "repaired": repaired, "ledger_holds": not any(p.of_ledger for p in found),

@@ -21,15 +21,15 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Literal, TypedDict
 
 import numpy as np
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import remove_path, sync_folder
-from qmu_edge.machine.cost import measured_cost
-from qmu_edge.project.checklist import checklists, touching
+from qmu_edge.machine.cost import Cost, measured_cost
+from qmu_edge.project.checklist import LineJson, checklists, touching
 from qmu_edge.project.history import NEVER, History
 from qmu_edge.project.inventory import FOLDER, OUTSIDE, WORK, Artefact, inventory
 from qmu_edge.project.project import IDS_KEY, Project
@@ -40,22 +40,75 @@ from qmu_edge.store.ledger.purges import IMAGES, PSEUDONYMS, Removal
 from qmu_edge.store.ledger.states import RemovalStatus, Status, Step
 from qmu_edge.store.objects import ObjectStore
 
-_READ: Final = {
+
+class Sum(TypedDict):
+    """How many things of one kind there are and their size, and why they went or stay."""
+
+    kind: str
+    count: int
+    bytes: int
+    reason: str
+
+
+class Purged(TypedDict):
+    """What a purge has removed and kept.
+
+    Attributes:
+        removed, kept: By kind and reason.
+        requests: Those that are purged whole now.
+        outside: What is not reached from here.
+    """
+
+    removed: list[Sum]
+    kept: list[Sum]
+    requests: list[str]
+    outside: list[str]
+
+
+class Superseded(TypedDict):
+    """A thing that would be removed, and since when nothing needs it."""
+
+    kind: str
+    name: str
+    bytes: int
+    since: str
+
+
+class PurgePreview(TypedDict):
+    """What a purge would do.
+
+    Attributes:
+        dry_run: Nothing was done.
+        retention_days: Of the policy.
+        unfinished: Removals that an earlier purge has begun.
+        remove: Thing by thing.
+        kept: By kind and reason.
+        requests: Every open checklist.
+        outside: What is not reached from here.
+    """
+
+    dry_run: Literal[True]
+    retention_days: int
+    unfinished: int
+    remove: list[Superseded]
+    kept: list[Sum]
+    requests: dict[str, list[LineJson]]
+    outside: list[str]
+
+
+_READ: Final[Sum] = {
     "kind": "older pages of the ledger", "count": 1, "bytes": 0,
     "reason": "somebody is reading it: run qmu-edge purge again",
 }  # fmt: skip
 
 
-def purge(project: Project, now: datetime, *, at_once: bool = False) -> dict[str, Any]:
+def purge(project: Project, now: datetime, *, at_once: bool = False) -> Purged:
     """Remove everything that is due.
 
     Args:
         project: Open, and locked by the caller.
         now: The moment to count the retention window from.
         at_once: Do not wait for the window; what is needed stays all the same.
-
-    Returns:
-        `removed` and `kept` by kind, `requests` that are purged whole now, and what is `outside`.
 
     Raises:
         ConfigError: Something cannot be removed; the rest is, and the next purge tries again.
@@ -89,7 +142,7 @@ def purge(project: Project, now: datetime, *, at_once: bool = False) -> dict[str
     }  # fmt: skip
 
 
-def preview(project: Project, now: datetime, *, at_once: bool = False) -> dict[str, Any]:
+def preview(project: Project, now: datetime, *, at_once: bool = False) -> PurgePreview:
     """What `purge` would remove, thing by thing, what it would keep, and every open checklist."""
     history = History(project.ledger)
     found = inventory(project, history)
@@ -217,7 +270,7 @@ def _write_all(handle: int, data: bytes, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _whole(ledger: Ledger, history: History, found: list[Artefact], cost: dict[str, float]) -> list[str]:
+def _whole(ledger: Ledger, history: History, found: list[Artefact], cost: Cost) -> list[str]:
     """End the step of every fulfilled request of which nothing is left; returns their ids."""
     whole, left = [], touching(found)
     for request in history.requests:
@@ -236,7 +289,7 @@ def _is_purged(ledger: Ledger, request_id: str, *, begun: bool = False) -> bool:
     return step is not None and (step.status is Status.DONE or (begun and step.status is Status.STARTED))
 
 
-def _kept(things: Iterable[Artefact], retention: timedelta) -> list[dict[str, Any]]:
+def _kept(things: Iterable[Artefact], retention: timedelta) -> list[Sum]:
     """What stays, by kind and reason; for what only waits the reason is the day."""
     return _sums((a.kind, a.kept or _waits(a, retention), a.items, a.bytes) for a in things)
 
@@ -246,7 +299,7 @@ def _waits(thing: Artefact, retention: timedelta) -> str:
     return f"until {day:%Y-%m-%d}: younger than {retention.days} days"
 
 
-def _sums(rows: Iterable[tuple[str, str, int, int]]) -> list[dict[str, Any]]:
+def _sums(rows: Iterable[tuple[str, str, int, int]]) -> list[Sum]:
     sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     for kind, reason, items, size in rows:
         sums[kind, reason][0] += items

@@ -13,9 +13,11 @@ from qmu_edge.io.digest import Sha256, salted, sha256
 from qmu_edge.io.json import compact, parse_stored
 from qmu_edge.io.names import file_name
 from qmu_edge.io.plain import from_json, to_json
+from qmu_edge.project.plain import AdoptedJson, MeasuredJson, ReportJson, Training
 from qmu_edge.verify.codes import CodesChanged
 from qmu_edge.verify.evaluation import Evaluation
 from qmu_edge.verify.figures import Figures
+from qmu_edge.verify.plain import EfficacyJson
 from qmu_edge.verify.verdict import Terms, Verdict
 
 PAPER: Final = "paper"  # the kind of what `StepResult.papers` names
@@ -82,7 +84,7 @@ class StepResult:
             sha256(digest, f"the ledger's step: {name}")
         return cls(**known)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The fields that say something."""
         found = ((f.name, getattr(self, f.name)) for f in fields(self))
         return {name: value for name, value in found if value is not None}
@@ -178,7 +180,7 @@ class Measured:
     """
 
     evaluation: Evaluation
-    mia_efficacy: Mapping[str, Any] | None
+    mia_efficacy: EfficacyJson | None
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> "Measured":
@@ -193,7 +195,7 @@ class Measured:
         except (TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(f"a stored report is not as it was written: {error}") from None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> MeasuredJson:
         """Both, ready for JSON."""
         return {"evaluation": to_json(self.evaluation), "mia_efficacy": self.mia_efficacy}
 
@@ -242,17 +244,20 @@ class Report:
         except (TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(f"a stored report is not as it was written: {error}") from None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ReportJson:
         """All of it, ready for JSON."""
-        return {
+        found: ReportJson = {
             "unlearned": self.unlearned.to_json(),
             "original": self.original.to_json(),
             "terms": to_json(self.terms),
             "verdict": to_json(self.verdict),
             "bytes": self.sizes,
-            **({"codes_changed": to_json(self.codes)} if self.codes else {}),
-            **({"figures": to_json(self.figures)} if self.figures else {}),
         }
+        if self.codes:
+            found["codes_changed"] = to_json(self.codes)
+        if self.figures:
+            found["figures"] = to_json(self.figures)
+        return found
 
     def to_bytes(self) -> bytes:
         """The same bytes for the same report."""
@@ -275,9 +280,14 @@ class Trained:
     accuracy: Mapping[str, int | float]
     spent: Mapping[str, int | float] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Training:
         """The fields that say something."""
-        return said(self)
+        found: Training = {
+            "checkpoint": self.checkpoint, "images": self.images, "accuracy": self.accuracy,
+        }  # fmt: skip
+        if self.spent is not None:
+            found["spent"] = self.spent
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,9 +318,21 @@ class Adopted:
     retrained: bool = False
     spent: Mapping[str, int | float] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> AdoptedJson:
         """What whoever has brought it wants to know."""
-        return {k: v for k, v in said(self).items() if k not in ("run", "retrained")}
+        found: AdoptedJson = {
+            "checkpoint": self.checkpoint, "weights": self.weights, "images": self.images,
+            "accuracy": self.accuracy,
+        }  # fmt: skip
+        if self.float_accuracy is not None:
+            found["float_accuracy"] = self.float_accuracy
+        if self.agreement is not None:
+            found["agreement"] = self.agreement
+        if self.pretrained is not None:
+            found["pretrained"] = self.pretrained
+        if self.spent is not None:
+            found["spent"] = self.spent
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,7 +355,7 @@ class ReferenceNote:
         return self.made_of == salted(name, self.salt or "")
 
 
-def _older_terms(document: Mapping[str, Any]) -> dict[str, Any]:
+def _older_terms(document: Mapping[str, Any]) -> dict[str, object]:
     """The terms of a report from before there were answers: it compared with a rule of thumb."""
     known = {"max_ta_drop", "max_ra_drop"}
     limits = {name: value for name, value in document["thresholds"].items() if name in known}
@@ -346,6 +368,6 @@ def noted(kind: type[N], value: Any) -> N:
     return from_json(kind, known, "the ledger's note of a result is not as it was written")
 
 
-def said(note: Trained | Adopted | ReferenceNote) -> dict[str, Any]:
+def said(note: Trained | Adopted | ReferenceNote) -> dict[str, object]:
     """The fields of a note that say something, ready for JSON."""
     return {name: value for name, value in asdict(note).items() if value is not None}

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from qmu_edge.data.index import Form, SampleIndex, SampleSplit, content_digests,
 from qmu_edge.data.tombstones import barred_samples
 from qmu_edge.errors import IntegrityError
 from qmu_edge.io.files import cannot_read
+from qmu_edge.project.records import StepResult
 from qmu_edge.request.resolve import Claim
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import RemovalStatus, Step
@@ -113,9 +114,13 @@ class ProjectSamples:
                 found[self.claim(detail).samples] = True
         return found
 
-    def claim(self, resolved: Mapping[str, Any]) -> Claim:
-        """The claim that the detail of a resolved step points to."""
-        return Claim.parse(self._store.get_bytes(resolved["claim"]))
+    def claim(self, resolved: Mapping[str, object]) -> Claim:
+        """The claim that the detail of a resolved step points to.
+
+        Raises:
+            IntegrityError: It points to none, or to something else.
+        """
+        return Claim.parse(self._store.get_bytes(StepResult.parse(resolved).stored("claim")))
 
     def trainable(self) -> NDArray[np.int64]:
         """Positions (m,) of all training samples that nobody has asked to delete."""

@@ -1,7 +1,7 @@
 """What a verdict on a request could show, before any work is done for it."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypedDict
 
 import numpy as np
 
@@ -61,7 +61,21 @@ class Foreseen:
         )
 
 
-def by_number(known: Sensitivity, most: float) -> dict[str, Any]:
+class Verdicts(TypedDict):
+    """What a test can see, by number of images.
+
+    Attributes:
+        networks: References behind it.
+        detects: How often a full trace is detected.
+        proves: How often it is shown that at most the allowed share is left.
+    """
+
+    networks: int
+    detects: dict[str, float]
+    proves: dict[str, float]
+
+
+def by_number(known: Sensitivity, most: float) -> Verdicts:
     """How often a test detects a full trace, and proves that at most `most` is left, by number of images."""
     return {
         "networks": known.references,

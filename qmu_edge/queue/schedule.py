@@ -12,11 +12,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.io.digest import sha256_of
+from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.project.project import Project
+from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import Results
 from qmu_edge.queue.cost import Costs, expect
 from qmu_edge.queue.foreseen import Foreseen, foresee
@@ -41,6 +42,13 @@ class Place:
     waits: str
 
 
+class Waiting(TypedDict):
+    """A request, and what it waits for."""
+
+    request: str
+    waits_for: str
+
+
 def places(ledger: Ledger, policy: PolicyRecipe) -> list[Place]:
     """All open requests, in the order in which they are fulfilled."""
     resolved, begun = ledger.open_details(Step.RESOLVED), ledger.open_details(Step.TOMBSTONED)
@@ -49,8 +57,8 @@ def places(ledger: Ledger, policy: PolicyRecipe) -> list[Place]:
     for row in filter(lambda row: row.is_open, ledger.requests()):
         images, waits = 0, f"a decision: it cannot be honoured as written ({row.reason})"
         if row.request_id in resolved:
-            detail = resolved[row.request_id]
-            images, total = int(detail["counts"]["forget"]), max(1, detail["training_images"])
+            found_then = StepResult.parse(resolved[row.request_id])
+            images, total = (found_then.counts or {})["forget"], max(1, found_then.training_images or 0)
             shares = images / total, (deleted + images) / total
             approved = row.approved_by is not None or row.request_id in begun
             waits = waits_for(policy, *shares, partial=row.outcome is Outcome.PARTIAL, approved=approved)
@@ -83,10 +91,10 @@ def waits_for(policy: PolicyRecipe, share: float, together: float, *, partial: b
 def batches(ledger: Ledger, chosen: Sequence[RequestRow]) -> list[tuple[RequestRow, ...]]:
     """The chosen requests as batches: those that have begun, whole, then one of all the others."""
     begun = ledger.open_details(Step.TOMBSTONED)
-    groups: defaultdict[str, list[RequestRow]] = defaultdict(list)
+    groups: defaultdict[str | None, list[RequestRow]] = defaultdict(list)
     for row in ledger.requests():
         if row.request_id in begun:
-            groups[begun[row.request_id]["batch"]].append(row)
+            groups[StepResult.parse(begun[row.request_id]).batch].append(row)
     ids = {row.request_id for row in chosen}
     started = [tuple(rows) for rows in groups.values() if ids & {r.request_id for r in rows}]
     fresh = tuple(row for row in chosen if row.request_id not in begun)
@@ -232,29 +240,61 @@ def rungs(
     return (RETRAIN,), why
 
 
+class RequestStanding(TypedDict):
+    """Where a request stands.
+
+    Attributes:
+        request, short: Its id, and as much of it as tells it from the others.
+        regulation, received, due, extended, state, outcome, reason, requested_by, approved_by: See
+            `RequestRow`.
+        days_left: Until the answer is due; None where nothing is open, or no law says when.
+        overdue: Whether that has passed.
+        images: How many would be forgotten; None once it is closed.
+        receipt: Digest; None before.
+        next: What happens next; None once it is closed.
+    """
+
+    request: str
+    short: str
+    regulation: str | None
+    received: str
+    due: str | None
+    extended: str | None
+    days_left: int | None
+    overdue: bool
+    state: State
+    outcome: Outcome | None
+    reason: str | None
+    requested_by: str | None
+    approved_by: str | None
+    images: int | None
+    receipt: Sha256 | None
+    next: str | None
+
+
 def standing(
     ledger: Ledger, policy: PolicyRecipe, now: datetime, *, only: str | None = None
-) -> list[dict[str, Any]]:
+) -> list[RequestStanding]:
     """All requests, or one, with their dates and what happens next."""
     waiting = {p.row.request_id: p for p in places(ledger, policy)}
     receipts = {r.request_id: r.digest for r in ledger.receipts()}
     rows = ledger.requests()
     short = short_ids(row.request_id for row in rows)
     return [
-        {
-            "request": row.request_id, "short": short[row.request_id],
-            **_shown(ledger, row, waiting.get(row.request_id), receipts.get(row.request_id), now),
-        }
+        _shown(
+            ledger, row, short[row.request_id], waiting.get(row.request_id), receipts.get(row.request_id), now
+        )
         for row in rows
         if only in (None, row.request_id)
-    ]  # fmt: skip
+    ]
 
 
 def _shown(
-    ledger: Ledger, row: RequestRow, place: Place | None, receipt: str | None, now: datetime
-) -> dict[str, Any]:
+    ledger: Ledger, row: RequestRow, short: str, place: Place | None, receipt: Sha256 | None, now: datetime
+) -> RequestStanding:
     left = days_left(row.extended or row.due, now) if row.is_open else None
     return {
+        "request": row.request_id, "short": short,
         "regulation": row.regulation, "received": row.received, "due": row.due,
         "extended": row.extended, "days_left": left, "overdue": left is not None and left < 0,
         "state": row.state, "outcome": row.outcome, "reason": row.reason,

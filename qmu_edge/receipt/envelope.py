@@ -15,7 +15,7 @@ import base64
 import binascii
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from qmu_edge.errors import ConfigError, LedgerError
 from qmu_edge.io.digest import sha256_of
@@ -162,7 +162,7 @@ def _from_pem(data: bytes, path: Path) -> bytes:
 
 
 def _encoded(payload: bytes, public_key: bytes, signature: bytes) -> bytes:
-    document: dict[str, Any] = {
+    document = {
         "payload": base64.b64encode(payload).decode(),
         "payloadType": PAYLOAD_TYPE,
         "signatures": [{"keyid": public_key.hex(), "sig": base64.b64encode(signature).decode()}],

@@ -13,7 +13,7 @@ import hmac
 import json
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -302,7 +302,7 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _from_opendsr(document: dict[str, Any], now: datetime) -> DeletionRequest:
+def _from_opendsr(document: Mapping[str, object], now: datetime) -> DeletionRequest:
     form = OpenDsrRequest.model_validate(document)
     ours = form.extensions.get(EXTENSION, _WHOLE_SUBJECT)
     return DeletionRequest(
@@ -323,7 +323,7 @@ def _from_opendsr(document: dict[str, Any], now: datetime) -> DeletionRequest:
     )
 
 
-def _from_research(document: dict[str, Any], now: datetime, key: bytes) -> DeletionRequest:
+def _from_research(document: Mapping[str, object], now: datetime, key: bytes) -> DeletionRequest:
     form = ResearchRequest.model_validate(document)
     body = canonical(document, "request")
     derived = hmac.digest(key, b"qmu-edge request id\0" + body, "sha256")[:16]

@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import Sha256
@@ -95,7 +95,7 @@ class Manifest:
     type: str = TYPE
 
     @property
-    def limits(self) -> dict[str, Any]:
+    def limits(self) -> dict[str, float | None]:
         """The thresholds that still mean something; bundles up to version 0.1 name others too."""
         return {name: value for name, value in self.thresholds.items() if name not in RETIRED}
 

@@ -1,7 +1,7 @@
 """The whole verification of one file or one bundle, as the command runs it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.outputs import require_same_outputs
 from qmu_edge.verify.parity import Parity, compare, require_parity
 from qmu_edge.verify.performance import Latency, latency, peak_mebibytes
+from qmu_edge.verify.plain import VerificationJson
 from qmu_edge.verify.residual import Compared
 from qmu_edge.verify.rounding import Obstacle
 from qmu_edge.verify.session import OrtRunner, clips_pairs, lacking
@@ -131,12 +132,15 @@ class Verification:
         covered = self.bundle is None or self.bundle.covered
         return covered and (self.verdict is None or self.verdict.passed)
 
-    def to_json(self) -> dict[str, object]:
-        """What `--json` prints; `bundle` and `whole` are left out where there is none."""
-        found = {f.name: to_json(getattr(self, f.name)) for f in fields(self)}
-        seldom = {name: about for name in ("bundle", "whole") if (about := found.pop(name))}
+    def to_json(self) -> VerificationJson:
+        """What `--json` prints; `bundle` and `whole` come last, and are left out where there is none."""
+        found: VerificationJson = to_json(self)
         found["passed"] = self.passed
-        return found | seldom
+        if (bundle := found.pop("bundle", None)) is not None:
+            found["bundle"] = bundle
+        if (whole := found.pop("whole", None)) is not None:
+            found["whole"] = whole
+        return found
 
 
 def verify_structure(file: OnnxFile) -> Verification:

@@ -75,7 +75,7 @@ def test_what_the_receipt_says_contradicts_it_nowhere_and_other_versions_may_say
     statement = loads(made(), "receipt")
     said = result_of(statement, DIGEST)
     assert not contradicts(said, statement, DIGEST)
-    more = copy.deepcopy(said)
+    more: Any = copy.deepcopy(said)
     more["predicate"]["passedTests"].append("a later check")
     more["predicate"]["passedTests"].remove("deadline")
     more["predicate"]["note"] = "a later field"
@@ -102,7 +102,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], Any]] = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_says_otherwise_contradicts_it(name: str) -> None:
     statement = loads(made(), "receipt")
-    said = copy.deepcopy(result_of(statement, DIGEST))
+    said: Any = copy.deepcopy(result_of(statement, DIGEST))
     (*path, last), value = CHANGES[name]
     part = said
     for step in path:

@@ -50,7 +50,8 @@ def test_everything_that_is_left_out_is_counted_by_reason(tmp_path: Path) -> Non
         "classes without images": {"count": 1, "first": "train/cow"},
     }  # fmt: skip
     assert loaded(tmp_path).class_names == ("cat", "dog")
-    assert loaded(tmp_path).read["left_out"] == found.to_json()
+    read = loaded(tmp_path).read
+    assert read is not None and read["left_out"] == found.to_json()
 
 
 def test_what_was_read_is_counted_by_mode_and_size_and_by_what_was_done(tmp_path: Path) -> None:
@@ -71,8 +72,10 @@ def test_what_was_read_is_counted_by_mode_and_size_and_by_what_was_done(tmp_path
 def test_of_many_sizes_the_most_frequent_are_shown(tmp_path: Path) -> None:
     for side in range(1, 15):
         save(tmp_path, *(f"train/a/{side}-{i}.png" for i in range(side)), size=(side, side))
-    shown = loaded(tmp_path, size=4).read["modes_and_sizes"]
-    assert shown == {f"RGB {s}x{s}": s for s in range(14, 4, -1)} | {"others": 1 + 2 + 3 + 4}
+    read = loaded(tmp_path, size=4).read
+    assert read is not None and read["modes_and_sizes"] == {f"RGB {s}x{s}": s for s in range(14, 4, -1)} | {
+        "others": 1 + 2 + 3 + 4
+    }
 
 
 def test_forty_deep_images_stay_forty(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_columns_may_be_missing_or_more_and_in_another_order(root: Path) -> None
     rows = [f"{LABELS[i]};x;photos/{i}.png" for i in range(8)]
     source = loaded(table(root, *rows, header="LABEL;camera;Path"))
     assert source.given.tolist() == [""] * 8 and source.subjects == ()
-    assert source.read["left_out"] == {"columns": {"count": 1, "first": "camera"}}
+    assert source.read is not None and source.read["left_out"] == {"columns": {"count": 1, "first": "camera"}}
 
 
 def test_a_picture_of_two_people_has_two_lines(root: Path) -> None:

@@ -52,7 +52,9 @@ def test_labels_stand_in_cls_and_splits_in_names_of_files(tmp_path: Path) -> Non
 
 def test_what_has_no_image_is_counted(tmp_path: Path) -> None:
     source = loaded(write(tmp_path / "set.tar", members() | {"b.cls": b"cat", "c.txt": b"words"}))
-    assert source.read["left_out"] == {"without an image": {"count": 2, "first": "set.tar/b"}}
+    assert source.read is not None and source.read["left_out"] == {
+        "without an image": {"count": 2, "first": "set.tar/b"}
+    }
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -242,7 +243,7 @@ class Lifecycle(RuleBasedStateMachine):
         for row in batch:
             self.model[row.request_id].update(state=CLOSED, outcome="unlearned")
 
-    def detail(self, request_id: str) -> dict[str, Any]:
+    def detail(self, request_id: str) -> Mapping[str, object]:
         """What the ledger says of its batch."""
         return self.ledger.open_details(Step.TOMBSTONED)[request_id]
 

@@ -94,7 +94,7 @@ def test_the_last_line_says_how_much_it_is_worth() -> None:
         assert table(replace(PLAIN, bundle=about)).splitlines()[-1] == line
     assert not replace(PLAIN, bundle=replace(own, covered=False)).passed
     document = replace(PLAIN, bundle=own).to_json()
-    assert document["bundle"]["vouched_by"] is None  # type: ignore[index]
+    assert document["bundle"]["vouched_by"] is None
 
 
 def test_junit_of_an_error_is_one_failure() -> None:

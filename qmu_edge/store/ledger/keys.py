@@ -20,9 +20,9 @@ Trap: deleting a file does not wipe a disk.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, NotRequired, TypedDict
 
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.files import cannot_read, write_atomic
@@ -37,6 +37,31 @@ if TYPE_CHECKING:
 REASONS: Final = ("rotated", "lost", "compromised")
 P256: Final = "p256"  # and the name of the key: the note of the P-256 key beside it
 _FILES: Final = "signing-*.key"
+
+
+class KeyJson(TypedDict):
+    """A `Key`.
+
+    Attributes:
+        p256: What model signatures call the P-256 key beside it; None where it has signed no model. Where it
+            was asked for.
+    """
+
+    seq: int
+    public_key: str
+    since: str
+    first_receipt: int
+    until: str | None
+    last_receipt: int | None
+    reason: str | None
+    p256: NotRequired[str | None]
+
+
+class PublicKey(KeyJson):
+    """What anybody may know of a key: its name, and in `pem` what other tools read."""
+
+    key: str
+    pem: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +96,17 @@ class Key:
         """What people call it."""
         return key_name(self.raw)
 
-    def public(self) -> dict[str, Any]:
-        """What anybody may know of it, ready for JSON; `pem` is the key as other tools read it."""
-        return {"key": self.name, **asdict(self), "pem": to_pem(self.raw)}
+    def to_json(self) -> KeyJson:
+        """What stands in the ledger, ready for JSON."""
+        return {
+            "seq": self.seq, "public_key": self.public_key, "since": self.since,
+            "first_receipt": self.first_receipt, "until": self.until, "last_receipt": self.last_receipt,
+            "reason": self.reason,
+        }  # fmt: skip
+
+    def public(self) -> PublicKey:
+        """What anybody may know of it, ready for JSON."""
+        return {"key": self.name, **self.to_json(), "pem": to_pem(self.raw)}
 
     def covers(self, receipt: int) -> bool:
         """Whether a receipt's number lies in its time."""
@@ -213,5 +246,4 @@ def _path(folder: Path, name: str) -> Path:
 
 
 def _record(ledger: ChainedFile, key: Key) -> None:
-    visible: dict[str, Any] = {"name": key.name, "reason": key.reason}
-    ledger.append("key", key.seq, **visible)
+    ledger.append("key", key.seq, name=key.name, reason=key.reason)

@@ -180,8 +180,9 @@ class RemovalLedger(SampleLedger):
         ((kind, name, items, size, reason, status),) = self.rows(
             "SELECT kind, name, items, bytes, reason, status FROM removals WHERE seq = ?", seq
         )
-        visible: dict[str, Any] = {"kind": kind, "name": name, "items": items, "bytes": size}
-        self.append("removal", seq, **visible, reason=reason, status=status)
+        self.append(
+            "removal", seq, kind=kind, name=name, items=items, bytes=size, reason=reason, status=status
+        )
 
 
 # A request that was erased twice (a kill, a cache put back from a backup) counts as its last removal says.

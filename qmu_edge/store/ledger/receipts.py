@@ -1,5 +1,6 @@
 """The part of the ledger that says what is current, and lists every receipt."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -166,7 +167,7 @@ class ReceiptLedger(RequestLedger):
         digest = self._detail_of(receipt, step).get(name)
         return None if digest is None else self._digest(digest)
 
-    def _detail_of(self, receipt: Sha256, step: Step) -> dict[str, Any]:
+    def _detail_of(self, receipt: Sha256, step: Step) -> Mapping[str, Any]:
         """What the last run of a step has to say, of the request that was given a receipt."""
         query = """SELECT detail FROM steps JOIN receipts USING (request_id) WHERE receipt_digest = ?
             AND step = ? AND status = ? ORDER BY steps.finished DESC LIMIT 1"""

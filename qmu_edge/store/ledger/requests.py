@@ -68,7 +68,7 @@ class StepRow:
     status: Status
     started: str
     finished: str | None
-    detail: dict[str, Any]
+    detail: Mapping[str, object]
 
 
 class RequestLedger(ChainedFile):
@@ -225,7 +225,7 @@ class RequestLedger(ChainedFile):
         """The steps of all requests, in the order in which they were first started."""
         return self._steps("ORDER BY seq")
 
-    def open_details(self, step: Step) -> dict[str, dict[str, Any]]:
+    def open_details(self, step: Step) -> dict[str, Mapping[str, object]]:
         """Detail of a step with run "" for every open request that has it done, in order of receipt."""
         query = (
             "SELECT s.request_id, s.detail FROM steps s JOIN requests r USING (request_id)"

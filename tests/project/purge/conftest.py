@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from qmu_edge.io.progress import Progress
-from qmu_edge.project.checklist import checklists
+from qmu_edge.project.checklist import LineJson, checklists
 from qmu_edge.project.create import create
 from qmu_edge.project.history import History
 from qmu_edge.project.inventory import inventory
@@ -227,7 +227,7 @@ def life(living: Living, tmp_path: Path, clock: Clock) -> Iterator[Life]:
         yield life
 
 
-def checklist_of(project: Project, request_id: str) -> list[dict[str, Any]]:
+def checklist_of(project: Project, request_id: str) -> list[LineJson]:
     """The checklist of one request as a receipt states it."""
     history = History(project.ledger)
     found = inventory(project, history)

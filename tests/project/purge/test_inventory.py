@@ -6,13 +6,14 @@ from unittest import mock
 import pytest
 
 from qmu_edge.errors import LedgerError
+from qmu_edge.project.checklist import LineJson
 from qmu_edge.project.inventory import NEVER_STORED, OUTSIDE
 from qmu_edge.project.purge import preview, purge
 from qmu_edge.store.ledger.ledger import Ledger
 from tests.project.purge.conftest import checklist_of
 
 
-def rows(result: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
+def rows(result: list[LineJson]) -> dict[tuple[str, str], int | None]:
     return {(row["kind"], row["state"]): row["count"] for row in result}
 
 
