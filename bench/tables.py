@@ -6,7 +6,6 @@ the code, so a page that is older than either is stale.
 python bench/tables.py [--check]
 """
 
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from shared import compared, described, measured, verdicts
+from shared.sections import markdown_files
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PART: Final = re.compile(r"(<!-- table (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
-UNREAD: Final = ("demo", "build", "dist")  # folders that commands make
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "person": compared.person, "result": compared.result,
     "gaps": compared.gaps, "own": compared.own, "methods": compared.methods, "scenarios": compared.scenarios,
@@ -38,10 +37,8 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
 
 
 def pages() -> Iterator[Path]:
-    """Every Markdown file of the repository; links are not followed."""
-    for folder, inner, files in os.walk(ROOT):
-        inner[:] = sorted(n for n in inner if n == ".github" or not (n.startswith(".") or n in UNREAD))
-        yield from (Path(folder) / name for name in sorted(files) if name.endswith(".md"))
+    """Every Markdown file of the repository."""
+    return markdown_files(ROOT)
 
 
 def renewed(text: str) -> str:

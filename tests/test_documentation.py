@@ -1,12 +1,16 @@
 """The README files: short, linked, current, and every command, path and name in them exists."""
 
 import ast
+import configparser
 import fnmatch
-import importlib
+import importlib.util
+import json
 import re
 import shlex
+import subprocess
 import textwrap
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +185,8 @@ def wrong(words: list[str]) -> str:
         return problem(words[words.index("qmu-edge") + 1 :])
     if words[:4] == ["python", "-P", "-m", "qmu_edge.verify"]:
         verifier().parse_args(words[4:])
+    elif words[:2] == ["python", "-m"]:
+        return "" if importlib.util.find_spec(words[2]) else f"no module {words[2]}"
     elif words[0] == "make":
         known = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
         return ", ".join(set(words[1:]) - set(known))
@@ -203,6 +209,7 @@ def test_a_wrong_command_is_noticed() -> None:
     assert problem(["request", "approve", "ID"]).startswith("MissingParameter")
     assert problem(["requests"]) == "no command ['requests']"
     assert wrong(["make", "coffee"]) == "coffee"
+    assert wrong(["python", "-m", "qmu_edge.coffee"]) == "no module qmu_edge.coffee"
     assert wrong(["python", "bench/none.py"]) == "no file bench/none.py"
 
 
@@ -230,6 +237,37 @@ def resolves(dotted: str) -> bool:
 def test_python_in_pages_compiles(page: Path) -> None:
     for text in blocks(page, "python"):
         ast.parse(text, name(page))
+
+
+SHELL = re.compile(r"^(qmu-edge|python|make|bash|pip|cd|git|sed|torchrun) ", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(map(SHELL.search, blocks(p, "", "sh")))], ids=name)
+def test_shell_in_pages_parses(page: Path) -> None:
+    for text in filter(SHELL.search, blocks(page, "", "sh")):
+        ended = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stderr) == (0, ""), text
+
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "json": json.loads,
+    "toml": tomllib.loads,
+    "ini": lambda text: configparser.ConfigParser().read_string(text),
+}
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, *READERS)], ids=name)
+def test_data_in_pages_can_be_read(page: Path) -> None:
+    for language, read in READERS.items():
+        for text in blocks(page, language):
+            read(text)
+
+
+def test_every_block_is_of_a_language_that_is_looked_at() -> None:
+    """A block of another one would be tested by nobody."""
+    looked_at = {"", "sh", "python", "sql", "text", "yaml", *READERS}
+    used = {language for page in PAGES for _, language, _ in FENCED.findall(page.read_text("utf-8"))}
+    assert used <= looked_at
 
 
 def properties(schema: Any) -> Iterator[str]:

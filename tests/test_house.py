@@ -18,6 +18,10 @@ ELSEWHERE = {
 
 # Modules that are tested together with others, and where.
 TESTED_IN = {
+    "api/test_api_examples.py": (
+        "qmu_edge/api/examples/adopt_a_network", "qmu_edge/api/examples/check_a_bundle",
+        "qmu_edge/api/examples/forget_a_person",
+    ),
     "cli/test_cli_path.py": (
         "cli/main", "cli/project", "cli/run", "qmu_edge/api/project", "qmu_edge/api/run",
         "qmu_edge/pipeline/dry_run",
