@@ -16,13 +16,14 @@ def report(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write it there instead of stdout.")] = None,
     letter: Annotated[bool, typer.Option("--letter", help="A letter to the person, as text.")] = False,
+    lang: Annotated[str, typer.Option(help="Its language, such as de.")] = "en",
     project: ProjectOption = None,
     json: JsonOption = False,
 ) -> None:
     """A page for people about a request that was fulfilled (HTML), or a letter to the person."""
     from qmu_edge import api
 
-    result = api.report(request, project, letter=letter, out=out)
+    result = api.report(request, project, letter=letter, lang=lang, out=out)
     # The text goes out as it is: it has lines, and what in it was somebody else's is escaped already.
     show(result, json, lambda shown: shown["out"] or result["text"].rstrip("\n"))
 

@@ -41,7 +41,7 @@ TESTED_IN = {
     "models/test_plain.py": ("models/integers",),
     "export/test_read_back.py": ("export/steps",),
     "page/test_page.py": (
-        "qmu_edge/page/measured", "qmu_edge/page/numbers", "qmu_edge/page/process", "qmu_edge/page/words",
+        "qmu_edge/page/measured", "qmu_edge/page/process", "qmu_edge/page/words",
     ),
     "models/test_models.py": ("models/layers", "models/resnet"),
     "pipeline/test_references.py": ("qmu_edge/pipeline/references_run",),

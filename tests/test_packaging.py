@@ -131,7 +131,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert tops == {"qmu_edge", f"qmu_edge-{project()['project']['version']}.dist-info"}
     assert {"qmu_edge/py.typed", "qmu_edge/cli/main.py", "qmu_edge/export/__init__.py"} <= set(names)
-    for folder, pattern in (("recipes", "*.toml"), ("schemas", "*.json")):
+    for folder, pattern in (("recipes", "*.toml"), ("schemas", "*.json"), ("page/languages", "*.toml")):
         data = {f"qmu_edge/{folder}/{p.name}" for p in (source / "qmu_edge" / folder).glob(pattern)}
         assert data and data <= set(names)
     assert not [n for n in names if re.search(r"(^|/)(tests?|bench)[/_.]", n.lower())]

@@ -187,7 +187,12 @@ def receipt_recompute(
 
 
 def report(
-    request: str | None = None, project: Path | None = None, *, letter: bool = False, out: Path | None = None
+    request: str | None = None,
+    project: Path | None = None,
+    *,
+    letter: bool = False,
+    lang: str = "en",
+    out: Path | None = None,
 ) -> Written:
     """What people read about a request that was fulfilled, made anew from what is stored.
 
@@ -195,17 +200,20 @@ def report(
         request: Its id; that of the current receipt when None.
         project: Folder of the project.
         letter: A letter to the person, as text, in place of the page for others.
+        lang: Its language, as `qmu_edge.page.language.known` names them.
         out: Written there, where nothing is yet.
 
     Raises:
-        ConfigError: There is no receipt yet. Or `out` exists, or lies in a store.
+        ConfigError: There is no receipt yet, or no such language. Or `out` exists, or lies in a store.
         RequestError: No such request, or it has no receipt.
     """
     from qmu_edge.page.facts import stored_facts
+    from qmu_edge.page.language import language
     from qmu_edge.page.letter import letter as write
     from qmu_edge.page.page import page
     from qmu_edge.queue.lifecycle import require
 
+    say = language(lang)
     with _project(project) as found:
         ledger, results = found.ledger, found.results
         row = require(ledger, request or _answered(ledger, found.root))
@@ -214,11 +222,11 @@ def report(
             history = History(ledger)
             lines = checklists(ledger, results, history, inventory(found, history), [row.request_id])
             facts = replace(facts, now=lines[row.request_id])
-    text = write(facts, row.request_id) if letter else page(facts).decode()
+    text = write(facts, row.request_id, say) if letter else page(facts, say).decode()
     if out is not None:
         write_new(out, text.encode(), outside=STORE)
     return {
-        "request": row.request_id, "receipt_sha256": facts.receipt,
+        "request": row.request_id, "receipt_sha256": facts.receipt, "lang": say.code,
         "out": str(out) if out else None, "text": text,
     }  # fmt: skip
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from qmu_edge.errors import RequestError
 from qmu_edge.io.digest import Sha256, sha256_of
-from qmu_edge.page.numbers import Real
+from qmu_edge.page.language import Real
 from qmu_edge.project.checklist import Line
 from qmu_edge.project.records import Report, StepResult
 from qmu_edge.project.results import Results

@@ -5,85 +5,52 @@ from typing import Final
 
 from qmu_edge.errors import printable
 from qmu_edge.page.facts import Facts
-from qmu_edge.page.numbers import day, of
-from qmu_edge.page.page import environment
+from qmu_edge.page.language import Language
 
 _WIDTH: Final = 84
 _NUMBER: Final = 16  # letters of the receipt's digest, which tell it from all others of a project
 
 
-def letter(facts: Facts, reference: str) -> str:
+def letter(facts: Facts, reference: str, say: Language) -> str:
     """The letter as text, with gaps in brackets for what only the sender knows.
 
     Args:
         facts: Of the request.
         reference: What the person calls the request.
+        say: The language that it is written in.
     """
     predicate, request = facts.predicate, facts.predicate.request
     paragraphs = {
-        "asked": _asked(facts),
-        "done": _done(facts),
-        "left": _left(facts),
-        "unproven": _unproven(facts),
+        "asked": _asked(facts, say),
+        "done": f"{say('letter.retrained' if facts.exact else 'letter.done')} {say('letter.kept')}",
+        "left": _left(facts, say),
+        "unproven": " ".join([*([] if facts.exact else [say("letter.measured")]), say("letter.copies")]),
     }
-    return environment().get_template("letter.txt").render(
-        issued=day(predicate.issued), received=day(request.received), reference=printable(reference),
-        due=day(request.due) if request.due else "not set by law", number=facts.receipt[:_NUMBER],
-        **{name: _wrapped(text) for name, text in paragraphs.items()},
+    return say(
+        "letter.body", issued=say.day(predicate.issued), received=say.day(request.received),
+        reference=printable(reference), number=facts.receipt[:_NUMBER],
+        due=say.day(request.due) if request.due else say("letter.no_date"),
+        **{name: textwrap.fill(text, _WIDTH) for name, text in paragraphs.items()},
     )  # fmt: skip
 
 
-_MEASURED: Final = (
-    "No test can show that nothing at all is left, and ours looks at all of your pictures together."
-)
-_COPIES: Final = (
-    "Older versions of the program may still run on devices until these are updated, and older copies may "
-    "lie in backups until these run out. [What is known of devices, backups and others who "
-    "received your pictures.]"
-)
-
-_KEPT: Final = (
-    "They can never be used for teaching it again: we keep a mark for each, which does not show it, so that "
-    "it is refused."
-)
-
-
-def _asked(facts: Facts) -> str:
+def _asked(facts: Facts, say: Language) -> str:
     counts = facts.predicate.split.counts
     learned, tested = counts.get("forget", 0), counts.get("also_erased", 0)
-    more = f", and {of(tested, 'picture')} that it was only tested with" if tested else ""
     part = facts.predicate.outcome == "partial"
-    only = " We did not find everything that your request names; what we found is deleted." if part else ""
-    return (
-        f"You asked us to delete your pictures. We found {of(learned, 'picture')} of your request that our "
-        f"program had learned to recognise pictures from{more}.{only}"
-    )
+    return say(
+        "letter.asked", found=say.of("letter.found", learned), partly=say("letter.partly") if part else "",
+        tested=say.of("letter.tested", tested) if tested else "",
+    )  # fmt: skip
 
 
-def _done(facts: Facts) -> str:
-    if facts.exact:
-        return f"We taught the program again from the beginning, without your pictures. {_KEPT}"
-    return f"We changed the program so that it forgets them, and then tested the changed program. {_KEPT}"
-
-
-def _unproven(facts: Facts) -> str:
-    return _COPIES if facts.exact else f"{_MEASURED} {_COPIES}"
-
-
-def _left(facts: Facts) -> str:
+def _left(facts: Facts, say: Language) -> str:
     verdict = facts.predicate.verdict
     if facts.exact:
-        return "Nothing: the program that is in use now has never seen your pictures."
+        return say("letter.nothing_left")
     found = next((r for r in verdict.residuals if r.value is not None), None)
     if found is None or verdict.answer != "forgotten" or found.high is None:
-        return "How much the program still knows of your pictures could not be measured."
+        return say("letter.not_measured")
     parts, most = (max(0, round(100 * share)) for share in (found.value or 0.0, found.high))
-    about = f"about {parts} in 100 parts are" if parts else "nothing that we could measure is"
-    return (
-        f"Of what the program had learned from your pictures, {about} left. Such a measurement is not exact: "
-        f"it may be up to {most} in 100 parts."
-    )
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, _WIDTH)
+    about = say("letter.parts", n=parts) if parts else say("letter.no_parts")
+    return say("letter.left", about=about, most=most)

@@ -15,21 +15,21 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 
 from qmu_edge.page import measured, process
 from qmu_edge.page.facts import Facts
-from qmu_edge.page.numbers import between, count, day, percent
+from qmu_edge.page.language import ENGLISH, Language, language
 from qmu_edge.page.section import Section
-from qmu_edge.page.words import UNPROVEN, UNPROVEN_EXACT, lead
+from qmu_edge.page.words import lead
 
 MAX_BYTES: Final = 1_000_000
-TEMPLATES: Final = ("page.html", "page.css", "letter.txt")
+TEMPLATES: Final = ("page.html", "page.css")
 
 
-def page(facts: Facts) -> bytes:
-    """The page as UTF-8."""
-    predicate = facts.predicate
+def page(facts: Facts, say: Language | None = None) -> bytes:
+    """The page as UTF-8, in English where no language is given."""
+    say, predicate = say or language(ENGLISH), facts.predicate
+    unproven = say("lead.unproven_exact" if facts.exact else "lead.unproven")
     return environment().get_template("page.html").render(
-        lead=lead(facts), unproven=UNPROVEN_EXACT if facts.exact else UNPROVEN, outcome=predicate.outcome,
-        passed=predicate.verdict.passed, issued=day(predicate.issued), receipt=facts.receipt,
-        cards=_cards(facts), sections=sections(facts), tool=predicate.tool,
+        say=say, lead=lead(facts, say), unproven=unproven, issued=say.day(predicate.issued),
+        receipt=facts.receipt, cards=_cards(facts, say), sections=sections(facts, say), tool=predicate.tool,
     ).encode()  # fmt: skip
 
 
@@ -43,37 +43,36 @@ def environment() -> Environment:
     )  # fmt: skip
 
 
-def sections(facts: Facts) -> list[Section]:
+def sections(facts: Facts, say: Language) -> list[Section]:
     """All sections of a page that have something to say, in order."""
-    made: Iterable[Callable[[Facts], Section | None]] = (
+    made: Iterable[Callable[[Facts, Language], Section | None]] = (
         measured.left, measured.checks, measured.confidence, measured.attack, measured.accuracy,
         measured.codes, process.tried, process.files, process.artefacts, process.recipients, process.dates,
         process.digests, process.limits,
     )  # fmt: skip
-    return [section for of_facts in made if (section := of_facts(facts)) is not None]
+    return [section for of_facts in made if (section := of_facts(facts, say)) is not None]
 
 
-def _cards(facts: Facts) -> list[tuple[str, str, str]]:
+def _cards(facts: Facts, say: Language) -> list[tuple[str, str, str]]:
     """The few numbers that stand first: name, value, and what goes with it."""
     predicate, figures = facts.predicate, facts.figures
+    known = say("card.known")
     if facts.exact:
-        cards = [("still known", "nothing", "it never saw them")]
+        cards = [(known, say("card.nothing"), say("card.never"))]
     else:
         left = predicate.verdict.residuals[:1]
-        cards = [("still known", percent(r.value, 0), between(r.low, r.high, 0)) for r in left]
-    people = f"of {figures.people:,} people" if figures and figures.people and figures.people > 1 else ""
+        cards = [(known, say.percent(r.value, 0), say.between(r.low, r.high, 0)) for r in left]
+    people = say("card.people", n=say.count(figures.people)) if figures and (figures.people or 0) > 1 else ""
     if predicate.batch.requests > 1:
-        people = f"of {predicate.batch.requests:,} requests together"
-    cards.append(("pictures forgotten", count(predicate.batch.forget), people))
+        people = say("card.requests", n=say.count(predicate.batch.requests))
+    cards.append((say("card.forgotten"), say.count(predicate.batch.forget), people))
     found = predicate.metrics.evaluation.ta
     if found is not None:
         before = facts.report.original.evaluation.ta if facts.report else None
-        cards.append(
-            ("accuracy on tests", percent(found.value), f"before {percent(before.value)}" if before else "")
-        )
+        beside = say("card.before", share=say.percent(before.value)) if before else ""
+        cards.append((say("card.accuracy"), say.percent(found.value), beside))
     codes = predicate.verdict.codes
     if codes is not None:
-        cards.append(
-            ("weights changed", percent(codes.changed / codes.weights), f"of {count(codes.weights)}")
-        )
+        share = say.percent(codes.changed / codes.weights)
+        cards.append((say("card.weights"), share, say("card.of_weights", n=say.count(codes.weights))))
     return cards

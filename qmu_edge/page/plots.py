@@ -12,7 +12,7 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
-from qmu_edge.page.numbers import Real, percent, short, signed
+from qmu_edge.page.language import Language, Real
 from qmu_edge.verify.figures import RATES
 
 WIDTH: Final = 360
@@ -60,7 +60,9 @@ def picture(height: Real, label: str, *inside: str) -> Markup:
     )
 
 
-def interval(value: Real | None, low: Real | None, high: Real | None, most: Real, label: str) -> Markup:
+def interval(
+    value: Real | None, low: Real | None, high: Real | None, most: Real, label: str, say: Language
+) -> Markup:
     """What is left as a share with its interval, between never seen (0) and known as before (1).
 
     The axis goes from -0.5 to 1.5 at most, and an interval that is wider to its ends.
@@ -71,6 +73,7 @@ def interval(value: Real | None, low: Real | None, high: Real | None, most: Real
         high: Its upper end.
         most: The largest allowed.
         label: For those who do not see the picture.
+        say: The language of what is written in it.
     """
     ends = [end for end in (value, low, high) if end is not None]
     axis = Axis(max(-0.5, min([-0.25, *ends])), min(1.5, max([1.1, *ends])), 12, WIDTH - 12)
@@ -85,12 +88,15 @@ def interval(value: Real | None, low: Real | None, high: Real | None, most: Real
         _line(right, 36, right, 52, "whisker"),
         *([] if value is None else [element("circle", class_="dot", cx=axis.at(value), cy=44, r=6)]),
         _words(axis.at(0.0), 82, "0 %", "middle"), _words(axis.at(1.0), 82, "100 %", "middle"),
-        _words(axis.at(0.0), 97, "never saw them", "middle"), _words(axis.at(1.0), 97, "as before", "middle"),
-        _words(12, 15, f"allowed: up to {percent(most, 0)}", "start"),
+        _words(axis.at(0.0), 97, say("left.never_saw"), "middle"),
+        _words(axis.at(1.0), 97, say("left.as_before"), "middle"),
+        _words(12, 15, say("left.up_to", share=say.percent(most, 0)), "start"),
     )  # fmt: skip
 
 
-def spread(edges: Sequence[Real], forgotten: Sequence[int], unseen: Sequence[int], label: str) -> Markup:
+def spread(
+    edges: Sequence[Real], forgotten: Sequence[int], unseen: Sequence[int], label: str, say: Language
+) -> Markup:
     """Two sets of images by their scaled confidence, as shares of each: unseen filled, forgotten as a line.
 
     Args:
@@ -98,6 +104,7 @@ def spread(edges: Sequence[Real], forgotten: Sequence[int], unseen: Sequence[int
         forgotten: Images in each bar (b).
         unseen: Likewise.
         label: For those who do not see the picture.
+        say: The language of what is written in it.
     """
     shares = [[n / max(1, sum(counts)) for n in counts] for counts in (unseen, forgotten)]
     x, y = Axis(edges[0], edges[-1], 10, WIDTH - 10), Axis(0.0, max(map(max, shares)) or 1.0, 150, 30)
@@ -107,22 +114,23 @@ def spread(edges: Sequence[Real], forgotten: Sequence[int], unseen: Sequence[int
         186, label,
         element("path", class_="fill-b", d=paths[0]), element("path", class_="line-a", d=paths[1]),
         _line(10, 150, WIDTH - 10, 150, "axis"),
-        *(_words(x.at(t), 165, signed(t), a)
+        *(_words(x.at(t), 165, say.number(t), a)
           for t, a in zip(ticks, ("start", "middle", "end"), strict=True)),
-        _words(WIDTH / 2, 181, "how sure of the right answer (log-odds)", "middle"),
+        _words(WIDTH / 2, 181, say("confidence.axis"), "middle"),
         element("rect", class_="fill-b", x=10, y=8, width=14, height=10),
-        _words(29, 17, "never seen", "start"),
-        _line(120, 13, 134, 13, "line-a"), _words(139, 17, "forgotten", "start"),
+        _words(29, 17, say("confidence.unseen"), "start"),
+        _line(120, 13, 134, 13, "line-a"), _words(139, 17, say("confidence.forgotten"), "start"),
     )  # fmt: skip
 
 
-def curves(original: Sequence[Real], file: Sequence[Real], label: str) -> Markup:
+def curves(original: Sequence[Real], file: Sequence[Real], label: str, say: Language) -> Markup:
     """How many forgotten images an attack finds for each share of false alarms, on a logarithmic axis.
 
     Args:
         original: Shares found at each of `RATES` (r).
         file: Likewise.
         label: For those who do not see the picture.
+        say: The language of what is written in it.
     """
     x, y = Axis(math.log10(RATES[0]), 0.0, 48, WIDTH - 12), Axis(0.0, 1.0, 196, 30)
     lines = [
@@ -136,14 +144,14 @@ def curves(original: Sequence[Real], file: Sequence[Real], label: str) -> Markup
         *(_line(x.at(math.log10(t)), 30, x.at(math.log10(t)), 196, "grid") for t in ticks[1:3]),
         _line(48, 196, WIDTH - 12, 196, "axis"), _line(48, 30, 48, 196, "axis"),
         *(element("path", class_=c, d=d) for c, d in zip(("guess", "line-b", "line-a"), lines, strict=True)),
-        *(_words(x.at(math.log10(t)), 211, percent(t, 1 if t < 0.01 else 0), a)
+        *(_words(x.at(math.log10(t)), 211, say.percent(t, 1 if t < 0.01 else 0), a)
           for t, a in zip(ticks, ("start", "middle", "middle"), strict=False)),
-        _words(WIDTH - 12, 211, percent(1.0, 0), "end"),
-        *(_words(43, y.at(s) + 4, percent(s, 0), "end") for s in (0.0, 0.5, 1.0)),
-        _words((48 + WIDTH) / 2, 229, "false alarms among images never seen", "middle"),
-        _line(48, 13, 62, 13, "line-b"), _words(67, 17, "original", "start"),
-        _line(130, 13, 144, 13, "line-a"), _words(149, 17, "this file", "start"),
-        _line(222, 13, 236, 13, "guess"), _words(241, 17, "guessing", "start"),
+        _words(WIDTH - 12, 211, say.percent(1.0, 0), "end"),
+        *(_words(43, y.at(s) + 4, say.percent(s, 0), "end") for s in (0.0, 0.5, 1.0)),
+        _words((48 + WIDTH) / 2, 229, say("attack.axis"), "middle"),
+        _line(48, 13, 62, 13, "line-b"), _words(67, 17, say("attack.original"), "start"),
+        _line(130, 13, 144, 13, "line-a"), _words(149, 17, say("attack.file"), "start"),
+        _line(222, 13, 236, 13, "guess"), _words(241, 17, say("attack.guessing"), "start"),
     )  # fmt: skip
 
 
@@ -167,12 +175,13 @@ def bars(rows: Sequence[tuple[str, Real, str]], label: str) -> Markup:
     return picture(len(rows) * _ROW + 8, label, *drawn)
 
 
-def changes(rows: Sequence[tuple[str, Real, Real]], label: str) -> Markup:
+def changes(rows: Sequence[tuple[str, Real, Real]], label: str, say: Language) -> Markup:
     """Two shares for each row of name, before and after, and the way between them.
 
     Args:
         rows: At least one.
         label: For those who do not see the picture.
+        say: The language of what is written in it.
     """
     axis, drawn = Axis(0.0, 1.0, 76, WIDTH - 16), []
     bottom = len(rows) * _ROW + 26
@@ -186,10 +195,11 @@ def changes(rows: Sequence[tuple[str, Real, Real]], label: str) -> Markup:
         ]  # fmt: skip
     return picture(
         bottom + 18, label, *drawn,
-        *(_words(axis.at(s), bottom + 12, percent(s, 0), a)
+        *(_words(axis.at(s), bottom + 12, say.percent(s, 0), a)
           for s, a in ((0.0, "middle"), (0.5, "middle"), (1.0, "end"))),
-        element("circle", class_="ring", cx=82, cy=13, r=4.5), _words(92, 17, "original", "start"),
-        element("circle", class_="dot", cx=170, cy=13, r=4), _words(180, 17, "this file", "start"),
+        element("circle", class_="ring", cx=82, cy=13, r=4.5),
+        _words(92, 17, say("accuracy.original"), "start"),
+        element("circle", class_="dot", cx=170, cy=13, r=4), _words(180, 17, say("accuracy.file"), "start"),
     )  # fmt: skip
 
 
@@ -220,6 +230,15 @@ def _cut(name: str) -> str:
     '….residual.weight'
     """
     return name if len(name) <= _LETTERS else f"…{name[-_LETTERS:]}"
+
+
+def short(value: Real) -> str:
+    """A number with at most three decimals, as SVG has it.
+
+    >>> short(2.0), short(-0.5), short(1 / 3)
+    ('2', '-0.5', '0.333')
+    """
+    return f"{value:.3f}".rstrip("0").rstrip(".")
 
 
 def _text(value: str | Real) -> str:

@@ -5,128 +5,131 @@ from typing import Final
 
 from qmu_edge.page import plots
 from qmu_edge.page.facts import Facts
-from qmu_edge.page.numbers import NOTHING, count, day, seconds, size
+from qmu_edge.page.language import NOTHING, Language
 from qmu_edge.page.section import Section, Table
-from qmu_edge.page.words import RESULTS
 from qmu_edge.project.checklist import Line
 from qmu_edge.project.inventory import OUTSIDE
 from qmu_edge.receipt.statement import Artefact
 
 _DUTY: Final = {
-    "source images where the dataset lies": "delete the pictures there",
-    "model files on devices": "send the new file, and make sure that the old one is replaced",
-    "files and bundles exported to other folders": "tell whoever received them; delete or replace them",
-    "backups of this folder": "let them run out, or delete them",
-    "documents of requests, such as req.json": "delete them when the case is closed",
+    "source images where the dataset lies": "source",
+    "model files on devices": "devices",
+    "files and bundles exported to other folders": "exported",
+    "backups of this folder": "backups",
+    "documents of requests, such as req.json": "documents",
 }
 
 
-def tried(facts: Facts) -> Section:
+def tried(facts: Facts, say: Language) -> Section:
     """The methods that were tried, and what they cost."""
-    rungs = facts.predicate.rungs
+    rungs, named = facts.predicate.rungs, (say("tried.method"), say("tried.kind"), say("tried.result"))
     if not facts.tried:
-        named = [(r.method, r.category, RESULTS[r.result]) for r in rungs]
-        return Section(
-            "tried", "What was tried", tables=[Table("Methods", ("method", "kind", "result"), named)]
-        )
-    kinds = {rung.method: rung.category for rung in rungs}
+        told = [(r.method, say.translated(r.category), _result(r.result, say)) for r in rungs]
+        return Section("tried", say("tried.title"), tables=[Table(say("tried.table"), named, told)])
+    kinds = {rung.method: say.translated(rung.category) for rung in rungs}
     rows = [
-        (t.method, kinds.get(t.method, NOTHING), RESULTS.get(t.result, t.result), seconds(t.seconds),
-         NOTHING if t.epochs is None else f"{t.epochs:.2f}", f"{t.peak_mb:,.0f}\u00a0MiB")
+        (t.method, kinds.get(t.method, NOTHING), _result(t.result, say), say.seconds(t.seconds),
+         NOTHING if t.epochs is None else say.number(t.epochs, 2), f"{say.count(t.peak_mb)}\u00a0MiB")
         for t in facts.tried
     ]  # fmt: skip
-    head = ("method", "kind", "result", "time", "passes over the data", "memory")
-    drawn = [(t.method, t.seconds, seconds(t.seconds)) for t in facts.tried]
-    label = "Bars of seconds: " + "; ".join(f"{name}, {text}" for name, _, text in drawn)
+    head = (*named, say("tried.time"), say("tried.passes"), say("tried.memory"))
+    drawn = [(t.method, t.seconds, say.seconds(t.seconds)) for t in facts.tried]
+    label = say("tried.label", bars="; ".join(f"{name}, {text}" for name, _, text in drawn))
     return Section(
-        "tried", "What was tried, and what it cost",
-        ["Methods are tried in this order until a file passes; time is of all their steps."],
-        [("Time of each method", plots.bars(drawn, label))] if len(drawn) > 1 else [],
-        [Table("Methods", head, rows)],
+        "tried", say("tried.title_cost"), [say("tried.text")],
+        [(say("tried.caption"), plots.bars(drawn, label))] if len(drawn) > 1 else [],
+        [Table(say("tried.table"), head, rows)],
     )  # fmt: skip
 
 
-def files(facts: Facts) -> Section:
+def _result(result: str, say: Language) -> str:
+    return say.either(f"result.{result}", result)
+
+
+def files(facts: Facts, say: Language) -> Section:
     """Sizes of the files, and how fast the measured one ran."""
     metrics, found = facts.predicate.metrics, facts.predicate.metrics.evaluation
     before = facts.report.sizes.get("original", {}) if facts.report else {}
     rows = [
-        (name, size(int(before[name])) if name in before else NOTHING, size(n))
+        (name, say.size(int(before[name])) if name in before else NOTHING, say.size(n))
         for name, n in metrics.bytes.items()
     ]
     images = sum(share.n for share in (found.fa, found.ra, found.ta, found.va) if share is not None)
-    speed = (
-        f"{images:,} images took {seconds(found.seconds)} under onnxruntime on the machine that measured: "
-        f"{images / max(found.seconds, 1e-9):,.0f} a second."
-    )
-    return Section(
-        "files",
-        "Size and speed",
-        [speed],
-        tables=[Table("Files", ("file", "original", "this release"), rows)],
-    )
+    speed = say(
+        "files.text", n=say.count(images), time=say.seconds(found.seconds),
+        rate=say.count(images / max(found.seconds, 1e-9)),
+    )  # fmt: skip
+    head = (say("files.file"), say("files.original"), say("files.release"))
+    return Section("files", say("files.title"), [speed], tables=[Table(say("files.table"), head, rows)])
 
 
-def artefacts(facts: Facts) -> Section:
+def artefacts(facts: Facts, say: Language) -> Section:
     """What else was made of the data, and what has become of it."""
-    lines = facts.predicate.derived_artefacts
-    tables = [_artefacts("When the receipt was written", lines, behind=facts.now is not None)]
+    lines, later = facts.predicate.derived_artefacts, facts.now is not None
+    tables = [_artefacts(say("artefacts.then"), lines, say, behind=later)]
     if facts.now is not None:
-        tables.insert(0, _artefacts("Now", facts.now))
-    text = ["What is present is removed by qmu-edge purge once it is superseded and its time is over."]
-    return Section("artefacts", "What else was made of the pictures", text, tables=tables)
+        tables.insert(0, _artefacts(say("artefacts.now"), facts.now, say))
+    return Section("artefacts", say("artefacts.title"), [say("artefacts.text")], tables=tables)
 
 
-def _artefacts(title: str, lines: Iterable[Artefact | Line], *, behind: bool = False) -> Table:
-    rows = [(a.kind, count(a.count), NOTHING if a.bytes is None else size(a.bytes), a.state) for a in lines]
-    return Table(title, ("what", "how many", "size", "state"), rows, behind)
+def _artefacts(title: str, lines: Iterable[Artefact | Line], say: Language, *, behind: bool = False) -> Table:
+    rows = [
+        (say.translated(a.kind), say.count(a.count), NOTHING if a.bytes is None else say.size(a.bytes),
+         _state(a.state, say))
+        for a in lines
+    ]  # fmt: skip
+    head = (say("artefacts.what"), say("artefacts.count"), say("artefacts.size"), say("artefacts.state"))
+    return Table(title, head, rows, behind)
 
 
-def recipients(facts: Facts) -> Section:
+def _state(state: str, say: Language) -> str:
+    kept = state.removeprefix("kept: ")
+    return say.translated(state) if kept == state else say("artefacts.kept", reason=say.translated(kept))
+
+
+def recipients(facts: Facts, say: Language) -> Section:
     """Who must be told: this tool sees no copies."""
-    text = [
-        "Whoever was given a copy of an earlier file, or of the pictures, has to be told of this deletion, "
-        "unless that is impossible or out of proportion (GDPR Art. 19). This tool sees none of these copies:"
-    ]
+    rows = [(say.translated(kind), say(f"recipients.{_DUTY[kind]}")) for kind in OUTSIDE]
+    head = (say("recipients.where"), say("recipients.duty"))
     return Section(
-        "recipients", "Who must be told", text,
-        tables=[Table("Out of reach", ("where", "what to do"), [(kind, _DUTY.get(kind, "delete it there"))
-                                                               for kind in OUTSIDE])],
+        "recipients", say("recipients.title"), [say("recipients.text")],
+        tables=[Table(say("recipients.table"), head, rows)],
     )  # fmt: skip
 
 
-def dates(facts: Facts) -> Section:
+def dates(facts: Facts, say: Language) -> Section:
     """The clock of the request."""
     request, predicate = facts.predicate.request, facts.predicate
-    met = {True: "yes", False: "no", None: "no deadline"}[request.deadline_met]
+    met = {True: "yes", False: "no", None: "no_deadline"}[request.deadline_met]
     rows = [
-        ("received", day(request.received)), ("answer due", day(request.due)),
-        ("file verified", day(predicate.completed)), ("receipt issued", day(predicate.issued)),
-        ("deadline met", met),
+        (say("dates.received"), say.day(request.received)), (say("dates.due"), say.day(request.due)),
+        (say("dates.verified"), say.day(predicate.completed)),
+        (say("dates.issued"), say.day(predicate.issued)),
+        (say("dates.met"), say(f"dates.{met}")),
     ]  # fmt: skip
-    return Section("dates", "Dates", tables=[Table("Dates of the request", ("what", "when"), rows)])
+    head = (say("dates.what"), say("dates.when"))
+    return Section("dates", say("dates.title"), tables=[Table(say("dates.table"), head, rows)])
 
 
-def digests(facts: Facts) -> Section:
+def digests(facts: Facts, say: Language) -> Section:
     """What pins all this down, and the command that checks it."""
     predicate, statement = facts.predicate, facts.statement
     rows = [
-        ("receipt", facts.receipt), *((name, sha) for name, sha in statement.files.items()),
-        ("network before", predicate.checkpoints.before or NOTHING),
-        ("network after", predicate.checkpoints.after or NOTHING), ("recipe", predicate.recipe),
-        ("the sets of images", predicate.split.digest), ("receipt before", predicate.previous or "none"),
+        (say("digests.receipt"), facts.receipt), *((name, sha) for name, sha in statement.files.items()),
+        (say("digests.before"), predicate.checkpoints.before or NOTHING),
+        (say("digests.after"), predicate.checkpoints.after or NOTHING),
+        (say("digests.recipe"), predicate.recipe), (say("digests.split"), predicate.split.digest),
+        (say("digests.previous"), predicate.previous or say("digests.none")),
     ]  # fmt: skip
-    text = [
-        f"Signed by key {facts.key} with {predicate.tool.name} {predicate.tool.version}. The signature is of "
-        "the receipt; this page repeats what it says, adds what was measured beside it, and is not signed. "
-        "Beside the files of the release, with a public key that you trust:"
-    ]
+    tool, head = predicate.tool, (say("digests.of"), say("digests.digest"))
     return Section(
-        "digests", "How to check all this", text, tables=[Table("SHA-256", ("of", "digest"), rows)],
+        "digests", say("digests.title"),
+        [say("digests.text", key=facts.key, name=tool.name, version=tool.version)],
+        tables=[Table(say("digests.table"), head, rows)],
         command="sha256sum -c SHA256SUMS && qmu-edge receipt verify receipt.json --key key.pem",
     )  # fmt: skip
 
 
-def limits(facts: Facts) -> Section:
+def limits(facts: Facts, say: Language) -> Section:
     """What none of this proves, in the words of the receipt."""
-    return Section("limits", "What this does not prove", list(facts.predicate.limits))
+    return Section("limits", say("limits.title"), [say.translated(limit) for limit in facts.predicate.limits])

@@ -1,100 +1,56 @@
-"""What is said in sentences: what was asked and done, what is left, and what that does not prove."""
+"""What is said in sentences: what was asked and done, and what is left."""
 
 from typing import Any, Final
 
 from qmu_edge.page.facts import Facts
-from qmu_edge.page.numbers import between, day, of, percent
-from qmu_edge.verify.figures import LEAST
+from qmu_edge.page.language import Language
 
-LAWS: Final = {"gdpr": "the GDPR", "ccpa": "the CCPA"}
-ANSWERS: Final = {
-    "forgotten": "Forgotten: even the upper end of the interval is within the share that is allowed.",
-    "retrained": "Retrained: the network was trained anew without the pictures; nothing of them can be left.",
-    "not_measurable": "Not measurable: already the original could not be told from a network that never saw "
-    "the pictures, so nothing can be said about what is left.",
-    "still_present": "Still present: more than the allowed share may be left.",
-    "over_forgotten": "Over-forgotten: the file does worse on the pictures than one that never saw them.",
-    "inconclusive": "Inconclusive: the pictures are too few, or too little was known of them, to tell.",
-}  # fmt: skip
-RESULTS: Final = {
-    "passed": "passed",
-    "threshold_missed": "a limit was missed",
-    "method_failed": "did not run to its end",
-    "export_failed": "could not be exported",
-}
-CHECKS: Final = {
-    "residual": ("What is left of what was known", "0\u00a0%: never saw them"),
-    "ta_drop": ("Accuracy lost on test images", "0\u00a0%"),
-    "ra_drop": ("Accuracy lost on retained images", "0\u00a0%"),
-    "unchanged_codes": ("Integer weights that are the original's", "less than all"),
-}
-UNPROVEN: Final = (
-    "One test measured this, as a mean over the pictures; it is no proof that nothing is left, and it says "
-    "nothing of copies of the file before."
-)
-UNPROVEN_EXACT: Final = (
-    "That rests on the honesty of who ran the process, and says nothing of copies of the file before."
-)
-SMALL: Final = (
-    f"Of fewer than {LEAST} forgotten or never seen images nothing is drawn or split up: "
-    "it would show what the file makes of single ones."
-)
-GONE: Final = (
-    "What was measured beside the receipt has been purged: what the receipt says stands here, without plots."
-)
-OLDER: Final = (
-    "What was measured beside the receipt is older than this page, and nothing was kept of which plots could "
-    "be drawn: what was found stands here without them."
-)
+LAWS: Final = frozenset({"gdpr", "ccpa"})
 
 
-def lead(facts: Facts) -> str:
+def lead(facts: Facts, say: Language) -> str:
     """One sentence for everybody: what was asked, how many pictures of whom, what was done, what is left."""
     request = facts.predicate.request
-    law = f"Under {LAWS[request.regulation]} " if request.regulation in LAWS else ""
-    asked = _first_upper(f"{law}{_who(facts)} asked on {day(request.received)} to have {_pictures(facts)}")
-    done = (
-        "trained again from the start without them"
-        if facts.exact
-        else "made to forget them and exported again"
-    )
-    return f"{asked}; the network was {done}; {left(facts)}."
+    law = say(f"lead.{request.regulation}") if request.regulation in LAWS else ""
+    text = say(
+        "lead.whole", law=law, who=_who(facts, say), day=say.day(request.received), **_pictures(facts, say),
+        done=say("lead.retrained" if facts.exact else "lead.unlearned"), left=left(facts, say),
+    )  # fmt: skip
+    return text[:1].upper() + text[1:]
 
 
-def left(facts: Facts) -> str:
+def left(facts: Facts, say: Language) -> str:
     """What the exported file still knows, as the end of a sentence."""
     verdict = facts.predicate.verdict
     if facts.exact:
-        return "so nothing of them can be left in it"
-    found = [r for r in verdict.residuals if r.value is not None]
-    shares = [f"{percent(r.value, 0)} ({between(r.low, r.high, 0)}){_scope(r)}" for r in found]
+        return say("lead.nothing_left")
+    shares = [_share(residual, say) for residual in verdict.residuals if residual.value is not None]
     if not shares or verdict.answer == "not_measurable":
-        return "how much of them the exported file still knows could not be measured"
-    known = "of what the file before knew of them"
-    return f"the exported file still knows {' and '.join(shares)} {known}"
+        return say("lead.not_measured")
+    return say("lead.left", shares=say("lead.and").join(shares))
 
 
-def _who(facts: Facts) -> str:
+def _share(residual: Any, say: Language) -> str:
+    return say(
+        "lead.share_classes" if residual.scope == "classes" else "lead.share",
+        share=say.percent(residual.value, 0), interval=say.between(residual.low, residual.high, 0),
+    )  # fmt: skip
+
+
+def _who(facts: Facts, say: Language) -> str:
     predicate, figures = facts.predicate, facts.figures
     if predicate.request.form == "opendsr":
-        return "one person"
+        return say("lead.person")
     if figures and figures.people and predicate.batch.requests == 1:
-        people = "one person" if figures.people == 1 else f"{figures.people:,} people"
-        return f"a request about {people}"
-    return "a request"
+        return say.of("lead.people", figures.people)
+    return say("lead.request")
 
 
-def _pictures(facts: Facts) -> str:
+def _pictures(facts: Facts, say: Language) -> dict[str, str]:
     counts = facts.predicate.split.counts
     found, others = counts.get("forget", 0), counts.get("also_erased", 0)
-    partly = ", which is what is known of it" if facts.predicate.outcome == "partial" else ""
-    tested = f" (and {others:,} that it was only tested on)" if others else ""
-    return f"{of(found, 'picture')} removed that this image classifier was trained on{tested}{partly}"
-
-
-def _scope(residual: Any) -> str:
-    return " of whole classes" if residual.scope == "classes" else ""
-
-
-def _first_upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return {
+        "pictures": say.of("lead.pictures", found),
+        "tested": say.of("lead.tested", others) if others else "",
+        "partly": say("lead.partly") if facts.predicate.outcome == "partial" else "",
+    }

@@ -63,6 +63,17 @@ def test_what_a_person_asks_for_is_never_written_into_a_project(
     assert digest(served) == before
 
 
+def test_page_and_letter_are_written_in_a_language_that_is_known(run: Any, served: Path) -> None:
+    page = Page(run("report", "--lang", "de", "--project", served).out.encode())
+    assert page.named("html") == [{"lang": "de"}] and "Was übrig ist" in page.text
+    assert "Mit freundlichen Grüßen" in run("report", "--letter", "--lang", "de", "--project", served).out
+    assert run("report", "--json", "--project", served).json["lang"] == "en"
+    for code in ("fr", "../en", ""):
+        ended = run("report", "--lang", code, "--project", served)
+        assert (ended.code, ended.out) == (2, "")
+        assert f"--lang {code!r}: no such language, allowed are de, en" in ended.err
+
+
 def test_a_letter_names_the_request_and_not_the_person(run: Any, served: Path) -> None:
     request = run("status", "--project", served, "--json").json["requests"][0]["request"]
     text = run("report", request, "--letter", "--project", served).out

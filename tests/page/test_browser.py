@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from qmu_edge.page.language import known, language
 from qmu_edge.page.page import page
 from qmu_edge.project.checklist import Line
 from qmu_edge.verify.codes import CodesChanged
@@ -49,12 +50,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.mark.parametrize("width", [360, 390, 768, 1280])
+@pytest.mark.parametrize("code", known())
 @pytest.mark.parametrize("case", ["long", "purged"])
 def test_nothing_sticks_out_or_lies_on_something_else(
-    browser: Browser, tmp_path: Path, width: int, case: str
+    browser: Browser, tmp_path: Path, width: int, case: str, code: str
 ) -> None:
     place = tmp_path / "report.html"
-    place.write_bytes(page(LONG if case == "long" else facts(report=None)))
+    place.write_bytes(page(LONG if case == "long" else facts(report=None), language(code)))
     browser.open(place, width=width)
     assert browser.value("document.documentElement.scrollWidth") <= width
     assert browser.value("document.compatMode") == "CSS1Compat"

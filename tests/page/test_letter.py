@@ -4,25 +4,32 @@ import re
 
 import pytest
 
+from qmu_edge.page.language import known, language
 from qmu_edge.page.letter import letter
 from tests.page.examples import HOSTILE, RECEIPTS, facts
 
+EN, DE = language("en"), language("de")
 TECHNICAL = re.compile(
     r"network|quanti|onnx|checkpoint|digest|sha|rho|residual|epoch|weights?\b|classifier|unlearn|verif|"
     r"tombstone|index|retrain|attack|metric|release\b|model\b", re.I
 )  # fmt: skip
 
+TECHNISCH = re.compile(
+    r"netz|quanti|onnx|checkpoint|prüfsumme|sha|rho|epoche|gewicht|klassifikator|verlern|modell|metrik|"
+    r"training|trainier|angriff|datensatz|export|beleg\b", re.I
+)  # fmt: skip
+
 
 @pytest.mark.parametrize("name", RECEIPTS)
 def test_a_letter_has_no_technical_word_and_fits_on_a_page(name: str) -> None:
-    text = letter(facts(name), "4fa4ecd7-2819-4ac5-852b-c987c6cd723d")
+    text = letter(facts(name), "4fa4ecd7-2819-4ac5-852b-c987c6cd723d", EN)
     assert TECHNICAL.findall(text) == []
     assert len(text.splitlines()) <= 50 and max(map(len, text.splitlines())) <= 90
     assert "Your request of 2 November 2026" in text and "4fa4ecd7-2819" in text
 
 
 def test_it_says_how_much_is_left_and_how_sure_that_is() -> None:
-    text = " ".join(letter(facts(), "r").split())
+    text = " ".join(letter(facts(), "r", EN).split())
     assert "about 10 in 100 parts are left" in text and "up to 20 in 100 parts" in text
     assert (
         "We found 2 pictures" in " ".join(text.split())
@@ -33,14 +40,34 @@ def test_it_says_how_much_is_left_and_how_sure_that_is() -> None:
 
 
 def test_of_a_part_and_of_a_new_training_it_says_that() -> None:
-    text = " ".join(letter(facts("partial.v3"), "r").split())
+    text = " ".join(letter(facts("partial.v3"), "r", EN).split())
     assert "did not find everything" in text and "has never seen your pictures" in text
 
 
 def test_where_nothing_was_measured_nothing_is_promised() -> None:
-    assert "could not be measured" in letter(facts("unlearned"), "r")
+    assert "could not be measured" in letter(facts("unlearned"), "r", EN)
 
 
 def test_a_reference_cannot_steer_a_terminal() -> None:
-    text = letter(facts(), f"a\x1b[2J\n{HOSTILE}")
+    text = letter(facts(), f"a\x1b[2J\n{HOSTILE}", EN)
     assert "\x1b" not in text and f"Reference: a\\x1b[2J\\n{HOSTILE}" in text
+
+
+@pytest.mark.parametrize("name", RECEIPTS)
+def test_a_german_letter_has_no_technical_word_and_fits_on_a_page(name: str) -> None:
+    text = letter(facts(name), "4fa4ecd7-2819-4ac5-852b-c987c6cd723d", DE)
+    assert TECHNISCH.findall(text) == []
+    assert len(text.splitlines()) <= 50 and max(map(len, text.splitlines())) <= 90
+    assert "Ihr Antrag vom 2. November 2026" in text and "4fa4ecd7-2819" in text
+
+
+def test_a_german_letter_says_how_much_is_left_and_how_sure_that_is() -> None:
+    text = " ".join(letter(facts(), "r", DE).split())
+    assert "sind etwa 10 von 100 Teilen übrig" in text and "bis zu 20 von 100 Teilen" in text
+    assert "haben wir 2 Bilder gefunden" in text and "und 1 Bild, mit dem es nur geprüft wurde" in text
+
+
+@pytest.mark.parametrize("code", known())
+def test_every_letter_leaves_what_only_the_sender_knows_in_brackets(code: str) -> None:
+    text = letter(facts(), "r", language(code))
+    assert len(re.findall(r"\[[^\]]+\]", text)) == 3 and "{" not in text

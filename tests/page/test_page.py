@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from qmu_edge.page.facts import Facts, Tried
+from qmu_edge.page.language import known, language
 from qmu_edge.page.page import MAX_BYTES, page
 from qmu_edge.page.words import lead
 from qmu_edge.project.checklist import Line
@@ -29,10 +30,11 @@ ALL = {
 }
 
 
-@pytest.fixture(params=[*ALL.values()], ids=[*ALL])
+@pytest.fixture(params=[(name, code) for code in known() for name in ALL], ids="-".join)
 def every(request: pytest.FixtureRequest) -> Page:
-    """The pages about everything that there may be."""
-    return Page(page(request.param))
+    """The pages about everything that there may be, in every language."""
+    name, code = request.param
+    return Page(page(ALL[name], language(code)))
 
 
 def test_a_page_is_well_formed_and_needs_nothing_from_elsewhere(every: Page) -> None:
@@ -53,7 +55,7 @@ def test_a_page_is_well_formed_and_needs_nothing_from_elsewhere(every: Page) -> 
 
 def test_a_page_can_be_read_without_eyes(every: Page) -> None:
     names = [name for name, _ in every.elements]
-    assert every.named("html") == [{"lang": "en"}] and names.count("h1") == names.count("main") == 1
+    assert every.named("html")[0]["lang"] in known() and names.count("h1") == names.count("main") == 1
     assert {a["href"][1:] for a in every.named("a")} == {a["id"] for a in every.named("section")}
     assert names.count("h2") == names.count("section") and "h3" not in names
     for plot in every.named("svg"):
@@ -167,10 +169,10 @@ LEADS = {
 
 @pytest.mark.parametrize("name", LEADS)
 def test_the_first_line_is_a_sentence_that_says_it_all(name: str) -> None:
-    said = lead(facts(name)).replace("\u00a0", " ").replace("\u2212", "-")
+    said = lead(facts(name), language("en")).replace("\u00a0", " ").replace("\u2212", "-")
     assert said == LEADS[name]
     (written,) = re.findall(r"<h1>(.*?)</h1>", page(facts(name)).decode(), re.DOTALL)
-    assert unescape(written) == lead(facts(name))
+    assert unescape(written) == lead(facts(name), language("en"))
 
 
 def luminance(colour: str) -> float:
