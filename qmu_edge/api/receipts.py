@@ -62,6 +62,7 @@ class Written(TypedDict):
 
     request: str
     receipt_sha256: Sha256
+    lang: str
     out: str | None
     text: str
 

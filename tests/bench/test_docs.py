@@ -1,5 +1,6 @@
 """The site of the documentation: every section lies on one page, every link leads somewhere."""
 
+import doctest
 import importlib
 import os
 import re
@@ -90,6 +91,12 @@ def test_every_command_and_every_example_is_on_a_page(docs: Any, pages: dict[str
     assert len(scripts) == 3
     for script in scripts:
         assert script.read_text("utf-8") in pages["tutorial/three-examples.md"]
+
+
+@pytest.mark.parametrize("name", ["docs", "shared.sections", "shared.reference"])
+def test_the_examples_of_the_docstrings_hold(docs: Any, name: str) -> None:
+    found = doctest.testmod(sys.modules[name])
+    assert found.attempted and not found.failed
 
 
 class Reader(HTMLParser):

@@ -1,7 +1,6 @@
 """The ladder: the first method that passes ends the climb, and every one that was tried is told."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -19,7 +18,7 @@ from qmu_edge.queue.cost import Costs
 from qmu_edge.queue.schedule import Plan
 from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger
-from qmu_edge.store.ledger.requests import RequestRow
+from qmu_edge.store.ledger.requests import RequestRow, StepRow
 from qmu_edge.store.ledger.states import REJECTED, Status
 
 CPU = torch.device("cpu")
@@ -48,7 +47,9 @@ class World:
 
     def note(self, run: str, what: str, result: StepResult) -> None:
         """A finished step."""
-        self.steps.append(SimpleNamespace(run=run, step=what, status=Status.DONE, detail=result.to_json()))
+        now = "2026-01-01T00:00:00Z"
+        row = StepRow(len(self.steps), "a", run, what, Status.DONE, now, now, result.to_json())
+        self.steps.append(row)
 
     def produce(self, run: Any) -> tuple[Any, Any]:
         """A release, or the error of the method."""

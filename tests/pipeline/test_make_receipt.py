@@ -88,7 +88,7 @@ MEASURED = Measured(
         mia_auc=Auc(0.52, 0.1, 0.9), forget_predictions=(1, 1, 1),
         mean_confidence={SetName.FORGET: 0.31, SetName.RETAIN: 1e-21},
     ),
-    mia_efficacy={"mean": 0.25, "std": 0.0, "draws": 5, "size": 3},
+    mia_efficacy={"mean": 0.25, "deviation": 0.0, "draws": 5},  # type: ignore[arg-type]  # as it was recorded
 )  # fmt: skip
 CODES = CodesChanged(weights=1000, changed=17, layers={"conv1": 0.1})
 CHECKS = (

@@ -18,7 +18,7 @@ MODULES = sorted(
     for path in FOLDER.rglob("*.py")
     if path.name != "__init__.py"
 )
-RUNTIME = {"__main__", "performance", "render", "session", "verification"}  # may load onnxruntime
+RUNTIME = {"__main__", "outputs", "performance", "render", "session", "verification"}  # may load onnxruntime
 
 
 @cache

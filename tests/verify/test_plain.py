@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is
 import pytest
 
 from qmu_edge.audit import svm
+from qmu_edge.io.digest import Sha256
 from qmu_edge.verify import (
     codes,
     evaluation,
@@ -59,8 +60,8 @@ def test_every_form_has_the_fields_of_its_dataclass(form: Any) -> None:
     said = get_type_hints(form)
     if kind is verification.Verification:
         against_a_project = {"note", "mia_efficacy", "request"}
-        assert form.__optional_keys__ == {"bundle", *against_a_project}
-        expected |= {"bundle": plain.BundleReportJson, "passed": bool}
+        assert form.__optional_keys__ == {"bundle", "whole", *against_a_project}
+        expected |= {"bundle": plain.BundleReportJson, "whole": Sha256, "passed": bool}
         said = {name: hint for name, hint in said.items() if name not in against_a_project}
     else:
         assert list(said) == list(expected) and not form.__optional_keys__
