@@ -27,6 +27,8 @@ TESTED_IN = {
         "qmu_edge/pipeline/dry_run",
     ),
     "cli/test_answers.py": ("qmu_edge/pipeline/fulfilled",),
+    "audit/test_registry.py": ("qmu_edge/audit/attack", "qmu_edge/audit/subject"),
+    "cli/test_audit.py": ("qmu_edge/pipeline/audit_run", "qmu_edge/pipeline/audit_subject"),
     "cli/test_adopt.py": ("qmu_edge/pipeline/adopt_run", "qmu_edge/pipeline/adoption"),
     "cli/test_bad_requests.py": ("cli/requests", "qmu_edge/api/requests"),
     "cli/test_near_duplicates.py": ("qmu_edge/pipeline/near_duplicates",),

@@ -33,19 +33,20 @@ if TYPE_CHECKING:
         request_new,
         request_withdraw,
     )
-    from qmu_edge.api.run import adopt, export, references_build, train, unlearn, verify
+    from qmu_edge.api.run import adopt, audit, export, references_build, train, unlearn, verify
 
 __all__ = (
     "SOURCES",
-    "adopt", "confirm", "doctor", "export", "init", "keys_export", "keys_list", "keys_revoke", "keys_rotate",
-    "methods", "purge", "receipt_recompute", "receipt_schema", "receipt_show", "receipt_verify", "recipes",
-    "references_build", "report", "request_add", "request_approve", "request_deny", "request_extend",
-    "request_list", "request_new", "request_withdraw", "status", "train", "unlearn", "verify",
+    "adopt", "audit", "confirm", "doctor", "export", "init", "keys_export", "keys_list", "keys_revoke",
+    "keys_rotate", "methods", "purge", "receipt_recompute", "receipt_schema", "receipt_show",
+    "receipt_verify", "recipes", "references_build", "report", "request_add", "request_approve",
+    "request_deny", "request_extend", "request_list", "request_new", "request_withdraw", "status", "train",
+    "unlearn", "verify",
 )  # fmt: skip
 # Where a function is, by the beginning of its name; the others are in `project`.
 _PLACES = {
     "request": "requests", "receipt": "receipts", "report": "receipts", "keys": "receipts",
-    **dict.fromkeys(("adopt", "export", "references", "train", "unlearn", "verify"), "run"),
+    **dict.fromkeys(("adopt", "audit", "export", "references", "train", "unlearn", "verify"), "run"),
 }  # fmt: skip
 
 

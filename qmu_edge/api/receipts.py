@@ -212,17 +212,18 @@ def report(
     from qmu_edge.page.language import language
     from qmu_edge.page.letter import letter as write
     from qmu_edge.page.page import page
-    from qmu_edge.queue.lifecycle import require
+    from qmu_edge.queue.lifecycle import answered, require
 
     say = language(lang)
     with _project(project) as found:
         ledger, results = found.ledger, found.results
-        row = require(ledger, request or _answered(ledger, found.root))
+        row = require(ledger, request or answered(ledger, found.root))
         facts = stored_facts(row, ledger, results, found.store)
         if not letter:  # which says nothing of other things
             history = History(ledger)
             lines = checklists(ledger, results, history, inventory(found, history), [row.request_id])
-            facts = replace(facts, now=lines[row.request_id])
+            audits = [*results.audited(Sha256(facts.predicate.checkpoints.after or "")).values()]
+            facts = replace(facts, now=lines[row.request_id], audits=audits)
     text = write(facts, row.request_id, say) if letter else page(facts, say).decode()
     if out is not None:
         write_new(out, text.encode(), outside=STORE)
@@ -230,15 +231,6 @@ def report(
         "request": row.request_id, "receipt_sha256": facts.receipt, "lang": say.code,
         "out": str(out) if out else None, "text": text,
     }  # fmt: skip
-
-
-def _answered(ledger: Ledger, root: Path) -> str:
-    """The request that the current receipt answers."""
-    current = ledger.current(Pointer.RECEIPT)
-    found = ledger.receipt(current) if current else None
-    if found is None or found.request_id is None:
-        raise ConfigError(f"{root}: no receipt yet")
-    return found.request_id
 
 
 def receipt_schema() -> dict[str, Any]:

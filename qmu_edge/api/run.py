@@ -1,7 +1,7 @@
-"""The commands that compute: train, adopt, references build, unlearn, export, verify."""
+"""The commands that compute: train, adopt, references build, unlearn, export, verify, audit."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
@@ -327,3 +327,40 @@ def verify(
 
     with opened(root, progress or Progress()) as found:
         return check_against_project(found, model, data_out)
+
+
+def audit(
+    request: str | None = None,
+    project: Path | None = None,
+    *,
+    attacks: Sequence[str] = (),
+    budget_s: float | None = None,
+    dry_run: bool = False,
+    device: str = "auto",
+    deterministic: bool = False,
+    wait_s: float = 0.0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Attack the file that a request was released with, for the report; no gate reads what is found.
+
+    Args:
+        request: Its id; that of the current receipt when None.
+        project: Its folder; found upwards from here when None.
+        attacks: Names, see `qmu_edge.audit.registry`; all when empty. What is stored is not computed again.
+        budget_s: No further attack begins after so many seconds, nor one that is expected to end later.
+        dry_run: Only say what each attack is expected to take.
+        device: "auto", "cpu" or "cuda".
+        deterministic: Allow only operations that compute the same bits again.
+        wait_s: How long to wait for another process that holds the project.
+        progress: Silent when None.
+    """
+    from qmu_edge.pipeline import audit_run
+    from qmu_edge.pipeline.references import Bank
+    from qmu_edge.runtime.determinism import determinism
+    from qmu_edge.runtime.device import device_named
+
+    effort = audit_run.Effort(device=device_named(device), attacks=tuple(attacks), budget_s=budget_s)
+    with _project(project, progress, wait_s) as found, determinism(deterministic):
+        with nullcontext() if dry_run else found.locked():
+            bank = Bank.of(found)
+            return audit_run.audit(bank, found.ledger, found.root, request, effort, dry_run=dry_run)

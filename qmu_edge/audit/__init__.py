@@ -1,5 +1,4 @@
-"""Audits that need more than a device has: scikit-learn, reference models, a GPU.
+"""Attacks on an exported file that need more than a device has: scikit-learn, reference networks, training.
 
-They judge the exported file as well, through its logits. What a device can measure by itself is in
-`qmu_edge.verify`. Nothing is imported here.
+What a device can measure by itself is in `qmu_edge.verify`. Nothing is imported here.
 """

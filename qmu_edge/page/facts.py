@@ -7,9 +7,9 @@ figures and what is drawn; it is None when a purge has removed it.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from qmu_edge.errors import RequestError
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.page.language import Real
+from qmu_edge.project.audits import AttackResult
 from qmu_edge.project.checklist import Line
 from qmu_edge.project.records import Report, StepResult
 from qmu_edge.project.results import Results
@@ -18,7 +18,7 @@ from qmu_edge.receipt.envelope import key_name
 from qmu_edge.receipt.statement import Predicate, PredicateV1, PredicateV2, Statement
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow, StepRow
-from qmu_edge.store.ledger.states import FULFILLED, REJECTED, Status, Step
+from qmu_edge.store.ledger.states import REJECTED, Status, Step
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.verify.figures import Figures
 
@@ -55,6 +55,7 @@ class Facts:
         tried: The methods in order; the last one passed.
         now: What else was made of the data and what has become of it since the receipt; None in the page that
             is made with it.
+        audits: What attacks of an audit have found; none in the page that is made with the receipt.
     """
 
     statement: Statement
@@ -63,6 +64,7 @@ class Facts:
     report: Report | None
     tried: Sequence[Tried] = ()
     now: Sequence[Line] | None = None
+    audits: Sequence[AttackResult] = ()
 
     @property
     def predicate(self) -> PredicateV1 | PredicateV2 | Predicate:
@@ -95,9 +97,7 @@ def stored_facts(row: RequestRow, ledger: Ledger, results: Results, store: Objec
     Raises:
         RequestError: It is open, or was closed otherwise: it has no receipt.
     """
-    if row.is_open or row.outcome not in FULFILLED:
-        stands = "is open, there is nothing to report yet" if row.is_open else f"was closed as {row.outcome}"
-        raise RequestError(f"request {row.request_id}: {stands}: only what was fulfilled has a report")
+    row.require_fulfilled("report", "a report")
     digest = ledger.receipt_of(row.request_id)
     report = ledger.report_of(digest)
     found = None if report is None or results.purged(report) else results.report(report)

@@ -14,6 +14,7 @@ from typing import Final
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from qmu_edge.page import measured, process
+from qmu_edge.page.audited import audited
 from qmu_edge.page.facts import Facts
 from qmu_edge.page.language import ENGLISH, Language, language
 from qmu_edge.page.section import Section
@@ -47,8 +48,8 @@ def sections(facts: Facts, say: Language) -> list[Section]:
     """All sections of a page that have something to say, in order."""
     made: Iterable[Callable[[Facts, Language], Section | None]] = (
         measured.left, measured.checks, measured.confidence, measured.attack, measured.accuracy,
-        measured.codes, process.tried, process.files, process.artefacts, process.recipients, process.dates,
-        process.digests, process.limits,
+        measured.codes, audited, process.tried, process.files, process.artefacts, process.recipients,
+        process.dates, process.digests, process.limits,
     )  # fmt: skip
     return [section for of_facts in made if (section := of_facts(facts, say)) is not None]
 

@@ -5,7 +5,7 @@ bytes. Before it is signed, `require_impersonal` looks for personal data in it.
 """
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import metadata
@@ -109,16 +109,19 @@ def make_receipt(
 
 
 def require_impersonal(
-    made: Statement | Mapping[str, object], *, row: RequestRow, claim: Claim, index: SampleIndex, root: Path
-) -> None:
-    """Look for personal data in a receipt before it is signed, or in what is written with it.
+    made: Statement | Mapping[str, object], *, row: RequestRow, claim: Claim, index: SampleIndex, root: Path,
+    what: str = "release", sentences: Collection[str] = (),
+) -> None:  # fmt: skip
+    """Look for personal data in a receipt before it is signed, or in what is written with it or about it.
 
     Args:
-        made: What is to be signed.
+        made: What is to be signed or stored.
         row: The request that it answers.
         claim: The samples of that request.
         index: All samples of the project.
         root: The project's folder, whose path may name a person.
+        what: It is called in an error, where it is no receipt.
+        sentences: Further ones that may stand in it.
 
     Raises:
         LedgerError: There is some; the message says where and of what kind, not what.
@@ -126,10 +129,11 @@ def require_impersonal(
     forbidden = _identifying(row, claim, index, root)
     finds = personal_data.find(
         made.document() if isinstance(made, Statement) else made,
-        forbidden=forbidden, sentences={*LIMITS, ADOPTED, PRETRAINED, TAKEN_OUT, *SENTENCES},
+        forbidden=forbidden,
+        sentences={*LIMITS, ADOPTED, PRETRAINED, TAKEN_OUT, *SENTENCES, *sentences},
     )  # fmt: skip
     if finds:
-        what = "receipt" if isinstance(made, Statement) else "release"
+        what = "receipt" if isinstance(made, Statement) else what
         raise LedgerError(f"the {what} would hold personal data: {'; '.join(finds[:3])}")
 
 

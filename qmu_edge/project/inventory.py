@@ -23,6 +23,7 @@ from qmu_edge.project.needs import COMPARED, CURRENT, EXPORTED, PRETRAINED, RECE
 from qmu_edge.project.project import STORE, Project
 from qmu_edge.project.publish import LINK, RELEASES
 from qmu_edge.project.records import PAPER
+from qmu_edge.project.results import AUDIT
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.purges import FORGOTTEN, IMAGES, PSEUDONYMS
 from qmu_edge.store.ledger.states import Pointer, RemovalStatus
@@ -50,6 +51,7 @@ SENTENCES: Final = frozenset(
         *NEVER_STORED, *OUTSIDE, *STATES, "checkpoint", UNNAMED, WORK, FOLDER, IMAGES, PSEUDONYMS, EXPORTED,
         PRETRAINED,
         "page", PAPER, "reference scores", "shards", "comparison", "reference report", "reference model",
+        AUDIT,
     }
 )  # fmt: skip
 

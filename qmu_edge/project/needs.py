@@ -14,7 +14,7 @@ from qmu_edge.errors import IntegrityError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.project.history import History
 from qmu_edge.project.records import PAPER, StepResult
-from qmu_edge.project.results import BANK, REFERENCE, RELEASE, SHARDS, Results
+from qmu_edge.project.results import AUDIT, BANK, REFERENCE, RELEASE, SHARDS, Results
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer, Step
 
@@ -145,7 +145,7 @@ def _replaced(ledger: Ledger, history: History) -> dict[str, str]:
 def _notes(results: Results, history: History) -> Iterator[tuple[Sha256, Use]]:
     """Trainings and references: those of a request stay while one may need them, the bank's for good."""
     for note in results.notes():
-        if note.kind != RELEASE:
+        if note.kind not in (RELEASE, AUDIT):
             at, kept = history.noted(note.key), ""
             if note.kind in (BANK, SHARDS):
                 at, kept = "", CURRENT
@@ -164,9 +164,9 @@ def _pretrained(results: Results) -> Iterator[tuple[Sha256, Use]]:
 def _releases(
     results: Results, history: History, found: Mapping[Sha256, list[Use]]
 ) -> Iterator[tuple[Sha256, Use]]:
-    """Releases share the fate of the checkpoint that they were made of."""
+    """Releases, and audits of them, share the fate of the checkpoint that they were made of."""
     for note in results.notes():
-        if note.kind == RELEASE:
+        if note.kind in (RELEASE, AUDIT):
             made_of = found.get(Sha256(note.source)) or [Use("", note.kind, history.noted(note.key))]
             kept, since = fate(made_of)
             for kind, digest in note.objects:

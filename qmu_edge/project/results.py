@@ -10,6 +10,7 @@ from typing import Any, Final
 from qmu_edge import __version__
 from qmu_edge.io.digest import Sha256, sha256
 from qmu_edge.io.plain import from_json, to_json
+from qmu_edge.project.audits import AttackResult
 from qmu_edge.project.records import (
     Adopted,
     ReferenceNote,
@@ -42,6 +43,7 @@ REFERENCE: Final = "reference"
 RELEASE: Final = "release"
 BANK: Final = "bank"
 SHARDS: Final = "shards"
+AUDIT: Final = "audit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,20 @@ class Results:
     def note_released(self, checkpoint: Sha256, plan: str, release: Sha256) -> None:
         """Let `released` find a release."""
         self._ledger.set_meta(f"{RELEASE}:{checkpoint}:{plan}", release)
+
+    def audited(self, checkpoint: Sha256) -> dict[str, AttackResult]:
+        """What attacks have found on the file of a network, by their names.
+
+        Raises:
+            IntegrityError: It is missing or altered.
+        """
+        prefix = f"{AUDIT}:{checkpoint}:"
+        notes = [(k.removeprefix(prefix), v) for k, v in self._ledger.notes(AUDIT) if k.startswith(prefix)]
+        return {name: AttackResult.parse(self._store.get_bytes(sha256(v))) for name, v in notes if v}
+
+    def note_audited(self, checkpoint: Sha256, attack: str, result: Sha256) -> None:
+        """Let `audited` find what an attack has found."""
+        self._ledger.set_meta(f"{AUDIT}:{checkpoint}:{attack}", result)
 
     def trained(self, run: str) -> Trained | None:
         """The result of a training that is named by `run`."""
@@ -219,17 +235,15 @@ class Results:
 
     def notes(self) -> Iterator[Note]:
         """All notes that lead to objects."""
-        for key, value in self._ledger.notes(TRAINED, REFERENCE, RELEASE, BANK, SHARDS):
+        for key, value in self._ledger.notes(TRAINED, REFERENCE, RELEASE, BANK, SHARDS, AUDIT):
             kind, _, source = key.partition(":")
             if value is not None:
                 yield Note(key, kind, source.partition(":")[0], tuple(_objects_of(kind, value)))
 
 
 def _objects_of(kind: str, value: Any) -> Iterator[tuple[str, Sha256]]:
-    if kind == RELEASE:
-        yield "release", sha256(value)
-    elif kind == SHARDS:
-        yield "shards", sha256(value)
+    if kind in (RELEASE, SHARDS, AUDIT):
+        yield kind, sha256(value)
     elif kind == TRAINED:
         yield "checkpoint", noted(Trained, value).checkpoint
     else:

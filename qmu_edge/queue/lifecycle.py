@@ -21,10 +21,11 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 from qmu_edge.data.index import SampleIndex
-from qmu_edge.errors import RequestError
+from qmu_edge.errors import ConfigError, RequestError
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import Results
@@ -142,6 +143,19 @@ def look_up(
         return resolve(index, request, barred=barred, key=key, never=never, partial=True), partly
     except RequestError as error:
         return None, error
+
+
+def answered(ledger: Ledger, root: Path) -> str:
+    """The request that the current receipt answers.
+
+    Raises:
+        ConfigError: The project in `root` has no receipt yet.
+    """
+    current = ledger.current(Pointer.RECEIPT)
+    found = ledger.receipt(current) if current else None
+    if found is None or found.request_id is None:
+        raise ConfigError(f"{root}: no receipt yet")
+    return found.request_id
 
 
 def require(ledger: Ledger, request_id: str) -> RequestRow:

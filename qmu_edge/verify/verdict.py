@@ -42,6 +42,7 @@ from qmu_edge.verify.residual import (
 UNCHANGED: Final = "unchanged_codes"
 RESIDUAL: Final = "residual"
 FAR_BELOW: Final = 0.1  # over-forgotten is so much less accurate than on unseen images, significantly
+_NEVER_TRAINED: Final = (SetName.TEST, SetName.VALIDATION)
 NO_REFERENCES: Final = "no networks that never saw the images: qmu-edge references build trains them"
 
 
@@ -277,22 +278,33 @@ def _one_is_known(forget: Compared, unseen: Compared, intraclass: float) -> bool
 
 def known_to_references(of: Compared | None) -> Compared | None:
     """The images of a set of which references have an opinion."""
-    if of is None or of.references is None:
-        return of
-    return of.take(np.isfinite(of.references))
+    return of if of is None or of.references is None else of.take(_known_positions(of))
+
+
+def _known_positions(of: Compared) -> NDArray[np.int64]:
+    return np.arange(len(of.labels)) if of.references is None else np.flatnonzero(np.isfinite(of.references))
 
 
 def unseen_of(sets: Mapping[SetName, Compared]) -> Compared | None:
     """Test images, or validation images where those are too few; if enough are left, of other people only."""
-    found = [known_to_references(sets.get(name)) for name in (SetName.TEST, SetName.VALIDATION)]
-    there = [of for of in found if of is not None]
-    chosen = next((of for of in there if len(of.labels) >= LEAST_UNSEEN), there[0] if there else None)
-    if chosen is None or chosen.people is None:
-        return chosen
+    found = unseen_among(sets)
+    return None if found is None else sets[found[0]].take(found[1])
+
+
+def unseen_among(sets: Mapping[SetName, Compared]) -> tuple[SetName, NDArray[np.int64]] | None:
+    """The same as the name of a set, and positions in it (m,)."""
+    there = {name: _known_positions(sets[name]) for name in _NEVER_TRAINED if name in sets}
+    if not there:
+        return None
+    enough = (name for name, at in there.items() if len(at) >= LEAST_UNSEEN)
+    chosen = next(enough, next(iter(there)))
+    at, people = there[chosen], sets[chosen].people
+    if people is None:
+        return chosen, at
     trained = [of.people for n in (SetName.FORGET, SetName.RETAIN) if (of := sets.get(n)) is not None]
     known = [people for people in trained if people is not None]
-    others = ~np.isin(chosen.people, np.concatenate([*known, np.empty(0, np.int64)]))
-    return chosen.take(others) if others.sum() >= LEAST_UNSEEN else chosen
+    others = at[~np.isin(people[at], np.concatenate([*known, np.empty(0, np.int64)]))]
+    return chosen, others if len(others) >= LEAST_UNSEEN else at
 
 
 def _unmeasurable(forget: Compared, retain: Compared | None, unseen: Compared | None, terms: Terms) -> str:

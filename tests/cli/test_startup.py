@@ -11,14 +11,14 @@ import pytest
 
 from qmu_edge import api
 from qmu_edge.api import demo
-from qmu_edge.cli import keys, main, project, receipts, references, requests, run
+from qmu_edge.cli import audit, keys, main, project, receipts, references, requests, run
 from qmu_edge.recipe import parse_recipe, recipe_text
 
 HEAVY = ("torch", "torchvision", "brevitas", "onnx", "qonnx", "sklearn", "onnxscript")
 FOREIGN = (*HEAVY, "pydantic", "typer", "safetensors", "jaxtyping", "filelock", "rfc8785", "PIL")
 COMMANDS: dict[str, Any] = {
     "init": project.init, "train": run.train, "adopt": run.adopt, "unlearn": run.unlearn,
-    "export": run.export, "verify": run.verify, "status": project.status, "purge": project.purge,
+    "export": run.export, "verify": run.verify, "audit": audit.audit, "status": project.status, "purge": project.purge,
     "confirm": project.confirm, "methods": project.methods, "report": receipts.report,
     "recipes": project.recipes, "doctor": project.doctor, "demo": project.demo,
     "request new": requests.request_new, "request add": requests.request_add,
@@ -178,7 +178,7 @@ def test_every_command_is_a_function_of_the_same_name() -> None:
 # Of the command line only: how the result is printed, and what a function gets as `progress`.
 NOT_ARGUMENTS = {"json", "quiet", "profile", "full"}
 RENAMED = {
-    "class_": "class_ids", "sample": "sample_ids", "subject": "subject_ids", "format": "formats",
+    "attack": "attacks", "class_": "class_ids", "sample": "sample_ids", "subject": "subject_ids", "format": "formats",
     "file": "files", "input": "dtype", "sha256": "digests", "key": "trusted_keys",
 }  # fmt: skip
 

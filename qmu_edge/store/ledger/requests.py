@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 from qmu_edge.errors import LedgerError, RequestError
 from qmu_edge.io.canonical import canonical
 from qmu_edge.store.ledger.chain import ChainedFile, now
-from qmu_edge.store.ledger.states import Outcome, State, Status, Step
+from qmu_edge.store.ledger.states import FULFILLED, Outcome, State, Status, Step
 
 REQUEST_KEY: Final = "request key"  # "request key:3" is a key of `meta`
 _ONE_STEP = "WHERE request_id = ? AND run = ? AND step = ?"
@@ -55,6 +55,18 @@ class RequestRow:
     def is_open(self) -> bool:
         """Whether something is still to be done."""
         return self.state is not State.COMPLETED
+
+    def require_fulfilled(self, to: str, has: str) -> None:
+        """Refuse what has no receipt: there is nothing `to` do with it, because only what was fulfilled has.
+
+        Raises:
+            RequestError: It is open, or was closed otherwise.
+        """
+        if self.is_open or self.outcome not in FULFILLED:
+            stands = (
+                f"is open, there is nothing to {to} yet" if self.is_open else f"was closed as {self.outcome}"
+            )
+            raise RequestError(f"request {self.request_id}: {stands}: only what was fulfilled has {has}")
 
 
 @dataclass(frozen=True, slots=True)

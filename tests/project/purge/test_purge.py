@@ -84,6 +84,22 @@ def test_a_report_is_superseded_by_the_next_receipt_not_by_its_own(life: Any, cl
     assert first["report"] not in life.stored()
 
 
+def test_an_audit_goes_with_the_network_that_it_is_about(life: Any, clock: Any) -> None:
+    """It was made of a person's images; like the report it stays while its network is current."""
+    life.train()
+    made = life.serve(0)
+    audit, results = life.put("audit"), life.project.results
+    results.note_audited(made["requantized"], "rmia", audit)
+    purge(life.project, clock.now, at_once=True)
+    assert audit in life.stored()
+    life.serve(1)
+    purge(life.project, clock.now)
+    assert audit in life.stored()  # for as long as everything else that was superseded
+    purge(life.project, clock.now + timedelta(days=31))
+    assert audit not in life.stored() and results.audited(made["requantized"]) == {}
+    assert [r.kind for r in life.ledger.removals() if r.name == audit] == ["audit"]
+
+
 def test_an_open_request_keeps_what_it_needs_even_at_once(life: Any, clock: Any) -> None:
     base = life.train()
     life.serve(0)

@@ -1,0 +1,72 @@
+"""The form of an attack: what it does with a subject, and what it costs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qmu_edge.audit.subject import Subject
+from qmu_edge.project.audits import Finding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How large an audit is.
+
+    Attributes:
+        forgotten, unseen, retained: Images of each set.
+        training: All images that may be trained on, of which the retained ones are a sample.
+        views: How often each image goes through a file for a score.
+        epochs: Of a training, and of a reference.
+    """
+
+    forgotten: int
+    unseen: int
+    retained: int
+    training: int
+    views: int
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What an attack is made of, for the time that it is expected to take.
+
+    Attributes:
+        forward: Images through an exported file.
+        trained: Images through a network, forward and backward.
+        exports: Files that are exported.
+    """
+
+    forward: float = 0.0
+    trained: float = 0.0
+    exports: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attack:
+    """An attack.
+
+    Attributes:
+        run: Makes it. Deterministic for the subject's seed on one machine.
+        work: What that takes.
+        summary: In a few words.
+        quantities: Every text that may stand in `Finding.quantity`: the linter knows no other.
+        calibrated: Whether it needs what networks expect of an image that they never saw.
+        trains: Whether networks are trained on images of the project, forgotten ones or others.
+    """
+
+    run: Callable[[Subject], tuple[Finding, ...]]
+    work: Callable[[Sizes], Work]
+    summary: str
+    quantities: tuple[str, ...]
+    calibrated: bool = False
+    trains: bool = False
+
+
+def on_compared(sizes: Sizes) -> Work:
+    """Original and file on forgotten and unseen images."""
+    return Work(forward=2.0 * sizes.views * (sizes.forgotten + sizes.unseen))
+
+
+def on_all(sizes: Sizes) -> Work:
+    """Original and file on all three sets."""
+    return Work(forward=2.0 * sizes.views * (sizes.forgotten + sizes.unseen + sizes.retained))

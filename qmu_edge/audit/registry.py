@@ -1,0 +1,27 @@
+"""All attacks by name, the cheap ones first."""
+
+from typing import Final
+
+from qmu_edge.audit import bavaria, lira, pair, retain, rmia
+from qmu_edge.audit.attack import Attack
+from qmu_edge.errors import ConfigError
+
+ATTACKS: Final[dict[str, Attack]] = {
+    "rmia": rmia.ATTACK,
+    "lira": lira.ATTACK,
+    "retain": retain.ATTACK,
+    "pair": pair.ATTACK,
+    "bavaria": bavaria.ATTACK,
+}
+
+
+def named(names: tuple[str, ...]) -> dict[str, Attack]:
+    """The attacks of these names, in the registry's order; all of them for no name.
+
+    Raises:
+        ConfigError: There is no such attack.
+    """
+    for name in names:
+        if name not in ATTACKS:
+            raise ConfigError(f"--attack {name!r}: allowed are {', '.join(ATTACKS)}")
+    return {name: attack for name, attack in ATTACKS.items() if not names or name in names}
