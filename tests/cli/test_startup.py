@@ -18,7 +18,8 @@ HEAVY = ("torch", "torchvision", "brevitas", "onnx", "qonnx", "sklearn", "onnxsc
 FOREIGN = (*HEAVY, "pydantic", "typer", "safetensors", "jaxtyping", "filelock", "rfc8785", "PIL")
 COMMANDS: dict[str, Any] = {
     "init": project.init, "train": run.train, "adopt": run.adopt, "unlearn": run.unlearn,
-    "export": run.export, "verify": run.verify, "audit": audit.audit, "status": project.status, "purge": project.purge,
+    "export": run.export, "verify": run.verify, "audit": audit.audit,
+    "status": project.status, "purge": project.purge,
     "confirm": project.confirm, "methods": project.methods, "report": receipts.report,
     "recipes": project.recipes, "doctor": project.doctor, "demo": project.demo,
     "request new": requests.request_new, "request add": requests.request_add,
@@ -178,8 +179,8 @@ def test_every_command_is_a_function_of_the_same_name() -> None:
 # Of the command line only: how the result is printed, and what a function gets as `progress`.
 NOT_ARGUMENTS = {"json", "quiet", "profile", "full"}
 RENAMED = {
-    "attack": "attacks", "class_": "class_ids", "sample": "sample_ids", "subject": "subject_ids", "format": "formats",
-    "file": "files", "input": "dtype", "sha256": "digests", "key": "trusted_keys",
+    "attack": "attacks", "class_": "class_ids", "sample": "sample_ids", "subject": "subject_ids",
+    "format": "formats", "file": "files", "input": "dtype", "sha256": "digests", "key": "trusted_keys",
 }  # fmt: skip
 
 
@@ -189,7 +190,8 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
     given = set(inspect.signature(COMMANDS[name]).parameters) - NOT_ARGUMENTS
     taken = set(inspect.signature(function).parameters) - {"progress"}
     assert {
-        RENAMED.get(p, p) if name in ("request new", "export", "receipt verify") else p for p in given
+        RENAMED.get(p, p) if name in ("request new", "export", "receipt verify", "audit") else p
+        for p in given
     } == taken
 
 
