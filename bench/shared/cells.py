@@ -19,7 +19,8 @@ from scenarios import Sets, sets_of
 from shared.record import ROOT
 
 from qmu_edge.audit.codes import code_changes, integer_codes
-from qmu_edge.audit.relearn import relearn_epochs, relearned_from_retain
+from qmu_edge.audit.relearn import relearn_epochs
+from qmu_edge.audit.relearn_retain import relearned_from_retain
 from qmu_edge.audit.svm import mia_efficacy
 from qmu_edge.data.index import assign_splits, content_digests
 from qmu_edge.data.pictures import Source

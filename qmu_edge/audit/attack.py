@@ -51,6 +51,7 @@ class Attack:
         summary: In a few words.
         quantities: Every text that may stand in `Finding.quantity`: the linter knows no other.
         calibrated: Whether it needs what networks expect of an image that they never saw.
+        compares: Whether it compares forgotten with unseen images.
         trains: Whether networks are trained on images of the project, forgotten ones or others.
     """
 
@@ -59,6 +60,7 @@ class Attack:
     summary: str
     quantities: tuple[str, ...]
     calibrated: bool = False
+    compares: bool = True
     trains: bool = False
 
 

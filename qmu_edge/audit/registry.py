@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from qmu_edge.audit import bavaria, lira, pair, retain, rmia
+from qmu_edge.audit import bavaria, features, lira, pair, relearn, relearn_retain, retain, rmia, weights
 from qmu_edge.audit.attack import Attack
 from qmu_edge.errors import ConfigError
 
@@ -11,6 +11,10 @@ ATTACKS: Final[dict[str, Attack]] = {
     "lira": lira.ATTACK,
     "retain": retain.ATTACK,
     "pair": pair.ATTACK,
+    "weights": weights.ATTACK,
+    "features": features.ATTACK,
+    "relearn": relearn.ATTACK,
+    "relearn-retain": relearn_retain.ATTACK,
     "bavaria": bavaria.ATTACK,
 }
 

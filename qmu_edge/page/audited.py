@@ -1,10 +1,10 @@
 """The section about an audit: a table for each attack."""
 
 from qmu_edge.page.facts import Facts
-from qmu_edge.page.measured import impersonal
 from qmu_edge.page.numbers import NOTHING, count, seconds, short
 from qmu_edge.page.section import Row, Section, Table
 from qmu_edge.project.audits import AttackResult, Estimate, Finding
+from qmu_edge.receipt.personal_data import impersonal
 
 _TEXT = (
     "Attacks by somebody who knows which pictures were forgotten and tries to tell them from pictures that "

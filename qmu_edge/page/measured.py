@@ -1,6 +1,5 @@
 """The sections about what was measured: words, plots, and a table behind each plot."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -8,7 +7,7 @@ from qmu_edge.page import plots
 from qmu_edge.page.facts import Facts
 from qmu_edge.page.language import NOTHING, Language, Real
 from qmu_edge.page.section import Row, Section, Table
-from qmu_edge.receipt.personal_data import find
+from qmu_edge.receipt.personal_data import is_plain_word
 from qmu_edge.receipt.statement import EvaluationResult
 from qmu_edge.receipt.version1 import Check
 from qmu_edge.verify.figures import LEAST, RATES, Figures, Spread
@@ -16,7 +15,6 @@ from qmu_edge.verify.metrics import binomial_interval
 from qmu_edge.verify.verdict import UNCHANGED
 
 _TOLD_RATES: Final = range(0, len(RATES), 5)  # the table says some, from 0.1 %
-_WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 MOST_ROWS: Final = 60  # of bars in a plot; the table has all
 
 
@@ -157,7 +155,7 @@ def codes(facts: Facts, say: Language) -> Section | None:
     if facts.report is None or facts.report.codes is None:
         return None
     found, title = facts.report.codes, say("codes.title")
-    layers = [*zip(_impersonal(list(found.layers), say), found.layers.values(), strict=True)]
+    layers = [*zip(impersonal(list(found.layers), say), found.layers.values(), strict=True)]
     text = say(
         "codes.text", changed=say.count(found.changed), all=say.count(found.weights),
         share=say.percent(1 - found.unchanged),
@@ -175,12 +173,10 @@ def codes(facts: Facts, say: Language) -> Section | None:
     )  # fmt: skip
 
 
-def _impersonal(names: Sequence[str], say: Language) -> list[str]:
+def impersonal(names: Sequence[str], say: Language) -> list[str]:
     """Names of layers, which somebody else chose: their numbers where they are not plain words of ASCII."""
-    plain = [_WORD.fullmatch(name) and not find(name, forbidden=(), sentences=()) for name in names]
     return [
-        name if good else say("codes.number", n=at)
-        for at, (name, good) in enumerate(zip(names, plain, strict=True), 1)
+        name if is_plain_word(name) else say("codes.number", n=at) for at, name in enumerate(names, 1)
     ]
 
 

@@ -144,6 +144,8 @@ def _name(of: Fulfilled, attack: str) -> Sha256:
 def _lacking(of: Fulfilled, attack: Attack) -> str:
     """Why an attack can say nothing here; "" where it can."""
     sizes = of.sizes()
+    if not attack.compares:
+        return ""
     if len(of.split.forget) and not sizes.forgotten:
         return WHOLE_CLASSES
     if sizes.forgotten < LEAST:

@@ -15,6 +15,7 @@ from qmu_edge.io.digest import is_sha256
 from qmu_edge.receipt.fields import MAX_LIST
 from qmu_edge.receipt.statement import json_schema
 
+_WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _URL: Final = re.compile(r"https?://in-toto\.io/\S+")
 _LOOKS_LIKE: Final = {
     "an e-mail address": re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)*"),
@@ -59,6 +60,15 @@ def find(statement: object, *, forbidden: Iterable[str], sentences: Collection[s
             finds.append(f"{where}: a forbidden text")
         finds += [f"{where}: {what}" for what in _forms_in(text)]
     return finds
+
+
+def is_plain_word(name: str) -> bool:
+    """Whether a name that somebody else chose, as of a layer, is a plain word of ASCII that names nobody.
+
+    >>> is_plain_word("stem.weight"), is_plain_word("Ana's layer"), is_plain_word("ana@example.org")
+    (True, False, False)
+    """
+    return _WORD.fullmatch(name) is not None and not find(name, forbidden=(), sentences=())
 
 
 def _forms_in(text: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from qmu_edge.errors import ConfigError
 from tests.audit.worlds import known, subject
 
 SIZES = Sizes(forgotten=20, unseen=100, retained=500, training=1000, views=2, epochs=3)
-WITHOUT_TRAINING = [name for name, attack in ATTACKS.items() if not attack.trains or name == "bavaria"]
+OF_SCORES = ("rmia", "lira", "retain", "pair", "bavaria")  # the others need files and networks
 
 
 def test_attacks_are_chosen_by_name_in_the_registrys_order() -> None:
@@ -24,12 +24,12 @@ def test_attacks_are_chosen_by_name_in_the_registrys_order() -> None:
 def test_an_attack_says_what_it_costs_and_names_its_quantities(name: str) -> None:
     attack = ATTACKS[name]
     work = attack.work(SIZES)
-    assert work.forward + work.trained + work.exports > 0
+    assert (work.forward + work.trained + work.exports > 0) == attack.compares
     assert (work.trained > 0) == attack.trains
     assert len(set(attack.quantities)) == len(attack.quantities) > 0 and attack.summary
 
 
-@pytest.mark.parametrize("name", WITHOUT_TRAINING)
+@pytest.mark.parametrize("name", OF_SCORES)
 def test_an_attack_says_what_it_has_announced_and_the_same_again(name: str) -> None:
     found = ATTACKS[name].run(subject())
     assert {row.quantity for row in found} <= set(ATTACKS[name].quantities)

@@ -2,10 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
-from qmu_edge.audit.relearn import relearn_epochs, relearned_from_retain
+from qmu_edge.audit import relearn
+from qmu_edge.audit.relearn import relearn_epochs
+from qmu_edge.audit.subject import Subject
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import Samples
 from qmu_edge.train.fit import accuracy
@@ -21,5 +24,13 @@ def test_relearning_stops_at_the_target_and_leaves_the_network(network: Network,
     now = accuracy(model, samples)
     assert relearn_epochs(model, samples, now, draw) == 0
     assert relearn_epochs(model, samples, 1.1, draw, limit=2) == 2
-    assert 0.0 <= relearned_from_retain(model, samples, toy(6, seed=1), draw) <= 1.0
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_what_was_only_hidden_is_learned_more_quickly_than_what_was_never_seen(real: Subject) -> None:
+    """The original has forgotten nothing: it needs no pass at all."""
+    epochs, before = relearn.run(replace(real, file=real.original))
+    assert epochs.file is not None and epochs.file.value == 0.0
+    assert epochs.unknowing is not None and 0.0 <= epochs.unknowing.value <= relearn.LIMIT
+    assert before.file is not None and before.file.low is not None and before.file.high is not None
+    assert before.file.low <= before.file.value <= before.file.high
