@@ -2,7 +2,19 @@
 
 from typing import Final
 
-from qmu_edge.audit import bavaria, features, lira, pair, relearn, relearn_retain, retain, rmia, weights
+from qmu_edge.audit import (
+    bavaria,
+    bits,
+    features,
+    lira,
+    pair,
+    relearn,
+    relearn_retain,
+    retain,
+    rmia,
+    shadow,
+    weights,
+)
 from qmu_edge.audit.attack import Attack
 from qmu_edge.errors import ConfigError
 
@@ -15,7 +27,9 @@ ATTACKS: Final[dict[str, Attack]] = {
     "features": features.ATTACK,
     "relearn": relearn.ATTACK,
     "relearn-retain": relearn_retain.ATTACK,
+    "bits": bits.ATTACK,
     "bavaria": bavaria.ATTACK,
+    "shadow": shadow.ATTACK,
 }
 
 

@@ -6,7 +6,7 @@ Shapes: n images of a set, k classes.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,12 +99,12 @@ class Means(ABC):
         """Scores of networks that never saw an image, for each set (r, n); NaN where a network saw it."""
 
     @abstractmethod
-    def shadow(self, training: Samples, number: int) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-        """A fresh network that is trained on some images: from images (n, c, h, w) to logits (n, k)."""
+    def shadow(self, training: Known, asked: Sequence[Known], number: int) -> list[NDArray[np.float32]]:
+        """Logits (n, k) of a fresh network that was trained on some images, for each set that is asked of."""
 
     @abstractmethod
-    def requantized(self, bits: int) -> Attacked:
-        """The released network's own weights, quantized to so many bits and exported again."""
+    def requantized(self, bits: int, asked: Sequence[Known]) -> list[Values]:
+        """Scores (n,) of the released network's own weights at so many bits, exported, for each set."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

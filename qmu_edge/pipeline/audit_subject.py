@@ -4,9 +4,12 @@ Images, files and networks are those that the verdict was taken of. What a purge
 attacked any more: neither can the request be audited then.
 """
 
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,10 +19,17 @@ from qmu_edge.audit.attack import Sizes
 from qmu_edge.audit.subject import Attacked, Known, Means, Subject
 from qmu_edge.data.shards import owners
 from qmu_edge.errors import ConfigError
+from qmu_edge.export.exporter import export
+from qmu_edge.export.targets import Format
 from qmu_edge.io.digest import Sha256
+from qmu_edge.models.build import build
+from qmu_edge.models.names import QUANTIZER
 from qmu_edge.pipeline.comparison import MAX_BYTES, Comparison
+from qmu_edge.pipeline.distributed import Job
 from qmu_edge.pipeline.evaluate import runnable
-from qmu_edge.pipeline.references import Bank
+from qmu_edge.pipeline.inputs import shape_of
+from qmu_edge.pipeline.references import Bank, float_twin, reference_training
+from qmu_edge.pipeline.release import parity_images, planned
 from qmu_edge.project.records import Release, Report
 from qmu_edge.receipt import receipt
 from qmu_edge.request.split import Split
@@ -27,10 +37,14 @@ from qmu_edge.request.stored import Positions
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import Step
-from qmu_edge.train.batches import Samples, on_device
+from qmu_edge.train.batches import Augment, Samples, on_device
+from qmu_edge.train.fit import calibrate_on, predict
+from qmu_edge.train.requantize import requantize
 from qmu_edge.verify.evaluation import SetName
 from qmu_edge.verify.residual import Compared, Values
 from qmu_edge.verify.verdict import unseen_among
+
+SHADOWS: Final = 500  # added to the number of a shadow network, whose seed no reference has
 
 
 @dataclass(frozen=True)
@@ -197,13 +211,46 @@ class ProjectMeans(Means):
         scores = np.stack([one.scores for one in found]).astype(np.float64)
         return {self.of.sets[name]: scores[:, at] for name, at in positions.items()}
 
-    def shadow(self, training: Samples, number: int) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-        """See `Means`."""
-        raise NotImplementedError
+    def shadow(self, training: Known, asked: Sequence[Known], number: int) -> list[NDArray[np.float32]]:
+        """See `Means`: a float network like a reference; a killed one goes on."""
+        bank, samples = self.of.bank, self.samples(training)
+        recipe, networks = bank.recipe, bank.networks
+        train = reference_training(recipe, SHADOWS + number)
+        model = build(
+            float_twin(recipe), shape_of(bank.samples, recipe.data), train.seed, networks.factory
+        ).to(self.device)  # fmt: skip
+        job = Job.training(
+            model, samples, train, Augment(recipe.data.pad, recipe.data.flip), source=networks.source,
+            progress=bank.progress, state=bank.work / f"reference-shadow-{number}.safetensors",
+        )  # fmt: skip
+        trained = job.shared()
+        return [predict(trained, self.samples(known)).numpy() for known in asked]
 
-    def requantized(self, bits: int) -> Attacked:
-        """See `Means`."""
-        raise NotImplementedError
+    def requantized(self, bits: int, asked: Sequence[Known]) -> list[Values]:
+        """See `Means`: calibrated on retained images, as an adopted network is."""
+        bank, recipe = self.of.bank, self.of.bank.recipe
+        released, _ = bank.networks.load(self.of.release.checkpoint)
+        width = recipe.model.model_copy(update={"weight_bits": bits})
+        shape, seed = shape_of(bank.samples, recipe.data), recipe.train.seed
+        floats = {n: t for n, t in released.state_dict().items() if QUANTIZER not in n}
+        model = build(width, shape, seed, bank.networks.factory, floats)
+        retained = on_device(
+            self.of.sets[SetName.RETAIN].images, self.of.sets[SetName.RETAIN].labels,
+            torch.device("cpu"), limit_bytes=0,
+        )  # fmt: skip
+        calibrate_on(model, retained, recipe.train.batch, torch.Generator().manual_seed(seed), Augment())
+        requantize(model, retained, batch=recipe.train.batch, seed=seed, progress=bank.progress)
+        names = bank.networks.origin(self.of.release.checkpoint).class_names
+        plan = planned(names, bank.samples, recipe, formats=(Format.INTEGER,))
+        (made,) = export(
+            model, plan, images=parity_images(bank.samples, recipe.policy.parity_inputs),
+            min_agreement=recipe.policy.min_agreement, min_inputs=recipe.policy.parity_inputs,
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="qmu-edge-audit-") as folder:
+            path = Path(folder) / made.format.file_name
+            path.write_bytes(made.data)
+            file = Attacked(path, lambda: model, flip=recipe.data.flip)
+            return [file.scores(known) for known in asked]
 
 
 def _gone(row: RequestRow, what: str) -> ConfigError:

@@ -1,6 +1,6 @@
 """Subjects whose truth is known: files that answer from a table, and networks that do not exist."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ class Answering(Attacked):
         self.table = table
 
     def _views(self, known: Known) -> list[NDArray[np.float32]]:
-        logits = np.zeros((len(known), 2), np.float64)
+        logits = np.zeros((len(known), 2), np.float32)
         logits[np.arange(len(known)), known.labels] = self.table[known]
-        return [logits]  # type: ignore[list-item]
+        return [logits]
 
 
 class Nothing(Means):
@@ -52,11 +52,11 @@ class Nothing(Means):
         assert self.found is not None
         return self.found
 
-    def shadow(self, training: Samples, number: int) -> Callable[[Any], Any]:
+    def shadow(self, training: Known, asked: Sequence[Known], number: int) -> list[NDArray[np.float32]]:
         """Not here."""
         raise AssertionError("this attack trains nothing")
 
-    def requantized(self, bits: int) -> Attacked:
+    def requantized(self, bits: int, asked: Sequence[Known]) -> list[Values]:
         """Not here."""
         raise AssertionError("this attack exports nothing")
 
