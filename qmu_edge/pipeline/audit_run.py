@@ -22,7 +22,7 @@ from qmu_edge.audit.subject import Subject
 from qmu_edge.io.digest import Sha256, salted, sha256_of
 from qmu_edge.io.plain import to_json
 from qmu_edge.pipeline.audit_subject import Fulfilled
-from qmu_edge.pipeline.evaluate import runnable
+from qmu_edge.pipeline.evaluate import measured_file, runnable
 from qmu_edge.pipeline.make_receipt import require_impersonal
 from qmu_edge.pipeline.references import Bank
 from qmu_edge.project.audits import AttackResult
@@ -135,7 +135,7 @@ def _made(of: Fulfilled, name: str, subject: Subject, root: Path) -> AttackResul
 
 def _name(of: Fulfilled, attack: str) -> Sha256:
     """Digest of all that goes into one result."""
-    files = of.report.original.evaluation.sha256, of.release.files[runnable(of.release)]
+    files = of.report.original.evaluation.sha256, measured_file(of.release)
     samples = [at.astype("<i8").tobytes().hex() for at in of.positions.values()]
     recipe = of.bank.recipe.digest()
     return sha256_of(json.dumps([attack, __version__, *files, recipe, *samples]).encode())

@@ -26,10 +26,10 @@ from qmu_edge.models.build import build
 from qmu_edge.models.names import QUANTIZER
 from qmu_edge.pipeline.comparison import MAX_BYTES, Comparison
 from qmu_edge.pipeline.distributed import Job
-from qmu_edge.pipeline.evaluate import runnable
+from qmu_edge.pipeline.evaluate import measured_file
 from qmu_edge.pipeline.inputs import shape_of
 from qmu_edge.pipeline.references import Bank, float_twin, reference_training
-from qmu_edge.pipeline.release import parity_images, planned
+from qmu_edge.pipeline.release import parity_images, planned, with_all_outputs
 from qmu_edge.project.records import Release, Report
 from qmu_edge.receipt import receipt
 from qmu_edge.request.split import Split
@@ -179,7 +179,7 @@ class Fulfilled:
         return Subject(
             forgotten=sets[SetName.FORGET], unseen=sets[SetName.TEST], retained=sets[SetName.RETAIN],
             original=attacked(self.report.original.evaluation.sha256, self.before),
-            file=attacked(self.release.files[runnable(self.release)], self.release.checkpoint),
+            file=attacked(measured_file(self.release), self.release.checkpoint),
             intraclass=self.report.terms.intraclass, means=ProjectMeans(self, device),
             seed=self.bank.recipe.train.seed,
         )  # fmt: skip
@@ -242,6 +242,8 @@ class ProjectMeans(Means):
         requantize(model, retained, batch=recipe.train.batch, seed=seed, progress=bank.progress)
         names = bank.networks.origin(self.of.release.checkpoint).class_names
         plan = planned(names, bank.samples, recipe, formats=(Format.INTEGER,))
+        if plan.outputs is not None:  # as of the released file, the one with all of them is measured
+            plan = with_all_outputs(plan, names)
         (made,) = export(
             model, plan, images=parity_images(bank.samples, recipe.policy.parity_inputs),
             min_agreement=recipe.policy.min_agreement, min_inputs=recipe.policy.parity_inputs,
