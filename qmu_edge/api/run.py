@@ -21,6 +21,7 @@ from qmu_edge.verify.plain import ParityJson, VerificationJson
 
 if TYPE_CHECKING:
     from qmu_edge.pipeline.adopt_run import AdoptedNetwork
+    from qmu_edge.pipeline.audit_run import Audited
     from qmu_edge.pipeline.dry_run import PendingPreview, Preview
     from qmu_edge.pipeline.fulfilled import Fulfilled, FulfilledPending
 
@@ -340,7 +341,7 @@ def audit(
     deterministic: bool = False,
     wait_s: float = 0.0,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> "Audited":
     """Attack the file that a request was released with, for the report; no gate reads what is found.
 
     Args:

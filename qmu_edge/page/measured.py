@@ -175,9 +175,7 @@ def codes(facts: Facts, say: Language) -> Section | None:
 
 def impersonal(names: Sequence[str], say: Language) -> list[str]:
     """Names of layers, which somebody else chose: their numbers where they are not plain words of ASCII."""
-    return [
-        name if is_plain_word(name) else say("codes.number", n=at) for at, name in enumerate(names, 1)
-    ]
+    return [name if is_plain_word(name) else say("codes.number", n=at) for at, name in enumerate(names, 1)]
 
 
 def _told(residual: Any, say: Language) -> str:

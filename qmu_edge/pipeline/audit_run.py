@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -45,6 +45,37 @@ SENTENCES: Final = frozenset(
 )
 
 
+class AttackRow(TypedDict):
+    """One attack, as whoever asked is told; the fields from `seconds` on where it was made.
+
+    Attributes:
+        summary: In a few words.
+        state: "to do", "done", or why it is left.
+        expected_seconds: What it was expected to take, 0 where nothing is to be done; None where that is not
+            known.
+        seconds, forgotten, unseen, without, findings: See `AttackResult`.
+    """
+
+    summary: str
+    state: str
+    expected_seconds: float | None
+    seconds: NotRequired[float]
+    forgotten: NotRequired[int]
+    unseen: NotRequired[int]
+    without: NotRequired[str]
+    findings: NotRequired[list[Mapping[str, object]]]
+
+
+class Audited(TypedDict):
+    """An audit: the request, the network and the file, and each attack by its name."""
+
+    request: str
+    checkpoint: Sha256
+    file: str
+    dry_run: bool
+    attacks: dict[str, AttackRow]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
     """How much to do, as the caller asked.
@@ -71,7 +102,7 @@ class Effort:
 
 def audit(
     bank: Bank, ledger: Ledger, root: Path, request: str | None, effort: Effort, *, dry_run: bool
-) -> dict[str, Any]:
+) -> Audited:
     """Attack the file that a request was released with.
 
     Args:
@@ -91,25 +122,27 @@ def audit(
     known = bank.results.audited(of.release.checkpoint)
     rows = {name: _row(of, name, attack, known.get(name)) for name, attack in chosen.items()}
     subject = None
-    for name, shown in rows.items():
-        if dry_run or shown["state"] == DONE:
+    for name, row_of in rows.items():
+        if dry_run or row_of["state"] == DONE:
             continue
-        if not effort.allows(shown["expected_seconds"]):
-            shown["state"] = "left: the budget is spent"
+        if not effort.allows(row_of["expected_seconds"]):
+            row_of["state"] = "left: the budget is spent"
             continue
         subject = subject or of.subject(effort.device)
-        shown.update(state=DONE, **_told(_made(of, name, subject, root)))
+        rows[name] = _told({**row_of, "state": DONE}, _made(of, name, subject, root))
     return {
         "request": row.request_id, "checkpoint": of.release.checkpoint,
         "file": runnable(of.release), "dry_run": dry_run, "attacks": rows,
     }  # fmt: skip
 
 
-def _row(of: Fulfilled, name: str, attack: Attack, known: AttackResult | None) -> dict[str, Any]:
+def _row(of: Fulfilled, name: str, attack: Attack, known: AttackResult | None) -> AttackRow:
     done = known is not None and known.is_of(_name(of, name))
     expected = 0.0 if done or _lacking(of, attack) else _seconds(of, attack.work(of.sizes()))
-    head = {"summary": attack.summary, "state": DONE if done else "to do", "expected_seconds": expected}
-    return {**head, **(_told(known) if done and known else {})}
+    row: AttackRow = {
+        "summary": attack.summary, "state": DONE if done else "to do", "expected_seconds": expected,
+    }  # fmt: skip
+    return _told(row, known) if done and known else row
 
 
 def _made(of: Fulfilled, name: str, subject: Subject, root: Path) -> AttackResult:
@@ -167,6 +200,8 @@ def _seconds(of: Fulfilled, work: Work) -> float | None:
     return round(AROUND_S + forward + work.trained * per_image + work.exports * of.export_s, 1)
 
 
-def _told(result: AttackResult) -> Mapping[str, Any]:
-    shown = {"seconds", "forgotten", "unseen", "without", "findings"}
-    return {name: value for name, value in to_json(result).items() if name in shown}
+def _told(row: AttackRow, result: AttackResult) -> AttackRow:
+    return {
+        **row, "seconds": result.seconds, "forgotten": result.forgotten, "unseen": result.unseen,
+        "without": result.without, "findings": to_json(result.findings),
+    }  # fmt: skip

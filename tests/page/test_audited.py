@@ -2,6 +2,7 @@
 
 from qmu_edge.io.digest import sha256_of
 from qmu_edge.page.audited import audited
+from qmu_edge.page.language import language
 from qmu_edge.page.page import page
 from qmu_edge.project.audits import AttackResult, Estimate, Finding
 from tests.page.examples import HOSTILE, facts
@@ -23,11 +24,11 @@ SILENT = AttackResult(
 
 
 def test_without_an_audit_there_is_no_section() -> None:
-    assert audited(facts()) is None and b"stronger attacks" not in page(facts())
+    assert audited(facts(), language("en")) is None and b"stronger attacks" not in page(facts())
 
 
 def test_each_attack_has_a_table_with_intervals_and_what_nobody_knows_is_a_dash() -> None:
-    section = audited(facts(audits=[FOUND, SILENT]))
+    section = audited(facts(audits=[FOUND, SILENT]), language("en"))
     assert section is not None and [table.title for table in section.tables] == ["rmia"]
     rows = section.tables[0].rows
     assert rows[0] == ("area", "0.9 (0.8 to 0.95)", "0.5", "0.5")
@@ -41,3 +42,13 @@ def test_each_attack_has_a_table_with_intervals_and_what_nobody_knows_is_a_dash(
 def test_the_page_stays_whole() -> None:
     text = page(facts(audits=[FOUND, SILENT]))
     assert Page(text).faults == [] and HOSTILE.encode() not in text
+
+
+def test_german_pages_say_it_in_german() -> None:
+    real = AttackResult(
+        attack="rmia", made_of=sha256_of(b""), forgotten=20, unseen=30,
+        findings=(Finding(quantity="area under the curve", file=Estimate(0.5, 0.25, 0.75)),),
+    )  # fmt: skip
+    section = audited(facts(audits=[real]), language("de"))
+    assert section is not None
+    assert section.tables[0].rows == [("Fläche unter der Kurve", "\u2013", "0,5 (0,25 bis 0,75)", "\u2013")]
