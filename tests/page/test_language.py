@@ -13,7 +13,7 @@ from qmu_edge.page.language import known, language
 from qmu_edge.page.page import page
 from qmu_edge.pipeline.audit_run import SENTENCES as AUDITED
 from qmu_edge.project.inventory import SENTENCES
-from qmu_edge.receipt.receipt import ADOPTED, LIMITS, PRETRAINED
+from qmu_edge.receipt.receipt import ADOPTED, LIMITS, PRETRAINED, TAKEN_OUT
 from qmu_edge.verify.residual import Scope
 from tests.page.examples import RECEIPTS, facts
 from tests.page.reading import Page
@@ -48,7 +48,7 @@ def test_a_language_counts_one_and_more_and_has_twelve_months(code: str) -> None
 def test_every_language_has_the_sentences_that_receipts_hold(code: str) -> None:
     kept = {s.removeprefix("kept: ") for s in SENTENCES}
     older = {limit for name in RECEIPTS for limit in facts(name).predicate.limits}
-    said = {*kept, *AUDITED, *LIMITS, *older, ADOPTED, PRETRAINED, "exact", "approximate", *Scope}
+    said = {*kept, *AUDITED, *LIMITS, *older, ADOPTED, PRETRAINED, TAKEN_OUT, "exact", "approximate", *Scope}
     assert said - language(code).fixed.keys() == set()
     assert language(code).fixed.keys() - said == set()  # or it is said no more
     assert language(code).translated("What an older receipt says.") == "What an older receipt says."
