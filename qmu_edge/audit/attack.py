@@ -52,7 +52,6 @@ class Attack:
         quantities: Every text that may stand in `Finding.quantity`: the linter knows no other.
         calibrated: Whether it needs what networks expect of an image that they never saw.
         compares: Whether it compares forgotten with unseen images.
-        trains: Whether networks are trained on images of the project, forgotten ones or others.
     """
 
     run: Callable[[Subject], tuple[Finding, ...]]
@@ -61,7 +60,6 @@ class Attack:
     quantities: tuple[str, ...]
     calibrated: bool = False
     compares: bool = True
-    trains: bool = False
 
 
 def on_compared(sizes: Sizes) -> Work:

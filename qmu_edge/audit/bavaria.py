@@ -85,5 +85,4 @@ def work(sizes: Sizes) -> Work:
 ATTACK: Final = Attack(
     run=run, work=work, quantities=QUANTITIES,
     summary="the same with a variance for each image, from references for this request",
-    trains=True,
 )  # fmt: skip

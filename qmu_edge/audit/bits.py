@@ -12,15 +12,14 @@ Differs: the network's latent weights at 8, 4 and 2 bits, which whoever trains c
 from typing import Final
 
 from qmu_edge.audit.attack import Attack, Sizes, Work
-from qmu_edge.audit.lira import deviations, line_through
-from qmu_edge.audit.rates import QUANTITIES, told
+from qmu_edge.audit.lira import line_through, standardised
+from qmu_edge.audit.rates import GUESSES, QUANTITIES, told
 from qmu_edge.audit.subject import Known, Subject
 from qmu_edge.project.audits import Estimate, Finding
 from qmu_edge.verify.residual import Values
 
 WIDTHS: Final = (8, 4, 2)
 NAMES: Final = {bits: tuple(f"{name}, {bits} bits" for name in QUANTITIES[:2]) for bits in WIDTHS}
-GUESSES: Final = (0.5, 0.01)
 
 
 def calibrated(scores: Values, known: Known, unseen_scores: Values, unseen: Known) -> Values:
@@ -28,7 +27,7 @@ def calibrated(scores: Values, known: Known, unseen_scores: Values, unseen: Know
     if known.expected is None or unseen.expected is None:
         return scores
     line = line_through(unseen.expected, unseen_scores)
-    return deviations(scores, line.level + line.slope * known.expected, line.deviation)
+    return standardised(scores, known, line)
 
 
 def run(subject: Subject) -> tuple[Finding, ...]:
@@ -44,7 +43,7 @@ def run(subject: Subject) -> tuple[Finding, ...]:
         found = told(forgotten, unseen, *sizes)
         rows += [
             Finding(quantity=name, file=value, unknowing=Estimate(guess))
-            for name, value, guess in zip(NAMES[bits], found[:2], GUESSES, strict=True)
+            for name, value, guess in zip(NAMES[bits], found[:2], GUESSES[:2], strict=True)
         ]
     return tuple(rows)
 

@@ -28,7 +28,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from qmu_edge.audit.attack import Attack, Sizes, Work, on_all
-from qmu_edge.audit.rates import QUANTITIES, told
+from qmu_edge.audit.rates import GUESSES, QUANTITIES, told
 from qmu_edge.audit.subject import Attacked, Known, Subject
 from qmu_edge.errors import ExportError
 from qmu_edge.project.audits import Estimate, Finding
@@ -163,7 +163,7 @@ def probed(
 def run(subject: Subject) -> tuple[Finding, ...]:
     """Of the forgotten against the unseen, for the original and the file."""
     rows = [_of(subject, file) for file in (subject.original, subject.file)]
-    guesses = (*(Estimate(guess) for guess in (0.5, 0.01, 0.001)), Estimate(0.5, 0.025, 0.975))
+    guesses = (*map(Estimate, GUESSES), Estimate(0.5, 0.025, 0.975))
     return tuple(
         Finding(quantity=name, original=before, file=after, unknowing=guess)
         for name, before, after, guess in zip((*PROBED, TWO_SAMPLES), *rows, guesses, strict=True)

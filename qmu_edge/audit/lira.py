@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from qmu_edge.audit.attack import Attack, on_compared
 from qmu_edge.audit.rates import QUANTITIES, judged
-from qmu_edge.audit.subject import Attacked, Known, Subject
+from qmu_edge.audit.subject import Known, Subject
 from qmu_edge.project.audits import Finding
 from qmu_edge.verify.residual import Values
 
@@ -56,22 +56,25 @@ def deviations(
     return np.asarray((score - mean) / max(deviation, 1e-12))
 
 
-def scorer(subject: Subject, file: Attacked) -> Line:
-    """How a file answers to what references expect, from the unseen images."""
-    assert subject.unseen.expected is not None
-    return line_through(subject.unseen.expected, file.scores(subject.unseen))
+def standardised(scores: Values, known: Known, line: Line) -> Values:
+    """How many deviations a file's score of each image of a set lies above what is expected (n,)."""
+    assert known.expected is not None
+    return deviations(scores, line.level + line.slope * known.expected, line.deviation)
+
+
+def against_unseen(subject: Subject, members: Known) -> tuple[Finding, ...]:
+    """Of any set against the unseen images, from which the line of each file comes."""
+    unseen = subject.unseen
+    assert unseen.expected is not None
+    lines = {
+        file: line_through(unseen.expected, file.scores(unseen)) for file in (subject.original, subject.file)
+    }
+    return judged(subject, lambda file, known: standardised(file.scores(known), known, lines[file]), members)
 
 
 def run(subject: Subject) -> tuple[Finding, ...]:
     """Of the forgotten against the unseen."""
-    lines = {file: scorer(subject, file) for file in (subject.original, subject.file)}
-    return judged(subject, lambda file, known: standardised(file, known, lines[file]))
-
-
-def standardised(file: Attacked, known: Known, line: Line) -> Values:
-    """How many deviations a file's score of each image lies above what is expected (n,)."""
-    assert known.expected is not None
-    return deviations(file.scores(known), line.level + line.slope * known.expected, line.deviation)
+    return against_unseen(subject, subject.forgotten)
 
 
 ATTACK: Final = Attack(

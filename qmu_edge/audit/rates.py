@@ -30,6 +30,7 @@ RATES: Final = (0.01, 0.001)
 AREA: Final = "area under the curve"
 FOUND: Final = ("found at 1 percent false alarms", "found at 0.1 percent false alarms")
 QUANTITIES: Final = (AREA, *FOUND)
+GUESSES: Final = (0.5, *RATES)  # what each of them is for whoever knows nothing
 _Z: Final = 2.241402727604947  # two-sided 97.5 % quantile of the normal distribution
 _TAIL: Final = 0.0125
 
@@ -50,10 +51,9 @@ def judged(subject: Subject, score: Scorer, members: Known | None = None) -> tup
         told(score(file, members), score(file, subject.unseen), *sizes)
         for file in (subject.original, subject.file)
     ]
-    guesses = (0.5, *RATES)
     return tuple(
         Finding(quantity=name, original=before, file=after, unknowing=Estimate(guess))
-        for name, before, after, guess in zip(QUANTITIES, *rows, guesses, strict=True)
+        for name, before, after, guess in zip(QUANTITIES, *rows, GUESSES, strict=True)
     )
 
 

@@ -110,6 +110,6 @@ def work(sizes: Sizes) -> Work:
 
 
 ATTACK: Final = Attack(
-    run=run, work=work, quantities=(EPOCHS, BEFORE), trains=True,
+    run=run, work=work, quantities=(EPOCHS, BEFORE),
     summary="how quickly the forgotten is learned again",
 )  # fmt: skip

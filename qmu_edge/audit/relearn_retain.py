@@ -70,6 +70,6 @@ def work(sizes: Sizes) -> Work:
 
 
 ATTACK: Final = Attack(
-    run=run, work=work, quantities=(BEFORE, AFTER), trains=True,
+    run=run, work=work, quantities=(BEFORE, AFTER),
     summary="whether the forgotten returns by training on retained images",
 )  # fmt: skip

@@ -12,16 +12,15 @@ from dataclasses import replace
 from typing import Final
 
 from qmu_edge.audit.attack import Attack, on_all
-from qmu_edge.audit.lira import scorer, standardised
-from qmu_edge.audit.rates import QUANTITIES, judged
+from qmu_edge.audit.lira import against_unseen
+from qmu_edge.audit.rates import QUANTITIES
 from qmu_edge.audit.subject import Subject
 from qmu_edge.project.audits import Finding
 
 
 def run(subject: Subject) -> tuple[Finding, ...]:
     """Of the retained against the unseen."""
-    lines = {file: scorer(subject, file) for file in (subject.original, subject.file)}
-    rows = judged(subject, lambda file, known: standardised(file, known, lines[file]), subject.retained)
+    rows = against_unseen(subject, subject.retained)
     return tuple(replace(row, unknowing=None) for row in rows)
 
 

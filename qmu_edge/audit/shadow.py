@@ -74,6 +74,6 @@ def work(sizes: Sizes) -> Work:
 
 
 ATTACK: Final = Attack(
-    run=run, work=work, quantities=QUANTITIES, trains=True,
+    run=run, work=work, quantities=QUANTITIES,
     summary="a classifier taught by shadow networks",
 )  # fmt: skip

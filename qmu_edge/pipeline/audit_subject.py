@@ -23,12 +23,12 @@ from qmu_edge.export.exporter import export
 from qmu_edge.export.targets import Format
 from qmu_edge.io.digest import Sha256
 from qmu_edge.models.build import build
+from qmu_edge.models.layers import Classifier
 from qmu_edge.models.names import QUANTIZER
 from qmu_edge.pipeline.comparison import MAX_BYTES, Comparison
-from qmu_edge.pipeline.distributed import Job
 from qmu_edge.pipeline.evaluate import measured_file
 from qmu_edge.pipeline.inputs import shape_of
-from qmu_edge.pipeline.references import Bank, float_twin, reference_training
+from qmu_edge.pipeline.references import Bank
 from qmu_edge.pipeline.release import parity_images, planned, with_all_outputs
 from qmu_edge.project.records import Release, Report
 from qmu_edge.receipt import receipt
@@ -44,7 +44,7 @@ from qmu_edge.verify.evaluation import SetName
 from qmu_edge.verify.residual import Compared, Values
 from qmu_edge.verify.verdict import unseen_among
 
-SHADOWS: Final = 500  # added to the number of a shadow network, whose seed no reference has
+FIRST_SHADOW: Final = 500  # a number that no reference has
 
 
 @dataclass(frozen=True)
@@ -170,11 +170,11 @@ class Fulfilled:
         sets, store, networks = self.sets, self.bank.store, self.bank.networks
 
         def attacked(file: Sha256, checkpoint: Sha256) -> Attacked:
-            def network() -> "torch.nn.Module":
+            def network() -> Classifier:
                 return networks.load(checkpoint)[0].to(device)
 
             path, flip = store.open_verified(file), self.bank.recipe.data.flip
-            return Attacked(path, network, flip=flip)  # type: ignore[arg-type]
+            return Attacked(path, network, flip=flip)
 
         return Subject(
             forgotten=sets[SetName.FORGET], unseen=sets[SetName.TEST], retained=sets[SetName.RETAIN],
@@ -213,17 +213,7 @@ class ProjectMeans(Means):
 
     def shadow(self, training: Known, asked: Sequence[Known], number: int) -> list[NDArray[np.float32]]:
         """See `Means`: a float network like a reference; a killed one goes on."""
-        bank, samples = self.of.bank, self.samples(training)
-        recipe, networks = bank.recipe, bank.networks
-        train = reference_training(recipe, SHADOWS + number)
-        model = build(
-            float_twin(recipe), shape_of(bank.samples, recipe.data), train.seed, networks.factory
-        ).to(self.device)  # fmt: skip
-        job = Job.training(
-            model, samples, train, Augment(recipe.data.pad, recipe.data.flip), source=networks.source,
-            progress=bank.progress, state=bank.work / f"reference-shadow-{number}.safetensors",
-        )  # fmt: skip
-        trained = job.shared()
+        trained = self.of.bank.trained_on(self.samples(training), FIRST_SHADOW + number, f"shadow-{number}")
         return [predict(trained, self.samples(known)).numpy() for known in asked]
 
     def requantized(self, bits: int, asked: Sequence[Known]) -> list[Values]:

@@ -66,7 +66,7 @@ class Comparison:
             parts: dict[str, dict[SetName, NDArray[np.generic]]] = {
                 part: {} for part in ("positions", "right", "scores", "references", "people", "requests")
             }
-            for key, array in load_arrays(data).items():
+            for key, array in sorted(load_arrays(data).items()):  # which come in any order
                 name, _, part = key.partition(".")
                 parts[part][SetName(name)] = array
             right = {name: array.astype(np.bool_) for name, array in parts.pop("right").items()}

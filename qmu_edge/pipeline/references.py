@@ -42,7 +42,7 @@ from qmu_edge.recipe import ModelRecipe, Recipe, TrainRecipe
 from qmu_edge.request.stored import Positions
 from qmu_edge.runtime.memory import within_memory
 from qmu_edge.store.objects import ObjectStore
-from qmu_edge.train.batches import Augment
+from qmu_edge.train.batches import Augment, Samples
 from qmu_edge.verify.metrics import intraclass
 from qmu_edge.verify.mia import mean_score, views
 from qmu_edge.verify.residual import Values, calibration
@@ -240,14 +240,24 @@ class Bank:
         return ReferenceNote(made_of=salted(name, salt), scores=stored, salt=salt)
 
     def _trained(self, name: Sha256, shard: int, chosen: Positions, device: torch.device) -> Classifier:
-        data, train = self.recipe.data, reference_training(self.recipe, shard)
+        images = samples_of(self.samples, self.recipe.data, device, chosen, "reference")
+        return self.trained_on(images, shard, name[:16])
+
+    def trained_on(self, images: Samples, number: int, state: str) -> Classifier:
+        """A float network that is trained on these images alone, where they lie; a killed training goes on.
+
+        Args:
+            images: Of one shard, or of whoever asks.
+            number: Its initial weights and its order are those of this number.
+            state: Name of the unfinished training, see `drop_states`.
+        """
+        data, train = self.recipe.data, reference_training(self.recipe, number)
         start = self.networks.start if self._begun_with else None
-        shape = shape_of(self.samples, data)
-        model = build(float_twin(self.recipe), shape, train.seed, self.networks.factory, start).to(device)
-        images = samples_of(self.samples, data, device, chosen, "reference")
+        shape, factory = shape_of(self.samples, data), self.networks.factory
+        model = build(float_twin(self.recipe), shape, train.seed, factory, start).to(images.device)
         job = Job.training(
             model, images, train, Augment(data.pad, data.flip), source=self.networks.source,
-            progress=self.progress, state=self.work / f"reference-{name[:16]}.safetensors",
+            progress=self.progress, state=self.work / f"reference-{state}.safetensors",
         )  # fmt: skip
         return job.shared()
 

@@ -133,11 +133,8 @@ def read_sets(path: Path) -> MeasuredSets:
     arrays = read_npz(path)
     allowed = {f"{name}_{what}" for name in SetName for what in ("images", "labels")}
     names = [name for name in SetName if f"{name}_images" in arrays and f"{name}_labels" in arrays]
-    more = {f"{name}_{what}" for name in names for what in ("references", "people")} | {
-        *_NUMBERS,
-        CLASSES,
-        OUTPUTS,
-    }
+    more = {f"{name}_{what}" for name in names for what in ("references", "people")}
+    more |= {*_NUMBERS, CLASSES, OUTPUTS}
     if not names or len(arrays.keys() - more) != 2 * len(names):
         raise ConfigError(f"{path}: holds {sorted(arrays)}; allowed pairs of {sorted(allowed)}")
     sets = {name: Labelled(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in names}

@@ -45,7 +45,7 @@ def require_same_outputs(
         if found.shape != wanted.shape:
             raise ExportError(f"{file.path}: {found.shape[1]} outputs, allowed {len(outputs)}")
         difference = float(np.abs(found - wanted).max())
-        if difference > off * float(np.abs(wanted).max()):
+        if not difference <= off * float(np.abs(wanted).max()):  # nor a NaN
             raise ExportError(
                 f"{file.path}: an output is not that of the file with all outputs: on the {name} images they "
                 f"differ by up to {difference:.3g}"

@@ -322,12 +322,9 @@ def too_few_unseen(images: int) -> str:
     >>> too_few_unseen(29)
     '29 unseen images (test, or else validation), at least 30 are needed'
     """
-    enough = images >= LEAST_UNSEEN
-    return (
-        ""
-        if enough
-        else f"{images} unseen images (test, or else validation), at least {LEAST_UNSEEN} are needed"
-    )
+    if images >= LEAST_UNSEEN:
+        return ""
+    return f"{images} unseen images (test, or else validation), at least {LEAST_UNSEEN} are needed"
 
 
 def _far_below(forget: Compared, unseen: Compared, effective: float) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.audit.subject import Attacked, Known, Means, Subject
+from qmu_edge.project.audits import Finding
 from qmu_edge.train.batches import Samples
 from qmu_edge.verify.residual import Values
 
@@ -93,6 +94,15 @@ def subject(
         intraclass=0.0,
         means=Nothing(opinions),
     )
+
+
+def require_told_from_forgotten(rows: Sequence[Finding]) -> None:
+    """The original of `subject` knows the forgotten, and its file does not, also at few false alarms."""
+    area, low, _ = rows
+    assert area.original is not None and area.original.low is not None and area.original.low > 0.9
+    assert area.file is not None and area.file.low is not None and area.file.high is not None
+    assert area.file.low <= 0.5 <= area.file.high
+    assert low.original is not None and low.file is not None and low.original.value > 10 * low.file.value
 
 
 def _none() -> Any:

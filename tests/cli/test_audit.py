@@ -111,3 +111,19 @@ def _with(change: Callable[[Any], Any]) -> Any:
     from dataclasses import replace
 
     return replace(pair.ATTACK, run=change)
+
+
+@pytest.mark.slow
+def test_every_attack_is_made_on_a_project(run: Run, trained: Path, tmp_path: Path) -> None:
+    """Of a project without references: those of the attacks' own are trained, and leave nothing behind."""
+    request = tmp_path / "req.json"
+    assert run("request", "new", "--subject", "writer-7", "--out", request).code == 0
+    assert run("unlearn", "--request", request, "--project", trained, "--method", "retrain").code == 0
+    ended = run("audit", "--project", trained, "--json", "--quiet")
+    assert ended.code == 0, ended.err
+    for name, row in ended.json["attacks"].items():
+        assert row["state"] == "done", name
+        assert {found["quantity"] for found in row["findings"]} <= {*ATTACKS[name].quantities}
+        assert row["findings"] or name in ("rmia", "lira", "retain"), (name, row["without"])
+    work = trained / ".qmu/work"
+    assert work.is_dir() and not [*work.glob("reference-*")]

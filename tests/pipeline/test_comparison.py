@@ -44,6 +44,7 @@ def test_it_is_read_back_as_it_was_written() -> None:
     for comparison in (COMPARISON, Comparison.of(seen(), None)):
         again = Comparison.parse(comparison.to_bytes())
         assert again.to_bytes() == comparison.to_bytes()
+        assert [*again.before.positions] == [name for name in SetName if name in comparison.before.positions]
         ours, theirs = (e.compared(seen(0.5), INDEX, NOBODY) for e in (comparison, again))
         assert ours.keys() == theirs.keys() == POSITIONS.keys()
         for name, one in ours.items():

@@ -79,6 +79,9 @@ def test_another_number_or_file_or_order_is_refused(model_and_sets: ModelAndSets
     for wrong in ((0, 1, 3, 5), (4, 3, 1, 0), (0, 0, 1, 3), (-1, 0, 1, 3)):
         with pytest.raises(ConfigError, match="allowed ascending numbers below 5"):
             require_same_outputs(OrtRunner(narrowed), wrong, images, logits)
+    nothing = {"test": logits["test"] * np.float32(np.nan)}
+    with pytest.raises(ExportError, match="differ by up to nan"):
+        require_same_outputs(OrtRunner(narrowed), KEPT, images, nothing)
     little = files.write(narrowed.with_name("little.onnx"), without_third())
     model = onnx.load(little)
     files.replace(model, "bias", files.value_of(model, "bias") + np.float32(0.05))
