@@ -31,7 +31,8 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "export": measured.export, "openvino": measured.openvino, "runtimes": measured.runtimes,
     "scale": measured.scale, "photos": measured.photos,
     "rooms": described.rooms, "commands": described.commands, "exit codes": described.exit_codes,
-    "recipe": described.recipe_fields, "unlearning": described.unlearning, "targets": described.targets,
+    "recipe": described.recipe_fields, "unlearning": described.unlearning, "attacks": described.attacks,
+    "targets": described.targets,
     "ledger tables": described.ledger_tables, "ledger facts": described.ledger_facts,
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import typer
 
 from qmu_edge import errors, recipe
+from qmu_edge.audit.registry import ATTACKS
 from qmu_edge.cli.ending import INTERRUPTED
 from qmu_edge.cli.main import app
 from qmu_edge.export.targets import TARGETS
@@ -134,6 +135,16 @@ def unlearning() -> str:
         papers = "of this project" if here else ", ".join(cited)
         reads = ", ".join(n for n in ("forget", "retain", "validation") if n in method.reads)
         rows.append((f"`{name}`", method.summary, reads, papers))
+    return table(*rows)
+
+
+def attacks() -> str:
+    """The attacks of an audit: what each tells, and where it comes from."""
+    rows = [("`--attack`", "what it tells", "needs references", "source")]
+    for name, attack in ATTACKS.items():
+        source = (sys.modules[attack.run.__module__].__doc__ or "").partition("\nSource: ")[2]
+        cited = re.findall(r"arXiv:(\d{4}\.\d{4,5})", source.partition("\nDiffers")[0])
+        rows.append((f"`{name}`", attack.summary, "yes" if attack.calibrated else "", ", ".join(cited)))
     return table(*rows)
 
 

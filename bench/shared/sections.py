@@ -50,6 +50,8 @@ def cut(text: str) -> dict[str, str]:
 
     >>> cut("# A\none\n## B c\ntwo\n### D\n```\n## no\n```\n")
     {'': '# A\none\n', 'b-c': '## B c\ntwo\n### D\n```\n## no\n```\n'}
+    >>> cut("# A\none\n")
+    {'': '# A\none\n'}
     """
     code = [block.span() for block in FENCED.finditer(text)]
     starts = [
@@ -57,7 +59,7 @@ def cut(text: str) -> dict[str, str]:
         for found in HEADING.finditer(text)
         if len(found[1]) == 2 and not any(a <= found.start() < b for a, b in code)
     ]
-    ends = [*(found.start() for found in starts[1:]), len(text)]
+    ends = [*(found.start() for found in starts[1:]), len(text)][: len(starts)]
     first = text[: starts[0].start()] if starts else text
     return {"": first} | {slug(s[2]): text[s.start() : e] for s, e in zip(starts, ends, strict=True)}
 

@@ -84,5 +84,5 @@ def work(sizes: Sizes) -> Work:
 
 ATTACK: Final = Attack(
     run=run, work=work, quantities=QUANTITIES,
-    summary="the same with a variance for each image, from references for this request",
+    summary="LiRA with a variance for each image, from references for this request",
 )  # fmt: skip
