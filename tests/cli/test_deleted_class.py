@@ -86,6 +86,10 @@ def test_the_output_of_a_deleted_class_ships_in_no_file(run: Any, removing: Path
     assert device.main([str(bundle), "--json"]) == 0
     unlearn({"subject_ids": ["writer-5"]})
     without(sorted(release.glob("*.onnx")), NAMES)
+    attacks = [word for name in ("pair", "features", "bits") for word in ("--attack", name)]
+    audited = run("audit", *project, *attacks, *QUIET)
+    assert audited.code == 0, audited.err
+    assert all(row["findings"] for row in audited.json["attacks"].values()), "the file with all outputs"
     unlearn({"class_ids": ["7"]})
     without(sorted(release.glob("*.onnx")), [*"0123", *"5689"])
     assert run("purge", *project, "--now").code == 0
