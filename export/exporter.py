@@ -51,12 +51,11 @@ from qmu_edge.train.fit import predict
 from qmu_edge.verify.exactness import processors_of
 from qmu_edge.verify.latent_weights import WEIGHTED, LatentReport
 from qmu_edge.verify.metadata import METADATA_KEY, PROCESSORS_KEY, Metadata
-from qmu_edge.verify.parity import Parity, compare, require_parity
+from qmu_edge.verify.parity import ROUNDING, Parity, compare, require_parity
 from qmu_edge.verify.rounding import Obstacle
 
 EQUIVALENCE_IMAGES: Final = 2
 EXACT_IMAGES: Final = 32
-ROUNDING: Final = 1e-4  # of the largest logit, where activations are float
 BATCH: Final = 64  # larger ones leave the processor's caches and take twice the time
 
 

@@ -12,6 +12,8 @@ from qmu_edge.verify.onnx.graph import QONNX_DOMAIN
 
 INPUT: Final = "image"  # name of the one input of every graph
 OUTPUT: Final = "logits"
+LAYERS: Final = ("Conv", "Gemm")  # that the trace writes
+LARGEST: Final = float(np.finfo(np.float32).max)
 # Compute the same on codes as on values; a Pad with the code of zero.
 ON_CODES: Final = ("Reshape", "MaxPool", "Transpose", "Slice", "Pad", "Resize")
 

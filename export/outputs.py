@@ -15,9 +15,16 @@ import numpy as np
 import onnx
 
 from qmu_edge.errors import ExportError
-from qmu_edge.export.graph import OUTPUT, attributes, constant, drop_unused, initializers, set_initializer
+from qmu_edge.export.graph import (
+    LAYERS,
+    OUTPUT,
+    attributes,
+    constant,
+    drop_unused,
+    initializers,
+    set_initializer,
+)
 
-LAYERS: Final = ("Conv", "Gemm")
 # Of each class alone: functions, sums and products, and means over space.
 ALONE: Final = (
     "Add", "Mul", "Sub", "Relu", "Clip", "LeakyRelu", "Elu", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh",

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ExportError
-from qmu_edge.export.graph import attributes, initializers
+from qmu_edge.export.graph import LARGEST, attributes, initializers
 from qmu_edge.verify.codes import code_range
 from qmu_edge.verify.onnx.graph import QONNX_DOMAIN
 
@@ -218,7 +218,7 @@ class _Reader:
         if node.op_type == "Relu":
             return Step("clip", label, (before,), (0.0, np.inf), floor=0.0)
         low, high = (float(self._stored(x)) for x in node.input[1:3])
-        if max(low, -high) <= np.finfo(np.float32).min:  # as before layers with a float weight
+        if max(low, -high) <= -LARGEST:  # as before layers with a float weight
             return before
         source = self.made.get(node.input[0])
         while source is not None and source.op_type in ("MaxPool", *_MOVED):

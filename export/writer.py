@@ -9,12 +9,11 @@ from onnx import helper
 from torch import Tensor, fx
 
 from qmu_edge.errors import ExportError
-from qmu_edge.export.graph import ON_CODES, constant, integer_codes
+from qmu_edge.export.graph import LARGEST, ON_CODES, constant, integer_codes
 from qmu_edge.verify.codes import code_range
 from qmu_edge.verify.onnx.graph import QONNX_DOMAIN
 
 EXAMPLES: Final = 2  # images for which shapes are worked out
-LARGEST: Final = float(np.finfo(np.float32).max)
 BrevitasLayer: TypeAlias = Any  # Brevitas has no types
 BrevitasProxy: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]

@@ -28,6 +28,7 @@ from onnx import helper
 from qmu_edge.errors import ExportError
 from qmu_edge.export.formats.qonnx import Quantizer, quantizers
 from qmu_edge.export.graph import (
+    LAYERS,
     ON_CODES,
     attributes,
     constant,
@@ -38,7 +39,6 @@ from qmu_edge.export.graph import (
     set_initializer,
 )
 
-LAYERS = ("Conv", "Gemm")
 SUMS = ("Add", "ReduceMean")
 SIGNED_ZERO = 128
 

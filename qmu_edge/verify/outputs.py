@@ -6,7 +6,7 @@ measured, so no more can be seen in it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.verify.exactness import obstacles
 from qmu_edge.verify.onnx.reader import read
+from qmu_edge.verify.parity import ROUNDING
 from qmu_edge.verify.session import OrtRunner
-
-ROUNDING: Final = 1e-4  # of the largest logit, where a file is not proven to compute the same bits everywhere
 
 
 def require_same_outputs(

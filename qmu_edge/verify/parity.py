@@ -5,12 +5,14 @@ is set on it; the share of equal predictions is what must hold.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError, ExportError
+
+ROUNDING: Final = 1e-4  # of the largest logit, where sums of floats come in any order
 
 
 @dataclass(frozen=True, slots=True)
