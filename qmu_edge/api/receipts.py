@@ -15,6 +15,7 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.project.checklist import checklists
 from qmu_edge.project.history import History
 from qmu_edge.project.inventory import inventory
+from qmu_edge.project.kept import KeptReceipts, keep
 from qmu_edge.project.project import KEYS, STORE, Project, find, opened
 from qmu_edge.project.publish import SUMS, files_in, papers_named
 from qmu_edge.project.results import Results
@@ -254,6 +255,15 @@ def report(
         "request": row.request_id, "receipt_sha256": facts.receipt, "lang": say.code,
         "out": str(out) if out else None, "text": text,
     }  # fmt: skip
+
+
+def receipt_keep(folder: Path, project: Path | None = None, *, begin: bool = False) -> KeptReceipts:
+    """Copy every receipt into a folder outside of the project; what is there must be the project's.
+
+    `begin` fills an empty one, though receipts were issued before: see `qmu_edge.project.kept`.
+    """
+    with _project(project) as found:
+        return keep(folder, found.ledger, found.store, begin=begin)
 
 
 def receipt_schema() -> dict[str, Any]:
