@@ -196,6 +196,7 @@ def evaluate_release(
     *,
     flip: bool,
     progress: Progress,
+    metrics: Sequence[str] = (),
 ) -> tuple[Measured, Seen]:
     """What the exported file of a release does on sets of samples, as `evaluate_file`; never the network.
 
@@ -208,6 +209,7 @@ def evaluate_release(
     return evaluate_file(
         path, samples, positions, flip=flip, progress=progress,
         outputs=whole.outputs if whole else (), narrowed=[*map(store.open_verified, ships)],
+        metrics=metrics,
     )  # fmt: skip
 
 
