@@ -12,7 +12,7 @@ class TensorBoard:
         """A run begins."""
         from torch.utils.tensorboard import SummaryWriter  # needs the package tensorboard
 
-        self.writer: Any = SummaryWriter(str(project / "logs" / run))  # type: ignore[no-untyped-call]
+        self.writer: Any = SummaryWriter(str(project / "logs" / run))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """An epoch has ended."""
