@@ -41,12 +41,15 @@ SOURCES: Final = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist")
 """Datasets that are known by name."""
 
 
+_PLUGIN: Final = "^plugin:[A-Za-z][A-Za-z0-9_]{0,63}$"
+
+
 class DataRecipe(_Section):
     """Where the images come from and how the network sees them.
 
     Attributes:
         source: "digits", "cifar10", "cifar100", "svhn", "fashion_mnist", "torchvision:NAME", "folder", "csv",
-            "parquet", "tar", "arrays" or "object" (the page of `data/` says what each is).
+            "parquet", "tar", "arrays", "object" (the page of `data/` says what each is), or "plugin:NAME".
         path: The folder or file, or where torchvision downloads to.
         size: Side in pixels to which images are resized; 0 keeps the size of the first image.
         fit: Images that are not square are resized by "stretch", or by "crop" to their middle.
@@ -64,6 +67,7 @@ class DataRecipe(_Section):
             "folder", "csv", "parquet", "tar", "arrays", "object",
         ]
         | Annotated[str, Field(pattern="^torchvision:[A-Za-z0-9_]{1,60}$")]
+        | Annotated[str, Field(pattern=_PLUGIN)]
     ) = "digits"  # fmt: skip
     path: str | None = None
     size: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -88,7 +92,8 @@ class ModelRecipe(_Section):
 
     Attributes:
         architecture: A ready network ("resnet18"; the page of `models/` lists them), "torchvision:NAME" for
-            torchvision's network of that name, or "file" for a Python file of the user's own.
+            torchvision's network of that name, "plugin:NAME" for that of another package, or "file" for a
+            Python file of the user's own.
         path: Name of that file in the project's folder.
         sha256: Its digest, written by `init`; another content is never run.
         stem: "cifar" (3x3 stride 1, for 32x32 images) or "imagenet".
@@ -104,7 +109,11 @@ class ModelRecipe(_Section):
             the exported file agree with the network to the bit; "free" leaves them as they are learned.
     """
 
-    architecture: Architecture | Annotated[str, Field(pattern="^torchvision:[a-z0-9_]{1,60}$")] = "resnet18"
+    architecture: (
+        Architecture
+        | Annotated[str, Field(pattern="^torchvision:[a-z0-9_]{1,60}$")]
+        | Annotated[str, Field(pattern=_PLUGIN)]
+    ) = "resnet18"
     path: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,59}\.py$")] | None = None
     sha256: Annotated[Sha256, Field(pattern=f"^{PATTERN}$")] | None = None
     stem: Literal["cifar", "imagenet"] = "cifar"
@@ -261,6 +270,18 @@ class PolicyRecipe(_Section):
         return rungs
 
 
+class PluginsRecipe(_Section):
+    """What other packages plug in beside data, network and methods; the page of `api/` says how.
+
+    Attributes:
+        metrics: Are measured on the released file, for report and receipt; no gate reads them.
+        observers: Are told of every epoch. What they write lies outside of what a purge reaches.
+    """
+
+    metrics: Annotated[tuple[Word, ...], Field(strict=False, max_length=16)] = ()
+    observers: Annotated[tuple[Word, ...], Field(strict=False, max_length=16)] = ()
+
+
 # Fields that recipes did not have when the first ones were named by their digest.
 _NEWER: Final = (
     ("data", "fit"), ("data", "disk_gb"), ("train", "optimizer"), ("train", "label_smoothing"),
@@ -278,12 +299,14 @@ class Recipe(_Section):
     unlearn: dict[Word, dict[Word, bool | int | float | str]] = Field(default_factory=dict)
     references: ReferencesRecipe = ReferencesRecipe()
     policy: PolicyRecipe = PolicyRecipe()
+    plugins: PluginsRecipe = PluginsRecipe()
 
     def digest(self) -> Sha256:
         """SHA-256 of the stored JSON form, without newer fields at their default: its name in receipts."""
         document = self.model_dump(mode="json")
-        if self.adopt == AdoptRecipe():
-            del document["adopt"]
+        for section, known in (("adopt", AdoptRecipe()), ("plugins", PluginsRecipe())):
+            if getattr(self, section) == known:
+                del document[section]
         for section, name in _NEWER:
             if getattr(getattr(self, section), name) == getattr(getattr(Recipe(), section), name):
                 del document[section][name]

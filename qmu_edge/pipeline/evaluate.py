@@ -13,6 +13,7 @@ from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.processors import processors
+from qmu_edge.plugins.metrics import Outputs, measured_by
 from qmu_edge.project.records import Measured, Release
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import PolicyRecipe
@@ -106,6 +107,7 @@ def evaluate_file(
     progress: Progress,
     outputs: Sequence[int] = (),
     narrowed: Sequence[OnnxFile] = (),
+    metrics: Sequence[str] = (),
 ) -> tuple[Measured, Seen]:
     """Run any standard ONNX file on sets of samples.
 
@@ -117,6 +119,7 @@ def evaluate_file(
         progress: Where images are counted.
         outputs: Of the files in `narrowed`, the labels that they have an output for.
         narrowed: Files from which outputs were taken out: the others must be those of `file`.
+        metrics: Of other packages, which are measured, too.
 
     Raises:
         IntegrityError: A deleted sample is in a set that is kept.
@@ -139,4 +142,8 @@ def evaluate_file(
     if all(name in sets for name in order):
         efficacy = to_json(mia_efficacy(*(a for s in order for a in (logits[s], sets[s].labels))))
     right, scores = {n: pair[0] for n, pair in found.items()}, {n: pair[1] for n, pair in found.items()}
-    return Measured(evaluation=evaluation, mia_efficacy=efficacy), Seen(positions, right, scores)
+    told = {name.value: Outputs(logits[name], labels) for name, (_, labels) in sets.items()}
+    others = measured_by(metrics, told, progress)
+    return Measured(evaluation=evaluation, mia_efficacy=efficacy, metrics=others), Seen(
+        positions, right, scores
+    )

@@ -203,6 +203,7 @@ def evaluate_release(
     *,
     flip: bool,
     progress: Progress,
+    metrics: Sequence[str] = (),
 ) -> tuple[Measured, Seen]:
     """What the exported file of a release does on sets of samples, as `evaluate_file`; never the network.
 
@@ -215,6 +216,7 @@ def evaluate_release(
     return evaluate_file(
         file, samples, positions, flip=flip, progress=progress,
         outputs=whole.outputs if whole else (), narrowed=[stored_file(store, sha) for sha in ships],
+        metrics=metrics,
     )  # fmt: skip
 
 

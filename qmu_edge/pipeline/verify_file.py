@@ -94,7 +94,8 @@ def check_against_project(project: Project, path: Path, data_out: Path | None = 
     if whole is not None:
         result["whole"] = whole.file
     return {
-        **result, **found.to_json(), "request": of.request_id if of else None,
+        **result, "evaluation": to_json(found.evaluation), "mia_efficacy": found.mia_efficacy,
+        "request": of.request_id if of else None,
         "verdict": to_json(verdict) if verdict else None, "passed": verdict is None or verdict.passed,
     }  # fmt: skip
 
