@@ -76,7 +76,7 @@ def brought(recipe: ModelRecipe, given: Path | None) -> tuple[ModelRecipe, bytes
         raise ConfigError(
             f"model file {shown(given.name)}: allowed are names of letters, digits and _ that end in .py"
         ) from None
-    _note(digest)  # of what was read: the file may be another by now
+    confirmed.note(_FOLDER, digest)  # of what was read: the file may be another by now
     return named, source
 
 
