@@ -1,4 +1,4 @@
-"""The calls that a network's `forward` makes, in order, as torch.fx follows them without running the network."""
+"""The calls that a network's `forward` makes, in order, as torch.fx follows them without running it."""
 
 import operator
 import re
@@ -188,6 +188,7 @@ def values(network: nn.Module, graph: fx.Graph, example: Tensor) -> dict[fx.Node
     with torch.no_grad():
         Interpreter(network, garbage_collect_values=False, graph=graph).run(example)
     return found
+
 
 def add_module(network: fx.GraphModule, name: str, module: nn.Module) -> str:
     """Add a module to a graph under a new name that begins with `name`."""

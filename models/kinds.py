@@ -11,7 +11,7 @@ PASSING     pass on what they get
 """
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import brevitas.nn as qnn
@@ -233,6 +233,6 @@ def _counts_padding(pool: nn.AvgPool2d) -> bool:
 
 def allowed() -> str:
     """Names of what a network may consist of."""
-    kinds: Iterator[type[nn.Module]] = iter((*WEIGHTED, *NORMS, *FUNCTIONS, *MEANS, *ALONG, *MOVING, *PASSING))
+    kinds = (*WEIGHTED, *NORMS, *FUNCTIONS, *MEANS, *ALONG, *MOVING, *PASSING)
     names = {kind.__name__ for kind in kinds} - {"Line", "AveragePool"}
     return f"{', '.join(sorted(names))}, sums, products, joined tensors, and what moves numbers"

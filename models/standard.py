@@ -123,8 +123,8 @@ def _in_one_way(calls: Followed, node: fx.Node) -> bool:
     x: Any = next(a for a in node.all_input_nodes if tensors_in(calls.values[a]))
     for module in modules:
         before, x = x, call_module(calls.network, node, node.name, module, x)
-        for values in (calls.values, calls.more):
-            values[x] = values[node] if module is modules[-1] else module(values[before])
+        for found in (calls.values, calls.more):
+            found[x] = found[node] if module is modules[-1] else module(found[before])
     node.replace_all_uses_with(x)
     calls.graph.erase_node(node)
     return True
