@@ -48,11 +48,10 @@ from qmu_edge.models.deploy import deploy, require_equivalent
 from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import on_device
 from qmu_edge.train.fit import predict
-from qmu_edge.verify.exactness import processors_of
 from qmu_edge.verify.latent_weights import WEIGHTED, LatentReport
 from qmu_edge.verify.metadata import METADATA_KEY, PROCESSORS_KEY, Metadata
 from qmu_edge.verify.parity import ROUNDING, Parity, compare, require_parity
-from qmu_edge.verify.rounding import Obstacle
+from qmu_edge.verify.rounding import Obstacle, processors_of
 
 EQUIVALENCE_IMAGES: Final = 2
 EXACT_IMAGES: Final = 32

@@ -13,14 +13,15 @@ import brevitas.nn as qnn
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qmu_edge.errors import ExportError
 from qmu_edge.export.writer import BrevitasLayer, Shape, Writer
-from qmu_edge.models.deployed import Affine, BreakTies, Table
-from qmu_edge.models.follow import ADD, JOIN, MULTIPLY
+from qmu_edge.models.deployed import Affine, BreakTies, NormOfCodes, SharesOfCodes, Table
+from qmu_edge.models.follow import ADD, JOIN, MATMUL, MULTIPLY
 from qmu_edge.models.layers import AveragePool, Line, Normalize, pair
 from qmu_edge.models.parts import part_of
+from qmu_edge.models.tokens import Softmax
 
 Call = fx.Node
 
@@ -116,12 +117,50 @@ def _gelu(w: Writer, call: Call, x: str, m: nn.GELU) -> str:
 
 
 def _table(w: Writer, call: Call, x: str, m: Table) -> str:
+    return _looked_up(w, str(call.target), x, m.values, m.grid.step, m.grid.low)
+
+
+def _looked_up(w: Writer, name: str, x: str, values: Tensor, step: float, low: int) -> str:
     """The place of every code, counted from the smallest, then the value there."""
-    name, grid = str(call.target), m.grid
-    steps = w.node("Mul", f"{name}.steps", [x, w.constant(f"{name}.inverse_step", 1.0 / grid.step)])
-    half_up = w.number(0.5 - grid.low)  # a Cast cuts off what is behind the point
+    steps = w.node("Mul", f"{name}.steps", [x, w.constant(f"{name}.inverse_step", 1.0 / step)])
+    half_up = w.number(0.5 - low)  # a Cast cuts off what is behind the point
     place = w.node("Cast", f"{name}.place", [w.node("Add", f"{name}.raised", [steps, half_up])], to=7)
-    return w.node("Gather", f"{name}.value", [w.constant(f"{name}.table", m.values), place])
+    return w.node("Gather", f"{name}.value", [w.constant(f"{name}.table", values), place])
+
+
+def _shares(w: Writer, call: Call, x: str, m: SharesOfCodes) -> str:
+    name, last = str(call.target), w.constant("last_axis", np.array([-1]))
+    below = w.node("Sub", f"{name}.below", [x, w.node("ReduceMax", f"{name}.largest", [x, last])])
+    found = _looked_up(w, name, below, m.values, m.grid.step, 1 - len(m.values))
+    return w.node("Div", f"{name}.shares", [found, w.node("ReduceSum", f"{name}.total", [found, last])])
+
+
+def _norm_of_codes(w: Writer, call: Call, x: str, m: NormOfCodes) -> str:
+    name, last = str(call.target), w.constant("last_axis", np.array([-1]))
+
+    def node(op_type: str, part: str, *inputs: str) -> str:
+        return w.node(op_type, f"{name}.{part}", [*inputs])
+
+    inverse, eps, gain, bias = (w.constant(f"{name}.{n}", t) for n, t in m.named_buffers())
+    mean = node("Mul", "mean", node("ReduceSum", "total", x, last), inverse)
+    squares = node("Mul", "squares", node("ReduceSum", "powers", node("Mul", "power", x, x), last), inverse)
+    variance = node("Relu", "variance", node("Sub", "spread", squares, node("Mul", "square", mean, mean)))
+    deviation = node("Sqrt", "deviation", node("Add", "raised", variance, eps))
+    apart = node("Div", "apart", node("Sub", "centred", x, mean), deviation)
+    return node("Add", "shifted", node("Mul", "scaled", apart, gain), bias)
+
+
+def _layer_norm(w: Writer, call: Call, x: str, m: nn.LayerNorm) -> str:
+    parts = [("gain", m.weight), *([] if m.bias is None else [("bias", m.bias)])]
+    stored = [w.constant(f"{call.target}.{name}", value) for name, value in parts]
+    return w.node(
+        "LayerNormalization", f"{call.target}.normalised", [x, *stored], axis=-1, epsilon=float(m.eps)
+    )
+
+
+def _softmax(w: Writer, call: Call, x: str, m: Softmax) -> str:
+    scaled = w.node("Mul", f"{call.target}.scaled", [x, w.number(m.scale)])
+    return w.node("Softmax", f"{call.target}.shares", [scaled], axis=-1)
 
 
 def _max_pool(w: Writer, call: Call, x: str, m: nn.MaxPool2d) -> str:
@@ -159,14 +198,15 @@ def _average_pool(w: Writer, call: Call, x: str, m: AveragePool) -> str:
 
 
 def _flatten(w: Writer, call: Call, x: str, m: nn.Flatten) -> str:
-    if len(w.shape(call)) == 2:
+    if len(w.shape(call)) == 2 and m.start_dim == 1:
         return w.node("Reshape", f"{call.target}.flat", [x, w.constant("flat", np.array([0, -1]))])
     return w.reshape(f"{call.target}.flat", x, w.shape(call.all_input_nodes[0]), w.shape(call))
 
 
 def _zero_pad(w: Writer, call: Call, x: str, m: nn.ZeroPad2d) -> str:
     left, right, top, bottom = m.padding
-    pads = np.array([0, 0, top, left, 0, 0, bottom, right])
+    before = [0] * (len(w.shape(call)) - 2)
+    pads = np.array([*before, top, left, *before, bottom, right])
     name = f"pads_{'_'.join(map(str, pads))}"
     return w.node("Pad", f"{call.target}.padded", [x, w.constant(name, pads), w.constant("zero", 0.0)])
 
@@ -276,6 +316,10 @@ MODULES: Final[Mapping[type, ModuleWriter]] = {
     Normalize: _normalize,
     Line: _line,
     Table: _table,
+    SharesOfCodes: _shares,
+    NormOfCodes: _norm_of_codes,
+    Softmax: _softmax,
+    nn.LayerNorm: _layer_norm,
     AveragePool: _average_pool,
     nn.BatchNorm2d: _norm,
     nn.BatchNorm1d: _norm,
@@ -304,6 +348,7 @@ MODULES: Final[Mapping[type, ModuleWriter]] = {
 FUNCTIONS: Final[Mapping[object, FunctionWriter]] = {
     ADD: _both("Add"),
     MULTIPLY: _both("Mul"),
+    MATMUL: _both("MatMul"),
     JOIN: _join,
     F.adaptive_avg_pool2d: _mean_function,
     **dict.fromkeys(

@@ -16,7 +16,8 @@ from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.export.graph import INPUT, OUTPUT
 from qmu_edge.export.layers import FUNCTIONS, MODULES, WITH_QUANTIZER
 from qmu_edge.export.writer import EXAMPLES, Writer
-from qmu_edge.models.follow import follow, module_of, tensors_in, values
+from qmu_edge.models.follow import follow, module_of, stored, tensors_in, values
+from qmu_edge.models.kinds import quantizes
 from qmu_edge.models.layers import Classifier
 from qmu_edge.verify.onnx.graph import QONNX_DOMAIN
 
@@ -65,11 +66,17 @@ def _empty(model: Classifier, size: int) -> onnx.ModelProto:
 def _write(w: Writer, model: nn.Module, traced: fx.Graph) -> None:
     """Write every call in order; the last tensor gets the output's name."""
     tensors: dict[fx.Node, str] = {}
+    known = stored(traced)
     for node in traced.nodes:
         if node.op == "placeholder":
             tensors[node] = INPUT
         elif node.op == "output":
             w.graph.graph.node[-1].output[0] = OUTPUT
+        elif node in known:
+            if not known.issuperset(node.users):  # of whatever meets others, its values on their grid
+                (reader, *others) = node.users
+                value = w.found[reader if quantizes(module_of(model, reader)) and not others else node]
+                tensors[node] = w.constant(str(node.target) if node.op == "get_attr" else node.name, value)
         elif tensors_in(w.found[node]):
             inputs = [tensors[x] for x in node.all_input_nodes if x in tensors]
             tensors[node] = _called(w, node, module_of(model, node), inputs)

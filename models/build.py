@@ -4,9 +4,12 @@ layers.py        layers common to all networks: convolution, activation, normali
 blocks.py        sequences of blocks with activation checkpointing
 resnet.py        ResNet18, ResNet50
 mobilenet.py     MobileNetV2
+vit.py           a vision transformer
 convnets.py      networks of plain torch layers, those of torchvision among them
 own.py           user-defined networks
 follow.py        the calls that a network makes
+standard.py      the same written in one way
+tokens.py        those of networks of tokens
 kinds.py         kinds of calls
 parts.py         which part of a tensor an index takes
 plain.py         quantizers for networks of plain torch layers
@@ -34,6 +37,7 @@ from qmu_edge.models.layers import Classifier, Factory, Shape
 from qmu_edge.models.mobilenet import MobileNetV2
 from qmu_edge.models.own import OwnNetwork
 from qmu_edge.models.resnet import ResNet18, ResNet50
+from qmu_edge.models.vit import vit
 from qmu_edge.plugins.registry import called, name_of
 from qmu_edge.recipe import ModelRecipe
 
@@ -48,6 +52,7 @@ PLAIN: Final[dict[str, Factory]] = {
     "squeezenet1_1": convnets.squeezenet,
     "allcnn": convnets.allcnn,
     "small_vgg": convnets.small_vgg,
+    "vit": vit,
 }
 
 

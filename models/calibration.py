@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from qmu_edge.errors import UnlearnError
 from qmu_edge.models.kernels.fused import FusedIntQuant
-from qmu_edge.models.kinds import NORMS
+from qmu_edge.models.kinds import NORMS, WEIGHTED
 from qmu_edge.models.quantizers.presets import LearnedStep
 
 Group = Literal["weights", "bias", "bn_affine", "bn_stats", "weight_scale", "activation_scale", "head"]
@@ -165,9 +165,9 @@ def parameter_group(name: str, model: nn.Module) -> Group:
     if name.startswith("head."):
         return "head"
     owner = model.get_submodule(name.rpartition(".")[0])
-    if isinstance(owner, NORMS):
+    if isinstance(owner, (*NORMS, nn.LayerNorm)):
         return "bn_stats" if "running_" in name or name.endswith("num_batches_tracked") else "bn_affine"
-    return "bias" if name.endswith("bias") else "weights"
+    return "weights" if isinstance(owner, WEIGHTED) and name.endswith("weight") else "bias"
 
 
 def penalised(name: str, model: nn.Module) -> bool:

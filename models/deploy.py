@@ -16,7 +16,8 @@ float32 and with ordinary layers:
                of a code are common there, and kernels for ARM round them to another code than those for x86
 
     a function  of a quantized tensor is a table: a code for each code
-    a product   of quantized tensors, and joined ones, are exact, and rounded once
+    a product   of quantized tensors, also of matrices, and joined ones, are exact, and rounded once
+    along axes  layer-norm and softmax are computed in floats from codes to codes; their sums are exact
 
 Batch-norms of float layers are folded into weights and bias. A batch-norm that no layer precedes, average
 pooling and a mean that nothing quantizes become convolutions whose codes are all one.
@@ -42,7 +43,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from qmu_edge.errors import ExportError
 from qmu_edge.models.calibration import weight_layers
-from qmu_edge.models.deployed import Affine, BreakTies, Grid, Table
+from qmu_edge.models.deployed import Affine, BreakTies, Grid, SharesOfCodes, Table
 from qmu_edge.models.follow import ADD, follow, module_of
 from qmu_edge.models.integers import alone, express
 from qmu_edge.models.kernels.steps import short_mantissa
@@ -123,7 +124,7 @@ def require_equivalent(model: Classifier, deployed: Classifier, images: Float[Te
         for module in smooth.double().modules():
             if isinstance(module, BreakTies):  # without quantizers there are no ties
                 module.factor = 1.0
-            if isinstance(module, Table):  # and no codes to look up
+            if isinstance(module, Table | SharesOfCodes):  # and no codes to look up
                 module.smooth = True
             proxy: Any = getattr(module, "act_quant", None)
             if proxy is not None:

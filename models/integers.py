@@ -4,6 +4,7 @@ a batch-norm of a quantized tensor      a convolution whose codes are all one, a
 average pooling                         the same, with a window
 a mean that gives the logits            the same, with a window that is the whole image
 functions between two grids             a table of codes
+layer-norm, softmax                     exact sums, and what IEEE 754 rounds alike
 """
 
 from collections.abc import Mapping
@@ -12,9 +13,9 @@ from typing import Any, Final
 import torch
 from torch import fx, nn
 
-from qmu_edge.models.deployed import Grid, Table
+from qmu_edge.models.deployed import Grid, NormOfCodes, SharesOfCodes, Table
 from qmu_edge.models.follow import follow, module_of, values
-from qmu_edge.models.kinds import FUNCTIONS, NORMS, grids, leads_out, quantizes
+from qmu_edge.models.kinds import ALONG, FUNCTIONS, NORMS, grids, leads_out, quantizes
 from qmu_edge.models.layers import AveragePool, Classifier
 from qmu_edge.models.quant_layers import QuantConv2d
 from qmu_edge.models.quantizers.presets import LearnedStepWeight
@@ -37,8 +38,9 @@ def express(model: Classifier, steps: Mapping[str, Grid], size: int) -> None:
     known = grids(model, graph, steps)
     device = next(model.parameters()).device
     example = torch.zeros(1, model.shape.channels, size, size, device=device)
+    along = [node for node in graph.nodes if isinstance(module_of(model, node), ALONG)]
     windows = [node for node in graph.nodes if _is_window(model, node) and known[node.all_input_nodes[0]]]
-    sizes = values(model, graph, example) if windows else {}
+    sizes = values(model, graph, example) if windows or along else {}
     for name in alone(model, graph, known):
         norm: Any = model.get_submodule(name)
         model.set_submodule(name, nn.Sequential(_ones(norm.num_features).to(device), norm))
@@ -56,6 +58,16 @@ def express(model: Classifier, steps: Mapping[str, Grid], size: int) -> None:
             model.set_submodule(str(node.target), ones.to(device))
         elif isinstance(module, FUNCTIONS):
             _tabulate(model, node, known)
+        elif node in along:
+            _between_grids(model, node, known[x], sizes[x].shape[-1])
+
+
+def _between_grids(model: nn.Module, node: fx.Node, grid: Grid | None, count: int) -> None:
+    """Replace layer-norm or softmax of `count` codes."""
+    module: Any = module_of(model, node)
+    if grid is not None:
+        made = NormOfCodes(module) if isinstance(module, nn.LayerNorm) else SharesOfCodes(grid, module, count)
+        model.set_submodule(str(node.target), made)
 
 
 def _is_window(model: Classifier, node: fx.Node) -> bool:

@@ -5,12 +5,13 @@ NORMS       batch-norms, behind a layer or of their own
 FUNCTIONS   of each number alone; of a quantized tensor they are tables of codes
 GRIDS       put what they give on a grid
 MEANS       over space, or over windows
+ALONG       of all numbers along the last axis: computed in floats, between grids
 MOVING      give numbers of their input, in another place
 PASSING     pass on what they get
 """
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import brevitas.nn as qnn
@@ -21,9 +22,21 @@ from torch import fx, nn
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.models.deployed import Grid
-from qmu_edge.models.follow import ADD, JOIN, MOVES, MULTIPLY, Followed, line_of, module_of, tensors_in
+from qmu_edge.models.follow import (
+    ADD,
+    JOIN,
+    MATMUL,
+    MOVES,
+    MULTIPLY,
+    Followed,
+    line_of,
+    module_of,
+    stored,
+    tensors_in,
+)  # fmt: skip
 from qmu_edge.models.layers import AveragePool, Line, Normalize
 from qmu_edge.models.parts import part_of
+from qmu_edge.models.tokens import Softmax
 
 WEIGHTED: Final = (nn.Conv2d, nn.Linear)
 NORMS: Final = (nn.BatchNorm2d, nn.BatchNorm1d)
@@ -39,7 +52,8 @@ MOVING: Final = (
     nn.MaxPool2d, nn.Flatten, nn.ZeroPad2d, nn.Upsample, nn.ChannelShuffle, nn.PixelShuffle, nn.Unflatten,
 )  # fmt: skip
 PASSING: Final = (nn.Dropout, nn.Dropout2d, nn.Identity)
-TOGETHER: Final = (ADD, MULTIPLY, JOIN)
+ALONG: Final = (nn.LayerNorm, Softmax)
+TOGETHER: Final = (ADD, MULTIPLY, JOIN, MATMUL)
 
 
 def is_plain(network: nn.Module) -> bool:
@@ -54,7 +68,8 @@ def quantizes(module: nn.Module | None) -> bool:
 
 def moves(network: nn.Module, node: fx.Node) -> bool:
     """Whether a call only moves numbers, or passes them on."""
-    return isinstance(module_of(network, node), (*MOVING, *PASSING)) or node.target in MOVES
+    called = node.op != "get_attr" and node.target in MOVES
+    return called or isinstance(module_of(network, node), (*MOVING, *PASSING))
 
 
 def averages(network: nn.Module, node: fx.Node) -> bool:
@@ -115,8 +130,9 @@ def require_known(calls: Followed, path: str | None, made: Mapping[int, int]) ->
     Raises:
         ConfigError: There is one.
     """
+    known = stored(calls.graph)
     for node in calls.graph.nodes:
-        if node.op == "placeholder" or node.op == "output" or not tensors_in(calls.values[node]):
+        if node.op in ("placeholder", "output") or node in known or not tensors_in(calls.values[node]):
             continue
         module = module_of(calls.network, node)
         if problem := _problem(calls, node) or _mixed(calls, node):
@@ -162,7 +178,11 @@ def _problem(calls: Followed, node: fx.Node) -> str:
         return f"of {found[node].dim()} dimensions; allowed are 4"
     if isinstance(module, nn.BatchNorm1d) and not _behind_a_linear(network, node):
         return "that does not follow a linear layer; allowed is one that alone reads such a layer"
-    kinds = (*WEIGHTED, *NORMS, *FUNCTIONS, *MEANS, *MOVING, *PASSING, *GRIDS, Normalize)
+    if isinstance(module, nn.LayerNorm) and (len(module.normalized_shape) != 1 or module.weight is None):
+        return "of several axes, or without a weight; allowed is the last axis, with weight"
+    if isinstance(module, nn.Softmax):
+        return "along another axis than the last one; allowed is the last"
+    kinds = (*WEIGHTED, *NORMS, *FUNCTIONS, *MEANS, *ALONG, *MOVING, *PASSING, *GRIDS, Normalize)
     if isinstance(module, kinds):
         return _quantizer_problem(module)
     return f"cannot be exported; allowed are {allowed()}"
@@ -213,6 +233,6 @@ def _counts_padding(pool: nn.AvgPool2d) -> bool:
 
 def allowed() -> str:
     """Names of what a network may consist of."""
-    kinds: Iterator[type[nn.Module]] = iter((*WEIGHTED, *NORMS, *FUNCTIONS, *MEANS, *MOVING, *PASSING))
+    kinds = (*WEIGHTED, *NORMS, *FUNCTIONS, *MEANS, *ALONG, *MOVING, *PASSING)
     names = {kind.__name__ for kind in kinds} - {"Line", "AveragePool"}
     return f"{', '.join(sorted(names))}, sums, products, joined tensors, and what moves numbers"

@@ -20,10 +20,11 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.models.follow import Followed, line_of, lines_noted, module_of, standard, tensors_in
+from qmu_edge.models.follow import Followed, line_of, lines_noted, module_of, tensors_in
 from qmu_edge.models.kinds import is_plain, require_known, weighted
 from qmu_edge.models.layers import AveragePool, Classifier, Factory, Layers, Normalize, Shape, initialise
 from qmu_edge.models.plain import quantized
+from qmu_edge.models.standard import standard
 from qmu_edge.recipe import ModelRecipe
 
 TRIED_SIDE: Final = 32  # side in pixels of the image that tells what a body gives, where no other is known

@@ -2,7 +2,8 @@
 
     convolutions, linear layers   quantized weights; the first and the last one have the recipe's `edge_bits`
     what enters one, and an       on a grid: that of the rectifier where there is one, else one of
-    addition, a product, a mean   `residual_bits`
+    addition, a product, a mean,  `residual_bits`; so are learned tensors that are added
+    a layer-norm or softmax
     rectifiers behind a layer     rectify onto an unsigned grid; so does ReLU6, whose grid learns where to end
     other functions               of a quantized tensor, onto another grid: in the deploy form tables of codes
 
@@ -16,7 +17,7 @@ from typing import Any
 from brevitas.nn.mixin import QuantWeightMixin
 from torch import fx, nn
 
-from qmu_edge.models.follow import Followed, call_module, module_of, tensors_in
+from qmu_edge.models.follow import Followed, call_module, module_of, stored, tensors_in
 from qmu_edge.models.kinds import (
     FUNCTIONS,
     NORMS,
@@ -30,6 +31,7 @@ from qmu_edge.models.kinds import (
     weighted,
 )  # fmt: skip
 from qmu_edge.models.layers import Layers
+from qmu_edge.models.tokens import Softmax
 
 
 def quantized(calls: Followed, make: Layers, *, whole: bool) -> fx.GraphModule:
@@ -58,6 +60,7 @@ class _Placing:
     Attributes:
         on_grid: Calls whose values lie on a grid.
         negative: Whether the values of a call may be negative.
+        stored: Parameters, and what is computed from them alone.
         plain: Whether activations are float, so that there are no grids.
         floats: Whether the image and what enters the last layer are.
         weights: The quantized layer of each weight, for weights that two layers share.
@@ -67,6 +70,7 @@ class _Placing:
         self.network, self.make, self.recipe = network, make, make.recipe
         self.on_grid: set[fx.Node] = set()
         self.negative: dict[fx.Node, bool] = {}
+        self.stored = stored(network.graph)
         self.plain = make.recipe.activation_bits == "float"
         self.floats = self.plain or make.recipe.edge_bits == "float"
         self.whole = whole
@@ -87,6 +91,9 @@ class _Placing:
             if not self.floats:
                 self.on_grid.add(node)
             return
+        if node in self.stored:  # gets a grid where it meets another tensor
+            self.negative[node] = True
+            return
         module: Any = module_of(self.network, node)
         if quantizes(module):
             self._is_on_grid(node, negative=bool(module.act_quant.is_signed))
@@ -103,8 +110,9 @@ class _Placing:
                 self._read(node)
             if node.all_input_nodes[0] in self.on_grid:
                 self.on_grid.add(node)
-        else:  # sums, products, means
+        else:  # sums, products, means, and what is computed along an axis
             self._read(node)
+            self.negative[node] &= not isinstance(module, Softmax)
         if node not in self.on_grid and len(node.users) > 1:
             self._put_behind(node)
 

@@ -82,7 +82,7 @@ class DataRecipe(_Section):
 
 Architecture = Literal[
     "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_lite0", "squeezenet1_1",
-    "allcnn", "small_vgg", "file",
+    "allcnn", "small_vgg", "vit", "file",
 ]  # fmt: skip
 ARCHITECTURES: Final = tuple(name for name in get_args(Architecture) if name != "file")
 

@@ -68,7 +68,8 @@ class _Graph:
                 self.readers.setdefault(name, []).append(node)
         self.quantizers = {q.node.output[0]: q for q in quantizers(model)}
         self.factors = {n.name: m for n in model.graph.node if (m := self._factor(n)) is not None}
-        self.lookups = {n.output[0]: n for n in model.graph.node if n.op_type == "Gather"}
+        gathers = [node for node in model.graph.node if node.op_type == "Gather"]
+        self.lookups = {n.output[0]: n for n in gathers if self.grid(self.lookup(n)[0].input[0])}
         self.looked = {self.lookup(gather)[0].name for gather in self.lookups.values()}
         self.codes: dict[str, str] = {}  # of tensors on a grid that were written already
 
@@ -148,6 +149,8 @@ def to_integer(
         q = graph.quantizers.get(node.output[0])
         if q is not None and not q.weight:
             replaced[node.name] = _activation(graph, q)
+        elif q is not None and node.name not in replaced:
+            replaced[node.name] = _stored(graph, q)
         elif node.op_type in ON_CODES and node.input[0] in graph.codes:
             replaced[node.name] = _moved(graph, node)
     for node in model.graph.node:
@@ -257,6 +260,17 @@ def _activation(graph: _Graph, q: Quantizer) -> list[onnx.NodeProto]:
             codes = clipped(codes, np.array(low, dtype), np.array(high, dtype))
     graph.codes[q.node.output[0]] = codes
     return [*made, *_values(graph, q.node.output[0], q)]
+
+
+def _stored(graph: _Graph, q: Quantizer) -> list[onnx.NodeProto]:
+    """Codes of a stored tensor, of the type and with the zero of activations."""
+    offset, dtype = graph.zero(q), np.uint8 if graph.zero_points else np.int8
+    codes = integer_codes(graph.values[q.weight], q.scale, q.low, q.high).astype(np.int64) + offset
+    set_initializer(graph.model, q.weight, codes.astype(dtype))
+    constant(graph.model, f"zero_{offset}", np.array(offset, dtype))
+    constant(graph.model, f"{q.node.name}.scale", q.scale.reshape(()).astype(np.float32))
+    graph.codes[q.node.output[0]] = q.weight
+    return _values(graph, q.node.output[0], q)
 
 
 def _looked_up(graph: _Graph, q: Quantizer, offset: int) -> list[onnx.NodeProto]:

@@ -44,7 +44,7 @@ def _weight(
     """Codes; with `zeros` a zero point for each scale, which older onnxruntimes want for a Gemm."""
     codes = integer_codes(dequantized, q.scale, q.low, q.high)
     set_initializer(graph, q.weight, codes)
-    set_initializer(graph, f"{q.weight}.scale", q.scale.reshape(-1))
+    set_initializer(graph, f"{q.weight}.scale", q.scale.reshape(-1 if q.scale.size > 1 else ()))
     inputs = [q.weight, f"{q.weight}.scale"]
     if zeros:
         inputs.append(constant(graph, f"{q.weight}.zero", np.zeros(q.scale.size, np.int8)))

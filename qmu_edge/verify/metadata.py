@@ -14,7 +14,7 @@ from qmu_edge.io.plain import from_json, to_json
 from qmu_edge.verify.onnx.graph import OnnxFile
 
 METADATA_KEY: Final = "qmu_edge"
-PROCESSORS_KEY: Final = "qmu_edge:processors"  # a property of its own, see `exactness.Processors`
+PROCESSORS_KEY: Final = "qmu_edge:processors"  # a property of its own, see `rounding.Processors`
 
 
 class Dtype(StrEnum):

@@ -4,7 +4,9 @@ Source: MLAS, the kernels of onnxruntime 1.31 (qladd, qlmul, qlgavgpool, quantiz
     AVX512, VNNI, NEON of 64 bits and WebAssembly.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
@@ -38,6 +40,25 @@ class Obstacle:
     def __str__(self) -> str:
         """For people."""
         return f"{self.tensor}: {self.why}"
+
+
+class Processors(StrEnum):
+    """Where a file is proven to compute the same bits."""
+
+    EVERY = "every processor"
+    WIDE = "those that add products of 8 bits in 32: ARM, and x86 with VNNI"
+    UNPROVEN = "not proven"
+
+
+def processors_of(found: Sequence[Obstacle]) -> Processors:
+    """Where a file with these obstacles computes the same.
+
+    >>> str(processors_of([])), str(processors_of([Obstacle("w", "", clips=True), Obstacle("x", "")]))
+    ('every processor', 'not proven')
+    """
+    if not found:
+        return Processors.EVERY
+    return Processors.WIDE if all(obstacle.clips for obstacle in found) else Processors.UNPROVEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +203,7 @@ def _float_error(ratios: list[float], magnitudes: list[float | int]) -> float:
     >>> _float_error([0.5, 0.25], [1000.0, 256.0]), _float_error([1 / 3], [1.0]) > 0
     (0.0, True)
     """
-    unit = min(_last_bit(r) for r in ratios)
+    unit = min(last_bit(r) for r in ratios)
     return 0.0 if sum(magnitudes) <= unit * 2**FLOAT_BITS else sum(magnitudes) * 2.0**-FLOAT_BITS
 
 
@@ -196,10 +217,10 @@ def _fixed_error(ratios: list[float]) -> float:
     return 255 * float(sum(abs(r - np.rint(r / unit) * unit) for r in ratios))
 
 
-def _last_bit(x: float) -> float:
+def last_bit(x: float) -> float:
     """The power of two of which a number is an odd multiple.
 
-    >>> _last_bit(0.75), _last_bit(6.0)
+    >>> last_bit(0.75), last_bit(6.0)
     (0.25, 2.0)
     """
     mantissa, exponent = np.frexp(x)

@@ -14,9 +14,10 @@ from brevitas.quant import (
 from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError
-from qmu_edge.models.follow import follow, standard
+from qmu_edge.models.follow import follow
 from qmu_edge.models.kinds import allowed, grids, quantizer_grids, require_known
 from qmu_edge.models.layers import Classifier
+from qmu_edge.models.standard import standard
 from tests.models.test_follow import Of
 
 

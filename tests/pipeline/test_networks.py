@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from qmu_edge import api
 from qmu_edge.errors import ConfigError
 from qmu_edge.models import own
-from qmu_edge.models.follow import Followed, standard
+from qmu_edge.models.follow import Followed
+from qmu_edge.models.standard import standard
 from qmu_edge.pipeline.networks import require_exportable
 from qmu_edge.recipe import Recipe, parse_recipe
 from tests.project.test_model_file import RECIPE

@@ -260,6 +260,7 @@ Rule = Callable[[Node, list[Shape], Names], tuple[Shape, int]]
 RULES: Final[Mapping[str, Rule]] = {
     **dict.fromkeys(("Cast", "Clip", "DequantizeLinear", "Identity", "QuantizeLinear", "Relu"), _same),
     **dict.fromkeys(("Elu", "Erf", "HardSigmoid", "HardSwish", "LeakyRelu", "Sigmoid", "Tanh"), _same),
+    **dict.fromkeys(("LayerNormalization", "Softmax", "Sqrt"), _same),
     **dict.fromkeys(("Add", "Div", "Mul", "Sub"), _broadcast),
     "AveragePool": _max_pool,
     "Concat": _concat,
@@ -271,7 +272,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "MatMul": _matmul,
     "MaxPool": _max_pool,
     "Pad": _pad,
-    "ReduceMean": _mean,
+    **dict.fromkeys(("ReduceMax", "ReduceMean", "ReduceSum"), _mean),
     "Reshape": _reshape,
     "Resize": _resize,
     "Slice": _slice,
