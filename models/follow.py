@@ -362,8 +362,7 @@ def _apart(network: Any) -> bool:
         if id(module) not in known:
             known[id(module)] = node.target
             continue
-        changed, other = True, copy.deepcopy(module)
-        if (weight := getattr(module, "weight", None)) is not None and not hasattr(module, "running_mean"):
-            other.weight = weight
+        weight = None if hasattr(module, "running_mean") else getattr(module, "weight", None)
+        changed, other = True, copy.deepcopy(module, {id(weight): weight})  # not to copy the weight
         node.target = add_module(network, node.target, other)
     return changed
