@@ -175,7 +175,7 @@ class Results:
         self._ledger.set_meta(REFERENCE_COST, {"seconds": round(seconds, 3), "images": images})
 
     def reference_share(self, epochs: int) -> float:
-        """What an image takes in the training of a reference, as a share of what it takes in the network's own.
+        """What an image takes in the training of a reference, as a share of that in the network's own.
 
         `epochs` is as for `seconds_per_image`; `REFERENCE_SHARE` where either was not measured.
         """
