@@ -6,10 +6,10 @@ of `finetune`, to which the recipe gives a learning rate that moves no integer w
 methods make as many passes as `held_out_match`, at learning rates that were not tuned for these images: the
 table compares attacks, and no methods.
 
-Networks that attacks train on retained images are the same for every file of a seed, and are trained once;
-but for the no-op's file, whose costs are shown. Seconds are the processor's, of one thread, so that other work
-does not count. Each attack is made by a call of its own: it pays for reading the files itself. A killed run
-goes on with the file that it was at.
+Networks that attacks train on retained images are the same for every file of a seed, and are trained once,
+but for the no-op's file, whose costs are shown. Seconds are the processor's, of one thread, so that other
+work does not count. Each attack is made by a call of its own: it pays for reading the files itself. A killed
+run goes on with the file that it was at.
 
     OMP_NUM_THREADS=1 python bench/audit.py --work work/ [--seeds 0 1 2] [--methods finetune retrain]
     python bench/audit.py --work work/ --collect     # what is there, to bench/results/audit.json
@@ -161,7 +161,9 @@ def collect(work: Path) -> Path:
     """Write what is there."""
     cells = [json.loads(path.read_bytes()) for path in sorted(work.glob("*/*.json")) if path.stem in FILES]
     settings = {
-        "recipe": RECIPE, "methods": METHODS, "seeds": sorted({c["seed"] for c in cells}), "threads": 1,
+        "recipe": RECIPE, "methods": METHODS,
+        "files": [name for name in FILES if any(c["method"] == name for c in cells)],
+        "attacks": [*ATTACKS], "seeds": sorted({c["seed"] for c in cells}), "threads": 1,
         "forgotten": _spread([c["attacks"]["pair"]["forgotten"] for c in cells]),
         "unseen": _spread([c["attacks"]["pair"]["unseen"] for c in cells]),
         "commits": sorted({c["commit"] for c in cells}),
