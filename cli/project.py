@@ -12,12 +12,16 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Folder of the project.")] = Path("."),
     dataset: Annotated[
         str,
-        typer.Option(help="An image folder, a csv, parquet, tar or npz file, torchvision:NAME, or digits."),
+        typer.Option(
+            help="An image folder, a csv, parquet, tar or npz file, torchvision:NAME, plugin:NAME, or digits."
+        ),
     ] = "digits",
     recipe: Annotated[
         str | None, typer.Option(help="Name of a shipped recipe, or a TOML file; else one for photographs.")
     ] = None,
-    data_path: Annotated[Path | None, typer.Option(help="Where torchvision keeps downloads.")] = None,
+    data_path: Annotated[
+        Path | None, typer.Option(help="Where torchvision keeps downloads; what a plug-in is given.")
+    ] = None,
     subjects: Annotated[Path | None, typer.Option(help="CSV file: sample,subject.")] = None,
     previous: Annotated[
         Path | None, typer.Option(help="An earlier project of the same data: its deletions stay deleted.")
@@ -79,20 +83,25 @@ def doctor(
 
 
 def confirm(
-    model: Annotated[Path, typer.Argument(help="The Python file, which you have read.")],
+    what: Annotated[
+        str, typer.Argument(help="A Python file, which you have read; or KIND:NAME of a plug-in.")
+    ],
     json: JsonOption = False,
 ) -> None:
-    """Let a model file be run where a project on this machine names it; `init --model` does so too."""
+    """Let a model file or a plug-in be run where a project on this machine names it; `init` does so too."""
     from qmu_edge import api
 
-    show(api.confirm(model), json)
+    show(api.confirm(what), json)
 
 
-def methods(json: JsonOption = False) -> None:
+def methods(
+    name: Annotated[str | None, typer.Argument(help="This one only, also of another package.")] = None,
+    json: JsonOption = False,
+) -> None:
     """The unlearning methods."""
     from qmu_edge import api
 
-    show(api.methods(), json)
+    show(api.methods(name), json)
 
 
 def recipes(

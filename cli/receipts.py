@@ -78,6 +78,21 @@ def receipt_recompute(
     show(api.receipt_recompute(path, project, progress=progress(quiet)), json)
 
 
+@app.command("keep")
+def receipt_keep(
+    folder: Annotated[Path, typer.Argument(help="Folder, such as one under version control.")],
+    begin: Annotated[
+        bool, typer.Option("--begin", help="It is new, though the project has issued receipts before.")
+    ] = False,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Copy every receipt into a folder; exit code 8 when what is there is not the project's."""
+    from qmu_edge import api
+
+    show(api.receipt_keep(folder, project, begin=begin), json)
+
+
 @app.command("schema")
 def receipt_schema(json: JsonOption = False) -> None:
     """Print the JSON Schema of a receipt's statement, the payload of its envelope."""

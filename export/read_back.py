@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.export.gates import BATCH, run_file, runnable
@@ -93,11 +93,13 @@ def agreement(data: bytes, model: Classifier, images: UInt8[np.ndarray, "n c h w
     return compare(run_file(runnable(_run_as(data)), images), expected)
 
 
-def as_exported(model: Classifier, images: UInt8[np.ndarray, "n c h w"]) -> Parity:
-    """Compare what a network will be exported as with the network itself, in PyTorch, on the CPU."""
+def as_exported(
+    model: Classifier, brought: nn.Module, images: UInt8[np.ndarray, "n c h w"]
+) -> Parity:
+    """Compare what a network will be exported as with what was brought, in PyTorch, on the CPU."""
     samples = _unlabelled(images)
     exported = predict(deploy(model, images.shape[-1]), samples, BATCH)
-    return compare(predict(model, samples, BATCH).numpy(), exported.numpy())
+    return compare(predict(brought, samples, BATCH).numpy(), exported.numpy())
 
 
 def _unlabelled(images: UInt8[np.ndarray, "n c h w"]) -> Samples:

@@ -38,6 +38,7 @@ from qmu_edge.models.mobilenet import MobileNetV2
 from qmu_edge.models.own import OwnNetwork
 from qmu_edge.models.resnet import ResNet18, ResNet50
 from qmu_edge.models.vit import vit
+from qmu_edge.plugins.registry import called, name_of
 from qmu_edge.recipe import ModelRecipe
 
 ARCHITECTURES: Final[dict[str, Callable[[ModelRecipe, Shape], Classifier]]] = {
@@ -56,7 +57,13 @@ PLAIN: Final[dict[str, Factory]] = {
 
 
 def factory_of(recipe: ModelRecipe) -> Factory | None:
-    """What makes an architecture of plain layers; None for any other."""
+    """What makes an architecture of plain layers, or that of another package; None for any other.
+
+    Raises:
+        ConfigError: Another package's is not there, not confirmed, or cannot be imported.
+    """
+    if name := name_of(recipe.architecture):
+        return called("network", name)[1]  # type: ignore[no-any-return]
     if recipe.architecture.startswith("torchvision:"):
         return convnets.torchvision
     return PLAIN.get(recipe.architecture)

@@ -137,17 +137,23 @@ def require_equivalent(model: Classifier, deployed: Classifier, images: Float[Te
         raise ExportError(f"the deploy form computes something else: logits differ by {difference:.2%}")
 
 
-def settle(model: Classifier, size: int) -> None:
+def settle(model: Classifier, size: int, *, keep_scales: bool = False) -> None:
     """Set batch-norms, scales and biases to the rounded values of the deploy form, in place.
 
     Afterwards the trained network computes the same function as the exported one.
+
+    Args:
+        model: Calibrated, on the CPU.
+        size: Image side in pixels.
+        keep_scales: Not to round the scales of weights, which matters where steps are powers of two.
     """
     graph = follow(model)
     norms, known = norms_behind(model, graph), grids(model, graph, quantizer_grids(model))
     layers = {name: layer for name, layer in weight_layers(model) if layer.weight_quant.is_quant_enabled}
     with torch.no_grad():
         for node, grid in input_grids(model, graph, known).items():
-            if (name := str(node.target)) in layers.keys() - norms.keys() and not leads_out(model, node):
+            alone_out = leads_out(model, node) or keep_scales
+            if (name := str(node.target)) in layers.keys() - norms.keys() and not alone_out:
                 _shorten(layers[name], grid)
     deployed = deploy(model, size)
     norms_alone = alone(model, graph, known)

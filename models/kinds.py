@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import brevitas.nn as qnn
 import torch.nn.functional as F
-from brevitas.core.zero_point import ZeroZeroPoint
 from brevitas.nn.mixin import QuantWeightMixin
 from torch import fx, nn
 
@@ -35,6 +34,7 @@ from qmu_edge.models.follow import (
     tensors_in,
 )  # fmt: skip
 from qmu_edge.models.layers import AveragePool, Line, Normalize
+from qmu_edge.models.of_brevitas import quantizer_problem
 from qmu_edge.models.parts import part_of
 from qmu_edge.models.tokens import Softmax
 
@@ -184,7 +184,7 @@ def _problem(calls: Followed, node: fx.Node) -> str:
         return "along another axis than the last one; allowed is the last"
     kinds = (*WEIGHTED, *NORMS, *FUNCTIONS, *MEANS, *ALONG, *MOVING, *PASSING, *GRIDS, Normalize)
     if isinstance(module, kinds):
-        return _quantizer_problem(module)
+        return quantizer_problem(module)
     return f"cannot be exported; allowed are {allowed()}"
 
 
@@ -204,20 +204,6 @@ def _function_problem(calls: Followed, node: fx.Node) -> str:
             part_of(node, calls.values)
         except ValueError as error:
             return str(error)
-    return ""
-
-
-def _quantizer_problem(module: nn.Module) -> str:
-    """The same for the quantizers of a layer of Brevitas."""
-    for what in ("input", "output", "bias"):
-        if getattr(getattr(module, f"{what}_quant", None), "is_quant_enabled", False):
-            return f"quantizes its {what}, which cannot be exported; allowed is a QuantIdentity of its own"
-    for proxy in (getattr(module, "act_quant", None), getattr(module, "weight_quant", None)):
-        if proxy is None or not proxy.is_quant_enabled:
-            continue
-        zeros = [m for name, m in proxy.named_modules() if name.endswith("zero_point_impl")]
-        if proxy.rounding_mode != "ROUND" or not all(isinstance(m, ZeroZeroPoint) for m in zeros):
-            return "rounds by a zero point, or not to the nearest code; neither can be exported"
     return ""
 
 

@@ -183,7 +183,10 @@ class Layers:
 
     def like(self, layer: nn.Conv2d | nn.Linear, *, edge: bool) -> nn.Module:
         """A quantized layer with weight and bias of a plain one; `edge` marks the first and the last."""
-        weight = self._weight(self.recipe.edge_bits if edge else self.recipe.weight_bits)
+        return self.copied(layer, self._weight(self.recipe.edge_bits if edge else self.recipe.weight_bits))
+
+    def copied(self, layer: nn.Conv2d | nn.Linear, weight: Mapping[str, Any]) -> nn.Module:
+        """The same with a quantizer of one's own: `weight` holds arguments of Brevitas' layers."""
         given: dict[str, Any] = {"bias": layer.bias is not None, **weight}
         made: nn.Module
         if isinstance(layer, nn.Linear):
@@ -193,7 +196,7 @@ class Layers:
             kernel: Any = layer.kernel_size
             made = quant_layers.QuantConv2d(layer.in_channels, layer.out_channels, kernel, **form, **given)
         with torch.no_grad():
-            for name, parameter in layer.named_parameters():
+            for name, parameter in layer.named_parameters(recurse=False):
                 made.get_parameter(name).copy_(parameter)
         return made
 
@@ -212,10 +215,13 @@ class Layers:
             return nn.ReLU() if ceiling is None else nn.Hardtanh(0.0, ceiling)
         return quant_layers.QuantReLU(act_quant=self.preset.unsigned, bit_width=bits, **self._steps)
 
-    def grid(self, bits: int, *, signed: bool) -> nn.Module:
-        """A grid of so many bits."""
+    def grid(self, bits: int, *, signed: bool, rectifies: bool = False, narrow: bool = False) -> nn.Module:
+        """A grid of so many bits, perhaps with a rectifier, or without the smallest code."""
         quantizer = self.preset.signed if signed else self.preset.unsigned
-        return quant_layers.QuantIdentity(act_quant=quantizer, bit_width=bits, **self._steps)
+        kind = quant_layers.QuantReLU if rectifies else quant_layers.QuantIdentity
+        return kind(  # type: ignore[no-any-return]
+            act_quant=quantizer, bit_width=bits, narrow_range=narrow, **self._steps
+        )
 
     def signed(self) -> nn.Module:
         """Signed grid for the operands of an addition."""

@@ -19,13 +19,13 @@ from qmu_edge.models.layers import Classifier
 MAX_BYTES: Final = 1 << 20
 BODY: Final = "body."  # of a network of the user's own
 QUANTIZER: Final = "tensor_quant"  # in the name of every tensor of one, as Brevitas has it
-_COUNTS: Final = "num_batches_tracked"
+COUNTS: Final = "num_batches_tracked"
 
 
 def trained_tensors(model: Classifier, *, quantizers: bool = False) -> dict[str, Tensor]:
     """What training makes, by name: weights, biases, batch-norm, perhaps quantizers. Shares the storage."""
     state = model.state_dict()
-    return {n: t for n, t in state.items() if (quantizers or QUANTIZER not in n) and not n.endswith(_COUNTS)}
+    return {n: t for n, t in state.items() if (quantizers or QUANTIZER not in n) and not n.endswith(COUNTS)}
 
 
 def names_in(data: bytes, source: object) -> dict[str, str]:
@@ -79,7 +79,7 @@ def matched(
     """
     _require_known(names, model, source, quantizers=quantizers)
     ours = trained_tensors(model, quantizers=quantizers)
-    theirs = {name: t for name, t in given.items() if not name.endswith(_COUNTS)}
+    theirs = {name: t for name, t in given.items() if not name.endswith(COUNTS)}
     found = {name: _their_name(name, model.recipe.architecture, names, theirs) for name in ours}
     pairs = {name: their for name, their in found.items() if their}
     if any_head:
@@ -87,9 +87,9 @@ def matched(
         for name in heads:
             del ours[name]
             theirs.pop(pairs.pop(name), None)
-    _require_whole(ours.keys() - pairs.keys(), theirs.keys() - set(pairs.values()), source)
+    require_whole(ours.keys() - pairs.keys(), theirs.keys() - set(pairs.values()), source)
     _require_once(pairs, source)
-    _require_shapes(ours, theirs, pairs, source)
+    require_shapes(ours, theirs, pairs, source)
     for ours_name, their in pairs.items():
         if their.endswith("running_var") and bool((theirs[their] < 0).any()):
             raise ConfigError(f"{source}: {shown(their)} is negative, and a variance cannot be ({ours_name})")
@@ -125,7 +125,12 @@ def _their_name(name: str, architecture: str, names: Mapping[str, str], theirs: 
     return next((other for other in (name, published) if other in theirs), "")
 
 
-def _require_whole(missing: set[str], unused: set[str], source: object) -> None:
+def require_whole(missing: set[str], unused: set[str], source: object) -> None:
+    """Refuse a file that has not all tensors of a network, or others too.
+
+    Raises:
+        ConfigError: There is one; all are named.
+    """
     parts = []
     if missing:
         parts.append(f"{len(missing)} tensors of the network are not in it: {', '.join(sorted(missing))}")
@@ -144,9 +149,20 @@ def _require_once(pairs: Mapping[str, str], source: object) -> None:
             raise ConfigError(f"{source}: {shown(their)} is wanted twice: for {taken[their]} and for {name}")
 
 
-def _require_shapes(
+def require_shapes(
     ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], pairs: Mapping[str, str], source: object
 ) -> None:
+    """Refuse tensors of other shapes than those of the network.
+
+    Args:
+        ours: The network's.
+        theirs: The file's.
+        pairs: Their names, by ours.
+        source: What the file is called in messages.
+
+    Raises:
+        ConfigError: There is one; all are named.
+    """
     wrong = [n for n in pairs if ours[n].shape != theirs[pairs[n]].shape]
     heads = [n for n in wrong if n.startswith("head.") and ours[n].shape[1:] == theirs[pairs[n]].shape[1:]]
     if heads and heads == wrong:

@@ -10,7 +10,9 @@ import copy
 import importlib.abc
 import importlib.util
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
+from enum import Enum, auto
 from itertools import chain
 from typing import Any, Final
 
@@ -23,6 +25,12 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.models.follow import Followed, line_of, lines_noted, module_of, tensors_in
 from qmu_edge.models.kinds import is_plain, require_known, weighted
 from qmu_edge.models.layers import AveragePool, Classifier, Factory, Layers, Normalize, Shape, initialise
+from qmu_edge.models.of_brevitas import (
+    is_of_brevitas,
+    loaded,
+    require_kept_steps,
+    with_learned_steps,
+)  # fmt: skip
 from qmu_edge.models.plain import quantized
 from qmu_edge.models.standard import standard
 from qmu_edge.recipe import ModelRecipe
@@ -81,6 +89,7 @@ class OwnNetwork(Classifier):
         body: From the quantized image to features (n, d, i, j), or to what the last layer takes.
         head: The last layer with weights.
         tail: What lies behind the last layer of a network with a classifier of its own; None otherwise.
+        of_brevitas: Whether all of its quantizers are those that its file has given to Brevitas' layers.
     """
 
     tail: nn.Module | None
@@ -96,8 +105,9 @@ class OwnNetwork(Classifier):
         self.factory = factory
         make = Layers(recipe)
         self.normalize = Normalize(shape)
-        self.input = make.edge()
-        calls, features, plain = _body(factory, make, shape)
+        calls, features, kind = _body(factory, make, shape)
+        self.of_brevitas = kind is Kind.BREVITAS
+        self.input = nn.Identity() if self.of_brevitas else make.edge()
         if len(features) == 2:
             self.body, self.head, self.tail = _parts(calls)
         else:
@@ -105,9 +115,9 @@ class OwnNetwork(Classifier):
             self.pooled = make.edge()
             self.flatten = nn.Flatten()
             self.head = make.linear(features[1], shape.classes)
-        if not plain:
+        if kind is Kind.OURS:
             initialise(list(self.modules()))
-        elif self.tail is None:  # plain layers keep what their file gave them
+        elif self.tail is None:  # other layers keep what their file gave them
             initialise([self.head])
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
@@ -120,16 +130,54 @@ class OwnNetwork(Classifier):
         return logits
 
 
-def _body(factory: Factory, make: Layers, shape: Shape) -> tuple[Followed, tuple[int, ...], bool]:
-    """The module that the factory builds, the shape of what it gives, and whether its layers were plain."""
+def take_state(
+    model: OwnNetwork, weights: Mapping[str, Tensor], names: Mapping[str, str], source: object
+) -> nn.Module:
+    """Give a network of Brevitas' layers the state of a checkpoint, in place; codes and steps are kept.
+
+    Args:
+        model: With `of_brevitas`.
+        weights, names, source: See `qmu_edge.models.of_brevitas.loaded`.
+
+    Returns:
+        Brevitas' own network with this state, from float images 0..1 to logits, in evaluation mode.
+
+    Raises:
+        ConfigError: A tensor is left over on either side, the recipe cannot have a step, or the network gives
+            features: its classifier is not in the checkpoint.
+    """
+    if model.tail is None:
+        raise ConfigError(f"{source}: the network gives features and no logits: nothing has trained the rest")
+    make = Layers(model.recipe)
+    with redirect_stdout(sys.stderr):
+        theirs, again = (loaded(model.factory(make, model.shape), weights, names, source) for _ in range(2))
+    taken = OwnNetwork(model.recipe, model.shape, lambda layers, shape: again)
+    model.load_state_dict(taken.state_dict())
+    require_kept_steps(model, source)
+    return nn.Sequential(Normalize(model.shape), theirs).eval()
+
+
+class Kind(Enum):
+    """What the layers are that a factory makes: `layers` has made them, Brevitas, or some are plain ones."""
+
+    OURS = auto()
+    BREVITAS = auto()
+    PLAIN = auto()
+
+
+def _body(factory: Factory, make: Layers, shape: Shape) -> tuple[Followed, tuple[int, ...], Kind]:
+    """The module that the factory builds, the shape of what it gives, and what its layers were."""
     calls, given = checked(factory, make, shape)
     for node in calls.graph.nodes:
         if isinstance(pool := module_of(calls.network, node), nn.AvgPool2d):
             calls.network.set_submodule(str(node.target), AveragePool(pool))
-    if plain := is_plain(calls.network):
-        calls = calls._replace(network=quantized(calls, make, whole=len(given) == 2))
+    kind = Kind.OURS
+    if is_of_brevitas(calls.network):
+        kind, calls = Kind.BREVITAS, with_learned_steps(calls, make)
+    if is_plain(calls.network):
+        kind, calls = Kind.PLAIN, calls._replace(network=quantized(calls, make, whole=len(given) == 2))
     calls.network.train()
-    return calls, given, plain
+    return calls, given, kind
 
 
 def checked(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.json import shown
+from qmu_edge.models.names import QUANTIZER
 
 MAX_BYTES: Final = 4 << 30
 MAX_HEADER: Final = 1 << 24  # bytes of the part that says what there is
@@ -166,6 +167,8 @@ def _require_sound(tensors: Mapping[str, Tensor], source: object) -> None:
         if left < 0:
             raise ConfigError(f"{source}: its tensors are larger than the allowed {MAX_BYTES} bytes together")
         place = (tensor.data_ptr(), tensor.numel())
+        if QUANTIZER in name:  # quantizers may be shared: each takes its own step
+            continue
         if tensor.numel() > 1 and seen.setdefault(place, name) != name:
             raise ConfigError(
                 f"{source}: {shown(seen[place])} and {shown(name)} are one tensor (tied weights); "

@@ -5,6 +5,7 @@ errors, because a misspelt threshold that silently falls back to its default is 
 The method's own parameters (`[unlearn.<method>]`) are checked by that method's `Params`, which needs torch.
 """
 
+from collections.abc import Iterator
 from functools import reduce
 from importlib import resources
 from pathlib import Path
@@ -36,9 +37,19 @@ class _Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Without newer fields at their default: trainings and references are named by a digest of it."""
+        passed_over = {name for of, name in _NEWER if type(self) is type(getattr(_DEFAULTS, of))}
+        for name, value in super().__repr_args__():
+            if name not in passed_over or value != type(self).model_fields[str(name)].default:
+                yield name, value
+
 
 SOURCES: Final = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist")
 """Datasets that are known by name."""
+
+
+_PLUGIN: Final = "^plugin:[A-Za-z][A-Za-z0-9_]{0,63}$"
 
 
 class DataRecipe(_Section):
@@ -46,7 +57,7 @@ class DataRecipe(_Section):
 
     Attributes:
         source: "digits", "cifar10", "cifar100", "svhn", "fashion_mnist", "torchvision:NAME", "folder", "csv",
-            "parquet", "tar", "arrays" or "object" (the page of `data/` says what each is).
+            "parquet", "tar", "arrays", "object" (the page of `data/` says what each is), or "plugin:NAME".
         path: The folder or file, or where torchvision downloads to.
         size: Side in pixels to which images are resized; 0 keeps the size of the first image.
         fit: Images that are not square are resized by "stretch", or by "crop" to their middle.
@@ -54,6 +65,12 @@ class DataRecipe(_Section):
             constants, not statistics of the data: what was computed from a deleted image would stay.
         pad: Pixels of padding for the random crop of the training images; 0 for none.
         flip: Random horizontal flips of the training images.
+        crop_area: Smallest part of an image that a random crop keeps, which is then resized; 1 for none.
+        jitter: Brightness, contrast and colourfulness of the training images vary by up to this part.
+        hue: So does the hue, by up to this part of the colour circle.
+        rand_ops: How many operations of RandAugment (shears, turns, shifts, colours) change each training
+            image; 0 for none.
+        rand_level: How strong they are, of 30.
         memory_gb: Image sets larger than this stay on disk and are streamed; a larger .npz is refused.
         disk_gb: `init` refuses sets of files whose decoded images take more than this.
     """
@@ -64,6 +81,7 @@ class DataRecipe(_Section):
             "folder", "csv", "parquet", "tar", "arrays", "object",
         ]
         | Annotated[str, Field(pattern="^torchvision:[A-Za-z0-9_]{1,60}$")]
+        | Annotated[str, Field(pattern=_PLUGIN)]
     ) = "digits"  # fmt: skip
     path: str | None = None
     size: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -72,6 +90,11 @@ class DataRecipe(_Section):
     std: tuple[Positive, ...] = Field(default=(0.25,), strict=False)
     pad: Annotated[int, Field(ge=0, le=64)] = 0
     flip: bool = False
+    crop_area: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    jitter: Fraction = 0.0
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    rand_ops: Annotated[int, Field(ge=0, le=16)] = 0
+    rand_level: Annotated[int, Field(ge=0, le=30)] = 9
     memory_gb: Positive = 4.0
     disk_gb: Positive = 100.0
 
@@ -88,7 +111,8 @@ class ModelRecipe(_Section):
 
     Attributes:
         architecture: A ready network ("resnet18"; the page of `models/` lists them), "torchvision:NAME" for
-            torchvision's network of that name, or "file" for a Python file of the user's own.
+            torchvision's network of that name, "plugin:NAME" for that of another package, or "file" for a
+            Python file of the user's own.
         path: Name of that file in the project's folder.
         sha256: Its digest, written by `init`; another content is never run.
         stem: "cifar" (3x3 stride 1, for 32x32 images) or "imagenet".
@@ -104,7 +128,11 @@ class ModelRecipe(_Section):
             the exported file agree with the network to the bit; "free" leaves them as they are learned.
     """
 
-    architecture: Architecture | Annotated[str, Field(pattern="^torchvision:[a-z0-9_]{1,60}$")] = "resnet18"
+    architecture: (
+        Architecture
+        | Annotated[str, Field(pattern="^torchvision:[a-z0-9_]{1,60}$")]
+        | Annotated[str, Field(pattern=_PLUGIN)]
+    ) = "resnet18"
     path: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,59}\.py$")] | None = None
     sha256: Annotated[Sha256, Field(pattern=f"^{PATTERN}$")] | None = None
     stem: Literal["cifar", "imagenet"] = "cifar"
@@ -261,9 +289,22 @@ class PolicyRecipe(_Section):
         return rungs
 
 
+class PluginsRecipe(_Section):
+    """What other packages plug in beside data, network and methods; the page of `api/` says how.
+
+    Attributes:
+        metrics: Are measured on the released file, for report and receipt; no gate reads them.
+        observers: Are told of every epoch. What they write lies outside of what a purge reaches.
+    """
+
+    metrics: Annotated[tuple[Word, ...], Field(strict=False, max_length=16)] = ()
+    observers: Annotated[tuple[Word, ...], Field(strict=False, max_length=16)] = ()
+
+
 # Fields that recipes did not have when the first ones were named by their digest.
 _NEWER: Final = (
-    ("data", "fit"), ("data", "disk_gb"), ("train", "optimizer"), ("train", "label_smoothing"),
+    ("data", "fit"), ("data", "disk_gb"), ("data", "crop_area"), ("data", "jitter"), ("data", "hue"),
+    ("data", "rand_ops"), ("data", "rand_level"), ("train", "optimizer"), ("train", "label_smoothing"),
     ("policy", "near_duplicates"), ("policy", "deleted_class"), ("policy", "keep_thumbnails"),
 )  # fmt: skip
 
@@ -278,16 +319,21 @@ class Recipe(_Section):
     unlearn: dict[Word, dict[Word, bool | int | float | str]] = Field(default_factory=dict)
     references: ReferencesRecipe = ReferencesRecipe()
     policy: PolicyRecipe = PolicyRecipe()
+    plugins: PluginsRecipe = PluginsRecipe()
 
     def digest(self) -> Sha256:
         """SHA-256 of the stored JSON form, without newer fields at their default: its name in receipts."""
         document = self.model_dump(mode="json")
-        if self.adopt == AdoptRecipe():
-            del document["adopt"]
+        for section, known in (("adopt", AdoptRecipe()), ("plugins", PluginsRecipe())):
+            if getattr(self, section) == known:
+                del document[section]
         for section, name in _NEWER:
-            if getattr(getattr(self, section), name) == getattr(getattr(Recipe(), section), name):
+            if getattr(getattr(self, section), name) == getattr(getattr(_DEFAULTS, section), name):
                 del document[section][name]
         return sha256_of(compact(document))
+
+
+_DEFAULTS: Final = Recipe()
 
 
 def parse_recipe(text: str, source: str) -> Recipe:

@@ -111,6 +111,7 @@ def recipe_fields() -> str:
         "adopt": recipe.AdoptRecipe,
         "references": recipe.ReferencesRecipe,
         "policy": recipe.PolicyRecipe,
+        "plugins": recipe.PluginsRecipe,
     }
     for name, section in sections.items():
         defaults, texts = section().model_dump(mode="json"), _attributes(section)

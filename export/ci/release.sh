@@ -4,8 +4,8 @@
 #   release.sh PROJECT REQUEST.json OUT RECEIPTS
 #
 # PROJECT is kept from job to job, on a disk of yours: whoever begins with a new one trains on what was deleted.
-# RECEIPTS is a folder under version control. The last receipt in it must be one of PROJECT's, or the job ends with
-# exit code 8 before anything is done; the new one is added, and is yours to commit.
+# RECEIPTS is a folder under version control. Each receipt in it must be PROJECT's, and there must be one if PROJECT has
+# issued any, or the job ends with exit code 8 before anything is done; what is missing is added, and is yours to commit.
 # OUT gets bundle/ and bundle.tar, trusted.pub, predicate.json, junit.xml and summary.md; what an earlier job has
 # left of these is removed first. The exit code is qmu-edge's: 7 when the file still knows what it should have
 # forgotten. A request that was served before is not served twice. Another job that holds PROJECT is waited for.
@@ -16,7 +16,7 @@ if [ $# -ne 4 ]; then
 fi
 project=$1 request=$2 out=$3 receipts=$4
 hold=(--project "$project" --wait "${QMU_EDGE_WAIT:-3600}")
-mkdir -p "$out" "$receipts" || exit 2
+mkdir -p "$out" || exit 2
 
 step() { # title, command...: its output goes to the summary, its failure ends the job
   printf '### %s\n\n```\n' "$1" >> "$out/summary.md"
@@ -41,26 +41,16 @@ clear_out() { # nothing of an earlier job is taken for this one's
   rm -rf -- "$out/bundle" "$out/bundle.tar" "$out/trusted.pub" "$out/predicate.json"
 }
 
-continues() { # the project is the one that issued the last receipt
-  local last
-  last=$(find "$receipts" -maxdepth 1 -name '[0-9]*.json' | sort | tail -n 1)
-  if [ -z "$last" ]; then
-    echo "none so far"
-  else
-    qmu-edge receipt verify "$last" --project "$project"
-  fi
-}
-
-keep() { # the receipt under its number, and its predicate for an attestation
+keep() { # the receipts under their numbers, and the predicate of the last for an attestation
   local kept
+  qmu-edge receipt keep "$receipts" --begin --project "$project" || return
   kept=$receipts/$(python -P -c 'import json, sys; print("%06d" % json.load(open(sys.argv[1]))["issued"]["number"])' \
     "$out/bundle/manifest.json").json || return
-  if [ -e "$kept" ] && ! cmp -s "$kept" "$out/bundle/receipt.json"; then
-    echo "$kept: another receipt of this number: the project has two histories"
+  if ! cmp -s "$kept" "$out/bundle/receipt.json"; then
+    echo "$kept: not the receipt of the bundle"
     return 8
   fi
-  cp "$out/bundle/receipt.json" "$kept" &&
-    qmu-edge receipt show "$kept" --json |
+  qmu-edge receipt show "$kept" --json |
     python -P -c 'import json, sys; json.dump(json.load(sys.stdin)["receipt"]["predicate"], open(sys.argv[1], "w"))' \
       "$out/predicate.json" && echo "$kept"
 }
@@ -68,7 +58,7 @@ keep() { # the receipt under its number, and its predicate for an attestation
 : > "$out/summary.md"
 rm -f -- "$out/junit.xml"
 step "Folder" clear_out
-step "Receipts so far" continues
+step "Receipts so far" qmu-edge receipt keep "$receipts" --project "$project"
 step "Unlearn" qmu-edge unlearn --request "$request" "${hold[@]}" --quiet
 step "Export" qmu-edge export --bundle "$out/bundle" "${hold[@]}" --quiet
 step "Key" qmu-edge keys export --public --out "$out/trusted.pub" --project "$project"

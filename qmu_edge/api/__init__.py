@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         keys_list,
         keys_revoke,
         keys_rotate,
+        receipt_keep,
         receipt_recompute,
         receipt_schema,
         receipt_show,
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
 __all__ = (
     "SOURCES",
     "adopt", "audit", "confirm", "doctor", "export", "init", "keys_export", "keys_list", "keys_revoke",
-    "keys_rotate", "methods", "purge", "receipt_recompute", "receipt_schema", "receipt_show",
-    "receipt_verify", "recipes", "references_build", "report", "request_add", "request_approve",
-    "request_deny", "request_extend", "request_list", "request_new", "request_withdraw", "status", "train",
-    "unlearn", "verify",
+    "keys_rotate", "methods", "purge", "receipt_keep", "receipt_recompute", "receipt_schema",
+    "receipt_show", "receipt_verify", "recipes", "references_build", "report", "request_add",
+    "request_approve", "request_deny", "request_extend", "request_list", "request_new", "request_withdraw",
+    "status", "train", "unlearn", "verify",
 )  # fmt: skip
 # Where a function is, by the beginning of its name; the others are in `project`.
 _PLACES = {

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, overload
 from qmu_edge.data.index import Form
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.progress import Progress
+from qmu_edge.machine.versions import GROUPS
+from qmu_edge.plugins.registry import confirm as confirm_plugin
+from qmu_edge.plugins.registry import installed, name_of
 from qmu_edge.project.plain import Registered
 from qmu_edge.project.project import Project, find, opened, search
 from qmu_edge.recipe import SOURCES, DataRecipe, Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from qmu_edge.project.purge import Purged, PurgePreview
     from qmu_edge.queue.foreseen import Verdicts
     from qmu_edge.queue.schedule import RequestStanding
+    from qmu_edge.unlearn.method import Method
 
 __all__ = ["SOURCES", "confirm", "doctor", "init", "methods", "purge", "recipes", "status"]
 
@@ -79,14 +83,25 @@ class ConfirmedModel(TypedDict):
     sha256: Sha256
 
 
+class ConfirmedPlugin(TypedDict):
+    """A plug-in, and the package that brings it."""
+
+    plugin: str
+    package: str
+    version: str
+
+
 class ListedMethod(TypedDict):
-    """An unlearning method, see `qmu_edge.unlearn.method.Method`, and its default parameters."""
+    """An unlearning method, see `qmu_edge.unlearn.method.Method`, and its default parameters.
+
+    Of another package's, category and summary alone where it was not named: it is not imported.
+    """
 
     category: Literal["exact", "approximate"]
     summary: str
-    reads: list[str]
-    touches: list[str]
-    parameters: dict[str, object]
+    reads: NotRequired[list[str]]
+    touches: NotRequired[list[str]]
+    parameters: NotRequired[dict[str, object]]
 
 
 class ProcessorsJson(TypedDict):
@@ -137,15 +152,16 @@ def init(
 
     Args:
         folder: The user's folder.
-        dataset: One of `SOURCES`, "torchvision:NAME", or a folder or file of images (see `data/README.md`).
-            Or an object with `__len__` and `__getitem__`, or several by split: "train", "validation", "test".
+        dataset: One of `SOURCES`, "torchvision:NAME", a folder or file of images (see `data/README.md`), or
+            "plugin:NAME" of another package, which is confirmed by naming it here. Or an object with
+            `__len__` and `__getitem__`, or several by split: "train", "validation", "test".
         recipe: Name of a shipped recipe, or a TOML file; None for "digits-resnet18-w4a4" where the dataset is
             "digits", and "photos-resnet18-w4a4-small" elsewhere.
-        data_path: Where torchvision keeps its downloads.
+        data_path: Where torchvision keeps its downloads; what a plug-in is given.
         subjects: CSV file `sample,subject`.
         previous: An earlier project of the same data: what was deleted there is refused here.
         model: A Python file that makes the network: it is copied, and run by whatever needs the network. Or
-            the name of an architecture.
+            the name of an architecture, also "plugin:NAME" of another package, which is confirmed by that.
         progress: Silent when None.
     """
     from qmu_edge.data.sources import source_of
@@ -158,6 +174,9 @@ def init(
     found = parse_recipe(recipe_text(chosen_recipe), chosen_recipe)
     objects = None if isinstance(dataset, str) else dataset if isinstance(dataset, Mapping) else {"": dataset}
     kind, path = source_of(dataset) if isinstance(dataset, str) else ("object", None)
+    for what, named in (("dataset", kind), ("network", str(model))):
+        if plug := name_of(named):  # whoever names it here wants it run
+            confirm_plugin(what, plug)
     if path is None and data_path is not None:
         path = str(data_path.resolve())
     data = DataRecipe.model_validate({**found.data.model_dump(), "source": kind, "path": path})
@@ -232,24 +251,51 @@ def purge(
             return run(found, moment, at_once=now)
 
 
-def confirm(model: Path) -> ConfirmedModel:
-    """Note that you have read a model file, so that it is run where a project on this machine names it."""
+@overload
+def confirm(what: Path) -> ConfirmedModel: ...
+@overload
+def confirm(what: str) -> ConfirmedModel | ConfirmedPlugin: ...
+def confirm(what: Path | str) -> ConfirmedModel | ConfirmedPlugin:
+    """Note that you want a program run where a project on this machine names it.
+
+    Args:
+        what: A model file, which you have read; or "KIND:NAME" of a plug-in of a package that you trust, as
+            "observer:tensorboard".
+    """
     from qmu_edge.project.model_file import confirm as noted
 
-    return {"model": str(model), "sha256": noted(model)}
+    kind, _, name = str(what).partition(":")
+    if isinstance(what, Path) or kind not in GROUPS:
+        return {"model": str(what), "sha256": noted(Path(what))}
+    found = confirm_plugin(kind, name)
+    return {"plugin": f"{kind}:{name}", "package": found.package, "version": found.version}
 
 
-def methods() -> dict[str, ListedMethod]:
-    """The unlearning methods by name."""
-    from qmu_edge.unlearn.registry import METHODS, parameters
+def methods(name: str | None = None) -> dict[str, ListedMethod]:
+    """The unlearning methods by name.
+
+    Args:
+        name: Of the only one; another package's is imported then, if you have confirmed it.
+    """
+    from qmu_edge.unlearn.registry import METHODS, method
+
+    if name is not None:
+        return {name: _described(name, method(name))}
+    own = {key: _described(key, one) for key, one in METHODS.items()}
+    others = {
+        key: ListedMethod(category="approximate", summary=f"of the package {one.package} {one.version}")
+        for key, one in installed("method").items()
+    }
+    return {**others, **own}
+
+
+def _described(name: str, method: "Method") -> ListedMethod:
+    from qmu_edge.unlearn.registry import parameters
 
     return {
-        name: {
-            "category": m.category, "summary": m.summary,
-            "reads": sorted(m.reads), "touches": sorted(m.touches),
-            "parameters": _defaults(parameters(name, {}, Recipe().train)),
-        }
-        for name, m in METHODS.items()
+        "category": method.category, "summary": method.summary,
+        "reads": sorted(method.reads), "touches": sorted(method.touches),
+        "parameters": _defaults(parameters(name, {}, Recipe().train)),
     }  # fmt: skip
 
 

@@ -11,8 +11,9 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import may_write
 from qmu_edge.io.progress import Progress
+from qmu_edge.plugins.registry import confirm, installed
 from qmu_edge.project.plain import References, Training
-from qmu_edge.project.project import find, opened, search
+from qmu_edge.project.project import Project, find, opened, search
 from qmu_edge.project.records import Release
 from qmu_edge.request.document import load_request
 from qmu_edge.store.ledger.states import Pointer
@@ -44,8 +45,8 @@ def train(
     from qmu_edge.pipeline.train_run import train_project
     from qmu_edge.runtime.determinism import determinism
 
-    with _project(project, progress, wait_s) as opened_project, determinism(deterministic):
-        return train_project(opened_project, device, replace=replace)
+    with _working(project, progress, wait_s) as found, determinism(deterministic):
+        return train_project(found, device, replace=replace)
 
 
 def adopt(
@@ -79,7 +80,7 @@ def adopt(
     from qmu_edge.runtime.determinism import determinism
 
     given = Given(weights=weights, trained_on=trained_on, names=names, pretrained=pretrained)
-    with _project(project, progress, wait_s) as found, determinism(deterministic):
+    with _working(project, progress, wait_s) as found, determinism(deterministic):
         return adopt_project(found, given, device)
 
 
@@ -95,7 +96,7 @@ def references_build(
     from qmu_edge.pipeline.references_run import prepare_references
     from qmu_edge.runtime.determinism import determinism
 
-    with _project(project, progress, wait_s) as found, determinism(deterministic), found.locked():
+    with _working(project, progress, wait_s) as found, determinism(deterministic), found.locked():
         return prepare_references(found, device)
 
 
@@ -154,7 +155,8 @@ def unlearn(
         request: The file. Either this or `pending`.
         project: Its folder; found upwards from here when None.
         pending: All open requests in one run, a receipt for each.
-        method: The only one to try, instead of the policy's rungs.
+        method: The only one to try, instead of the policy's rungs; that of another package is confirmed by
+            naming it here.
         budget_s: No further rung begins after so many seconds, nor one that is expected to end later.
         dry_run: Only say what would be deleted, by which methods, and what each is expected to cost.
         device: "auto", "cpu" or "cuda".
@@ -164,6 +166,8 @@ def unlearn(
     """
     if (request is None) != pending:
         raise ConfigError("unlearn needs either --request FILE or --pending")
+    if method is not None and method in installed("method"):
+        confirm("method", method)
     with _project(project, progress, wait_s) as found:
         parsed = load_request(request, key=found.ids_key) if request is not None else None
         if dry_run:
@@ -174,11 +178,15 @@ def unlearn(
             )
         from qmu_edge.pipeline.fulfil import fulfil, fulfil_pending
         from qmu_edge.pipeline.ladder import Effort
+        from qmu_edge.pipeline.plugged import plugged
         from qmu_edge.runtime.determinism import determinism
         from qmu_edge.runtime.device import device_named
 
         effort = Effort(device=device_named(device), method=method, budget_s=budget_s)
-        with determinism(deterministic):
+        with (
+            plugged(found.recipe, found.ledger, found.root, found.progress),
+            determinism(deterministic),
+        ):
             return fulfil_pending(found, effort) if parsed is None else fulfil(found, parsed, effort)
 
 
@@ -289,6 +297,16 @@ def export(
             "levels": release.levels, "cost": to_json(analysed),
             "same_bits": {form: same_bits(about) for form, about in release.obstacles.items()},
         }  # fmt: skip
+
+
+@contextmanager
+def _working(folder: Path | None, progress: Progress | None, wait_s: float) -> Iterator[Project]:
+    """An open project, whose observers are told of the work."""
+    from qmu_edge.pipeline.plugged import plugged
+
+    with _project(folder, progress, wait_s) as found:
+        with plugged(found.recipe, found.ledger, found.root, found.progress):
+            yield found
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from qmu_edge.data.pictures import Decoder, Source
 from qmu_edge.data.tars import archives
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
+from qmu_edge.plugins.registry import PREFIX, called, name_of
 from qmu_edge.recipe import SOURCES, DataRecipe
 
 WRITERS: Final = 10
@@ -42,7 +43,7 @@ def source_of(dataset: str) -> tuple[str, str | None]:
         ConfigError: It is none.
     """
     path = Path(dataset)
-    if dataset in SOURCES or dataset.startswith("torchvision:"):
+    if dataset in SOURCES or dataset.startswith(("torchvision:", PREFIX)):
         return dataset, None
     if path.is_dir():
         return _kind_of_folder(path), str(path.resolve())
@@ -50,8 +51,8 @@ def source_of(dataset: str) -> tuple[str, str | None]:
         return source, str(path.resolve())
     suffixes = ", ".join(_BY_SUFFIX)
     raise ConfigError(
-        f"dataset {dataset!r}: no such folder, no file of {suffixes}, and not one of {', '.join(SOURCES)} or "
-        "torchvision:NAME"
+        f"dataset {dataset!r}: no such folder, no file of {suffixes}, and not one of {', '.join(SOURCES)}, "
+        f"torchvision:NAME or {PREFIX}NAME"
     )
 
 
@@ -92,6 +93,8 @@ def load(
         if objects is None:
             raise ConfigError("data.source is object: register it from Python, see qmu_edge.api.init")
         return decoder.source(*given(objects))
+    if name := name_of(recipe.source):
+        return decoder.source(*given(_plugged(name, recipe.path)))
     if recipe.source != "digits" and recipe.path is None:
         raise ConfigError(f"data.path is missing: {recipe.source} needs a folder")
     if read := _FILES.get(recipe.source):
@@ -178,6 +181,19 @@ def _resized(images: np.ndarray, size: int, fit: str = "stretch") -> np.ndarray:
 
 def _made_to(images: np.ndarray, shape: tuple[int, int, int], fit: str) -> np.ndarray:
     return images if images.shape[1:] == shape else np.stack([fitted(one, shape, fit) for one in images])
+
+
+def _plugged(name: str, path: str | None) -> Mapping[str, ImageDataset]:
+    """What the plug-in of a name makes: one dataset, or several by split."""
+    found, make = called("dataset", name)
+    with found.guarded():
+        made = make(None if path is None else Path(path))
+    sets = made if isinstance(made, Mapping) else {"": made}
+    for split, dataset in sets.items():
+        if not isinstance(split, str) or not isinstance(dataset, ImageDataset):
+            kind = type(dataset).__name__
+            raise ConfigError(f"{found}: made {kind}, allowed is an object with a length and items")
+    return sets
 
 
 def _datasets(name: str, path: str) -> dict[str, ImageDataset]:

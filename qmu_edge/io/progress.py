@@ -8,7 +8,8 @@ training call `start` and `advance`; nothing else prints.
 import os
 import sys
 import time
-from typing import Final, TextIO
+from collections.abc import Mapping
+from typing import Final, Protocol, TextIO
 
 from qmu_edge.errors import printable
 
@@ -18,8 +19,24 @@ _BAR: Final = 24  # columns
 _ANEW: Final = "\r\x1b[K"  # the line of a terminal
 
 
+class Watcher(Protocol):
+    """Who is told of every epoch beside the person, see `qmu_edge.plugins.observers`."""
+
+    def epoch(self, label: str, number: int, values: Mapping[str, float], /) -> None:
+        """An epoch of a piece of work is done."""
+
+    def finish(self) -> None:
+        """The piece of work is over."""
+
+
 class Progress:
-    """Counts images of one piece of work at a time."""
+    """Counts images of one piece of work at a time.
+
+    Attributes:
+        watcher: Who is told of epochs; None for nobody.
+    """
+
+    watcher: Watcher | None = None
 
     def __init__(self, stream: TextIO | None = None) -> None:
         """Write to `stream`; None for silence."""
@@ -38,6 +55,7 @@ class Progress:
 
     def start(self, label: str, total_images: int) -> None:
         """Begin a piece of work of `total_images` images (0 when unknown)."""
+        self._over()
         self._label, self._epoch, self._total, self._done = label, "", total_images, 0
         self._started = self._shown = time.monotonic()
 
@@ -53,9 +71,13 @@ class Progress:
         """Tell of an epoch that is done its mean loss, and the share of its images that were recognised."""
         right = "" if accuracy is None else f", accuracy {accuracy:.1%}"
         self._epoch = f", epoch {number} of {of}, loss {loss:.4g}{right}"
+        if self.watcher is not None:
+            counted = {} if accuracy is None else {"accuracy": accuracy}
+            self.watcher.epoch(self._label, number, {"loss": loss, **counted})
 
     def finish(self, note: str = "") -> None:
         """End the piece of work with one line: how long it took, at what rate, and `note`."""
+        self._over()
         if self._stream is None:
             return
         elapsed = time.monotonic() - self._started
@@ -63,6 +85,10 @@ class Progress:
         if self._done:
             text += f", {self._done / max(elapsed, 1e-9):,.0f} images/s"
         self._write(f"{text}{self._epoch}{', ' + note if note else ''}", end="\n")
+
+    def _over(self) -> None:
+        if self.watcher is not None:
+            self.watcher.finish()
 
     def note(self, text: str) -> None:
         """Say one thing, on a line of its own."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.export.read_back import agreement, as_exported, read_back
@@ -20,9 +20,14 @@ from qmu_edge.io.files import read_regular
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.cost import measured_cost
 from qmu_edge.models.build import build
-from qmu_edge.models.calibration import initialise_weight_steps, require_calibrated, weight_layers
+from qmu_edge.models.calibration import (
+    initialise_weight_steps,
+    require_calibrated,
+    uncalibrated,
+)  # fmt: skip
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.names import QUANTIZER, matched, names_in
+from qmu_edge.models.own import OwnNetwork, take_state
 from qmu_edge.models.weights_file import MAX_BYTES, weights_in
 from qmu_edge.pipeline.distributed import Job
 from qmu_edge.pipeline.inputs import samples_of, shape_of
@@ -36,7 +41,7 @@ from qmu_edge.runtime.throughput import counting
 from qmu_edge.train.batches import Augment, Samples
 from qmu_edge.train.fit import calibrate_on
 from qmu_edge.train.requantize import requantize
-from qmu_edge.verify.onnx.reader import read
+from qmu_edge.verify.onnx.reader import parse_file
 from qmu_edge.verify.parity import Parity, require_parity
 
 
@@ -126,7 +131,7 @@ class Adoption:
 
     def _from_weights(self) -> Made:
         recipe, weights = self.recipe, weights_in(self.files.weights, self.given.weights)
-        if any(QUANTIZER in name for name in weights):
+        if any(QUANTIZER in name for name in weights) or self._knows_its_steps:
             return self._from_checkpoint(weights)
         start = matched(self._floats, weights, self._names, self.given.weights)
         before = self._accuracies(_without_quantizers(self._floats, start))
@@ -144,12 +149,22 @@ class Adoption:
     def _from_checkpoint(self, weights: Mapping[str, Tensor]) -> Made:
         """Weights and quantizers of quantization-aware training: everything is taken as it is."""
         model = self._built(self.recipe.model)
-        found = matched(model, weights, self._names, self.given.weights, quantizers=True)
-        model.load_state_dict(found, strict=False)  # without the counters of batches
+        brought: nn.Module = model
+        if isinstance(model, OwnNetwork) and model.of_brevitas:
+            brought = take_state(model, weights, self._names, self.given.weights)
+        else:
+            found = matched(model, weights, self._names, self.given.weights, quantizers=True)
+            model.load_state_dict(found, strict=False)  # without the counters of batches
         require_calibrated(model)
         images = parity_images(self.samples, self.recipe.policy.parity_inputs)
-        same = self._agreed(as_exported(model.eval(), images))
+        same = self._agreed(as_exported(model.eval(), brought.eval(), images))
         return Made(model=model, accuracy=self._accuracies(model), agreement=same)
+
+    @cached_property
+    def _knows_its_steps(self) -> bool:
+        """Whether it is a network of Brevitas whose steps are constants, or follow from the weights."""
+        model = self._built(self.recipe.model)
+        return isinstance(model, OwnNetwork) and model.of_brevitas and not uncalibrated(model)
 
     def _agreed(self, found: Parity) -> Mapping[str, int | float]:
         """How far the network that is exported agrees with what was brought."""
@@ -161,8 +176,7 @@ class Adoption:
 
     def _from_file(self) -> Made:
         path, policy = self.given.weights, self.recipe.policy
-        if read(path).data != self.files.weights:  # the policy for model files, of what was read before
-            raise ConfigError(f"{path}: is changing")
+        parse_file(self.files.weights, path)  # the policy for model files
         if self.given.names is not None and self.given.pretrained is None:
             raise ConfigError(f"{self.given.names}: a deployed file is followed by its graph, not by names")
         model, chosen = self._built(self.recipe.model), self._chosen(torch.device("cpu"))
@@ -209,8 +223,10 @@ def _without_quantizers(model: Classifier, start: Mapping[str, Tensor]) -> Class
         for name, tensor in start.items():
             own[name].copy_(tensor)
     initialise_weight_steps(model)
-    for _, layer in weight_layers(model):
-        layer.weight_quant.disable_quant = True
+    for module in model.modules():
+        for proxy in (getattr(module, "weight_quant", None), getattr(module, "act_quant", None)):
+            if proxy is not None:
+                proxy.disable_quant = True
     return model.eval()
 
 
@@ -218,7 +234,7 @@ def _trained(
     model: Classifier, chosen: Samples, recipe: Recipe, source: bytes | None, progress: Progress
 ) -> tuple[Classifier, dict[str, int | float] | None]:
     """Calibrate, and train as `[adopt]` says; what that has cost."""
-    augment, train = Augment(recipe.data.pad, recipe.data.flip), recipe.train
+    augment, train = Augment.of(recipe.data), recipe.train
     if not recipe.adopt.epochs:
         calibrate_on(model, chosen, train.batch, torch.Generator().manual_seed(train.seed), augment)
         return model, None

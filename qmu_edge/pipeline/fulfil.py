@@ -35,6 +35,7 @@ from qmu_edge.pipeline.near_duplicates import noticed, require_none
 from qmu_edge.pipeline.networks import Networks
 from qmu_edge.pipeline.papers import facts_of, released_papers
 from qmu_edge.pipeline.passes import passes_of
+from qmu_edge.pipeline.plugged import packages_of
 from qmu_edge.pipeline.references import Bank
 from qmu_edge.pipeline.release import require_removable
 from qmu_edge.pipeline.unlearn_run import Run, plain
@@ -61,7 +62,7 @@ from qmu_edge.store.ledger.keys import note_model_key
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow, StepRow
 from qmu_edge.store.ledger.states import FULFILLED, Outcome, Pointer, State, Step
-from qmu_edge.unlearn.registry import METHODS
+from qmu_edge.unlearn.registry import method
 
 # What stops one batch and not the next.
 _ONE_BATCH: Final = (RequestError, UnlearnError, ExportError, VerificationFailed)
@@ -139,6 +140,8 @@ def _require_ready(
     effort: Effort,
 ) -> Mapping[str, Passes]:  # fmt: skip
     """Check what every run needs before any request is recorded; returns the passes of its methods."""
+    for name in (effort.method,) if effort.method else recipe.policy.rungs:
+        method(name)  # that of another package may be gone, or not confirmed here
     passes = passes_of(results, recipe, effort.method)
     networks.load(checkpoint)
     _ = samples.images
@@ -260,7 +263,7 @@ def _receipts(climbed: Climb, claims: Sequence[Claim]) -> None:
         for row, (digest, outcome) in zip(run.rows, made, strict=True):
             ledger.commit_release(row.request_id, checkpoint=checkpoint, release=release, receipt=digest)
             ledger.set_outcome(row.request_id, State.COMPLETED, outcome)
-        if METHODS[run.method].category == "exact":
+        if method(run.method).category == "exact":
             project.results.note_training_from_scratch()
 
     run.step(Step.RECEIPTED, write, switch)
@@ -272,7 +275,7 @@ def _fulfilled_run(climbed: Climb) -> FulfilledRun:
         return FulfilledRun(
             method=Method(
                 name=run.method,
-                category=METHODS[run.method].category,
+                category=method(run.method).category,
                 parameters=to_json({**plain(run.params), **_computed(run), **_begun_with(run)}),
                 seed=run.seed,
             ),
@@ -286,6 +289,7 @@ def _fulfilled_run(climbed: Climb) -> FulfilledRun:
             model=project.recipe.model,
             ledger=project.ledger.standing_at(run.rows[0].request_id, run.name, Step.RECEIPTED),
             unwitnessed=_unwitnessed(run),
+            packages=packages_of(project.recipe, run.method),
         )
 
 
@@ -312,7 +316,7 @@ def _computed(run: Run) -> dict[str, object]:
 def _begun_with(run: Run) -> dict[str, Sha256]:
     """Of retraining from pretrained weights, which."""
     known = run.project.results.pretrained()
-    return {BEGUN_WITH: known} if known and METHODS[run.method].category == "exact" else {}
+    return {BEGUN_WITH: known} if known and method(run.method).category == "exact" else {}
 
 
 def _unwitnessed(run: Run) -> list[str]:

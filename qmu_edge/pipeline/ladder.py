@@ -24,7 +24,7 @@ from qmu_edge.queue.schedule import Plan
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow, StepRow
 from qmu_edge.store.ledger.states import REJECTED, Status
-from qmu_edge.unlearn.registry import METHODS
+from qmu_edge.unlearn import registry
 
 # What ends a rung and not the climb, and the word for it in the receipt.
 _ENDS: Final[dict[type[QmuEdgeError], str]] = {
@@ -63,7 +63,7 @@ class Rung:
     @classmethod
     def of(cls, method: str, result: str) -> "Rung":
         """The rung of a registered method."""
-        return cls(method, METHODS[method].category, result)
+        return cls(method, registry.method(method).category, result)
 
     @classmethod
     def parse(cls, step: StepRow) -> "Rung":

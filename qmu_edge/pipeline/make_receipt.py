@@ -6,7 +6,7 @@ bytes. Before it is signed, `require_impersonal` looks for personal data in it.
 
 import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -53,6 +53,7 @@ class FulfilledRun:
         model: The recipe's network.
         ledger: How far the ledger was when the run had passed.
         unwitnessed: Further limits, of a network that was not trained here.
+        packages: Versions of packages that have plugged something in.
     """
 
     method: Method
@@ -66,6 +67,7 @@ class FulfilledRun:
     model: ModelRecipe
     ledger: Standing
     unwitnessed: Sequence[str] = ()
+    packages: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_receipt(
@@ -100,7 +102,7 @@ def make_receipt(
             thresholds=asdict(run.report.terms.thresholds),
             verdict=_verdict(run.report),
             derived_artefacts=[statement.Artefact.of(line) for line in artefacts],
-            tool=statement.Tool(name="qmu-edge", version=__version__, dependencies=_versions()),
+            tool=statement.Tool(name="qmu-edge", version=__version__, dependencies=_versions(run.packages)),
             limits=[*LIMITS, *run.unwitnessed, *([TAKEN_OUT] if run.release.whole else [])],
             previous=previous,
             ledger=statement.Ledger.of(run.ledger),
@@ -171,14 +173,16 @@ def model_of(recipe: ModelRecipe) -> statement.Model:
     return statement.Model.model_validate({"architecture": architecture, "bits": bits})
 
 
-def _metrics(measured: Measured, release: Release) -> statement.Metrics:
+def _metrics(measured: Measured, release: Release) -> statement.MoreMetrics:
     # There is no field for the histogram of predictions: of one forgotten image it would be the prediction.
-    return statement.Metrics(
+    others = {"others": dict(measured.metrics)} if measured.metrics else {}
+    return statement.MoreMetrics(
         evaluation=statement.Evaluation.of(measured.evaluation),
         mia_efficacy=to_json(measured.mia_efficacy),
         parity=to_json(release.parity),
         bytes=dict(release.sizes),
         latent_weights={name: _gate_counts(gate) for name, gate in release.gate.items()},
+        **others,
     )
 
 
@@ -210,7 +214,7 @@ def _result(check: Check) -> statement.EvaluationResult:
     )  # fmt: skip
 
 
-def _versions() -> dict[str, str]:
-    """Of Python and of the libraries that a receipt names."""
+def _versions(packages: Mapping[str, str]) -> dict[str, str]:
+    """Of Python, of the libraries that a receipt names, and of packages that have plugged something in."""
     found = {name: metadata.version(name) for name in LIBRARIES}
-    return {"python": platform.python_version(), **found}
+    return {**packages, "python": platform.python_version(), **found}

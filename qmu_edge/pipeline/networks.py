@@ -16,6 +16,7 @@ from qmu_edge.models.convnets import torchvision
 from qmu_edge.models.layers import Classifier, Factory, Layers, Shape
 from qmu_edge.models.own import checked, factory_in
 from qmu_edge.pipeline.trial import tried
+from qmu_edge.plugins.registry import name_of
 from qmu_edge.project.model_file import confirmed_source
 from qmu_edge.project.project import Project
 from qmu_edge.project.samples import ProjectSamples
@@ -123,7 +124,7 @@ def require_exportable(recipe: Recipe, source: bytes, *, channels: int, classes:
         ConfigError: It cannot be built or exported; the call and, where it is known, the line is named.
     """
     shape = Shape(channels=channels, classes=classes, size=size, mean=recipe.data.mean, std=recipe.data.std)
-    if source:
+    if source or name_of(recipe.model.architecture):
         tried(source, recipe.model, shape)
     factory = factory_in(source, recipe.model) if source else factory_of(recipe.model)
     if factory is None:

@@ -1,4 +1,6 @@
-"""A model file is tried once in a process of its own, before it is run in that of a command.
+"""A model file, or a network of another package, is tried once in a process of its own.
+
+Afterwards it is run in that of a command.
 
 What the file does there ends that process alone: it cannot end a command as if all were well, run for
 ever, or take all memory. It is run with numbers, so that a forward pass that is more than its calls can be
@@ -16,6 +18,7 @@ from typing import Final
 import torch
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.models.build import factory_of
 from qmu_edge.models.layers import Layers, Shape
 from qmu_edge.models.own import factory_in, is_followed
 from qmu_edge.recipe import ModelRecipe
@@ -27,6 +30,8 @@ _FINE, _DIFFERS, _MEMORY = b"fine", b"differs", b"memory"
 
 def tried(source: bytes, recipe: ModelRecipe, shape: Shape) -> None:
     """Build the network of a model file, and compare its forward pass with the calls that are followed.
+
+    Without a `source` it is the network of another package that the recipe names.
 
     What else may be wrong with the file is not said here: it raises an exception wherever it is run.
 
@@ -55,7 +60,7 @@ def tried(source: bytes, recipe: ModelRecipe, shape: Shape) -> None:
     if problem := _problem(said, late=not ready):
         lines = suspects(source) if said == _DIFFERS else []
         look = f"; look at line {', '.join(map(str, lines))}" if lines else ""
-        raise ConfigError(f"{recipe.path}: {problem}{look}")
+        raise ConfigError(f"{recipe.path or recipe.architecture}: {problem}{look}")
 
 
 def suspects(source: bytes) -> list[int]:
@@ -102,7 +107,10 @@ def _said(source: bytes, recipe: ModelRecipe, shape: Shape) -> bytes:
     torch.set_num_threads(1)  # threads do not outlive a fork
     _limit_memory()
     try:
-        same = is_followed(factory_in(source, recipe), Layers(recipe), shape)
+        factory = factory_in(source, recipe) if source else factory_of(recipe)
+        if factory is None:
+            return _FINE
+        same = is_followed(factory, Layers(recipe), shape)
     except (Exception, SystemExit) as error:  # which is raised, and named, in the command as well
         causes = (error, error.__cause__, error.__context__)
         full = any(isinstance(e, MemoryError) or "allocate memory" in str(e) for e in causes)

@@ -30,7 +30,7 @@ from qmu_edge.machine.cost import measured_cost
 from qmu_edge.pipeline.circumstances import circumstances
 from qmu_edge.pipeline.comparison import Comparison
 from qmu_edge.pipeline.distributed import Job
-from qmu_edge.pipeline.evaluate import Seen, measured_file, positions_of, thresholds_of
+from qmu_edge.pipeline.evaluate import Seen, measured_file, positions_of, stored_file, thresholds_of
 from qmu_edge.pipeline.inputs import forget_retain, samples_of
 from qmu_edge.pipeline.networks import Networks, origin_of
 from qmu_edge.pipeline.references import Bank, Expected, expected
@@ -45,10 +45,9 @@ from qmu_edge.store.ledger.requests import RequestRow
 from qmu_edge.store.ledger.states import Outcome, Pointer, State, Status, Step
 from qmu_edge.store.objects import ObjectStore
 from qmu_edge.train.requantize import requantize
-from qmu_edge.unlearn.registry import METHODS, parameters
+from qmu_edge.unlearn.registry import method, parameters
 from qmu_edge.verify.codes_changed import codes_changed
 from qmu_edge.verify.figures import figures_of
-from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.verdict import Terms, Verdict, judge, reasons
 
 
@@ -99,6 +98,7 @@ class Run:
         return evaluate_release(
             project.store, release, project.samples, positions,
             flip=recipe.data.flip and recipe.references.trained != "never", progress=project.progress,
+            metrics=recipe.plugins.metrics,
         )  # fmt: skip
 
     def step(
@@ -147,7 +147,7 @@ def attempt(
     params = parameters(name, project.recipe.unlearn.get(name, {}), project.recipe.train)
     before, seed = project.current(Pointer.CHECKPOINT), project.recipe.train.seed
     identity = [name, plain(params), before, split.digest(), seed, project.recipe.digest()]
-    if METHODS[name].category != "exact":  # with references built anew there is another verdict
+    if method(name).category != "exact":  # with references built anew there is another verdict
         identity.append(to_json(project.results.sensitivity()))
     digest = sha256_of(json.dumps(identity, sort_keys=True).encode())
     return Run(
@@ -188,7 +188,7 @@ def unlearned(run: Run, start: Sha256) -> StepResult:
     """Run the method on the network `start`; one that trains anew takes its architecture only."""
     project = run.project
     model, _ = run.networks.load(start)
-    if METHODS[run.method].category == "exact":  # nothing else begins with them
+    if method(run.method).category == "exact":  # nothing else begins with them
         model.start = Networks.of(run.project).start
     model.to(run.device)
     data = forget_retain(
@@ -236,8 +236,7 @@ def _verified(run: Run, release_digest: Sha256) -> StepResult:
     found, seen = run.evaluate(release)
     known = _expected(run, seen_before)
     comparison, terms = Comparison.of(seen_before, known, _requests(run)), _terms(run, known)
-    files = (project.store.open_verified(measured_file(r)) for r in (original, release))
-    codes = codes_changed(*map(read, files))
+    codes = codes_changed(*(stored_file(project.store, measured_file(r)) for r in (original, release)))
     index, barred = project.samples.index, project.samples.barred()
     compared = comparison.compared(seen, index, barred)
     verdict = judge(compared, terms, codes=codes)
@@ -267,7 +266,7 @@ def _requests(run: Run) -> NDArray[np.int64] | None:
 def _expected(run: Run, before: Seen) -> Expected | None:
     """What networks that never saw an image think of it; None where none are at hand."""
     trained, index = run.project.recipe.references.trained, run.project.samples.index
-    bank, exact = Bank.of(run.project), METHODS[run.method].category == "exact"
+    bank, exact = Bank.of(run.project), method(run.method).category == "exact"
     if trained == "once":
         try:
             return expected(index, bank.usable([row.request_id for row in run.rows]))
@@ -286,7 +285,7 @@ def _terms(run: Run, known: Expected | None) -> Terms:
     emptied = emptied_classes(samples.index, run.split, samples.barred())
     return Terms(
         thresholds=thresholds_of(policy),
-        exact=METHODS[run.method].category == "exact",
+        exact=method(run.method).category == "exact",
         classes=emptied.classes,
         references=int(known.networks[run.split.forget].min()) if known else 0,
         intraclass=known.intraclass if known else 0.0,
@@ -296,7 +295,7 @@ def _terms(run: Run, known: Expected | None) -> Terms:
 
 def _failure(run: Run, verdict: Verdict) -> str:
     hint = "; --method retrain is the exact answer"
-    if METHODS[run.method].category == "exact":
+    if method(run.method).category == "exact":
         hint = ""
     elif not may_retrain(run.project.results, run.project.recipe):
         hint = f"; retrain is not tried: {NO_RECIPE}"

@@ -10,6 +10,7 @@ from qmu_edge.project.history import NEVER, History
 from qmu_edge.project.inventory import (
     A_REQUEST_IS_OPEN,
     NEVER_STORED,
+    OBSERVED,
     OUTSIDE,
     UNNAMED,
     Artefact,
@@ -77,6 +78,7 @@ def checklists(
         LedgerError: There is no such request.
     """
     known = {r.request_id: r for r in history.requests}
+    outside = (*OUTSIDE, OBSERVED) if ledger.meta(OBSERVED) else OUTSIDE
     lists = {}
     for request_id in request_ids:
         if request_id not in known:
@@ -84,6 +86,7 @@ def checklists(
         request = known[request_id]
         made = set() if history.fulfilled(request) else _made_by(ledger, results, request)
         lists[request_id] = _checklist(history, found, request, made)
+        lists[request_id] += [Line(kind, None, None, "outside") for kind in outside]
     return lists
 
 
@@ -101,8 +104,7 @@ def _checklist(history: History, found: list[Artefact], request: RequestRow, mad
             sums[thing.kind, state][0] += thing.items
             sums[thing.kind, state][1] += thing.bytes
     lines = [Line(kind, items, size, state) for (kind, state), (items, size) in sorted(sums.items())]
-    lines += [Line(kind, 0, 0, "never stored") for kind in NEVER_STORED]
-    return lines + [Line(kind, None, None, "outside") for kind in OUTSIDE]
+    return lines + [Line(kind, 0, 0, "never stored") for kind in NEVER_STORED]
 
 
 def _impersonal(kept: str) -> str:

@@ -37,6 +37,7 @@ OUTSIDE: Final = (
     "backups of this folder",
     "documents of requests, such as req.json",
 )
+OBSERVED: Final = "logs of observers"  # outside, too; in the ledger where one was told anything
 UNNAMED: Final = "object that nothing names"
 WORK: Final = "training state"
 FOLDER: Final = "release folder"
@@ -48,8 +49,8 @@ STATES: Final = (
 )  # fmt: skip
 SENTENCES: Final = frozenset(
     {
-        *NEVER_STORED, *OUTSIDE, *STATES, "checkpoint", UNNAMED, WORK, FOLDER, IMAGES, PSEUDONYMS, EXPORTED,
-        PRETRAINED,
+        *NEVER_STORED, *OUTSIDE, OBSERVED, *STATES, "checkpoint", UNNAMED, WORK, FOLDER, IMAGES, PSEUDONYMS,
+        EXPORTED, PRETRAINED,
         "page", PAPER, "reference scores", "shards", "comparison", "reference report", "reference model",
         AUDIT,
     }

@@ -6,7 +6,7 @@ file is refused. The digest covers this one file: what it imports is trusted as 
 
 Whoever opens a project that came from elsewhere has given nothing: the file is run only if its digest was
 confirmed by the same user on the same machine, by `init --model` or `qmu-edge confirm`. Confirmed digests are
-empty files named by them, in `qmu-edge/models` below XDG_STATE_HOME (~/.local/state).
+empty files named by them, in `qmu-edge/models` below XDG_STATE_HOME, see `qmu_edge.plugins.confirmed`.
 """
 
 import os
@@ -17,11 +17,13 @@ from pydantic import ValidationError
 
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256, sha256_of
-from qmu_edge.io.files import make_folder, read_regular, write_atomic
+from qmu_edge.io.files import read_regular
 from qmu_edge.io.json import shown
+from qmu_edge.plugins import confirmed
 from qmu_edge.recipe import ARCHITECTURES, ModelRecipe
 
 MAX_BYTES: Final = 1 << 20
+_FOLDER: Final = "models"
 
 
 def chosen_model(recipe: ModelRecipe, given: Path | str | None) -> tuple[ModelRecipe, bytes]:
@@ -38,7 +40,7 @@ def chosen_model(recipe: ModelRecipe, given: Path | str | None) -> tuple[ModelRe
     except ValidationError:
         raise ConfigError(
             f"model {shown(str(given))}: no such file, and no architecture; allowed are "
-            f"{', '.join(ARCHITECTURES)}, and torchvision:NAME"
+            f"{', '.join(ARCHITECTURES)}, torchvision:NAME and plugin:NAME"
         ) from None
 
 
@@ -74,7 +76,7 @@ def brought(recipe: ModelRecipe, given: Path | None) -> tuple[ModelRecipe, bytes
         raise ConfigError(
             f"model file {shown(given.name)}: allowed are names of letters, digits and _ that end in .py"
         ) from None
-    confirm(given)
+    confirmed.note(_FOLDER, digest)  # of what was read: the file may be another by now
     return named, source
 
 
@@ -85,12 +87,7 @@ def confirm(given: Path) -> Sha256:
         ConfigError: It cannot be read, or nothing can be noted.
     """
     digest = sha256_of(read_regular(given, limit=MAX_BYTES, error=ConfigError))
-    folder = _confirmed()
-    try:
-        make_folder(folder, 0o700)
-    except OSError as error:
-        raise ConfigError(f"cannot write {folder}: {error.strerror}; XDG_STATE_HOME names another") from None
-    write_atomic(folder / digest, b"", mode=0o600)
+    confirmed.note(_FOLDER, digest)
     return digest
 
 
@@ -102,29 +99,13 @@ def confirmed_source(recipe: ModelRecipe, folder: Path) -> bytes:
         ConfigError: This user has not confirmed it on this machine.
     """
     source = source_of(recipe, folder)
-    if source and not _is_confirmed(sha256_of(source)):
+    if source and not confirmed.is_noted(_FOLDER, sha256_of(source)):
         path = folder / str(recipe.path)
         raise ConfigError(
             f"{path}: this program would be run, and you have not confirmed it on this machine: "
             f"read it, then run qmu-edge confirm {path}"
         )
     return source
-
-
-def _is_confirmed(digest: Sha256) -> bool:
-    """By this very user: under sudo the folder may be somebody else's."""
-    try:
-        return (_confirmed() / digest).lstat().st_uid == os.geteuid()
-    except OSError:
-        return False
-
-
-def _confirmed() -> Path:
-    try:
-        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    except RuntimeError:
-        raise ConfigError("this user has no home folder: set XDG_STATE_HOME to a folder of theirs") from None
-    return Path(state) / "qmu-edge/models"
 
 
 def source_of(recipe: ModelRecipe, folder: Path) -> bytes:

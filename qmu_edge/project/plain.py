@@ -50,6 +50,7 @@ class MeasuredJson(TypedDict):
 
     evaluation: EvaluationJson
     mia_efficacy: EfficacyJson | None
+    metrics: NotRequired[Mapping[str, float | None]]
 
 
 class ReportJson(TypedDict):

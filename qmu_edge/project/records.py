@@ -177,10 +177,12 @@ class Measured:
     Attributes:
         evaluation: Accuracies and membership inference.
         mia_efficacy: Mean and deviation over draws of the attack of the papers; None without its sets.
+        metrics: Values of the recipe's metrics by name, None of one that failed; for information only.
     """
 
     evaluation: Evaluation
     mia_efficacy: EfficacyJson | None
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> "Measured":
@@ -191,13 +193,19 @@ class Measured:
         """
         try:
             evaluation = from_json(Evaluation, document["evaluation"], "a stored evaluation")
-            return cls(evaluation=evaluation, mia_efficacy=document["mia_efficacy"])
+            metrics = {str(name): value for name, value in document.get("metrics", {}).items()}
+            return cls(evaluation=evaluation, mia_efficacy=document["mia_efficacy"], metrics=metrics)
         except (TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(f"a stored report is not as it was written: {error}") from None
 
     def to_json(self) -> MeasuredJson:
-        """Both, ready for JSON."""
-        return {"evaluation": to_json(self.evaluation), "mia_efficacy": self.mia_efficacy}
+        """All of it, ready for JSON."""
+        found: MeasuredJson = {
+            "evaluation": to_json(self.evaluation), "mia_efficacy": self.mia_efficacy,
+        }  # fmt: skip
+        if self.metrics:
+            found["metrics"] = self.metrics
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -153,6 +153,13 @@ class Metrics(Form):
     latent_weights: Groups
 
 
+class MoreMetrics(Metrics):
+    """The same, and metrics that other packages plug in: null of one that failed."""
+
+    # Missing where the recipe names none.
+    others: Annotated[dict[Word, Number | None], OPEN] = Field(default_factory=dict)
+
+
 class EvaluationResult(Form):
     """A measured quantity and its limit.
 
@@ -268,6 +275,7 @@ class PredicateV2(_Predicate):
 class Predicate(PredicateV2):
     """What was done for one request, and how far the ledger was."""
 
+    metrics: MoreMetrics
     ledger: Ledger
 
 

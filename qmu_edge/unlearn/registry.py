@@ -1,4 +1,4 @@
-"""Unlearning methods: one file each, registered in a plain dictionary; and those of other packages.
+"""Unlearning methods: one file each, registered in a plain dictionary; others are plug-ins.
 
 A method is `run(model, data, params, generator) -> model` with its properties, see `method`. It never chooses
 a device, reads a command line, or knows the name of a dataset. Quantizer scales are frozen unless a method
@@ -6,21 +6,21 @@ says otherwise.
 """
 
 import dataclasses
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import metadata
+from contextlib import contextmanager
 from typing import Any, Final, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from qmu_edge.errors import ConfigError
-from qmu_edge.machine.versions import METHODS_GROUP
+from qmu_edge.errors import ConfigError, QmuEdgeError, UnlearnError
 from qmu_edge.models.calibration import require_calibrated
 from qmu_edge.models.layers import Classifier
+from qmu_edge.plugins.registry import installed, plugin
 from qmu_edge.recipe import Recipe, TrainRecipe
 from qmu_edge.request.split import Passes
 from qmu_edge.runtime.malloc import kept_memory
+from qmu_edge.runtime.memory import ran_out
 from qmu_edge.train.batches import ForgetRetain
 from qmu_edge.train.difficulty import without
 from qmu_edge.unlearn.method import Method
@@ -56,9 +56,7 @@ from qmu_edge.unlearn.methods import (
     unsir,
 )
 
-_NAME: Final = re.compile("[A-Za-z][A-Za-z0-9_]{0,63}")  # a section of the recipe
-
-OWN: Final[Mapping[str, Method]] = {
+METHODS: Final[Mapping[str, Method]] = {
     "qmul": qmul.METHOD,
     "random_label": random_label.METHOD,
     "munba": munba.METHOD,
@@ -91,40 +89,39 @@ OWN: Final[Mapping[str, Method]] = {
 }
 
 
-def _installed() -> Iterator[tuple[str, Method]]:
-    """Methods of other packages, by the entry points of the group `qmu_edge.methods`.
-
-    None of them is exact, whatever it says: an exact method's network goes out without a verdict on what it
-    still knows.
-
-    Raises:
-        ConfigError: One cannot be imported, is no `Method`, calls itself exact, or has a name that is taken.
-    """
-    for point in metadata.entry_points(group=METHODS_GROUP):
-        where = f"entry point {point.name} = {point.value}"
-        if point.name in OWN or not _NAME.fullmatch(point.name):
-            raise ConfigError(f"{where}: allowed is a name of its own, of letters, digits and _")
-        try:
-            made = point.load()
-        except Exception as error:  # it is not our code
-            raise ConfigError(f"{where}: {type(error).__name__}: {str(error)[:200]}") from error
-        if not isinstance(made, Method) or made.category == "exact":
-            raise ConfigError(f"{where}: allowed is an approximate Method")
-        yield point.name, made
-
-
-METHODS: Final[Mapping[str, Method]] = {**OWN, **dict(_installed())}
-
-
 def method(name: str) -> Method:
-    """The method of this name.
+    """The method of this name: of ours, else of another package, which is imported then.
+
+    One of another package is never exact, whatever it says: an exact method's network goes out without a
+    verdict on what it still knows.
 
     Raises:
-        ConfigError: There is no such method; the message names all methods.
+        ConfigError: There is no such method; the message names all. Or another package's is not confirmed,
+            cannot be imported, is no `Method`, or calls itself exact.
     """
-    if name not in METHODS:
-        raise ConfigError(f"method {name!r} is not one of {', '.join(METHODS)}")
-    return METHODS[name]
+    if name in METHODS:
+        return METHODS[name]
+    if name not in (others := installed("method")):
+        raise ConfigError(f"method {name!r} is not one of {', '.join((*METHODS, *others))}")
+    made = others[name].load()
+    if not isinstance(made, Method) or made.category == "exact":
+        raise ConfigError(f"{others[name]}: allowed is an approximate Method")
+    return made
+
+
+@contextmanager
+def _guarded(name: str, error: type[QmuEdgeError]) -> Iterator[None]:
+    """What the code of another package raises, as an `error` in one line; ours is not touched."""
+    if name in METHODS:
+        yield
+        return
+    with plugin("method", name).guarded(error):
+        try:
+            yield
+        except RuntimeError as found:
+            if ran_out(found):  # which is said elsewhere
+                raise MemoryError(str(found)) from found
+            raise
 
 
 def apply(
@@ -139,10 +136,12 @@ def apply(
     require_calibrated(model)
     data.forget.require_some("forget")
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
-    method(name).check(model, data, params)
-    difficulty = model.difficulty
-    with kept_memory(data.retain.device):
-        changed = method(name).run(model, data, params, generator)
+    difficulty, chosen = model.difficulty, method(name)
+    with kept_memory(data.retain.device), _guarded(name, UnlearnError):
+        chosen.check(model, data, params)
+        changed = chosen.run(model, data, params, generator)
+        if not isinstance(changed, Classifier):
+            raise UnlearnError(f"method {name}: returned {type(changed).__name__}, allowed is a network")
     changed.difficulty = without(
         difficulty if changed.difficulty is None else changed.difficulty, data.forget
     )
@@ -165,7 +164,15 @@ def require_known(names: Iterable[str], recipe: Recipe) -> dict[str, Passes]:
         name: parameters(name, recipe.unlearn.get(name, {}), recipe.train)
         for name in dict.fromkeys((*recipe.unlearn, *tried))
     }
-    return {name: method(name).work(found[name]) for name in tried}
+    return {name: _work(name, found[name]) for name in tried}
+
+
+def _work(name: str, params: Any) -> Passes:
+    with _guarded(name, ConfigError):
+        made = method(name).work(params)
+        if not isinstance(made, Passes):
+            raise TypeError(f"its work is {type(made).__name__}, allowed is Passes")
+        return made
 
 
 def parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:
@@ -179,6 +186,11 @@ def parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:
     Raises:
         ConfigError: An unknown parameter, or a value of the wrong type or out of range.
     """
+    with _guarded(name, ConfigError):
+        return _parameters(name, given, train)
+
+
+def _parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:
     params = method(name).params
     allowed = [f.name for f in dataclasses.fields(params)]
     unknown = [key for key in given if key not in allowed]

@@ -72,9 +72,18 @@ FAKE = """#!/usr/bin/env bash
 echo "$*" >> "$(dirname "$0")/calls"
 here=$(dirname "$0")
 case "$1 $2" in
-  "receipt verify") grep -qf "$3" "$here/issued" || exit 8 ;;
+  "receipt keep")
+    none=1
+    for one in "$3"/[0-9]*.json; do
+      if [ -e "$one" ]; then none=0; grep -qf "$one" "$here/issued" || exit 8; fi
+    done
+    [ "$none" = 0 ] || [ "$4" = --begin ] || [ ! -s "$here/issued" ] || exit 8
+    mkdir -p "$3"
+    number=0
+    while read -r line; do number=$((number + 1)); echo "$line" > "$3/$(printf %06d $number).json"; done \
+      < "$here/issued" ;;
   "receipt show") echo '{"receipt": {"predicateType": "urn:x", "predicate": {"a": 1}}}' ;;
-  "unlearn --request") exit "$(cat "$here/unlearn")" ;;
+  "unlearn --request") cat "$here/next" >> "$here/issued"; : > "$here/next"; exit "$(cat "$here/unlearn")" ;;
   "export --bundle")
     mkdir "$3" || exit 2
     tail -n 1 "$here/issued" > "$3/receipt.json"
@@ -91,13 +100,14 @@ if [ "$2" = -m ]; then echo '<testsuite failures="0"/>' > "$8"; else exec "$PYTH
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """In place of the real ones: a project that has issued what the file `issued` lists."""
+    """In place of the real ones: a project that has issued what the file `issued` lists, and will `next`."""
     folder = tmp_path / "programs"
     folder.mkdir()
     for name, text in (("qmu-edge", FAKE), ("python", PYTHON)):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    (folder / "issued").write_text("first\n")
+    (folder / "issued").touch()
+    (folder / "next").write_text("first\n")
     (folder / "unlearn").write_text("0")
     return folder
 
@@ -106,7 +116,7 @@ def test_what_an_earlier_job_has_left_is_never_shipped(programs: Path, tmp_path:
     out, receipts = tmp_path / "out", tmp_path / "receipts"
     words = (tmp_path, tmp_path / "req.json", out, receipts, programs)
     assert _release(*words).returncode == 0
-    (programs / "issued").write_text("first\nsecond\n")
+    (programs / "next").write_text("second\n")
     assert _release(*words).returncode == 0
     assert (out / "bundle.tar").read_text() == (out / "bundle/receipt.json").read_text() == "second\n"
     assert sorted(p.name for p in receipts.iterdir()) == ["000001.json", "000002.json"]
@@ -137,13 +147,39 @@ def test_a_chain_that_does_not_continue_ends_the_job_before_anything_is_done(
     assert [p.name for p in receipts.iterdir()] == ["000007.json"]
 
 
-def test_two_receipts_of_one_number_are_two_histories(programs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_without_receipts_does_not_continue_those_that_were_issued(
+    programs: Path, tmp_path: Path, there: bool
+) -> None:
+    """A wrong path, or a branch without the commit of the job before."""
+    (programs / "issued").write_text("of a job before\n")
     receipts = tmp_path / "receipts"
-    receipts.mkdir()
-    (receipts / "000001.json").write_text("first")
+    if there:
+        receipts.mkdir()
     words = (tmp_path, tmp_path / "req.json", tmp_path / "out", receipts, programs)
     assert _release(*words).returncode == 8
-    assert "two histories" in (tmp_path / "out/summary.md").read_text()
+    assert "unlearn" not in (programs / "calls").read_text() and receipts.exists() == there
+
+
+def test_what_a_job_has_issued_and_never_committed_is_added_by_the_next(
+    programs: Path, tmp_path: Path
+) -> None:
+    (programs / "issued").write_text("first\nlost\n")
+    (programs / "next").write_text("third\n")
+    receipts = tmp_path / "receipts"
+    receipts.mkdir()
+    (receipts / "000001.json").write_text("first\n")
+    words = (tmp_path, tmp_path / "req.json", tmp_path / "out", receipts, programs)
+    assert _release(*words).returncode == 0
+    assert [p.read_text() for p in sorted(receipts.iterdir())] == ["first\n", "lost\n", "third\n"]
+
+
+def test_a_bundle_with_another_receipt_than_the_projects_ends_the_job(programs: Path, tmp_path: Path) -> None:
+    script = (programs / "qmu-edge").read_text()
+    (programs / "qmu-edge").write_text(script.replace('tail -n 1 "$here/issued" > "$3/r', 'echo x > "$3/r'))
+    words = (tmp_path, tmp_path / "req.json", tmp_path / "out", tmp_path / "receipts", programs)
+    assert _release(*words).returncode == 8
+    assert "not the receipt of the bundle" in (tmp_path / "out/summary.md").read_text()
 
 
 def test_the_script_says_what_it_needs(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ COMMANDS: dict[str, Any] = {
     "request withdraw": requests.request_withdraw, "request deny": requests.request_deny,
     "request extend": requests.request_extend,
     "references build": references.references_build,
-    "receipt recompute": receipts.receipt_recompute,
+    "receipt recompute": receipts.receipt_recompute, "receipt keep": receipts.receipt_keep,
     "receipt show": receipts.receipt_show, "receipt verify": receipts.receipt_verify,
     "receipt schema": receipts.receipt_schema,
     "keys list": keys.keys_list, "keys rotate": keys.keys_rotate, "keys revoke": keys.keys_revoke,

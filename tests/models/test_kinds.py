@@ -73,8 +73,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "mixed images": (Of(lambda x: x.reshape(4, -1)), "gives .* for 2 images and .* for 3: it mixes them"),
     "half a size": (Of(lambda x: F.adaptive_avg_pool2d(x, x.shape[2] - 3)), r"gives \(5, 5\) pixels"),
     "a function with a grid": (qnn.QuantSigmoid(), "QuantSigmoid cannot be exported"),
-    "a grid of what comes out": (
-        qnn.QuantConv2d(4, 4, 1, output_quant=Int8ActPerTensorFloat), "quantizes its output"
+    "a grid of what comes out, of one bit": (
+        qnn.QuantConv2d(4, 4, 1, output_quant=Int8ActPerTensorFloat, output_bit_width=1),
+        "QuantConv2d has a quantizer of its output that cannot be taken: 1 bits",
     ),
     "a zero point": (qnn.QuantIdentity(act_quant=ShiftedUint8ActPerTensorFloat), "by a zero point"),
     "a weight's zero point": (

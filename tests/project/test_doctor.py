@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,7 @@ from qmu_edge.recipe import Recipe, parse_recipe
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.lock import locked
-from tests.receipt.test_receipt import made
-from tests.store.ledger.contents import RECEIVED
+from tests.project.issuing import issue
 
 TINY = parse_recipe('[data]\nsource = "digits"\nsize = 8\n', "tiny")
 
@@ -228,14 +226,14 @@ def test_an_object_that_nothing_names_is_counted_and_kept(root: Path) -> None:
         digest = project.store.put_bytes(b"of an attempt that was given up")
         found = examine(root, repair=True)
         assert (found["problems"], found["unnamed"]) == ([], 1)
-        assert project.store.open_verified(digest)
+        project.store.verify(digest)
 
 
 HOLDER = """
 import sys
 from pathlib import Path
 from qmu_edge.store.lock import locked
-from tests.receipt.test_receipt import made
+from tests.project.issuing import issue
 from tests.store.ledger.contents import RECEIVED
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
@@ -317,24 +315,11 @@ def test_what_a_file_manager_leaves_is_no_damage(root: Path, litter: str) -> Non
 
 
 def test_a_ledger_that_was_put_back_is_told_by_the_receipts_that_are_left(root: Path) -> None:
-    def issue(number: int) -> None:
-        with opened(root, Progress()) as project, project.locked():
-            ledger, name = project.ledger, f"request {number}"
-            ledger.receive(name, _sha(name.encode()), **RECEIVED)
-            ledger.start_step(name, "run", "receipted")
-            said = asdict(ledger.standing_at(name, "run", "receipted"))
-            previous = ledger.current(Pointer.RECEIPT)
-            data = made(
-                project.signing_key, ledger=said, previous=previous, batch={"requests": 1, "forget": 0}
-            )
-            digest = project.store.put_bytes(data)
-            ledger.commit_release(name, checkpoint=None, release=None, receipt=digest)
-
-    issue(0)
+    issue(root, 0)
     with Ledger.open(root / ".qmu/ledger.db") as ledger:
         ledger.forget_deleted_pages()
     backup = (root / ".qmu/ledger.db").read_bytes()
-    issue(1)
+    issue(root, 1)
     assert examine(root)["problems"] == []
     for path in (root / ".qmu").glob("ledger.db*"):
         path.unlink()

@@ -1,0 +1,1 @@
+"""Plug-ins as a package of your own would bring them; the page of `api/` says how they are found."""

@@ -1,0 +1,1 @@
+"""What other packages plug in: datasets, networks, methods, metrics, observers."""

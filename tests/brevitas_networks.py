@@ -1,0 +1,118 @@
+"""Networks of Brevitas' own layers, as people train them with quantizers of many kinds."""
+
+import copy
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import brevitas.nn as qnn
+import numpy as np
+import torch
+from brevitas.quant import (
+    Int8ActPerTensorFloat,
+    Int8BiasPerTensorFloatInternalScaling,
+    Int8WeightPerTensorFixedPoint,
+    Int16Bias,
+    Int32Bias,
+    Uint8ActPerTensorFixedPoint,
+)
+from torch import Tensor, nn
+
+from qmu_edge.models.layers import Layers, Normalize, Shape
+from qmu_edge.train.batches import Samples
+
+PER_CHANNEL: Final = {"weight_scaling_per_output_channel": True}
+CONSTANT: Final = {"scaling_impl_type": "const"}
+
+
+class Small(nn.Module):
+    """A stem, a residual block, one layer behind it, and a classifier.
+
+    Args of `__init__` are those of Brevitas' layers: of layers with weights, of activations.
+    """
+
+    def __init__(
+        self, channels: int, classes: int, weights: Mapping[str, Any], activations: Mapping[str, Any],
+        *, bits: int = 4, shared: bool = False, norms: bool = True, inside: bool = False,
+    ) -> None:  # fmt: skip
+        """Build it; `shared` quantizers, `norms` or biases, `inside`: grids are those of other layers."""
+        super().__init__()
+        given: dict[str, Any] = {"weight_bit_width": bits, "bias": not norms, **weights}
+        conv = {"kernel_size": 3, "padding": 1, **given}
+        grid: dict[str, Any] = {"bit_width": bits, "return_quant_tensor": not inside, **activations}
+        signed: dict[str, Any] = {"bit_width": 8, "return_quant_tensor": shared}
+        if "max_val" in grid:
+            signed |= {**activations, "min_val": -4.0, "max_val": 4.0}
+        self.image = nn.Identity()
+        if not inside:
+            self.image = qnn.QuantIdentity(**{**signed, "return_quant_tensor": True})
+        first = {"input_quant": Int8ActPerTensorFloat} if inside else {}
+        self.stem, self.stem_norm = qnn.QuantConv2d(channels, 8, **conv, **first), self._norm(8, norms)
+        self.relu = qnn.QuantReLU(**grid)
+        self.conv, self.norm = qnn.QuantConv2d(8, 8, **conv), self._norm(8, norms)
+        self.branch, self.skip = qnn.QuantIdentity(**signed), qnn.QuantIdentity(**signed)
+        if shared:
+            conv["weight_quant"] = self.conv.weight_quant
+            grid = {"act_quant": self.relu.act_quant, "return_quant_tensor": True}
+            self.skip = self.branch
+            del conv["weight_bit_width"]
+        self.sum = qnn.QuantReLU(**grid)
+        self.down, self.down_norm = qnn.QuantConv2d(8, 8, stride=2, **conv), self._norm(8, norms)
+        self.last = qnn.QuantReLU(**grid)
+        self.mean = qnn.QuantIdentity(**{**signed, "return_quant_tensor": "bias_quant" in given})
+        self.fc = qnn.QuantLinear(8, classes, **{**given, "bias": True, "weight_bit_width": 8})
+
+    @staticmethod
+    def _norm(channels: int, norms: bool) -> nn.Module:
+        return nn.BatchNorm2d(channels) if norms else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        x = self.relu(self.stem_norm(self.stem(self.image(x))))
+        x = self.sum(self.skip(x) + self.branch(self.norm(self.conv(x))))
+        x = self.last(self.down_norm(self.down(x)))
+        out: Tensor = self.fc(torch.flatten(self.mean(nn.functional.adaptive_avg_pool2d(x, 1)), 1))
+        return out
+
+
+def trained(network: nn.Module, samples: Samples, shape: Shape, *, steps: int = 40) -> nn.Module:
+    """Quantization-aware training as in Brevitas' own examples: plain PyTorch, on images 0..1."""
+    whole = nn.Sequential(Normalize(shape), network)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    generator = torch.Generator().manual_seed(0)
+    network.train()
+    for _ in range(steps):
+        batch = samples.take(torch.randint(len(samples), (min(64, len(samples)),), generator=generator))
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(whole(batch.images() / 255.0), batch.labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return network.eval()
+
+
+def qcdq(network: nn.Module, shape: Shape, size: int) -> bytes:
+    """Brevitas' own export of a network, with its normalisation before it."""
+    from brevitas.export import export_onnx_qcdq
+
+    whole = nn.Sequential(Normalize(shape), copy.deepcopy(network)).eval()
+    example = torch.rand(2, shape.channels, size, size)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
+        path = Path(folder) / "qcdq.onnx"
+        export_onnx_qcdq(
+            whole, args=example, export_path=str(path), opset_version=17, dynamo=False,
+            input_names=["image"], output_names=["logits"],
+            dynamic_axes={"image": {0: "n"}, "logits": {0: "n"}}, keep_initializers_as_inputs=False,
+        )  # fmt: skip
+        return path.read_bytes()
+
+
+def answers(data: bytes, images: np.ndarray) -> np.ndarray:
+    """Logits of a file for byte images, by onnxruntime alone."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    given = {session.get_inputs()[0].name: images.astype(np.float32) / 255.0}
+    found: np.ndarray = session.run(None, given)[0]
+    return found
