@@ -33,7 +33,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "scale": measured.scale, "photos": measured.photos,
     "rooms": described.rooms, "commands": described.commands, "exit codes": described.exit_codes,
     "recipe": described.recipe_fields, "unlearning": described.unlearning, "attacks": described.attacks,
-    "targets": described.targets,
+    "targets": described.targets, "architectures": described.architectures,
     "ledger tables": described.ledger_tables, "ledger facts": described.ledger_facts,
 }  # fmt: skip
 
