@@ -6,6 +6,7 @@ resnet.py        ResNet18, ResNet50
 mobilenet.py     MobileNetV2
 convnets.py      networks of plain torch layers, those of torchvision among them
 own.py           user-defined networks
+of_brevitas.py   networks of Brevitas' own layers
 follow.py        the calls that a network makes
 kinds.py         kinds of calls
 parts.py         which part of a tensor an index takes
