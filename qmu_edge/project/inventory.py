@@ -37,6 +37,7 @@ OUTSIDE: Final = (
     "backups of this folder",
     "documents of requests, such as req.json",
 )
+ON_A_HUB: Final = "bundles sent to a model hub"  # outside, too, and counted: see `recipients`
 UNNAMED: Final = "object that nothing names"
 WORK: Final = "training state"
 FOLDER: Final = "release folder"
@@ -49,7 +50,7 @@ STATES: Final = (
 SENTENCES: Final = frozenset(
     {
         *NEVER_STORED, *OUTSIDE, *STATES, "checkpoint", UNNAMED, WORK, FOLDER, IMAGES, PSEUDONYMS, EXPORTED,
-        PRETRAINED,
+        PRETRAINED, ON_A_HUB,
         "page", PAPER, "reference scores", "shards", "comparison", "reference report", "reference model",
         AUDIT,
     }

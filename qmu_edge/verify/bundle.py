@@ -52,6 +52,7 @@ class Bundle:
         manifest: What they are.
         signature: What is known about the signature, for people.
         vouched_by: Name of the trusted key that has signed it; None where no key was said to be trusted.
+        signer: The public key whose signature holds, whoever's it is; None where none was checked.
         receipt: Whether a receipt covers its model files.
     """
 
@@ -59,6 +60,7 @@ class Bundle:
     manifest: Manifest
     signature: str
     vouched_by: str | None
+    signer: bytes | None
     receipt: Coverage
 
     @property
@@ -126,7 +128,7 @@ def _verified(folder: Path, path: Path, key: Path | None) -> Bundle:
     signer, signature = _signer(folder, data, path, key)
     found = coverage(folder, manifest, path, signer)
     vouched_by = envelope.key_name(signer) if key is not None and signer is not None else None
-    return Bundle(folder, manifest, signature, vouched_by, found)
+    return Bundle(folder, manifest, signature, vouched_by, signer, found)
 
 
 def _names_in(folder: Path, path: Path) -> set[str]:
