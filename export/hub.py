@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.parse import SplitResult, urljoin, urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import (
+    HTTPDefaultErrorHandler,
+    HTTPErrorProcessor,
+    HTTPHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+)
 
 from qmu_edge import __version__
 from qmu_edge.errors import ConfigError, IntegrityError
@@ -226,17 +234,18 @@ def fetch(file: HubFile, digest: Sha256, folder: Path) -> Path:
     return path
 
 
-class _Stay(HTTPRedirectHandler):
-    """Follows no redirect: urllib would read all of its body first, and send the token along."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """There is no other request."""
+def _opener() -> OpenerDirector:
+    """What asks, and follows no redirect: urllib would read all of its body, and send the token along."""
+    opener = OpenerDirector()
+    for handler in (ProxyHandler, HTTPHandler, HTTPSHandler, HTTPDefaultErrorHandler, HTTPErrorProcessor):
+        opener.add_handler(handler())
+    return opener
 
 
 @contextmanager
 def _answer(url: str, hub: str, file: HubFile) -> Iterator[Any]:
     """The answer at an address or where it redirects to; the token goes to the Hub itself only."""
-    secret, opener = token(), build_opener(_Stay)
+    secret, opener = token(), _opener()
     for _ in range(_REDIRECTS + 1):
         request = Request(
             url, headers={"User-Agent": f"qmu-edge/{__version__}", "Accept-Encoding": "identity"}
@@ -259,11 +268,18 @@ def _answer(url: str, hub: str, file: HubFile) -> Iterator[Any]:
 
 def _next(url: str, location: str, hub: str, file: HubFile) -> str:
     """Where a redirect leads: to HTTPS, or to the Hub itself."""
-    there = urljoin(url, location)
-    place = _split(there)
-    if place is None or not (place.scheme == "https" or _origin(there) == _origin(hub)):
+    try:
+        there = urljoin(url, location)
+    except ValueError:
+        there = ""
+    if not _allowed(there, hub):
         raise ConfigError(f"{file}: redirected to what is not https")
     return there
+
+
+def _allowed(url: str, hub: str) -> bool:
+    place = _split(url)
+    return place is not None and (place.scheme == "https" or _origin(url) == _origin(hub))
 
 
 def _split(url: str) -> SplitResult | None:

@@ -10,7 +10,7 @@ from typing import Final
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import from_json, to_json
-from qmu_edge.store.ledger.chain import now
+from qmu_edge.store.ledger import chain
 from qmu_edge.store.ledger.ledger import Ledger
 
 UPLOAD: Final = "upload"
@@ -79,7 +79,7 @@ class Recipients:
         return self._note(
             Upload(
                 number=number, hub=hub, repository=repository, manifest=manifest, issued=issued,
-                files=files, bytes=bytes, begun=now(),
+                files=files, bytes=bytes, begun=chain.now(),
             )
         )  # fmt: skip
 
@@ -107,7 +107,7 @@ class Recipients:
         """
         for upload in self.all():
             if upload.number == number:
-                return upload if upload.taken_down else self._note(replace(upload, taken_down=now()))
+                return upload if upload.taken_down else self._note(replace(upload, taken_down=chain.now()))
         raise ConfigError(f"recipient {number}: no such one; qmu-edge recipients lists them")
 
     def _note(self, upload: Upload) -> Upload:
