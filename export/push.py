@@ -35,7 +35,7 @@ from qmu_edge.verify.newest import Accepted, require_newest, require_one_history
 FOLDER: Final = "bundle"
 _SECONDS: Final = 30.0
 # What the library must know before it is imported: to ask and to tell nobody else, and not to print.
-_SILENT: Final = {
+SILENT: Final = {
     "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_VERBOSITY": "critical",
     "HF_DEBUG": "0",
@@ -208,7 +208,7 @@ class Hub:
 
 
 def _library() -> Any:
-    os.environ.update(_SILENT)
+    os.environ.update(SILENT)
     try:
         library = import_module("huggingface_hub")
     except ModuleNotFoundError:
