@@ -36,6 +36,7 @@ TESTED_IN = {
     "cli/test_audit.py": ("qmu_edge/pipeline/audit_run", "qmu_edge/pipeline/audit_subject"),
     "cli/test_adopt.py": ("qmu_edge/pipeline/adopt_run", "qmu_edge/pipeline/adoption"),
     "cli/test_bad_requests.py": ("cli/requests", "qmu_edge/api/requests"),
+    "cli/test_hub.py": ("qmu_edge/api/hub",),
     "cli/test_near_duplicates.py": ("qmu_edge/pipeline/near_duplicates",),
     "cli/test_cli_receipts.py": ("cli/receipts", "cli/keys", "qmu_edge/api/receipts"),
     "cli/test_reading.py": ("qmu_edge/store/ledger/opening",),
