@@ -12,7 +12,6 @@ import io
 import os
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +30,7 @@ from qmu_edge.io.files import UNFINISHED, make_folder, sync_folder, write_atomic
 from qmu_edge.receipt import p256
 from qmu_edge.receipt.envelope import key_name
 from qmu_edge.verify.manifest import GOLDEN, MANIFEST, PUBLIC_KEY, SIGNATURE, FileEntry, Issued, Manifest
-from qmu_edge.verify.onnx.reader import read
+from qmu_edge.verify.onnx.reader import parse_file
 from qmu_edge.verify.session import OrtRunner, oldest_onnxruntime
 from qmu_edge.verify.verdict import Thresholds
 
@@ -134,18 +133,13 @@ def _content(path: Path) -> bytes | dict[str, bytes] | None:
 
 def _tried(files: Mapping[str, bytes], model: str) -> tuple[dict[str, bytes], dict[str, str]]:
     """Golden inputs and logits of the model as files by name, and the oldest onnxruntime of each file."""
-    oldest = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in sorted(n for n in files if n.endswith(".onnx")):
-            path = Path(folder) / name
-            path.write_bytes(files[name])
-            if not (file := read(path)).is_qonnx:  # which onnxruntime does not run
-                oldest[name] = oldest_onnxruntime(file)
-        runner = OrtRunner(Path(folder) / model)
-        _, channels, size, _ = runner.input_shape
-        images = golden_images(GOLDEN_INPUTS, channels, size)
-        arrays = zip(GOLDEN, (images, runner.logits(images)), strict=True)
-        return {name: _npy(array) for name, array in arrays}, oldest
+    read = {n: parse_file(data, Path(n)) for n, data in sorted(files.items()) if n.endswith(".onnx")}
+    oldest = {n: oldest_onnxruntime(file) for n, file in read.items() if not file.is_qonnx}
+    runner = OrtRunner(read[model])
+    _, channels, size, _ = runner.input_shape
+    images = golden_images(GOLDEN_INPUTS, channels, size)
+    arrays = zip(GOLDEN, (images, runner.logits(images)), strict=True)
+    return {name: _npy(array) for name, array in arrays}, oldest
 
 
 def _hex(data: bytes) -> bytes:

@@ -4,9 +4,6 @@ Parity is measured on the exported bytes. A file of the deploy form gives the sa
 optimization, so parity is measured at every optimization level, with one thread and with two.
 """
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +17,7 @@ from qmu_edge.verify.exactness import obstacles
 from qmu_edge.verify.integer_reference import run_integers
 from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
 from qmu_edge.verify.onnx.operators import require_bounded
-from qmu_edge.verify.onnx.reader import read
+from qmu_edge.verify.onnx.reader import OnnxFile, parse_file
 from qmu_edge.verify.parity import Parity, compare
 from qmu_edge.verify.rounding import Obstacle
 from qmu_edge.verify.session import OPTIMIZATION, OrtRunner
@@ -66,16 +63,14 @@ def require_valid(data: bytes) -> LatentReport:
         onnx.checker.check_model(data, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"onnx.checker: {str(error).strip().partition(chr(10))[0]}") from None
-    with _on_disk(data) as path:
-        file = read(path)
-        require_bounded(file)
-        return latent_weight_gate(file)
+    file = _file(data)
+    require_bounded(file)
+    return latent_weight_gate(file)
 
 
 def unproven(data: bytes) -> tuple[Obstacle, ...]:
     """What keeps the exported bytes from being proven to compute the same on every processor."""
-    with _on_disk(data) as path:
-        return obstacles(read(path))
+    return obstacles(_file(data))
 
 
 def runnable(data: bytes) -> bytes:
@@ -109,8 +104,7 @@ def run_file(
         IntegrityError: See `OrtRunner`.
         ExportError: See `OrtRunner`.
     """
-    with _on_disk(data) as path:
-        return OrtRunner(path, threads=threads, optimization=optimization).logits(images, batch=BATCH)
+    return OrtRunner(_file(data), threads=threads, optimization=optimization).logits(images, batch=BATCH)
 
 
 def parity_by_level(
@@ -150,21 +144,16 @@ def arbitrate(
     some = differing[:ARBITRATED_IMAGES]
     if not len(some):
         return Arbitration(len(differing), 0, 0)
-    with _on_disk(data) as path:
-        file = read(path)
-        try:
-            fed = OrtRunner(path).fed(images[some])
-            reference = run_integers(file, fed)[file.graph.outputs[0].name]
-        except ExportError:  # a float layer, or a format without integer layers
-            return Arbitration(len(differing), 0, 0)
+    file = _file(data)
+    try:
+        fed = OrtRunner(file).fed(images[some])
+        reference = run_integers(file, fed)[file.graph.outputs[0].name]
+    except ExportError:  # a float layer, or a format without integer layers
+        return Arbitration(len(differing), 0, 0)
     as_file = int((reference.argmax(1) == found[some].argmax(1)).sum())
     return Arbitration(len(differing), len(some), as_file)
 
 
-@contextmanager
-def _on_disk(data: bytes) -> Iterator[Path]:
-    """A file with these bytes, for readers that take a path."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(data)
-        yield path
+def _file(data: bytes) -> OnnxFile:
+    """The exported bytes as a device reads them."""
+    return parse_file(data, Path("model.onnx"))

@@ -9,14 +9,14 @@ from typing import Any, TypedDict
 from qmu_edge.attestation.papers import PAPERS, findings
 from qmu_edge.errors import ConfigError, LedgerError
 from qmu_edge.io.digest import Sha256, sha256_of
-from qmu_edge.io.files import read_regular, write_new
+from qmu_edge.io.files import lies_in, read_regular, write_new
 from qmu_edge.io.json import MAX_BYTES
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.checklist import checklists
 from qmu_edge.project.history import History
 from qmu_edge.project.inventory import inventory
 from qmu_edge.project.project import KEYS, STORE, Project, find, opened
-from qmu_edge.project.publish import files_in, papers_named
+from qmu_edge.project.publish import SUMS, files_in, papers_named
 from qmu_edge.project.results import Results
 from qmu_edge.receipt import p256, receipt
 from qmu_edge.receipt.envelope import key_name, read_public_key
@@ -26,6 +26,7 @@ from qmu_edge.store.ledger.issued import verify_issued
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.store.objects import ObjectStore
+from qmu_edge.verify.manifest import MANIFEST
 
 
 class ShownReceipt(TypedDict):
@@ -97,12 +98,17 @@ def receipt_verify(
         previous: The receipts before this one, newest first.
         trusted_keys: Public keys, one of which must have signed it; the project's when empty. Those of the
             kind P-256 are for the model signature that lies beside the receipt.
+
+    Raises:
+        ConfigError: A key came with the receipt, in one bundle or release.
+        LedgerError: Something does not hold.
     """
     place = path or _published(project)
     data = _receipt_bytes(place, project)
     statement = receipt.loads(data, place or "receipt")
     beside = [place.parent / n for n in statement.files if (place.parent / n).is_file()] if place else []
     given = {f.name: f for f in [*beside, *files]}
+    near = _keys_beside(place.parent, trusted_keys) if place else []
     p256_keys = {path: p256.read_public_key(path) for path in trusted_keys}
     trusted = [read_public_key(path) for path, key in p256_keys.items() if key is None]
     model_keys = [key for key in p256_keys.values() if key is not None]
@@ -120,11 +126,28 @@ def receipt_verify(
                 before = [found.store.get_bytes(stated)]
     reported = [digest.lower() for digest in digests]
     checks = verify_receipt(data, files=given, digests=reported, previous=before, keys=trusted)
+    papers = _beside(place.parent, data, published, model_keys) if place else []
     return {
         "sha256": sha256_of(data),
         "key": key_name(receipt.signer(data)),
-        "checks": [*checks, *(_beside(place.parent, data, published, model_keys) if place else ()), *issued],
+        "checks": [*checks, *near, *papers, *issued],
     }
+
+
+def _keys_beside(folder: Path, keys: Sequence[Path]) -> list[str]:
+    """What is to be said of keys that lie in the folder of a receipt.
+
+    Raises:
+        ConfigError: The folder is a bundle or a release, and a key in it came with it.
+    """
+    near = [key for key in keys if lies_in(key, folder)]
+    packed = next((name for name in (MANIFEST, SUMS) if (folder / name).is_file()), None)
+    if near and packed:
+        raise ConfigError(
+            f"{near[0]}: came with the receipt, in a folder with {packed}, and whoever made the one made the "
+            "other: it vouches for nothing; allowed is a key that you have from elsewhere, or no --key"
+        )
+    return [f"{key}: lies beside the receipt; if it came with it, it vouches for nothing" for key in near]
 
 
 def _papers(ledger: Ledger, results: Results, store: ObjectStore) -> dict[str, Sha256]:

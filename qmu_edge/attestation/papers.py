@@ -71,6 +71,8 @@ def findings(
         if name in found:
             try:
                 data = read_regular(folder / name, limit=MAX_BYTES, error=LedgerError)
+                if sha256_of(data) != found[name]:
+                    raise LedgerError(f"{name}: is changing")
                 yield from check(data, statement, receipt, found, keys)
             except LedgerError as error:
                 yield False, str(error)

@@ -17,7 +17,6 @@ Shapes: n images, d features, p people.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -33,7 +32,7 @@ from qmu_edge.audit.subject import Attacked, Known, Subject
 from qmu_edge.errors import ExportError
 from qmu_edge.project.audits import Estimate, Finding
 from qmu_edge.verify.latent_weights import WEIGHTED
-from qmu_edge.verify.onnx.reader import read
+from qmu_edge.verify.onnx.reader import OnnxFile
 from qmu_edge.verify.residual import Values
 from qmu_edge.verify.session import OrtRunner
 
@@ -54,16 +53,16 @@ class Seen:
     retained: np.ndarray
 
 
-def before_classifier(file: Path) -> tuple[bytes, str]:
+def before_classifier(file: OnnxFile) -> tuple[bytes, str]:
     """The file with what enters its last layer in place of its output, and the name of that.
 
     Raises:
         ExportError: No layer with weights leads to the output.
     """
-    model = onnx.load_from_string(read(file).data)
+    model = onnx.load_from_string(file.data)
     weighted = [node for node in model.graph.node if node.op_type in WEIGHTED]
     if not weighted:
-        raise ExportError(f"{file}: no layer to cut before")
+        raise ExportError(f"{file.path}: no layer to cut before")
     name = weighted[-1].input[0]
     del model.graph.output[:]
     model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
@@ -72,7 +71,7 @@ def before_classifier(file: Path) -> tuple[bytes, str]:
 
 def features(runner: OrtRunner, images: np.ndarray) -> np.ndarray:
     """What enters the last layer of a file, float32 (n, d), of images uint8 (n, c, h, w)."""
-    data, name = before_classifier(runner.path)
+    data, name = before_classifier(runner.file)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = runner.threads, 3
     session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -20,6 +20,7 @@ from qmu_edge.models.layers import Classifier
 from qmu_edge.train.batches import Samples
 from qmu_edge.verify.metrics import effective_number
 from qmu_edge.verify.mia import mean_score, views
+from qmu_edge.verify.onnx.reader import OnnxFile
 from qmu_edge.verify.residual import Values
 from qmu_edge.verify.session import OrtRunner
 
@@ -56,21 +57,21 @@ class Known:
 class Attacked:
     """An exported file under onnxruntime; what it answers on a set is computed once."""
 
-    def __init__(self, path: Path, network: Callable[[], Classifier], *, flip: bool) -> None:
+    def __init__(self, model: Path | OnnxFile, network: Callable[[], Classifier], *, flip: bool) -> None:
         """Load nothing yet.
 
         Args:
-            path: The file.
+            model: The file, or what was read of it.
             network: Loads the network that it was exported from, a fresh copy each time.
             flip: Whether a score is the mean over an image and its mirror image.
         """
-        self.path, self.network, self._flip = path, network, flip
+        self.model, self.network, self._flip = model, network, flip
         self._logits: dict[Known, list[NDArray[np.float32]]] = {}
 
     @cached_property
     def runner(self) -> OrtRunner:
         """The file, ready to run."""
-        return OrtRunner(self.path, threads=processors().threads)
+        return OrtRunner(self.model, threads=processors().threads)
 
     def logits(self, known: Known) -> NDArray[np.float32]:
         """Of the images as they are, float32 (n, k)."""

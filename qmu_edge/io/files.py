@@ -1,5 +1,6 @@
 """Files: read within bounds, written whole or not at all."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -7,6 +8,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,30 @@ BLOCK_BYTES: Final = 1 << 20
 TEMPORARY: Final = ".tmp-"  # how the name of every unfinished file begins
 UNFINISHED: Final = ".qmu-edge-unfinished-"  # and that of a folder outside the store: nobody else's begins so
 LITTER: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # of whoever looked into a folder
+
+
+class NotRegular(OSError):
+    """What was opened is a pipe, a device, or a socket."""
+
+
+def open_regular(path: Path, *, links: bool = True) -> BufferedIOBase:
+    """A regular file, open for reading: what is looked at through it is what is read.
+
+    Args:
+        path: Of the file.
+        links: Whether a link is followed.
+
+    Raises:
+        OSError: It cannot be opened, or is not a regular file.
+    """
+    # O_NONBLOCK so that nobody waits for a pipe's other end.
+    flags = ("O_NONBLOCK", "O_BINARY") if links else ("O_NONBLOCK", "O_BINARY", "O_NOFOLLOW")
+    handle = os.open(path, os.O_RDONLY | sum(getattr(os, flag, 0) for flag in flags))
+    file = open(handle, "rb")
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        file.close()
+        raise NotRegular(errno.EINVAL, "not a regular file", str(path))
+    return file
 
 
 def read_regular(path: Path, *, limit: int, error: type[QmuEdgeError]) -> bytes:
@@ -32,15 +58,11 @@ def read_regular(path: Path, *, limit: int, error: type[QmuEdgeError]) -> bytes:
             `limit`, or it cannot be read. A ConfigError where permission is all that is missing.
     """
     try:
-        # One descriptor for check and read; O_NONBLOCK so that nobody waits for a pipe's other end.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise error(f"{path}: not a regular file")
+        with open_regular(path) as file:
             data = file.read(limit + 1)
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
-    except IsADirectoryError:
+    except (IsADirectoryError, NotRegular):
         raise error(f"{path}: not a regular file") from None
     except OSError as problem:
         raise cannot_read(path, problem, error) from None
@@ -49,6 +71,18 @@ def read_regular(path: Path, *, limit: int, error: type[QmuEdgeError]) -> bytes:
     if len(data) > limit:
         raise error(f"{path}: larger than the allowed {limit} bytes")
     return data
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a file lies in a folder, by its name, by a link, or as another name of a file there."""
+    place, here = path.resolve(), folder.resolve()
+    if here in place.parents:
+        return True
+    try:
+        found = place.stat()
+        return any(os.path.samestat(found, other.stat()) for other in here.iterdir())
+    except OSError:
+        return False
 
 
 def write_new(path: Path, data: bytes, *, outside: str, mode: int = 0o644) -> None:

@@ -4,7 +4,6 @@ Images, files and networks are those that the verdict was taken of. What a purge
 attacked any more: neither can the request be audited then.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +25,7 @@ from qmu_edge.models.build import build
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.names import QUANTIZER
 from qmu_edge.pipeline.comparison import MAX_BYTES, Comparison
-from qmu_edge.pipeline.evaluate import measured_file
+from qmu_edge.pipeline.evaluate import measured_file, stored_file
 from qmu_edge.pipeline.inputs import shape_of
 from qmu_edge.pipeline.references import Bank
 from qmu_edge.pipeline.release import parity_images, planned, with_all_outputs
@@ -41,6 +40,7 @@ from qmu_edge.train.batches import Augment, Samples, on_device
 from qmu_edge.train.fit import calibrate_on, predict
 from qmu_edge.train.requantize import requantize
 from qmu_edge.verify.evaluation import SetName
+from qmu_edge.verify.onnx.reader import parse_file
 from qmu_edge.verify.residual import Compared, Values
 from qmu_edge.verify.verdict import unseen_among
 
@@ -173,8 +173,7 @@ class Fulfilled:
             def network() -> Classifier:
                 return networks.load(checkpoint)[0].to(device)
 
-            path, flip = store.open_verified(file), self.bank.recipe.data.flip
-            return Attacked(path, network, flip=flip)
+            return Attacked(stored_file(store, file), network, flip=self.bank.recipe.data.flip)
 
         return Subject(
             forgotten=sets[SetName.FORGET], unseen=sets[SetName.TEST], retained=sets[SetName.RETAIN],
@@ -238,11 +237,10 @@ class ProjectMeans(Means):
             model, plan, images=parity_images(bank.samples, recipe.policy.parity_inputs),
             min_agreement=recipe.policy.min_agreement, min_inputs=recipe.policy.parity_inputs,
         )  # fmt: skip
-        with tempfile.TemporaryDirectory(prefix="qmu-edge-audit-") as folder:
-            path = Path(folder) / made.format.file_name
-            path.write_bytes(made.data)
-            file = Attacked(path, lambda: model, flip=recipe.data.flip)
-            return [file.scores(known) for known in asked]
+        file = Attacked(
+            parse_file(made.data, Path(made.format.file_name)), lambda: model, flip=recipe.data.flip
+        )
+        return [file.scores(known) for known in asked]
 
 
 def _gone(row: RequestRow, what: str) -> ConfigError:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,9 @@ from qmu_edge.project.records import Measured, Release
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.split import Split
+from qmu_edge.store.objects import ObjectStore
 from qmu_edge.verify.evaluation import Labelled, SetName, evaluate, seen
+from qmu_edge.verify.onnx.reader import MAX_BYTES, OnnxFile, parse_file
 from qmu_edge.verify.outputs import require_same_outputs
 from qmu_edge.verify.session import OrtRunner
 from qmu_edge.verify.verdict import Thresholds
@@ -64,6 +65,15 @@ def measured_file(release: Release) -> Sha256:
     return release.whole.file if release.whole else release.files[runnable(release)]
 
 
+def stored_file(store: ObjectStore, digest: Sha256) -> OnnxFile:
+    """A stored model file: exactly the bytes of this digest.
+
+    Raises:
+        IntegrityError: The object is missing or altered.
+    """
+    return parse_file(store.get_bytes(digest, limit=MAX_BYTES), store.path(digest))
+
+
 def thresholds_of(policy: PolicyRecipe) -> Thresholds:
     """What a policy allows."""
     ta, ra = (None if v == "off" else v for v in (policy.max_ta_drop, policy.max_ra_drop))
@@ -88,25 +98,25 @@ def positions_of(split: Split, *, most: int) -> SetPositions:
 
 
 def evaluate_file(
-    path: Path,
+    file: OnnxFile,
     samples: ProjectSamples,
     positions: SetPositions,
     *,
     flip: bool,
     progress: Progress,
     outputs: Sequence[int] = (),
-    narrowed: Sequence[Path] = (),
+    narrowed: Sequence[OnnxFile] = (),
 ) -> tuple[Measured, Seen]:
     """Run any standard ONNX file on sets of samples.
 
     Args:
-        path: The file.
+        file: What was read of it.
         samples: Of the project.
         positions: Which samples are in which set.
         flip: Whether a score is the mean over an image and its mirror image.
         progress: Where images are counted.
         outputs: Of the files in `narrowed`, the labels that they have an output for.
-        narrowed: Files from which outputs were taken out: the others must be those of `path`.
+        narrowed: Files from which outputs were taken out: the others must be those of `file`.
 
     Raises:
         IntegrityError: A deleted sample is in a set that is kept.
@@ -117,7 +127,7 @@ def evaluate_file(
     sets = {n: Labelled(samples.images[p], samples.index.labels[p]) for n, p in positions.items()}
     total = sum(map(len, positions.values()))
     progress.start("evaluating the exported file", total)
-    runner = OrtRunner(path, threads=processors().threads)
+    runner = OrtRunner(file, threads=processors().threads)
     evaluation, logits = evaluate(runner, sets)
     for other in narrowed:
         shown = {name: images for name, (images, _) in sets.items()}

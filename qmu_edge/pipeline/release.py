@@ -26,7 +26,14 @@ from qmu_edge.io.files import make_folder, write_atomic
 from qmu_edge.io.plain import to_json
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.deploy import deploy
-from qmu_edge.pipeline.evaluate import Seen, SetPositions, evaluate_file, measured_file, thresholds_of
+from qmu_edge.pipeline.evaluate import (
+    Seen,
+    SetPositions,
+    evaluate_file,
+    measured_file,
+    stored_file,
+    thresholds_of,
+)
 from qmu_edge.pipeline.networks import MAX_BYTES, Networks
 from qmu_edge.pipeline.papers import described, facts_of
 from qmu_edge.project.project import Project
@@ -203,11 +210,11 @@ def evaluate_release(
         ConfigError: The release holds no file that onnxruntime can run.
         ExportError: A file from which outputs were taken out is otherwise not the one that was measured.
     """
-    path, whole = store.open_verified(measured_file(release)), release.whole
+    file, whole = stored_file(store, measured_file(release)), release.whole
     ships = [sha for name, sha in release.files.items() if name != Format.QONNX.file_name] if whole else []
     return evaluate_file(
-        path, samples, positions, flip=flip, progress=progress,
-        outputs=whole.outputs if whole else (), narrowed=[*map(store.open_verified, ships)],
+        file, samples, positions, flip=flip, progress=progress,
+        outputs=whole.outputs if whole else (), narrowed=[stored_file(store, sha) for sha in ships],
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from qmu_edge.machine.cost import measured_cost
 from qmu_edge.pipeline.circumstances import circumstances
 from qmu_edge.pipeline.comparison import Comparison
 from qmu_edge.pipeline.distributed import Job
-from qmu_edge.pipeline.evaluate import Seen, measured_file, positions_of, thresholds_of
+from qmu_edge.pipeline.evaluate import Seen, measured_file, positions_of, stored_file, thresholds_of
 from qmu_edge.pipeline.inputs import forget_retain, samples_of
 from qmu_edge.pipeline.networks import Networks, origin_of
 from qmu_edge.pipeline.references import Bank, Expected, expected
@@ -48,7 +48,6 @@ from qmu_edge.train.requantize import requantize
 from qmu_edge.unlearn.registry import METHODS, parameters
 from qmu_edge.verify.codes_changed import codes_changed
 from qmu_edge.verify.figures import figures_of
-from qmu_edge.verify.onnx.reader import read
 from qmu_edge.verify.verdict import Terms, Verdict, judge, reasons
 
 
@@ -236,8 +235,7 @@ def _verified(run: Run, release_digest: Sha256) -> StepResult:
     found, seen = run.evaluate(release)
     known = _expected(run, seen_before)
     comparison, terms = Comparison.of(seen_before, known, _requests(run)), _terms(run, known)
-    files = (project.store.open_verified(measured_file(r)) for r in (original, release))
-    codes = codes_changed(*map(read, files))
+    codes = codes_changed(*(stored_file(project.store, measured_file(r)) for r in (original, release)))
     index, barred = project.samples.index, project.samples.barred()
     compared = comparison.compared(seen, index, barred)
     verdict = judge(compared, terms, codes=codes)

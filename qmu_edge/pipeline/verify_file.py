@@ -21,7 +21,7 @@ from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import make_folder, write_atomic
 from qmu_edge.io.plain import to_json
 from qmu_edge.pipeline.comparison import MAX_BYTES, Comparison
-from qmu_edge.pipeline.evaluate import Seen, evaluate_file, positions_of, thresholds_of
+from qmu_edge.pipeline.evaluate import Seen, evaluate_file, positions_of, stored_file, thresholds_of
 from qmu_edge.project.project import Project
 from qmu_edge.project.records import Release, Report, Whole
 from qmu_edge.project.results import RELEASE, Results
@@ -83,10 +83,10 @@ def check_against_project(project: Project, path: Path, data_out: Path | None = 
     else:
         split = _everything(samples, set(project.ledger.erased_images()))
         positions, flip = positions_of(split, most=recipe.policy.evaluation_images), False
-    measured = project.store.open_verified(whole.file) if whole else path
+    measured = stored_file(project.store, whole.file) if whole else file
     found, seen = evaluate_file(
         measured, samples, positions, flip=flip, progress=project.progress,
-        outputs=whole.outputs if whole else (), narrowed=[path] if whole else [],
+        outputs=whole.outputs if whole else (), narrowed=[file] if whole else [],
     )  # fmt: skip
     verdict = _verdict(of, seen, samples.index, barred, recipe.policy) if of else None
     if data_out is not None:

@@ -74,7 +74,7 @@ def brought(recipe: ModelRecipe, given: Path | None) -> tuple[ModelRecipe, bytes
         raise ConfigError(
             f"model file {shown(given.name)}: allowed are names of letters, digits and _ that end in .py"
         ) from None
-    confirm(given)
+    _note(digest)  # of what was read: the file may be another by now
     return named, source
 
 
@@ -85,13 +85,17 @@ def confirm(given: Path) -> Sha256:
         ConfigError: It cannot be read, or nothing can be noted.
     """
     digest = sha256_of(read_regular(given, limit=MAX_BYTES, error=ConfigError))
+    _note(digest)
+    return digest
+
+
+def _note(digest: Sha256) -> None:
     folder = _confirmed()
     try:
         make_folder(folder, 0o700)
     except OSError as error:
         raise ConfigError(f"cannot write {folder}: {error.strerror}; XDG_STATE_HOME names another") from None
     write_atomic(folder / digest, b"", mode=0o600)
-    return digest
 
 
 def confirmed_source(recipe: ModelRecipe, folder: Path) -> bytes:

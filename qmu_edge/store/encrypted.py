@@ -111,17 +111,6 @@ class EncryptedStore(ObjectStore):
         """Store the bytes of a file that ships, as they are."""
         return ObjectStore(self.root).put_bytes(data)
 
-    def open_verified(self, digest: Sha256) -> Path:
-        """Path of an object that is not encrypted and whose content has just been found right.
-
-        Raises:
-            IntegrityError: The object is missing, altered, or encrypted.
-        """
-        path = super().open_verified(digest)
-        if _is_encrypted(path):
-            raise IntegrityError(f"object {digest}: is encrypted, so it cannot be read by its path ({path})")
-        return path
-
     def verify(self, digest: Sha256) -> None:
         """Decrypt and hash the content of an object.
 

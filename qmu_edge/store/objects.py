@@ -69,15 +69,6 @@ class ObjectStore:
         """
         return self.put_bytes(data)
 
-    def open_verified(self, digest: Sha256) -> Path:
-        """Path of an object whose content has just been hashed and found right.
-
-        Raises:
-            IntegrityError: The object is missing, not a plain file, or altered.
-        """
-        self.verify(digest)
-        return self.path(digest)
-
     def verify(self, digest: Sha256) -> None:
         """Hash the content of an object.
 

@@ -76,7 +76,7 @@ def _verify(arguments: argparse.Namespace) -> Verification:
     asked = {f.name: given[f.name] for f in fields(Options) if f.name in given}
     options = Options(**asked, limits=limits)
     if bundle.is_bundle(arguments.model):
-        return verify_bundle(arguments.model, options, arguments.key)
+        return verify_bundle(bundle.read_bundle(arguments.model, arguments.key), options)
     return verify_file(arguments.model, options)
 
 

@@ -2,23 +2,24 @@
 
 A reader of all of tar follows extended headers, sparse maps and links before anything was verified, for as
 long as a stranger likes. Here a header is 512 bytes with a name, an octal size and a checksum; a member is a
-regular file with a plain name, each once; and all headers are read before anything is written.
+regular file with a plain name, each once; and all headers are read before any content is. Nothing is
+unpacked: who could write into a folder of members could change what was verified.
 
 Source: POSIX.1-2017, pax, "ustar Interchange Format".
 Differs: regular files only, no folders in names, no extended headers. An archive that names the format in
     another way (GNU tar's does) but uses none of its extensions is read as well.
 """
 
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.errors import IntegrityError
 from qmu_edge.io.names import is_file_name
 from qmu_edge.verify.manifest import MAX_BYTES, MAX_ENTRIES
 
 BLOCK: Final = 512
 MAX_PADDING: Final = 2**20  # behind the end; tar fills a record, of 10 KiB where nothing else is asked for
-_CHUNK: Final = 2**20
 _COMPRESSED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
 _KINDS: Final = {
     b"1": "a hard link", b"2": "a link", b"3": "a device", b"4": "a device", b"5": "a folder", b"6": "a pipe",
@@ -38,30 +39,44 @@ class Member(NamedTuple):
     bytes: int
 
 
-def unpack(path: Path, folder: Path) -> None:
-    """Write the members of an archive as files of a folder.
+class Archive:
+    """An open archive, whose members are read by their names.
 
-    Args:
-        path: The archive.
-        folder: Empty.
-
-    Raises:
-        IntegrityError: It is no archive, is cut off, or holds anything but plain files with plain names.
-        ConfigError: It cannot be read, or the disk is full.
+    Attributes:
+        names: Of all members.
     """
-    if not path.is_file():
-        raise IntegrityError(f"{path}: not a regular file")
-    try:
-        with path.open("rb") as file:
-            for member in _members(file, path):
-                file.seek(member.start)
-                with (folder / member.name).open("wb") as copy:
-                    _copy(file, copy, member, path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be unpacked: {error.strerror}") from None
+
+    def __init__(self, file: BufferedIOBase, path: Path) -> None:
+        """Read all headers.
+
+        Args:
+            file: The archive, open as long as members are read.
+            path: What messages call it.
+
+        Raises:
+            IntegrityError: It is no archive, is cut off, or holds anything but plain files with plain names.
+            OSError: It cannot be read.
+        """
+        self._file, self._path = file, path
+        self._members = {member.name: member for member in _members(file, path)}
+        self.names = frozenset(self._members)
+
+    def read(self, name: str, limit: int) -> bytes:
+        """The content of a member, or so many of its first bytes.
+
+        Raises:
+            IntegrityError: There is less than its header says.
+            OSError: It cannot be read.
+        """
+        member = self._members[name]
+        self._file.seek(member.start)
+        data = self._file.read(wanted := min(member.bytes, limit))
+        if len(data) < wanted:
+            raise IntegrityError(f"{self._path}: cut off in {name}; the file is changing")
+        return data
 
 
-def _members(file: BinaryIO, path: Path) -> list[Member]:
+def _members(file: BufferedIOBase, path: Path) -> list[Member]:
     """All members, in order; at most `MAX_ENTRIES` headers are read."""
     found: dict[str, Member] = {}
     size = file.seek(0, 2)
@@ -115,13 +130,3 @@ def _octal(field: bytes) -> int:
     if not digits or digits.strip(b"01234567"):
         raise ValueError("a number that is not octal")
     return int(digits, 8)
-
-
-def _copy(file: BinaryIO, copy: BinaryIO, member: Member, path: Path) -> None:
-    left = member.bytes
-    while left:
-        chunk = file.read(min(left, _CHUNK))
-        if not chunk:
-            raise IntegrityError(f"{path}: cut off in {member.name}; the file is changing")
-        copy.write(chunk)
-        left -= len(chunk)

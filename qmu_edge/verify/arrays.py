@@ -5,6 +5,7 @@ Nothing is unpickled, and no array is read before its header was compared with t
 
 import io
 import math
+import os
 import re
 import tokenize
 import zipfile
@@ -19,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError, IntegrityError
-from qmu_edge.io.files import read_regular
 from qmu_edge.verify.evaluation import Labelled, SetName
 
 MAX_BYTES: Final = 16 * 2**30
@@ -53,9 +53,9 @@ def read_npz(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[Any
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
-    allowed = min(max_bytes, max(SMALL_BYTES, MAX_RATIO * path.stat().st_size))
-    with _integrity_errors(path, ".npz"):
-        with zipfile.ZipFile(path) as archive:
+    with _integrity_errors(path, ".npz"), path.open("rb") as opened:  # once: what is checked is what is read
+        allowed = min(max_bytes, max(SMALL_BYTES, MAX_RATIO * os.fstat(opened.fileno()).st_size))
+        with zipfile.ZipFile(opened) as archive:
             members = archive.infolist()
             total = sum(member.file_size for member in members)
             if total > allowed or len(members) > MAX_MEMBERS:
@@ -65,21 +65,21 @@ def read_npz(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, NDArray[Any
             for member in members:
                 with archive.open(member) as file:
                     _require_header(file.read(MAX_HEADER), member.file_size)
-        with np.load(path, allow_pickle=False) as arrays:
+        opened.seek(0)
+        with np.load(opened, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
 
-def read_npy(path: Path, *, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
+def read_npy(data: bytes, path: Path) -> NDArray[Any]:
     """Read the array of an `.npy` file.
 
     Args:
-        path: The file.
-        max_bytes: Its largest size.
+        data: Its content.
+        path: What messages call it.
 
     Raises:
-        IntegrityError: Missing, too large, damaged, or an array of Python objects.
+        IntegrityError: Damaged, or an array of Python objects.
     """
-    data = read_regular(path, limit=max_bytes, error=IntegrityError)
     with _integrity_errors(path, ".npy"):
         _require_header(data[:MAX_HEADER], len(data))
         array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)

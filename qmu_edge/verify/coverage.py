@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from qmu_edge.errors import LedgerError
-from qmu_edge.io.files import read_regular
 from qmu_edge.io.json import parse_object
 from qmu_edge.receipt import envelope
-from qmu_edge.verify.manifest import MAX_MANIFEST, RECEIPT, Manifest
+from qmu_edge.verify.manifest import RECEIPT, Manifest
 
 RECEIPTS: Final = "urn:qmu-edge:erasure-receipt:v"  # and a number: all versions say the following alike
 NOT_CHECKED: Final = 'not checked, for want of cryptography, the extra "signature" of qmu-edge'
@@ -29,11 +28,11 @@ class Coverage:
     text: str
 
 
-def coverage(folder: Path, manifest: Manifest, path: Path, signer: bytes | None) -> Coverage:
+def coverage(receipt: bytes | None, manifest: Manifest, path: Path, signer: bytes | None) -> Coverage:
     """What the receipt of a bundle says about its model files.
 
     Args:
-        folder: Where the files are; they are what the manifest says.
+        receipt: Its receipt; None where it has none.
         manifest: Of the bundle.
         path: Of the bundle, for messages.
         signer: The public key whose signature under the manifest holds; None where none was checked.
@@ -41,10 +40,10 @@ def coverage(folder: Path, manifest: Manifest, path: Path, signer: bytes | None)
     Raises:
         LedgerError: The receipt does not hold, or is about another model.
     """
-    if RECEIPT not in manifest.files:
+    if receipt is None:
         return _without(manifest)
     what = f"{path}: {RECEIPT}"
-    signed = envelope.read(read_regular(folder / RECEIPT, limit=MAX_MANIFEST, error=LedgerError), what)
+    signed = envelope.read(receipt, what)
     statement = parse_object(signed.payload, f"{what}: not a receipt", LedgerError)
     covered, about = _about(statement, manifest, what)
     try:

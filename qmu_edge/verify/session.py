@@ -38,19 +38,20 @@ class OrtRunner:
     """A model file ready to run.
 
     Attributes:
-        path: The file.
+        file: What runs: exactly these bytes.
+        path: Where they came from.
         sha256: Hex digest of the bytes that run.
         size_bytes: How many they are.
         threads: Threads inside an operator.
         optimization: What onnxruntime may rewrite: "disabled", "basic" or "all".
     """
 
-    def __init__(self, path: Path, *, threads: int = 1, optimization: str = "all") -> None:
+    def __init__(self, model: Path | OnnxFile, *, threads: int = 1, optimization: str = "all") -> None:
         """Apply the model-file policy, then load the file.
 
         Args:
-            path: A model with one input (n, c, h, w) or (n, h, w, c), uint8 or float32 of 0..1, and one
-                output (n, k).
+            model: A file, or what was read of it, with one input (n, c, h, w) or (n, h, w, c), uint8 or
+                float32 of 0..1, and one output (n, k).
             threads: At least 1; speed only, results stay the same.
             optimization: "disabled", "basic" or "all".
 
@@ -64,13 +65,14 @@ class OrtRunner:
                 f"runner: {threads} threads, optimization {optimization!r}; "
                 f"allowed at least 1, one of {[*OPTIMIZATION]}"
             )
-        file = read(Path(path))
+        file = model if isinstance(model, OnnxFile) else read(Path(model))
+        path = file.path
         if file.is_qonnx:
             raise ExportError(
                 f"{path}: a QONNX file, which onnxruntime cannot run; run the QCDQ file of the same release"
             )
         require_bounded(file)
-        self._file, self._bounded = file, {1}
+        self.file, self._bounded = file, {1}
         self.path, self.sha256, self.size_bytes = file.path, file.sha256, len(file.data)
         self.threads, self.optimization = threads, optimization
         self._session = _session(file, threads, optimization)
@@ -115,7 +117,7 @@ class OrtRunner:
         """The largest part of a batch, halved again and again, that stays below the bound."""
         while batch not in self._bounded:
             try:
-                require_bounded(self._file, batch)
+                require_bounded(self.file, batch)
                 self._bounded.add(batch)
             except ExportError:
                 batch = -(-batch // 2)

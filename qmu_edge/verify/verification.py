@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.plain import to_json
-from qmu_edge.verify import bundle, newest
+from qmu_edge.verify import newest
 from qmu_edge.verify.arrays import MeasuredSets, read_golden, read_sets
+from qmu_edge.verify.bundle import Bundle, golden
 from qmu_edge.verify.codes_changed import codes_changed
 from qmu_edge.verify.evaluation import Evaluation, SetName, evaluate, seen
 from qmu_edge.verify.exactness import obstacles
@@ -171,10 +172,14 @@ def verify_file(path: Path, options: Options) -> Verification:
     Raises:
         QmuEdgeError: Any deliberate error but a threshold that is missed.
     """
-    found = verify_structure(read(path))
+    return _verified(read(path), options)
+
+
+def _verified(file: OnnxFile, options: Options) -> Verification:
+    found = verify_structure(file)
     _require_wide_sums(found)
     if options.golden or options.data:
-        runner = _runner(path, options)
+        runner = _runner(file, options)
         if options.golden:
             images, logits = read_golden(options.golden)
             parity = compare(logits, runner.logits(images))
@@ -189,83 +194,81 @@ def verify_file(path: Path, options: Options) -> Verification:
     return found
 
 
-def verify_bundle(path: Path, options: Options, key: Path | None = None) -> Verification:
-    """Verify a bundle: its files, signature, number and receipt, then its model as `verify_file` does.
+def verify_bundle(opened: Bundle, options: Options) -> Verification:
+    """Verify a bundle: its number and receipt, then its model as `verify_file` does.
 
     The golden inputs must agree as the manifest says. Of its thresholds and those asked for, the stricter
     count.
 
     Args:
-        path: Folder or archive.
+        opened: From `read_bundle`, which has verified files and signature.
         options: See `Options`.
-        key: A trusted public key that must have signed the bundle.
 
     Raises:
         QmuEdgeError: Any deliberate error but a threshold that is missed.
     """
-    if options.state is not None and key is None:
+    path, manifest, state = opened.path, opened.manifest, options.state
+    if state is not None and opened.vouched_by is None:
         raise ConfigError("--state needs --key: anybody's bundle could raise the number for ever")
-    least = _least(options)
-    with bundle.opened(path, key) as opened:
-        newest.require_newest(opened.manifest, least or 0, path)
-        if options.state is not None and options.state.exists():
-            newest.require_one_history(opened.manifest, newest.accepted(options.state), path)
-        limits = stricter(options.limits, opened.manifest.limits)
-        found = verify_file(opened.model, replace(options, limits=limits))
-        runner = _runner(opened.model, options)
-        golden = bundle.golden(opened.folder)
-        parity = _agreement(runner, golden, opened.manifest)
-        others = sorted({n for n in opened.manifest.files if n.endswith(".onnx")} - {opened.manifest.model})
-        about = BundleReport(
-            path=str(path),
-            files=len(opened.manifest.files),
-            signature=opened.signature,
-            vouched_by=opened.vouched_by,
-            receipt=opened.receipt.text,
-            covered=opened.receipt.covered,
-            number=newest.told(opened.manifest, least),
-            others={n: _other(opened.folder / n, golden, opened.manifest, options) for n in others},
-            latency_ms={f"batch {n}": latency(runner, golden[0], batch=n) for n in (1, 64)},
-            peak_mb=peak_mebibytes(),
-        )
-        whole = replace(found, file=opened.manifest.model, parity=parity, bundle=about)
-        if whole.passed and options.state is not None:
-            newest.accept(options.state, opened.manifest)
-        return whole
+    known = None if state is None else newest.accepted(state)
+    least = _least(options, known)
+    newest.require_newest(manifest, least or 0, path)
+    if known is not None:
+        newest.require_one_history(manifest, known, path)
+    limits = stricter(options.limits, manifest.limits)
+    model = opened.model
+    found = _verified(model, replace(options, limits=limits))
+    runner, inputs = _runner(model, options), golden(opened)
+    parity = _agreement(runner, inputs, manifest)
+    others = sorted({n for n in manifest.files if n.endswith(".onnx")} - {manifest.model})
+    about = BundleReport(
+        path=str(path),
+        files=len(manifest.files),
+        signature=opened.signature,
+        vouched_by=opened.vouched_by,
+        receipt=opened.receipt.text,
+        covered=opened.receipt.covered,
+        number=newest.told(manifest, least),
+        others={n: _other(opened.network(n), inputs, manifest, options) for n in others},
+        latency_ms={f"batch {n}": latency(runner, inputs[0], batch=n) for n in (1, 64)},
+        peak_mb=peak_mebibytes(),
+    )
+    whole = replace(found, file=manifest.model, parity=parity, bundle=about)
+    if whole.passed and state is not None:
+        newest.accept(state, manifest)
+    return whole
 
 
-def _other(path: Path, golden: Golden, manifest: Manifest, options: Options) -> Parity | str:
+def _other(file: OnnxFile, inputs: Golden, manifest: Manifest, options: Options) -> Parity | str:
     """Run another model file of a bundle on the golden inputs; or why it is not run.
 
     Raises:
         QmuEdgeError: It is no file that may run, or it does not agree.
     """
-    file = read(path)
     _require_wide_sums(verify_structure(file))
     if file.is_qonnx:
         return "not run: onnxruntime has no operators of QONNX"
     if lacks := lacking(file):
         return f"not run: {lacks}"
-    return _agreement(_runner(path, options), golden, manifest)
+    return _agreement(_runner(file, options), inputs, manifest)
 
 
-def _agreement(runner: OrtRunner, golden: Golden, manifest: Manifest) -> Parity:
+def _agreement(runner: OrtRunner, inputs: Golden, manifest: Manifest) -> Parity:
     """How a file answers the golden inputs of a bundle.
 
     Raises:
         ExportError: It agrees on fewer than the manifest says.
     """
-    images, logits = golden
+    images, logits = inputs
     parity = compare(logits, runner.logits(images))
     require_parity(parity, min_agreement=manifest.min_agreement, min_inputs=len(images))
     return parity
 
 
-def _least(options: Options) -> int | None:
+def _least(options: Options, known: newest.Accepted | None) -> int | None:
     """The lowest number of a bundle that is accepted; None where there is nothing to hold it against."""
-    known = [] if options.not_older_than is None else [options.not_older_than]
-    known += [] if options.state is None else [newest.accepted(options.state).number]
-    return max(known, default=None)
+    asked = [] if options.not_older_than is None else [options.not_older_than]
+    return max([*asked, *([] if known is None else [known.number])], default=None)
 
 
 def stricter(asked: Mapping[str, float | None], own: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -322,7 +325,7 @@ def _judge(
         return evaluation, None
     original = _runner(options.before, options)
     _, before = evaluate(original, data.sets)
-    codes = codes_changed(read(options.before), read(runner.path))
+    codes = codes_changed(original.file, runner.file)
     sets = {}
     for name, (images, labels) in data.sets.items():
         right, score = seen(runner, images, logits[name], labels, flip=data.flip)
@@ -342,5 +345,5 @@ def _judge(
     return evaluation, judge(sets, terms, codes=codes)
 
 
-def _runner(path: Path, options: Options) -> OrtRunner:
-    return OrtRunner(path, threads=options.threads, optimization=options.optimization)
+def _runner(model: Path | OnnxFile, options: Options) -> OrtRunner:
+    return OrtRunner(model, threads=options.threads, optimization=options.optimization)

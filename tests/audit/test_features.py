@@ -20,7 +20,7 @@ def test_the_file_is_cut_before_its_last_layer(real: Subject) -> None:
     design = np.concatenate([found, np.ones((len(found), 1))], axis=1).astype(np.float64)
     weights = np.linalg.lstsq(design, logits, rcond=None)[0]
     assert np.abs(design @ weights - logits).max() < 1e-4 < np.abs(logits).max()
-    assert before_classifier(real.file.path)[1] not in ("logits", "image")
+    assert before_classifier(real.file.runner.file)[1] not in ("logits", "image")
 
 
 def planted(knows: float, n: int = 300, seed: int = 0) -> Seen:

@@ -107,6 +107,20 @@ def test_an_auditor_checks_it_in_an_empty_folder_without_torch_and_network(
     assert [p.name for p in empty.iterdir()] == ["receipt.json"]
 
 
+def test_a_key_that_came_with_the_receipt_vouches_for_nothing(made: Any, run: Any, tmp_path: Path) -> None:
+    shutil.copyfile(made.served / "release/receipt.json", tmp_path / "receipt.json")
+    (tmp_path / "signing.pub").write_text(key_of(made.served))
+    words = ["receipt", "verify", tmp_path / "receipt.json", "--key", tmp_path / "signing.pub", "--json"]
+    beside = run(*words)
+    assert beside.code == 0
+    assert f"{tmp_path / 'signing.pub'}: lies beside the receipt; if it came" in str(beside.json["checks"])
+    for packed in ("manifest.json", "SHA256SUMS"):
+        (tmp_path / packed).write_text("{}")
+        ended = run(*words)
+        assert (ended.code, ended.out) == (2, "") and "signing.pub: came with the receipt" in ended.err
+        (tmp_path / packed).unlink()
+
+
 def test_a_key_is_insisted_upon_when_given_and_never_assumed(made: Any, run: Any, tmp_path: Path) -> None:
     receipt = made.served / "release/receipt.json"
     alone = run("receipt", "verify", receipt, "--json").json

@@ -17,6 +17,7 @@ from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.states import Pointer
 from qmu_edge.train.batches import ForgetRetain
+from qmu_edge.verify.onnx.reader import read
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_measurement_refuses_a_deleted_sample_among_those_kept(planted: Any, par
     project, _, split = planted
     with pytest.raises(IntegrityError, match=f"measured {part} set: 1 of"):
         evaluate.evaluate_file(
-            project.root / "release/model.onnx", project.samples,
+            read(project.root / "release/model.onnx"), project.samples,
             evaluate.positions_of(back_in(split, part), most=10**6), flip=False, progress=Progress(),
         )  # fmt: skip
 

@@ -90,7 +90,7 @@ def _original(project: Project) -> Path:
     before = receipt.predicate.checkpoints.before
     assert before is not None
     _, release = make_release(project, before, (Format.INTEGER,))
-    return project.store.open_verified(release.files["model.onnx"])
+    return project.store.path(release.files["model.onnx"])
 
 
 def test_a_missed_threshold_releases_nothing_and_retraining_can_follow(

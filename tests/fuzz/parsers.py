@@ -23,7 +23,7 @@ from qmu_edge.data.decoding import decoded, fitted, mode_and_size
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.data.subjects import read_subjects
 from qmu_edge.errors import LedgerError
-from qmu_edge.io.digest import Sha256
+from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.receipt import envelope, receipt
 from qmu_edge.receipt.verify import verify
 from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
@@ -188,8 +188,9 @@ def _model_signature(rng: random.Random) -> bytes:
 
 def _paper(name: str) -> Callable[[Path, Path], None]:
     def run(folder: Path, path: Path) -> None:
-        (folder / name).write_bytes(path.read_bytes())
-        found = findings(folder, test_receipt.made(), {name: SHA}, [])
+        data = path.read_bytes()
+        (folder / name).write_bytes(data)
+        found = findings(folder, test_receipt.made(), {name: sha256_of(data)}, [])
         if wrong := [line for holds, line in found if not holds]:
             raise LedgerError("; ".join(wrong))
 

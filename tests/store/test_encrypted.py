@@ -132,12 +132,9 @@ def test_a_key_that_cannot_be_shredded_keeps_its_object(
     assert store.get_bytes(digest) == b"x"
 
 
-def test_released_files_stay_plain_and_encrypted_ones_are_not_opened_by_path(store: EncryptedStore) -> None:
+def test_released_files_stay_plain(store: EncryptedStore) -> None:
     released = store.put_released(b"model")
-    assert store.open_verified(released).read_bytes() == b"model" and not store.keys.has(released)
-    encrypted = store.put_bytes(b"weights")
-    with pytest.raises(IntegrityError, match="is encrypted"):
-        store.open_verified(encrypted)
+    assert store.path(released).read_bytes() == b"model" and not store.keys.has(released)
 
 
 def test_the_limit_holds_before_anything_is_decrypted(store: EncryptedStore) -> None:

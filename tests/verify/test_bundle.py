@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,8 +20,9 @@ import pytest
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.receipt.envelope import to_pem
 from qmu_edge.verify.__main__ import main
-from qmu_edge.verify.bundle import golden, is_bundle, opened
+from qmu_edge.verify.bundle import golden, is_bundle, read_bundle
 from qmu_edge.verify.manifest import GOLDEN, MANIFEST, SIGNATURE
+from tests.opens import counted
 from tests.verify import files
 from tests.verify.bundles import KEY, OTHER_KEY, sign_again, write
 
@@ -44,8 +46,8 @@ def test_a_trusted_key_tells_who_signed(bundle: Path, tmp_path: Path) -> None:
     public.write_text(KEY.public_key().public_bytes_raw().hex())
     for text in (public.read_text(), to_pem(KEY.public_key().public_bytes_raw())):
         public.write_text(text)
-        with opened(bundle, public) as found:
-            assert found.signature.startswith("valid, key ") and "came with" not in found.signature
+        found = read_bundle(bundle, public)
+        assert found.signature.startswith("valid, key ") and "came with" not in found.signature
     other = OTHER_KEY.public_key().public_bytes_raw().hex()
     public.write_text("no key")
     assert main([str(bundle), "--key", str(public)]) == ConfigError.exit_code
@@ -54,6 +56,37 @@ def test_a_trusted_key_tells_who_signed(bundle: Path, tmp_path: Path) -> None:
     (bundle / SIGNATURE).unlink()
     assert main([str(bundle), "--key", str(public)]) == 4
     assert main([str(bundle)]) == 0
+
+
+CAME_WITH_IT: dict[str, Callable[[Path], str]] = {
+    "its own": lambda b: str(b / "signing.pub"),
+    "a link": lambda b: _made(b, lambda key: key.symlink_to(b / "signing.pub")),
+    "a second name": lambda b: _made(b, lambda key: os.link(b / "signing.pub", key)),
+    "a folder that leads there": lambda b: str(_made(b, lambda link: link.symlink_to(b)) + "/signing.pub"),
+}
+
+
+def _made(bundle: Path, make: Callable[[Path], object]) -> str:
+    make(bundle.with_name("key.pub"))
+    return str(bundle.with_name("key.pub"))
+
+
+@pytest.mark.parametrize("name", CAME_WITH_IT)
+def test_a_key_that_came_with_the_bundle_vouches_for_nothing(
+    bundle: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    key = CAME_WITH_IT[name](bundle)
+    assert main([str(bundle), "--key", key]) == ConfigError.exit_code
+    printed = capsys.readouterr()
+    assert f"{key}: came with the bundle" in printed.err and not printed.out
+
+
+def test_a_key_beside_the_unpacked_archive_came_with_it(bundle: Path, tmp_path: Path) -> None:
+    """A copy of the key alone cannot be told from one that is trusted: whoever copies it, trusts it."""
+    archive = str(bundle.with_name("bundle.tar"))
+    assert main([archive, "--key", str(bundle / "signing.pub")]) == ConfigError.exit_code
+    shutil.copyfile(bundle / "signing.pub", tmp_path / "trusted.pub")
+    assert main([archive, "--key", str(tmp_path / "trusted.pub")]) == 0
 
 
 def _flip(path: Path) -> None:
@@ -129,7 +162,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "model is a list": (lambda b: _manifest(b, lambda m: m.update(model=[])), r"model: found \[\]"),
     "golden inputs ask for 64 GiB": (lambda b: _golden(b, (2**36,)), "not a readable .npy file"),
     "golden inputs of objects": (lambda b: _golden(b, (4,), "|O"), "not a readable .npy file"),
-    "huge key": (lambda b: _stored(b, "signing.pub", b"ab" * 10_000), "not signed by"),
+    "huge key": (lambda b: _stored(b, "signing.pub", b"ab" * 10_000), "20000 bytes, allowed 1024"),
     "model signature": (lambda b: _flip(b / "model.sig"), r"model\.sig: SHA-256 .*the manifest says"),
     "no model signature": (lambda b: (b / "model.sig").unlink(), r"model\.sig: missing"),
     "many files": (lambda b: [(b / f"f{i}").write_bytes(b"") for i in range(99)], "more than 66 files"),
@@ -168,21 +201,23 @@ def test_a_wrong_answer_is_found(bundle: Path) -> None:
 
 
 def test_golden_inputs_are_as_many_images_as_logits(bundle: Path) -> None:
-    images, logits = golden(bundle)
+    found = read_bundle(bundle)
+    images, logits = golden(found)
     assert images.dtype == np.uint8 and logits.dtype == np.float32 and len(images) == len(logits) == 64
     for name, array in ((GOLDEN[0], images[:3]), (GOLDEN[1], logits.astype(np.float64))):
-        np.save(bundle / name, array)
+        buffer = io.BytesIO()
+        np.save(buffer, array)
         with pytest.raises(IntegrityError, match=r"golden inputs: .*, allowed as many uint8 images"):
-            golden(bundle)
+            golden(replace(found, content={**found.content, name: buffer.getvalue()}))
 
 
 def test_folders_and_archives_are_bundles(bundle: Path, model_path: Path) -> None:
     assert is_bundle(bundle) and is_bundle(Path("absent.tar")) and not is_bundle(model_path)
     assert all(is_bundle(Path(f"device.{packed}")) for packed in ("tar.gz", "tgz", "tar.zst", "zip"))
     for path in (bundle, bundle.with_name("bundle.tar")):
-        with opened(path) as found:
-            assert found.model.read_bytes() == model_path.read_bytes()
-            assert len(found.manifest.files) == 6
+        found = read_bundle(path)
+        assert found.model.data == model_path.read_bytes()
+        assert len(found.manifest.files) == 6
 
 
 def test_without_cryptography_the_signature_is_not_checked(bundle: Path) -> None:
@@ -193,3 +228,37 @@ def test_without_cryptography_the_signature_is_not_checked(bundle: Path) -> None
     done = subprocess.run([sys.executable, "-c", code, bundle], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("not checked, for want of") == 2  # the bundle's and the receipt's
+
+
+@pytest.mark.parametrize("name", ["bundle", "bundle.tar"])
+def test_each_file_of_a_bundle_is_read_once(bundle: Path, tmp_path: Path, name: str) -> None:
+    """Who swaps a file after it was verified changes nothing."""
+    (tmp_path / "key").write_text(KEY.public_key().public_bytes_raw().hex())
+    with counted(tmp_path) as opened:
+        assert main([str(tmp_path / name), "--key", str(tmp_path / "key")]) == 0
+    within = {f"bundle/{path.name}" for path in bundle.iterdir()} if name == "bundle" else {name}
+    assert opened.keys() == {*within, "key"} and set(opened.values()) == {1}, opened
+
+
+def test_a_link_that_is_put_in_place_of_a_file_is_not_followed(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(path: Path) -> set[str]:
+        names = {entry.name for entry in path.iterdir()}
+        _link(path)  # after the folder was looked at
+        return names
+
+    monkeypatch.setattr("qmu_edge.verify.bundle._names_in", listed)
+    with pytest.raises(IntegrityError, match=r"receipt\.json: cannot be read"):
+        read_bundle(bundle)
+
+
+def test_what_stays_in_memory_is_bounded(bundle: Path) -> None:
+    huge = [f"m{i}.onnx" for i in range(3)]
+    for name in huge:
+        (bundle / name).touch()
+        os.truncate(bundle / name, 2**30)
+    entry = {"sha256": "0" * 64, "bytes": 2**30}
+    _manifest(bundle, lambda m: m["files"].update(dict.fromkeys(huge, entry)))
+    with pytest.raises(IntegrityError, match=r"bytes of model files, allowed 2147483647"):
+        read_bundle(bundle)

@@ -14,7 +14,7 @@ from qmu_edge.errors import LedgerError, VerificationFailed
 from qmu_edge.export.bundle import write_bundle
 from qmu_edge.receipt.envelope import key_name, sign
 from qmu_edge.verify.__main__ import main
-from qmu_edge.verify.bundle import opened
+from qmu_edge.verify.bundle import read_bundle
 from qmu_edge.verify.coverage import Coverage
 from qmu_edge.verify.manifest import RECEIPT, SIGNATURE
 from qmu_edge.verify.verification import Options, verify_bundle
@@ -43,8 +43,7 @@ def model_path(tmp_path: Path) -> Path:
 
 
 def _found(bundle: Path, key: Path | None = None) -> Coverage:
-    with opened(bundle, key) as found:
-        return found.receipt
+    return read_bundle(bundle, key).receipt
 
 
 def test_the_receipt_says_who_signed_it(model_path: Path, tmp_path: Path) -> None:
@@ -165,4 +164,4 @@ def test_what_only_looks_like_a_receipt_covers_nothing(
     receipt = sign(json.dumps(statement_about(subject, None) | wrong).encode(), KEY)
     out = _with({MODEL: model}, receipt, tmp_path / "bundle")
     with pytest.raises(LedgerError, match="not a receipt"):
-        verify_bundle(out, Options())
+        verify_bundle(read_bundle(out), Options())

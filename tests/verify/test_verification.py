@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from qmu_edge.errors import ExportError
 from qmu_edge.verify import verification
+from qmu_edge.verify.bundle import read_bundle
 from qmu_edge.verify.evaluation import Labelled, SetName
 from qmu_edge.verify.onnx.graph import Dialect
 from qmu_edge.verify.onnx.reader import read
@@ -18,6 +19,7 @@ from qmu_edge.verify.residual import Scope
 from qmu_edge.verify.session import OrtRunner
 from qmu_edge.verify.verdict import Answer, Verdict
 from qmu_edge.verify.verification import Options, verify_bundle, verify_file, verify_structure
+from tests.opens import counted
 from tests.verify import bundles, files
 from tests.verify.bundles import LIMITS
 
@@ -48,7 +50,7 @@ def test_json_has_the_same_keys_in_the_same_order(tmp_path: Path) -> None:
         True,
     ]
     bundles.write(tmp_path / "bundle", path)
-    assert tuple(verify_bundle(tmp_path / "bundle", Options()).to_json()) == (*KEYS, "bundle")
+    assert tuple(verify_bundle(read_bundle(tmp_path / "bundle"), Options()).to_json()) == (*KEYS, "bundle")
 
 
 def judged(model: Path, data: Path, **options: Any) -> Verdict:
@@ -132,7 +134,9 @@ def test_of_a_bundles_thresholds_and_those_asked_for_the_stricter_count(
     bundles.write(tmp_path / "bundle", model)
 
     def allowed(**limits: float | None) -> dict[str, float]:
-        found = verify_bundle(tmp_path / "bundle", Options(data=known, before=model, limits=limits))
+        found = verify_bundle(
+            read_bundle(tmp_path / "bundle"), Options(data=known, before=model, limits=limits)
+        )
         assert found.verdict
         return {c.name: c.allowed for c in found.verdict.checks if c.name != "unchanged_codes"}
 
@@ -141,7 +145,7 @@ def test_of_a_bundles_thresholds_and_those_asked_for_the_stricter_count(
     assert allowed(max_residual=0.1, max_ta_drop=0.0) == {"ta_drop": 0.0, "residual": 0.1}
     assert allowed(max_ra_drop=0.5) == {**own, "ra_drop": 0.5}
     given = Options(data=known, before=model, limits={"max_residual": 0.0})
-    alone, bundled = verify_file(model, given), verify_bundle(tmp_path / "bundle", given)
+    alone, bundled = verify_file(model, given), verify_bundle(read_bundle(tmp_path / "bundle"), given)
     assert alone.verdict and [c.allowed for c in alone.verdict.checks[:3]] == [0.02, 0.05, 0.0]
     assert (bundled.file, alone.file) == ("model.onnx", str(model))
     assert replace(bundled, file=alone.file, bundle=None).latent_weights == alone.latent_weights
@@ -156,16 +160,31 @@ def test_every_model_file_of_a_bundle_is_run(tmp_path: Path, monkeypatch: pytest
     model = files.qcdq().SerializeToString()
     beside = {"same.onnx": same.SerializeToString(), "foreign.onnx": qonnx.SerializeToString()}
     bundles.write_files(tmp_path / "good", {"model.onnx": model, **beside})
-    found = verify_bundle(tmp_path / "good", Options()).bundle
+    found = verify_bundle(read_bundle(tmp_path / "good"), Options()).bundle
     assert (
         found is not None and found.others["foreign.onnx"] == "not run: onnxruntime has no operators of QONNX"
     )
     same_as = found.others["same.onnx"]
     assert not isinstance(same_as, str) and same_as.agreement == 1.0
     monkeypatch.setattr(verification, "lacking", lambda file: "needs onnxruntime 1.99 or newer")
-    found = verify_bundle(tmp_path / "good", Options()).bundle
+    found = verify_bundle(read_bundle(tmp_path / "good"), Options()).bundle
     assert found is not None and found.others["same.onnx"] == "not run: needs onnxruntime 1.99 or newer"
     monkeypatch.undo()
     bundles.write_files(tmp_path / "bad", {"model.onnx": model, "other.onnx": other.SerializeToString()})
     with pytest.raises(ExportError, match="parity"):
-        verify_bundle(tmp_path / "bad", Options())
+        verify_bundle(read_bundle(tmp_path / "bad"), Options())
+
+
+def test_each_file_that_is_given_is_read_once(
+    model_and_sets: ModelAndSets, known: Path, tmp_path: Path
+) -> None:
+    model, sets = model_and_sets
+    images = sets[SetName.TEST].images
+    np.savez(tmp_path / "golden.npz", images=images, logits=OrtRunner(model).logits(images))
+    (tmp_path / "before.onnx").write_bytes(model.read_bytes())
+    options = Options(
+        data=known, golden=tmp_path / "golden.npz", min_golden=1, before=tmp_path / "before.onnx"
+    )
+    with counted(tmp_path) as opened:
+        verify_file(model, options)
+    assert opened == dict.fromkeys([model.name, "before.onnx", known.name, "golden.npz"], 1)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from qmu_edge.errors import QmuEdgeError, VerificationFailed
-from qmu_edge.verify.bundle import golden, opened
+from qmu_edge.verify.bundle import golden, read_bundle
 from qmu_edge.verify.session import OrtRunner
 from qmu_edge.verify.verification import Options, verify_bundle
 
@@ -23,14 +23,14 @@ def main(bundle: Path, key: Path, state: Path) -> None:
     Raises:
         QmuEdgeError: The bundle must not be used.
     """
-    found = verify_bundle(bundle, Options(state=state), key)
+    files = read_bundle(bundle, key)  # once: what is verified is what runs, whoever swaps files meanwhile
+    found = verify_bundle(files, Options(state=state))
     if not found.passed:
         raise VerificationFailed(f"{bundle}: a threshold is not met, or no receipt covers the network")
     assert found.bundle is not None
     print(f"accepted: {found.bundle.signature}; {found.bundle.receipt}; {found.bundle.number}")
-    with opened(bundle, key) as files:
-        images, _ = golden(files.folder)  # uint8 (n, c, h, w); in their place, what the camera sees
-        classes = OrtRunner(files.model).logits(images[:8]).argmax(1)
+    images, _ = golden(files)  # uint8 (n, c, h, w); in their place, what the camera sees
+    classes = OrtRunner(files.model).logits(images[:8]).argmax(1)
     print("classes of the first pictures:", *classes)
 
 

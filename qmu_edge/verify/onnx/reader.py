@@ -13,12 +13,12 @@ Differs: stricter than any ONNX loader; see `wire`. Names are unique over all gr
 
 import math
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from qmu_edge.errors import ExportError, IntegrityError, QmuEdgeError
+from qmu_edge.io.files import open_regular
 from qmu_edge.verify.onnx.graph import (
     ELEMENT_TYPES,
     QONNX_DOMAIN,
@@ -31,9 +31,10 @@ from qmu_edge.verify.onnx.graph import (
 )
 from qmu_edge.verify.onnx.wire import Budget, Message, Schema, count_varints, parse
 
-__all__ = ["OnnxFile", "read"]
+__all__ = ["OnnxFile", "parse_file", "read"]
 
 DOMAINS: Final = frozenset({"", "ai.onnx", QONNX_DOMAIN})
+MAX_BYTES: Final = 2**31 - 1
 MAX_DEPTH: Final = 8
 MAX_RANK: Final = 8
 MAX_ELEMENTS: Final = 2**31
@@ -146,7 +147,7 @@ _REFUSED: Final[Mapping[str, str]] = {
 }
 
 
-def read(path: Path, *, max_bytes: int = 2**31 - 1) -> OnnxFile:
+def read(path: Path, *, max_bytes: int = MAX_BYTES) -> OnnxFile:
     """Read a model file and apply the model-file policy.
 
     Args:
@@ -165,25 +166,36 @@ def read(path: Path, *, max_bytes: int = 2**31 - 1) -> OnnxFile:
     """
     try:
         data = _bytes(path, max_bytes)
-        return _model(path, data)
     except OSError as error:
         raise IntegrityError(f"{path}: cannot be read: {error.strerror}") from error
+    except QmuEdgeError as error:
+        raise type(error)(f"{path}: {error}") from error
+    return parse_file(data, path)
+
+
+def parse_file(data: bytes, path: Path) -> OnnxFile:
+    """As `read`, of bytes that were read before; `path` is what messages call them.
+
+    Raises:
+        IntegrityError: See `read`.
+        ExportError: See `read`.
+    """
+    try:
+        if not data:
+            raise IntegrityError("0 bytes; this is not an ONNX model")
+        return _model(path, data)
     except QmuEdgeError as error:
         raise type(error)(f"{path}: {error}") from error
 
 
 def _bytes(path: Path, max_bytes: int) -> bytes:
-    # One descriptor for check and read; O_NONBLOCK so that a FIFO does not hang the verifier.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise IntegrityError("not a regular file")
-        if not 0 < status.st_size <= max_bytes:
-            raise IntegrityError(f"{status.st_size} bytes, allowed 1 to {max_bytes}")
-        data = file.read(status.st_size)
-    if len(data) != status.st_size:
-        raise IntegrityError(f"{len(data)} bytes read of {status.st_size}; the file is changing")
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if not 0 < size <= max_bytes:
+            raise IntegrityError(f"{size} bytes, allowed 1 to {max_bytes}")
+        data = file.read(size)
+    if len(data) != size:
+        raise IntegrityError(f"{len(data)} bytes read of {size}; the file is changing")
     return data
 
 
