@@ -59,7 +59,7 @@ def rate(seconds):
     progress = Timed(seconds)
     try:
         fit(build(recipe.model, shape, 0), samples, recipe.train,
-            Augment(recipe.data.pad, recipe.data.flip), progress=progress)
+            Augment.of(recipe.data), progress=progress)
     except Enough:
         return progress.rate
 

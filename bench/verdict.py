@@ -194,7 +194,7 @@ class Bench:
         self.pool = on_device(lab.images, lab.labels, torch.device("cpu"), limit_bytes=1 << 40)
         mirrored = np.ascontiguousarray(lab.images[..., ::-1])
         self.mirrored = on_device(mirrored, lab.labels, torch.device("cpu"), limit_bytes=1 << 40)
-        self.augment = Augment(lab.recipe.data.pad, lab.recipe.data.flip)
+        self.augment = Augment.of(lab.recipe.data)
 
     def logits(self, name: str, make: Callable[[], Classifier]) -> list[NDArray[np.float32]]:
         """What a network makes of every sample: of each view (n, k)."""

@@ -5,6 +5,7 @@ errors, because a misspelt threshold that silently falls back to its default is 
 The method's own parameters (`[unlearn.<method>]`) are checked by that method's `Params`, which needs torch.
 """
 
+from collections.abc import Iterator
 from functools import reduce
 from importlib import resources
 from pathlib import Path
@@ -36,6 +37,13 @@ class _Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Without newer fields at their default: trainings and references are named by a digest of it."""
+        passed_over = {name for of, name in _NEWER if type(self) is type(getattr(_DEFAULTS, of))}
+        for name, value in super().__repr_args__():
+            if name not in passed_over or value != type(self).model_fields[str(name)].default:
+                yield name, value
+
 
 SOURCES: Final = ("digits", "cifar10", "cifar100", "svhn", "fashion_mnist")
 """Datasets that are known by name."""
@@ -54,6 +62,12 @@ class DataRecipe(_Section):
             constants, not statistics of the data: what was computed from a deleted image would stay.
         pad: Pixels of padding for the random crop of the training images; 0 for none.
         flip: Random horizontal flips of the training images.
+        crop_area: Smallest part of an image that a random crop keeps, which is then resized; 1 for none.
+        jitter: Brightness, contrast and colourfulness of the training images vary by up to this part.
+        hue: So does the hue, by up to this part of the colour circle.
+        rand_ops: How many operations of RandAugment (shears, turns, shifts, colours) change each training
+            image; 0 for none.
+        rand_level: How strong they are, of 30.
         memory_gb: Image sets larger than this stay on disk and are streamed; a larger .npz is refused.
         disk_gb: `init` refuses sets of files whose decoded images take more than this.
     """
@@ -72,6 +86,11 @@ class DataRecipe(_Section):
     std: tuple[Positive, ...] = Field(default=(0.25,), strict=False)
     pad: Annotated[int, Field(ge=0, le=64)] = 0
     flip: bool = False
+    crop_area: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    jitter: Fraction = 0.0
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    rand_ops: Annotated[int, Field(ge=0, le=16)] = 0
+    rand_level: Annotated[int, Field(ge=0, le=30)] = 9
     memory_gb: Positive = 4.0
     disk_gb: Positive = 100.0
 
@@ -263,7 +282,8 @@ class PolicyRecipe(_Section):
 
 # Fields that recipes did not have when the first ones were named by their digest.
 _NEWER: Final = (
-    ("data", "fit"), ("data", "disk_gb"), ("train", "optimizer"), ("train", "label_smoothing"),
+    ("data", "fit"), ("data", "disk_gb"), ("data", "crop_area"), ("data", "jitter"), ("data", "hue"),
+    ("data", "rand_ops"), ("data", "rand_level"), ("train", "optimizer"), ("train", "label_smoothing"),
     ("policy", "near_duplicates"), ("policy", "deleted_class"), ("policy", "keep_thumbnails"),
 )  # fmt: skip
 
@@ -285,9 +305,12 @@ class Recipe(_Section):
         if self.adopt == AdoptRecipe():
             del document["adopt"]
         for section, name in _NEWER:
-            if getattr(getattr(self, section), name) == getattr(getattr(Recipe(), section), name):
+            if getattr(getattr(self, section), name) == getattr(getattr(_DEFAULTS, section), name):
                 del document[section][name]
         return sha256_of(compact(document))
+
+
+_DEFAULTS: Final = Recipe()
 
 
 def parse_recipe(text: str, source: str) -> Recipe:

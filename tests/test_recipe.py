@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.digest import sha256_of
 from qmu_edge.recipe import PolicyRecipe, Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
 from qmu_edge.unlearn.registry import METHODS, parameters
 
@@ -40,6 +41,17 @@ def test_the_digest_of_a_recipe_never_changes() -> None:
         ('[policy]\nnear_duplicates = "warn"', True), ('[policy]\nnear_duplicates = "off"', False),
     ]:  # fmt: skip
         assert (parse_recipe(text, "text").digest() == named) == same
+
+
+def test_the_text_that_names_a_training_never_changes() -> None:
+    """A project that is opened by a newer version would train again: its network, and its references."""
+    recipe = Recipe()
+    assert sha256_of(f"{recipe.model}{recipe.train}{recipe.data}".encode()) == (
+        "bdcaefb148bfc41a6553eeaa4a9393964e8e51e0358e274f4270090bd09a3ee7"
+    )
+    other = parse_recipe("[data]\njitter = 0.5\n[train]\nlabel_smoothing = 0.1", "text")
+    assert "jitter=0.5" in str(other.data) and "label_smoothing=0.1" in str(other.train)
+    assert "hue" not in str(other.data) and "fit" not in repr(other.data)
 
 
 @pytest.mark.parametrize(

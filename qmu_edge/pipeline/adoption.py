@@ -217,7 +217,7 @@ def _trained(
     model: Classifier, chosen: Samples, recipe: Recipe, source: bytes | None, progress: Progress
 ) -> tuple[Classifier, dict[str, int | float] | None]:
     """Calibrate, and train as `[adopt]` says; what that has cost."""
-    augment, train = Augment(recipe.data.pad, recipe.data.flip), recipe.train
+    augment, train = Augment.of(recipe.data), recipe.train
     if not recipe.adopt.epochs:
         calibrate_on(model, chosen, train.batch, torch.Generator().manual_seed(train.seed), augment)
         return model, None

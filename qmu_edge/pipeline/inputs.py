@@ -74,7 +74,7 @@ def forget_retain(
         classes=() if found.others else found.classes,
         unretained=tuple(np.flatnonzero(~retained).tolist()),
         **{name: everything.take(torch.from_numpy(positions)) for name, positions in sets.items()},
-        augment=Augment(data.pad, data.flip), progress=progress, state=state,
+        augment=Augment.of(data), progress=progress, state=state,
     )  # fmt: skip
 
 

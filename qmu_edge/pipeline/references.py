@@ -256,7 +256,7 @@ class Bank:
         shape, factory = shape_of(self.samples, data), self.networks.factory
         model = build(float_twin(self.recipe), shape, train.seed, factory, start).to(images.device)
         job = Job.training(
-            model, images, train, Augment(data.pad, data.flip), source=self.networks.source,
+            model, images, train, Augment.of(data), source=self.networks.source,
             progress=self.progress, state=self.work / f"reference-{state}.safetensors",
         )  # fmt: skip
         return job.shared()

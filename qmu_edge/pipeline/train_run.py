@@ -88,7 +88,7 @@ def _train(
     model = build(recipe.model, shape, recipe.train.seed, networks.factory).to(device)
     chosen = samples_of(samples, recipe.data, device, samples.trainable(), "training set")
     job = Job.training(
-        model, chosen, recipe.train, Augment(recipe.data.pad, recipe.data.flip),
+        model, chosen, recipe.train, Augment.of(recipe.data),
         source=networks.source, progress=progress, state=state,
     )  # fmt: skip
     batch = recipe.train.batch

@@ -1,6 +1,7 @@
 """The device to compute on."""
 
 import torch
+from torch import Tensor
 
 from qmu_edge.errors import ConfigError
 
@@ -22,3 +23,8 @@ def device_named(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise ConfigError("device cuda: this machine has no usable NVIDIA GPU; use --device cpu")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the host to the device, on a GPU without synchronisation."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

@@ -7,7 +7,7 @@ copies. Augmentation is done for whole batches on the device; there are no worke
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,27 +18,51 @@ from torch import Tensor
 
 from qmu_edge.errors import UnlearnError
 from qmu_edge.io.progress import Progress
+from qmu_edge.recipe import DataRecipe
+from qmu_edge.runtime.device import sent
 from qmu_edge.runtime.threads import giving_way
 from qmu_edge.runtime.throughput import waited
-
-
-def sent(x: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor from the host to the device, on a GPU without synchronisation."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+from qmu_edge.train.augmentations import colour_jitter, rand_augment, random_resized_crop
 
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """Random crop after zero padding of `pad` pixels, and horizontal flip with probability 1/2."""
+    """What training images go through, each on its own: the fields are those of `DataRecipe`.
+
+    In this order: zero padding of `pad` pixels and a random crop; a horizontal flip with probability 1/2; a
+    random crop of at least `crop_area` that is resized; RandAugment; colour jitter.
+    """
 
     pad: int = 0
     flip: bool = False
+    crop_area: float = 1.0
+    jitter: float = 0.0
+    hue: float = 0.0
+    rand_ops: int = 0
+    rand_level: int = 9
+
+    @classmethod
+    def of(cls, data: DataRecipe) -> "Augment":
+        """As a recipe says."""
+        return cls(**{f.name: getattr(data, f.name) for f in fields(cls)})
 
     def __call__(
         self, images: UInt8[Tensor, "n c h w"], generator: torch.Generator
     ) -> UInt8[Tensor, "n c h w"]:
-        """Apply a random crop and flip to each image; the generator is on the CPU."""
-        if self == Augment():
+        """The images, each changed at random; the generator is on the CPU."""
+        images = self._shifted(images, generator)
+        if self.crop_area < 1:
+            images = random_resized_crop(images, self.crop_area, generator)
+        if self.rand_ops:
+            images = rand_augment(images, self.rand_ops, self.rand_level, generator)
+        if self.jitter or self.hue:
+            images = colour_jitter(images, self.jitter, self.hue, generator)
+        return images
+
+    def _shifted(
+        self, images: UInt8[Tensor, "n c h w"], generator: torch.Generator
+    ) -> UInt8[Tensor, "n c h w"]:
+        if not (self.pad or self.flip):
             return images
         n, _, h, w = images.shape
         device = images.device

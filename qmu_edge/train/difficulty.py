@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from qmu_edge.train.batches import Batch, Samples, sent
+from qmu_edge.runtime.device import sent
+from qmu_edge.train.batches import Batch, Samples
 
 UNKNOWN: Final = 255  # of images that the network was not trained on
 EASIEST: Final = 254  # and 0 the hardest

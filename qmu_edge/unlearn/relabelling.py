@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from qmu_edge.train.batches import Augment, Batch, ForgetRetain, Pair, Samples, sent, steps_per_epoch
+from qmu_edge.runtime.device import sent
+from qmu_edge.train.batches import Augment, Batch, ForgetRetain, Pair, Samples, steps_per_epoch
 from qmu_edge.train.loop import Descent, train_mode
 
 Loop = Literal["mixed", "sequential"]

@@ -278,7 +278,7 @@ def from_scratch(project: Project) -> Any:
     )
     model = build(recipe.model, old.shape, seed)
     train = recipe.train.model_copy(update={"seed": seed})
-    fit(model, kept, train, Augment(recipe.data.pad, recipe.data.flip), progress=Progress())
+    fit(model, kept, train, Augment.of(recipe.data), progress=Progress())
     # As stored and read back: a network fresh from training lies otherwise in memory and sums otherwise.
     stored = checkpoint.dumps(model.eval(), networks.origin_of(project.samples, "x"))
     model, _ = checkpoint.loads(stored, "x", recipe.model)

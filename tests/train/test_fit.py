@@ -24,6 +24,8 @@ from qmu_edge.train.loop import Descent, Optimization, cosine, cross_entropy, tr
 
 Toy = Callable[..., Samples]
 DROPOUT = {"architecture": "mobilenet_v2", "weight_bits": 2, "activation_bits": "float"}
+PADDED = Augment(pad=1)
+COLOURED = Augment(flip=True, crop_area=0.5, jitter=0.4, hue=0.1, rand_ops=2)
 RECIPE = TrainRecipe(epochs=2, batch=8, lr=0.05, warmup=1.0, precision="float32")
 
 
@@ -42,11 +44,11 @@ class Told(Progress):
 
 def _fit(
     samples: Samples, recipe: TrainRecipe = RECIPE, resume: Path | None = None,
-    progress: Progress | None = None, **model: Any,
+    progress: Progress | None = None, augment: Augment = PADDED, **model: Any,
 ) -> Classifier:  # fmt: skip
     network = build(ModelRecipe(**{"width": 0.125, **model}), Shape(channels=1, classes=3), seed=0)
     shown = progress or Progress()
-    fit(network, samples, recipe, Augment(pad=1), progress=shown, resume=resume)
+    fit(network, samples, recipe, augment, progress=shown, resume=resume)
     return network
 
 
@@ -116,8 +118,13 @@ ADAMW = RECIPE.model_copy(update={"optimizer": "adamw", "lr": 0.005, "label_smoo
 
 @pytest.mark.parametrize(
     ("recipe", "model"),
-    [(RECIPE, {}), (RECIPE, {"quantizer": "statistics"}), (RECIPE, DROPOUT), (ADAMW, {})],
-    ids=["learned_step", "statistics", "dropout", "adamw"],
+    [
+        pytest.param(RECIPE, {}, id="learned_step"),
+        pytest.param(RECIPE, {"quantizer": "statistics"}, id="statistics"),
+        pytest.param(RECIPE, DROPOUT, id="dropout"),
+        pytest.param(ADAMW, {}, id="adamw"),
+        pytest.param(RECIPE, {"augment": COLOURED}, id="augmented"),
+    ],
 )
 def test_killed_run_ends_where_an_uninterrupted_one_does(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: TrainRecipe, model: dict[str, Any]

@@ -21,8 +21,9 @@ from qmu_edge.models.calibration import calibrate, calibration_batches
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, Positive
 from qmu_edge.request.split import Passes
+from qmu_edge.runtime.device import sent
 from qmu_edge.runtime.throughput import FORWARD_ONLY
-from qmu_edge.train.batches import Batch, ForgetRetain, Samples, sent, steps_per_epoch
+from qmu_edge.train.batches import Batch, ForgetRetain, Samples, steps_per_epoch
 from qmu_edge.train.loop import Descent, Optimization, train_mode
 from qmu_edge.unlearn.distillation import divergence, subset, teacher
 from qmu_edge.unlearn.method import TRAINED, Method

@@ -33,8 +33,9 @@ from qmu_edge.models.calibration import clamp_through
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
 from qmu_edge.request.split import Passes
+from qmu_edge.runtime.device import sent
 from qmu_edge.runtime.throughput import FORWARD_ONLY
-from qmu_edge.train.batches import Augment, ForgetRetain, Pair, Samples, sent
+from qmu_edge.train.batches import Augment, ForgetRetain, Pair, Samples
 from qmu_edge.train.difficulty import confidence, ease_of, ranked
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization

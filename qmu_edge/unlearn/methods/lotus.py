@@ -26,8 +26,9 @@ from torch import Tensor
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, Fraction, NotNegative, Positive
 from qmu_edge.request.split import Passes
+from qmu_edge.runtime.device import sent
 from qmu_edge.runtime.throughput import FORWARD_ONLY
-from qmu_edge.train.batches import Batch, ForgetRetain, sent, steps_per_epoch
+from qmu_edge.train.batches import Batch, ForgetRetain, steps_per_epoch
 from qmu_edge.train.fit import accuracy
 from qmu_edge.train.loop import Descent, Optimization
 from qmu_edge.unlearn.distillation import subset, teacher

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import Count, NotNegative, Positive
-from qmu_edge.train.batches import Batch, ForgetRetain, sent, steps_per_epoch
+from qmu_edge.runtime.device import sent
+from qmu_edge.train.batches import Batch, ForgetRetain, steps_per_epoch
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import Descent, Optimization
 from qmu_edge.unlearn.method import Method, Momentum, on_both, samples_only
