@@ -12,12 +12,12 @@ import os
 import stat
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
-from typing import Final
 
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256, is_sha256, sha256_of
 from qmu_edge.io.files import (
     LITTER,
+    MAX_FILE,
     TEMPORARY,
     cannot_read,
     cannot_write,
@@ -26,8 +26,6 @@ from qmu_edge.io.files import (
     sync_folder,
     write_blocks,
 )
-
-MAX_OBJECT: Final = 4 << 30  # which no reader of an object exceeds
 
 
 class ObjectStore:
@@ -79,7 +77,7 @@ class ObjectStore:
             IntegrityError: The object is missing, not a plain file, or altered.
         """
         path = self._present(digest)
-        _require_bytes(path, digest, MAX_OBJECT)  # a hole of a terabyte takes no space, and hours
+        _require_bytes(path, digest, MAX_FILE)
         _same(digest, file_digest(path), path)
 
     def get_bytes(self, digest: Sha256, limit: int = 64 << 20) -> bytes:

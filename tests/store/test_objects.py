@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.io.files import BLOCK_BYTES, file_digest, unfinished, write_atomic
+from qmu_edge.io.files import BLOCK_BYTES, MAX_FILE, file_digest, unfinished, write_atomic
 from qmu_edge.store.lock import lock_holder, locked
-from qmu_edge.store.objects import MAX_OBJECT, ObjectStore
+from qmu_edge.store.objects import ObjectStore
 
 ABC = Sha256("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")  # FIPS 180-2, "abc"
 LOCK = """
@@ -171,7 +171,7 @@ def test_a_hole_is_not_read(objects: ObjectStore) -> None:
     objects.path(digest).chmod(0o600)
     os.truncate(objects.path(digest), 1 << 40)
     start = time.process_time()
-    for read in (objects.verify, objects.get_bytes, lambda name: objects.get_bytes(name, MAX_OBJECT)):
+    for read in (objects.verify, objects.get_bytes, lambda name: objects.get_bytes(name, MAX_FILE)):
         with pytest.raises(IntegrityError, match="bytes allowed"):
             read(digest)
     (problem,) = objects.problems()
@@ -215,6 +215,13 @@ def test_check_names_foreign_files_and_passes_over_unfinished_ones(objects: Obje
 def test_a_store_without_objects(objects: ObjectStore) -> None:
     assert list(objects) == []
     assert objects.problems() == []
+
+
+def test_a_file_with_a_hole_is_not_digested(tmp_path: Path) -> None:
+    (tmp_path / "hole").touch()
+    os.truncate(tmp_path / "hole", 1 << 40)
+    with pytest.raises(IntegrityError, match=r"hole: 1099511627776 bytes, allowed"):
+        file_digest(tmp_path / "hole")
 
 
 def test_file_digest_of_nothing_there(tmp_path: Path) -> None:
