@@ -16,6 +16,10 @@ if [ $# -ne 4 ]; then
 fi
 project=$1 request=$2 out=$3 receipts=$4
 hold=(--project "$project" --wait "${QMU_EDGE_WAIT:-3600}")
+if [ -L "$out" ] || [ -L "$receipts" ]; then # a link that came with a checkout leads anywhere
+  echo "$out or $receipts: a link; allowed are folders" >&2
+  exit 2
+fi
 mkdir -p "$out" || exit 2
 
 step() { # title, command...: its output goes to the summary, its failure ends the job
@@ -55,8 +59,8 @@ keep() { # the receipts under their numbers, and the predicate of the last for a
       "$out/predicate.json" && echo "$kept"
 }
 
+rm -f -- "$out/junit.xml" "$out/summary.md" || exit 2
 : > "$out/summary.md"
-rm -f -- "$out/junit.xml"
 step "Folder" clear_out
 step "Receipts so far" qmu-edge receipt keep "$receipts" --project "$project"
 step "Unlearn" qmu-edge unlearn --request "$request" "${hold[@]}" --quiet

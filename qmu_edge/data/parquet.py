@@ -2,10 +2,16 @@
 
 A row holds the bytes of an image (`image`, a struct with `bytes`), its `label`, and perhaps `split`,
 `subject` and `id`. Rows are read a row group at a time. Needs pyarrow, the extra "parquet".
+
+A small file may say a value once and mean it a million times (a dictionary of Parquet, runs, compression), so
+values stay in their dictionary until they are asked for, there are no more rows than bytes, and texts of a
+row group are bounded together.
 """
 
 import json
+import struct
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +23,7 @@ from qmu_edge.data.subjects import people_in, text_of
 from qmu_edge.errors import ConfigError
 
 _SUFFIXES: Final = (".parquet", ".arrow")
+_READ: Final = ("label", "split", "subject", "id")
 _MOST_SHOWN: Final = 12
 _MOST_GROUP: Final = 1 << 30  # bytes
 
@@ -58,35 +65,39 @@ class _Table:
             from pyarrow import ipc, parquet
         except ModuleNotFoundError:
             raise ConfigError(f'{path}: needs pyarrow, the extra "parquet" of qmu-edge') from None
-        self.path, self._errors = path, (pyarrow.ArrowException, OSError, ValueError)
+        self.path, self._errors = path, (pyarrow.ArrowException, OSError, ValueError, struct.error)
         self._lock, self._last = threading.Lock(), (-1, "", None)
         try:
             if path.suffix == ".parquet":
-                self._file: Any = parquet.ParquetFile(path)
-                schema = self._file.schema_arrow
-                self._sizes = [
-                    _rows(self._file.metadata.row_group(i), path) for i in range(self._file.num_row_groups)
-                ]
+                plain = parquet.ParquetFile(path)
+                schema, about = plain.schema_arrow, plain.metadata
+                groups = [about.row_group(i) for i in range(about.num_row_groups)]
+                _require_no_more_than_bytes(groups, path)
+                self._sizes = [_rows(group, path) for group in groups]
+                self._file: Any = parquet.ParquetFile(path, read_dictionary=_texts(plain.schema))
             else:
                 mapped = pyarrow.memory_map(str(path))
-                opened = ipc.open_file if mapped.read(6) == b"ARROW1" else ipc.open_stream
-                mapped.seek(0)
-                self._file = opened(mapped).read_all().to_batches()
+                start = 8 if mapped.read(6) == b"ARROW1" else 0  # a file is a stream with a list at its end
+                mapped.seek(start)
+                if any(_is_compressed(m.type, m.metadata) for m in ipc.MessageReader.open_stream(mapped)):
+                    raise ConfigError(f"{path}: a compressed Arrow file; allowed are plain ones, and Parquet")
+                mapped.seek(start)
+                self._file = ipc.open_stream(mapped).read_all().to_batches()
                 schema = self._file[0].schema if self._file else pyarrow.schema([])
                 for batch in self._file:
                     batch.validate(full=True)  # places in a buffer that lie would be read beyond it
                 self._sizes = [len(batch) for batch in self._file]
-            self._names = list(schema.names)  # decoded only now
+            self._names = list(schema.names)  # names are decoded only now
+            self._image = self._column_of_images(schema)
         except self._errors as error:
             raise ConfigError(f"{path}: not a table: {str(error)[:200]}") from None
-        self._image = self._column_of_images(schema)
         self.class_names = _class_names(path, schema)
 
     def pictures(self, name: str) -> Iterator[Picture]:
         """All rows; `name` is what ids begin with."""
         number, of_file = 0, split_of_name(name)
         for group in range(len(self._sizes)):
-            labels, *others = (self._values(group, column) for column in ("label", "split", "subject", "id"))
+            labels, *others = (self._values(group, column) for column in _READ)
             for row, (label, split, subject, given) in enumerate(zip(labels, *others, strict=True)):
                 where = f"{self.path}, row {number}"
                 if given is not None and text_of(given) is None:
@@ -113,6 +124,11 @@ class _Table:
         if column not in self._names:
             return [None] * self._sizes[group]
         values = self._group(group, column)
+        if (longest := _longest(values)) * self._sizes[group] > _MOST_GROUP:
+            raise ConfigError(
+                f"{self.path}: column {column}: {self._sizes[group]} rows of up to {longest} bytes, allowed "
+                f"{_MOST_GROUP} together"
+            )
         try:
             found: list[Any] = values.to_pylist()
         except self._errors as error:  # a time that Python has not, text that is not UTF-8
@@ -170,6 +186,71 @@ def _rows(group: Any, path: Path) -> int:
             f"{path}: a row group of {group.total_byte_size} bytes, allowed {_MOST_GROUP}: write smaller ones"
         )
     return int(group.num_rows)
+
+
+def _require_no_more_than_bytes(groups: Sequence[Any], path: Path) -> None:
+    """Of each column that is read: one image of some bytes can be the value of any number of rows."""
+    size = path.stat().st_size
+    counts: Counter[str] = Counter()
+    for group in groups:
+        for column in map(group.column, range(group.num_columns)):
+            counts[column.path_in_schema] += max(column.num_values, group.num_rows)
+    for name, count in counts.items():
+        if count > size and name.partition(".")[0] in (*_READ, "image"):
+            raise ConfigError(f"{path}: column {name[:80]}: {count} values in a file of {size} bytes")
+
+
+def _texts(schema: Any) -> list[str]:
+    """Columns, or parts of them, of texts and bytes."""
+    parts = [schema.column(i) for i in range(len(schema))]
+    return [part.path for part in parts if part.physical_type == "BYTE_ARRAY"]
+
+
+def _longest(values: Any) -> int:
+    """Bytes of the longest text in a column, wherever in its values it is."""
+    from pyarrow import compute, types
+
+    if hasattr(values, "chunks"):
+        return max(map(_longest, values.chunks), default=0)
+    kind = values.type
+    if types.is_dictionary(kind):
+        return _longest(values.dictionary)
+    if types.is_struct(kind):
+        return sum(_longest(values.field(i)) for i in range(kind.num_fields))
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _longest(values.values) * int(compute.max(compute.list_value_length(values)).as_py() or 0)
+    if any(test(kind) for test in (types.is_string, types.is_binary, types.is_large_string,
+                                   types.is_large_binary)):  # fmt: skip
+        return int(compute.max(compute.binary_length(values)).as_py() or 0)
+    return 0
+
+
+def _is_compressed(kind: str, metadata: Any) -> bool:
+    """Whether the buffers of an Arrow message are compressed; pyarrow tells when it has unpacked them.
+
+    Source: Arrow, format/Message.fbs; FlatBuffers, "Internals". pyarrow has verified the tables.
+    """
+    data = memoryview(metadata)
+
+    def number(form: str, at: int) -> int:
+        return int(struct.unpack_from(form, data, at)[0])
+
+    def field(table: int, index: int) -> int:
+        """Where a field of a table lies; 0 where it is left out."""
+        names = table - number("<i", table)
+        there = 4 + 2 * index < number("<H", names)
+        place = number("<H", names + 4 + 2 * index) if there else 0
+        return table + place if place else 0
+
+    def below(place: int) -> int:
+        return place + number("<I", place)
+
+    if kind not in ("record batch", "dictionary"):
+        return False
+    batch = below(field(below(0), 2))
+    if kind == "dictionary":
+        batch = below(field(batch, 1))
+    return bool(field(batch, 3))
 
 
 def _class_names(path: Path, schema: Any) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from qmu_edge.errors import ConfigError, IntegrityError, QmuEdgeError
 from qmu_edge.io.digest import Sha256
 
 BLOCK_BYTES: Final = 1 << 20
+MAX_FILE: Final = 4 << 30
 TEMPORARY: Final = ".tmp-"  # how the name of every unfinished file begins
 UNFINISHED: Final = ".qmu-edge-unfinished-"  # and that of a folder outside the store: nobody else's begins so
 LITTER: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # of whoever looked into a folder
@@ -122,8 +123,15 @@ def file_digest(path: Path) -> Sha256:
     """SHA-256 of a file's content, read in blocks.
 
     Raises:
-        IntegrityError: The file is missing or cannot be read.
+        IntegrityError: The file is missing or cannot be read, or is larger than any of ours: a hole of a
+            terabyte takes no space, and hours.
     """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    if size > MAX_FILE:
+        raise IntegrityError(f"{path}: {size} bytes, allowed {MAX_FILE}")
     sha = hashlib.sha256()
     for block in read_blocks(path):
         sha.update(block)

@@ -15,7 +15,7 @@ from typing import Final
 from qmu_edge.attestation.papers import PAPERS
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256, sha256_of
-from qmu_edge.io.files import LITTER, TEMPORARY, file_digest, make_folder, sync_folder, write_atomic
+from qmu_edge.io.files import LITTER, MAX_FILE, TEMPORARY, file_digest, make_folder, sync_folder, write_atomic
 from qmu_edge.project.project import STORE
 from qmu_edge.project.records import Release
 from qmu_edge.project.results import Results
@@ -30,7 +30,7 @@ SUMS: Final = "SHA256SUMS"
 RECEIPT: Final = "receipt.json"
 REPORT: Final = "report.json"
 PAGE: Final = "report.html"
-LIMIT_BYTES: Final = 4 << 30
+LIMIT_BYTES: Final = MAX_FILE
 Papers = Mapping[str, bytes]  # what people read about a release, by the name of the file
 
 
@@ -124,12 +124,16 @@ def is_whole(folder: Path) -> bool:
 
 
 def files_in(folder: Path) -> dict[str, str]:
-    """Name and SHA-256 of everything in a folder; "" for what is no plain file."""
+    """Name and SHA-256 of everything in a folder; "" for what is no plain file, or larger than any of ours."""
     return {
-        path.name: "" if path.is_symlink() or not path.is_file() else file_digest(path)
+        path.name: file_digest(path) if _is_plain(path) else ""
         for path in folder.iterdir()
         if not path.name.startswith(TEMPORARY) and path.name not in LITTER
     }
+
+
+def _is_plain(path: Path) -> bool:
+    return not path.is_symlink() and path.is_file() and path.stat().st_size <= LIMIT_BYTES
 
 
 def _switch(link: Path, folder: Path) -> None:

@@ -17,6 +17,7 @@ from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256, is_sha256, sha256_of
 from qmu_edge.io.files import (
     LITTER,
+    MAX_FILE,
     TEMPORARY,
     cannot_read,
     cannot_write,
@@ -76,6 +77,7 @@ class ObjectStore:
             IntegrityError: The object is missing, not a plain file, or altered.
         """
         path = self._present(digest)
+        _require_bytes(path, digest, MAX_FILE)
         _same(digest, file_digest(path), path)
 
     def get_bytes(self, digest: Sha256, limit: int = 64 << 20) -> bytes:
@@ -85,13 +87,12 @@ class ObjectStore:
             IntegrityError: The object is missing, larger than `limit`, or altered.
         """
         path = self._present(digest)
+        _require_bytes(path, digest, limit)
         try:
             with path.open("rb") as file:
-                data = file.read(limit + 1)
+                data = file.read(limit)
         except OSError as error:
             raise cannot_read(path, error) from error
-        if len(data) > limit:
-            raise IntegrityError(f"object {digest}: more than the {limit} bytes allowed ({path})")
         _same(digest, sha256_of(data), path)
         return data
 
@@ -179,6 +180,12 @@ def _is_plain(path: Path) -> bool:
         raise cannot_read(path, error) from None
     except OSError:
         return False
+
+
+def _require_bytes(path: Path, digest: str, limit: int) -> None:
+    """Before any is read."""
+    if path.stat().st_size > limit:
+        raise IntegrityError(f"object {digest}: more than the {limit} bytes allowed ({path})")
 
 
 def _same(expected: str, found: str, path: Path) -> None:

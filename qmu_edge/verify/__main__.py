@@ -13,8 +13,10 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
+from typing import Final
 
 from qmu_edge.errors import ConfigError, QmuEdgeError, VerificationFailed, printable
 from qmu_edge.verify import bundle
@@ -22,6 +24,8 @@ from qmu_edge.verify.render import junit, junit_error, table
 from qmu_edge.verify.session import OPTIMIZATION
 from qmu_edge.verify.verdict import Thresholds
 from qmu_edge.verify.verification import Options, Verification, verify_bundle, verify_file
+
+INTERRUPTED: Final = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,13 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     limit.start()
     try:
         found = _verify(arguments)
+        _tell(found, arguments)
     except QmuEdgeError as error:
         return _failed(arguments, error)
+    except KeyboardInterrupt:
+        print("qmu_edge.verify: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (MemoryError, OSError) as error:  # not the bundle's fault, and no bug
+        return _failed(arguments, _lacking(error))
     finally:
         limit.cancel()
-    if arguments.junit:
-        arguments.junit.write_text(junit(found), "utf-8")
-    print(json.dumps(found.to_json(), indent=2, sort_keys=True) if arguments.json else table(found))
     if found.passed:
         return 0
     covered = found.bundle is None or found.bundle.covered
@@ -54,11 +61,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return VerificationFailed.exit_code
 
 
+def _tell(found: Verification, arguments: argparse.Namespace) -> None:
+    if arguments.junit:
+        arguments.junit.write_text(junit(found), "utf-8")
+    text = json.dumps(found.to_json(), indent=2, sort_keys=True) if arguments.json else table(found)
+    try:
+        print(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again at its end
+        raise
+
+
+def _lacking(error: MemoryError | OSError) -> ConfigError:
+    if isinstance(error, MemoryError):
+        return ConfigError("not enough memory")
+    return ConfigError(f"{error.filename or 'the result'}: cannot be written: {error.strerror}")
+
+
 def _failed(arguments: argparse.Namespace, error: QmuEdgeError) -> int:
     """Say what went wrong, and give the exit status."""
     print(f"qmu_edge.verify: {error}", file=sys.stderr)
     if arguments.junit:
-        arguments.junit.write_text(junit_error(str(error)), "utf-8")
+        with suppress(OSError):  # the exit status says it all the same
+            arguments.junit.write_text(junit_error(str(error)), "utf-8")
     return error.exit_code
 
 
@@ -95,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--before", type=Path, help="the file before unlearning, to compare with")
     parser.add_argument("--whole", type=Path, help="the file with all outputs, where some were taken out")
     parser.add_argument("--forgotten-class", action="store_true", help="the forget set is whole classes")
-    parser.add_argument("--timeout", type=float, default=600, help="give up after so many seconds (600)")
+    parser.add_argument("--timeout", type=_seconds, default=600, help="give up after so many seconds (600)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--optimization", choices=[*OPTIMIZATION], default="all")
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
@@ -105,6 +130,15 @@ def _parser() -> argparse.ArgumentParser:
         help = f"fraction ({limit.default}, or a bundle's own)"
         parser.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=help)
     return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no time; allowed up to {threading.TIMEOUT_MAX:g} seconds"
+        )
+    return value
 
 
 def _limit(text: str) -> float | None:

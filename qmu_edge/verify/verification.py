@@ -235,6 +235,7 @@ def verify_bundle(opened: Bundle, options: Options) -> Verification:
     )
     whole = replace(found, file=manifest.model, parity=parity, bundle=about)
     if whole.passed and state is not None:
+        newest.require_newest(manifest, newest.accepted(state).number, path)  # another may be newer by now
         newest.accept(state, manifest)
     return whole
 

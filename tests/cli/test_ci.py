@@ -126,6 +126,28 @@ def test_what_an_earlier_job_has_left_is_never_shipped(programs: Path, tmp_path:
     assert ElementTree.parse(out / "junit.xml").getroot().get("failures") == "1"
 
 
+@pytest.mark.parametrize("name", ["summary.md", "junit.xml", "predicate.json", "trusted.pub", "bundle.tar"])
+def test_a_link_that_came_with_a_checkout_is_not_written_through(
+    programs: Path, tmp_path: Path, name: str
+) -> None:
+    """Such as one to the ledger of the project, which lies on a disk of the runner."""
+    (tmp_path / "ledger.db").write_text("precious")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "ledger.db")
+    words = (tmp_path, tmp_path / "req.json", tmp_path / "out", tmp_path / "receipts", programs)
+    assert _release(*words).returncode == 0
+    assert (tmp_path / "ledger.db").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["out", "receipts"])
+def test_a_folder_that_is_a_link_is_refused(programs: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    words = (tmp_path, tmp_path / "req.json", tmp_path / "out", tmp_path / "receipts", programs)
+    done = _release(*words)
+    assert (done.returncode, [*(tmp_path / "elsewhere").iterdir()]) == (2, []) and "a link" in done.stderr
+
+
 def test_a_folder_that_is_no_bundle_is_not_removed(programs: Path, tmp_path: Path) -> None:
     precious = tmp_path / "out/bundle/thesis.txt"
     precious.parent.mkdir(parents=True)

@@ -183,6 +183,82 @@ def test_a_column_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "set.arrow"
     with pyarrow.ipc.new_stream(path, table(range(2), names=False).schema) as writer:
         writer.write_table(table(range(2), names=False))
-    path.write_bytes(path.read_bytes().replace(b"subject", b"sub\x80ect"))
-    with pytest.raises(ConfigError, match=r"set\.arrow: not a table: .*can't decode byte 0x80"):
+    whole = path.read_bytes()
+    for name, changed in ((b"subject", b"sub\x80ect"), (b"bytes", b"by\x80es")):
+        path.write_bytes(whole.replace(name, changed))
+        with pytest.raises(ConfigError, match=r"set\.arrow: not a table: .*can't decode byte 0x80"):
+            tables(path)
+
+
+LARGE = os.urandom(1 << 20)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_an_image_that_a_file_says_once_is_held_once(tmp_path: Path, nested: bool) -> None:
+    """A megabyte of Parquet became a gigabyte for each thousand rows."""
+    kind = pyarrow.struct([("bytes", pyarrow.binary())]) if nested else pyarrow.binary()
+    images = pyarrow.array([{"bytes": LARGE} if nested else LARGE] * 60, kind)
+    repeated = pyarrow.table({"image": images, "label": pyarrow.array([0] * 60)})
+    path = tmp_path / "set.parquet"
+    parquet.write_table(repeated, path, dictionary_pagesize_limit=1 << 30, store_schema=False)
+    found = _Table(path)
+    assert found._group(0, "image").nbytes < 2 << 20
+    assert [*found.pictures("set")][59].file.data() == LARGE  # type: ignore[union-attr]
+
+
+def test_there_are_no_more_rows_than_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "set.parquet"
+    rows = pyarrow.table({"image": pyarrow.array([b"x"] * 100_000), "label": pyarrow.array([0] * 100_000)})
+    parquet.write_table(rows, path)
+    with pytest.raises(ConfigError, match="column image: 100000 values in a file of"):
+        tables(path)
+
+
+SAID_OFTEN: dict[str, Any] = {
+    "text": lambda text: [text] * 9,
+    "a list": lambda text: [[text, text]] * 9,
+    "a dictionary": lambda text: pyarrow.array([text] * 9).dictionary_encode(),
+    "parts": lambda text: [{"a": text}] * 9,
+}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+@pytest.mark.parametrize("name", SAID_OFTEN)
+def test_texts_of_a_row_group_are_bounded_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, suffix: str
+) -> None:
+    monkeypatch.setattr("qmu_edge.data.parquet._MOST_GROUP", 100_000)
+    path, columns = tmp_path / f"set{suffix}", {"image": [LARGE[:9]] * 9, "label": [0] * 9}
+    said = pyarrow.table(columns | {"subject": SAID_OFTEN[name]("a" * 20_000)})
+    if suffix == ".parquet":
+        parquet.write_table(said, path, compression="zstd")
+    else:
+        with pyarrow.ipc.new_file(path, said.schema) as writer:
+            writer.write_table(said)
+    with pytest.raises(ConfigError, match=r"column subject: 9 rows of up to [24]0000 bytes, allowed 100000"):
+        tables(path)
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+def test_a_compressed_arrow_file_is_refused_before_it_is_unpacked(tmp_path: Path, form: str) -> None:
+    write = pyarrow.ipc.new_file if form == "file" else pyarrow.ipc.new_stream
+    path = tmp_path / "set.arrow"
+    for compression in ("zstd", "lz4", None):
+        options = pyarrow.ipc.IpcWriteOptions(compression=compression)
+        with write(path, table(range(2)).schema, options=options) as writer:
+            writer.write_table(table(range(2)))
+        if compression:
+            with pytest.raises(ConfigError, match="a compressed Arrow file"):
+                tables(path)
+    assert len(tables(path)[0]) == 2
+
+
+def test_a_compressed_dictionary_of_an_arrow_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.arrow"
+    said = pyarrow.table({"image": [b"x"], "label": pyarrow.array(["a" * 9999]).dictionary_encode()})
+    with pyarrow.ipc.new_stream(
+        path, said.schema, options=pyarrow.ipc.IpcWriteOptions(compression="zstd")
+    ) as writer:
+        writer.write_table(said)
+    with pytest.raises(ConfigError, match="a compressed Arrow file"):
         tables(path)

@@ -53,7 +53,7 @@ def test_another_release_is_another_folder_and_the_same_one_is_repaired(root: Pa
     assert len([*(root / STORE / RELEASES).iterdir()]) == 2
 
 
-@pytest.mark.parametrize("damage", ["missing", "altered", "more", "a link", "no sums"])
+@pytest.mark.parametrize("damage", ["missing", "altered", "more", "a link", "no sums", "a hole"])
 def test_a_folder_is_whole_only_as_its_sums_say(tmp_path: Path, damage: str) -> None:
     (tmp_path / "a").write_bytes(b"a")
     (tmp_path / SUMS).write_bytes(sums({"a": sha256_of(b"a")}))
@@ -67,6 +67,8 @@ def test_a_folder_is_whole_only_as_its_sums_say(tmp_path: Path, damage: str) -> 
         (tmp_path / "a").write_bytes(b"b")
     if damage == "more":
         (tmp_path / "b").mkdir()
+    if damage == "a hole":
+        os.truncate(tmp_path / "a", 1 << 40)
     if damage == "no sums":
         (tmp_path / SUMS).unlink()
     assert not is_whole(tmp_path)

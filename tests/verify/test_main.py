@@ -161,3 +161,40 @@ def test_an_operator_that_never_ends_is_ended(tmp_path: Path) -> None:
     assert done.returncode == ConfigError.exit_code, done.stderr
     assert done.stderr == f"qmu_edge.verify: {path}: not verified within 2 s; --timeout allows more\n"
     assert ElementTree.parse(junit).getroot().get("failures") == "1"
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "1e30", "0", "-1"])
+def test_a_time_limit_that_would_never_end_it_is_refused(seconds: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path), f"--timeout={seconds}"])
+
+
+def test_what_the_machine_lacks_is_one_line(
+    model_and_sets: ModelAndSets, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = model_and_sets
+    for junit in (str(model.parent), "/nowhere/junit.xml"):
+        assert main([str(model), "--junit", junit]) == ConfigError.exit_code
+        printed = capsys.readouterr()
+        assert (printed.out, printed.err.count("\n")) == (
+            "",
+            1,
+        ) and f"{junit}: cannot be written" in printed.err
+    for error, code, said in ((MemoryError(), 2, "not enough memory"), (KeyboardInterrupt(), 130, "interr")):
+
+        def fail(*_: object, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr("qmu_edge.verify.__main__.verify_file", fail)
+        assert main([str(model)]) == code
+        assert said in (told := capsys.readouterr().err) and told.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_result_that_cannot_be_printed_is_not_taken_for_one(model_and_sets: ModelAndSets) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "qmu_edge.verify", model_and_sets[0]],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "No space left" in done.stderr

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.verify import performance, verification
 from qmu_edge.verify.__main__ import main
 from qmu_edge.verify.newest import TYPE, accepted
 from tests.verify import files
@@ -102,3 +103,20 @@ def test_a_damaged_state_is_not_taken_for_none(
     state.write_text(text)
     assert main([bundles[5], "--key", key, "--state", str(state)]) == IntegrityError.exit_code
     assert state.read_text() == text
+
+
+def test_what_another_process_accepts_meanwhile_counts(
+    bundles: dict[int, str], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "accepted"
+    words = ["--key", key, "--state", str(state)]
+    real = performance.latency
+
+    def meanwhile(*args: object, **kwargs: object) -> object:
+        monkeypatch.setattr(verification, "latency", real)
+        assert main([bundles[5], *words]) == 0
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(verification, "latency", meanwhile)
+    assert main([bundles[3], *words]) == IntegrityError.exit_code
+    assert accepted(state).number == 5
