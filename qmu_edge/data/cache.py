@@ -86,7 +86,7 @@ class Cache:
             raise cannot_write(path, error) from error
 
     def find(self, place: int, source: Sha256) -> Decoded | None:
-        """The image at a place, if it was decoded from the same bytes and is whole; several threads may ask."""
+        """The image at a place, if it was decoded of the same bytes and is whole; several threads may ask."""
         line = self.known.get(place)
         if line is None or line.source != source:
             return None
