@@ -57,8 +57,7 @@ class Cache:
     """The file, open for writing; a file that is there is gone on with, where it has the same shape.
 
     Attributes:
-        known: What the journal says, by place.
-        changed: How many places were asked for with other bytes than it says.
+        known: What the journal said at the beginning, by place.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int, int, int]) -> None:
@@ -69,7 +68,6 @@ class Cache:
         """
         self.path, self.shape = path, shape
         self.known: dict[int, Line] = {}
-        self.changed = self.again = 0
         header = npy_header(shape)
         self._begin, self._size = len(header), prod(shape[1:])
         try:
