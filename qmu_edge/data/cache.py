@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 
@@ -107,7 +107,7 @@ class Cache:
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Cache":
         """It is closed at the end, whatever happens."""
         return self
 
