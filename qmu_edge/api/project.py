@@ -18,7 +18,7 @@ from qmu_edge.io.digest import sha256 as parse_sha256
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.versions import GROUPS
 from qmu_edge.plugins.registry import confirm as confirm_plugin
-from qmu_edge.plugins.registry import installed, name_of
+from qmu_edge.plugins.registry import installed, name_of, plugin
 from qmu_edge.project.plain import Registered
 from qmu_edge.project.project import Project, find, opened, search
 from qmu_edge.project.recipients import Recipients
@@ -191,6 +191,8 @@ def init(
         path = str(data_path.resolve())
     data = DataRecipe.model_validate({**found.data.model_dump(), "source": kind, "path": path})
     network, source = chosen_model(found.model, model)
+    if plug := name_of(network.architecture):  # the recipe may have named it
+        plugin("network", plug).require_confirmed()
     chosen = Recipe.model_validate(
         {**found.model_dump(), "data": data.model_dump(), "model": network.model_dump()}
     )
@@ -207,7 +209,7 @@ def init(
         weights = _fetched(folder, weights_from, sha256, progress or Progress())
     made = create(
         folder, chosen, subjects, progress or Progress(), previous=previous, model=source, objects=objects,
-        require=require if model is not None else None,
+        require=require if model is not None or plug else None,
     )  # fmt: skip
     if weights is not None:
         made["weights"] = str(weights)

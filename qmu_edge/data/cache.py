@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 
@@ -57,8 +57,7 @@ class Cache:
     """The file, open for writing; a file that is there is gone on with, where it has the same shape.
 
     Attributes:
-        known: What the journal says, by place.
-        changed: How many places were asked for with other bytes than it says.
+        known: What the journal said at the beginning, by place.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int, int, int]) -> None:
@@ -69,7 +68,6 @@ class Cache:
         """
         self.path, self.shape = path, shape
         self.known: dict[int, Line] = {}
-        self.changed = self.again = 0
         header = npy_header(shape)
         self._begin, self._size = len(header), prod(shape[1:])
         try:
@@ -86,7 +84,7 @@ class Cache:
             raise cannot_write(path, error) from error
 
     def find(self, place: int, source: Sha256) -> Decoded | None:
-        """The image at a place, if it was decoded from the same bytes and is whole; threads may ask."""
+        """The image at a place, if decoded of the same bytes and whole; several threads may ask."""
         line = self.known.get(place)
         if line is None or line.source != source:
             return None
@@ -109,7 +107,7 @@ class Cache:
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Cache":
         """It is closed at the end, whatever happens."""
         return self
 

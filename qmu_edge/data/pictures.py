@@ -15,7 +15,9 @@ from typing import Any, Final, NotRequired, TypedDict
 from unicodedata import normalize
 
 import numpy as np
+import PIL
 
+from qmu_edge.data.cache import Cache, Line
 from qmu_edge.data.decoding import (
     DECODING,
     GREY,
@@ -26,10 +28,11 @@ from qmu_edge.data.decoding import (
     fitted,
     mode_and_size,
 )
-from qmu_edge.data.index import Form, npy_header
+from qmu_edge.data.index import Form
 from qmu_edge.data.subjects import text_of
-from qmu_edge.errors import ConfigError
-from qmu_edge.io.files import write_blocks
+from qmu_edge.errors import ConfigError, QmuEdgeError
+from qmu_edge.io.digest import Sha256, sha256_of
+from qmu_edge.io.files import file_digest
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.processors import processors
 
@@ -194,7 +197,8 @@ class Decoder:
         progress: Where images are counted.
         fit: How images of another aspect are made to be square.
         form: What the images were made to be in another project, instead.
-        cache: The .npy file to write; None for an array in memory.
+        cache: The .npy file to write, or to go on with, see `qmu_edge.data.cache`; None for an array in
+            memory.
         most_bytes: How large the array may become.
     """
 
@@ -227,7 +231,7 @@ class Decoder:
             self._require_room(len(pictures), made)
             notes = Counter[str]()
             self.progress.start("decoding", len(pictures))
-            images = self._kept(self._decoded(pool, pictures, made, notes), (len(pictures), *made.shape))
+            images = self._kept(pool, pictures, made, notes)
         self.progress.finish()
         names = tuple(class_names) or tuple(sorted({picture.label for picture in pictures}))
         number = {name: i for i, name in enumerate(names)}
@@ -259,34 +263,87 @@ class Decoder:
         if self.cache is not None:
             self.progress.note(f"decoded images take {found / 2**20:,.0f} MiB of disk")
 
-    def _decoded(
+    def _kept(
         self, pool: ThreadPoolExecutor, pictures: Sequence[Picture], made: Form, notes: Counter[str]
-    ) -> Iterator[np.ndarray]:
-        """The images in order; what was done to them is counted in `notes`."""
-        strict = self.form is None and not self.size
-        for start in range(0, len(pictures), _AT_ONCE):
-            some = pictures[start : start + _AT_ONCE]
-            for one in pool.map(lambda picture: _one(picture.file, made, strict), some):
-                notes.update(one.notes)
-                yield one.pixels
-                self.progress.advance(1)
-
-    def _kept(self, images: Iterator[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-        """All images as one array, in memory or mapped from the file."""
+    ) -> np.ndarray:
+        """All images as one array, in memory or mapped from the file; what was done to them is counted."""
+        shape = (len(pictures), *made.shape)
         if self.cache is None:
             array = np.empty(shape, np.uint8)
-            for place, image in zip(array, images, strict=True):
-                place[:] = image
+            for place, (image, _) in enumerate(self._decoded(pool, pictures, made, None)):
+                notes.update(image.notes)
+                array[place] = image.pixels
             return array
-
-        def blocks() -> Iterator[bytes]:
-            yield npy_header(shape)
-            for image in images:
-                yield np.ascontiguousarray(image).tobytes()
-
-        write_blocks(self.cache, blocks(), 0o600)
+        with Cache(self.cache, shape) as cache:
+            again = 0
+            for place, (image, line) in enumerate(self._decoded(pool, pictures, made, cache)):
+                notes.update(image.notes)
+                if line is not None and line is cache.known.get(place):
+                    again += 1
+                else:
+                    cache.put(place, image, line)
+            if cache.known:
+                self._tell(again, len(cache.known) - again)
         mapped: np.ndarray = np.load(self.cache, mmap_mode="r", allow_pickle=False)
         return mapped
+
+    def _tell(self, again: int, others: int) -> None:
+        self.progress.note(f"{again:,} images had been decoded before")
+        if others:
+            self.progress.note(f"{others:,} had been, and are others now or not whole: decoded again")
+
+    def _decoded(
+        self, pool: ThreadPoolExecutor, pictures: Sequence[Picture], made: Form, cache: Cache | None
+    ) -> Iterator[tuple[Decoded, Line | None]]:
+        """The images in order, each with its line of the journal."""
+        strict = self.form is None and not self.size
+        work = _Work(made, strict, cache)
+        for start in range(0, len(pictures), _AT_ONCE):
+            places = range(start, min(start + _AT_ONCE, len(pictures)))
+            for found in pool.map(lambda place: work.one(place, pictures[place]), places):
+                yield found
+                self.progress.advance(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """How one image becomes pixels: decoded, or taken from the file where it was decoded before."""
+
+    form: Form
+    strict: bool
+    cache: Cache | None
+
+    def one(self, place: int, picture: Picture) -> tuple[Decoded, Line | None]:
+        if self.cache is None:
+            return _one(picture.file, self.form, self.strict), None
+        file, digest = _hashed(picture.file)
+        if digest is None:  # an object's: asking for it is all the work
+            return _one(file, self.form, self.strict), None
+        about = f"{PIL.__version__}\0{self.form}\0{self.strict}\0{picture.id}\0{digest}"
+        source = sha256_of(about.encode())
+        if (found := self.cache.find(place, source)) is not None:
+            return found, self.cache.known[place]
+        image = _one(file, self.form, self.strict)
+        return image, Line.of(source, image)
+
+
+def _hashed(file: Path | Encoded) -> tuple[Path | Encoded, Sha256 | None]:
+    """The digest of an image's bytes, and where to decode it from; None where somebody else has decoded it.
+
+    What cannot be read has none either: decoding says why.
+    """
+    if isinstance(file, Path):
+        try:
+            return file, file_digest(file) if file.is_file() else None
+        except QmuEdgeError:
+            return file, None
+    try:
+        data = file.data()
+    except QmuEdgeError:
+        raise
+    except Exception:  # is raised and named where it is decoded
+        return file, None
+    return Encoded(file.name, lambda: data), sha256_of(data) if isinstance(data, bytes) else None
 
 
 def _one(file: Path | Encoded, form: Form, strict: bool) -> Decoded:

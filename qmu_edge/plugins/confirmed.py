@@ -1,6 +1,7 @@
 """What this user lets run on this machine: digests, as empty files below XDG_STATE_HOME (~/.local/state)."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from qmu_edge.errors import ConfigError
@@ -28,6 +29,12 @@ def is_noted(what: str, digest: Sha256) -> bool:
         return (_folder(what) / digest).lstat().st_uid == os.geteuid()
     except OSError:
         return False
+
+
+def forget(what: str, digest: Sha256) -> None:
+    """Take a note back, where there is one."""
+    with suppress(OSError):
+        (_folder(what) / digest).unlink(missing_ok=True)
 
 
 def _folder(what: str) -> Path:

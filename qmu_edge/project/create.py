@@ -3,13 +3,15 @@
 import fcntl
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
+from qmu_edge.data.cache import journal_of
 from qmu_edge.data.index import (
     Form,
     SampleIndex,
@@ -27,6 +29,7 @@ from qmu_edge.project.plain import Registered
 from qmu_edge.project.previous import Deleted
 from qmu_edge.project.project import IDS_KEY, KEY, KEY_CHECK, KEYS, RECIPE, STORE, key_check
 from qmu_edge.project.samples import FORMS, IMAGES
+from qmu_edge.project.staging import forget_decoding, staging_in
 from qmu_edge.project.thumbnails import keep
 from qmu_edge.recipe import Recipe, parse_recipe, to_toml
 from qmu_edge.store.ledger import keys
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
     from qmu_edge.data.objects import ImageDataset
     from qmu_edge.data.pictures import Source
 
-STAGING: Final = f"{STORE}.new"
 _OTHER: Final = "cache/other.npy"  # the same images in another form, for a moment
 
 
@@ -142,23 +144,17 @@ class _Wanted:
 
 
 def _make(root: Path, wanted: _Wanted) -> Registered:
-    staging = root / STAGING
-    try:
-        shutil.rmtree(staging, ignore_errors=True)  # of an `init` that was killed
-        staging.mkdir(mode=0o755)  # whatever still has this name is not ours, a link for one
-        for folder in ("objects", KEYS, "cache", "work", "releases"):
-            (staging / folder).mkdir(mode=0o755 if folder == "releases" else 0o700)
+    with staging_in(root) as staging:
         made = _register(staging, wanted)
         for name, data in _visible(wanted.recipe, wanted.model).items():
             write_atomic(staging / name, data)
             os.replace(staging / name, root / name)
+        forget_decoding(staging)
         sync_folder(root)
         staging.rename(root / STORE)
         sync_folder(root)
         sync_folder(root.absolute().parent)
         return made
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _register(store: Path, wanted: _Wanted) -> Registered:
@@ -180,9 +176,10 @@ def _register(store: Path, wanted: _Wanted) -> Registered:
                 f"compared with what was deleted: decoding {form.decoding}, shape {form.shape}"
             )
         before.require_none(index, (wanted.load(store / _OTHER, other).images for other in forms[1:]))
-        (store / _OTHER).unlink(missing_ok=True)
+        for path in (store / _OTHER, journal_of(store / _OTHER)):
+            path.unlink(missing_ok=True)
         said += before.noticed(index, source.images, wanted.recipe.policy)
-    if not (store / IMAGES).exists():
+    if not isinstance(source.images, np.memmap):
         blocks = (npy_header(source.images.shape), source.images.tobytes())
         write_blocks(store / IMAGES, blocks, 0o600)
     with Ledger.create(store / "ledger.db") as ledger:

@@ -42,8 +42,8 @@ def test_only_a_few_images_are_in_memory_at_once(tmp_path: Path, monkeypatch: py
             open_now[0] -= 1
             yield image
 
-    kept = Decoder._kept
-    monkeypatch.setattr(Decoder, "_kept", lambda self, images, shape: kept(self, counted(images), shape))  # type: ignore[arg-type]
+    decoded = Decoder._decoded
+    monkeypatch.setattr(Decoder, "_decoded", lambda self, *of: counted(decoded(self, *of)))
     monkeypatch.setattr("qmu_edge.data.pictures.mode_and_size", lambda file: ("RGB", 5, 6))
     decoder.source(many)
     assert most[0] <= 2 * 64 and open_now[0] in (0, 1)  # the first one is decoded once more, for its size

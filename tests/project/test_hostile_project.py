@@ -12,11 +12,12 @@ import pytest
 from qmu_edge.errors import ConfigError, IntegrityError, QmuEdgeError
 from qmu_edge.io.digest import sha256_of
 from qmu_edge.io.progress import Progress
-from qmu_edge.project.create import STAGING, create
+from qmu_edge.project.create import create
 from qmu_edge.project.doctor import examine
 from qmu_edge.project.project import STORE, Project, opened
 from qmu_edge.project.publish import publish_current
 from qmu_edge.project.purge import purge
+from qmu_edge.project.staging import STAGING
 from qmu_edge.recipe import Recipe, parse_recipe
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.states import Pointer

@@ -66,6 +66,7 @@ def test_it_serves_a_request_and_the_receipt_names_its_package(tmp_path: Path) -
     recipe = recipe.replace("max_residual = 0.25", "max_residual = 1.0")
     (tmp_path / "recipe.toml").write_text(recipe + "\n[unlearn.small_steps]\nlr = 0.002\n", "utf-8")
     (tmp_path / "req.json").write_text('{"class_ids": [3]}')
+    assert run(package, "confirm", "method:small_steps").returncode == 0
     for words in (["init", str(project), "--recipe", str(tmp_path / "recipe.toml")], ["train"]):
         done = run(package, *words, *(["--project", str(project)] if words == ["train"] else []))
         assert done.returncode == 0, done.stderr
