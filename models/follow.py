@@ -200,12 +200,12 @@ def add_module(network: fx.GraphModule, name: str, module: nn.Module) -> str:
 
 
 def _has(network: nn.Module, name: str) -> bool:
-    """Whether there is a module of this name; looking through all names for each call would be quadratic."""
+    """Whether the name is taken; looking through all names for each call would be quadratic."""
+    owner, _, last = name.rpartition(".")
     try:
-        network.get_submodule(name)
+        return hasattr(network.get_submodule(owner), last)
     except AttributeError:
         return False
-    return True
 
 
 def call_module(network: fx.GraphModule, before: fx.Node, name: str, module: nn.Module, x: Any) -> fx.Node:

@@ -29,6 +29,7 @@ from qmu_edge.models.follow import (
     call_module,
     follow,
     module_of,
+    stored,
     tensors_in,
     values,
 )  # fmt: skip
@@ -73,7 +74,7 @@ _MODULES: Final[Mapping[Function, tuple[Callable[..., nn.Module], tuple[str, ...
     F.dropout: (nn.Dropout, ("p",)),
     F.dropout2d: (nn.Dropout2d, ("p",)),
 }
-_IGNORED: Final = {"inplace", "training", "return_indices", "align_corners", "antialias"}
+_IGNORED: Final = {"inplace", "training", "return_indices", "align_corners", "antialias", "_stacklevel"}
 _MEANS: Final = (torch.mean, "mean")
 
 
@@ -94,7 +95,8 @@ def standard(network: nn.Module, example: Tensor, *, lines: bool = False) -> Fol
     graph = follow(network, lines=lines)
     seen = [values(network, graph, images) for images in (example, torch.cat([example, example[:1]]))]
     calls = Followed(fx.GraphModule(network, graph), graph, *seen)
-    tensors = [node for node, value in calls.values.items() if tensors_in(value)]
+    known = stored(graph)
+    tensors = [n for n, value in calls.values.items() if tensors_in(value) and n not in known]
     changed = [_apart(calls.network), *(_in_one_way(calls, node) for node in tensors)]
     changed += [_whole_windows(calls, node) for node in graph.nodes]
     changed += [written_out(calls, node) for node in [*graph.nodes]]

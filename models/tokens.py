@@ -61,10 +61,10 @@ def written_out(calls: Followed, node: fx.Node) -> bool:
     return node.target in _MEANS and _mean(calls, node)
 
 
-def _insert(calls: Followed, before: fx.Node, target: Any, *args: Any) -> fx.Node:
-    """Insert a call of a module, a function or a method."""
+def _insert(calls: Followed, before: fx.Node, target: Any, *args: Any, name: str = "") -> fx.Node:
+    """Insert a call of a module, which gets a name, of a function or of a method."""
     if isinstance(target, nn.Module):
-        node = call_module(calls.network, before, before.name, target, *args)
+        node = call_module(calls.network, before, name or before.name, target, *args)
     else:
         with calls.graph.inserting_before(before):
             make = calls.graph.call_method if isinstance(target, str) else calls.graph.call_function
@@ -99,7 +99,7 @@ def _rows(calls: Followed, node: fx.Node) -> bool:
     readers = [*node.users]
     for values in (calls.values, calls.more):
         values[node] = layer(values[flat])
-    made = _insert(calls, node.next, nn.Unflatten(0, shape), node)
+    made = _insert(calls, node.next, nn.Unflatten(0, shape), node, name=node.name)
     for reader in readers:
         reader.replace_input_with(node, made)
     return bool(dims)

@@ -136,6 +136,35 @@ class Dense(nn.Sequential):
         )  # fmt: skip
 
 
+class Tokens(nn.Module):
+    """Attention of torch and attention written out, a token of the whole image, learned places."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        """Build the network, for images of 8 pixels."""
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(channels, 8, 2, 2), nn.Parameter(torch.randn(1, 1, 8))
+        self.places, self.gain = nn.Parameter(torch.randn(1, 17, 8)), nn.Parameter(torch.rand(8))
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(8), nn.LayerNorm(8), nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.mlp = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Dropout(0.1), nn.Linear(16, 8))
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1) + self.places
+        n, t, d = x.shape
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        q, k, v = self.qkv(self.norm2(x)).reshape(n, t, 3, 2, d // 2).permute(2, 0, 3, 1, 4).unbind(0)
+        seen = ((q @ k.transpose(-2, -1)) / 2).softmax(-1) @ v
+        x = x + self.proj(seen.transpose(1, 2).reshape(n, t, d)) * self.gain
+        x = x + self.mlp(self.norm3(x))
+        out: Tensor = self.head(x[:, 0])
+        return out
+
+
 def features(layers: Layers, shape: Shape) -> nn.Module:
     """A body of plain layers."""
     return nn.Sequential(
@@ -148,6 +177,6 @@ FACTORIES: Final[dict[str, Any]] = {
     "features": features,
     **{
         kind.__name__: (lambda layers, shape, kind=kind: kind(shape.channels, shape.classes))
-        for kind in (PreActivation, Squeezed, Moved, Repeated, Dense)
+        for kind in (PreActivation, Squeezed, Moved, Repeated, Dense, Tokens)
     },
 }

@@ -23,8 +23,12 @@ def of(**fields: Any) -> Layers:
 @pytest.mark.parametrize(("stem", "size", "side"), [("cifar", 32, 8), ("imagenet", 224, 14)])
 def test_patches_are_those_of_the_stem(stem: str, size: int, side: int) -> None:
     with torch.device("meta"):
-        _, given = checked(vit, of(stem=stem), Shape(channels=3, classes=1000, size=size))
+        calls, given = checked(vit, of(stem=stem), Shape(channels=3, classes=1000, size=size))
     assert given == (1, 192, side, side)
+    patches = 3 * (size // side) ** 2 * 192 + 192
+    of_block = 2 * 2 * 192 + (192 + 1) * 3 * 192 + (192 + 1) * 192 + (192 + 1) * 384 + (384 + 1) * 192
+    numbers = sum(p.numel() for p in calls.network.parameters())
+    assert numbers == patches + side**2 * 192 + BLOCKS * of_block + 2 * 192
 
 
 @pytest.mark.parametrize(
