@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from shared import compared, described, measured, verdicts
+from shared import audits, compared, described, measured, verdicts
 from shared.sections import markdown_files
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -23,6 +23,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "sequence": compared.sequence,
     "demo": verdicts.demo, "verdict": verdicts.verdict, "verdict cost": verdicts.cost,
     "request parts": verdicts.parts,
+    "audit": audits.found, "audit cost": audits.cost,
     "speed": measured.speed, "overhead": measured.overhead,
     "breakdown": measured.breakdown, "epoch": measured.epoch, "memory": measured.memory,
     "agreement": measured.agreement, "together": measured.together, "neighbours": measured.neighbours,

@@ -22,6 +22,11 @@ TESTED_IN = {
         "qmu_edge/api/examples/adopt_a_network", "qmu_edge/api/examples/check_a_bundle",
         "qmu_edge/api/examples/forget_a_person",
     ),
+    "api/test_plugins.py": (
+        "qmu_edge/api/examples/plugins/dashboards", "qmu_edge/api/examples/plugins/stripes",
+        "qmu_edge/api/examples/plugins/surprise", "qmu_edge/api/examples/plugins/two_blocks",
+        "qmu_edge/pipeline/plugged",
+    ),
     "cli/test_cli_path.py": (
         "cli/main", "cli/project", "cli/run", "qmu_edge/api/project", "qmu_edge/api/run",
         "qmu_edge/pipeline/dry_run",
