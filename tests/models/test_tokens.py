@@ -123,7 +123,7 @@ def test_a_token_for_every_image_is_added_to_zeros() -> None:
     [
         (Of(lambda x: x.softmax(1)), "along another axis than the last one"),
         (Of(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True)), "cannot be exported"),
-        (With(lambda m, x: m.a(x), a=lambda: nn.LayerNorm((6, 8))), "of several axes"),
+        (With(lambda m, x: m.a(x), a=lambda: nn.LayerNorm([6, 8])), "of several axes"),
         (With(lambda m, x: m.a(x), a=lambda: nn.LayerNorm(8, elementwise_affine=False)), "without a weight"),
     ],
 )

@@ -12,7 +12,7 @@ from qmu_edge.models.follow import MATMUL, follow
 from qmu_edge.models.layers import Layers, Shape
 from qmu_edge.models.own import checked
 from qmu_edge.models.tokens import Softmax
-from qmu_edge.models.vit import BLOCKS, Body, vit
+from qmu_edge.models.vit import BLOCKS, Attention, Body, vit
 from qmu_edge.recipe import ModelRecipe
 
 
@@ -39,7 +39,8 @@ def test_width_changes_the_number_of_heads_and_then_their_size(
 ) -> None:
     made: Any = vit(of(width=width), Shape(channels=1, classes=3, size=8))
     assert isinstance(made, Body) and made.places.shape == (1, 4, numbers)
-    assert made.blocks[0].attention.heads == heads
+    (block, *_) = (m for m in made.modules() if isinstance(m, Attention))
+    assert block.heads == heads
 
 
 def test_images_smaller_than_a_patch_are_refused() -> None:

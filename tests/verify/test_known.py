@@ -51,7 +51,8 @@ def tensors() -> dict[str, Any]:
         "table": exponentials.astype(np.float32), "inverse": np.float32(1 / 8), "eps": np.float32(1e-5),
         "gain": rng.random(8, np.float32), "bias": rng.random(8, np.float32), "scale": np.float32(2**-4),
         "places": rng.integers(0, 256, (1, 3, 8, 8)).astype(np.uint8),
-        "below": np.float32(2**-8 * (1 - 2**-12)), "flat": np.array([0, -1]), "v": rng.integers(-9, 10, (5, 192)).astype(np.int8),
+        "below": np.float32(2**-8 * (1 - 2**-12)), "flat": np.array([0, -1]),
+        "v": rng.integers(-9, 10, (5, 192)).astype(np.int8),
         "v.scale": np.full(5, 2**-7, np.float32), "v.zero": np.zeros(5, np.int8),
     }  # fmt: skip
 
