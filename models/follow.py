@@ -214,3 +214,18 @@ def call_module(network: fx.GraphModule, before: fx.Node, name: str, module: nn.
         node = network.graph.call_module(add_module(network, name, module), (x,))
     node.stack_trace = before.stack_trace
     return node
+
+
+def insert(calls: Followed, before: fx.Node, target: Any, *args: Any, name: str = "") -> fx.Node:
+    """Insert a call of a module, which gets a name, of a function or of a method."""
+    if isinstance(target, nn.Module):
+        node = call_module(calls.network, before, name or before.name, target, *args)
+    else:
+        with calls.graph.inserting_before(before):
+            make = calls.graph.call_method if isinstance(target, str) else calls.graph.call_function
+            node = make(target, args)
+        node.stack_trace = before.stack_trace
+    for values in (calls.values, calls.more):
+        x, *rest = fx.node.map_arg(args, values.__getitem__)
+        values[node] = getattr(x, target)(*rest) if isinstance(target, str) else target(x, *rest)
+    return node

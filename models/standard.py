@@ -33,8 +33,9 @@ from qmu_edge.models.follow import (
     tensors_in,
     values,
 )  # fmt: skip
-from qmu_edge.models.layers import Line
+from qmu_edge.models.layers import Line, StochasticDepth
 from qmu_edge.models.tokens import written_out
+from qmu_edge.models.transposed import written_as_convolution
 
 Function = Any  # a function, or the name of a method of tensors
 Arguments = tuple[Any, ...]
@@ -99,6 +100,7 @@ def standard(network: nn.Module, example: Tensor, *, lines: bool = False) -> Fol
     tensors = [n for n, value in calls.values.items() if tensors_in(value) and n not in known]
     changed = [_apart(calls.network), *(_in_one_way(calls, node) for node in tensors)]
     changed += [_whole_windows(calls, node) for node in graph.nodes]
+    changed += [_transposed(calls, node) for node in [*graph.nodes]]
     changed += [written_out(calls, node) for node in [*graph.nodes]]
     if not any(changed):
         return calls._replace(network=network)
@@ -155,6 +157,9 @@ def _written(target: Function, args: Arguments, kwargs: Keywords) -> list[nn.Mod
         return _mean(args, kwargs)
     if target is F.pad:
         return _padding(args, kwargs)
+    if getattr(target, "__name__", "") == "stochastic_depth":  # of torchvision, which may be missing
+        given = {**dict(zip(("p", "mode"), args[1:], strict=False)), **kwargs}
+        return [StochasticDepth(given["p"], given["mode"])]
     if target not in _MODULES:
         return []
     make, names = _MODULES[target]
@@ -202,6 +207,11 @@ def _whole_windows(calls: Followed, node: fx.Node) -> bool:
     window = tuple(a // b for a, b in zip(before, behind, strict=True))
     calls.network.set_submodule(str(node.target), nn.Identity() if window == (1, 1) else nn.AvgPool2d(window))
     return True
+
+
+def _transposed(calls: Followed, node: fx.Node) -> bool:
+    layer = module_of(calls.network, node)
+    return isinstance(layer, nn.ConvTranspose2d) and written_as_convolution(calls, node, layer)
 
 
 def _apart(network: Any) -> bool:

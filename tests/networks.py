@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qmu_edge.models.blocks import Blocks
 from qmu_edge.models.build import ARCHITECTURES
-from qmu_edge.models.layers import Layers, Shape
+from qmu_edge.models.layers import Layers, Shape, StochasticDepth
 from qmu_edge.models.resnet import BasicBlock
 
 EACH: Final = [a if a != "resnet50" else pytest.param(a, marks=pytest.mark.slow) for a in ARCHITECTURES]
@@ -165,6 +165,26 @@ class Tokens(nn.Module):
         return out
 
 
+class Larger(nn.Module):
+    """Transposed convolutions, one with batch-norm and in groups; a branch that is left out at times."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        """Build the network, for images of 8 pixels."""
+        super().__init__()
+        self.down, self.bn = nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8)
+        self.up = nn.ConvTranspose2d(8, 6, 4, 2, 1, groups=2, bias=False)
+        self.bn2, self.again = nn.BatchNorm2d(6), nn.ConvTranspose2d(6, 6, 3, (1, 2), 1, (0, 1))
+        self.same, self.head = nn.Conv2d(6, 6, 3, padding=1), nn.Linear(6, classes)
+        self.depth = StochasticDepth(0.2, "row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        x = F.relu(self.again(F.relu(self.bn2(self.up(F.relu(self.bn(self.down(x))))))))
+        x = x + self.depth(self.same(x))
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
 def features(layers: Layers, shape: Shape) -> nn.Module:
     """A body of plain layers."""
     return nn.Sequential(
@@ -177,6 +197,6 @@ FACTORIES: Final[dict[str, Any]] = {
     "features": features,
     **{
         kind.__name__: (lambda layers, shape, kind=kind: kind(shape.channels, shape.classes))
-        for kind in (PreActivation, Squeezed, Moved, Repeated, Dense, Tokens)
+        for kind in (PreActivation, Squeezed, Moved, Repeated, Dense, Tokens, Larger)
     },
 }
