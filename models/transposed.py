@@ -22,6 +22,7 @@ def turned(weight: Float[Tensor, "i o a b"], groups: int) -> Float[Tensor, "p q 
     Returns:
         (outputs, inputs / groups, a, b), turned by half a circle.
 
+    >>> import torch
     >>> turned(torch.arange(4.0).view(1, 1, 2, 2), 1).flatten().tolist()
     [3.0, 2.0, 1.0, 0.0]
     """
