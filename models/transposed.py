@@ -26,7 +26,7 @@ def turned(weight: Float[Tensor, "i o a b"], groups: int) -> Float[Tensor, "p q 
     >>> turned(torch.arange(4.0).view(1, 1, 2, 2), 1).flatten().tolist()
     [3.0, 2.0, 1.0, 0.0]
     """
-    apart = weight.unflatten(0, (groups, -1)).transpose(1, 2)
+    apart: Tensor = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2)
     return apart.flatten(0, 1).flip(2, 3)
 
 
