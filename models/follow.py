@@ -69,7 +69,7 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.record_stack_traces = lines
 
-    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Attention of torch asks for values of its input, so it is written out here."""
         if isinstance(m, nn.MultiheadAttention):
             return _attended(m, *args, **kwargs)

@@ -11,7 +11,7 @@ What is computed from parameters alone, such as a piece of an embedding, stays a
 """
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import torch
@@ -77,7 +77,7 @@ def _replace(calls: Followed, node: fx.Node, made: fx.Node) -> bool:
     return True
 
 
-def _given(calls: Followed, node: fx.Node, *names: str) -> dict[str, Any]:
+def _given(calls: Followed, node: fx.Node, *names: str) -> Mapping[str, Any]:
     """The arguments of a call by these names, sizes as numbers."""
     args, kwargs = calls.given(node.args), calls.given(node.kwargs)
     return {**dict(zip(names, args, strict=False)), **kwargs}
