@@ -147,6 +147,7 @@ def export(
     require_equivalent(model, deployed, torch.from_numpy(images[:EQUIVALENCE_IMAGES]) / 255.0)
     reference = _Reference(deployed, images, plan.outputs)
     traced = _traced(deployed, images.shape[-1], plan)
+    plan.target.require_known({node.op_type for node in traced.graph.graph.node})
     files = {form: _bytes(_graph(form, traced, plan)) for form in plan.formats}
     _ = reference.logits_of_few  # computed once, before two threads use it
     with ThreadPoolExecutor(2) as pool:

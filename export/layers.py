@@ -19,7 +19,7 @@ from qmu_edge.errors import ExportError
 from qmu_edge.export.writer import BrevitasLayer, Shape, Writer
 from qmu_edge.models.deployed import Affine, BreakTies, NormOfCodes, SharesOfCodes, Table
 from qmu_edge.models.follow import ADD, JOIN, MATMUL, MULTIPLY
-from qmu_edge.models.layers import AveragePool, Line, Normalize, pair
+from qmu_edge.models.layers import AveragePool, Line, Normalize, StochasticDepth, pair
 from qmu_edge.models.parts import part_of
 from qmu_edge.models.tokens import Softmax
 
@@ -344,6 +344,7 @@ MODULES: Final[Mapping[type, ModuleWriter]] = {
     nn.Identity: lambda w, call, x, m: x,
     nn.Dropout: lambda w, call, x, m: x,
     nn.Dropout2d: lambda w, call, x, m: x,
+    StochasticDepth: lambda w, call, x, m: x,
 }
 FUNCTIONS: Final[Mapping[object, FunctionWriter]] = {
     ADD: _both("Add"),

@@ -6,17 +6,19 @@
                   at most 7 bits
     finn, hls4ml  QONNX with a fixed batch, cleaned by qonnx's own passes; hls4ml needs MatMul in place of
     Gemm,
-                  and qonnx-to-channels-last run on the file first
+                  and qonnx-to-channels-last run on the file first; neither has attention or layer-norm
 
 Source: the consumers' own documentation and import errors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from qmu_edge.errors import ConfigError
+from qmu_edge.errors import ConfigError, ExportError
+
+TOKENS: Final = frozenset({"LayerNormalization", "MatMul", "ReduceMax", "Softmax", "Sqrt"})  # as traced
 
 
 class Format(StrEnum):
@@ -57,6 +59,7 @@ class Target:
         clip_values: Whether activations below 8 bits are clipped as values, before quantization.
         batch: Fixed batch size that it requires; None for any.
         matmul: Whether it needs MatMul in place of Gemm.
+        tokens: Whether it has attention and layer-norm, which tensors of tokens go through.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Target:
     clip_values: bool = False
     batch: int | None = None
     matmul: bool = False
+    tokens: bool = True
 
     def require(self, formats: tuple[Format, ...]) -> None:
         """Refuse formats that the target does not read.
@@ -82,14 +86,28 @@ class Target:
                     f"target {self.name} does not take format {wanted.value!r}; allowed: {allowed}"
                 )
 
+    def require_known(self, operators: Collection[str]) -> None:
+        """Refuse a network of operators that the target does not have.
+
+        Raises:
+            ExportError: It has attention or layer-norm, and the target has neither.
+        """
+        found = sorted(TOKENS.intersection(operators))
+        if found and not self.tokens:
+            able = ", ".join(name for name, target in TARGETS.items() if target.tokens)
+            raise ExportError(
+                f"target {self.name} has no attention and no layer-norm (here {', '.join(found)}); "
+                f"allowed for such a network: {able}"
+            )
+
 
 ONNXRUNTIME: Final = Target("onnxruntime", tuple(Format))
 OPENVINO: Final = Target(
     "openvino", (Format.INTEGER, Format.PACKED, Format.QCDQ), int2=False, clip_values=True
 )
 TENSORRT: Final = Target("tensorrt", (Format.INTEGER,), opset=19, ir_version=9, zero_points=False)
-FINN: Final = Target("finn", (Format.QONNX,), opset=18, batch=1)
-HLS4ML: Final = Target("hls4ml", (Format.QONNX,), opset=18, batch=1, matmul=True)
+FINN: Final = Target("finn", (Format.QONNX,), opset=18, batch=1, tokens=False)
+HLS4ML: Final = Target("hls4ml", (Format.QONNX,), opset=18, batch=1, matmul=True, tokens=False)
 TARGETS: Final[Mapping[str, Target]] = {
     target.name: target for target in (ONNXRUNTIME, OPENVINO, TENSORRT, FINN, HLS4ML)
 }

@@ -11,6 +11,7 @@ of_brevitas.py   networks of Brevitas' own layers
 follow.py        the calls that a network makes
 standard.py      the same written in one way
 tokens.py        those of networks of tokens
+transposed.py    transposed convolutions
 kinds.py         kinds of calls
 parts.py         which part of a tensor an index takes
 plain.py         quantizers for networks of plain torch layers

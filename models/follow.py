@@ -69,7 +69,7 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.record_stack_traces = lines
 
-    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Attention of torch asks for values of its input, so it is written out here."""
         if isinstance(m, nn.MultiheadAttention):
             return _attended(m, *args, **kwargs)
@@ -200,12 +200,12 @@ def add_module(network: fx.GraphModule, name: str, module: nn.Module) -> str:
 
 
 def _has(network: nn.Module, name: str) -> bool:
-    """Whether there is a module of this name; looking through all names for each call would be quadratic."""
+    """Whether the name is taken; looking through all names for each call would be quadratic."""
+    owner, _, last = name.rpartition(".")
     try:
-        network.get_submodule(name)
+        return hasattr(network.get_submodule(owner), last)
     except AttributeError:
         return False
-    return True
 
 
 def call_module(network: fx.GraphModule, before: fx.Node, name: str, module: nn.Module, x: Any) -> fx.Node:
@@ -213,4 +213,19 @@ def call_module(network: fx.GraphModule, before: fx.Node, name: str, module: nn.
     with network.graph.inserting_before(before):
         node = network.graph.call_module(add_module(network, name, module), (x,))
     node.stack_trace = before.stack_trace
+    return node
+
+
+def insert(calls: Followed, before: fx.Node, target: Any, *args: Any, name: str = "") -> fx.Node:
+    """Insert a call of a module, which gets a name, of a function or of a method."""
+    if isinstance(target, nn.Module):
+        node = call_module(calls.network, before, name or before.name, target, *args)
+    else:
+        with calls.graph.inserting_before(before):
+            make = calls.graph.call_method if isinstance(target, str) else calls.graph.call_function
+            node = make(target, args)
+        node.stack_trace = before.stack_trace
+    for values in (calls.values, calls.more):
+        x, *rest = fx.node.map_arg(args, values.__getitem__)
+        values[node] = getattr(x, target)(*rest) if isinstance(target, str) else target(x, *rest)
     return node

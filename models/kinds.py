@@ -33,7 +33,7 @@ from qmu_edge.models.follow import (
     stored,
     tensors_in,
 )  # fmt: skip
-from qmu_edge.models.layers import AveragePool, Line, Normalize
+from qmu_edge.models.layers import AveragePool, Line, Normalize, StochasticDepth
 from qmu_edge.models.of_brevitas import quantizer_problem
 from qmu_edge.models.parts import part_of
 from qmu_edge.models.tokens import Softmax
@@ -51,7 +51,7 @@ MEANS: Final = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, AveragePool)
 MOVING: Final = (
     nn.MaxPool2d, nn.Flatten, nn.ZeroPad2d, nn.Upsample, nn.ChannelShuffle, nn.PixelShuffle, nn.Unflatten,
 )  # fmt: skip
-PASSING: Final = (nn.Dropout, nn.Dropout2d, nn.Identity)
+PASSING: Final = (nn.Dropout, nn.Dropout2d, nn.Identity, StochasticDepth)
 ALONG: Final = (nn.LayerNorm, Softmax)
 TOGETHER: Final = (ADD, MULTIPLY, JOIN, MATMUL)
 

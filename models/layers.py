@@ -114,6 +114,23 @@ class Line(Single):
         return x * self.slope + self.offset
 
 
+class StochasticDepth(Single):
+    """At times nothing, of a batch or of an image, as torchvision has it; else more, so the mean stays."""
+
+    def __init__(self, p: float, mode: str) -> None:
+        """Store the share that becomes nothing, and "batch" or "row"."""
+        super().__init__()
+        self.p, self.mode = p, mode
+
+    def forward(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        """What it is, in evaluation."""
+        if not self.training or not self.p:
+            return x
+        size = [len(x) if self.mode == "row" else 1] + [1] * (x.dim() - 1)
+        kept = torch.empty(size, dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)
+        return x * (kept.div_(1 - self.p) if self.p < 1 else kept)
+
+
 class AveragePool(Single):
     """Average pooling whose divisor is as short as a gain, so that integer kernels compute the same.
 

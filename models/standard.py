@@ -29,11 +29,13 @@ from qmu_edge.models.follow import (
     call_module,
     follow,
     module_of,
+    stored,
     tensors_in,
     values,
 )  # fmt: skip
-from qmu_edge.models.layers import Line
+from qmu_edge.models.layers import Line, StochasticDepth
 from qmu_edge.models.tokens import written_out
+from qmu_edge.models.transposed import written_as_convolution
 
 Function = Any  # a function, or the name of a method of tensors
 Arguments = tuple[Any, ...]
@@ -73,7 +75,7 @@ _MODULES: Final[Mapping[Function, tuple[Callable[..., nn.Module], tuple[str, ...
     F.dropout: (nn.Dropout, ("p",)),
     F.dropout2d: (nn.Dropout2d, ("p",)),
 }
-_IGNORED: Final = {"inplace", "training", "return_indices", "align_corners", "antialias"}
+_IGNORED: Final = {"inplace", "training", "return_indices", "align_corners", "antialias", "_stacklevel"}
 _MEANS: Final = (torch.mean, "mean")
 
 
@@ -94,9 +96,11 @@ def standard(network: nn.Module, example: Tensor, *, lines: bool = False) -> Fol
     graph = follow(network, lines=lines)
     seen = [values(network, graph, images) for images in (example, torch.cat([example, example[:1]]))]
     calls = Followed(fx.GraphModule(network, graph), graph, *seen)
-    tensors = [node for node, value in calls.values.items() if tensors_in(value)]
+    known = stored(graph)
+    tensors = [n for n, value in calls.values.items() if tensors_in(value) and n not in known]
     changed = [_apart(calls.network), *(_in_one_way(calls, node) for node in tensors)]
     changed += [_whole_windows(calls, node) for node in graph.nodes]
+    changed += [_transposed(calls, node) for node in [*graph.nodes]]
     changed += [written_out(calls, node) for node in [*graph.nodes]]
     if not any(changed):
         return calls._replace(network=network)
@@ -153,6 +157,9 @@ def _written(target: Function, args: Arguments, kwargs: Keywords) -> list[nn.Mod
         return _mean(args, kwargs)
     if target is F.pad:
         return _padding(args, kwargs)
+    if getattr(target, "__name__", "") == "stochastic_depth":  # of torchvision, which may be missing
+        given = {**dict(zip(("p", "mode"), args[1:], strict=False)), **kwargs}
+        return [StochasticDepth(given["p"], given["mode"])]
     if target not in _MODULES:
         return []
     make, names = _MODULES[target]
@@ -200,6 +207,11 @@ def _whole_windows(calls: Followed, node: fx.Node) -> bool:
     window = tuple(a // b for a, b in zip(before, behind, strict=True))
     calls.network.set_submodule(str(node.target), nn.Identity() if window == (1, 1) else nn.AvgPool2d(window))
     return True
+
+
+def _transposed(calls: Followed, node: fx.Node) -> bool:
+    layer = module_of(calls.network, node)
+    return isinstance(layer, nn.ConvTranspose2d) and written_as_convolution(calls, node, layer)
 
 
 def _apart(network: Any) -> bool:

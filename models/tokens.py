@@ -11,7 +11,7 @@ What is computed from parameters alone, such as a piece of an embedding, stays a
 """
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import torch
@@ -19,7 +19,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from qmu_edge.models.follow import ADD, JOIN, MATMUL, MULTIPLY, Followed, call_module, module_of, stored
+from qmu_edge.models.follow import (
+    ADD,
+    JOIN,
+    MATMUL,
+    MULTIPLY,
+    Followed,
+    call_module,
+    insert,
+    module_of,
+    stored,
+)  # fmt: skip
 from qmu_edge.models.layers import Line, Single
 
 _REPEATED: Final = ("expand", "repeat", torch.Tensor.expand)
@@ -61,28 +71,13 @@ def written_out(calls: Followed, node: fx.Node) -> bool:
     return node.target in _MEANS and _mean(calls, node)
 
 
-def _insert(calls: Followed, before: fx.Node, target: Any, *args: Any) -> fx.Node:
-    """Insert a call of a module, a function or a method."""
-    if isinstance(target, nn.Module):
-        node = call_module(calls.network, before, before.name, target, *args)
-    else:
-        with calls.graph.inserting_before(before):
-            make = calls.graph.call_method if isinstance(target, str) else calls.graph.call_function
-            node = make(target, args)
-        node.stack_trace = before.stack_trace
-    for values in (calls.values, calls.more):
-        x, *rest = fx.node.map_arg(args, values.__getitem__)
-        values[node] = getattr(x, target)(*rest) if isinstance(target, str) else target(x, *rest)
-    return node
-
-
 def _replace(calls: Followed, node: fx.Node, made: fx.Node) -> bool:
     node.replace_all_uses_with(made)
     calls.graph.erase_node(node)
     return True
 
 
-def _given(calls: Followed, node: fx.Node, *names: str) -> dict[str, Any]:
+def _given(calls: Followed, node: fx.Node, *names: str) -> Mapping[str, Any]:
     """The arguments of a call by these names, sizes as numbers."""
     args, kwargs = calls.given(node.args), calls.given(node.kwargs)
     return {**dict(zip(names, args, strict=False)), **kwargs}
@@ -92,14 +87,14 @@ def _rows(calls: Followed, node: fx.Node) -> bool:
     """A linear layer of all rows, whichever image they are of."""
     (x,) = node.all_input_nodes
     *_, dims = axes = calls.values[x].shape
-    flat = _insert(calls, node, nn.Flatten(0, len(axes) - 2), x)
+    flat = insert(calls, node, nn.Flatten(0, len(axes) - 2), x)
     shape = (-1, *axes[1:-1])
     layer = calls.network.get_submodule(str(node.target))
     node.args, node.kwargs = (flat,), {}
     readers = [*node.users]
     for values in (calls.values, calls.more):
         values[node] = layer(values[flat])
-    made = _insert(calls, node.next, nn.Unflatten(0, shape), node)
+    made = insert(calls, node.next, nn.Unflatten(0, shape), node, name=node.name)
     for reader in readers:
         reader.replace_input_with(node, made)
     return bool(dims)
@@ -126,11 +121,11 @@ def _attention(calls: Followed, node: fx.Node) -> bool:
         return False
     query, key, value = (given[name] for name in ("query", "key", "value"))
     scale = given.get("scale") or calls.values[query].shape[-1] ** -0.5
-    turned = _insert(calls, node, "transpose", key, -2, -1)
-    shares = _insert(calls, node, Softmax(scale), _insert(calls, node, MATMUL, query, turned))
+    turned = insert(calls, node, "transpose", key, -2, -1)
+    shares = insert(calls, node, Softmax(scale), insert(calls, node, MATMUL, query, turned))
     if given.get("dropout_p"):
-        shares = _insert(calls, node, nn.Dropout(given["dropout_p"]), shares)
-    return _replace(calls, node, _insert(calls, node, MATMUL, shares, value))
+        shares = insert(calls, node, nn.Dropout(given["dropout_p"]), shares)
+    return _replace(calls, node, insert(calls, node, MATMUL, shares, value))
 
 
 def _with_parameters(calls: Followed, node: fx.Node) -> bool:
@@ -184,8 +179,8 @@ def _piece(calls: Followed, node: fx.Node) -> bool:
         return False
     (axis,) = numbers
     places[axis] = _slice_at(places[axis], calls.values[x].shape[axis])
-    part = _insert(calls, node, operator.getitem, x, tuple(places))
-    return _replace(calls, node, _insert(calls, node, "squeeze", part, axis))
+    part = insert(calls, node, operator.getitem, x, tuple(places))
+    return _replace(calls, node, insert(calls, node, "squeeze", part, axis))
 
 
 def _spelled_out(index: tuple[Any, ...], rank: int) -> Iterator[Any]:
@@ -212,10 +207,10 @@ def _at(calls: Followed, node: fx.Node, x: fx.Node, axis: int, place: int) -> bo
     if at == 0:
         return False
     places = (*[slice(None)] * at, _slice_at(place, calls.values[x].shape[at]))
-    part = _insert(calls, node, "squeeze", _insert(calls, node, operator.getitem, x, places), at)
+    part = insert(calls, node, "squeeze", insert(calls, node, operator.getitem, x, places), at)
     rest = [d - (d > at) for d in order]
     if rest != sorted(rest):
-        part = _insert(calls, node, "permute", part, *rest)
+        part = insert(calls, node, "permute", part, *rest)
     return _replace(calls, node, part)
 
 
@@ -233,8 +228,8 @@ def _first_token(calls: Followed, node: fx.Node) -> bool:
     sizes = [calls.values[piece].shape[1] for piece in pieces]
     around = nn.ZeroPad2d((0, 0, sizes[0], 0) if first else (0, 0, 0, sizes[1]))
     behind = (0, 0, 0, sizes[1]) if first else (0, 0, sizes[0], 0)
-    padded = _insert(calls, node, F.pad, token, behind)
-    return _replace(calls, node, _insert(calls, node, ADD, _insert(calls, node, around, x), padded))
+    padded = insert(calls, node, F.pad, token, behind)
+    return _replace(calls, node, insert(calls, node, ADD, insert(calls, node, around, x), padded))
 
 
 def _repeated(calls: Followed, node: Any) -> fx.Node | None:
@@ -266,10 +261,10 @@ def _mean(calls: Followed, node: fx.Node) -> bool:
     shape = calls.values[x].shape
     if len(shape) != 3 or not isinstance(dims, list | tuple) or [d % 3 for d in dims] != [1]:
         return False
-    turned = _insert(calls, node, "transpose", x, 1, 2)
-    column = _insert(calls, node, nn.Unflatten(2, (shape[1], 1)), turned)
-    mean = _insert(calls, node, nn.AdaptiveAvgPool2d(1), column)
-    made = _insert(calls, node, nn.Flatten(), mean)
+    turned = insert(calls, node, "transpose", x, 1, 2)
+    column = insert(calls, node, nn.Unflatten(2, (shape[1], 1)), turned)
+    mean = insert(calls, node, nn.AdaptiveAvgPool2d(1), column)
+    made = insert(calls, node, nn.Flatten(), mean)
     if given.get("keepdim"):
-        made = _insert(calls, node, "unsqueeze", made, 1)
+        made = insert(calls, node, "unsqueeze", made, 1)
     return _replace(calls, node, made)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qmu_edge.models.blocks import Blocks
 from qmu_edge.models.build import ARCHITECTURES
-from qmu_edge.models.layers import Layers, Shape
+from qmu_edge.models.layers import Layers, Shape, StochasticDepth
 from qmu_edge.models.resnet import BasicBlock
 
 EACH: Final = [a if a != "resnet50" else pytest.param(a, marks=pytest.mark.slow) for a in ARCHITECTURES]
@@ -136,6 +136,55 @@ class Dense(nn.Sequential):
         )  # fmt: skip
 
 
+class Tokens(nn.Module):
+    """Attention of torch and attention written out, a token of the whole image, learned places."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        """Build the network, for images of 8 pixels."""
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(channels, 8, 2, 2), nn.Parameter(torch.randn(1, 1, 8))
+        self.places, self.gain = nn.Parameter(torch.randn(1, 17, 8)), nn.Parameter(torch.rand(8))
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(8), nn.LayerNorm(8), nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.mlp = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Dropout(0.1), nn.Linear(16, 8))
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1) + self.places
+        n, t, d = x.shape
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        q, k, v = self.qkv(self.norm2(x)).reshape(n, t, 3, 2, d // 2).permute(2, 0, 3, 1, 4).unbind(0)
+        seen = ((q @ k.transpose(-2, -1)) / 2).softmax(-1) @ v
+        x = x + self.proj(seen.transpose(1, 2).reshape(n, t, d)) * self.gain
+        x = x + self.mlp(self.norm3(x))
+        out: Tensor = self.head(x[:, 0])
+        return out
+
+
+class Larger(nn.Module):
+    """Transposed convolutions, one with batch-norm and in groups; a branch that is left out at times."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        """Build the network, for images of 8 pixels."""
+        super().__init__()
+        self.down, self.bn = nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8)
+        self.up = nn.ConvTranspose2d(8, 6, 4, 2, 1, groups=2, bias=False)
+        self.bn2, self.again = nn.BatchNorm2d(6), nn.ConvTranspose2d(6, 6, 3, (1, 2), 1, (0, 1))
+        self.same, self.head = nn.Conv2d(6, 6, 3, padding=1), nn.Linear(6, classes)
+        self.depth = StochasticDepth(0.2, "row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        x = F.relu(self.again(F.relu(self.bn2(self.up(F.relu(self.bn(self.down(x))))))))
+        x = x + self.depth(self.same(x))
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
 def features(layers: Layers, shape: Shape) -> nn.Module:
     """A body of plain layers."""
     return nn.Sequential(
@@ -148,6 +197,6 @@ FACTORIES: Final[dict[str, Any]] = {
     "features": features,
     **{
         kind.__name__: (lambda layers, shape, kind=kind: kind(shape.channels, shape.classes))
-        for kind in (PreActivation, Squeezed, Moved, Repeated, Dense)
+        for kind in (PreActivation, Squeezed, Moved, Repeated, Dense, Tokens, Larger)
     },
 }

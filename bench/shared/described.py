@@ -165,14 +165,14 @@ def attacks() -> str:
 
 def targets() -> str:
     """What each target takes."""
-    rows = [("`--target`", "formats", "opset", "2-bit tensors", "activations", "batch")]
+    rows = [("`--target`", "formats", "opset", "2-bit tensors", "activations", "attention", "batch")]
     for name, target in TARGETS.items():
         activations = "uint8 with zero point" if target.zero_points else "int8 without zero point"
-        wide = "yes" if target.int2 else "no"
+        wide, tokens = ("yes" if has else "no" for has in (target.int2, target.tokens))
         if target.formats == ("qonnx",):
             activations = wide = "`Quant` nodes"
         formats, batch = ", ".join(target.formats), "any" if target.batch is None else str(target.batch)
-        rows.append((f"`{name}`", formats, str(target.opset), wide, activations, batch))
+        rows.append((f"`{name}`", formats, str(target.opset), wide, activations, tokens, batch))
     return table(*rows)
 
 

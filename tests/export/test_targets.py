@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qmu_edge.errors import ConfigError
+from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.export import targets
 from qmu_edge.export.targets import FINN, ONNXRUNTIME, TARGETS, Format, target_named
 
@@ -37,6 +37,14 @@ def test_a_target_takes_its_own_formats_only() -> None:
     ONNXRUNTIME.require(tuple(Format))
     with pytest.raises(ConfigError, match="target finn does not take format 'packed'; allowed: qonnx"):
         FINN.require((Format.QONNX, Format.PACKED))
+
+
+def test_networks_of_tokens_are_refused_by_those_that_have_no_attention() -> None:
+    for target in TARGETS.values():
+        target.require_known({"Conv", "Gemm", "ReduceMean"})
+    ONNXRUNTIME.require_known({"MatMul", "Softmax"})
+    with pytest.raises(ExportError, match=r"no layer-norm \(here MatMul, Sqrt\); .*: onnxruntime, openvino"):
+        FINN.require_known({"Sqrt", "Conv", "MatMul"})
 
 
 def test_the_names_stand_in_one_module() -> None:

@@ -45,7 +45,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a border": (nn.AvgPool2d(3, 2, 1, count_include_pad=False), "allowed are whole windows"),
     "between pixels": (nn.Upsample(scale_factor=2, mode="bilinear"), "of mode 'bilinear'; allowed is 'n"),
     "half pixels": (nn.Upsample(size=12), "allowed are whole numbers"),
-    "many dimensions": (nn.Sequential(nn.Flatten(2), nn.Linear(64, 3)), "of 3 dimensions; allowed are 2"),
+    "images side by side": (Of(lambda x: x.permute(1, 0, 2, 3)), "it mixes them"),
     "one dimension": (nn.Sequential(nn.Flatten(2), nn.Conv1d(4, 4, 1)), "Conv1d cannot be exported"),
     "rows before a layer": (
         nn.Sequential(nn.Flatten(), nn.BatchNorm1d(256)),
@@ -62,7 +62,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "an alpha": (Of(lambda x: torch.add(x, x, alpha=2)), "add cannot be exported"),
     "some images": (Of(lambda x: x[:1] + x), "getitem takes a part .* slices behind the first axis"),
     "as many as are tried": (Of(lambda x: x[:2]), "getitem takes a part"),
-    "one channel": (Of(lambda x: x[:, 0]), "getitem takes a part"),
+    "one image": (Of(lambda x: x[0]), "getitem takes a part"),
     "a new axis": (Of(lambda x: x[:, None]), "getitem takes a part"),
     "a list": (Of(lambda x: x[:, [0, 1]]), "getitem takes a part"),
     "several pieces": (Of(lambda x: x.chunk(4, 1)[1:][0]), "getitem takes several pieces"),
@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a weight's zero point": (
         qnn.QuantConv2d(4, 4, 1, weight_quant=ShiftedUint8WeightPerTensorFloat), "by a zero point"
     ),
-    "parameters": (Of(lambda x: x + torch.ones(8)), "cannot be exported"),
+    "a power": (Of(lambda x: x ** torch.ones(8)), "cannot be exported"),
 }  # fmt: skip
 
 

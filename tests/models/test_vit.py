@@ -12,7 +12,7 @@ from qmu_edge.models.follow import MATMUL, follow
 from qmu_edge.models.layers import Layers, Shape
 from qmu_edge.models.own import checked
 from qmu_edge.models.tokens import Softmax
-from qmu_edge.models.vit import BLOCKS, Body, vit
+from qmu_edge.models.vit import BLOCKS, Attention, Body, vit
 from qmu_edge.recipe import ModelRecipe
 
 
@@ -23,8 +23,12 @@ def of(**fields: Any) -> Layers:
 @pytest.mark.parametrize(("stem", "size", "side"), [("cifar", 32, 8), ("imagenet", 224, 14)])
 def test_patches_are_those_of_the_stem(stem: str, size: int, side: int) -> None:
     with torch.device("meta"):
-        _, given = checked(vit, of(stem=stem), Shape(channels=3, classes=1000, size=size))
+        calls, given = checked(vit, of(stem=stem), Shape(channels=3, classes=1000, size=size))
     assert given == (1, 192, side, side)
+    patches = 3 * (size // side) ** 2 * 192 + 192
+    of_block = 2 * 2 * 192 + (192 + 1) * 3 * 192 + (192 + 1) * 192 + (192 + 1) * 384 + (384 + 1) * 192
+    numbers = sum(p.numel() for p in calls.network.parameters())
+    assert numbers == patches + side**2 * 192 + BLOCKS * of_block + 2 * 192
 
 
 @pytest.mark.parametrize(
@@ -35,7 +39,8 @@ def test_width_changes_the_number_of_heads_and_then_their_size(
 ) -> None:
     made: Any = vit(of(width=width), Shape(channels=1, classes=3, size=8))
     assert isinstance(made, Body) and made.places.shape == (1, 4, numbers)
-    assert made.blocks[0].attention.heads == heads
+    (block, *_) = (m for m in made.modules() if isinstance(m, Attention))
+    assert block.heads == heads
 
 
 def test_images_smaller_than_a_patch_are_refused() -> None:
