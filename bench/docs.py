@@ -43,17 +43,19 @@ LAYOUT: Final[Mapping[str, Sequence[Row]]] = {
             "qmu_edge/project/README.md#what-stays-and-for-how-long", "qmu_edge/project/README.md#doctor",
         ]),
         ("Release from a CI job", ["export/README.md#in-ci"]),
-        ("Check on a device", ["qmu_edge/verify/README.md#bundles"]),
-        ("Audit a deletion", [
+        ("Check on a device", ["qmu_edge/verify/README.md#on-a-device", "qmu_edge/verify/README.md#bundles"]),
+        ("Put it on a Hub", ["export/README.md#on-a-hugging-face-hub"]),
+        ("Check a receipt", [
             "qmu_edge/receipt/README.md#verification", "qmu_edge/receipt/README.md#recomputing",
             "qmu_edge/attestation/README.md#what-is-verified",
             "qmu_edge/verify/README.md#files-with-data",
         ]),
+        ("Attack a file yourself", ["qmu_edge/audit/README.md"]),
         ("Report to people", ["qmu_edge/page/README.md"]),
         ("Extend", [
             ".github/CONTRIBUTING.md", "qmu_edge/unlearn/README.md#adding-a-method",
             "qmu_edge/unlearn/README.md#a-method-of-another-package",
-            "export/README.md#adding-a-format-or-a-target",
+            "export/README.md#adding-a-format-or-a-target", "cli/README.md#adding-a-command",
         ]),
     ],
     "Reference": [

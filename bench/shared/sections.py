@@ -137,7 +137,7 @@ class Site:
         return [slug(found[2]) for found in HEADING.finditer(text)]
 
     def markdown(self, page: Page, places: Mapping[Place, tuple[str, str]]) -> str:
-        """The text of a page; a single section has no other title above it."""
+        """The text of a page, under its title in the navigation; the first page keeps its own."""
         alone = len(page.places) == 1 and bool(page.places[0][1])
         titled = alone or not page.places[0][1]
         parts = [] if titled else [f"# {page.title}\n\n"]
@@ -149,7 +149,9 @@ class Site:
         self, page: Page, path: Path, text: str, places: Mapping[Place, tuple[str, str]], *, raised: bool
     ) -> str:
         def heading(found: re.Match[str]) -> str:
-            return f"{found[1][raised:]} {found[2]} {{ #{places[path, slug(found[2])][1]} }}"
+            marks = found[1][raised:]
+            words = page.title if len(marks) == 1 and page.name != "index.md" else found[2]
+            return f"{marks} {words} {{ #{places[path, slug(found[2])][1]} }}"
 
         def link(found: re.Match[str]) -> str:
             target = self._target(page, path, found[2], places)

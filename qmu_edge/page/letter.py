@@ -6,6 +6,7 @@ from typing import Final
 from qmu_edge.errors import printable
 from qmu_edge.page.facts import Facts
 from qmu_edge.page.language import Language
+from qmu_edge.project.inventory import ON_A_HUB
 
 _WIDTH: Final = 84
 _NUMBER: Final = 16  # letters of the receipt's digest, which tell it from all others of a project
@@ -24,7 +25,7 @@ def letter(facts: Facts, reference: str, say: Language) -> str:
         "asked": _asked(facts, say),
         "done": f"{say('letter.retrained' if facts.exact else 'letter.done')} {say('letter.kept')}",
         "left": _left(facts, say),
-        "unproven": " ".join([*([] if facts.exact else [say("letter.measured")]), say("letter.copies")]),
+        "unproven": _unproven(facts, say),
     }
     return say(
         "letter.body", issued=say.day(predicate.issued), received=say.day(request.received),
@@ -32,6 +33,12 @@ def letter(facts: Facts, reference: str, say: Language) -> str:
         due=say.day(request.due) if request.due else say("letter.no_date"),
         **{name: textwrap.fill(text, _WIDTH) for name, text in paragraphs.items()},
     )  # fmt: skip
+
+
+def _unproven(facts: Facts, say: Language) -> str:
+    sent = any(line.kind == ON_A_HUB for line in facts.predicate.derived_artefacts)
+    texts = [*([] if facts.exact else ["measured"]), *(["hub"] if sent else []), "copies"]
+    return " ".join(say(f"letter.{text}") for text in texts)
 
 
 def _asked(facts: Facts, say: Language) -> str:
@@ -52,5 +59,5 @@ def _left(facts: Facts, say: Language) -> str:
     if found is None or verdict.answer != "forgotten" or found.high is None:
         return say("letter.not_measured")
     parts, most = (max(0, round(100 * share)) for share in (found.value or 0.0, found.high))
-    about = say("letter.parts", n=parts) if parts else say("letter.no_parts")
+    about = say.of("letter.parts", parts) if parts else say("letter.no_parts")
     return say("letter.left", about=about, most=most)

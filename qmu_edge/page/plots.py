@@ -18,7 +18,7 @@ from qmu_edge.verify.figures import RATES
 WIDTH: Final = 360
 _ROW: Final = 19
 _LABEL: Final = 148  # units for a bar's label
-_LETTERS: Final = 16  # that fit there
+_LETTERS: Final = 17  # that fit there
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +224,16 @@ def _words(x: Real, y: Real, text: str, anchor: str) -> Markup:
 
 
 def _cut(name: str) -> str:
-    """The name, or its end, where what tells layers apart is.
+    """The name, or its end, where what tells layers apart is; no word is cut where that can be.
 
-    >>> _cut("stages.0.blocks.3.residual.weight")
-    '….residual.weight'
+    >>> _cut("stages.0.blocks.3.residual.weight"), _cut("blocks.2.shortcut.0.0"), _cut("blocks.0.second.0")
+    ('…3.residual.weight', '….2.shortcut.0.0', 'blocks.0.second.0')
     """
-    return name if len(name) <= _LETTERS else f"…{name[-_LETTERS:]}"
+    if len(name) <= _LETTERS:
+        return name
+    end = name[-_LETTERS:]
+    whole = "." not in end or name[-_LETTERS - 1] == "."
+    return f"…{end}" if whole else f"….{end.partition('.')[2]}"
 
 
 def short(value: Real) -> str:

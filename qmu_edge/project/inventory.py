@@ -52,7 +52,8 @@ SENTENCES: Final = frozenset(
     {
         *NEVER_STORED, *OUTSIDE, OBSERVED, *STATES, "checkpoint", UNNAMED, WORK, FOLDER, IMAGES, PSEUDONYMS,
         EXPORTED, PRETRAINED, ON_A_HUB,
-        "page", PAPER, "reference scores", "shards", "comparison", "reference report", "reference model",
+        "claim", "split", "release", "report", "page", PAPER,
+        "reference scores", "shards", "comparison", "reference report", "reference model",
         AUDIT,
     }
 )  # fmt: skip

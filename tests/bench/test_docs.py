@@ -84,6 +84,14 @@ def test_a_heading_has_one_id_on_its_page(pages: dict[str, str]) -> None:
         assert len(found) == len(set(found)), name
 
 
+def test_a_page_is_called_what_the_navigation_calls_it(docs: Any, pages: dict[str, str]) -> None:
+    made, _ = docs.site()
+    for page in made.pages:
+        first = pages[page.name].partition("\n")[0].partition(" {")[0]
+        assert first == ("# qmu-edge" if page.name == "index.md" else f"# {page.title}")
+        assert len(re.findall("^# ", FENCED.sub("", pages[page.name]), re.MULTILINE)) == 1, page.name
+
+
 def test_every_command_and_every_example_is_on_a_page(docs: Any, pages: dict[str, str]) -> None:
     commands = pages["reference/commands.md"]
     assert "## `qmu-edge unlearn`" in commands and "| `--dry-run` |" in commands

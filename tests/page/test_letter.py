@@ -1,11 +1,15 @@
 """The letter: what a person wants to know, in words that need no knowledge of the field."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from qmu_edge.page.language import known, language
 from qmu_edge.page.letter import letter
+from qmu_edge.page.page import page
+from qmu_edge.project.inventory import ON_A_HUB
+from qmu_edge.receipt.statement import Artefact
 from tests.page.examples import HOSTILE, RECEIPTS, facts
 
 EN, DE = language("en"), language("de")
@@ -30,7 +34,7 @@ def test_a_letter_has_no_technical_word_and_fits_on_a_page(name: str) -> None:
 
 def test_it_says_how_much_is_left_and_how_sure_that_is() -> None:
     text = " ".join(letter(facts(), "r", EN).split())
-    assert "about 10 in 100 parts are left" in text and "up to 20 in 100 parts" in text
+    assert "about 10 parts in 100 are left" in text and "up to 20 in 100." in text
     assert (
         "We found 2 pictures" in " ".join(text.split())
         and "1 picture that it was only tested with" in " ".join(text.split())
@@ -42,6 +46,25 @@ def test_it_says_how_much_is_left_and_how_sure_that_is() -> None:
 def test_of_a_part_and_of_a_new_training_it_says_that() -> None:
     text = " ".join(letter(facts("partial.v3"), "r", EN).split())
     assert "did not find everything" in text and "has never seen your pictures" in text
+
+
+@pytest.mark.parametrize("code", known())
+def test_where_a_hub_was_sent_an_older_file_it_says_so(code: str) -> None:
+    known_of, say = facts(), language(code)
+    line = Artefact(kind=ON_A_HUB, count=1, bytes=9, state="outside")
+    artefacts = [*known_of.predicate.derived_artefacts, line]
+    predicate = known_of.predicate.model_copy(update={"derived_artefacts": artefacts})
+    sent = replace(known_of, statement=known_of.statement.model_copy(update={"predicate": predicate}))
+    text = letter(sent, "r", say)
+    assert " ".join(say("letter.hub").split()) in " ".join(text.split())
+    assert (TECHNISCH if code == "de" else TECHNICAL).findall(text) == [] and len(text.splitlines()) <= 50
+    assert say("letter.hub") not in letter(known_of, "r", say)
+    assert "qmu-edge recipients" in page(sent, say).decode() and "recipients" not in letter(sent, "r", say)
+    assert "qmu-edge recipients" not in page(known_of, say).decode()
+
+
+def test_of_one_part_it_speaks_in_the_singular() -> None:
+    assert EN.of("letter.parts", 1) == "about 1 part in 100 is" and "sind" not in DE.of("letter.parts", 1)
 
 
 def test_where_nothing_was_measured_nothing_is_promised() -> None:
