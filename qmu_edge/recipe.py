@@ -171,6 +171,9 @@ class TrainRecipe(_Section):
             dsq penalise.
         label_smoothing: The share of each label that is spread over all classes. It makes the network less
             sure of what it was trained on, and of everything else.
+        mixup: Each image is mixed with another one of its batch, and both labels are asked for by their
+            shares, drawn from Beta(`mixup`, `mixup`); 0 for none, as a mixed picture is of two people: how
+            hard each image was is not noted then, and the method influence is refused.
         step_lr: Learning rate of quantizer steps, relative to `lr`.
         seed: Of initialisation, order and augmentation.
         precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where that is faster.
@@ -184,9 +187,14 @@ class TrainRecipe(_Section):
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0.0)] = 5e-4
     label_smoothing: Fraction = 0.0
+    mixup: NotNegative = 0.0
     step_lr: Annotated[float, Field(ge=0.0)] = 0.1
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def shared_steps(self) -> str:
+        """What makes the training's objective no sum over single images; "" where nothing does."""
+        return f"train.mixup = {self.mixup:g} mixes two in each" if self.mixup else ""
 
 
 class AdoptRecipe(_Section):
@@ -305,6 +313,7 @@ class PluginsRecipe(_Section):
 _NEWER: Final = (
     ("data", "fit"), ("data", "disk_gb"), ("data", "crop_area"), ("data", "jitter"), ("data", "hue"),
     ("data", "rand_ops"), ("data", "rand_level"), ("train", "optimizer"), ("train", "label_smoothing"),
+    ("train", "mixup"),
     ("policy", "near_duplicates"), ("policy", "deleted_class"), ("policy", "keep_thumbnails"),
 )  # fmt: skip
 

@@ -21,7 +21,8 @@ from qmu_edge.recipe import TrainRecipe
 from qmu_edge.runtime.malloc import kept_memory
 from qmu_edge.train.batches import Augment, Samples, steps_per_epoch
 from qmu_edge.train.difficulty import Difficulty
-from qmu_edge.train.loop import Descent, Optimization, cross_entropy
+from qmu_edge.train.loop import Descent, Optimization
+from qmu_edge.train.objective import mixed, objective
 
 SAVE_EVERY_S: Final = 20.0
 
@@ -38,7 +39,7 @@ def fit(
 ) -> nn.Module:
     """Train a freshly built network, from calibration to the end of its schedule.
 
-    How hard each image was early on is noted in the network's `difficulty`.
+    How hard each image was early on is noted in the network's `difficulty`, where images are not mixed.
 
     Args:
         model: On the device of the samples.
@@ -80,14 +81,17 @@ def fit(
         for epoch in range(first, recipe.epochs):
             model.train()
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))  # for dropout
-            watched = early.watched if epoch in early.epochs else cross_entropy
-            loss = watched(model, right=descent.right, smoothing=recipe.label_smoothing)
-            descent.epoch(loss, samples.batches(recipe.batch, generator, augment))
+            loss = objective(model, recipe, descent.right, early if epoch in early.epochs else None)
+            batches = samples.batches(recipe.batch, generator, augment)
+            if recipe.mixup:
+                descent.epoch(loss, mixed(batches, recipe.mixup, generator))
+            else:
+                descent.epoch(loss, batches)
             if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
                 _save(descent, generator, run, epoch + 1, early.sums, resume)
                 saved = time.monotonic()
     progress.finish()
-    model.difficulty = early.noted()
+    model.difficulty = None if recipe.mixup else early.noted()
     if resume is not None:
         resume.unlink(missing_ok=True)
     return model.eval()
