@@ -174,6 +174,8 @@ class TrainRecipe(_Section):
         mixup: Each image is mixed with another one of its batch, and both labels are asked for by their
             shares, drawn from Beta(`mixup`, `mixup`); 0 for none, as a mixed picture is of two people: how
             hard each image was is not noted then, and the method influence is refused.
+        average: The network is the exponential moving average of its weights over the steps: so much of it is
+            kept in each (0.99 forgets over a hundred); 0 for the last weights. `adopt` does so too.
         step_lr: Learning rate of quantizer steps, relative to `lr`.
         seed: Of initialisation, order and augmentation.
         precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where that is faster.
@@ -188,6 +190,7 @@ class TrainRecipe(_Section):
     weight_decay: Annotated[float, Field(ge=0.0)] = 5e-4
     label_smoothing: Fraction = 0.0
     mixup: NotNegative = 0.0
+    average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     step_lr: Annotated[float, Field(ge=0.0)] = 0.1
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -313,7 +316,7 @@ class PluginsRecipe(_Section):
 _NEWER: Final = (
     ("data", "fit"), ("data", "disk_gb"), ("data", "crop_area"), ("data", "jitter"), ("data", "hue"),
     ("data", "rand_ops"), ("data", "rand_level"), ("train", "optimizer"), ("train", "label_smoothing"),
-    ("train", "mixup"),
+    ("train", "mixup"), ("train", "average"),
     ("policy", "near_duplicates"), ("policy", "deleted_class"), ("policy", "keep_thumbnails"),
 )  # fmt: skip
 

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from qmu_edge.io.files import write_atomic
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.calibration import calibrate, calibration_batches
+from qmu_edge.models.layers import Classifier
 from qmu_edge.recipe import TrainRecipe
 from qmu_edge.runtime.malloc import kept_memory
+from qmu_edge.train.average import Average
 from qmu_edge.train.batches import Augment, Samples, steps_per_epoch
 from qmu_edge.train.difficulty import Difficulty
 from qmu_edge.train.loop import Descent, Optimization
@@ -28,7 +30,7 @@ SAVE_EVERY_S: Final = 20.0
 
 
 def fit(
-    model: nn.Module,
+    model: Classifier,
     samples: Samples,
     recipe: TrainRecipe,
     augment: Augment,
@@ -36,7 +38,7 @@ def fit(
     progress: Progress,
     label: str = "training",
     resume: Path | None = None,
-) -> nn.Module:
+) -> Classifier:
     """Train a freshly built network, from calibration to the end of its schedule.
 
     How hard each image was early on is noted in the network's `difficulty`, where images are not mixed.
@@ -76,6 +78,7 @@ def fit(
         early.sums.copy_(state["difficulty"])
     if first == 0:
         calibrate_on(model, samples, recipe.batch, generator, augment)
+    average = Average(descent, recipe.average, state) if recipe.average else None
     saved = time.monotonic()
     with kept_memory(samples.device):
         for epoch in range(first, recipe.epochs):
@@ -88,9 +91,12 @@ def fit(
             else:
                 descent.epoch(loss, batches)
             if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
-                _save(descent, generator, run, epoch + 1, early.sums, resume)
+                noted = {"difficulty": early.sums, **(average.state() if average else {})}
+                _save(descent, generator, run, epoch + 1, noted, resume)
                 saved = time.monotonic()
-    progress.finish()
+        progress.finish()
+        if average:
+            average.release(model, samples, recipe.batch, generator)
     model.difficulty = None if recipe.mixup else early.noted()
     if resume is not None:
         resume.unlink(missing_ok=True)
@@ -128,14 +134,19 @@ def _identity(samples: Samples, recipe: TrainRecipe, augment: Augment) -> Tensor
 
 
 def _save(
-    descent: Descent, generator: torch.Generator, run: Tensor, epoch: int, difficulty: Tensor, path: Path
+    descent: Descent,
+    generator: torch.Generator,
+    run: Tensor,
+    epoch: int,
+    noted: dict[str, Tensor],
+    path: Path,
 ) -> None:
-    tensors = {f"model.{k}": v.contiguous() for k, v in descent.model.state_dict().items()}
+    tensors = dict(noted)
+    tensors |= {f"model.{k}": v.contiguous() for k, v in descent.model.state_dict().items()}
     for number, parameter in enumerate(descent.parameters):
         for name, value in descent.optimizer.state[parameter].items():
             if value is not None:  # SGD's momentum before the first step
                 tensors[f"optimizer.{number}.{name}"] = value.contiguous()
-    tensors["difficulty"] = difficulty
     tensors["generator"] = generator.get_state()
     tensors["epoch"] = torch.tensor([epoch, descent.schedule.last_epoch])
     tensors["run"] = run

@@ -114,6 +114,7 @@ def _killed_after_an_epoch(
 
 
 MIXED = RECIPE.model_copy(update={"mixup": 0.4})
+AVERAGED = RECIPE.model_copy(update={"average": 0.8})
 ADAMW = RECIPE.model_copy(update={"optimizer": "adamw", "lr": 0.005, "label_smoothing": 0.1})
 
 
@@ -126,6 +127,8 @@ ADAMW = RECIPE.model_copy(update={"optimizer": "adamw", "lr": 0.005, "label_smoo
         pytest.param(ADAMW, {}, id="adamw"),
         pytest.param(RECIPE, {"augment": COLOURED}, id="augmented"),
         pytest.param(MIXED, {}, id="mixed"),
+        pytest.param(AVERAGED, {}, id="averaged"),
+        pytest.param(AVERAGED, {"quantizer": "statistics"}, id="averaged statistics"),
     ],
 )
 def test_killed_run_ends_where_an_uninterrupted_one_does(
@@ -138,7 +141,7 @@ def test_killed_run_ends_where_an_uninterrupted_one_does(
     original = Samples.batches
     monkeypatch.setattr(Samples, "batches", lambda *a, **k: passes.append(1) or original(*a, **k))  # type: ignore[func-returns-value]
     resumed = _fit(samples, recipe, state, **model)
-    assert len(passes) == 1  # neither the first epoch nor the calibration again
+    assert len(passes) == 1 + bool(recipe.average)  # neither the first epoch nor the calibration again
     assert _same(whole, resumed)
     if recipe.mixup:
         assert whole.difficulty is resumed.difficulty is None  # of no image alone
