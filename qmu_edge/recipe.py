@@ -176,6 +176,10 @@ class TrainRecipe(_Section):
             hard each image was is not noted then, and the method influence is refused.
         average: The network is the exponential moving average of its weights over the steps: so much of it is
             kept in each (0.99 forgets over a hundred); 0 for the last weights. `adopt` does so too.
+        distillation: The share of the loss that asks for the answers of a teacher, the same network in float.
+            Each run trains its own first, on its own images, and drops it, in twice the time and more; 0 for
+            none. The method influence is refused. Not of `adopt`.
+        temperature: Answers are softened by it.
         step_lr: Learning rate of quantizer steps, relative to `lr`.
         seed: Of initialisation, order and augmentation.
         precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where that is faster.
@@ -191,13 +195,22 @@ class TrainRecipe(_Section):
     label_smoothing: Fraction = 0.0
     mixup: NotNegative = 0.0
     average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    distillation: Fraction = 0.0
+    temperature: Positive = 4.0
     step_lr: Annotated[float, Field(ge=0.0)] = 0.1
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def shared_steps(self) -> str:
         """What makes the training's objective no sum over single images; "" where nothing does."""
+        if self.distillation:
+            return f"train.distillation = {self.distillation:g} asks a teacher that has seen all of them"
         return f"train.mixup = {self.mixup:g} mixes two in each" if self.mixup else ""
+
+    @property
+    def passes(self) -> float:
+        """Images through a network for each image of an epoch: the teacher is trained, and then answers."""
+        return 1.0 + 1.0 + 1 / 3 if self.distillation else 1.0  # an image that only goes forward counts a third
 
 
 class AdoptRecipe(_Section):
@@ -316,7 +329,7 @@ class PluginsRecipe(_Section):
 _NEWER: Final = (
     ("data", "fit"), ("data", "disk_gb"), ("data", "crop_area"), ("data", "jitter"), ("data", "hue"),
     ("data", "rand_ops"), ("data", "rand_level"), ("train", "optimizer"), ("train", "label_smoothing"),
-    ("train", "mixup"), ("train", "average"),
+    ("train", "mixup"), ("train", "average"), ("train", "distillation"), ("train", "temperature"),
     ("policy", "near_duplicates"), ("policy", "deleted_class"), ("policy", "keep_thumbnails"),
 )  # fmt: skip
 

@@ -20,6 +20,7 @@ from qmu_edge.recipe import TrainRecipe
 from qmu_edge.runtime.device import sent
 from qmu_edge.train.batches import Batch
 from qmu_edge.train.difficulty import Difficulty
+from qmu_edge.train.teacher import divergence
 
 _SEEDS: Final = 2**62
 
@@ -67,17 +68,29 @@ def mixed(batches: Iterable[Batch], alpha: float, generator: torch.Generator) ->
         yield Mixed(images, batch.labels, batch.labels[order], share)
 
 
-def asked(recipe: TrainRecipe, logits: Float[Tensor, "n k"], batch: Batch | Mixed) -> Float[Tensor, ""]:
-    """The loss of a batch."""
+def asked(
+    recipe: TrainRecipe,
+    logits: Float[Tensor, "n k"],
+    batch: Batch | Mixed,
+    answers: Float[Tensor, "n k"] | None = None,
+) -> Float[Tensor, ""]:
+    """The loss of a batch; `answers` are the teacher's."""
     loss = F.cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing)
     if isinstance(batch, Mixed):
         other = F.cross_entropy(logits, batch.partners, label_smoothing=recipe.label_smoothing)
         loss = batch.share * loss + (1 - batch.share) * other
+    if answers is not None:
+        far = divergence(logits, answers, recipe.temperature)
+        loss = (1 - recipe.distillation) * loss + recipe.distillation * far
     return loss
 
 
 def objective(
-    model: nn.Module, recipe: TrainRecipe, right: Float[Tensor, ""], early: Difficulty | None
+    model: nn.Module,
+    recipe: TrainRecipe,
+    right: Float[Tensor, ""],
+    early: Difficulty | None,
+    teacher: nn.Module | None,
 ) -> Callable[[Batch | Mixed], Tensor]:
     """`asked` as a loss function of batches.
 
@@ -86,6 +99,7 @@ def objective(
         recipe: What is asked.
         right: The number of images that are recognised is added to it.
         early: Is told what the network thinks of each image; not of mixed ones.
+        teacher: Answers beside the labels, in evaluation mode.
     """
 
     def loss(batch: Batch | Mixed) -> Tensor:
@@ -93,6 +107,10 @@ def objective(
         right.add_((logits.detach().argmax(1) == batch.labels).sum())
         if early is not None and isinstance(batch, Batch):
             early.see(batch, logits.detach())
-        return asked(recipe, logits, batch)
+        if teacher is None:
+            return asked(recipe, logits, batch)
+        with torch.no_grad():
+            answers = teacher(batch.images)
+        return asked(recipe, logits, batch, answers)
 
     return loss

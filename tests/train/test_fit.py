@@ -152,7 +152,7 @@ def test_killed_run_ends_where_an_uninterrupted_one_does(
 
 
 @pytest.mark.parametrize(
-    "change", [{"optimizer": "adamw"}, {"label_smoothing": 0.2}, {"mixup": 1.0}], ids=str
+    "change", [{"optimizer": "adamw"}, {"label_smoothing": 0.2}, {"mixup": 1.0}, {"average": 0.5}], ids=str
 )
 def test_what_the_recipe_says_is_done(toy: Toy, change: dict[str, Any]) -> None:
     samples, recipe = toy(12), RECIPE.model_copy(update={"epochs": 1})

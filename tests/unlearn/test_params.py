@@ -83,3 +83,5 @@ def test_a_method_that_undoes_steps_of_single_images_is_refused_where_there_are_
         ConfigError, match=r"^method influence: .*, and train\.mixup = 0\.2 mixes two in each$"
     ):
         parameters("influence", {}, TrainRecipe(mixup=0.2))
+    with pytest.raises(ConfigError, match=r"^method influence: .*, and train\.distillation = 0\.5 asks a"):
+        parameters("influence", {}, TrainRecipe(distillation=0.5))
