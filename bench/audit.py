@@ -1,4 +1,4 @@
-"""What does each attack of `qmu-edge audit` find, of a file that knows, of unlearned ones, and of a retrained one?
+"""What does each attack of `qmu-edge audit` find in a file that knows, in unlearned and in retrained ones?
 
 The project of `qmu-edge demo`, over seeds: one writer is deleted in copies of it, by each method once, and
 every attack is made on every file. Whatever a method makes is released here, whatever the verdict says: also
@@ -6,10 +6,10 @@ of `finetune`, to which the recipe gives a learning rate that moves no integer w
 methods make as many passes as `held_out_match`, at learning rates that were not tuned for these images: the
 table compares attacks, and no methods.
 
-Networks that attacks train on retained images are the same for every file of a seed, and are trained once. Costs
-are those on the no-op's file, which comes first. Seconds are the processor's, of one thread, so that other work
-does not count. Each attack is made by a call of its own: it pays for reading the files itself. A killed run
-goes on with the file that it was at.
+Networks that attacks train on retained images are the same for every file of a seed, and are trained once,
+but for the no-op's file, whose costs are shown. Seconds are the processor's, of one thread, so that other
+work does not count. Each attack is made by a call of its own: it pays for reading the files itself. A killed
+run goes on with the file that it was at.
 
     OMP_NUM_THREADS=1 python bench/audit.py --work work/ [--seeds 0 1 2] [--methods finetune retrain]
     python bench/audit.py --work work/ --collect     # what is there, to bench/results/audit.json
@@ -21,6 +21,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from hashlib import sha256
 from itertools import product
@@ -160,7 +161,9 @@ def collect(work: Path) -> Path:
     """Write what is there."""
     cells = [json.loads(path.read_bytes()) for path in sorted(work.glob("*/*.json")) if path.stem in FILES]
     settings = {
-        "recipe": RECIPE, "methods": METHODS, "seeds": sorted({c["seed"] for c in cells}), "threads": 1,
+        "recipe": RECIPE, "methods": METHODS,
+        "files": [name for name in FILES if any(c["method"] == name for c in cells)],
+        "attacks": [*ATTACKS], "seeds": sorted({c["seed"] for c in cells}), "threads": 1,
         "forgotten": _spread([c["attacks"]["pair"]["forgotten"] for c in cells]),
         "unseen": _spread([c["attacks"]["pair"]["unseen"] for c in cells]),
         "commits": sorted({c["commit"] for c in cells}),
@@ -181,14 +184,16 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     setattr(time, "perf_counter", time.process_time)  # noqa: B010 (a name of the module that all use)
-    with patch.object(Bank, "trained_on", Trained()):
-        for method, seed in product(options.methods, options.seeds):
-            folder = options.work / str(seed)
-            done = folder / f"{method}.json"
-            if not done.is_file():
-                found = cell(project(folder, seed), seed, method)
-                write_atomic(done, json.dumps(found, indent=1).encode())
-                print(f"seed {seed}, {method}: {found['answer']}", flush=True)
+    trained = Trained()
+    for method, seed in product(options.methods, options.seeds):
+        folder = options.work / str(seed)
+        done = folder / f"{method}.json"
+        if not done.is_file():
+            shop = project(folder, seed)
+            with nullcontext() if method == NOTHING else patch.object(Bank, "trained_on", trained):
+                found = cell(shop, seed, method)
+            write_atomic(done, json.dumps(found, indent=1).encode())
+            print(f"seed {seed}, {method}: {found['answer']}", flush=True)
 
 
 if __name__ == "__main__":

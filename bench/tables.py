@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from shared import compared, described, measured, verdicts
+from shared import audits, compared, described, measured, verdicts
 from shared.sections import markdown_files
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -23,6 +23,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "sequence": compared.sequence,
     "demo": verdicts.demo, "verdict": verdicts.verdict, "verdict cost": verdicts.cost,
     "request parts": verdicts.parts,
+    "audit": audits.found, "audit cost": audits.cost,
     "speed": measured.speed, "overhead": measured.overhead,
     "breakdown": measured.breakdown, "epoch": measured.epoch, "memory": measured.memory,
     "agreement": measured.agreement, "together": measured.together, "neighbours": measured.neighbours,
@@ -32,7 +33,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "scale": measured.scale, "photos": measured.photos,
     "rooms": described.rooms, "commands": described.commands, "exit codes": described.exit_codes,
     "recipe": described.recipe_fields, "unlearning": described.unlearning, "attacks": described.attacks,
-    "targets": described.targets,
+    "targets": described.targets, "architectures": described.architectures,
     "ledger tables": described.ledger_tables, "ledger facts": described.ledger_facts,
 }  # fmt: skip
 

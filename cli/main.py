@@ -18,7 +18,7 @@ try:
 except ModuleNotFoundError:  # a device has the verifier only
     sys.exit('the command line needs the extra "cli" of qmu-edge; a device runs python -m qmu_edge.verify')
 
-from qmu_edge.cli import audit, keys, project, receipts, references, requests, run
+from qmu_edge.cli import audit, hub, keys, project, receipts, references, requests, run
 from qmu_edge.cli.ending import INTERRUPTED, deliberate, interruptible, several_processes
 from qmu_edge.cli.options import Commands
 
@@ -30,8 +30,8 @@ app = Commands(
 )  # fmt: skip
 for command in (
     project.init, run.train, run.adopt, run.unlearn, run.export, run.verify, audit.audit, project.status,
-    project.purge, project.confirm, receipts.report, project.methods, project.recipes, project.doctor,
-    project.demo,
+    project.purge, project.confirm, receipts.report, hub.push, hub.recipients, project.methods,
+    project.recipes, project.doctor, project.demo,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(requests.app, name="request")

@@ -30,6 +30,15 @@ def init(
         str | None,
         typer.Option(help="A Python file that makes the network, which will be run; or an architecture."),
     ] = None,
+    weights_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="OWNER/NAME@COMMIT:FILE",
+            help="Weights (safetensors) of a Hugging Face Hub, fetched into the folder for adopt.",
+        ),
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(help="SHA-256 that the file of --from must have.")] = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -39,7 +48,8 @@ def init(
     show(
         api.init(
             folder, dataset=dataset, recipe=recipe, data_path=data_path, subjects=subjects,
-            previous=previous, model=model, progress=progress(quiet),
+            previous=previous, model=model, weights_from=weights_from, sha256=sha256,
+            progress=progress(quiet),
         ),
         json,
     )  # fmt: skip

@@ -143,6 +143,8 @@ def served(result: Mapping[str, Any]) -> str:
         costs,
         files,
     ]
+    if late := result.get("take_down"):
+        parts.append("\n  ".join(["take down on the Hub, from before this deletion:", *late]))
     return "\n\n".join(parts)
 
 
@@ -169,6 +171,7 @@ def status(result: Mapping[str, Any]) -> str:
             f"{result['open']:,} open, {result['overdue']:,} overdue, {len(result['requests']):,} in all",
         ),
     ]
+    rows += [("TAKE DOWN", revision) for revision in result["take_down"]]
     parts = ["\n".join(f"{name:10}  {text}" for name, text in rows)]
     if found := result["verdicts"]:
         parts.append(_verdicts(found))

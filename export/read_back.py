@@ -93,9 +93,7 @@ def agreement(data: bytes, model: Classifier, images: UInt8[np.ndarray, "n c h w
     return compare(run_file(runnable(_run_as(data)), images), expected)
 
 
-def as_exported(
-    model: Classifier, brought: nn.Module, images: UInt8[np.ndarray, "n c h w"]
-) -> Parity:
+def as_exported(model: Classifier, brought: nn.Module, images: UInt8[np.ndarray, "n c h w"]) -> Parity:
     """Compare what a network will be exported as with what was brought, in PyTorch, on the CPU."""
     samples = _unlabelled(images)
     exported = predict(deploy(model, images.shape[-1]), samples, BATCH)

@@ -7,6 +7,7 @@ mobilenet.py     MobileNetV2
 vit.py           a vision transformer
 convnets.py      networks of plain torch layers, those of torchvision among them
 own.py           user-defined networks
+of_brevitas.py   networks of Brevitas' own layers
 follow.py        the calls that a network makes
 standard.py      the same written in one way
 tokens.py        those of networks of tokens

@@ -219,9 +219,7 @@ class Layers:
         """A grid of so many bits, perhaps with a rectifier, or without the smallest code."""
         quantizer = self.preset.signed if signed else self.preset.unsigned
         kind = quant_layers.QuantReLU if rectifies else quant_layers.QuantIdentity
-        return kind(  # type: ignore[no-any-return]
-            act_quant=quantizer, bit_width=bits, narrow_range=narrow, **self._steps
-        )
+        return kind(act_quant=quantizer, bit_width=bits, narrow_range=narrow, **self._steps)
 
     def signed(self) -> nn.Module:
         """Signed grid for the operands of an addition."""

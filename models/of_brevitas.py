@@ -1,4 +1,4 @@
-"""Networks of Brevitas' own layers: learned steps take the place of their quantizers; codes and steps are kept.
+"""Networks of Brevitas' own layers: learned steps replace their quantizers; codes and steps are kept.
 
 Brevitas comes to a step in many ways: from the largest weight, a parameter, a constant, statistics that were
 collected; its quantizers may be shared. All end in one number, or in one for each output channel, and every
@@ -145,7 +145,7 @@ def require_kept_steps(model: nn.Module, source: object) -> None:
             if module.power_of_two:
                 why = 'no power of two, as [model] activation_steps says; allowed with "free"'
             owner = name.partition("_quant.")[0].rpartition(".")[0]
-            raise ConfigError(f"{source}: {owner}: its step {float(module.step.min()):g} is {why}")
+            raise ConfigError(f"{source}: {owner}: its step {float(module.step.detach().min()):g} is {why}")
 
 
 class _Taking:
@@ -182,7 +182,8 @@ class _Taking:
         self.calls.network.set_submodule(str(node.target), made)
         for proxy in behind:
             new = self._put(node.next, f"{node.target}_output", self._grid(proxy), node)
-            node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
+            for user in [user for user in node.users if user is not new]:
+                user.replace_input_with(node, new)
             node = new
 
     def _put(self, before: fx.Node, name: str, grid: nn.Module, x: fx.Node) -> fx.Node:

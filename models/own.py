@@ -137,7 +137,9 @@ def take_state(
 
     Args:
         model: With `of_brevitas`.
-        weights, names, source: See `qmu_edge.models.of_brevitas.loaded`.
+        weights: The state by name.
+        names: Parts of names that differ.
+        source: What the checkpoint is called in messages.
 
     Returns:
         Brevitas' own network with this state, from float images 0..1 to logits, in evaluation mode.
@@ -148,9 +150,10 @@ def take_state(
     """
     if model.tail is None:
         raise ConfigError(f"{source}: the network gives features and no logits: nothing has trained the rest")
+    factory: Any = model.factory
     make = Layers(model.recipe)
     with redirect_stdout(sys.stderr):
-        theirs, again = (loaded(model.factory(make, model.shape), weights, names, source) for _ in range(2))
+        theirs, again = (loaded(factory(make, model.shape), weights, names, source) for _ in range(2))
     taken = OwnNetwork(model.recipe, model.shape, lambda layers, shape: again)
     model.load_state_dict(taken.state_dict())
     require_kept_steps(model, source)

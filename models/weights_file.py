@@ -12,7 +12,7 @@ import math
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -94,24 +94,23 @@ def _require_plain_zip(data: bytes, source: object) -> None:
     """The zip is one of torch.save: nothing in it is compressed, and what makes the tensors is small."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            steps = [archive.read(e) for e in entries if _describes(e) and e.file_size <= MAX_HEADER]
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, RuntimeError) as error:
+            _require_small(archive.infolist(), source)  # before any of it is read
+            steps = [archive.read(entry) for entry in archive.infolist() if _describes(entry)]
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError, RuntimeError) as error:
         raise ConfigError(f"{source}: damaged or cut off: {_first_line(error)}") from None
-    described = sum(e.file_size for e in entries if _describes(e))
-    if any(e.compress_type != zipfile.ZIP_STORED for e in entries):
-        raise ConfigError(f"{source}: a compressed zip, which torch.save does not write")
-    if (
-        len(entries) > 2 * MAX_TENSORS
-        or described > MAX_HEADER
-        or sum(e.file_size for e in entries) > MAX_BYTES
-    ):
-        raise ConfigError(
-            f"{source}: {len(entries)} parts, {described} bytes that describe them; allowed are "
-            f"{2 * MAX_TENSORS} parts and {MAX_HEADER} bytes"
-        )
     for listed in steps:
         _require_parts_only(listed, source)
+
+
+def _require_small(entries: Sequence[zipfile.ZipInfo], source: object) -> None:
+    if any(e.compress_type != zipfile.ZIP_STORED for e in entries):
+        raise ConfigError(f"{source}: a compressed zip, which torch.save does not write")
+    described, most = sum(e.file_size for e in entries if _describes(e)), 2 * MAX_TENSORS
+    if len(entries) > most or described > MAX_HEADER or sum(e.file_size for e in entries) > MAX_BYTES:
+        raise ConfigError(
+            f"{source}: {len(entries)} parts, {described} bytes that describe them; allowed are "
+            f"{most} parts and {MAX_HEADER} bytes"
+        )
 
 
 def _describes(entry: zipfile.ZipInfo) -> bool:

@@ -13,10 +13,8 @@ import torch
 from brevitas.quant import (
     Int8ActPerTensorFloat,
     Int8BiasPerTensorFloatInternalScaling,
-    Int8WeightPerTensorFixedPoint,
     Int16Bias,
     Int32Bias,
-    Uint8ActPerTensorFixedPoint,
 )
 from torch import Tensor, nn
 
@@ -24,7 +22,6 @@ from qmu_edge.models.layers import Layers, Normalize, Shape
 from qmu_edge.train.batches import Samples
 
 PER_CHANNEL: Final = {"weight_scaling_per_output_channel": True}
-CONSTANT: Final = {"scaling_impl_type": "const"}
 
 
 class Small(nn.Module):
@@ -75,6 +72,41 @@ class Small(nn.Module):
         x = self.last(self.down_norm(self.down(x)))
         out: Tensor = self.fc(torch.flatten(self.mean(nn.functional.adaptive_avg_pool2d(x, 1)), 1))
         return out
+
+
+Variant = tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]  # arguments of `Small`
+VARIANTS: Final[dict[str, Variant]] = {
+    "statistics": ({}, {}, {}),
+    "each channel": (PER_CHANNEL, {}, {}),
+    "parameters": ({**PER_CHANNEL, "weight_scaling_impl_type": "parameter_from_stats"}, {}, {}),
+    "logarithms": (
+        {"weight_scaling_impl_type": "parameter_from_stats", "weight_restrict_scaling_type": "log_fp"},
+        {"restrict_scaling_type": "log_fp"}, {},
+    ),
+    "constants": (
+        {"weight_scaling_impl_type": "const", "weight_scaling_init": 1.0},
+        {"scaling_impl_type": "const", "max_val": 4.0}, {},
+    ),
+    "parameters of activations": ({}, {"scaling_impl_type": "parameter", "max_val": 4.0}, {}),
+    "powers of two": (
+        {"weight_restrict_scaling_type": "power_of_two"}, {"restrict_scaling_type": "power_of_two"}, {},
+    ),
+    "shared": (
+        {**PER_CHANNEL, "weight_scaling_impl_type": "parameter_from_stats"}, {}, {"shared": True}
+    ),
+    "biases of 32 bits": ({"bias_quant": Int32Bias}, {}, {"norms": False}),
+    "biases of 16 bits": ({"bias_quant": Int16Bias}, {}, {"norms": False}),
+    "biases of 8 bits": ({"bias_quant": Int8BiasPerTensorFloatInternalScaling}, {}, {"norms": False}),
+    "floats for biases": ({}, {}, {"norms": False}),
+    "grids of layers": ({}, {}, {"inside": True}),
+    **{f"{bits} bits": ({}, {}, {"bits": bits}) for bits in (2, 3, 5, 6, 7, 8)},
+}  # fmt: skip
+
+
+def of(variant: str) -> Callable[[Layers, Shape], nn.Module]:
+    """What makes a network of a variant, as a model file does."""
+    weights, activations, rest = VARIANTS[variant]
+    return lambda layers, shape: Small(shape.channels, shape.classes, weights, activations, **rest)
 
 
 def trained(network: nn.Module, samples: Samples, shape: Shape, *, steps: int = 40) -> nn.Module:

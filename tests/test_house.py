@@ -22,6 +22,11 @@ TESTED_IN = {
         "qmu_edge/api/examples/adopt_a_network", "qmu_edge/api/examples/check_a_bundle",
         "qmu_edge/api/examples/forget_a_person",
     ),
+    "api/test_plugins.py": (
+        "qmu_edge/api/examples/plugins/dashboards", "qmu_edge/api/examples/plugins/stripes",
+        "qmu_edge/api/examples/plugins/surprise", "qmu_edge/api/examples/plugins/two_blocks",
+        "qmu_edge/pipeline/plugged",
+    ),
     "cli/test_cli_path.py": (
         "cli/main", "cli/project", "cli/run", "qmu_edge/api/project", "qmu_edge/api/run",
         "qmu_edge/pipeline/dry_run",
@@ -31,6 +36,7 @@ TESTED_IN = {
     "cli/test_audit.py": ("qmu_edge/pipeline/audit_run", "qmu_edge/pipeline/audit_subject"),
     "cli/test_adopt.py": ("qmu_edge/pipeline/adopt_run", "qmu_edge/pipeline/adoption"),
     "cli/test_bad_requests.py": ("cli/requests", "qmu_edge/api/requests"),
+    "cli/test_hub.py": ("qmu_edge/api/hub",),
     "cli/test_near_duplicates.py": ("qmu_edge/pipeline/near_duplicates",),
     "cli/test_cli_receipts.py": ("cli/receipts", "cli/keys", "qmu_edge/api/receipts"),
     "cli/test_reading.py": ("qmu_edge/store/ledger/opening",),

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import runpy
 import sqlite3
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from qmu_edge import errors, recipe
 from qmu_edge.audit.registry import ATTACKS
 from qmu_edge.cli.ending import INTERRUPTED
 from qmu_edge.cli.main import app
-from qmu_edge.export.targets import TARGETS
+from qmu_edge.export.targets import TARGETS, Format
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.unlearn.registry import METHODS
 
@@ -66,6 +67,19 @@ def _docstring(room: str) -> str | None:
     source = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
     found = re.match(r'r?"""(.*?)"""', source.read_text("utf-8"), re.DOTALL)
     return found[1] if found else None
+
+
+def architectures() -> str:
+    """What the slow tests hold of every ready architecture, from their parameters."""
+    held = runpy.run_path(str(ROOT / "tests" / "export" / "architectures.py"))
+    rows = [("`architecture`", "bits", "formats", "in floats", "same on every processor", "unlearned by")]
+    for name in (*recipe.ARCHITECTURES, *held["OF_TORCHVISION"]):
+        missing = held["NOT_PROVEN"].get(name)
+        rows.append((
+            f"`{name}`", ", ".join(held["BITS"]), ", ".join(Format), held["FLOATS"].get(name, ""),
+            f"all but {missing}" if missing else "yes", ", ".join(held["METHODS"]),
+        ))  # fmt: skip
+    return table(*rows)
 
 
 def commands() -> str:

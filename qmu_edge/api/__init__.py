@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qmu_edge.api.hub import push, recipients
     from qmu_edge.api.project import SOURCES, confirm, doctor, init, methods, purge, recipes, status
     from qmu_edge.api.receipts import (
         keys_export,
@@ -39,14 +40,15 @@ if TYPE_CHECKING:
 __all__ = (
     "SOURCES",
     "adopt", "audit", "confirm", "doctor", "export", "init", "keys_export", "keys_list", "keys_revoke",
-    "keys_rotate", "methods", "purge", "receipt_keep", "receipt_recompute", "receipt_schema",
-    "receipt_show", "receipt_verify", "recipes", "references_build", "report", "request_add",
+    "keys_rotate", "methods", "purge", "push", "receipt_keep", "receipt_recompute", "receipt_schema",
+    "receipt_show", "receipt_verify", "recipes", "recipients", "references_build", "report", "request_add",
     "request_approve", "request_deny", "request_extend", "request_list", "request_new", "request_withdraw",
     "status", "train", "unlearn", "verify",
 )  # fmt: skip
 # Where a function is, by the beginning of its name; the others are in `project`.
 _PLACES = {
-    "request": "requests", "receipt": "receipts", "report": "receipts", "keys": "receipts",
+    "push": "hub", "recipients": "hub", "request": "requests",
+    "receipt": "receipts", "report": "receipts", "keys": "receipts",
     **dict.fromkeys(("adopt", "audit", "export", "references", "train", "unlearn", "verify"), "run"),
 }  # fmt: skip
 

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, overload
 
 from qmu_edge.data.index import Form
+from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import Sha256
+from qmu_edge.io.digest import sha256 as parse_sha256
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.versions import GROUPS
 from qmu_edge.plugins.registry import confirm as confirm_plugin
 from qmu_edge.plugins.registry import installed, name_of
 from qmu_edge.project.plain import Registered
 from qmu_edge.project.project import Project, find, opened, search
+from qmu_edge.project.recipients import Recipients
 from qmu_edge.recipe import SOURCES, DataRecipe, Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
 from qmu_edge.store.ledger.states import Pointer
 
@@ -57,6 +60,7 @@ class ProjectStatus(TypedDict):
         checkpoint, release, receipt: Digests of what is current; None before.
         origin: What is to be said of where the network comes from; None when it was trained here.
         verdicts: What tests of the network can see; None where there are no references.
+        take_down: Revisions on a Hub that are from before a later deletion.
         open, overdue: How many requests are.
         requests: All of them.
     """
@@ -71,6 +75,7 @@ class ProjectStatus(TypedDict):
     receipt: Sha256 | None
     origin: str | None
     verdicts: "Verdicts | None"
+    take_down: list[str]
     open: int
     overdue: int
     requests: "list[RequestStanding]"
@@ -146,6 +151,8 @@ def init(
     subjects: Path | None = None,
     previous: Path | None = None,
     model: Path | str | None = None,
+    weights_from: str | None = None,
+    sha256: str | None = None,
     progress: Progress | None = None,
 ) -> NewProject:
     """Register a dataset and make a project of `folder`.
@@ -162,10 +169,13 @@ def init(
         previous: An earlier project of the same data: what was deleted there is refused here.
         model: A Python file that makes the network: it is copied, and run by whatever needs the network. Or
             the name of an architecture, also "plugin:NAME" of another package, which is confirmed by that.
+        weights_from: OWNER/NAME@COMMIT:FILE on a Hugging Face Hub: weights that are fetched into `folder`,
+            for `adopt`. The commit is a full hash, the file is safetensors. Needs `sha256`.
+        sha256: Digest of that file.
         progress: Silent when None.
     """
     from qmu_edge.data.sources import source_of
-    from qmu_edge.project.create import create
+    from qmu_edge.project.create import create, require_room
     from qmu_edge.project.model_file import chosen_model
 
     chosen_recipe = recipe or (
@@ -191,11 +201,28 @@ def init(
         channels, _, size = form.shape
         require_exportable(chosen, source, channels=channels, classes=classes, size=size)
 
+    weights = None
+    if weights_from is not None or sha256 is not None:
+        require_room(folder, chosen, source)
+        weights = _fetched(folder, weights_from, sha256, progress or Progress())
     made = create(
         folder, chosen, subjects, progress or Progress(), previous=previous, model=source, objects=objects,
         require=require if model is not None else None,
     )  # fmt: skip
+    if weights is not None:
+        made["weights"] = str(weights)
     return {"project": str(folder), "recipe": chosen_recipe, **made}
+
+
+def _fetched(folder: Path, asked: str | None, digest: str | None, progress: Progress) -> Path:
+    """The file of weights of a Hub; before the project is made, so that a second try finds it there."""
+    from qmu_edge.export.hub import HubFile, fetch
+
+    if asked is None or digest is None:
+        raise ConfigError("init --from OWNER/NAME@COMMIT:FILE and --sha256 DIGEST go together")
+    file, expected = HubFile.parse(asked), parse_sha256(digest, "--sha256", ConfigError)
+    progress.note(f"fetching {file}")
+    return fetch(file, expected, folder)
 
 
 def status(project: Path | None = None) -> ProjectStatus:
@@ -218,6 +245,7 @@ def status(project: Path | None = None) -> ProjectStatus:
             "receipt": ledger.current(Pointer.RECEIPT),
             "origin": found.results.origin() or None,
             "verdicts": by_number(known, found.recipe.policy.max_residual) if known else None,
+            "take_down": [*map(str, Recipients(ledger).superseded())],
             "open": sum(r["next"] is not None for r in requests),
             "overdue": sum(r["overdue"] for r in requests),
             "requests": requests,

@@ -32,13 +32,19 @@ class Work:
 
     Attributes:
         forward: Images through an exported file.
-        trained: Images through a network, forward and backward.
+        trained: Images through a network like the project's own, forward and backward.
+        references: Images through a float network like a reference, forward and backward.
+        networks: Networks that are loaded or copied.
         exports: Files that are exported.
+        seconds: Of what is the same for every network and number of images.
     """
 
     forward: float = 0.0
     trained: float = 0.0
+    references: float = 0.0
+    networks: int = 0
     exports: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -195,8 +195,8 @@ def _seen(subject: Subject, file: Attacked) -> Seen:
 
 
 def work(sizes: Sizes) -> Work:
-    """Each image once through either file."""
-    return Work(forward=on_all(sizes).forward / sizes.views)
+    """Each image once through either file; probes and permutations."""
+    return Work(forward=on_all(sizes).forward / sizes.views, seconds=0.5)
 
 
 ATTACK: Final = Attack(

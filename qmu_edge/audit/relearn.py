@@ -106,7 +106,7 @@ def run(subject: Subject) -> tuple[Finding, ...]:
 
 def work(sizes: Sizes) -> Work:
     """Two copies, as many passes as allowed."""
-    return Work(trained=2.0 * LIMIT * 1.4 * min(IMAGES, sizes.forgotten, sizes.unseen))
+    return Work(trained=2.0 * LIMIT * 1.4 * min(IMAGES, sizes.forgotten, sizes.unseen), networks=4)
 
 
 ATTACK: Final = Attack(

@@ -66,7 +66,7 @@ def run(subject: Subject) -> tuple[Finding, ...]:
 
 def work(sizes: Sizes) -> Work:
     """One pass of each copy."""
-    return Work(trained=2.0 * sizes.retained)
+    return Work(trained=2.0 * sizes.retained, networks=4)
 
 
 ATTACK: Final = Attack(

@@ -68,9 +68,9 @@ def run(subject: Subject) -> tuple[Finding, ...]:
 
 
 def work(sizes: Sizes) -> Work:
-    """Float networks, half the time of the network's own, each on half of the retained images."""
-    trained = SHADOWS * 0.5 * 0.5 * sizes.epochs * sizes.retained
-    return Work(forward=on_compared(sizes).forward, trained=trained)
+    """Float networks, each on half of the retained images."""
+    trained = SHADOWS * 0.5 * sizes.epochs * sizes.retained
+    return Work(forward=on_compared(sizes).forward, references=trained)
 
 
 ATTACK: Final = Attack(

@@ -8,7 +8,7 @@ from qmu_edge.page.facts import Facts
 from qmu_edge.page.language import NOTHING, Language
 from qmu_edge.page.section import Section, Table
 from qmu_edge.project.checklist import Line
-from qmu_edge.project.inventory import OUTSIDE
+from qmu_edge.project.inventory import ON_A_HUB, OUTSIDE
 from qmu_edge.receipt.statement import Artefact
 
 _DUTY: Final = {
@@ -17,6 +17,7 @@ _DUTY: Final = {
     "files and bundles exported to other folders": "exported",
     "backups of this folder": "backups",
     "documents of requests, such as req.json": "documents",
+    ON_A_HUB: "hub",
 }
 
 
@@ -89,7 +90,9 @@ def _state(state: str, say: Language) -> str:
 
 def recipients(facts: Facts, say: Language) -> Section:
     """Who must be told: this tool sees no copies."""
-    rows = [(say.translated(kind), say(f"recipients.{_DUTY[kind]}")) for kind in OUTSIDE]
+    lines = facts.predicate.derived_artefacts if facts.now is None else facts.now
+    hub = [ON_A_HUB] if any(line.kind == ON_A_HUB for line in lines) else []
+    rows = [(say.translated(kind), say(f"recipients.{_DUTY[kind]}")) for kind in (*OUTSIDE, *hub)]
     head = (say("recipients.where"), say("recipients.duty"))
     return Section(
         "recipients", say("recipients.title"), [say("recipients.text")],

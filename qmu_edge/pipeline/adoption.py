@@ -25,6 +25,7 @@ from qmu_edge.models.calibration import (
     require_calibrated,
     uncalibrated,
 )  # fmt: skip
+from qmu_edge.models.deploy import settle
 from qmu_edge.models.layers import Classifier
 from qmu_edge.models.names import QUANTIZER, matched, names_in
 from qmu_edge.models.own import OwnNetwork, take_state
@@ -157,6 +158,8 @@ class Adoption:
             model.load_state_dict(found, strict=False)  # without the counters of batches
         require_calibrated(model)
         images = parity_images(self.samples, self.recipe.policy.parity_inputs)
+        if brought is not model:
+            settle(model.eval(), images.shape[-1], keep_scales=True)
         same = self._agreed(as_exported(model.eval(), brought.eval(), images))
         return Made(model=model, accuracy=self._accuracies(model), agreement=same)
 

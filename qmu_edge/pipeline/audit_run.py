@@ -34,6 +34,7 @@ from qmu_edge.verify.residual import LEAST_UNSEEN
 
 DONE: Final = "done"
 AROUND_S: Final = 0.5  # of an attack, beside what it takes images through
+NETWORK_S: Final = 0.4  # of a network that is loaded or copied: its modules, not its weights
 WHOLE_CLASSES: Final = "only whole classes were forgotten: the attack tells samples of classes that stay"
 FEW_FORGOTTEN: Final = f"fewer than {LEAST} forgotten images: nothing is said of so few"
 FEW_UNSEEN: Final = f"fewer than {LEAST_UNSEEN} images that were never trained on to compare with"
@@ -194,10 +195,12 @@ def _seconds(of: Fulfilled, work: Work) -> float | None:
     shares = (evaluation.fa, evaluation.ra, evaluation.ta, evaluation.va)
     images = sum(share.n for share in shares if share is not None)
     per_image = of.bank.results.seconds_per_image(recipe.train.epochs)
-    if work.trained and not per_image:
+    trained = work.trained + work.references * of.bank.results.reference_share(recipe.train.epochs)
+    if trained and not per_image:
         return None
     forward = work.forward * evaluation.seconds / max(1, images)
-    return round(AROUND_S + forward + work.trained * per_image + work.exports * of.export_s, 1)
+    around = AROUND_S + work.seconds + NETWORK_S * work.networks
+    return round(around + forward + trained * per_image + work.exports * of.export_s, 1)
 
 
 def _told(row: AttackRow, result: AttackResult) -> AttackRow:

@@ -9,6 +9,7 @@ from qmu_edge.machine.cost import Cost
 from qmu_edge.project.plain import ReportJson
 from qmu_edge.project.project import STORE
 from qmu_edge.project.publish import LINK, PAGE, RELEASES
+from qmu_edge.project.recipients import Recipients
 from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import Results
 from qmu_edge.queue.schedule import Waiting
@@ -45,6 +46,7 @@ class Fulfilled(TypedDict):
         page: Path of `report.html`; None of releases that are older than it.
         report: What was measured, and the verdict.
         steps: What each has cost.
+        take_down: Revisions on a Hub that are from before a later deletion, where there are any.
     """
 
     request: NotRequired[str]
@@ -59,6 +61,7 @@ class Fulfilled(TypedDict):
     page: NotRequired[str | None]
     report: NotRequired[ReportJson]
     steps: NotRequired[dict[str, StepCost]]
+    take_down: NotRequired[list[str]]
 
 
 class FailedBatch(TypedDict):
@@ -96,6 +99,8 @@ def fulfilled(
     told: Fulfilled = {"requests": requests, "counts": steps[Step.UNLEARNED].counts}
     if len(requests) == 1:
         told = {**requests[0], **told}
+    if late := Recipients(ledger).superseded():
+        told["take_down"] = [*map(str, late)]
     if results.purged(made) or results.purged(reported):
         told["purged"] = True
         return told

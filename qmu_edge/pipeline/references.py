@@ -10,6 +10,7 @@ The shards are drawn once and kept, because the assignment would change when peo
 """
 
 import secrets
+import time
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -255,11 +256,16 @@ class Bank:
         start = self.networks.start if self._begun_with else None
         shape, factory = shape_of(self.samples, data), self.networks.factory
         model = build(float_twin(self.recipe), shape, train.seed, factory, start).to(images.device)
+        unfinished = self.work / f"reference-{state}.safetensors"
+        whole, begun = not unfinished.exists(), time.perf_counter()
         job = Job.training(
             model, images, train, Augment.of(data), source=self.networks.source,
-            progress=self.progress, state=self.work / f"reference-{state}.safetensors",
+            progress=self.progress, state=unfinished,
         )  # fmt: skip
-        return job.shared()
+        trained = job.shared()
+        if whole:
+            self.results.note_reference_cost(time.perf_counter() - begun, train.epochs * len(images))
+        return trained
 
     @property
     def _begun_with(self) -> Sha256 | None:

@@ -11,11 +11,13 @@ from qmu_edge.project.inventory import (
     A_REQUEST_IS_OPEN,
     NEVER_STORED,
     OBSERVED,
+    ON_A_HUB,
     OUTSIDE,
     UNNAMED,
     Artefact,
 )
 from qmu_edge.project.needs import CURRENT
+from qmu_edge.project.recipients import Recipients, Upload
 from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import Results
 from qmu_edge.store.ledger.ledger import Ledger
@@ -79,13 +81,14 @@ def checklists(
     """
     known = {r.request_id: r for r in history.requests}
     outside = (*OUTSIDE, OBSERVED) if ledger.meta(OBSERVED) else OUTSIDE
+    sent = Recipients(ledger).there()
     lists = {}
     for request_id in request_ids:
         if request_id not in known:
             raise LedgerError(f"ledger {ledger.path}: no request {request_id!r}")
         request = known[request_id]
         made = set() if history.fulfilled(request) else _made_by(ledger, results, request)
-        lists[request_id] = _checklist(history, found, request, made)
+        lists[request_id] = [*_checklist(history, found, request, made), *_sent(sent, history, request)]
         lists[request_id] += [Line(kind, None, None, "outside") for kind in outside]
     return lists
 
@@ -105,6 +108,13 @@ def _checklist(history: History, found: list[Artefact], request: RequestRow, mad
             sums[thing.kind, state][1] += thing.bytes
     lines = [Line(kind, items, size, state) for (kind, state), (items, size) in sorted(sums.items())]
     return lines + [Line(kind, 0, 0, "never stored") for kind in NEVER_STORED]
+
+
+def _sent(uploads: list[Upload], history: History, request: RequestRow) -> list[Line]:
+    """What a model hub was sent before the request was fulfilled, and nobody has said is taken down."""
+    until = history.fulfilled(request) or NEVER
+    sizes = [upload.bytes for upload in uploads if upload.begun <= until]
+    return [Line(ON_A_HUB, len(sizes), sum(sizes), "outside")] if sizes else []
 
 
 def _impersonal(kept: str) -> str:

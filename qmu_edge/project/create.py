@@ -67,7 +67,7 @@ def create(
         ConfigError: There is a project already, no dataset, a sample that the previous project has
             deleted, a picture that looks like one where the policy refuses it, or the disk refuses.
     """
-    _require_room(root, recipe, model)
+    require_room(root, recipe, model)
     text = to_toml(recipe)
     parse_recipe(text, "recipe")  # what is written can be read: a folder's name may be beyond TOML
     before = Deleted.of(previous) if previous is not None else None
@@ -76,7 +76,7 @@ def create(
     try:
         make_folder(root, 0o755)
         with _alone(root):
-            _require_room(root, recipe, model)
+            require_room(root, recipe, model)
             return _make(root, wanted)
     except OSError as error:
         raise ConfigError(f"cannot write {root}: {error.strerror}; nothing was changed") from None
@@ -86,8 +86,12 @@ def create(
                 root.rmdir()
 
 
-def _require_room(root: Path, recipe: Recipe, model: bytes) -> None:
-    """No project is here; the visible files of an `init` with this recipe that was killed may be."""
+def require_room(root: Path, recipe: Recipe, model: bytes) -> None:
+    """No project is here; the visible files of an `init` with this recipe that was killed may be.
+
+    Raises:
+        ConfigError: One is, or a file of another recipe.
+    """
     for name, data in _visible(recipe, model).items():
         known = root / name
         if (root / STORE).exists() or (known.exists() and known.read_bytes() != data):

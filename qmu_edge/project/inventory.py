@@ -38,6 +38,7 @@ OUTSIDE: Final = (
     "documents of requests, such as req.json",
 )
 OBSERVED: Final = "logs of observers"  # outside, too; in the ledger where one was told anything
+ON_A_HUB: Final = "bundles sent to a model hub"  # outside, too, and counted: see `recipients`
 UNNAMED: Final = "object that nothing names"
 WORK: Final = "training state"
 FOLDER: Final = "release folder"
@@ -50,7 +51,7 @@ STATES: Final = (
 SENTENCES: Final = frozenset(
     {
         *NEVER_STORED, *OUTSIDE, OBSERVED, *STATES, "checkpoint", UNNAMED, WORK, FOLDER, IMAGES, PSEUDONYMS,
-        EXPORTED, PRETRAINED,
+        EXPORTED, PRETRAINED, ON_A_HUB,
         "page", PAPER, "reference scores", "shards", "comparison", "reference report", "reference model",
         AUDIT,
     }

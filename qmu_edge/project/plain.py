@@ -31,6 +31,7 @@ class Registered(TypedDict):
         notices: What should be known about them.
         subject_list: Of the list of subjects, where one was given.
         read: Of a set of encoded images.
+        weights: Path of a file that was fetched from a Hub.
     """
 
     samples: int
@@ -43,6 +44,7 @@ class Registered(TypedDict):
     notices: list[str]
     subject_list: NotRequired["SubjectListJson"]
     read: NotRequired["ReadFiles"]
+    weights: NotRequired[str]
 
 
 class MeasuredJson(TypedDict):

@@ -31,9 +31,11 @@ from qmu_edge.verify.residual import Sensitivity
 EXACT: Final = "deleted before the last training from scratch"
 SENSITIVITY: Final = "what a test of the current network can see"
 TRAINING_COST: Final = "seconds and images of the last training"
+REFERENCE_COST: Final = "seconds and images of the last reference"
 PASSES: Final = "images that the recipe's methods take of the sets of a request"
 ADOPTED: Final = "the adopted network"
 DECLARED: Final = "how the samples were declared"
+REFERENCE_SHARE: Final = 1.0  # where none was measured: of small networks on small images
 # What `origin` says.
 BROUGHT: Final = "adopted, training not witnessed"
 BEGUN: Final = "retrained from pretrained weights, their training not witnessed"
@@ -167,6 +169,20 @@ class Results:
         known = self._ledger.meta(TRAINING_COST) or {}
         images = float(known.get("epochs", epochs)) * int(known.get("images", 0))
         return float(known.get("seconds", 0.0)) / max(1.0, images)
+
+    def note_reference_cost(self, seconds: float, images: int) -> None:
+        """Let `reference_share` find what a training of a reference took, and of how many images in all."""
+        self._ledger.set_meta(REFERENCE_COST, {"seconds": round(seconds, 3), "images": images})
+
+    def reference_share(self, epochs: int) -> float:
+        """What an image takes in the training of a reference, as a share of that in the network's own.
+
+        `epochs` is as for `seconds_per_image`; `REFERENCE_SHARE` where either was not measured.
+        """
+        known, own = self._ledger.meta(REFERENCE_COST) or {}, self.seconds_per_image(epochs)
+        if not own or not known:
+            return REFERENCE_SHARE
+        return float(known["seconds"]) / max(1, int(known["images"])) / own
 
     def passes(self, recipe: Sha256) -> dict[str, Passes]:
         """How often the methods of a recipe go through the sets of a request; {} of another recipe.

@@ -53,9 +53,11 @@ class Bundle:
     Attributes:
         path: Where it came from.
         manifest: What its files are.
-        content: Of the files that a device reads, by name: models, golden inputs, receipt and key.
+        content: Of the files that a device reads, by name: models, golden inputs, receipt and key. Of all
+            files, the manifest and the signature too, where the whole bundle was asked for.
         signature: What is known about the signature, for people.
         vouched_by: Name of the trusted key that has signed it; None where no key was said to be trusted.
+        signer: The public key whose signature holds, whoever's it is; None where none was checked.
         receipt: Whether a receipt covers its model files.
     """
 
@@ -64,6 +66,7 @@ class Bundle:
     content: Mapping[str, bytes] = field(repr=False)
     signature: str
     vouched_by: str | None
+    signer: bytes | None
     receipt: Coverage
 
     def network(self, name: str) -> OnnxFile:
@@ -81,12 +84,13 @@ class Bundle:
         return self.network(self.manifest.model)
 
 
-def read_bundle(path: Path, key: Path | None = None) -> Bundle:
+def read_bundle(path: Path, key: Path | None = None, *, whole: bool = False) -> Bundle:
     """Verify a folder or an archive; nothing of it is needed afterwards.
 
     Args:
         path: Of the bundle.
         key: File of a public key that is trusted (see `read_public_key`); without it the bundle's own counts.
+        whole: Whether to keep the content of all files, to pass the bundle on.
 
     Raises:
         ConfigError: Nothing is there, or it cannot be read. Or the key came with it.
@@ -99,12 +103,14 @@ def read_bundle(path: Path, key: Path | None = None) -> Bundle:
         if path.is_dir():
             if key is not None and lies_in(key, path):
                 raise _came_with_it(key)
-            return _verified(_names_in(path), lambda name, limit: _first(path / name, limit), path, key)
+            return _verified(
+                _names_in(path), lambda name, limit: _first(path / name, limit), path, key, whole
+            )
         if not path.is_file():
             raise IntegrityError(f"{path}: not a regular file")
         with open_regular(path) as file:
             archive = Archive(file, path)
-            return _verified(archive.names, archive.read, path, key)
+            return _verified(archive.names, archive.read, path, key, whole)
     except OSError as error:
         raise cannot_read(Path(error.filename or path), error) from None
 
@@ -147,7 +153,7 @@ def golden(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     return images, logits
 
 
-def _verified(present: Collection[str], read: Read, path: Path, key: Path | None) -> Bundle:
+def _verified(present: Collection[str], read: Read, path: Path, key: Path | None, whole: bool) -> Bundle:
     if MANIFEST not in present:
         raise IntegrityError(f"{path}: no {MANIFEST}; this is not a bundle")
     data = read(MANIFEST, MAX_MANIFEST + 1)
@@ -161,16 +167,16 @@ def _verified(present: Collection[str], read: Read, path: Path, key: Path | None
     for name in sorted(expected ^ {*present}):
         word = "missing" if name in expected else "not in the manifest"
         raise IntegrityError(f"{path}: {name}: {word}")
-    _require_bounded(manifest, path)
-    content = {}
+    _require_bounded(manifest, path, whole)
+    content = {MANIFEST: data, **({} if mark is None else {SIGNATURE: mark})} if whole else {}
     for name, entry in manifest.files.items():
         found = _content(read, name, entry, f"{path}: {name}")
-        if _is_read(name, manifest):
+        if whole or _is_read(name, manifest):
             content[name] = found
     signer, signature = _signer(mark, content.get(PUBLIC_KEY, b""), data, path, key)
     covering = coverage(content.get(RECEIPT), manifest, path, signer)
     vouched_by = envelope.key_name(signer) if key is not None and signer is not None else None
-    return Bundle(path, manifest, content, signature, vouched_by, covering)
+    return Bundle(path, manifest, content, signature, vouched_by, signer, covering)
 
 
 def _is_read(name: str, manifest: Manifest) -> bool:
@@ -178,14 +184,16 @@ def _is_read(name: str, manifest: Manifest) -> bool:
     return name.endswith(".onnx") or name == manifest.model or name in _LIMITS
 
 
-def _require_bounded(manifest: Manifest, path: Path) -> None:
+def _require_bounded(manifest: Manifest, path: Path, whole: bool) -> None:
     """Before anything of it is read: what stays in memory is no more than one file may have."""
-    kept = {name: entry.bytes for name, entry in manifest.files.items() if _is_read(name, manifest)}
+    kept = {name: entry.bytes for name, entry in manifest.files.items() if whole or _is_read(name, manifest)}
     for name in kept.keys() & _LIMITS.keys():
         if kept[name] > _LIMITS[name]:
             raise IntegrityError(f"{path}: {name}: {kept[name]} bytes, allowed {_LIMITS[name]}")
     if sum(kept.values()) > MAX_BYTES:
-        raise IntegrityError(f"{path}: {sum(kept.values())} bytes of model files, allowed {MAX_BYTES}")
+        raise IntegrityError(
+            f"{path}: {sum(kept.values())} bytes of files that are kept, allowed {MAX_BYTES}"
+        )
 
 
 def _names_in(path: Path) -> set[str]:

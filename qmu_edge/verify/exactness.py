@@ -15,8 +15,8 @@ kernels for each kind of processor. They compute the same where nothing shows th
     joined         every code is moved to the next grid by itself, in floats, half to even
     matrices       of codes, one times the other: as layers
     tables         are read by code
-    floats         of codes, one by one, as IEEE 754 says; sums of those, where nothing is rounded in any order;
-                   of roots nothing is proven
+    floats         of codes, one by one, as IEEE 754 says; sums of those where no order rounds anything. Of
+                   roots nothing is proven
     inputs         element by element in floats: the same everywhere
 
 `rounding.py` says what each does, `known.py` what is known of a tensor.

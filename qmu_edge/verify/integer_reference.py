@@ -12,6 +12,8 @@ same, so every integer tensor must be equal, whatever the scales are:
     joined      rint(x * sx / sy) + zy, each by itself
     mean        rint(sum * (sx / (n * sy))) + zy
     table       the entry of each code
+    matrices    as a layer, with the scales of both
+    floats      of codes, one by one, and their sums, in float32
 
 It is slow: every sum is written out, and no code is shared with the exporter or the runtime.
 
@@ -186,6 +188,20 @@ def _multiply(node: Node, inputs: list[Operand]) -> Sum:
     return _layer(total, x, w, channel_shape=(1, -1))
 
 
+def _matrices(node: Node, inputs: list[Operand]) -> Sum:
+    a, b = (_quantized(node, each) for each in inputs)
+    sums = ((a.codes - a.zero) @ (b.codes - b.zero)).astype(np.float32)
+    product = np.float32(a.scale * b.scale)
+    return Sum(lambda scale, zero: np.rint(sums * (product / scale)) + zero, sums * product)
+
+
+def _along(compute: Callable[..., Array]) -> "Callable[[Node, list[Operand]], Operand]":
+    """A sum or the largest along stored axes, which are kept."""
+    return lambda node, inputs: compute(
+        _floats(inputs[0]), axis=tuple(_array(node, inputs[1]).tolist()), keepdims=True
+    )
+
+
 def _layer(total: Codes, x: Quantized, w: Quantized, channel_shape: tuple[int, ...]) -> Sum:
     """Sums of code x code with the scales of input and weight; one weight scale for each channel."""
     sums = total.astype(np.float32)
@@ -213,7 +229,9 @@ def _clip(node: Node, inputs: list[Operand]) -> Operand:
     return np.asarray(np.clip(_array(node, x), low, high))
 
 
-def _add(node: Node, inputs: list[Operand]) -> Sum:
+def _add(node: Node, inputs: list[Operand]) -> Operand:
+    if not all(isinstance(x, Quantized) for x in inputs):
+        return _floats(inputs[0]) + _floats(inputs[1])
     a, b = (_quantized(node, each) for each in inputs)
 
     def on_grid(scale: np.float32, zero: int) -> Array:
@@ -323,6 +341,10 @@ _STEPS: Final[Mapping[str, Callable[[Node, list[Operand]], Operand]]] = {
     "Resize": _resize,
     "Slice": _slice,
     "GlobalAveragePool": _mean,
+    "MatMul": _matrices,
+    "ReduceMax": _along(np.max),
+    "ReduceSum": _along(np.sum),
+    "Sqrt": lambda node, inputs: np.sqrt(_floats(inputs[0])),
     "MaxPool": _max_pool,
     "Reshape": _reshape,
     "Cast": _cast,

@@ -26,7 +26,8 @@ def test_an_attack_says_what_it_costs_and_names_its_quantities(name: str) -> Non
     attack = ATTACKS[name]
     work = attack.work(SIZES)
     assert (work.forward + work.trained + work.exports > 0) == attack.compares
-    assert (work.trained > 0) == (name in TRAINING)
+    assert (work.trained + work.references > 0) == (name in TRAINING)
+    assert work.forward + work.networks > 0
     assert len(set(attack.quantities)) == len(attack.quantities) > 0 and attack.summary
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from qmu_edge import api
 from qmu_edge.api import demo
-from qmu_edge.cli import audit, keys, main, project, receipts, references, requests, run
+from qmu_edge.cli import audit, hub, keys, main, project, receipts, references, requests, run
 from qmu_edge.recipe import parse_recipe, recipe_text
 
 HEAVY = ("torch", "torchvision", "brevitas", "onnx", "qonnx", "sklearn", "onnxscript")
@@ -19,7 +19,7 @@ FOREIGN = (*HEAVY, "pydantic", "typer", "safetensors", "jaxtyping", "filelock", 
 COMMANDS: dict[str, Any] = {
     "init": project.init, "train": run.train, "adopt": run.adopt, "unlearn": run.unlearn,
     "export": run.export, "verify": run.verify, "audit": audit.audit,
-    "status": project.status, "purge": project.purge,
+    "status": project.status, "purge": project.purge, "push": hub.push, "recipients": hub.recipients,
     "confirm": project.confirm, "methods": project.methods, "report": receipts.report,
     "recipes": project.recipes, "doctor": project.doctor, "demo": project.demo,
     "request new": requests.request_new, "request add": requests.request_add,

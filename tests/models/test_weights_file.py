@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -102,6 +103,17 @@ def header(entry: dict[str, Any], length: int | None = None, body: bytes = b"") 
     return (len(text) if length is None else length).to_bytes(8, "little") + text + body
 
 
+def _longer(archive: bytes) -> bytes:
+    """The list at the end says that what makes the tensors has a million bytes more."""
+    data = bytearray(archive)
+    with zipfile.ZipFile(io.BytesIO(archive)) as found:
+        (entry,) = (e for e in found.infolist() if e.filename.endswith("data.pkl"))
+    sizes = struct.pack("<II", entry.compress_size, entry.file_size)
+    at = archive.index(sizes, archive.index(b"PK\x01\x02"))
+    data[at : at + 8] = struct.pack("<II", entry.compress_size + 10**6, entry.file_size + 10**6)
+    return bytes(data)
+
+
 NAN = torch.tensor([1.0, float("nan")])
 TIED = torch.ones(3)
 HUGE = torch.ones(1).expand(1 << 20, 1 << 20)
@@ -118,6 +130,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         "damaged safetensors",
     ),
     "a truncated zip": (lambda: saved(STATE)[:-30], "damaged or cut off"),
+    "a zip that says more than it holds": (lambda: _longer(saved(STATE)), "damaged or cut off"),
     "a zip of something else": (lambda: zipped({"a.txt": b"x"}, zipfile.ZIP_STORED), "not weights alone"),
     "a zip bomb": (lambda: zipped({"a/data.pkl": bytes(1 << 20)}, zipfile.ZIP_DEFLATED), "a compressed zip"),
     "a huge pickle": (
@@ -147,6 +160,18 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path: Path, name: str) -> Non
     with pytest.raises(ConfigError, match=message) as caught:
         weights_in(path.read_bytes(), path)
     assert str(caught.value).startswith(f"{path}: ") and len(str(caught.value)) < 500
+
+
+def test_what_is_compressed_is_not_unpacked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A megabyte of zip unpacked to a gigabyte, before it was refused."""
+
+    def read(*_: object) -> bytes:
+        raise AssertionError("unpacked")
+
+    bomb = zipped({f"a/{i}.pkl": bytes(1 << 20) for i in range(3)}, zipfile.ZIP_DEFLATED)
+    monkeypatch.setattr(zipfile.ZipFile, "read", read)
+    with pytest.raises(ConfigError, match="a compressed zip"):
+        weights_in(bomb, tmp_path)
 
 
 def test_too_many_tensors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from qmu_edge.pipeline.references import (
 from qmu_edge.pipeline.references_run import prepare_references
 from qmu_edge.project.create import create
 from qmu_edge.project.project import Project, opened
+from qmu_edge.project.results import REFERENCE_SHARE, TRAINING_COST
 from qmu_edge.queue import lifecycle
 from qmu_edge.recipe import Recipe, parse_recipe
 from qmu_edge.request.document import parse_request
@@ -274,3 +275,13 @@ def test_a_bank_is_made_for_a_network_and_where_it_is_asked_for(project: Project
         prepare_references(changed(project, trained="never"), "cpu")
     with pytest.raises(ConfigError, match="no checkpoint"):
         prepare_references(project, "cpu")
+
+
+def test_what_a_reference_took_is_noted_as_a_share_of_the_networks_own(project: Project) -> None:
+    results = project.results
+    assert results.reference_share(2) == REFERENCE_SHARE  # the network itself was not trained here
+    project.ledger.set_meta(TRAINING_COST, {"seconds": 60.0, "images": 100, "epochs": 6.0})
+    measured = results.reference_share(2)
+    assert 0.0 < measured < 1.0  # a tenth of a second for an image is slow
+    results.note_reference_cost(30.0, 600)
+    assert results.reference_share(2) == pytest.approx(0.5)

@@ -63,8 +63,18 @@ def test_what_is_missing_is_added(made: tuple[Path, list[bytes]], folder: Path, 
     assert (folder / "README.md").read_text() == "ours"
 
 
+def _emptied(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def _replaced(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("")
+
+
 WRONG: dict[str, tuple[Callable[[Path], object], str, type[QmuEdgeError]]] = {
-    "empty": (lambda f: [p.unlink() for p in f.iterdir()], "no receipt in it, .* say --begin", LedgerError),
+    "empty": (_emptied, "no receipt in it, .* say --begin", LedgerError),
     "missing": (shutil.rmtree, "no receipt in it", LedgerError),
     "swapped": (
         lambda f: shutil.copyfile(f / NAMES[0], f / NAMES[1]), "not of this number", LedgerError,
@@ -73,7 +83,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str, type[QmuEdgeError]]] = {
     "text": (lambda f: (f / NAMES[2]).write_text("{}"), "no receipt of", LedgerError),
     "twice": (lambda f: shutil.copyfile(f / NAMES[0], f / "1.json"), "say the same number", LedgerError),
     "a folder": (lambda f: (f / "9.json").mkdir(), "not a regular file", LedgerError),
-    "a file": (lambda f: (shutil.rmtree(f), f.write_text("")), "Not a directory", ConfigError),
+    "a file": (_replaced, "Not a directory", ConfigError),
 }  # fmt: skip
 
 

@@ -4,9 +4,20 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from qmu_edge.errors import ConfigError, UnlearnError
+from qmu_edge.models.layers import Classifier
+from qmu_edge.plugins.registry import confirm
+from qmu_edge.recipe import TrainRecipe
+from qmu_edge.runtime.memory import within_memory
+from qmu_edge.train.batches import Samples
+from qmu_edge.unlearn.registry import apply, parameters
+from tests.unlearn.toys import split
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "qmu_edge/unlearn/README.md").read_text("utf-8")
@@ -31,8 +42,12 @@ def run(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_method_of_the_page_is_known_where_its_package_is_installed(tmp_path: Path) -> None:
-    found = run(installed(tmp_path), "methods", "--json")
-    about = json.loads(found.stdout)["small_steps"]
+    listed = json.loads(run(installed(tmp_path), "methods", "--json").stdout)["small_steps"]
+    assert listed == {"category": "approximate", "summary": "of the package small-steps 0.7"}
+    unconfirmed = run(tmp_path, "methods", "small_steps", "--json")
+    assert unconfirmed.returncode == 2 and "qmu-edge confirm method:small_steps" in unconfirmed.stderr
+    assert run(tmp_path, "confirm", "method:small_steps").returncode == 0
+    about = json.loads(run(tmp_path, "methods", "small_steps", "--json").stdout)["small_steps"]
     assert about["category"] == "approximate" and about["parameters"] == {
         "epochs": 1,
         "lr": 0.001,
@@ -66,10 +81,9 @@ BAD = {
     "exact": (
         CODE.replace("work=on_retain", 'work=on_retain, category="exact"'),
         "small_steps",
-        "approximate",
+        "allowed is an approximate Method",
     ),
     "no method": ("METHOD = 3", "small_steps", "allowed is an approximate Method"),
-    "a taken name": (CODE, "retrain", "allowed is a name of its own"),
     "no name": (CODE, "small.steps", "allowed is a name of its own"),
     "an error": ("1 / 0", "small_steps", "ZeroDivisionError: division by zero"),
 }
@@ -78,5 +92,54 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_no_such_method_ends_the_command_in_one_line(tmp_path: Path, name: str) -> None:
     code, point, said = BAD[name]
-    done = run(installed(tmp_path, code, point), "methods")
+    installed(tmp_path, code, point)
+    run(tmp_path, "confirm", "method:small_steps")
+    done = run(tmp_path, "methods", "small_steps")
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_name_of_ours_stays_ours(tmp_path: Path) -> None:
+    installed(tmp_path, "raise SystemExit(3)", "retrain")
+    about = json.loads(run(tmp_path, "methods", "--json").stdout)
+    assert about["retrain"]["category"] == "exact" and about["retrain"]["reads"] == ["retain"]
+
+
+def test_what_is_installed_and_not_named_is_not_imported(tmp_path: Path) -> None:
+    installed(tmp_path, "raise SystemExit(3)")
+    for words in (["methods"], ["doctor"], ["methods", "qmul"], ["confirm", "method:small_steps"]):
+        assert run(tmp_path, *words).returncode == 0, words
+
+
+FAULTS = {
+    "raises": ("return model", "return data.nothing"),
+    "returns nothing": ("return model", "return None"),
+    "ends": ("return model", "raise SystemExit(0)"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_method_that_raises_is_one_error_of_its_own(
+    name: str, toy: Callable[..., Samples], network: Callable[..., Classifier], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    installed(tmp_path, CODE.replace(*FAULTS[name]))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "small_steps", raising=False)
+    confirm("method", "small_steps")
+    data = split(toy)
+    params = parameters("small_steps", {}, TrainRecipe())
+    with pytest.raises(UnlearnError, match="method small_steps"):
+        apply("small_steps", network(), data, params, torch.Generator().manual_seed(0))
+
+
+def test_memory_that_runs_out_is_said_as_of_every_method(
+    toy: Callable[..., Samples], network: Callable[..., Classifier], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    installed(tmp_path, CODE.replace("return model", 'raise RuntimeError("CUDA out of memory")'))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "small_steps", raising=False)
+    confirm("method", "small_steps")
+    params = parameters("small_steps", {}, TrainRecipe())
+    with pytest.raises(ConfigError, match="takes more memory"), within_memory("[unlearn] batch", 64):
+        apply("small_steps", network(), split(toy), params, torch.Generator().manual_seed(0))
