@@ -42,7 +42,8 @@ from qmu_edge.machine.cost import measured_cost
 from qmu_edge.models.layers import Classifier
 from qmu_edge.pipeline import unlearn_run
 from qmu_edge.pipeline.references import Bank
-from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, to_toml
+from qmu_edge.project.recipes import recipe_text
+from qmu_edge.recipe import Recipe, parse_recipe, to_toml
 from qmu_edge.train.batches import Samples
 from qmu_edge.verify.verdict import judge
 

@@ -26,7 +26,8 @@ from qmu_edge.data.sources import load
 from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
 from qmu_edge.models.layers import Shape
-from qmu_edge.recipe import parse_recipe, recipe_text
+from qmu_edge.project.recipes import recipe_text
+from qmu_edge.recipe import parse_recipe
 from qmu_edge.train.batches import Augment, on_device
 from qmu_edge.train.fit import fit
 

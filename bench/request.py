@@ -32,7 +32,8 @@ from shared.record import write
 from qmu_edge import api
 from qmu_edge.api.demo import SUBJECT, write_images
 from qmu_edge.project.project import RECIPE
-from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, to_toml
+from qmu_edge.project.recipes import recipe_text
+from qmu_edge.recipe import Recipe, parse_recipe, to_toml
 
 PERSON = 100  # images
 DEMO = "noisy-digits-resnet18-w4a4"

@@ -7,15 +7,12 @@ The method's own parameters (`[unlearn.<method>]`) are checked by that method's 
 
 from collections.abc import Iterator
 from functools import reduce
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import PATTERN, Sha256, sha256_of
-from qmu_edge.io.files import read_regular
 from qmu_edge.io.json import compact, join, shown
 from qmu_edge.io.toml import pairs, parse_toml, value_text
 
@@ -29,7 +26,6 @@ Word = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]{0,63}$")]  # a bare k
 RETRAIN: Final = "retrain"  # the exact method, the last rung of every ladder
 # Of `[policy]`: limits that were held against numbers that say nothing about one person; passed over now.
 RETIRED: Final = frozenset({"reference", "max_fa_gap", "max_mia_auc_gap"})
-MAX_BYTES: Final = 1 << 16
 
 
 class _Section(BaseModel):
@@ -171,6 +167,15 @@ class TrainRecipe(_Section):
             dsq penalise.
         label_smoothing: The share of each label that is spread over all classes. It makes the network less
             sure of what it was trained on, and of everything else.
+        mixup: Each image is mixed with another one of its batch, and both labels are asked for by their
+            shares, drawn from Beta(`mixup`, `mixup`); 0 for none, as a mixed picture is of two people: how
+            hard each image was is not noted then, and the method influence is refused.
+        average: The network is the exponential moving average of its weights over the steps: so much of it is
+            kept in each (0.99 forgets over a hundred); 0 for the last weights. `adopt` does so too.
+        distillation: The share of the loss that asks for the answers of a teacher, the same network in float.
+            Each run trains its own first, on its own images, and drops it, in twice the time and more; 0 for
+            none. The method influence is refused. Not of `adopt`.
+        temperature: Answers are softened by it.
         step_lr: Learning rate of quantizer steps, relative to `lr`.
         seed: Of initialisation, order and augmentation.
         precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 where that is faster.
@@ -184,9 +189,25 @@ class TrainRecipe(_Section):
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0.0)] = 5e-4
     label_smoothing: Fraction = 0.0
+    mixup: NotNegative = 0.0
+    average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    distillation: Fraction = 0.0
+    temperature: Positive = 4.0
     step_lr: Annotated[float, Field(ge=0.0)] = 0.1
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def shared_steps(self) -> str:
+        """What makes the training's objective no sum over single images; "" where nothing does."""
+        if self.distillation:
+            return f"train.distillation = {self.distillation:g} asks a teacher that has seen all of them"
+        return f"train.mixup = {self.mixup:g} mixes two in each" if self.mixup else ""
+
+    @property
+    def passes(self) -> float:
+        """Images through a network for each image of an epoch: the teacher is trained, and then answers."""
+        forward_only = 1 / 3
+        return 2.0 + forward_only if self.distillation else 1.0
 
 
 class AdoptRecipe(_Section):
@@ -305,6 +326,7 @@ class PluginsRecipe(_Section):
 _NEWER: Final = (
     ("data", "fit"), ("data", "disk_gb"), ("data", "crop_area"), ("data", "jitter"), ("data", "hue"),
     ("data", "rand_ops"), ("data", "rand_level"), ("train", "optimizer"), ("train", "label_smoothing"),
+    ("train", "mixup"), ("train", "average"), ("train", "distillation"), ("train", "temperature"),
     ("policy", "near_duplicates"), ("policy", "deleted_class"), ("policy", "keep_thumbnails"),
 )  # fmt: skip
 
@@ -353,45 +375,6 @@ def parse_recipe(text: str, source: str) -> Recipe:
         first = error.errors()[0]
         where = reduce(join, first["loc"], "")
         raise ConfigError(f"{source}: {where}: {first['msg']}, found {shown(first['input'])}") from None
-
-
-def shipped_recipes() -> dict[str, str]:
-    """Names of the recipes that come with the package, each with the comment on its first line."""
-    folder = resources.files("qmu_edge") / "recipes"
-    names = sorted(f.name for f in folder.iterdir() if f.name.endswith(".toml"))
-    return {n[:-5]: _first_comment((folder / n).read_text("utf-8")) for n in names}
-
-
-def _first_comment(text: str) -> str:
-    return text.partition("\n")[0].lstrip("# ").strip()
-
-
-def recipe_text(name_or_path: str) -> str:
-    """TOML text of a shipped recipe, or of a file.
-
-    Raises:
-        ConfigError: Neither exists, or the file cannot be read as UTF-8.
-    """
-    if name_or_path in shipped_recipes():
-        file = resources.files("qmu_edge") / "recipes" / f"{name_or_path}.toml"
-        return file.read_text("utf-8")
-    path = Path(name_or_path)
-    if path.exists():
-        return recipe_file(path)
-    known = ", ".join(shipped_recipes())
-    raise ConfigError(f"recipe {name_or_path!r}: no such file, and not one of {known}")
-
-
-def recipe_file(path: Path) -> str:
-    """The text of a file with a recipe.
-
-    Raises:
-        ConfigError: There is none, it is larger than 64 KiB, or it is not UTF-8.
-    """
-    try:
-        return read_regular(path, limit=MAX_BYTES, error=ConfigError).decode()
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -1,13 +1,13 @@
 """Recipes: the shipped ones parse, and whatever is wrong is an error that names the key."""
 
 import time
-from pathlib import Path
 
 import pytest
 
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import sha256_of
-from qmu_edge.recipe import PolicyRecipe, Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
+from qmu_edge.project.recipes import recipe_text, shipped_recipes
+from qmu_edge.recipe import PolicyRecipe, Recipe, parse_recipe, to_toml
 from qmu_edge.unlearn.registry import METHODS, parameters
 
 
@@ -170,11 +170,3 @@ def test_wrong_value_is_refused_by_its_key(text: str, named: str) -> None:
 def test_text_that_is_not_toml_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^mine: not valid TOML"):
         parse_recipe(text, "mine")
-
-
-def test_recipe_comes_from_a_file_or_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "qmu.toml"
-    path.write_text('[policy]\nrungs = ["retrain"]\n', "utf-8")
-    assert parse_recipe(recipe_text(str(path)), "file").policy.rungs == ("retrain",)
-    with pytest.raises(ConfigError, match="digits-resnet18-w4a4"):
-        recipe_text("no-such-recipe")

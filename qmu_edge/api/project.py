@@ -21,8 +21,9 @@ from qmu_edge.plugins.registry import confirm as confirm_plugin
 from qmu_edge.plugins.registry import installed, name_of, plugin
 from qmu_edge.project.plain import Registered
 from qmu_edge.project.project import Project, find, opened, search
+from qmu_edge.project.recipes import recipe_text, shipped_recipes
 from qmu_edge.project.recipients import Recipients
-from qmu_edge.recipe import SOURCES, DataRecipe, Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
+from qmu_edge.recipe import SOURCES, DataRecipe, Recipe, parse_recipe, to_toml
 from qmu_edge.store.ledger.states import Pointer
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ class Sizes:
         forgotten, unseen, retained: Images of each set.
         training: All images that may be trained on, of which the retained ones are a sample.
         views: How often each image goes through a file for a score.
-        epochs: Of a training, and of a reference.
+        epochs: Of a training, and of a reference; with those of its teacher.
     """
 
     forgotten: int
@@ -23,7 +23,7 @@ class Sizes:
     retained: int
     training: int
     views: int
-    epochs: int
+    epochs: int | float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -241,7 +241,9 @@ def _trained(
     if not recipe.adopt.epochs:
         calibrate_on(model, chosen, train.batch, torch.Generator().manual_seed(train.seed), augment)
         return model, None
-    tuning = train.model_copy(update={"epochs": recipe.adopt.epochs, "lr": recipe.adopt.lr, "warmup": 0.0})
+    tuning = train.model_copy(
+        update={"epochs": recipe.adopt.epochs, "lr": recipe.adopt.lr, "warmup": 0.0, "distillation": 0.0}
+    )
     job = Job.training(model, chosen, tuning, augment, source=source, progress=progress)
     with counting(chosen.device) as throughput:
         model, cost = measured_cost(job.shared)

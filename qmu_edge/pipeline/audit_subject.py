@@ -162,7 +162,7 @@ class Fulfilled:
         return Sizes(
             forgotten=n[SetName.FORGET], unseen=n[SetName.TEST], retained=n[SetName.RETAIN],
             training=len(self.split.retain), views=2 if recipe.data.flip else 1,
-            epochs=recipe.references.epochs or recipe.train.epochs,
+            epochs=(recipe.references.epochs or recipe.train.epochs) * recipe.train.passes,
         )  # fmt: skip
 
     def subject(self, device: torch.device) -> Subject:

@@ -29,9 +29,10 @@ from qmu_edge.errors import BusyError, ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.files import read_regular, require_plain
 from qmu_edge.io.progress import Progress
+from qmu_edge.project.recipes import recipe_file
 from qmu_edge.project.results import Results
 from qmu_edge.project.samples import ProjectSamples
-from qmu_edge.recipe import Recipe, parse_recipe, recipe_file
+from qmu_edge.recipe import Recipe, parse_recipe
 from qmu_edge.store.encrypted import EncryptedStore
 from qmu_edge.store.ledger import keys
 from qmu_edge.store.ledger.ledger import Ledger

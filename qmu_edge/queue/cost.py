@@ -66,7 +66,7 @@ def expect(
     references = 0.0
     if recipe.references.trained == "per_request":
         epochs = recipe.references.epochs or recipe.train.epochs
-        references = REFERENCE * epochs * len(split.retain)
+        references = REFERENCE * epochs * recipe.train.passes * len(split.retain)
     sizes = len(split.forget), len(split.retain)
     images = {
         name: found.over(*sizes) + (0.0 if name == RETRAIN else references) for name, found in passes.items()

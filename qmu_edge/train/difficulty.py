@@ -10,13 +10,11 @@ Source: the area under the margin, arXiv:2001.10528, finds mislabelled images th
 Shapes: n training images, N images of the dataset, b images of a batch, k classes.
 """
 
-from collections.abc import Callable
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from qmu_edge.runtime.device import sent
 from qmu_edge.train.batches import Batch, Samples
@@ -105,22 +103,10 @@ class Difficulty:
         self.sums = torch.zeros(len(samples), device=samples.device)
         self._samples = samples
 
-    def watched(
-        self, model: nn.Module, right: Tensor, *, smoothing: float = 0.0
-    ) -> Callable[[Batch], Tensor]:
-        """The cross-entropy as a loss function, which adds the log-odds that it is computed from.
-
-        It counts images that are recognised in `right`, like `loop.cross_entropy`.
-        """
-
-        def loss(batch: Batch) -> Tensor:
-            logits = model(batch.images)
-            right.add_((logits.detach().argmax(1) == batch.labels).sum())
-            at = sent(batch.positions, self.sums.device)
-            self.sums[at] += confidence(logits.detach().float(), batch.labels)
-            return F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
-
-        return loss
+    def see(self, batch: Batch, logits: Float[Tensor, "b k"]) -> None:
+        """Add the log-odds that a step is taken by."""
+        at = sent(batch.positions, self.sums.device)
+        self.sums[at] += confidence(logits.float(), batch.labels)
 
     def noted(self) -> UInt8[Tensor, " N"]:
         """Ranks of the sums, for all images of the dataset that the samples were chosen from."""

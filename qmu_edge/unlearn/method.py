@@ -92,6 +92,8 @@ class Method:
         summary: One line for `qmu-edge methods`.
         touches: Parameter groups that it may change under its default parameters.
         reads: Image sets that it may read.
+        sums: Whether it takes what training minimised for a sum over single images. Where the recipe makes it
+            none, it is refused.
         check: Raises `UnlearnError` before any work where the method cannot serve the request.
     """
 
@@ -102,4 +104,5 @@ class Method:
     category: Literal["exact", "approximate"] = "approximate"
     touches: frozenset[Group] = TRAINED
     reads: frozenset[Images] = BOTH
+    sums: bool = False
     check: Check = serves_all

@@ -142,9 +142,8 @@ def apply(
         changed = chosen.run(model, data, params, generator)
         if not isinstance(changed, Classifier):
             raise UnlearnError(f"method {name}: returned {type(changed).__name__}, allowed is a network")
-    changed.difficulty = without(
-        difficulty if changed.difficulty is None else changed.difficulty, data.forget
-    )
+    kept = difficulty if chosen.category != "exact" else None  # the original's notes know the forget set
+    changed.difficulty = without(kept if changed.difficulty is None else changed.difficulty, data.forget)
     for parameter in changed.parameters():
         parameter.requires_grad_(True)  # a method may have frozen some
     return changed.eval()
@@ -192,6 +191,8 @@ def parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:
 
 def _parameters(name: str, given: Mapping[str, Any], train: TrainRecipe) -> Any:
     params = method(name).params
+    if method(name).sums and (shared := train.shared_steps()):
+        raise ConfigError(f"method {name}: undoes the steps of single images, and {shared}")
     allowed = [f.name for f in dataclasses.fields(params)]
     unknown = [key for key in given if key not in allowed]
     if unknown:

@@ -12,7 +12,8 @@ import pytest
 from qmu_edge import api
 from qmu_edge.api import demo
 from qmu_edge.cli import audit, hub, keys, main, project, receipts, references, requests, run
-from qmu_edge.recipe import parse_recipe, recipe_text
+from qmu_edge.project.recipes import recipe_text
+from qmu_edge.recipe import parse_recipe
 
 HEAVY = ("torch", "torchvision", "brevitas", "onnx", "qonnx", "sklearn", "onnxscript")
 FOREIGN = (*HEAVY, "pydantic", "typer", "safetensors", "jaxtyping", "filelock", "rfc8785", "PIL")

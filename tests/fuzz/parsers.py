@@ -24,9 +24,10 @@ from qmu_edge.data.index import SampleIndex
 from qmu_edge.data.subjects import read_subjects
 from qmu_edge.errors import LedgerError
 from qmu_edge.io.digest import Sha256, sha256_of
+from qmu_edge.project.recipes import recipe_text, shipped_recipes
 from qmu_edge.receipt import envelope, receipt
 from qmu_edge.receipt.verify import verify
-from qmu_edge.recipe import Recipe, parse_recipe, recipe_text, shipped_recipes, to_toml
+from qmu_edge.recipe import Recipe, parse_recipe, to_toml
 from qmu_edge.request.document import load_request, new_request
 from qmu_edge.request.split import Split
 from qmu_edge.store.ledger.ledger import Ledger

@@ -105,6 +105,16 @@ def test_what_is_noted_travels_with_the_network_and_forgets_what_is_forgotten(
     assert stored.difficulty is not None and torch.equal(stored.difficulty[9:], noted[9:])
 
 
+def test_an_exact_network_takes_no_notes_of_the_original(network: Network, toy: Toy) -> None:
+    """They are ranks among images that it never saw; where it has none of its own, it has none."""
+    samples, model = toy(30), network()
+    model.difficulty = torch.zeros(30, dtype=torch.uint8)
+    forget, retain = samples.take(torch.arange(9)), samples.take(torch.arange(9, 30))
+    data = ForgetRetain(forget=forget, retain=retain, validation=toy(30, seed=5))
+    params = parameters("retrain", {}, TrainRecipe(epochs=1, batch=16, mixup=0.5))
+    assert apply("retrain", model, data, params, torch.Generator().manual_seed(0)).difficulty is None
+
+
 def test_nothing_is_said_where_something_is_not_known(toy: Toy) -> None:
     samples = toy(60)
     known = torch.arange(60, dtype=torch.uint8)

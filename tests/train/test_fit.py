@@ -113,6 +113,8 @@ def _killed_after_an_epoch(
     assert state.is_file()
 
 
+MIXED = RECIPE.model_copy(update={"mixup": 0.4})
+AVERAGED = RECIPE.model_copy(update={"average": 0.8})
 ADAMW = RECIPE.model_copy(update={"optimizer": "adamw", "lr": 0.005, "label_smoothing": 0.1})
 
 
@@ -124,6 +126,9 @@ ADAMW = RECIPE.model_copy(update={"optimizer": "adamw", "lr": 0.005, "label_smoo
         pytest.param(RECIPE, DROPOUT, id="dropout"),
         pytest.param(ADAMW, {}, id="adamw"),
         pytest.param(RECIPE, {"augment": COLOURED}, id="augmented"),
+        pytest.param(MIXED, {}, id="mixed"),
+        pytest.param(AVERAGED, {}, id="averaged"),
+        pytest.param(AVERAGED, {"quantizer": "statistics"}, id="averaged statistics"),
     ],
 )
 def test_killed_run_ends_where_an_uninterrupted_one_does(
@@ -136,14 +141,19 @@ def test_killed_run_ends_where_an_uninterrupted_one_does(
     original = Samples.batches
     monkeypatch.setattr(Samples, "batches", lambda *a, **k: passes.append(1) or original(*a, **k))  # type: ignore[func-returns-value]
     resumed = _fit(samples, recipe, state, **model)
-    assert len(passes) == 1  # neither the first epoch nor the calibration again
+    assert len(passes) == 1 + bool(recipe.average)  # neither the first epoch nor the calibration again
     assert _same(whole, resumed)
-    assert whole.difficulty is not None and resumed.difficulty is not None  # noted before it was killed
-    assert torch.equal(whole.difficulty, resumed.difficulty)
+    if recipe.mixup:
+        assert whole.difficulty is resumed.difficulty is None  # of no image alone
+    else:
+        assert whole.difficulty is not None and resumed.difficulty is not None  # noted before it was killed
+        assert torch.equal(whole.difficulty, resumed.difficulty)
     assert not state.exists()
 
 
-@pytest.mark.parametrize("change", [{"optimizer": "adamw"}, {"label_smoothing": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"optimizer": "adamw"}, {"label_smoothing": 0.2}, {"mixup": 1.0}, {"average": 0.5}], ids=str
+)
 def test_what_the_recipe_says_is_done(toy: Toy, change: dict[str, Any]) -> None:
     samples, recipe = toy(12), RECIPE.model_copy(update={"epochs": 1})
     assert not _same(_fit(samples, recipe), _fit(samples, recipe.model_copy(update=change)))

@@ -73,3 +73,15 @@ def test_a_section_of_a_method_that_does_not_exist_is_told_before_any_work() -> 
     recipe = Recipe.model_validate({"unlearn": {"qmull": {"epochs": 3}}})
     with pytest.raises(ConfigError, match="method 'qmull' is not one of"):
         require_known(["retrain"], recipe)
+
+
+def test_a_method_that_undoes_steps_of_single_images_is_refused_where_there_are_none() -> None:
+    assert [name for name, method in METHODS.items() if method.sums] == ["influence"]
+    parameters("influence", {}, TrainRecipe())
+    parameters("held_out_match", {}, TrainRecipe(mixup=0.2))
+    with pytest.raises(
+        ConfigError, match=r"^method influence: .*, and train\.mixup = 0\.2 mixes two in each$"
+    ):
+        parameters("influence", {}, TrainRecipe(mixup=0.2))
+    with pytest.raises(ConfigError, match=r"^method influence: .*, and train\.distillation = 0\.5 asks a"):
+        parameters("influence", {}, TrainRecipe(distillation=0.5))

@@ -219,5 +219,5 @@ def work(params: Params) -> Passes:
 METHOD: Final = Method(
     run=run, params=Params, work=work,
     summary="one step along the gradient difference of forget and retain set (influence)",
-    touches=MOVES | {"bn_stats"}, reads=BOTH | {"validation"}, check=_check,
+    touches=MOVES | {"bn_stats"}, reads=BOTH | {"validation"}, sums=True, check=_check,
 )  # fmt: skip

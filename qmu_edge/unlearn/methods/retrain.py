@@ -57,7 +57,7 @@ def replace_seed(train: TrainRecipe, seed: int) -> TrainRecipe:
 
 def work(params: Params) -> Passes:
     """Images that `run` takes through the network."""
-    return Passes(0.0, params.train.epochs)
+    return Passes(0.0, params.train.epochs * params.train.passes)
 
 
 METHOD: Final = Method(
