@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.export.gates import BATCH, run_file, runnable
 from qmu_edge.export.graph import attributes, constant, drop_unused, initializers, set_nodes
+from qmu_edge.export.qoperators import expanded
 from qmu_edge.export.steps import Step, steps_of
 from qmu_edge.export.trace import trace
 from qmu_edge.models.calibration import weight_layers
@@ -29,7 +30,7 @@ from qmu_edge.models.deployed import Table
 from qmu_edge.models.follow import follow
 from qmu_edge.models.kinds import norms_behind, quantizes
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.quant_layers import quickly
+from qmu_edge.models.quant_layers import QuantReLU, quickly
 from qmu_edge.models.quantizers.presets import LearnedStep
 from qmu_edge.train.batches import Samples, on_device
 from qmu_edge.train.fit import predict
@@ -63,8 +64,7 @@ def read_back(data: bytes, model: Classifier, samples: Samples, source: object) 
         ExportError: The file is of another network, or cannot be trained; the node is named.
     """
     try:
-        graph = onnx.load_from_string(data)
-        theirs = steps_of(graph)
+        theirs = steps_of(expanded(onnx.load_from_string(data)))
         pairs, names = _pairs(model, theirs, samples.pool.shape[-1])
         norms: _Norms = {}
         behind = norms_behind(model, follow(model))
@@ -106,12 +106,12 @@ def _unlabelled(images: UInt8[np.ndarray, "n c h w"]) -> Samples:
 
 def _run_as(data: bytes) -> bytes:
     """The file as the verifier runs it: batch-norms are a product and a sum, the image is the only input."""
-    model = onnx.load_from_string(data)
+    given = onnx.load_from_string(data)
+    model = expanded(given)
     values, nodes = initializers(model), []
     images = [value for value in model.graph.input if value.name not in values]
-    if all(n.op_type != "BatchNormalization" for n in model.graph.node) and len(images) == len(
-        model.graph.input
-    ):
+    norms = any(n.op_type == "BatchNormalization" for n in model.graph.node)
+    if model is given and not norms and len(images) == len(model.graph.input):
         return data
     del model.graph.input[:]
     model.graph.input.extend(images)
@@ -222,18 +222,23 @@ def _form(step: Step) -> str:
 
 def _set_grid(model: Classifier, name: str, pair: _Pair) -> None:
     ours, theirs = pair.ours, pair.theirs
-    if (ours.low, ours.high) != (theirs.low, theirs.high):
+    grid: Any = model.get_submodule(name)
+    rule = grid.act_quant.fused_activation_quant_proxy.tensor_quant
+    as_many = theirs.high - theirs.low == ours.high - ours.low and theirs.low <= 0 <= theirs.high
+    aside = as_many and not isinstance(grid, QuantReLU)
+    if (ours.low, ours.high) != (theirs.low, theirs.high) and not aside:
         raise ExportError(
             f"{theirs.label}: codes {theirs.low} to {theirs.high}, the recipe's grid {name} has "
-            f"{ours.low} to {ours.high}: bits differ, or there is a zero point"
+            f"{ours.low} to {ours.high}: bits differ, or there is a zero point behind a rectifier"
         )
     step = np.float32(theirs.scale)
     if theirs.ceiling < float(step) * theirs.high or theirs.floor > float(step) * theirs.low:
         raise ExportError(f"{theirs.label}: values are cut off within the grid, between two codes")
-    grid: Any = model.get_submodule(name)
-    scaling = grid.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl
+    scaling = rule.scaling_impl
     if not isinstance(scaling, LearnedStep):
         raise ConfigError('[model] quantizer: allowed for a file that is read back is "learned_step"')
+    if ours.low != theirs.low:
+        rule.int_quant.shift(theirs.low)
     scaling.step.fill_(float(step))
     if float(scaling.value()) != float(step):
         raise ConfigError(
