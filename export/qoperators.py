@@ -56,7 +56,8 @@ def expanded(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     if all(node.op_type not in FORMS for node in model.graph.node):
         return model
-    copy, nodes = copied(model), []
+    copy = copied(model)
+    nodes: list[onnx.NodeProto] = []
     values = initializers(copy)
     for node in copy.graph.node:
         nodes += _expanded(copy, node, values) if node.op_type in FORMS else [node]
@@ -76,9 +77,8 @@ def _expanded(
     made, inputs = [], []
     for number in range(count):
         x, scale, zero = rest[3 * number : 3 * number + 3]
-        axis = {"axis": _axis(node)} if number else {}
         inputs.append(f"{name}.{number}.value")
-        made.append(helper.make_node("DequantizeLinear", [x, scale, zero], [inputs[-1]], **axis))
+        made.append(helper.make_node("DequantizeLinear", [x, scale, zero], [inputs[-1]], axis=_axis(node)))
     rest = rest[3 * count :]
     if form.bias == 6:  # before the grid of what comes out
         bias, rest = rest[:1], rest[1:]

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -39,6 +39,8 @@ from qmu_edge.verify.codes import code_range
 from qmu_edge.verify.parity import Parity, compare
 
 _Norms = dict[Any, tuple[Tensor, Tensor]]  # gain and shift of batch-norms
+MOST_STEPS: Final = 100  # powers of two that float32 has
+EQUAL: Final = 1e-6  # of scales that were one before they were stored in float32
 GRID, SUM, WEIGHT = ".quant", ".sum", ".weight"  # how the trace names the nodes of a module
 
 
@@ -162,19 +164,22 @@ def _quantized(model: Classifier) -> list[str]:
 
 
 def _with_any_steps(model: Classifier) -> Classifier:
-    """A copy whose grids have a step: its graph is looked at, and not run."""
+    """A copy whose grids have a step: its graph is looked at, and not run.
+
+    No two are the same: of a grid that is quantized once more on the same step, nothing is seen.
+    """
     template = copy.deepcopy(model).eval()
-    for module in template.modules():
-        if isinstance(module, LearnedStep) and not bool(module.step.isfinite().all()):
-            with torch.no_grad():
-                module.step.fill_(1.0)
+    steps = (m for m in template.modules() if isinstance(m, LearnedStep))
+    with torch.no_grad():
+        for number, module in enumerate(m for m in steps if not bool(m.step.isfinite().all())):
+            module.step.fill_(2.0 ** (number % MOST_STEPS))
     return template
 
 
 def _module(step: Step) -> str:
     """The module of a step of the network's own graph."""
     name = step.label.partition(" ")[2].strip("'")
-    return name.removesuffix(GRID).removesuffix(SUM)
+    return name.removesuffix(GRID if step.kind == "grid" else SUM)
 
 
 class _Match:
@@ -268,6 +273,8 @@ def _set_layer(layer: Any, norm: Any, pair: _Pair, norms: _Norms) -> None:
         gain = np.full(len(codes), 2.0 ** np.round(np.log2(spread / usual)) if spread > 0 else 1.0)
         if layer.weight_quant.is_quant_enabled:
             gain = np.where(full < 0, -gain, gain)
+        if _has_one_step(layer):  # the batch-norm has what differs between channels
+            gain = full / np.float32(np.mean(np.abs(full / gain)))
         norms[norm] = torch.from_numpy(gain), torch.from_numpy(shift)
         if layer.bias is not None:  # a part of the batch-norm's
             layer.bias.zero_()
@@ -282,12 +289,22 @@ def _set_layer(layer: Any, norm: Any, pair: _Pair, norms: _Norms) -> None:
         _set_steps(layer, over.float(), theirs)
 
 
+def _has_one_step(layer: Any) -> bool:
+    """Whether a layer has one step for all of its channels."""
+    scaling = layer.weight_quant.tensor_quant.scaling_impl if layer.weight_quant.is_quant_enabled else None
+    return isinstance(scaling, LearnedStep) and scaling.step.numel() == 1
+
+
 def _set_steps(layer: Any, steps: Tensor, theirs: Step) -> None:
     scaling = layer.weight_quant.tensor_quant.scaling_impl
     if not isinstance(scaling, LearnedStep):
         raise ConfigError('[model] quantizer: allowed for a file that is read back is "learned_step"')
     if bool((steps < 0).any()):  # no batch-norm takes the sign
         raise ExportError(f"{theirs.label}: a negative scale")
+    if _has_one_step(layer):
+        if not torch.allclose(steps, steps[:1], rtol=EQUAL):
+            raise ExportError(f"{theirs.label}: a scale for each channel, and the network's layer has one")
+        steps = steps[:1]
     scaling.step.copy_(steps.reshape(scaling.step.shape))
     if not torch.equal(scaling.value().reshape(-1), steps.reshape(-1)):
         raise ExportError(f"{theirs.label}: a scale of {float(steps.min()):g}, too small to be learned")

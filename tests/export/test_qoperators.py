@@ -1,5 +1,7 @@
 """Operators of integers are what QuantizeLinear says they are, under onnxruntime itself."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -12,7 +14,7 @@ from qmu_edge.export.qoperators import FORMS, expanded
 CODES = np.random.default_rng(0)
 IMAGE = ["x", "x.scale", "x.zero"]
 GRID = ["y.scale", "y.zero"]
-STORED = {
+STORED: dict[str, Any] = {
     "x.scale": np.float32(0.02), "x.zero": np.uint8(90), "y.scale": np.float32(0.1), "y.zero": np.uint8(120),
     "w": CODES.integers(-127, 128, (6, 4, 3, 3)).astype(np.int8),
     "rows": CODES.integers(-127, 128, (6, 4)).astype(np.int8),
@@ -33,7 +35,7 @@ INPUTS = {
     "QLinearSigmoid": [*IMAGE, *GRID],
     "QLinearConcat": [*GRID, *IMAGE, *IMAGE],
 }
-ATTRIBUTES: dict[str, dict[str, object]] = {
+ATTRIBUTES: dict[str, dict[str, Any]] = {
     "QLinearConv": {"pads": [1, 1, 1, 1], "strides": [2, 2]}, "QGemm": {"transB": 1},
     "QLinearAveragePool": {"kernel_shape": [2, 2]}, "QLinearConcat": {"axis": 1},
     "QLinearLeakyRelu": {"alpha": 0.1}, "QLinearGlobalAveragePool": {"channels_last": 0},
@@ -42,9 +44,9 @@ FLAT = ("QGemm", "QLinearMatMul")
 STANDARD = ("QLinearConv", "QLinearMatMul")
 
 
-def graph(op_type: str, **changed: object) -> onnx.ModelProto:
+def graph(op_type: str, **changed: Any) -> onnx.ModelProto:
     """One such operator on codes, and their values."""
-    shape = ["n", 4] if op_type in FLAT else ["n", 4, 6, 6]
+    shape: Any = ["n", 4] if op_type in FLAT else ["n", 4, 6, 6]
     domain = "" if op_type in STANDARD else "com.microsoft"
     attributes = ATTRIBUTES.get(op_type, {}) | changed
     node = helper.make_node(op_type, INPUTS[op_type], ["y"], "it", domain=domain, **attributes)
