@@ -13,6 +13,7 @@ import onnx
 from jaxtyping import Float, UInt8
 
 from qmu_edge.errors import ExportError
+from qmu_edge.export.formats.qcdq import to_qcdq
 from qmu_edge.verify.exactness import obstacles
 from qmu_edge.verify.integer_reference import run_integers
 from qmu_edge.verify.latent_weights import LatentReport, latent_weight_gate
@@ -85,8 +86,11 @@ def runnable(data: bytes) -> bytes:
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.transformation.qonnx_to_qcdq import QuantToQCDQ
 
-    converted: bytes = ModelWrapper(model).transform(QuantToQCDQ()).model.SerializeToString()
-    return converted
+    converted: onnx.ModelProto = ModelWrapper(model).transform(QuantToQCDQ()).model
+    if any(node.op_type == "Quant" for node in converted.graph.node):  # it leaves those with a zero point
+        converted = to_qcdq(converted)
+    standard: bytes = converted.SerializeToString()
+    return standard
 
 
 def run_file(

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.export.gates import BATCH, run_file, runnable
 from qmu_edge.export.graph import attributes, constant, drop_unused, initializers, set_nodes
+from qmu_edge.export.qoperators import expanded
 from qmu_edge.export.steps import Step, steps_of
 from qmu_edge.export.trace import trace
 from qmu_edge.models.calibration import weight_layers
@@ -29,7 +30,7 @@ from qmu_edge.models.deployed import Table
 from qmu_edge.models.follow import follow
 from qmu_edge.models.kinds import norms_behind, quantizes
 from qmu_edge.models.layers import Classifier
-from qmu_edge.models.quant_layers import quickly
+from qmu_edge.models.quant_layers import QuantReLU, quickly
 from qmu_edge.models.quantizers.presets import LearnedStep
 from qmu_edge.train.batches import Samples, on_device
 from qmu_edge.train.fit import predict
@@ -38,6 +39,8 @@ from qmu_edge.verify.codes import code_range
 from qmu_edge.verify.parity import Parity, compare
 
 _Norms = dict[Any, tuple[Tensor, Tensor]]  # gain and shift of batch-norms
+MOST_STEPS: Final = 100  # powers of two that float32 has
+EQUAL: Final = 1e-6  # of scales that were one before they were stored in float32
 GRID, SUM, WEIGHT = ".quant", ".sum", ".weight"  # how the trace names the nodes of a module
 
 
@@ -63,8 +66,7 @@ def read_back(data: bytes, model: Classifier, samples: Samples, source: object) 
         ExportError: The file is of another network, or cannot be trained; the node is named.
     """
     try:
-        graph = onnx.load_from_string(data)
-        theirs = steps_of(graph)
+        theirs = steps_of(expanded(onnx.load_from_string(data)))
         pairs, names = _pairs(model, theirs, samples.pool.shape[-1])
         norms: _Norms = {}
         behind = norms_behind(model, follow(model))
@@ -106,12 +108,12 @@ def _unlabelled(images: UInt8[np.ndarray, "n c h w"]) -> Samples:
 
 def _run_as(data: bytes) -> bytes:
     """The file as the verifier runs it: batch-norms are a product and a sum, the image is the only input."""
-    model = onnx.load_from_string(data)
+    given = onnx.load_from_string(data)
+    model = expanded(given)
     values, nodes = initializers(model), []
     images = [value for value in model.graph.input if value.name not in values]
-    if all(n.op_type != "BatchNormalization" for n in model.graph.node) and len(images) == len(
-        model.graph.input
-    ):
+    norms = any(n.op_type == "BatchNormalization" for n in model.graph.node)
+    if model is given and not norms and len(images) == len(model.graph.input):
         return data
     del model.graph.input[:]
     model.graph.input.extend(images)
@@ -162,19 +164,22 @@ def _quantized(model: Classifier) -> list[str]:
 
 
 def _with_any_steps(model: Classifier) -> Classifier:
-    """A copy whose grids have a step: its graph is looked at, and not run."""
+    """A copy whose grids have a step: its graph is looked at, and not run.
+
+    No two are the same: of a grid that is quantized once more on the same step, nothing is seen.
+    """
     template = copy.deepcopy(model).eval()
-    for module in template.modules():
-        if isinstance(module, LearnedStep) and not bool(module.step.isfinite().all()):
-            with torch.no_grad():
-                module.step.fill_(1.0)
+    steps = (m for m in template.modules() if isinstance(m, LearnedStep))
+    with torch.no_grad():
+        for number, module in enumerate(m for m in steps if not bool(m.step.isfinite().all())):
+            module.step.fill_(2.0 ** (number % MOST_STEPS))
     return template
 
 
 def _module(step: Step) -> str:
     """The module of a step of the network's own graph."""
     name = step.label.partition(" ")[2].strip("'")
-    return name.removesuffix(GRID).removesuffix(SUM)
+    return name.removesuffix(GRID if step.kind == "grid" else SUM)
 
 
 class _Match:
@@ -222,18 +227,23 @@ def _form(step: Step) -> str:
 
 def _set_grid(model: Classifier, name: str, pair: _Pair) -> None:
     ours, theirs = pair.ours, pair.theirs
-    if (ours.low, ours.high) != (theirs.low, theirs.high):
+    grid: Any = model.get_submodule(name)
+    rule = grid.act_quant.fused_activation_quant_proxy.tensor_quant
+    as_many = theirs.high - theirs.low == ours.high - ours.low and theirs.low <= 0 <= theirs.high
+    aside = as_many and not isinstance(grid, QuantReLU)
+    if (ours.low, ours.high) != (theirs.low, theirs.high) and not aside:
         raise ExportError(
             f"{theirs.label}: codes {theirs.low} to {theirs.high}, the recipe's grid {name} has "
-            f"{ours.low} to {ours.high}: bits differ, or there is a zero point"
+            f"{ours.low} to {ours.high}: bits differ, or there is a zero point behind a rectifier"
         )
     step = np.float32(theirs.scale)
     if theirs.ceiling < float(step) * theirs.high or theirs.floor > float(step) * theirs.low:
         raise ExportError(f"{theirs.label}: values are cut off within the grid, between two codes")
-    grid: Any = model.get_submodule(name)
-    scaling = grid.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl
+    scaling = rule.scaling_impl
     if not isinstance(scaling, LearnedStep):
         raise ConfigError('[model] quantizer: allowed for a file that is read back is "learned_step"')
+    if ours.low != theirs.low:
+        rule.int_quant.shift(theirs.low)
     scaling.step.fill_(float(step))
     if float(scaling.value()) != float(step):
         raise ConfigError(
@@ -263,6 +273,8 @@ def _set_layer(layer: Any, norm: Any, pair: _Pair, norms: _Norms) -> None:
         gain = np.full(len(codes), 2.0 ** np.round(np.log2(spread / usual)) if spread > 0 else 1.0)
         if layer.weight_quant.is_quant_enabled:
             gain = np.where(full < 0, -gain, gain)
+        if _has_one_step(layer):  # the batch-norm has what differs between channels
+            gain = full / np.float32(np.mean(np.abs(full / gain)))
         norms[norm] = torch.from_numpy(gain), torch.from_numpy(shift)
         if layer.bias is not None:  # a part of the batch-norm's
             layer.bias.zero_()
@@ -277,12 +289,22 @@ def _set_layer(layer: Any, norm: Any, pair: _Pair, norms: _Norms) -> None:
         _set_steps(layer, over.float(), theirs)
 
 
+def _has_one_step(layer: Any) -> bool:
+    """Whether a layer has one step for all of its channels."""
+    scaling = layer.weight_quant.tensor_quant.scaling_impl if layer.weight_quant.is_quant_enabled else None
+    return isinstance(scaling, LearnedStep) and scaling.step.numel() == 1
+
+
 def _set_steps(layer: Any, steps: Tensor, theirs: Step) -> None:
     scaling = layer.weight_quant.tensor_quant.scaling_impl
     if not isinstance(scaling, LearnedStep):
         raise ConfigError('[model] quantizer: allowed for a file that is read back is "learned_step"')
     if bool((steps < 0).any()):  # no batch-norm takes the sign
         raise ExportError(f"{theirs.label}: a negative scale")
+    if _has_one_step(layer):
+        if not torch.allclose(steps, steps[:1], rtol=EQUAL):
+            raise ExportError(f"{theirs.label}: a scale for each channel, and the network's layer has one")
+        steps = steps[:1]
     scaling.step.copy_(steps.reshape(scaling.step.shape))
     if not torch.equal(scaling.value().reshape(-1), steps.reshape(-1)):
         raise ExportError(f"{theirs.label}: a scale of {float(steps.min()):g}, too small to be learned")

@@ -182,9 +182,11 @@ class _Reader:
 
     def _quant(self, node: onnx.NodeProto, label: str) -> Step:
         scale = self._stored(node.input[1])
-        if scale.size != 1 or self._stored(node.input[2]).any():
-            raise ExportError(f"{label}: allowed is one step for a tensor, and zero point 0")
-        return _on_grid(self.step(node.input[0]), label, scale.reshape(()), *self._range(node))
+        zero = self._stored(node.input[2])
+        if scale.size != 1 or zero.size != 1:
+            raise ExportError(f"{label}: allowed is one step for a tensor, and one zero point")
+        low, high = (code - int(zero.reshape(())) for code in self._range(node))
+        return _on_grid(self.step(node.input[0]), label, scale.reshape(()), low, high)
 
     def _range(self, node: onnx.NodeProto) -> tuple[int, int]:
         flags = attributes(node)
@@ -215,6 +217,8 @@ class _Reader:
     def _clip(self, node: onnx.NodeProto, label: str) -> Step:
         """A clip of values, or of codes: these are the ends of their grid."""
         before = self.step(node.input[0])
+        if node.op_type == "Relu" and before.kind == "grid":
+            return replace(before, low=max(before.low, 0))
         if node.op_type == "Relu":
             return Step("clip", label, (before,), (0.0, np.inf), floor=0.0)
         low, high = (float(self._stored(x)) for x in node.input[1:3])

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from qmu_edge.errors import ExportError
 from qmu_edge.export.graph import LARGEST, ON_CODES, constant, integer_codes
+from qmu_edge.models.kinds import shift_of
 from qmu_edge.verify.codes import code_range
 from qmu_edge.verify.onnx.graph import QONNX_DOMAIN
 
@@ -66,13 +67,16 @@ class Writer:
         """Append a `Quant` node; QONNX keeps scale, zero point and bit width as tensors."""
         if proxy.rounding_mode != "ROUND" or float(proxy.zero_point().abs().max()):
             raise ExportError(f"{name}: only rounding to the nearest even code with zero point 0 is exported")
-        bits = int(proxy.bit_width())
+        bits, shift = int(proxy.bit_width()), shift_of(proxy)
+        zero = -shift if shift else 0
         parameters = [
             self.constant(f"{name}.scale", scale),
-            self.constant("zero_point", 0.0),
+            self.constant(f"zero_point_{zero}" if zero else "zero_point", float(zero)),
             self.constant(f"bits_{bits}", float(bits)),
         ]
         flags = {"signed": int(proxy.is_signed), "narrow": int(proxy.is_narrow_range)}
+        if shift is not None:
+            flags = {"signed": 0, "narrow": 0}
         return self.node("Quant", name, [x, *parameters], domain=QONNX_DOMAIN, rounding_mode="ROUND", **flags)
 
     def activation(self, name: str, x: str, layer: BrevitasLayer) -> str:

@@ -97,15 +97,24 @@ def norms_behind(network: nn.Module, graph: fx.Graph) -> dict[str, str]:
     }
 
 
+def shift_of(proxy: Any) -> int | None:
+    """The smallest code of a quantizer of activations that lies aside; None of any other."""
+    fused = getattr(proxy, "fused_activation_quant_proxy", None)
+    low = None if fused is None else getattr(fused.tensor_quant.int_quant, "shifted", None)
+    return None if low is None else int(low)
+
+
 def quantizer_grids(network: nn.Module) -> dict[str, Grid]:
     """The grid of every quantizer of activations, by its name."""
     found = {}
     for name, module in network.named_modules():
         if quantizes(module):
             proxy: Any = module.act_quant
-            bits = int(proxy.bit_width())
-            low = -(1 << bits - 1) if proxy.is_signed else 0
-            found[name] = Grid(float(proxy.scale().detach()), bits, low)
+            bits = proxy.bit_width()
+            low = -(1 << int(bits) - 1) if proxy.is_signed else 0
+            if (shifted := shift_of(proxy)) is not None:
+                low = shifted
+            found[name] = Grid(float(proxy.scale().detach()), int(bits), low)
     return found
 
 

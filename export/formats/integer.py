@@ -88,7 +88,9 @@ class _Graph:
 
     def zero(self, q: Quantizer) -> int:
         """The code of zero: the zero point of activations."""
-        return SIGNED_ZERO if q.signed and self.zero_points else 0
+        if not self.zero_points:
+            return 0
+        return SIGNED_ZERO if q.signed else q.zero
 
     def is_quantized(self, name: str) -> bool:
         """Whether a quantizer is the only reader of a tensor, directly or after a rectifier."""
@@ -282,7 +284,7 @@ def _looked_up(graph: _Graph, q: Quantizer, offset: int) -> list[onnx.NodeProto]
         raise ExportError(f"{name}: a table of codes; this target takes none")
     known = np.clip(np.rint(graph.values[gather.input[0]] / q.scale), q.low, q.high).astype(np.int64) + offset
     table = np.full(256, offset, np.uint8)
-    begin = source.low + (SIGNED_ZERO if source.signed else 0)
+    begin = source.low + graph.zero(source)
     table[begin : begin + len(known)] = known
     set_initializer(graph.model, f"{name}.table", table)
     place = f"{name}.place"

@@ -53,12 +53,13 @@ def _weight(
 
 def _activation(graph: onnx.ModelProto, q: Quantizer) -> list[onnx.NodeProto]:
     name, dtype = q.node.name, np.int8 if q.signed else np.uint8
-    zero = constant(graph, f"zero_{dtype.__name__}", np.array(0, dtype))
+    zero = constant(graph, f"zero_{q.zero or ''}{dtype.__name__}", np.array(q.zero, dtype))
+    limits = (q.low + q.zero, q.high + q.zero)
     scale = constant(graph, f"{name}.scale", q.scale.reshape(()).astype(np.float32))
     codes = f"{name}.codes"
     nodes = [helper.make_node("QuantizeLinear", [q.node.input[0], scale, zero], [codes], f"{name}_q")]
-    if (q.low, q.high) != (np.iinfo(dtype).min, np.iinfo(dtype).max):
-        low, high = (constant(graph, f"{v}_{dtype.__name__}", np.array(v, dtype)) for v in (q.low, q.high))
+    if limits != (np.iinfo(dtype).min, np.iinfo(dtype).max):
+        low, high = (constant(graph, f"{v}_{dtype.__name__}", np.array(v, dtype)) for v in limits)
         clipped = f"{name}.clipped"
         nodes.append(helper.make_node("Clip", [codes, low, high], [clipped], f"{name}_clip"))
         codes = clipped

@@ -23,7 +23,8 @@ class Quantizer:
         scale: float32, () or per channel.
         bits: Width of a code, 2 to 8.
         signed: Whether codes are signed.
-        low, high: Smallest and largest code.
+        low, high: Smallest and largest code; of activations, without the zero point.
+        zero: The zero point of activations without a sign, which is the code of zero.
     """
 
     node: onnx.NodeProto
@@ -33,6 +34,7 @@ class Quantizer:
     signed: bool
     low: int
     high: int
+    zero: int = 0
 
 
 def quantizers(graph: onnx.ModelProto) -> Iterator[Quantizer]:
@@ -41,11 +43,13 @@ def quantizers(graph: onnx.ModelProto) -> Iterator[Quantizer]:
     for node in graph.graph.node:
         if node.op_type != "Quant" or node.domain != QONNX_DOMAIN:
             continue
-        x, scale, _, bit_width = node.input
+        x, scale, zero_point, bit_width = node.input
         flags = attributes(node)
         bits, signed = int(values[bit_width]), bool(flags["signed"])
         low, high = code_range(bits, signed=signed, narrow=bool(flags["narrow"]))
-        yield Quantizer(node, x if x in values else "", values[scale], bits, signed, low, high)
+        zero = int(values[zero_point])
+        weight = x if x in values else ""
+        yield Quantizer(node, weight, values[scale], bits, signed, low - zero, high - zero, zero)
 
 
 def clean(graph: onnx.ModelProto, *, batch: int | None, matmul: bool) -> onnx.ModelProto:

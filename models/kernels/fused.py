@@ -224,6 +224,35 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
     clamp_through = False
     _grid: Grid | None = None
 
+    @property
+    def shifted(self) -> Tensor | None:
+        """The smallest code of a grid that lies aside, see `shift`; None of any other."""
+        low: Tensor | None = self._buffers.get("low")
+        return low
+
+    def shift(self, low: int) -> None:
+        """Have as many codes from another smallest one, as files with zero points do; 0 is one of them."""
+        self.register_buffer("low", torch.tensor(float(low)))
+        self._grid = None
+
+    def min_int(self, bit_width: Tensor) -> Tensor:
+        """The smallest code."""
+        low = self.shifted
+        found: Tensor = super().min_int(bit_width) if low is None else low
+        return found
+
+    def max_int(self, bit_width: Tensor) -> Tensor:
+        """The largest code."""
+        low = self.shifted
+        found: Tensor = super().max_int(bit_width) if low is None else low + 2.0**bit_width - 1.0
+        return found
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if f"{prefix}low" in state_dict and self.shifted is None:
+            self.shift(0)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._grid = None
+
     def grid(self, bit_width: Callable[[], Tensor]) -> Grid:
         """The grid of this quantizer; the bit width is read once, since a read synchronises with a GPU."""
         if self._grid is None:

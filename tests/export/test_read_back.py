@@ -22,9 +22,11 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.models.build import build
 from qmu_edge.models.calibration import calibrate, calibration_batches, weight_layers
 from qmu_edge.models.deploy import deploy, require_equivalent
+from qmu_edge.models.kinds import quantizer_grids
 from qmu_edge.models.layers import Classifier, Shape
 from qmu_edge.recipe import ModelRecipe
 from qmu_edge.train.batches import Samples
+from qmu_edge.train.checkpoint import Origin, dumps, loads
 from qmu_edge.train.fit import predict
 from qmu_edge.train.requantize import requantize
 from qmu_edge.verify.metadata import Dtype, Layout
@@ -141,8 +143,8 @@ WRONG: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
         "Conv 'body.1.0.first.0.sum': codes 100 to 100, the recipe's 4 bits have -7 to 7",
     ),
     "a zero point": (
-        lambda m: _set(m, "zero_128", lambda x: np.array(100, np.uint8)),
-        "QuantizeLinear .* codes -100 to 155, the recipe's grid .* bits differ, or there is a zero point",
+        lambda m: _set(m, "zero_0", lambda x: np.array(3, np.uint8)),
+        "QuantizeLinear .* codes 0 to 12, the recipe's grid .* or there is a zero point behind a rectifier",
     ),
     "a free step": (
         lambda m: _set(m, "body.1.1.out.1.quant.scale", lambda x: x * 1.1),
@@ -151,6 +153,29 @@ WRONG: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "an unknown node": (_softplus, "Softplus .*: a Softplus .* stands where the network of the recipe"),
     "another window": (_strides, "Conv 'body.0.0.0.sum': a layer Conv .*2, 2.* stands where"),
 }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [100, 0], ids=["zero points", "codes without a sign"])
+def test_grids_that_lie_aside_are_read_back(small: Case, toy: Callable[..., Samples], zero: int) -> None:
+    """As those of onnxruntime and NNCF, whose zero points lie anywhere; there are as many codes."""
+    data = changed(small, lambda m: _set(m, "zero_128", lambda x: np.array(zero, np.uint8)))
+    samples = toy(64, seed=3)
+    model = again(small, data, samples)
+    found = agreement(data, model, small.images)
+    assert (found.agreement, found.max_abs_difference) == (1.0, 0.0)
+    assert not np.array_equal(predict(deploy(model, 8), samples).numpy(), small.logits)  # it is another file
+    for file in export_small(model.eval(), small.images, 64):  # the gates compare each with the network
+        assert file.parity.max_abs_difference == 0.0
+        once_more = again(small, file.data, samples)
+        assert agreement(data, once_more, small.images).max_abs_difference == 0.0
+    stored = dumps(model, Origin(class_names=("a", "b", "c"), size=8, split=""))
+    loaded, _ = loads(stored, "it", model.recipe, model.factory)
+    assert torch.equal(predict(loaded, samples), predict(model, samples))
+    images = samples.images()[:6] / 255.0
+    assert torch.allclose(model.train()(images), loaded.train()(images))
+    requantize(model, samples, batch=16, seed=0, progress=Progress())
+    assert quantizer_grids(model)["input"].low == -zero
 
 
 @pytest.mark.parametrize("name", WRONG)

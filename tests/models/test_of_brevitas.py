@@ -32,7 +32,8 @@ from qmu_edge.train.batches import Samples
 from qmu_edge.train.checkpoint import Origin, dumps, loads
 from qmu_edge.train.fit import predict
 from qmu_edge.train.loop import train_mode
-from tests.brevitas_networks import VARIANTS, Small, answers, of, qcdq, trained
+from tests.elsewhere.brevitas_networks import VARIANTS, Small, answers, of
+from tests.elsewhere.making import brevitas_file, trained
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch and brevitas warn while they trace
 Toy = Callable[..., Samples]
@@ -52,7 +53,13 @@ def taken(theirs: nn.Module, factory: Any, recipe: ModelRecipe = FREE) -> tuple[
 def made(variant: str, toy: Toy, steps: int = 40) -> Any:
     """A network of a variant, trained a little."""
     torch.manual_seed(0)
-    return trained(of(variant)(Layers(FREE), SHAPE), toy(240), SHAPE, steps=steps)
+    return learned(of(variant)(Layers(FREE), SHAPE), toy, steps)
+
+
+def learned(network: nn.Module, toy: Toy, steps: int) -> nn.Module:
+    """The same of any network."""
+    samples = toy(240)
+    return trained(network, samples.images().numpy(), samples.labels.numpy(), steps=steps)
 
 
 def made_anew(variant: str) -> Any:
@@ -77,7 +84,7 @@ def test_the_first_export_answers_what_brevitas_own_file_does(variant: str, toy:
     settle(model, 8, keep_scales=True)
     deployed = deploy(model, 8)
     require_equivalent(model, deployed, samples.images()[:2] / 255.0)
-    file = answers(qcdq(theirs, SHAPE, 8), images)
+    file = answers(brevitas_file(copy.deepcopy(theirs), images), images)
     ours = answers(to_integer(trace(deployed, 8)).SerializeToString(), images)
     assert (ours.argmax(1) == file.argmax(1)).all()
     # Biases are integers in ours, and become one code of the last grid at most on the way.
@@ -149,7 +156,7 @@ def test_what_is_called_twice_and_what_stays_float(toy: Toy) -> None:
         return Twice(shape.channels, shape.classes)
 
     torch.manual_seed(0)
-    theirs = trained(Twice(1, 3), toy(60), SHAPE, steps=3)
+    theirs = learned(Twice(1, 3), toy, 3)
     model, brought = taken(theirs, factory)
     assert torch.equal(predict(model, toy(60)), predict(brought, toy(60)))
     assert not model.head.weight_quant.is_quant_enabled
@@ -220,7 +227,7 @@ def test_tensors_that_are_left_over_or_have_another_form_are_named() -> None:
 
 
 def test_names_that_differ_are_paired(toy: Toy) -> None:
-    theirs = trained(Small(1, 3, {}, {}), toy(24), SHAPE, steps=1)
+    theirs = learned(Small(1, 3, {}, {}), toy, 1)
     state = {name.replace("fc.", "head.0."): tensor for name, tensor in theirs.state_dict().items()}
     again = loaded(Small(1, 3, {}, {}), state, {"fc": "head.0"}, "it")
     assert torch.equal(again(torch.ones(1, 1, 8, 8)), theirs(torch.ones(1, 1, 8, 8)))

@@ -1,10 +1,6 @@
 """Networks of Brevitas' own layers, as people train them with quantizers of many kinds."""
 
-import copy
-import tempfile
-import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import brevitas.nn as qnn
@@ -18,8 +14,7 @@ from brevitas.quant import (
 )
 from torch import Tensor, nn
 
-from qmu_edge.models.layers import Layers, Normalize, Shape
-from qmu_edge.train.batches import Samples
+from qmu_edge.models.layers import Layers, Shape
 
 PER_CHANNEL: Final = {"weight_scaling_per_output_channel": True}
 
@@ -107,37 +102,6 @@ def of(variant: str) -> Callable[[Layers, Shape], nn.Module]:
     """What makes a network of a variant, as a model file does."""
     weights, activations, rest = VARIANTS[variant]
     return lambda layers, shape: Small(shape.channels, shape.classes, weights, activations, **rest)
-
-
-def trained(network: nn.Module, samples: Samples, shape: Shape, *, steps: int = 40) -> nn.Module:
-    """Quantization-aware training as in Brevitas' own examples: plain PyTorch, on images 0..1."""
-    whole = nn.Sequential(Normalize(shape), network)
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
-    generator = torch.Generator().manual_seed(0)
-    network.train()
-    for _ in range(steps):
-        batch = samples.take(torch.randint(len(samples), (min(64, len(samples)),), generator=generator))
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(whole(batch.images() / 255.0), batch.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return network.eval()
-
-
-def qcdq(network: nn.Module, shape: Shape, size: int) -> bytes:
-    """Brevitas' own export of a network, with its normalisation before it."""
-    from brevitas.export import export_onnx_qcdq
-
-    whole = nn.Sequential(Normalize(shape), copy.deepcopy(network)).eval()
-    example = torch.rand(2, shape.channels, size, size)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
-        path = Path(folder) / "qcdq.onnx"
-        export_onnx_qcdq(
-            whole, args=example, export_path=str(path), opset_version=17, dynamo=False,
-            input_names=["image"], output_names=["logits"],
-            dynamic_axes={"image": {0: "n"}, "logits": {0: "n"}}, keep_initializers_as_inputs=False,
-        )  # fmt: skip
-        return path.read_bytes()
 
 
 def answers(data: bytes, images: np.ndarray) -> np.ndarray:
