@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
@@ -115,7 +116,7 @@ def cell(shop: Path, seed: int, method: str) -> dict[str, Any]:
         served = api.unlearn(shop.with_name("req.json"), copied, method=method)
     foreseen, attacks = api.audit(project=copied, dry_run=True)["attacks"], {}
     for name in ATTACKS:
-        made, cost = measured_cost(lambda name=name: api.audit(project=copied, attacks=(name,)))
+        made, cost = measured_cost(partial(api.audit, project=copied, attacks=(name,)))
         row = made["attacks"][name]
         attacks[name] = {
             **cost, "expected": foreseen[name]["expected_seconds"], "without": row["without"],

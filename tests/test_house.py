@@ -68,6 +68,7 @@ TESTED_IN = {
 # Where a dictionary may hold whatever it likes, how often, and why; every other one has a type.
 UNTYPED = {
     "models/layers.py": (2, "arguments of Brevitas' quantizers"),
+    "models/of_brevitas.py": (1, "arguments of Brevitas' quantizers"),
     "qmu_edge/api/receipts.py": (1, "a JSON Schema"),
     "qmu_edge/io/json.py": (2, "the reader of JSON"),
     "qmu_edge/io/toml.py": (2, "TOML as it was read, and as it is written"),

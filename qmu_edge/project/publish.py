@@ -124,7 +124,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def files_in(folder: Path) -> dict[str, str]:
-    """Name and SHA-256 of everything in a folder; "" for what is no plain file, or larger than any of ours."""
+    """Name and SHA-256 of everything in a folder; "" for what is no plain file or too large for ours."""
     return {
         path.name: file_digest(path) if _is_plain(path) else ""
         for path in folder.iterdir()

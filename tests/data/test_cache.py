@@ -116,7 +116,7 @@ def many(count: int = 200) -> list[Picture]:
 
 @pytest.fixture
 def decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Source, int, list[str]]]:
-    """Decode into the same file, or be killed after so many images; how many were decoded, and what was said."""
+    """Decode into the same file, or be killed after so many images; how many were decoded, what was said."""
     plain, count = pictures._one, [0]
 
     def decode(some: list[Picture], kill: int | None = None) -> tuple[Source, int, list[str]]:
