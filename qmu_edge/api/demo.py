@@ -5,8 +5,10 @@ recognises a third of the others, so that there is something to forget, as with 
 user has: a folder of images, and the functions of `qmu_edge.api`.
 """
 
+import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,9 +92,11 @@ def demo(folder: Path, *, seed: int = 0, progress: Progress | None = None) -> De
             subjects=folder / "photos" / "subjects.csv", progress=shown,
         )
     )  # fmt: skip
-    _set_seed(shop / RECIPE, seed)
+    _set(shop / RECIPE, "seed", seed)
     _, trained = measured_cost(lambda: api.train(shop, progress=shown))
     shutil.copytree(shop, twin, symlinks=True)
+    for limit in ("max_ta_drop", "max_ra_drop"):  # this one is for comparison: what it loses is shown
+        _set(twin / RECIPE, limit, "off")
     shown.note(f"deleting everything of {SUBJECT}")
     api.request_new(subject_ids=[SUBJECT], out=request)
     refused = _change_nothing(request, shop, shown)
@@ -115,10 +119,10 @@ def demo(folder: Path, *, seed: int = 0, progress: Progress | None = None) -> De
     }  # fmt: skip
 
 
-def _set_seed(recipe: Path, seed: int) -> None:
+def _set(recipe: Path, key: str, value: int | str) -> None:
     """As a user would: by editing qmu.toml."""
-    text = recipe.read_text("utf-8")
-    recipe.write_text(text.replace("\nseed = 0\n", f"\nseed = {seed}\n"), "utf-8")
+    text = re.sub(rf"(?m)^{key} = .*$", f"{key} = {json.dumps(value)}", recipe.read_text("utf-8"))
+    recipe.write_text(text, "utf-8")
 
 
 def write_images(folder: Path, seed: int) -> None:

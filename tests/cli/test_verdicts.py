@@ -135,6 +135,27 @@ def test_a_missed_threshold_releases_nothing_and_retraining_can_follow(
 
 
 @pytest.mark.slow
+def test_retraining_that_loses_too_much_is_told_where_that_would_be_allowed(
+    made: Any, run: Any, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def poor(name: str, *args: Any) -> Any:
+        model = apply(name, *args)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.shape == (10,):
+                    parameter.copy_(torch.arange(10.0) * 1000)
+        return model
+
+    monkeypatch.setattr("qmu_edge.pipeline.distributed.apply", poor)
+    set_policy(trained, max_ta_drop="0.12")
+    command = ("unlearn", "--request", made.request, "--project", trained, "--quiet", "--method", "retrain")
+    refused(run(*command), 7, "ta_drop", "trained without them", "[policy] of qmu.toml")
+    set_policy(trained, max_ta_drop='"off"', max_ra_drop='"off"')
+    assert run(*command).code == 0
+
+
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_released_only_where_the_policy_says_so(
     made: Any, run: Any, trained: Path
 ) -> None:
