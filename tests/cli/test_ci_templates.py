@@ -53,7 +53,8 @@ def place(tmp_path: Path) -> Path:
     for name, text in (("qmu-edge", FAKE), ("python", VENV), ("pip", PIP)):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
-    (programs / "issued").write_text("first\n")
+    (programs / "issued").touch()
+    (programs / "next").write_text("first\n")
     (programs / "unlearn").write_text("0")
     (tmp_path / "work/json.py").write_text("raise SystemExit('imported from the folder of the job')")
     return tmp_path

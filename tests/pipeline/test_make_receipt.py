@@ -143,7 +143,7 @@ def made(**changes: Any) -> Statement:
 def versions(monkeypatch: pytest.MonkeyPatch) -> None:
     """The receipts were recorded on these."""
     monkeypatch.setattr(
-        "qmu_edge.pipeline.make_receipt._versions", lambda: {"python": "3.11.7", "torch": "2.11.0+cpu"}
+        "qmu_edge.pipeline.make_receipt._versions", lambda _: {"python": "3.11.7", "torch": "2.11.0+cpu"}
     )
     monkeypatch.setattr("qmu_edge.pipeline.make_receipt.__version__", "0.1.0")
 
@@ -235,7 +235,7 @@ def test_what_has_no_place_in_a_receipt_is_named(changes: dict[str, Any], said: 
 def test_a_receipt_that_names_somebody_is_not_for_signing(
     person: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qmu_edge.pipeline.make_receipt._versions", lambda: {"torch": person})
+    monkeypatch.setattr("qmu_edge.pipeline.make_receipt._versions", lambda _: {"torch": person})
     found: dict[str, Any] = {"row": ROW, "claim": CLAIM, "index": INDEX, "root": Path("ana")}
     with pytest.raises(
         LedgerError, match=r"personal data: \$\.predicate\.tool\.dependencies\.torch"
@@ -245,7 +245,7 @@ def test_a_receipt_that_names_somebody_is_not_for_signing(
 
 
 def test_a_class_is_named_only_by_requests_that_do_not_delete_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmu_edge.pipeline.make_receipt._versions", lambda: {"torch": "dog"})
+    monkeypatch.setattr("qmu_edge.pipeline.make_receipt._versions", lambda _: {"torch": "dog"})
     require_impersonal(made(), row=ROW, claim=CLAIM, index=INDEX, root=Path("/srv"))
     with pytest.raises(LedgerError, match="a forbidden text"):
         require_impersonal(
