@@ -196,7 +196,7 @@ def test_nothing_is_signed_that_the_linter_objects_to(
         somebody = project.samples.index.subjects[
             5
         ]  # a person of the project, whether of this request or not
-    monkeypatch.setattr("qmu_edge.pipeline.make_receipt._versions", lambda: {"torch": somebody})
+    monkeypatch.setattr("qmu_edge.pipeline.make_receipt._versions", lambda _: {"torch": somebody})
     ended = run("unlearn", "--request", made.request, "--project", trained, "--quiet")
     assert ended.code == 8 and "$.predicate.tool.dependencies.torch: a forbidden text" in ended.err
     assert not (trained / "release").exists() and somebody not in ended.err

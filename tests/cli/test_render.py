@@ -69,7 +69,8 @@ def test_status_is_short_and_tells_the_head_of_the_ledger_whole() -> None:
         "ledger": {"events": 63, "head": "ab" * 32}, "checkpoint": "cd" * 32, "release": None,
         "receipt": None, "origin": None,
         "verdicts": {"networks": 4, "detects": {"1": 0.7275, "20": 1.0}, "proves": {"1": 0.1286, "20": 0.72}},
-        "open": 1, "overdue": 0, "requests": [row("4fa4ecd7", next="run it"), row("closed-1")],
+        "take_down": [], "open": 1, "overdue": 0,
+        "requests": [row("4fa4ecd7", next="run it"), row("closed-1")],
     }  # fmt: skip
     text = render.status(result)
     assert (
@@ -79,7 +80,8 @@ def test_status_is_short_and_tells_the_head_of_the_ledger_whole() -> None:
     (line,) = [line for line in text.split("\n") if line.startswith("20 ")]
     assert line.split() == ["20", "100.00", "72.00"]
     assert "verdicts" not in render.status({**result, "verdicts": None})
-    assert "origin      trained here\n" in text
+    assert "origin      trained here\n" in text and "TAKE DOWN" not in text
+    assert "TAKE DOWN   shop/birds@ab\n" in render.status({**result, "take_down": ["shop/birds@ab"]})
     assert "origin      adopted, training" in render.status(
         {**result, "origin": "adopted, training not witnessed"}
     )

@@ -34,7 +34,7 @@ REFUSED = {
     ),
     "a function": (net("x = self.conv(x)", "return torch.cumsum(x, 1)"), r"^mine\.py, line 12: cumsum: "),
     "a part, behind what is written in another way": (
-        net("x = F.relu(self.conv(x))", "return self.fc(x[:, 0].flatten(1)[:, :8])", layers=LINEAR),
+        net("x = F.relu(self.conv(x))", "return self.fc(x[:, None].flatten(1)[:, :8])", layers=LINEAR),
         r"^mine\.py, line 13: getitem: getitem takes a part",
     ),
     "the image behind the last layer": (

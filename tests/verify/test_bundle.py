@@ -260,5 +260,5 @@ def test_what_stays_in_memory_is_bounded(bundle: Path) -> None:
         os.truncate(bundle / name, 2**30)
     entry = {"sha256": "0" * 64, "bytes": 2**30}
     _manifest(bundle, lambda m: m["files"].update(dict.fromkeys(huge, entry)))
-    with pytest.raises(IntegrityError, match=r"bytes of model files, allowed 2147483647"):
+    with pytest.raises(IntegrityError, match=r"bytes of files that are kept, allowed 2147483647"):
         read_bundle(bundle)
