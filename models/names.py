@@ -1,8 +1,9 @@
 """Weights that were trained elsewhere, matched with a network by name and shape.
 
 A tensor of the network is looked for under the name that a file of names gives it, else under its own name,
-the one that torchvision has for it, and the one it has in the body that the user's own file builds. Nothing
-is guessed: a tensor that is left over on either side is an error that names it.
+the one that torchvision has for it, and the one it has in the body that the user's own file builds. The
+classifier may be called anything: it is the layer that alone is left over on both sides. Nothing else is
+guessed: a tensor that is left over on either side is an error that names it.
 """
 
 import re
@@ -82,6 +83,8 @@ def matched(
     theirs = {name: t for name, t in given.items() if not name.endswith(COUNTS)}
     found = {name: _their_name(name, model.recipe.architecture, names, theirs) for name in ours}
     pairs = {name: their for name, their in found.items() if their}
+    if not any(_within(known, "head") for known in names):
+        pairs |= _classifier(ours.keys() - pairs.keys(), theirs.keys() - set(pairs.values()))
     if any_head:
         heads = [n for n in pairs if n.startswith("head.") and theirs[pairs[n]].shape != ours[n].shape]
         for name in heads:
@@ -123,6 +126,22 @@ def _their_name(name: str, architecture: str, names: Mapping[str, str], theirs: 
             return other if other in theirs else ""
     published = PUBLISHED[architecture](name) if architecture in PUBLISHED else name.removeprefix(BODY)
     return next((other for other in (name, published) if other in theirs), "")
+
+
+def _classifier(missing: set[str], unused: set[str]) -> dict[str, str]:
+    """The classifier's tensors with the names that they have elsewhere, where one layer has all that is left.
+
+    >>> pairs = _classifier({"head.weight", "head.bias"}, {"classifier.3.weight", "classifier.3.bias"})
+    >>> sorted(pairs.items())
+    [('head.bias', 'classifier.3.bias'), ('head.weight', 'classifier.3.weight')]
+    >>> _classifier({"head.weight", "head.bias"}, {"fc.weight", "aux.bias"})
+    {}
+    """
+    layers = {name.rpartition(".")[0] for name in unused}
+    if len(layers) != 1 or any(name.rpartition(".")[0] != "head" for name in missing):
+        return {}
+    pairs = {name: f"{min(layers)}.{name.rpartition('.')[2]}" for name in missing}
+    return pairs if {*pairs.values()} == unused else {}
 
 
 def require_whole(missing: set[str], unused: set[str], source: object) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from qmu_edge.io.progress import Progress
@@ -32,10 +33,11 @@ class Shop(NamedTuple):
     labels: np.ndarray
 
 
-def shop(made: Made, folder: Path, model: Path, bits: str) -> Shop:
-    """One whose network is a file."""
+def shop(made: Made, folder: Path, model: Path | str, bits: str, *, size: int = 8) -> Shop:
+    """One whose network is a file, or torchvision's."""
     folder.mkdir()
-    (folder / "recipe.toml").write_text(RECIPE.replace("width = 0.125\n", bits))
+    text = RECIPE.replace("width = 0.125\n", bits).replace("size = 8\n", f"size = {size}\n")
+    (folder / "recipe.toml").write_text(text)
     arguments = ("init", folder / "shop", "--recipe", folder / "recipe.toml", "--model", model, "--json")
     ended = run_command(*arguments)
     assert ended.code == 0, ended.err
@@ -155,6 +157,18 @@ def test_the_file_that_brevitas_exports_goes_all_the_way(made: Made, network: An
     (tmp_path / "qcdq.onnx").write_bytes(data)
     told = journey(place.project, tmp_path / "qcdq.onnx", made.request)
     assert told["agreement"]["agreement"] >= 0.999
+
+
+@pytest.mark.slow
+def test_float_weights_of_torchvision_go_all_the_way(made: Made, tmp_path: Path) -> None:
+    from torchvision.models import mobilenet_v3_small
+
+    place = shop(made, tmp_path / "it", "torchvision:mobilenet_v3_small", W8A8, size=32)
+    theirs = mobilenet_v3_small(num_classes=10)
+    theirs.features[0][0] = nn.Conv2d(1, 16, 3, stride=2, padding=1, bias=False)
+    save_file(trained(theirs, place.images, place.labels, steps=300).state_dict(), tmp_path / "w.safetensors")
+    told = journey(place.project, tmp_path / "w.safetensors", made.request)
+    assert told["float_accuracy"]["test"] > 0.9 and told["accuracy"]["test"] > 0.9
 
 
 @pytest.mark.slow

@@ -82,6 +82,21 @@ def test_a_file_of_names_pairs_tensors_and_modules(model: Classifier, tmp_path: 
     assert {*matched(model, theirs, names_in(path.read_bytes(), path), "w")} == {*found}
 
 
+def test_the_classifier_may_be_called_anything_where_it_alone_is_left(model: Classifier) -> None:
+    theirs = given(model)
+    theirs |= {f"classifier.3.{part}": theirs.pop(f"head.{part}") for part in ("weight", "bias")}
+    found = matched(model, theirs, {}, "w")
+    assert found["head.weight"] is theirs["classifier.3.weight"] and len(found) == len(theirs)
+    with pytest.raises(ConfigError, match=r"head\.bias, head\.weight; 2 of its tensors have no place"):
+        matched(model, theirs, {"head": "classifier.4"}, "w")  # what a file of names says is not overruled
+    with pytest.raises(ConfigError, match="3 of its tensors have no place"):
+        matched(model, {**theirs, "aux.weight": torch.ones(1)}, {}, "w")
+    theirs |= {"classifier.3.weight": torch.ones(5, 16), "classifier.3.bias": torch.ones(5)}
+    with pytest.raises(ConfigError, match="its classifier has 5 classes, the dataset has 3"):
+        matched(model, theirs, {}, "w")
+    assert {*given(model)} - {*matched(model, theirs, {}, "w", any_head=True)} == {"head.weight", "head.bias"}
+
+
 def test_a_name_that_the_network_has_not_is_refused_by_it(model: Classifier) -> None:
     theirs = given(model)
     for wrong in ("haed", "head.weigth", "hea"):
