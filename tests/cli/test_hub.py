@@ -99,6 +99,7 @@ def test_the_token_is_neither_kept_nor_shown(
     assert found == []
 
 
+@pytest.mark.slow
 def test_a_later_deletion_says_what_must_be_taken_down(
     run: Any, served: Path, bundle: Path, library: Library, tmp_path: Path
 ) -> None:
@@ -156,6 +157,7 @@ def test_a_bundle_that_the_project_does_not_vouch_for_is_not_sent(
     assert library.calls == []
 
 
+@pytest.mark.slow
 def test_a_bundle_that_no_receipt_covers_is_not_sent(
     run: Any, served: Path, library: Library, tmp_path: Path
 ) -> None:
