@@ -279,11 +279,13 @@ def _affine(before: Step, label: str, gain: Any, shift: Any) -> Step:
 
 
 def _on_grid(before: Step, label: str, scale: Array, low: int, high: int) -> Step:
-    """A grid; a clip before it that ends on codes is the end of the grid."""
+    """A grid; a clip before it that ends on codes is its end, as is 0 where nothing below enters."""
     floor, ceiling = -np.inf, np.inf
     while before.kind == "clip":
         floor, ceiling = max(floor, before.floor), min(ceiling, before.ceiling)
         (before,) = before.inputs
+    if before.kind == "grid" and before.low == 0:
+        floor = max(floor, 0.0)
     if (end := _code(floor, scale)) is not None:
         low, floor = max(low, end), -np.inf
     if (end := _code(ceiling, scale)) is not None:
