@@ -45,6 +45,8 @@ FORMS: Final[Mapping[str, _Form]] = {
     "QLinearSigmoid": _Form("Sigmoid"),
     "QLinearConcat": _Form("Concat", 0, first=True),
 }
+QOPERATORS: Final = "com.microsoft"
+"""The domain of those that are none of ONNX's own; what is read back is written without them."""
 _ATTRIBUTES: Final = frozenset({"channels_last"})  # that the plain ones do not have
 
 
@@ -52,8 +54,15 @@ def expanded(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph without operators of integers; the graph itself where it has none.
 
     Raises:
-        ExportError: Images lie with their channels last, or a bias is computed; the node is named.
+        ExportError: Images lie with their channels last, a bias is computed, or there is another operator of
+            onnxruntime's own; the node is named.
     """
+    for node in model.graph.node:
+        if node.domain == QOPERATORS and node.op_type not in FORMS:
+            name = node.name or node.output[0]
+            raise ExportError(
+                f"{node.op_type} {name!r}: an operator of onnxruntime's own, which is not known"
+            )
     if all(node.op_type not in FORMS for node in model.graph.node):
         return model
     copy = copied(model)

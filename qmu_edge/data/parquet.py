@@ -9,6 +9,7 @@ row group are bounded together.
 """
 
 import json
+import os
 import struct
 import threading
 from collections import Counter
@@ -72,7 +73,7 @@ class _Table:
                 plain = parquet.ParquetFile(path)
                 schema, about = plain.schema_arrow, plain.metadata
                 groups = [about.row_group(i) for i in range(about.num_row_groups)]
-                _require_no_more_than_bytes(groups, path)
+                _require_no_more_than_bytes(path)
                 self._sizes = [_rows(group, path) for group in groups]
                 self._file: Any = parquet.ParquetFile(path, read_dictionary=_texts(plain.schema))
             else:
@@ -188,16 +189,49 @@ def _rows(group: Any, path: Path) -> int:
     return int(group.num_rows)
 
 
-def _require_no_more_than_bytes(groups: Sequence[Any], path: Path) -> None:
+def _require_no_more_than_bytes(path: Path) -> None:
     """Of each column that is read: one image of some bytes can be the value of any number of rows."""
     size = path.stat().st_size
-    counts: Counter[str] = Counter()
-    for group in groups:
-        for column in map(group.column, range(group.num_columns)):
-            counts[column.path_in_schema] += max(column.num_values, group.num_rows)
-    for name, count in counts.items():
+    for name, count in _values_of(path).items():
         if count > size and name.partition(".")[0] in (*_READ, "image"):
             raise ConfigError(f"{path}: column {name[:80]}: {count} values in a file of {size} bytes")
+
+
+def _values_of(path: Path) -> dict[str, int]:
+    """How many values each column of a Parquet file has, lists counted in full.
+
+    It is told by a process of its own: pyarrow ends the process that asks this of some damaged files.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        status = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # it says why it ends
+            with os.fdopen(writer, "wb") as told:
+                told.write(json.dumps(_counted(path)).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as told:
+        said = told.read()
+    if os.waitpid(child, 0)[1]:
+        raise ConfigError(f"{path}: not a table: the columns of its row groups are damaged")
+    return dict(json.loads(said))
+
+
+def _counted(path: Path) -> Counter[str]:
+    from pyarrow import parquet
+
+    about = parquet.read_metadata(path)
+    counts: Counter[str] = Counter()
+    for group in map(about.row_group, range(about.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            counts[column.path_in_schema] += max(column.num_values, group.num_rows)
+    return counts
 
 
 def _texts(schema: Any) -> list[str]:

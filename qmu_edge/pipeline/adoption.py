@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError, ExportError
+from qmu_edge.export.qoperators import QOPERATORS
 from qmu_edge.export.read_back import agreement, as_exported, read_back
 from qmu_edge.io.files import read_regular
 from qmu_edge.io.progress import Progress
@@ -42,7 +43,7 @@ from qmu_edge.runtime.throughput import counting
 from qmu_edge.train.batches import Augment, Samples
 from qmu_edge.train.fit import calibrate_on
 from qmu_edge.train.requantize import requantize
-from qmu_edge.verify.onnx.reader import parse_file
+from qmu_edge.verify.onnx.reader import DOMAINS, parse_file
 from qmu_edge.verify.parity import Parity, require_parity
 
 
@@ -179,7 +180,7 @@ class Adoption:
 
     def _from_file(self) -> Made:
         path, policy = self.given.weights, self.recipe.policy
-        parse_file(self.files.weights, path)  # the policy for model files
+        parse_file(self.files.weights, path, DOMAINS | {QOPERATORS})  # the policy for model files
         if self.given.names is not None and self.given.pretrained is None:
             raise ConfigError(f"{self.given.names}: a deployed file is followed by its graph, not by names")
         model, chosen = self._built(self.recipe.model), self._chosen(torch.device("cpu"))

@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import pytest
 from packaging.requirements import Requirement
 
+from tests.cli.conftest import run_command
+
 ROOT = Path(__file__).parents[2]
 CI = ROOT / "export/ci"
 RELEASED = {
@@ -35,6 +37,8 @@ def test_a_request_ends_as_a_bundle_a_junit_report_and_a_summary(
     made: Any, served: Path, tmp_path: Path
 ) -> None:
     out, receipts = tmp_path / "out", tmp_path / "receipts"
+    kept = run_command("receipt", "keep", receipts, "--begin", "--project", served)
+    assert kept.code == 0, kept.err
     for _ in range(2):  # the second time everything is there already
         done = _release(served, made.request, out, receipts)
         summary = (out / "summary.md").read_text()
@@ -43,8 +47,8 @@ def test_a_request_ends_as_a_bundle_a_junit_report_and_a_summary(
         assert ElementTree.parse(out / "junit.xml").getroot().get("failures") == "0"
         assert "### Unlearn" in summary and "FA %" in summary and "signature       valid" in summary
         assert "passed          yes\n" in summary
-        (kept,) = receipts.iterdir()
-        assert kept.name == "000001.json" and kept.read_bytes() == (out / "bundle/receipt.json").read_bytes()
+        (one,) = receipts.iterdir()
+        assert one.name == "000001.json" and one.read_bytes() == (out / "bundle/receipt.json").read_bytes()
         assert "previous" in (out / "predicate.json").read_text()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -262,3 +263,14 @@ def test_a_compressed_dictionary_of_an_arrow_file_is_refused(tmp_path: Path) -> 
         writer.write_table(said)
     with pytest.raises(ConfigError, match="a compressed Arrow file"):
         tables(path)
+
+
+def test_a_file_at_which_pyarrow_ends_its_process_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An abort of a library's is no exception; a damaged table must not end the command like that."""
+    parquet.write_table(table(), tmp_path / "set.parquet")
+    for ending in (lambda _: os.kill(os.getpid(), signal.SIGKILL), lambda _: [][0]):
+        monkeypatch.setattr("qmu_edge.data.parquet._counted", lambda path, ending=ending: ending(path))
+        with pytest.raises(ConfigError, match=r"set\.parquet: not a table: the columns of its row groups"):
+            loaded(tmp_path / "set.parquet")

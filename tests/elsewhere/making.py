@@ -104,7 +104,8 @@ def nncf_file(network: nn.Module, images: Images, *, mixed: bool) -> bytes:
 
 def brevitas_file(network: nn.Module, images: Images) -> bytes:
     """A network of Brevitas' layers by Brevitas' own exporter."""
-    from brevitas.export import export_onnx_qcdq
+    with warnings.catch_warnings(action="ignore"):  # it warns about parts of its own
+        from brevitas.export import export_onnx_qcdq
 
     example = torch.from_numpy(images[:2]) / 255.0
     return written(

@@ -90,6 +90,10 @@ def test_a_graph_without_such_operators_is_left_alone() -> None:
 def test_what_cannot_be_written_so_is_named() -> None:
     with pytest.raises(ExportError, match=r"^QLinearGlobalAveragePool 'it': reads images whose channels"):
         expanded(graph("QLinearGlobalAveragePool", channels_last=1))
+    model = graph("QLinearAdd")
+    model.graph.node[0].op_type = "FusedMatMul"
+    with pytest.raises(ExportError, match=r"^FusedMatMul 'it': an operator of onnxruntime's own"):
+        expanded(model)
     model = graph("QLinearConv")
     kept = [t for t in model.graph.initializer if t.name != "bias"]
     del model.graph.initializer[:]

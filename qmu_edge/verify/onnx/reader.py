@@ -173,8 +173,13 @@ def read(path: Path, *, max_bytes: int = MAX_BYTES) -> OnnxFile:
     return parse_file(data, path)
 
 
-def parse_file(data: bytes, path: Path) -> OnnxFile:
-    """As `read`, of bytes that were read before; `path` is what messages call them.
+def parse_file(data: bytes, path: Path, domains: frozenset[str] = DOMAINS) -> OnnxFile:
+    """As `read`, of bytes that were read before.
+
+    Args:
+        data: All of them.
+        path: What messages call them.
+        domains: Of the operators that are allowed.
 
     Raises:
         IntegrityError: See `read`.
@@ -183,7 +188,9 @@ def parse_file(data: bytes, path: Path) -> OnnxFile:
     try:
         if not data:
             raise IntegrityError("0 bytes; this is not an ONNX model")
-        return _model(path, data)
+        made = _model(path, data)
+        _require_known(made.graph, domains)
+        return made
     except QmuEdgeError as error:
         raise type(error)(f"{path}: {error}") from error
 
@@ -265,9 +272,8 @@ def _graph(view: memoryview, budget: Budget, depth: int) -> Graph:
 def _node(view: memoryview, budget: Budget, depth: int) -> Node:
     node = _parsed(view, _NODE, "node", budget)
     domain, op_type = node.text("domain"), node.text("op_type")
-    if domain not in DOMAINS or node.text("overload"):
-        allowed = ", ".join(repr(d) for d in sorted(DOMAINS))
-        raise ExportError(f"operator {op_type!r} of domain {domain!r}; allowed domains: {allowed}")
+    if node.text("overload"):
+        raise ExportError(f"operator {op_type!r} is one of several of its name; allowed: none")
     attributes = [_attribute(b, budget, depth) for b in node.blobs.get("attribute", [])]
     by_name = {attribute.name: attribute for attribute in attributes}
     if len(by_name) != len(attributes):
@@ -339,6 +345,15 @@ def _value(view: memoryview, budget: Budget) -> Value:
         data_type=tensor.integer("elem_type"),
         dims=tuple(d.integer("dim_value") if "dim_value" in d else None for d in dims),
     )
+
+
+def _require_known(whole: Graph, domains: frozenset[str]) -> None:
+    for node in (node for graph in whole.walk() for node in graph.nodes):
+        if node.domain not in domains:
+            allowed = ", ".join(repr(d) for d in sorted(domains))
+            raise ExportError(
+                f"operator {node.op_type!r} of domain {node.domain!r}; allowed domains: {allowed}"
+            )
 
 
 def _require_unique_names(graph: Graph) -> None:
