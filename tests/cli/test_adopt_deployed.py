@@ -15,7 +15,7 @@ from torch import nn
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import opened
 from tests.cli.conftest import RECIPE, Made, copied, run_command
-from tests.cli.refusals import refused
+from tests.cli.refusals import refused, set_policy
 from tests.elsewhere.brevitas_networks import answers
 from tests.elsewhere.making import Images, brevitas_file, nncf_file, onnxruntime_file, trained
 
@@ -151,12 +151,19 @@ def test_a_checkpoint_of_brevitas_goes_all_the_way(made: Made, network: Any, tmp
 
 
 @pytest.mark.slow
-def test_the_file_that_brevitas_exports_goes_all_the_way(made: Made, network: Any, tmp_path: Path) -> None:
+def test_the_file_that_brevitas_exports_goes_as_far_as_it_agrees(
+    made: Made, network: Any, tmp_path: Path
+) -> None:
+    """Of 4 bits, with batch-norms and sums in floats: some predictions turn; the policy says how many may."""
     place = shop(made, tmp_path / "it", RESNET18, AS_GIVEN)
     data = brevitas_file(network(RESNET18), place.images)
     (tmp_path / "qcdq.onnx").write_bytes(data)
+    set_policy(place.project, min_agreement="1.0")
+    words = ("adopt", tmp_path / "qcdq.onnx", "--trained-on", "registered", "--project", place.project)
+    refused(run_command(*words, "--quiet"), 6, "qcdq.onnx: parity: ", "of 1000 predictions agree")
+    set_policy(place.project, min_agreement="0.98")
     told = journey(place.project, tmp_path / "qcdq.onnx", made.request)
-    assert told["agreement"]["agreement"] >= 0.999
+    assert 0.98 <= told["agreement"]["agreement"] < 1
 
 
 @pytest.mark.slow
