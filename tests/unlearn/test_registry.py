@@ -41,6 +41,7 @@ def run(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", start, *words], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_method_of_the_page_is_known_where_its_package_is_installed(tmp_path: Path) -> None:
     listed = json.loads(run(installed(tmp_path), "methods", "--json").stdout)["small_steps"]
     assert listed == {"category": "approximate", "summary": "of the package small-steps 0.7"}
@@ -105,6 +106,7 @@ def test_a_name_of_ours_stays_ours(tmp_path: Path) -> None:
     assert about["retrain"]["category"] == "exact" and about["retrain"]["reads"] == ["retain"]
 
 
+@pytest.mark.slow
 def test_what_is_installed_and_not_named_is_not_imported(tmp_path: Path) -> None:
     installed(tmp_path, "raise SystemExit(3)")
     for words in (["methods"], ["doctor"], ["methods", "qmul"], ["confirm", "method:small_steps"]):
