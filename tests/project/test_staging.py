@@ -71,7 +71,7 @@ def test_init_that_is_killed_twice_ends_as_one_that_was_not(tmp_path: Path) -> N
 def test_a_source_that_changes_in_between_is_noticed(tmp_path: Path) -> None:
     dataset = photos(tmp_path / "photos", 400, 900)
     killed(tmp_path / "shop", dataset, 100)
-    changed = sorted((dataset / "test/dog").iterdir())[0]
+    changed = sorted((dataset / "train/cat").iterdir())[0]  # is decoded first
     Image.new("RGB", (900, 900), "red").save(changed)
     ended = run("init", tmp_path / "shop", "--dataset", dataset, "--json")
     assert ended.code == 0, ended.err
