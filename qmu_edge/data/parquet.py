@@ -73,7 +73,7 @@ class _Table:
                 plain = parquet.ParquetFile(path)
                 schema, about = plain.schema_arrow, plain.metadata
                 groups = [about.row_group(i) for i in range(about.num_row_groups)]
-                _require_no_more_than_bytes(path)
+                _require_no_more_than_bytes(about, path)
                 self._sizes = [_rows(group, path) for group in groups]
                 self._file: Any = parquet.ParquetFile(path, read_dictionary=_texts(plain.schema))
             else:
@@ -189,15 +189,15 @@ def _rows(group: Any, path: Path) -> int:
     return int(group.num_rows)
 
 
-def _require_no_more_than_bytes(path: Path) -> None:
+def _require_no_more_than_bytes(about: Any, path: Path) -> None:
     """Of each column that is read: one image of some bytes can be the value of any number of rows."""
     size = path.stat().st_size
-    for name, count in _values_of(path).items():
+    for name, count in _values_of(about, path).items():
         if count > size and name.partition(".")[0] in (*_READ, "image"):
             raise ConfigError(f"{path}: column {name[:80]}: {count} values in a file of {size} bytes")
 
 
-def _values_of(path: Path) -> dict[str, int]:
+def _values_of(about: Any, path: Path) -> dict[str, int]:
     """How many values each column of a Parquet file has, lists counted in full.
 
     It is told by a process of its own: pyarrow ends the process that asks this of some damaged files.
@@ -211,7 +211,7 @@ def _values_of(path: Path) -> dict[str, int]:
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # it says why it ends
             with os.fdopen(writer, "wb") as told:
-                told.write(json.dumps(_counted(path)).encode())
+                told.write(json.dumps(_counted(about)).encode())
             status = 0
         finally:
             os._exit(status)
@@ -223,10 +223,7 @@ def _values_of(path: Path) -> dict[str, int]:
     return dict(json.loads(said))
 
 
-def _counted(path: Path) -> Counter[str]:
-    from pyarrow import parquet
-
-    about = parquet.read_metadata(path)
+def _counted(about: Any) -> Counter[str]:
     counts: Counter[str] = Counter()
     for group in map(about.row_group, range(about.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):

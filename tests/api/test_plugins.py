@@ -208,47 +208,41 @@ def test_a_recipe_that_names_a_plug_in_is_no_confirmation(here: Path) -> None:
     assert not (here / "shop").exists()
 
 
-BAD_SETS = {
-    "raises": ('def make(path): raise KeyError("x")', "dataset mine of my-plugins 0.7: KeyError: 'x'"),
-    "is none": ("def make(path): return 3", "made int, allowed is an object with a length and items"),
+BAD = {
+    "a dataset raises": (
+        "dataset", 'def made(path): raise KeyError("x")', "dataset mine of my-plugins 0.7: KeyError: 'x'",
+    ),
+    "a dataset is none": (
+        "dataset", "def made(path): return 3", "made int, allowed is an object with a length and items",
+    ),
     "an item raises": (
+        "dataset",
         "class Set:\n    def __len__(self): return 3\n    def __getitem__(self, i): return 1 // (i - 2)\n"
-        "def make(path): return Set()",
+        "def made(path): return Set()",
         "dataset, item 0: int",
     ),
-    "says where": ("def make(path): raise ValueError(path.name)", "ValueError: downloads"),
+    "says where": ("dataset", "def made(path): raise ValueError(path.name)", "ValueError: downloads"),
+    "a network raises": (
+        "network", "def made(layers, shape): return 1 / 0", "plugin:mine: ZeroDivisionError",
+    ),
+    "a network ends": ("network", "import os\ndef made(layers, shape): os._exit(0)", "ends the process"),
+    "a network is none": ("network", "def made(layers, shape): return 3", "build returned int"),
+}  # fmt: skip
+OPTIONS = {
+    "dataset": ("--dataset", "plugin:mine", "--data-path", "downloads"),
+    "network": ("--model", "plugin:mine"),
 }
 
 
-@pytest.mark.parametrize("name", BAD_SETS)
-def test_a_dataset_that_raises_ends_init_in_one_line_and_leaves_nothing(
+@pytest.mark.parametrize("name", BAD)
+def test_what_raises_ends_init_in_one_line_and_leaves_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, said = BAD_SETS[name]
-    package(tmp_path / "site", {"dataset:mine": "my_plugins:make"}, code + "\n")
+    kind, code, said = BAD[name]
+    package(tmp_path / "site", {f"{kind}:mine": "my_plugins:made"}, code + "\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.delitem(sys.modules, "my_plugins", raising=False)
-    ended = run("init", tmp_path / "shop", "--dataset", "plugin:mine", "--data-path", tmp_path / "downloads")
-    assert ended.code == 2 and said in ended.err and "Traceback" not in ended.err, ended.err
-    assert not (tmp_path / "shop").exists()
-
-
-BAD_NETWORKS = {
-    "raises": ("def build(layers, shape): return 1 / 0", "plugin:mine: ZeroDivisionError"),
-    "ends": ("import os\ndef build(layers, shape): os._exit(0)", "ends the process"),
-    "is none": ("def build(layers, shape): return 3", "build returned int"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_NETWORKS)
-def test_a_network_that_raises_ends_init_in_one_line_and_leaves_nothing(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, said = BAD_NETWORKS[name]
-    package(tmp_path / "site", {"network:mine": "my_plugins:build"}, code + "\n")
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    monkeypatch.delitem(sys.modules, "my_plugins", raising=False)
-    ended = run("init", tmp_path / "shop", "--model", "plugin:mine")
+    ended = run("init", tmp_path / "shop", *OPTIONS[kind])
     assert ended.code == 2 and said in ended.err and "Traceback" not in ended.err, ended.err
     assert not (tmp_path / "shop").exists()
 

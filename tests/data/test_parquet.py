@@ -271,6 +271,6 @@ def test_a_file_at_which_pyarrow_ends_its_process_is_refused(
     """An abort of a library's is no exception; a damaged table must not end the command like that."""
     parquet.write_table(table(), tmp_path / "set.parquet")
     for ending in (lambda _: os.kill(os.getpid(), signal.SIGKILL), lambda _: [][0]):
-        monkeypatch.setattr("qmu_edge.data.parquet._counted", lambda path, ending=ending: ending(path))
+        monkeypatch.setattr("qmu_edge.data.parquet._counted", lambda about, ending=ending: ending(about))
         with pytest.raises(ConfigError, match=r"set\.parquet: not a table: the columns of its row groups"):
             loaded(tmp_path / "set.parquet")
