@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from qmu_edge.errors import ConfigError, QmuEdgeError
+from qmu_edge.io import confirmed
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.json import shown
 from qmu_edge.machine.versions import GROUPS
-from qmu_edge.plugins import confirmed
 
 PREFIX: Final = "plugin:"
 """How the name of a dataset or a network begins that is a plug-in."""

@@ -6,7 +6,7 @@ file is refused. The digest covers this one file: what it imports is trusted as 
 
 Whoever opens a project that came from elsewhere has given nothing: the file is run only if its digest was
 confirmed by the same user on the same machine, by `init --model` or `qmu-edge confirm`. Confirmed digests are
-empty files named by them, in `qmu-edge/models` below XDG_STATE_HOME, see `qmu_edge.plugins.confirmed`.
+empty files named by them, in `qmu-edge/models` below XDG_STATE_HOME, see `qmu_edge.io.confirmed`.
 """
 
 import os
@@ -16,10 +16,10 @@ from typing import Final
 from pydantic import ValidationError
 
 from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.io import confirmed
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.files import read_regular
 from qmu_edge.io.json import shown
-from qmu_edge.plugins import confirmed
 from qmu_edge.recipe import ARCHITECTURES, ModelRecipe
 
 MAX_BYTES: Final = 1 << 20

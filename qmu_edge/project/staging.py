@@ -16,9 +16,9 @@ from typing import Final
 
 from qmu_edge.data.cache import journal_of
 from qmu_edge.errors import ConfigError
+from qmu_edge.io import confirmed
 from qmu_edge.io.digest import sha256_of
 from qmu_edge.io.files import remove_path, write_atomic
-from qmu_edge.plugins import confirmed
 from qmu_edge.project.project import KEYS, STORE
 from qmu_edge.project.samples import IMAGES
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.confirmed import is_noted, note
 from qmu_edge.io.digest import sha256_of
-from qmu_edge.plugins.confirmed import is_noted, note
 
 DIGEST = sha256_of(b"a")
 
