@@ -17,8 +17,6 @@ from qmu_edge.io.digest import Sha256
 from qmu_edge.io.digest import sha256 as parse_sha256
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.versions import GROUPS
-from qmu_edge.plugins.registry import confirm as confirm_plugin
-from qmu_edge.plugins.registry import installed, name_of, plugin
 from qmu_edge.project.plain import Registered
 from qmu_edge.project.project import Project, find, opened, search
 from qmu_edge.project.recipes import recipe_text, shipped_recipes
@@ -176,6 +174,8 @@ def init(
         progress: Silent when None.
     """
     from qmu_edge.data.sources import source_of
+    from qmu_edge.plugins.registry import confirm as confirm_plugin
+    from qmu_edge.plugins.registry import name_of, plugin
     from qmu_edge.project.create import create, require_room
     from qmu_edge.project.model_file import chosen_model
 
@@ -293,6 +293,7 @@ def confirm(what: Path | str) -> ConfirmedModel | ConfirmedPlugin:
         what: A model file, which you have read; or "KIND:NAME" of a plug-in of a package that you trust, as
             "observer:tensorboard".
     """
+    from qmu_edge.plugins.registry import confirm as confirm_plugin
     from qmu_edge.project.model_file import confirm as noted
 
     kind, _, name = str(what).partition(":")
@@ -308,6 +309,7 @@ def methods(name: str | None = None) -> dict[str, ListedMethod]:
     Args:
         name: Of the only one; another package's is imported then, if you have confirmed it.
     """
+    from qmu_edge.plugins.registry import installed
     from qmu_edge.unlearn.registry import METHODS, method
 
     if name is not None:

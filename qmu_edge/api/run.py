@@ -11,7 +11,6 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.files import may_write
 from qmu_edge.io.progress import Progress
-from qmu_edge.plugins.registry import confirm, installed
 from qmu_edge.project.plain import References, Training
 from qmu_edge.project.project import Project, find, opened, search
 from qmu_edge.project.records import Release
@@ -166,8 +165,11 @@ def unlearn(
     """
     if (request is None) != pending:
         raise ConfigError("unlearn needs either --request FILE or --pending")
-    if method is not None and method in installed("method"):
-        confirm("method", method)
+    if method is not None:
+        from qmu_edge.plugins.registry import confirm, installed
+
+        if method in installed("method"):
+            confirm("method", method)
     with _project(project, progress, wait_s) as found:
         parsed = load_request(request, key=found.ids_key) if request is not None else None
         if dry_run:

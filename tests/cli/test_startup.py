@@ -115,7 +115,7 @@ atexit.register(told)
 """
 SLOW = [*HEAVY, "onnxruntime", "scipy", "cryptography", "safetensors", "jaxtyping", "PIL"]
 FEW = {
-    "api", "cli", "data", "errors", "io", "machine", "plugins", "project", "queue", "receipt", "recipe",
+    "api", "cli", "data", "errors", "io", "machine", "project", "queue", "receipt", "recipe",
     "request", "runtime", "store", "verify",
 }  # fmt: skip
 
