@@ -212,6 +212,7 @@ class Layers:
             form = {k: getattr(layer, k) for k in ("stride", "padding", "dilation", "groups", "padding_mode")}
             kernel: Any = layer.kernel_size
             made = quant_layers.QuantConv2d(layer.in_channels, layer.out_channels, kernel, **form, **given)
+            made.was_transposed = getattr(layer, "was_transposed", False)
         with torch.no_grad():
             for name, parameter in layer.named_parameters(recurse=False):
                 made.get_parameter(name).copy_(parameter)

@@ -16,6 +16,7 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.io.json import shown
 from qmu_edge.io.toml import parse_toml
 from qmu_edge.models.layers import Classifier
+from qmu_edge.models.transposed import as_kept
 
 MAX_BYTES: Final = 1 << 20
 BODY: Final = "body."  # of a network of the user's own
@@ -92,10 +93,14 @@ def matched(
             theirs.pop(pairs.pop(name), None)
     require_whole(ours.keys() - pairs.keys(), theirs.keys() - set(pairs.values()), source)
     _require_once(pairs, source)
+    for own, their in pairs.items():
+        module, _, kind = own.rpartition(".")
+        if kind == "weight":
+            theirs[their] = as_kept(theirs[their], model.get_submodule(module))
     require_shapes(ours, theirs, pairs, source)
-    for ours_name, their in pairs.items():
+    for own, their in pairs.items():
         if their.endswith("running_var") and bool((theirs[their] < 0).any()):
-            raise ConfigError(f"{source}: {shown(their)} is negative, and a variance cannot be ({ours_name})")
+            raise ConfigError(f"{source}: {shown(their)} is negative, and a variance cannot be ({own})")
     return {name: theirs[their] for name, their in pairs.items()}
 
 

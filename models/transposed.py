@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from qmu_edge.models.follow import Followed, call_module, insert
+from qmu_edge.models.follow import Followed, insert
 
 
 def turned(weight: Float[Tensor, "i o a b"], groups: int) -> Float[Tensor, "p q a b"]:
@@ -30,6 +30,14 @@ def turned(weight: Float[Tensor, "i o a b"], groups: int) -> Float[Tensor, "p q 
     return apart.flatten(0, 1).flip(2, 3)
 
 
+def as_kept(weight: Tensor, layer: nn.Module) -> Tensor:
+    """The weight of a transposed convolution as the layer that stands for it has it; any other as it is."""
+    if not isinstance(layer, nn.Conv2d) or not getattr(layer, "was_transposed", False):
+        return weight
+    form = (layer.in_channels, layer.out_channels // layer.groups, *layer.kernel_size)
+    return turned(weight, layer.groups) if weight.shape == form else weight
+
+
 def written_as_convolution(calls: Followed, node: fx.Node, layer: nn.ConvTranspose2d) -> bool:
     """Replace a transposed convolution; False where a side of the image would have to be cut off."""
     (kernel, stride, dilation), (padding, more) = (
@@ -48,12 +56,10 @@ def written_as_convolution(calls: Followed, node: fx.Node, layer: nn.ConvTranspo
     bias = layer.bias is not None
     made = nn.Conv2d(layer.in_channels, layer.out_channels, bias=bias, device="meta", **form)
     made.weight = nn.Parameter(turned(layer.weight.detach(), layer.groups))
+    made.was_transposed = True
     made.bias = layer.bias
-    conv = call_module(calls.network, node, str(node.target), made, padded)
-    for values in (calls.values, calls.more):
-        values[conv] = values[node]
-    node.replace_all_uses_with(conv)
-    calls.graph.erase_node(node)
+    calls.network.set_submodule(str(node.target), made)
+    node.args, node.kwargs = (padded,), {}
     return True
 
 

@@ -186,6 +186,7 @@ class Adoption:
         model, chosen = self._built(self.recipe.model), self._chosen(torch.device("cpu"))
         read_back(self.files.weights, model, chosen, path)
         images = parity_images(self.samples, policy.parity_inputs)
+        settle(model, images.shape[-1], keep_scales=True)
         found = agreement(self.files.weights, model, images)
         same = self._agreed(found)
         try:

@@ -22,7 +22,6 @@ from tests.elsewhere.making import Images, brevitas_file, nncf_file, onnxruntime
 ELSEWHERE = Path(__file__).parents[1] / "elsewhere"
 FLOAT, RESNET18 = (ELSEWHERE / name for name in ("float_network.py", "brevitas_resnet18.py"))
 BYTES = 'activation_steps = "free"\nweight_bits = 8\nactivation_bits = '
-TURNED = "98.9 % of 1,000 predictions agree with Brevitas' own file, wanted is the same class"
 W8A8, W8A7, AS_GIVEN = BYTES + "8\n", BYTES + "7\n", 'activation_steps = "free"\n'
 
 
@@ -62,7 +61,8 @@ def network(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Callable[[P
             torch.manual_seed(0)
             built = runpy.run_path(str(model))["build"]
             whole = built(None, type("Shape", (), {"channels": 1, "classes": 10}))
-            known[model] = trained(whole, found.images, found.labels, steps=150)
+            steps = 600 if model == RESNET18 else 150
+            known[model] = trained(whole, found.images, found.labels, steps=steps)
         return known[model]
 
     return make
@@ -138,22 +138,20 @@ def test_a_file_of_another_tool_goes_all_the_way(made: Made, network: Any, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason=TURNED)
 def test_a_checkpoint_of_brevitas_goes_all_the_way(made: Made, network: Any, tmp_path: Path) -> None:
     place = shop(made, tmp_path / "it", RESNET18, AS_GIVEN)
     theirs = network(RESNET18)
     torch.save({"state_dict": theirs.state_dict()}, tmp_path / "qat.pt")
     untouched = copied(place.project, tmp_path / "untouched")
     told = journey(place.project, tmp_path / "qat.pt", made.request)
-    assert told["agreement"]["agreement"] > 0.99 and "float_accuracy" not in told
+    assert told["agreement"]["agreement"] >= 0.999 and "float_accuracy" not in told
     run_command("adopt", tmp_path / "qat.pt", "--trained-on", "registered", "--project", untouched)
     file = brevitas_file(theirs, place.images)
     same, difference = exported_as(untouched, file, place.images[:1000], tmp_path / "again")
-    assert same > 0.99 and difference < 0.3
+    assert same >= 0.999 and difference < 0.3
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason=TURNED)
 def test_the_file_that_brevitas_exports_goes_all_the_way(made: Made, network: Any, tmp_path: Path) -> None:
     place = shop(made, tmp_path / "it", RESNET18, AS_GIVEN)
     data = brevitas_file(network(RESNET18), place.images)

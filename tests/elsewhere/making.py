@@ -28,10 +28,11 @@ class Whole(nn.Module):
 
 
 def trained(network: nn.Module, images: Images, labels: np.ndarray, *, steps: int) -> nn.Module:
-    """Plain PyTorch, whatever the layers are."""
+    """Plain PyTorch, whatever the layers are; the rate ends at 0, as that of a finished training does."""
     torch.manual_seed(0)
     whole, generator = Whole(network).train(), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         rows = torch.randint(len(images), (64,), generator=generator).numpy()
         optimizer.zero_grad()
@@ -39,6 +40,7 @@ def trained(network: nn.Module, images: Images, labels: np.ndarray, *, steps: in
         loss = nn.functional.cross_entropy(whole(given), torch.from_numpy(labels[rows]).long())
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        schedule.step()
     return network.eval()
 
 
