@@ -1,6 +1,7 @@
 """`qmu-edge audit`: the strongest attacks that a project can afford, on the file of a request."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +31,13 @@ def audit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what each attack is expected to take.")
     ] = False,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Write heat maps of a few images that stay into this HTML file, which shows them."),
+    ] = None,
+    show_forgotten: Annotated[
+        bool, typer.Option("--show-forgotten", help="Show forgotten images in that file as well.")
+    ] = False,
     device: DeviceOption = "auto",
     deterministic: DeterministicOption = False,
     project: ProjectOption = None,
@@ -41,8 +49,9 @@ def audit(
     from qmu_edge import api
 
     result = api.audit(
-        request, project, attacks=attack or (), budget_s=budget_s, dry_run=dry_run, device=device,
-        deterministic=deterministic, wait_s=wait_s, progress=progress(quiet),
+        request, project, attacks=attack or (), budget_s=budget_s, dry_run=dry_run,
+        pictures=pictures, show_forgotten=show_forgotten, device=device, deterministic=deterministic,
+        wait_s=wait_s, progress=progress(quiet),
     )  # fmt: skip
     show(result, json, lambda shown: "\n".join(_lines(shown)))
 

@@ -54,7 +54,7 @@ def written_as_convolution(calls: Followed, node: fx.Node, layer: nn.ConvTranspo
     padded = insert(calls, node, nn.ZeroPad2d((first[1], last[1], first[0], last[0])), apart)
     form: Any = {"kernel_size": kernel, "dilation": dilation, "groups": layer.groups}
     bias = layer.bias is not None
-    made = nn.Conv2d(layer.in_channels, layer.out_channels, bias=bias, device="meta", **form)
+    made: Any = nn.Conv2d(layer.in_channels, layer.out_channels, bias=bias, device="meta", **form)
     made.weight = nn.Parameter(turned(layer.weight.detach(), layer.groups))
     made.was_transposed = True
     made.bias = layer.bias

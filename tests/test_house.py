@@ -33,7 +33,9 @@ TESTED_IN = {
     ),
     "cli/test_answers.py": ("qmu_edge/pipeline/fulfilled",),
     "audit/test_registry.py": ("qmu_edge/audit/attack", "qmu_edge/audit/subject"),
-    "cli/test_audit.py": ("qmu_edge/pipeline/audit_run", "qmu_edge/pipeline/audit_subject"),
+    "cli/test_audit.py": (
+        "qmu_edge/pipeline/audit_run", "qmu_edge/pipeline/audit_subject", "qmu_edge/pipeline/heat_maps",
+    ),
     "cli/test_adopt.py": ("qmu_edge/pipeline/adopt_run", "qmu_edge/pipeline/adoption"),
     "cli/test_bad_requests.py": ("cli/requests", "qmu_edge/api/requests"),
     "cli/test_hub.py": ("qmu_edge/api/hub",),

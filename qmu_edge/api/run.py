@@ -357,6 +357,8 @@ def audit(
     attacks: Sequence[str] = (),
     budget_s: float | None = None,
     dry_run: bool = False,
+    pictures: Path | None = None,
+    show_forgotten: bool = False,
     device: str = "auto",
     deterministic: bool = False,
     wait_s: float = 0.0,
@@ -370,6 +372,8 @@ def audit(
         attacks: Names, see `qmu_edge.audit.registry`; all when empty. What is stored is not computed again.
         budget_s: No further attack begins after so many seconds, nor one that is expected to end later.
         dry_run: Only say what each attack is expected to take.
+        pictures: Where to write a page of heat maps of a few images that stay; it is kept nowhere.
+        show_forgotten: Show forgotten images there as well.
         device: "auto", "cpu" or "cuda".
         deterministic: Allow only operations that compute the same bits again.
         wait_s: How long to wait for another process that holds the project.
@@ -380,7 +384,16 @@ def audit(
     from qmu_edge.runtime.determinism import determinism
     from qmu_edge.runtime.device import device_named
 
-    effort = audit_run.Effort(device=device_named(device), attacks=tuple(attacks), budget_s=budget_s)
+    if pictures is None and show_forgotten:
+        raise ConfigError("--show-forgotten: say with --pictures into which file")
+    if pictures is not None and dry_run:
+        raise ConfigError("--pictures: nothing is computed in a dry run")
+    if pictures is not None and not pictures.parent.is_dir():
+        raise ConfigError(f"{pictures.parent}: no such folder")
+    effort = audit_run.Effort(
+        device=device_named(device), attacks=tuple(attacks), budget_s=budget_s, pictures=pictures,
+        forgotten_too=show_forgotten,
+    )  # fmt: skip
     with _project(project, progress, wait_s) as found, determinism(deterministic):
         with nullcontext() if dry_run else found.locked():
             bank = Bank.of(found)

@@ -21,7 +21,7 @@ from qmu_edge.page.section import Section
 from qmu_edge.page.words import lead
 
 MAX_BYTES: Final = 1_000_000
-TEMPLATES: Final = ("page.html", "page.css")
+TEMPLATES: Final = ("page.html", "heat_maps.html", "page.css")
 
 
 def page(facts: Facts, say: Language | None = None) -> bytes:

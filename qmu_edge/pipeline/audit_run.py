@@ -20,9 +20,11 @@ from qmu_edge.audit.attack import Attack, Work
 from qmu_edge.audit.registry import ATTACKS, named
 from qmu_edge.audit.subject import Subject
 from qmu_edge.io.digest import Sha256, salted, sha256_of
+from qmu_edge.io.files import write_atomic
 from qmu_edge.io.plain import to_json
 from qmu_edge.pipeline.audit_subject import Fulfilled
 from qmu_edge.pipeline.evaluate import measured_file, runnable
+from qmu_edge.pipeline.heat_maps import heat_maps_of
 from qmu_edge.pipeline.make_receipt import require_impersonal
 from qmu_edge.pipeline.references import Bank
 from qmu_edge.project.audits import AttackResult
@@ -86,12 +88,16 @@ class Effort:
         attacks: Their names; () for all.
         budget_s: No further attack begins that many seconds after `started`, nor one that is expected to end
             later; None for no limit.
+        pictures: Where to write heat maps of a few images; None for no file.
+        forgotten_too: Also of forgotten ones.
         started: When the command was given, on the monotonic clock.
     """
 
     device: torch.device
     attacks: tuple[str, ...] = ()
     budget_s: float | None = None
+    pictures: Path | None = None
+    forgotten_too: bool = False
     started: float = field(default_factory=time.monotonic)
 
     def allows(self, expected: float | None) -> bool:
@@ -131,6 +137,9 @@ def audit(
             continue
         subject = subject or of.subject(effort.device)
         rows[name] = _told({**row_of, "state": DONE}, _made(of, name, subject, root))
+    if effort.pictures and not dry_run:
+        page = heat_maps_of(subject or of.subject(effort.device), forgotten_too=effort.forgotten_too)
+        write_atomic(effort.pictures, page, mode=0o600)
     return {
         "request": row.request_id, "checkpoint": of.release.checkpoint,
         "file": runnable(of.release), "dry_run": dry_run, "attacks": rows,

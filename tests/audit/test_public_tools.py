@@ -1,23 +1,28 @@
 """The same scores, given to other people's implementations: their numbers are ours.
 
 None of them is needed by anything else. They are installed by hand, where somebody wants to compare:
-privacyguard-platform (LiRA, RMIA), adversarial-robustness-toolbox (the shadow attack), hyppo (two samples).
+privacyguard-platform (LiRA, RMIA), adversarial-robustness-toolbox (the shadow attack), hyppo (two samples),
+captum (Grad-CAM).
 scikit-learn and scipy are here anyway. No package known to us has BaVarIA, the relearn tests, the pair, or
 distances of codes: those are compared with their definitions written out, in their own tests.
 """
 
 import importlib.metadata
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from qmu_edge.audit import features, lira, rmia, shadow
+from qmu_edge.audit import features, grad_cam, lira, rmia, shadow
 from qmu_edge.audit.rates import RATES, told
 from qmu_edge.audit.subject import Known, Subject
+from qmu_edge.models.layers import Classifier
+from qmu_edge.models.quant_layers import QuantIdentity, QuantReLU
 from qmu_edge.verify.metrics import softmax
 from qmu_edge.verify.residual import Values
 from tests.audit.test_shadow import Shadows
@@ -207,3 +212,26 @@ def test_the_two_sample_test_is_that_of_scipy_and_of_hyppo(apart: float) -> None
 def chance(probability: float, draws: int) -> float:
     """How far two numbers of so many draws may lie apart: four deviations, and one draw."""
     return float(4 * np.sqrt(2 * probability * (1 - probability) / draws) + 1 / draws)
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2"])
+def test_heat_maps_are_those_of_captum(architecture: str, network: Callable[..., Classifier]) -> None:
+    """Theirs are asked of the module whose result ours took: the last one with as many places."""
+    attribution = package("captum", "captum.attr")
+    model = network(architecture=architecture).eval()
+    images, labels = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 3
+    ours = grad_cam.heat_maps(model, images, labels)
+    called: list[torch.nn.Module] = []
+    hooks = [
+        module.register_forward_hook(lambda module, _, found: called.append(module))
+        for module in model.modules()
+        if isinstance(module, QuantReLU | QuantIdentity)
+    ]
+    model(images)
+    for hook in hooks:
+        hook.remove()
+    shapes = {module: attribution.LayerActivation(model, module).attribute(images).shape for module in called}
+    layer = next(module for module in reversed(called) if shapes[module][2:] == ours.shape[1:])
+    theirs = attribution.LayerGradCam(model, layer).attribute(images, labels, relu_attributions=False)
+    torch.testing.assert_close(ours, theirs[:, 0].detach(), rtol=1e-4, atol=1e-9)
+    print(float((ours - theirs[:, 0]).abs().max()), float(ours.abs().max()))

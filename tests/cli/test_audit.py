@@ -127,3 +127,38 @@ def test_every_attack_is_made_on_a_project(run: Run, trained: Path, tmp_path: Pa
         assert row["findings"] or name in ("rmia", "lira", "retain"), (name, row["without"])
     work = trained / ".qmu/work"
     assert work.is_dir() and not [*work.glob("reference-*")]
+
+
+def test_heat_maps_are_written_where_asked_and_kept_nowhere(
+    run: Run, served: Path, tmp_path: Path, digest: Callable[[Path], dict[str, str]]
+) -> None:
+    """Of forgotten images only where these were asked for, and then the file says so."""
+    audited = ("audit", "--project", served, "--quiet", "--attack", "grad-cam")
+    ended = run(*audited, "--json", "--pictures", tmp_path / "maps.html")
+    assert ended.code == 0, ended.err
+    assert all(row["findings"] for row in ended.json["attacks"].values())
+    page = (tmp_path / "maps.html").read_text("utf-8")
+    assert page.count("<img") == 24 and "asked to be forgotten" not in page
+    assert (tmp_path / "maps.html").stat().st_mode & 0o777 == 0o600
+    before = digest(served)
+    both = run(*audited, "--pictures", tmp_path / "both.html", "--show-forgotten")
+    assert both.code == 0, both.err
+    page = (tmp_path / "both.html").read_text("utf-8")
+    assert page.count("<img") == 48 and "asked to be forgotten" in page
+    assert digest(served) == before
+    assert "data:image" not in run("report", "--project", served).out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--show-forgotten",), "--show-forgotten: say with --pictures into which file"),
+        (("--pictures", "nowhere/maps.html"), "nowhere: no such folder"),
+        (("--pictures", "maps.html", "--dry-run"), "--pictures: nothing is computed in a dry run"),
+    ],
+)
+def test_heat_maps_that_cannot_be_written_are_refused_before_anything_is_computed(
+    run: Run, served: Path, words: tuple[str, ...], said: str
+) -> None:
+    ended = run("audit", "--project", served, *words)
+    assert ended.code == 2 and said in ended.err

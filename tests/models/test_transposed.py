@@ -60,6 +60,7 @@ class Upsampling(nn.Module):
     """A classifier that has a transposed convolution."""
 
     def __init__(self) -> None:
+        """Build it."""
         super().__init__()
         self.down, self.norm = nn.Conv2d(1, 4, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(4)
         self.up = nn.ConvTranspose2d(4, 4, 4, stride=2, padding=1, groups=2)
@@ -79,7 +80,8 @@ def test_weights_that_were_trained_elsewhere_are_turned_around() -> None:
     found = matched(model, theirs.state_dict(), {"head": "fc"}, "w")
     model.load_state_dict(found, strict=False)
     for module in model.modules():
-        if isinstance(proxy := getattr(module, "weight_quant", None), nn.Module):
+        proxy: Any = getattr(module, "weight_quant", None)
+        if proxy is not None:
             proxy.disable_quant = True
     images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(model.eval()(images), theirs((images - 0.5) / 0.25))
