@@ -100,6 +100,7 @@ def forget_keys(project: Path) -> None:
             found.ledger.append("meta", f"{keys.P256}:{name}")
 
 
+@pytest.mark.slow
 def test_an_older_project_stays_valid_and_gets_them_with_its_next_release(
     made: Any, run: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

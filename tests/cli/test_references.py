@@ -110,6 +110,7 @@ def verdict_on_a_device(project: Path, file: Path, folder: Path) -> Any:
     return json.loads(done.stdout)["verdict"]
 
 
+@pytest.mark.slow
 def test_a_released_file_is_judged_again_until_its_images_are_purged(
     run: Any, project: Path, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def notices(made: Any) -> str:
     return " | ".join(made.json["notices"])
 
 
+@pytest.mark.slow
 def test_a_project_without_any_unseen_image_is_trained_and_a_request_served(run: Any, tmp_path: Path) -> None:
     made = project(run, tmp_path, train_cat=2, train_dog=2, train_owl=2)
     assert (made.json["validation"], made.json["test"]) == (0, 0)

@@ -93,6 +93,7 @@ def _original(project: Project) -> Path:
     return project.store.path(release.files["model.onnx"])
 
 
+@pytest.mark.slow
 def test_a_missed_threshold_releases_nothing_and_retraining_can_follow(
     made: Any, run: Any, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def hampered(
     return wrong
 
 
+@pytest.mark.slow
 def test_a_project_in_the_making_survives_a_failing_disk(
     driver: Driver, making: Job, undisturbed: Undisturb, tmp_path: Path
 ) -> None:

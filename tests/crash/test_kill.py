@@ -72,6 +72,7 @@ def kill_at(
     return found
 
 
+@pytest.mark.slow
 def test_a_project_in_the_making_survives_a_kill(
     driver: Driver, making: Job, undisturbed: Undisturb, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def killed_everywhere(
     raise AssertionError("the purge never ended")
 
 
+@pytest.mark.slow
 def test_killed_at_any_write_it_is_finished_by_the_next(living: Any, tmp_path: Path, clock: Any) -> None:
     def kill(copy: Path, at: int, after: bool) -> bool:
         with opened(copy, Progress()) as project, interrupted(at, die, after):
