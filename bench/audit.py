@@ -9,7 +9,8 @@ table compares attacks, and no methods.
 Networks that attacks train on retained images are the same for every file of a seed, and are trained once,
 but for the no-op's file, whose costs are shown. Seconds are the processor's, of one thread, so that other
 work does not count. Each attack is made by a call of its own: it pays for reading the files itself. A killed
-run goes on with the file that it was at.
+run goes on with the file that it was at; an attack that is newer than a result is made on the same file, which
+is unlearned once more.
 
     OMP_NUM_THREADS=1 python bench/audit.py --work work/ [--seeds 0 1 2] [--methods finetune retrain]
     python bench/audit.py --work work/ --collect     # what is there, to bench/results/audit.json
@@ -107,15 +108,15 @@ class Trained:
         return trained_on
 
 
-def cell(shop: Path, seed: int, method: str) -> dict[str, Any]:
-    """Unlearn by one method in a copy of the project, and make every attack on the file."""
+def cell(shop: Path, seed: int, method: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Unlearn by one method in a copy of the project, and make every attack on the file that is not known."""
     copied = shop.with_name(f"shop-{method}")
     shutil.rmtree(copied, ignore_errors=True)
     shutil.copytree(shop, copied, symlinks=True)
     with patch.object(unlearn_run, "judge", released):
         served = api.unlearn(shop.with_name("req.json"), copied, method=method)
-    foreseen, attacks = api.audit(project=copied, dry_run=True)["attacks"], {}
-    for name in ATTACKS:
+    foreseen, attacks = api.audit(project=copied, dry_run=True)["attacks"], dict(known)
+    for name in ATTACKS.keys() - known.keys():
         made, cost = measured_cost(partial(api.audit, project=copied, attacks=(name,)))
         row = made["attacks"][name]
         attacks[name] = {
@@ -190,10 +191,11 @@ def main() -> None:
     for method, seed in product(options.methods, options.seeds):
         folder = options.work / str(seed)
         done = folder / f"{method}.json"
-        if not done.is_file():
+        known = json.loads(done.read_bytes())["attacks"] if done.is_file() else {}
+        if ATTACKS.keys() - known.keys():
             shop = project(folder, seed)
             with nullcontext() if method == NOTHING else patch.object(Bank, "trained_on", trained):
-                found = cell(shop, seed, method)
+                found = cell(shop, seed, method, known)
             write_atomic(done, json.dumps(found, indent=1).encode())
             print(f"seed {seed}, {method}: {found['answer']}", flush=True)
 

@@ -8,8 +8,8 @@ from shared.measured import load
 
 FILES: Final = {"finetune": "no-op", "retrain": "retrained"}  # what files are called that no method names
 LEFT_OUT: Final = "0.1 percent"  # of 335 unseen images that is none
-TRAINING: Final = ("relearn", "relearn-retain")
-NUMBERS: Final = ("area", "linear probe, area", "mean distance", "passes")  # all others are shares
+BESIDE: Final = ("grad-cam", "relearn", "relearn-retain")  # what only unseen images tell how to read
+NUMBERS: Final = ("area", "linear probe, area", "mean distance", "passes", "heat maps")  # all others are shares
 
 Columns = Mapping[str, list[float]]
 
@@ -53,7 +53,7 @@ def _commits(settings: Mapping[str, Any]) -> str:
 
 
 def _cell(attack: str, quantity: str, of: Columns) -> str:
-    beside = f" ({_value(quantity, of['unknowing'][:1])})" if attack in TRAINING else ""
+    beside = f" ({_value(quantity, of['unknowing'][:1])})" if attack in BESIDE else ""
     return _value(quantity, of["file"]) + beside
 
 
