@@ -9,8 +9,8 @@ table compares attacks, and no methods.
 Networks that attacks train on retained images are the same for every file of a seed, and are trained once,
 but for the no-op's file, whose costs are shown. Seconds are the processor's, of one thread, so that other
 work does not count. Each attack is made by a call of its own: it pays for reading the files itself. A killed
-run goes on with the file that it was at; an attack that is newer than a result is made on the same file, which
-is unlearned once more.
+run goes on with the file that it was at. An attack that is newer than a result is made on the same
+file, which is unlearned once more.
 
     OMP_NUM_THREADS=1 python bench/audit.py --work work/ [--seeds 0 1 2] [--methods finetune retrain]
     python bench/audit.py --work work/ --collect     # what is there, to bench/results/audit.json

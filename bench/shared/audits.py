@@ -9,7 +9,13 @@ from shared.measured import load
 FILES: Final = {"finetune": "no-op", "retrain": "retrained"}  # what files are called that no method names
 LEFT_OUT: Final = "0.1 percent"  # of 335 unseen images that is none
 BESIDE: Final = ("grad-cam", "relearn", "relearn-retain")  # what only unseen images tell how to read
-NUMBERS: Final = ("area", "linear probe, area", "mean distance", "passes", "heat maps")  # all others are shares
+NUMBERS: Final = (
+    "area",
+    "linear probe, area",
+    "mean distance",
+    "passes",
+    "heat maps",
+)  # all others are shares
 
 Columns = Mapping[str, list[float]]
 

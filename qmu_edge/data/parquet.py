@@ -22,11 +22,13 @@ from qmu_edge.data.decoding import Encoded
 from qmu_edge.data.pictures import LeftOut, Picture, in_order, label_of, split_of, split_of_name
 from qmu_edge.data.subjects import people_in, text_of
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.apart import apart
 
 _SUFFIXES: Final = (".parquet", ".arrow")
 _READ: Final = ("label", "split", "subject", "id")
 _MOST_SHOWN: Final = 12
 _MOST_GROUP: Final = 1 << 30  # bytes
+_COUNT_SECONDS: Final = 600.0  # for what takes milliseconds
 
 
 def tables(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, LeftOut]]:
@@ -205,20 +207,16 @@ def _values_of(about: Any, path: Path) -> dict[str, int]:
     Raises:
         ConfigError: The file is damaged.
     """
-    reader, writer = os.pipe()
-    if (child := os.fork()) == 0:
-        status = 1
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # it says why it ends
-            with os.fdopen(writer, "wb") as told:
-                told.write(json.dumps(_counted(about)).encode())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as told:
-        said = told.read()
-    if os.waitpid(child, 0)[1]:
+
+    def counts() -> bytes:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # it says why it ends
+        return json.dumps(_counted(about)).encode()
+
+    try:
+        said = apart(counts, _COUNT_SECONDS)
+    except TimeoutError:
+        said = None
+    if said is None:
         raise ConfigError(f"{path}: not a table: the columns of its row groups are damaged")
     return dict(json.loads(said))
 

@@ -8,22 +8,20 @@ told.
 """
 
 import ast
-import os
 import resource
-import select
-import signal
 from pathlib import Path
 from typing import Final
 
 import torch
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.io.apart import apart
 from qmu_edge.models.build import factory_of
 from qmu_edge.models.layers import Layers, Shape
 from qmu_edge.models.own import factory_in, is_followed
 from qmu_edge.recipe import ModelRecipe
 
-TRIAL_SECONDS: Final = 120
+TRIAL_SECONDS: Final = 120.0
 TRIAL_BYTES: Final = 2 << 30  # more than the process has at its start
 _FINE, _DIFFERS, _MEMORY = b"fine", b"differs", b"memory"
 
@@ -39,25 +37,11 @@ def tried(source: bytes, recipe: ModelRecipe, shape: Shape) -> None:
         ConfigError: The process ends, takes longer than `TRIAL_SECONDS` or needs more than `TRIAL_BYTES`; or
             the forward pass depends on more than the image.
     """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        said = b""
-        try:
-            said = _said(source, recipe, shape)
-        finally:
-            os.write(writer, said)
-            os._exit(0)
-    os.close(writer)
     try:
-        ready, _, _ = select.select([reader], [], [], TRIAL_SECONDS)
-        said = os.read(reader, 16) if ready else b""
-    finally:
-        os.close(reader)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    if problem := _problem(said, late=not ready):
+        said, late = apart(lambda: _said(source, recipe, shape), TRIAL_SECONDS), False
+    except TimeoutError:
+        said, late = None, True
+    if problem := _problem(said, late=late):
         lines = suspects(source) if said == _DIFFERS else []
         look = f"; look at line {', '.join(map(str, lines))}" if lines else ""
         raise ConfigError(f"{recipe.path or recipe.architecture}: {problem}{look}")
@@ -90,9 +74,9 @@ def _suspect(node: ast.expr) -> bool:
     return named or (isinstance(node, ast.Call) and any(k.arg == "inplace" for k in node.keywords))
 
 
-def _problem(said: bytes, *, late: bool) -> str:
+def _problem(said: bytes | None, *, late: bool) -> str:
     if late:
-        return f"building it and one pass take longer than the allowed {TRIAL_SECONDS} seconds"
+        return f"building it and one pass take longer than the allowed {TRIAL_SECONDS:g} seconds"
     if said == _MEMORY:
         return f"building it and one pass need more than the allowed {TRIAL_BYTES >> 20} MiB of memory"
     if said == _DIFFERS:

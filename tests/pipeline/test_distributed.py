@@ -198,7 +198,7 @@ def test_a_killed_process_ends_the_run_and_the_command_goes_on(project: Path) ->
         "    save = train._save\n"
         "    def then_die(*args):\n"
         "        save(*args)\n"
-        "        if args[3] == 2:\n"
+        "        if args[3][0] == 2:\n"
         "            os.kill(os.getpid(), 9)\n"
         "    train._save = then_die\n"
         "main()\n", "utf-8",
