@@ -207,7 +207,7 @@ def test_what_a_width_brings_back_is_found_at_that_width(planted: Planted) -> No
 
 
 def test_the_pair_tells_that_something_was_deleted_and_nothing_where_it_was_not(planted: Planted) -> None:
-    """Among those who were trained on: from unseen ones the original alone tells them, whatever became of it."""
+    """Beside those who stay: from unseen ones, the original alone tells the forgotten."""
     fell = above_chance(PAIR["retained"][0])
     assert fell(run("pair", planted.clean)) and not fell(run("pair", planted.leak))
 

@@ -1,6 +1,7 @@
 """Work in a process of its own: what it gives, and every way in which it may fail to."""
 
 import os
+import signal
 import time
 
 import pytest
@@ -19,7 +20,12 @@ def raises() -> bytes:
     raise ValueError("not told to anybody")
 
 
-@pytest.mark.parametrize("work", [raises, os.abort, lambda: os._exit(0)], ids=["raises", "aborts", "exits"])
+def killed() -> bytes:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return b""
+
+
+@pytest.mark.parametrize("work", [raises, killed, lambda: os._exit(0)], ids=["raises", "is killed", "exits"])
 def test_work_that_fails_gives_nothing_and_harms_nobody(
     work: object, capfd: pytest.CaptureFixture[str]
 ) -> None:
