@@ -19,15 +19,15 @@ TWO_BLOCKS: Final[dict[str, Any]] = {"architecture": "file", "path": "two_blocks
 
 
 class Shallow(ResNet):
-    """ResNet18 with one block in each of its first two stages."""
+    """ResNet18 with one block in each of its four stages."""
 
     def __init__(self, recipe: ModelRecipe, shape: Shape) -> None:
         """Build the network of `recipe` for images and classes of `shape`."""
-        super().__init__(recipe, shape, BasicBlock, (1, 1, 0, 0), 1)
+        super().__init__(recipe, shape, BasicBlock, (1, 1, 1, 1), 1)
 
 
 def make_shallow(patch: pytest.MonkeyPatch) -> None:
-    """Give ResNet18 and MobileNetV2 three blocks at most, where what is tested is not their depth."""
+    """Give ResNet18 four blocks and MobileNetV2 three, where what is tested is not their depth."""
     patch.setitem(ARCHITECTURES, "resnet18", Shallow)
     patch.setattr(mobilenet, "STAGES", ((1, 16, 1, 1), (6, 24, 2, 2)))
 
