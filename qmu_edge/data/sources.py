@@ -8,6 +8,7 @@ consecutive images, `writer-0` the first tenth and so on.
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from qmu_edge.data.index import Form
 from qmu_edge.data.listed import listed
 from qmu_edge.data.objects import ImageDataset, given
 from qmu_edge.data.parquet import tables
-from qmu_edge.data.pictures import Decoder, Source
+from qmu_edge.data.pictures import Decoder, Source, read_files
 from qmu_edge.data.tars import archives
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
@@ -109,8 +110,11 @@ def _as_arrays(recipe: DataRecipe) -> Source:
     if recipe.source == "digits":
         return _digits(recipe.size)
     if recipe.source == "arrays":
-        found = archive(Path(str(recipe.path)), recipe.memory_gb * 2**30)
-        return replace(found, images=_resized(found.images, recipe.size, recipe.fit))
+        found, left_out = archive(Path(str(recipe.path)), recipe.memory_gb * 2**30)
+        n, channels, height, width = found.images.shape
+        made = replace(found, images=_resized(found.images, recipe.size, recipe.fit))
+        kinds = [("L" if channels == 1 else "RGB", width, height)] * n
+        return replace(made, read=read_files(kinds, made.form(recipe.fit), Counter(), left_out))
     return _torchvision(recipe)
 
 
