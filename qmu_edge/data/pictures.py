@@ -37,7 +37,7 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.machine.processors import processors
 
 _MOST_KINDS: Final = 10
-_MOST_NAMED: Final = 10
+MOST_NAMED: Final = 10
 _MOST_SHOWN: Final = 80  # characters of each
 _AT_ONCE: Final = 64  # images that are decoded and not yet written
 
@@ -150,7 +150,7 @@ def not_read(what: str, names: Iterable[str]) -> dict[str, LeftOut]:
     ({'columns': {'count': 2, 'first': 'camera, person'}}, {})
     """
     found = list(names)
-    shown = ", ".join(name[:_MOST_SHOWN] for name in found[:_MOST_NAMED])
+    shown = ", ".join(name[:_MOST_SHOWN] for name in found[:MOST_NAMED])
     return {what: {"count": len(found), "first": shown}} if found else {}
 
 
