@@ -14,6 +14,7 @@ SUFFIXES: Final = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
 )
 SPLITS: Final = ("train", "test")
+_PACKED: Final = frozenset({".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip", ".7z", ".rar"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,16 @@ def listing(root: Path) -> Listing:
             else:
                 _look_into(found, split, folder, inside)
     if not found.files:
-        seen = found.first.get(_BESIDE)
-        also = f"; it holds {seen}" if seen else ""
+        packed = next((path.name for path in _sorted(root) if is_packed(path)), "")
+        seen = packed or found.first.get(_BESIDE)
+        also = f"; it holds {seen}{': unpack it' if packed else ''}" if seen else ""
         raise ConfigError(f"{root}: no images in train/<class>/ and test/<class>/{also}")
     return found
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is by its name a compressed one, or holds others: nothing is ever unpacked."""
+    return path.suffix.lower() in _PACKED and path.is_file()
 
 
 def folder(root: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, LeftOut]]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from qmu_edge.data.arrays import archive
 from qmu_edge.data.decoding import fitted
-from qmu_edge.data.folder import SPLITS, folder
+from qmu_edge.data.folder import SPLITS, folder, is_packed
 from qmu_edge.data.index import Form
 from qmu_edge.data.listed import listed
 from qmu_edge.data.objects import ImageDataset, given
@@ -50,6 +50,8 @@ def source_of(dataset: str) -> tuple[str, str | None]:
         return _kind_of_folder(path), str(path.resolve())
     if path.is_file() and (source := _BY_SUFFIX.get(path.suffix.lower())):
         return source, str(path.resolve())
+    if is_packed(path):
+        raise ConfigError(f"dataset {dataset!r}: packed: unpack it, and give what it holds")
     suffixes = ", ".join(_BY_SUFFIX)
     raise ConfigError(
         f"dataset {dataset!r}: no such folder, no file of {suffixes}, and not one of {', '.join(SOURCES)}, "
