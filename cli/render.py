@@ -162,9 +162,13 @@ def pending(result: Mapping[str, Any]) -> str:
 def status(result: Mapping[str, Any]) -> str:
     """Where the project stands; of the requests only those that are open."""
     chain = result["ledger"]
+    barred = f", {result['barred']:,} barred by open requests" if result["barred"] else ""
     rows = [
         ("project", result["project"]),
-        ("dataset", f"{result['dataset']}, {result['samples']:,} samples, {result['deleted']:,} deleted"),
+        (
+            "dataset",
+            f"{result['dataset']}, {result['samples']:,} samples, {result['deleted']:,} deleted{barred}",
+        ),
         *((name, str(result[name] or "-")) for name in ("checkpoint", "release", "receipt")),
         ("origin", result["origin"] or ("trained here" if result["checkpoint"] else "-")),
         ("ledger", f"{chain['events']:,} events, head {chain['head']}"),

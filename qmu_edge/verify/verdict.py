@@ -127,6 +127,12 @@ class Verdict:
     why: str = ""
     residuals: tuple[Residual, ...] = ()
 
+    @property
+    def unmeasured(self) -> bool:
+        """Whether all that is missing is that something can be said of what is left."""
+        missed = (c for c in self.checks if not c.passed and c.measured)
+        return not self.passed and self.answer is Answer.NOT_MEASURABLE and not any(missed)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
