@@ -191,7 +191,7 @@ def _verdicts(found: Mapping[str, Any]) -> str:
     rows += [
         [n, percent(found["detects"][n]), percent(found["proves"][n])] for n in map(str, found["detects"])
     ]
-    return table(rows)
+    return "\n".join([table(rows), *([f"5 % is chance; {found['why']}"] if "why" in found else [])])
 
 
 def requests(result: Mapping[str, Any]) -> str:

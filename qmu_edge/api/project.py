@@ -253,7 +253,7 @@ def status(project: Path | None = None) -> ProjectStatus:
             "release": ledger.current(Pointer.RELEASE),
             "receipt": ledger.current(Pointer.RECEIPT),
             "origin": found.results.origin() or None,
-            "verdicts": by_number(known, found.recipe.policy.max_residual) if known else None,
+            "verdicts": by_number(known, found.results, found.recipe) if known else None,
             "take_down": [*map(str, Recipients(ledger).superseded())],
             "open": sum(r["next"] is not None for r in requests),
             "overdue": sum(r["overdue"] for r in requests),

@@ -77,6 +77,9 @@ def test_status_is_short_and_tells_the_head_of_the_ledger_whole() -> None:
     assert (
         "ab" * 32 in text and "1,797 samples, 180 deleted" in text and "1 open, 0 overdue, 2 in all" in text
     )
+    why = {**result["verdicts"], "why": "of 500 images it would be 3 %"}
+    assert "\n5 % is chance; of 500 images it would be 3 %\n" in render.status({**result, "verdicts": why})
+    assert "chance" not in text
     waiting = render.status({**result, "deleted": 140, "barred": 40})
     assert "1,797 samples, 140 deleted, 40 barred by open requests\n" in waiting and "barred" not in text
     assert "run it" in text and "closed-1" not in text and len(text.split("\n")) == 16
