@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from qmu_edge.errors import printable
+from qmu_edge.receipt.share import NOT_MEASURED, tellable, told
 
 
 def as_json(result: Any) -> str:
@@ -94,20 +95,21 @@ def _verdict(verdict: Mapping[str, Any] | None) -> str:
         return "no verdict"
     rows = [["check", "value", "from", "to", "allowed", ""]]
     for c in verdict["checks"]:
-        value = "not measured" if c["value"] is None else f"{c['value']:.4f}"
+        found = tellable(c["value"], c["low"], c["high"], c["bound"])
+        value = NOT_MEASURED if found is None else f"{found:.4f}"
         ends = ["-" if c[end] is None else f"{c[end]:.4f}" for end in ("low", "high")]
-        rows.append([c["name"], value, *ends, f"{c['allowed']:.4f}", _met(c)])
+        rows.append([c["name"], value, *ends, f"{c['allowed']:.4f}", _met(c, found is not None)])
     answer = str(verdict["answer"] or "no answer").replace("_", " ")
     why = f": {verdict['why']}" if verdict["why"] else ""
     return f"{answer}{why}\n{table(rows)}"
 
 
-def _met(check: Mapping[str, Any]) -> str:
+def _met(check: Mapping[str, Any], measured: bool) -> str:
     from qmu_edge.io.plain import from_json
     from qmu_edge.verify.verdict import Check
 
     if not check["passed"]:
-        return "MISSED"
+        return "MISSED" if measured else "not shown"
     return "met (too few images to tell)" if from_json(Check, dict(check), "a check").undecided else "met"
 
 
@@ -160,9 +162,13 @@ def pending(result: Mapping[str, Any]) -> str:
 def status(result: Mapping[str, Any]) -> str:
     """Where the project stands; of the requests only those that are open."""
     chain = result["ledger"]
+    barred = f", {result['barred']:,} barred by open requests" if result["barred"] else ""
     rows = [
         ("project", result["project"]),
-        ("dataset", f"{result['dataset']}, {result['samples']:,} samples, {result['deleted']:,} deleted"),
+        (
+            "dataset",
+            f"{result['dataset']}, {result['samples']:,} samples, {result['deleted']:,} deleted{barred}",
+        ),
         *((name, str(result[name] or "-")) for name in ("checkpoint", "release", "receipt")),
         ("origin", result["origin"] or ("trained here" if result["checkpoint"] else "-")),
         ("ledger", f"{chain['events']:,} events, head {chain['head']}"),
@@ -185,7 +191,7 @@ def _verdicts(found: Mapping[str, Any]) -> str:
     rows += [
         [n, percent(found["detects"][n]), percent(found["proves"][n])] for n in map(str, found["detects"])
     ]
-    return table(rows)
+    return "\n".join([table(rows), *([f"5 % is chance; {found['why']}"] if "why" in found else [])])
 
 
 def requests(result: Mapping[str, Any]) -> str:
@@ -268,7 +274,4 @@ def demo(result: Mapping[str, Any]) -> str:
 
 def _left(share: Mapping[str, Any] | None) -> str:
     """What is left of what was known, in percent, with its interval."""
-    if share is None or None in share.values():
-        return "-"
-    value, low, high = (f"{100 * share[end]:.0f}" for end in ("value", "low", "high"))
-    return value if low == high else f"{value} ({low} to {high})"
+    return told(**share, write=lambda part: f"{100 * part:z.0f}") if share else NOT_MEASURED

@@ -10,6 +10,7 @@ A message names the subject, the value found, the value allowed and, where there
       UnlearnError               5  a method diverged, or cannot serve this model or scenario
       ExportError                6  the exported graph is wrong (parity, latent weights, checker)
       VerificationFailed         7  everything ran and a threshold is not met
+        NotMeasurable            7  of what is left nothing could be said
       LedgerError                8  the ledger or a receipt does not hold
       BusyError                  9  another process holds the store
 """
@@ -93,6 +94,10 @@ class VerificationFailed(QmuEdgeError):
     """Everything ran, and a threshold of the policy is not met."""
 
     exit_code = 7
+
+
+class NotMeasurable(VerificationFailed):
+    """Everything ran, and of what is left nothing could be said; no measured value misses its limit."""
 
 
 class LedgerError(QmuEdgeError):

@@ -28,7 +28,7 @@ TESTED_IN = {
         "qmu_edge/pipeline/plugged",
     ),
     "cli/test_cli_path.py": (
-        "cli/main", "cli/project", "cli/run", "qmu_edge/api/project", "qmu_edge/api/run",
+        "cli/main", "cli/project", "cli/run", "qmu_edge/api/run",
         "qmu_edge/pipeline/dry_run",
     ),
     "cli/test_answers.py": ("qmu_edge/pipeline/fulfilled",),

@@ -24,7 +24,7 @@ from qmu_edge.project.project import Project, find, opened, search
 from qmu_edge.project.recipes import recipe_text, shipped_recipes
 from qmu_edge.project.recipients import Recipients
 from qmu_edge.recipe import SOURCES, DataRecipe, Recipe, parse_recipe, to_toml
-from qmu_edge.store.ledger.states import Pointer
+from qmu_edge.store.ledger.states import Pointer, Step
 
 if TYPE_CHECKING:
     from qmu_edge.data.objects import ImageDataset
@@ -56,7 +56,8 @@ class ProjectStatus(TypedDict):
     Attributes:
         project: Its folder.
         dataset: Its source in the recipe.
-        samples, deleted: How many are registered, and of these barred.
+        samples, deleted, barred: How many are registered, of these deleted, and barred by requests that are
+            still open.
         ledger: How far it is.
         checkpoint, release, receipt: Digests of what is current; None before.
         origin: What is to be said of where the network comes from; None when it was trained here.
@@ -70,6 +71,7 @@ class ProjectStatus(TypedDict):
     dataset: str
     samples: int
     deleted: int
+    barred: int
     ledger: LedgerHead
     checkpoint: Sha256 | None
     release: Sha256 | None
@@ -235,23 +237,27 @@ def _fetched(folder: Path, asked: str | None, digest: str | None, progress: Prog
 def status(project: AnyPath | None = None) -> ProjectStatus:
     """Where the project stands: current objects, requests with their deadlines, what comes next."""
     from qmu_edge.queue.foreseen import by_number
-    from qmu_edge.queue.schedule import standing
+    from qmu_edge.queue.schedule import may_retrain, standing
 
     with _project(project, None) as found:
         ledger = found.ledger
         known = found.results.sensitivity()
-        requests = standing(ledger, found.recipe.policy, datetime.now(UTC))
+        deleted = {name for name, _ in ledger.barred(besides=ledger.open_details(Step.TOMBSTONED))}
+        requests = standing(
+            ledger, found.recipe.policy, datetime.now(UTC), retrain=may_retrain(found.results, found.recipe)
+        )
         return {
             "project": str(found.root),
             "dataset": found.recipe.data.source,
             "samples": ledger.sample_count(),
-            "deleted": len(ledger.tombstones()),
+            "deleted": len(deleted),
+            "barred": len(ledger.tombstones() - deleted),
             "ledger": {"events": ledger.event_count(), "head": ledger.head()},
             "checkpoint": ledger.current(Pointer.CHECKPOINT),
             "release": ledger.current(Pointer.RELEASE),
             "receipt": ledger.current(Pointer.RECEIPT),
             "origin": found.results.origin() or None,
-            "verdicts": by_number(known, found.recipe.policy.max_residual) if known else None,
+            "verdicts": by_number(known, found.results, found.recipe) if known else None,
             "take_down": [*map(str, Recipients(ledger).superseded())],
             "open": sum(r["next"] is not None for r in requests),
             "overdue": sum(r["overdue"] for r in requests),

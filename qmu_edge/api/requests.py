@@ -9,9 +9,12 @@ from typing import TypedDict
 from qmu_edge.io.files import AnyPath, write_new
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import STORE, Project, find, opened
+from qmu_edge.project.results import Results
 from qmu_edge.queue import lifecycle
-from qmu_edge.queue.schedule import RequestStanding, standing
+from qmu_edge.queue.schedule import RequestStanding, may_retrain, standing
+from qmu_edge.recipe import Recipe
 from qmu_edge.request.document import load_request, new_request
+from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import RequestRow
 
 
@@ -53,7 +56,7 @@ def request_add(request: AnyPath, project: AnyPath | None = None) -> RequestStan
 def request_list(project: AnyPath | None = None, *, open_only: bool = False) -> RequestList:
     """All requests, or those that are open, with their dates and what happens next."""
     with opened(find(project), Progress()) as found:
-        rows = standing(found.ledger, found.recipe.policy, datetime.now(UTC))
+        rows = _standing(found.ledger, found.results, found.recipe)
     return {"requests": [r for r in rows if r["next"]] if open_only else rows}
 
 
@@ -85,5 +88,12 @@ def _changed(folder: AnyPath | None, change: Callable[[Project], RequestRow]) ->
     with opened(find(folder), Progress()) as project:
         with project.locked():
             row = change(project)
-        (shown,) = standing(project.ledger, project.recipe.policy, datetime.now(UTC), only=row.request_id)
+        (shown,) = _standing(project.ledger, project.results, project.recipe, row.request_id)
         return shown
+
+
+def _standing(
+    ledger: Ledger, results: Results, recipe: Recipe, only: str | None = None
+) -> list[RequestStanding]:
+    exact = may_retrain(results, recipe)
+    return standing(ledger, recipe.policy, datetime.now(UTC), only=only, retrain=exact)

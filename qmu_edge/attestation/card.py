@@ -5,10 +5,11 @@ anything else.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from qmu_edge.attestation.facts import Erasure, Facts
+from qmu_edge.attestation.facts import Erasure, Facts, Rounded
+from qmu_edge.receipt.share import told_apart
 
 CARD: Final = "README.md"
 ANSWERS: Final = {
@@ -98,12 +99,10 @@ def _deletion(done: Erasure) -> Iterator[str]:
     yield from ("", "## Limits", "", *(f"- {limit}" for limit in done.limits), "")
 
 
-def _interval(found: Mapping[str, Any]) -> tuple[str, str]:
-    """A share and its interval in percent; "?" for what is not known."""
-    value, low, high = (
-        "?" if found[end] is None else f"{100 * found[end]:.1f} %" for end in ("value", "low", "high")
-    )
-    return value, f"{low} to {high}"
+def _interval(found: Rounded) -> tuple[str, str]:
+    """A share and its interval in percent."""
+    value, interval = told_apart(found["value"], found["low"], found["high"])
+    return value, interval or "none"
 
 
 def _table(head: Sequence[str], rows: "Iterator[Any] | Sequence[Any]") -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Final, Literal, TypedDict
 
 from qmu_edge import __version__
 from qmu_edge.io.digest import Sha256
+from qmu_edge.receipt.share import tellable
 from qmu_edge.receipt.statement import PredicateV1, Residual, Share, Statement
 
 FEW: Final = 20  # images: of fewer, no figure of theirs is told
@@ -138,9 +139,10 @@ def rounded(value: float | None, low: float | None, high: float | None) -> Round
     }
 
 
-def _share(found: Share | Residual) -> Rounded:
+def _share(found: Share) -> Rounded:
     return rounded(found.value, found.low, found.high)
 
 
 def _residual(left: Residual) -> RoundedResidual:
-    return {"scope": left.scope, **_share(left)}
+    """What is left; a figure that no interval stands by is none."""
+    return {"scope": left.scope, **rounded(tellable(left.value, left.low, left.high), left.low, left.high)}

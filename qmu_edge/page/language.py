@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.receipt.share import tellable
 
 Real = int | float  # JSON has whole numbers, too
 NOTHING: Final = "\u2013"  # where there is no value
@@ -95,6 +96,17 @@ class Language:
             low=self("number.no_low") if low is None else self.percent(low, decimals),
             high=self("number.no_high") if high is None else self.percent(high, decimals),
         )
+
+    def share(self, value: Real | None, low: Real | None, high: Real | None, decimals: int = 1) -> str:
+        r"""A share and its interval; what has none was not measured.
+
+        >>> language("en").share(0.05, -0.05, 0.13, 0), language("en").share(1.891, None, None)
+        ('5\xa0% (\u22125\xa0% to 13\xa0%)', 'not measured')
+        """
+        found = self.percent(tellable(value, low, high), decimals)
+        if low is None and high is None:
+            return found
+        return self("number.share", share=found, interval=self.between(low, high, decimals))
 
     def count(self, number: Real | None) -> str:
         r"""A whole number.

@@ -8,6 +8,7 @@ from qmu_edge.page.facts import Facts
 from qmu_edge.page.language import NOTHING, Language, Real
 from qmu_edge.page.section import Row, Section, Table
 from qmu_edge.receipt.personal_data import is_plain_word
+from qmu_edge.receipt.share import tellable
 from qmu_edge.receipt.statement import EvaluationResult
 from qmu_edge.receipt.version1 import Check
 from qmu_edge.verify.figures import LEAST, RATES, Figures, Spread
@@ -28,17 +29,19 @@ def left(facts: Facts, say: Language) -> Section:
         text.append(say("left.information"))
     most = predicate.thresholds.get("max_residual")
     allowed = float(most) if isinstance(most, Real) else 0.0
-    drawn = []
-    for residual in found:
-        told, (low, high) = _told(residual, say), (residual.low, residual.high)
-        label = say("left.label", told=told)
-        drawn.append((told, plots.interval(residual.value, low, high, allowed, label, say)))
-    rows = [
-        (say.translated(r.scope), say.percent(r.value), say.between(r.low, r.high), say.percent(allowed),
-         say.count(r.n), say.number(r.effective, 1), say.count(r.references),
-         say("left.yes" if r.detected else "left.no"), say.percent(r.power, 0))
-        for r in found
-    ]  # fmt: skip
+    drawn, rows = [], []
+    for r in found:
+        told, share = _told(r, say), tellable(r.value, r.low, r.high)
+        if share is None:
+            text.append(f"{told}.")
+        else:
+            label = say("left.label", told=told)
+            drawn.append((told, plots.interval(share, r.low, r.high, allowed, label, say)))
+        rows.append(
+            (say.translated(r.scope), say.percent(share), say.between(r.low, r.high),
+             say.percent(allowed), say.count(r.n), say.number(r.effective, 1), say.count(r.references),
+             say("left.yes" if r.detected else "left.no"), say.percent(r.power, 0))
+        )  # fmt: skip
     columns = ("of", "left", "interval", "allowed", "images", "effective", "references", "detected", "power")
     head, title = tuple(say(f"left.{column}") for column in columns), say("left.title")
     return Section("left", title, text, drawn, [Table(title, head, rows, True)] if rows else [])
@@ -180,8 +183,7 @@ def impersonal(names: Sequence[str], say: Language) -> list[str]:
 
 def _told(residual: Any, say: Language) -> str:
     what = say("left.classes") if residual.scope == "classes" else say.of("left.pictures", residual.n)
-    share, interval = say.percent(residual.value), say.between(residual.low, residual.high)
-    return say("left.told", what=what, share=share, interval=interval)
+    return say("left.told", what=what, share=say.share(residual.value, residual.low, residual.high))
 
 
 def _check(found: EvaluationResult | Check, say: Language) -> Row:
@@ -191,8 +193,9 @@ def _check(found: EvaluationResult | Check, say: Language) -> Row:
     )
     at_most = say("checks.at_most", share=say.percent(found.threshold))
     limit = say("checks.not_all") if found.metric == UNCHANGED else at_most
-    met = say("checks.met" if found.passed else "checks.missed")
-    return title, say.percent(found.value), say.between(found.low, found.high), limit, right, met
+    value = tellable(found.value, found.low, found.high, getattr(found, "bound", "value"))
+    met = say("checks.met" if found.passed else "checks.unshown" if value is None else "checks.missed")
+    return title, say.percent(value), say.between(found.low, found.high), limit, right, met
 
 
 def _number(found: Mapping[str, object], name: str) -> Real | None:

@@ -19,6 +19,7 @@ from qmu_edge.page.facts import Facts
 from qmu_edge.page.language import ENGLISH, Language, language
 from qmu_edge.page.section import Section
 from qmu_edge.page.words import lead
+from qmu_edge.receipt.share import tellable
 
 MAX_BYTES: Final = 1_000_000
 TEMPLATES: Final = ("page.html", "heat_maps.html", "page.css")
@@ -62,7 +63,10 @@ def _cards(facts: Facts, say: Language) -> list[tuple[str, str, str]]:
         cards = [(known, say("card.nothing"), say("card.never"))]
     else:
         left = predicate.verdict.residuals[:1]
-        cards = [(known, say.percent(r.value, 0), say.between(r.low, r.high, 0)) for r in left]
+        cards = [
+            (known, say.percent(tellable(r.value, r.low, r.high), 0), say.between(r.low, r.high, 0))
+            for r in left
+        ]
     people = say("card.people", n=say.count(figures.people)) if figures and (figures.people or 0) > 1 else ""
     if predicate.batch.requests > 1:
         people = say("card.requests", n=say.count(predicate.batch.requests))

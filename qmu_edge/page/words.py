@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from qmu_edge.page.facts import Facts
 from qmu_edge.page.language import Language
+from qmu_edge.receipt.share import tellable
 
 LAWS: Final = frozenset({"gdpr", "ccpa"})
 
@@ -24,17 +25,16 @@ def left(facts: Facts, say: Language) -> str:
     verdict = facts.predicate.verdict
     if facts.exact:
         return say("lead.nothing_left")
-    shares = [_share(residual, say) for residual in verdict.residuals if residual.value is not None]
+    known = (r for r in verdict.residuals if tellable(r.value, r.low, r.high) is not None)
+    shares = [_share(residual, say) for residual in known]
     if not shares or verdict.answer == "not_measurable":
         return say("lead.not_measured")
     return say("lead.left", shares=say("lead.and").join(shares))
 
 
 def _share(residual: Any, say: Language) -> str:
-    return say(
-        "lead.share_classes" if residual.scope == "classes" else "lead.share",
-        share=say.percent(residual.value, 0), interval=say.between(residual.low, residual.high, 0),
-    )  # fmt: skip
+    share = say.share(residual.value, residual.low, residual.high, 0)
+    return say("lead.share_classes", share=share) if residual.scope == "classes" else share
 
 
 def _who(facts: Facts, say: Language) -> str:

@@ -14,7 +14,14 @@ from typing import Final
 
 import torch
 
-from qmu_edge.errors import ExportError, IntegrityError, QmuEdgeError, UnlearnError, VerificationFailed
+from qmu_edge.errors import (
+    ExportError,
+    IntegrityError,
+    NotMeasurable,
+    QmuEdgeError,
+    UnlearnError,
+    VerificationFailed,
+)
 from qmu_edge.io.digest import Sha256
 from qmu_edge.pipeline.unlearn_run import Run, attempt, produce
 from qmu_edge.project.project import Project
@@ -29,6 +36,7 @@ from qmu_edge.unlearn import registry
 # What ends a rung and not the climb, and the word for it in the receipt.
 _ENDS: Final[dict[type[QmuEdgeError], str]] = {
     VerificationFailed: "threshold_missed",
+    NotMeasurable: "not_measurable",
     UnlearnError: "method_failed",
     ExportError: "export_failed",
 }

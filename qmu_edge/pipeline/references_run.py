@@ -35,7 +35,7 @@ def prepare_references(project: Project, device_name: str) -> References:
     _, release = make_release(project, checkpoint, (Format.INTEGER,))
     found = _sensitivity(bank, release)
     project.results.note_sensitivity(found)
-    return {**built, **by_number(found, project.recipe.policy.max_residual)} if found else built
+    return {**built, **by_number(found, project.results, project.recipe)} if found else built
 
 
 def _sensitivity(bank: Bank, release: Release) -> Sensitivity | None:

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from qmu_edge.errors import IntegrityError, QmuEdgeError, VerificationFailed
+from qmu_edge.errors import IntegrityError, NotMeasurable, QmuEdgeError, VerificationFailed
 from qmu_edge.export.targets import Format
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.plain import to_json
@@ -163,7 +163,7 @@ def produce(run: Run) -> tuple[Sha256, Report]:
         Digest of the release, and the report.
 
     Raises:
-        VerificationFailed: A threshold is not met.
+        VerificationFailed: A threshold is not met; `NotMeasurable` where nothing else was missing.
         QmuEdgeError: Any step's own error.
     """
     run.set_outcome(None)
@@ -175,7 +175,8 @@ def produce(run: Run) -> tuple[Sha256, Report]:
     report = run.project.results.report(verified.stored("report"))
     if not report.verdict.passed:
         run.set_outcome(Outcome.FAILED)
-        raise VerificationFailed(_failure(run, report.verdict))
+        failed = NotMeasurable if report.verdict.unmeasured else VerificationFailed
+        raise failed(_failure(run, report.verdict))
     return release, report
 
 

@@ -72,8 +72,8 @@ class ReportJson(TypedDict):
 class References(TypedDict):
     """How many references there are, how many were trained now, and what a test can see with them.
 
-    The last three, see `qmu_edge.queue.foreseen.Verdicts`, are missing where there is too little to compare
-    with.
+    The last four are those of `qmu_edge.queue.foreseen.Verdicts`, and missing where there is too little to
+    compare with.
     """
 
     references: int
@@ -81,6 +81,7 @@ class References(TypedDict):
     networks: NotRequired[int]
     detects: NotRequired[dict[str, float]]
     proves: NotRequired[dict[str, float]]
+    why: NotRequired[str]
 
 
 class Training(TypedDict):

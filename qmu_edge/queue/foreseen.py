@@ -1,7 +1,7 @@
 """What a verdict on a request could show, before any work is done for it."""
 
 from dataclasses import dataclass
-from typing import Final, TypedDict
+from typing import Final, NotRequired, TypedDict
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from qmu_edge.verify.verdict import NO_REFERENCES, too_few_unseen
 # A method that costs a fifth of retraining is worth trying where it can be shown to have worked that often.
 WORTH_TRYING: Final = 0.2
 NUMBERS: Final = (1, 5, 20, 100, 500)
+SEEN: Final = 0.5  # where the most images are told less often, it is not for want of images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class Foreseen:
         detects: How often a full trace is detected.
         proves: How often a network that never saw the images is shown to know at most `most` of a trace.
         most: The policy's `max_residual`.
-        why: What is missing, where nothing can be shown.
+        why: What is missing, where nothing or little can be shown, beside images.
     """
 
     images: int
@@ -57,7 +58,7 @@ class Foreseen:
         detects, most, proves = (f"{100 * share:.0f} %" for share in (self.detects, self.most, self.proves))
         return (
             f"{self.images} images and {self.references} references: detects a full trace with {detects}, "
-            f"proves at most {most} left with {proves}"
+            f"proves at most {most} left with {proves}{f'; {self.why}' if self.why else ''}"
         )
 
 
@@ -68,20 +69,42 @@ class Verdicts(TypedDict):
         networks: References behind it.
         detects: How often a full trace is detected.
         proves: How often it is shown that at most the allowed share is left.
+        why: See `hardly_known`; missing where it has nothing to say.
     """
 
     networks: int
     detects: dict[str, float]
     proves: dict[str, float]
+    why: NotRequired[str]
 
 
-def by_number(known: Sensitivity, most: float) -> Verdicts:
-    """How often a test detects a full trace, and proves that at most `most` is left, by number of images."""
-    return {
+def by_number(known: Sensitivity, results: Results, recipe: Recipe) -> Verdicts:
+    """How often a test detects a full trace, and proves that little is left, by number of images."""
+    most, why = recipe.policy.max_residual, hardly_known(known, results, recipe)
+    found: Verdicts = {
         "networks": known.references,
         "detects": {str(n): round(known.power(float(n)), 4) for n in NUMBERS},
         "proves": {str(n): round(known.proof(float(n), most), 4) for n in NUMBERS},
     }
+    return {**found, "why": why} if why else found
+
+
+def hardly_known(known: Sensitivity, results: Results, recipe: Recipe) -> str:
+    """Why a test sees little, where it would not see more with more images; else "".
+
+    Accuracies do not tell: a network that knows no image by heart may be good, or have hardly been trained.
+    """
+    seen = known.power(float(NUMBERS[-1]))
+    if seen >= SEEN:
+        return ""
+    found = results.adopted()
+    name = "train" if found is None or found.retrained else "adopt"
+    epochs = getattr(recipe, name).epochs
+    return (
+        f"of {NUMBERS[-1]} images it would be {100 * seen:.0f} %: the network is hardly surer of its "
+        f"training images than of unseen ones; a training of more than [{name}] epochs = {epochs} leaves more "
+        "to measure"
+    )
 
 
 def foresee(
@@ -106,5 +129,5 @@ def foresee(
     effective = effective_number(owners(index, left), known.intraclass)
     return Foreseen(
         images=n, effective=effective, references=known.references, detects=known.power(effective),
-        proves=known.proof(effective, most), most=most,
+        proves=known.proof(effective, most), most=most, why=hardly_known(known, results, recipe),
     )  # fmt: skip

@@ -28,7 +28,7 @@ from qmu_edge.request.resolve import Claim
 from qmu_edge.request.split import EmptiedClasses, Passes, Split, divide, emptied_classes
 from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import REQUEST_KEY, RequestRow
-from qmu_edge.store.ledger.states import Outcome, State, Status, Step
+from qmu_edge.store.ledger.states import REJECTED, Outcome, State, Status, Step
 
 NO_RECIPE: Final = "[adopt] retrain is false, so nothing says how to train this network"
 
@@ -273,24 +273,33 @@ class RequestStanding(TypedDict):
 
 
 def standing(
-    ledger: Ledger, policy: PolicyRecipe, now: datetime, *, only: str | None = None
+    ledger: Ledger, policy: PolicyRecipe, now: datetime, *, only: str | None = None, retrain: bool = True
 ) -> list[RequestStanding]:
-    """All requests, or one, with their dates and what happens next."""
+    """All requests, or one, with their dates and what happens next.
+
+    Args:
+        ledger: Of the project.
+        policy: Of its recipe.
+        now: Days are counted from then.
+        only: The id of the one; all when None.
+        retrain: See `may_retrain`.
+    """
+    rungs = [name for name in policy.rungs if retrain or name != RETRAIN]
     waiting = {p.row.request_id: p for p in places(ledger, policy)}
     receipts = {r.request_id: r.digest for r in ledger.receipts()}
     rows = ledger.requests()
     short = short_ids(row.request_id for row in rows)
-    return [
-        _shown(
-            ledger, row, short[row.request_id], waiting.get(row.request_id), receipts.get(row.request_id), now
-        )
-        for row in rows
-        if only in (None, row.request_id)
-    ]
+
+    def shown(row: RequestRow) -> RequestStanding:
+        place = waiting.get(row.request_id)
+        comes = _next(ledger, place, rungs) if place else None
+        return _shown(row, place, comes, short[row.request_id], receipts.get(row.request_id), now)
+
+    return [shown(row) for row in rows if only in (None, row.request_id)]
 
 
 def _shown(
-    ledger: Ledger, row: RequestRow, short: str, place: Place | None, receipt: Sha256 | None, now: datetime
+    row: RequestRow, place: Place | None, comes: str | None, short: str, receipt: Sha256 | None, now: datetime
 ) -> RequestStanding:
     left = days_left(row.extended or row.due, now) if row.is_open else None
     return {
@@ -300,26 +309,36 @@ def _shown(
         "state": row.state, "outcome": row.outcome, "reason": row.reason,
         "requested_by": row.requested_by, "approved_by": row.approved_by,
         "images": place.images if place else None, "receipt": receipt,
-        "next": _next(ledger, place) if place else None,
+        "next": comes,
     }  # fmt: skip
 
 
-def _next(ledger: Ledger, place: Place) -> str:
+def _next(ledger: Ledger, place: Place, rungs: Sequence[str]) -> str:
     row = place.row
     if place.waits.startswith("approval"):
         return f"waits for {place.waits}: qmu-edge request approve, or deny"
     if place.waits:
         return f"waits for {place.waits}: qmu-edge request deny or withdraw, or send a corrected one"
     if row.outcome is Outcome.FAILED:
+        tried = [*_tried(ledger, row)]
+        if left := [name for name in rungs if name not in tried]:
+            missed = ", ".join(tried) or "so far none"
+            return f"not passed: {missed}; run qmu-edge unlearn --pending: it goes on with {left[0]}"
         return (
-            "no method passed: run qmu-edge unlearn with another --method or a larger --budget, or with "
-            "other limits in [policy] of qmu.toml"
+            "no method passed: run qmu-edge unlearn with another --method, or with other limits in [policy] "
+            "of qmu.toml"
         )
     if row.state is State.RECEIVED:
         return "run qmu-edge unlearn --pending"
     open_steps = [s for s in ledger.steps(row.request_id) if s.status is not Status.DONE]
     at = f" from step {open_steps[-1].step}" if open_steps else ""
     return f"run qmu-edge unlearn --pending: it goes on{at}"
+
+
+def _tried(ledger: Ledger, row: RequestRow) -> dict[str, None]:
+    """The methods whose files were judged and not released, in order."""
+    rejected = (s for s in ledger.steps(row.request_id) if s.step.startswith(REJECTED))
+    return dict.fromkeys(StepResult.parse(s.detail).method or s.step for s in rejected)
 
 
 def closed(row: RequestRow) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from qmu_edge.errors import printable
 from qmu_edge.receipt import envelope
+from qmu_edge.receipt.share import tellable, told
 from qmu_edge.receipt.statement import Statement
 
 if TYPE_CHECKING:
@@ -143,26 +144,25 @@ def _measured(predicate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     verdict, found = predicate["verdict"], predicate["metrics"]["evaluation"]
     yield "answer", f"{verdict.get('answer', '-')}, {'passed' if verdict['passed'] else 'NOT passed'}"
     for left in verdict.get("residuals", ()):
-        yield "left", f"{_percent(left)} of {left['scope']}, {left['references']} references"
+        yield "left", f"{left['scope']}: {_told(left)}, {left['references']} references"
     for check in verdict.get("results", verdict.get("checks", ())):
         yield "check", _checked(check)
     sets = (("fa", "forgotten"), ("ra", "retained"), ("ta", "test"))
-    yield "accuracy", ", ".join(f"{name} {_percent(found[key])}" for key, name in sets if found[key])
+    yield "accuracy", ", ".join(f"{name} {_told(found[key])}" for key, name in sets if found[key])
 
 
-def _percent(share: Mapping[str, Any]) -> str:
-    """A share with its interval, in percent."""
-    value, low, high = (
-        "?" if share[end] is None else f"{100 * share[end]:.1f}" for end in ("value", "low", "high")
-    )
-    return f"{value} % ({low} to {high})"
+def _told(share: Mapping[str, Any]) -> str:
+    return told(share["value"], share["low"], share["high"])
 
 
 def _checked(check: Mapping[str, Any]) -> str:
     """A check of a receipt of any version."""
     name, most = check.get("metric", check.get("name")), check.get("threshold", check.get("allowed"))
-    value = "not measured" if check["value"] is None else f"{check['value']:.4f}"
-    return f"{name} {value}, allowed {most:.4f}: {'met' if check['passed'] else 'MISSED'}"
+    value, low, high = (check[end] for end in ("value", "low", "high"))
+    bound = check.get("bound", "value")
+    missed = "not shown" if tellable(value, low, high, bound) is None else "MISSED"
+    text = told(value, low, high, "{:.4f}".format, bound)
+    return f"{name} {text}, allowed {most:.4f}: {'met' if check['passed'] else missed}"
 
 
 def _lines(value: object, indent: str) -> Iterator[str]:

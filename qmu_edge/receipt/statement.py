@@ -88,7 +88,13 @@ class Rung(Form):
 
     method: Word
     category: Literal["exact", "approximate"]
-    result: Literal["passed", "threshold_missed", "method_failed", "export_failed"]
+    result: Literal["passed", "threshold_missed", "not_measurable", "method_failed", "export_failed"]
+
+
+def _older(rungs: list[Rung]) -> list[Rung]:
+    if any(rung.result == "not_measurable" for rung in rungs):
+        raise ValueError("a result that this version has no word for; allowed from version 3 on")
+    return rungs
 
 
 class Checkpoints(Form):
@@ -260,7 +266,7 @@ class PredicateV1(_Predicate):
     """What was done for one request, in version 1."""
 
     # Empty in receipts that are older than the field.
-    rungs: Annotated[list[Rung], Field(max_length=256, default_factory=list)]
+    rungs: Annotated[list[Rung], Field(max_length=256, default_factory=list), AfterValidator(_older)]
     reference: Reference | None
     verdict: VerdictV1
 
@@ -268,13 +274,14 @@ class PredicateV1(_Predicate):
 class PredicateV2(_Predicate):
     """What was done for one request, in version 2."""
 
-    rungs: Annotated[list[Rung], Field(min_length=1, max_length=256)]
+    rungs: Annotated[list[Rung], Field(min_length=1, max_length=256), AfterValidator(_older)]
     verdict: Verdict
 
 
 class Predicate(PredicateV2):
     """What was done for one request, and how far the ledger was."""
 
+    rungs: Annotated[list[Rung], Field(min_length=1, max_length=256)]
     metrics: MoreMetrics
     ledger: Ledger
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from qmu_edge.errors import printable
 from qmu_edge.verify.evaluation import Evaluation
 from qmu_edge.verify.rounding import Obstacle
-from qmu_edge.verify.verdict import Bound, Check
+from qmu_edge.verify.verdict import Check, told_check
 from qmu_edge.verify.verification import BundleReport, Verification
 
 
@@ -84,12 +84,9 @@ def _bundle_lines(bundle: BundleReport) -> Iterator[str]:
 
 
 def _check_line(check: Check) -> str:
-    value = "not measured" if check.value is None else f"{check.value:.4f}"
-    if check.bound is not Bound.VALUE:
-        ends = ("?" if end is None else f"{end:.4f}" for end in (check.low, check.high))
-        value += f" ({' to '.join(ends)})"
-    word = "too few images to tell" if check.undecided else "ok" if check.passed else "FAILED"
-    return f"{check.name:15} {value}, allowed {check.allowed:.4f}: {word}"
+    failed = "FAILED" if check.measured else "not shown"
+    word = "too few images to tell" if check.undecided else "ok" if check.passed else failed
+    return f"{check.name:15} {told_check(check)}, allowed {check.allowed:.4f}: {word}"
 
 
 def junit(found: Verification) -> str:
@@ -101,7 +98,7 @@ def junit(found: Verification) -> str:
     if found.parity:
         cases["parity"] = ""
     for check in found.verdict.checks if found.verdict else ():
-        cases[check.name] = "" if check.passed else f"{check.value}, allowed {check.allowed}"
+        cases[check.name] = "" if check.passed else f"{told_check(check)}, allowed {check.allowed}"
     return _suite(cases)
 
 

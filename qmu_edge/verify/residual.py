@@ -134,6 +134,9 @@ class Sensitivity:
     def power(self, n: float) -> float:
         """How often a full trace of n (effective) images is detected at a false alarm of 5 %.
 
+        Where the estimate of the trace is below zero, by chance, there is none: a test finds it as often as
+        it gives a false alarm, whatever n is.
+
         >>> known = Sensitivity(
         ...     trace=1.0, trace_spread=1.0, noise=1.0, unseen=1e9, intraclass=0.0, references=4
         ... )
@@ -141,7 +144,7 @@ class Sensitivity:
         0.64
         """
         noise, spread = (_error(s, n, self.unseen) for s in (self.noise, self.trace_spread))
-        return _normal((self.trace - Z_ONE_SIDED * noise) / max(spread, 1e-12))
+        return _normal((max(self.trace, 0.0) - Z_ONE_SIDED * noise) / max(spread, 1e-12))
 
     def proof(self, n: float, most: float) -> float:
         """How often a network that never saw n (effective) images is shown to know at most `most` of a trace.
@@ -153,7 +156,7 @@ class Sensitivity:
         0.62
         """
         error = _error(math.hypot(self.noise, most * max(self.trace_spread, self.noise)), n, self.unseen)
-        return _normal(most * self.trace / max(error, 1e-12) - Z_ONE_SIDED)
+        return _normal(most * max(self.trace, 0.0) / max(error, 1e-12) - Z_ONE_SIDED)
 
 
 def samples_residual(

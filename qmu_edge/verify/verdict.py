@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.receipt.share import tellable, told
 from qmu_edge.verify.codes import CodesChanged
 from qmu_edge.verify.evaluation import SetName
 from qmu_edge.verify.metrics import Z_ONE_SIDED
@@ -98,6 +99,11 @@ class Check:
     n: int | None = None
 
     @property
+    def measured(self) -> bool:
+        """Whether there is a value, with an interval where that is compared."""
+        return tellable(self.value, self.low, self.high, self.bound) is not None
+
+    @property
     def undecided(self) -> bool:
         """Whether it passed because there are not enough images to tell."""
         return self.passed and self.value is not None and self.value > self.allowed + 1e-12
@@ -120,6 +126,12 @@ class Verdict:
     answer: Answer | None = None
     why: str = ""
     residuals: tuple[Residual, ...] = ()
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether all that is missing is that something can be said of what is left."""
+        missed = (c for c in self.checks if not c.passed and c.measured)
+        return not self.passed and self.answer is Answer.NOT_MEASURABLE and not any(missed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,23 +190,26 @@ def reasons(verdict: Verdict) -> list[str]:
         return []
     found = []
     if verdict.answer not in (None, Answer.FORGOTTEN, Answer.RETRAINED):
-        left = [f"{_share(r)} of what was known of {r.n} images" for r in verdict.residuals]
-        figures = "; ".join([*([verdict.why] if verdict.why else []), *left])
+        figures = "; ".join([*([verdict.why] if verdict.why else []), *map(_share, verdict.residuals)])
         found.append(f"{verdict.answer}: {figures}" if figures else str(verdict.answer))
     return found + [_missed(c) for c in verdict.checks if not c.passed and c.name != RESIDUAL]
 
 
 def _share(residual: Residual) -> str:
-    ends = [residual.low, residual.value, residual.high]
-    low, value, high = ("?" if end is None else f"{end:.0%}" for end in ends)
-    return f"{value} is left ({low} to {high})"
+    left = told(residual.value, residual.low, residual.high, "{:.0%}".format)
+    why = "" if residual.detected else ", the original could not be told from a network that never saw them"
+    return f"left of what was known of {residual.n} images: {left}{why}"
 
 
 def _missed(check: Check) -> str:
     if check.name == UNCHANGED:
         return "nothing changed: every integer weight is the original's"
-    ends = "" if check.low is None else f" ({check.low:.4f} to {check.high:.4f})"
-    return f"{check.name} is {check.value:.4f}{ends}, allowed {check.allowed}"
+    return f"{check.name} is {told_check(check)}, allowed {check.allowed}"
+
+
+def told_check(check: Check) -> str:
+    """What was found, with its interval where that is compared."""
+    return told(check.value, check.low, check.high, "{:.4f}".format, check.bound)
 
 
 def paired_drop(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> tuple[float, float, float]:

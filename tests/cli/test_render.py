@@ -66,6 +66,7 @@ def test_requests_are_a_table_with_what_comes_next_below() -> None:
 def test_status_is_short_and_tells_the_head_of_the_ledger_whole() -> None:
     result: dict[str, Any] = {
         "project": "/srv/shop", "dataset": "folder", "samples": 1797, "deleted": 180,
+        "barred": 0,
         "ledger": {"events": 63, "head": "ab" * 32}, "checkpoint": "cd" * 32, "release": None,
         "receipt": None, "origin": None,
         "verdicts": {"networks": 4, "detects": {"1": 0.7275, "20": 1.0}, "proves": {"1": 0.1286, "20": 0.72}},
@@ -76,6 +77,11 @@ def test_status_is_short_and_tells_the_head_of_the_ledger_whole() -> None:
     assert (
         "ab" * 32 in text and "1,797 samples, 180 deleted" in text and "1 open, 0 overdue, 2 in all" in text
     )
+    why = {**result["verdicts"], "why": "of 500 images it would be 3 %"}
+    assert "\n5 % is chance; of 500 images it would be 3 %\n" in render.status({**result, "verdicts": why})
+    assert "chance" not in text
+    waiting = render.status({**result, "deleted": 140, "barred": 40})
+    assert "1,797 samples, 140 deleted, 40 barred by open requests\n" in waiting and "barred" not in text
     assert "run it" in text and "closed-1" not in text and len(text.split("\n")) == 16
     (line,) = [line for line in text.split("\n") if line.startswith("20 ")]
     assert line.split() == ["20", "100.00", "72.00"]

@@ -164,11 +164,16 @@ def test_what_cannot_be_measured_is_released_only_where_the_policy_says_so(
     command = ("unlearn", "--request", made.request, "--project", trained, "--quiet", "--method", "qmul")
     refused(run(*command), 7, "not_measurable: no networks that never saw the images")
     assert current(trained, "receipt") is None
+    found = run("status", "--project", trained, "--json").json
+    assert found["deleted"] == 0 and found["barred"] > 0
+    assert found["requests"][0]["next"].startswith("not passed: qmul; run qmu-edge unlearn --pending")
     set_policy(trained, when_not_measurable='"release"')
     assert run(*command).code == 0
     statement = loads((trained / "release/receipt.json").read_bytes(), trained)
-    stated = statement.document()["predicate"]["verdict"]
-    assert (stated["answer"], stated["passed"]) == ("not_measurable", True)
+    stated = statement.document()["predicate"]
+    assert (stated["verdict"]["answer"], stated["verdict"]["passed"]) == ("not_measurable", True)
+    assert [rung["result"] for rung in stated["rungs"]] == ["not_measurable", "passed"]
+    assert run("status", "--project", trained, "--json").json["barred"] == 0
 
 
 def test_a_method_that_does_nothing_is_refused_and_retraining_is_not(

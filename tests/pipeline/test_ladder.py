@@ -7,7 +7,14 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from qmu_edge.errors import ConfigError, ExportError, QmuEdgeError, UnlearnError, VerificationFailed
+from qmu_edge.errors import (
+    ConfigError,
+    ExportError,
+    NotMeasurable,
+    QmuEdgeError,
+    UnlearnError,
+    VerificationFailed,
+)
 from qmu_edge.io.digest import sha256_of
 from qmu_edge.pipeline import ladder
 from qmu_edge.pipeline.ladder import Climb, Effort, Rung, climb
@@ -81,6 +88,13 @@ def test_the_first_that_passes_ends_it_and_the_others_are_told(monkeypatch: pyte
     assert [step.step for step in world.steps] == [
         f"{REJECTED}: {word}" for word in ("threshold_missed", "method_failed", "export_failed")
     ]
+
+
+def test_what_could_not_be_measured_is_not_called_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, {"finetune": NotMeasurable("nothing known"), "retrain": None})
+    assert told(world.climb(["finetune", "retrain"]).tried) == [
+        ("finetune", "not_measurable"), ("retrain", "passed"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("error", ENDS.values(), ids=lambda e: type(e).__name__)

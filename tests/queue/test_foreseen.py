@@ -9,9 +9,9 @@ import pytest
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import sha256
 from qmu_edge.project.project import Project
-from qmu_edge.project.records import ReferenceNote
+from qmu_edge.project.records import Adopted, ReferenceNote
 from qmu_edge.queue import lifecycle
-from qmu_edge.queue.foreseen import NUMBERS, WORTH_TRYING, Foreseen, by_number, foresee
+from qmu_edge.queue.foreseen import NUMBERS, SEEN, WORTH_TRYING, Foreseen, by_number, foresee, hardly_known
 from qmu_edge.queue.schedule import plan, rungs
 from qmu_edge.recipe import PolicyRecipe
 from qmu_edge.request.split import emptied_classes
@@ -48,7 +48,9 @@ def test_little_to_see_is_hopeless_and_said(project: Project) -> None:
     found = shown(project, BLIND, "1")
     assert found is not None and found.proves < WORTH_TRYING and found.hopeless
     assert str(found) == (
-        "8 images and 4 references: detects a full trace with 6 %, proves at most 25 % left with 5 %"
+        "8 images and 4 references: detects a full trace with 6 %, proves at most 25 % left with 5 %; of 500 "
+        "images it would be 12 %: the network is hardly surer of its training images than of unseen ones; a "
+        "training of more than [train] epochs = 30 leaves more to measure"
     )
     none = shown(project, None, "2")
     assert none is not None and none.hopeless and none.references == 0
@@ -75,8 +77,29 @@ def test_where_references_say_nothing_nothing_is_foreseen(project: Project) -> N
     assert shown(project, BLIND, class_ids=[0]) is None  # whole classes need none
 
 
-def test_by_number_of_images_a_test_sees_more() -> None:
-    found = by_number(KEEN, 0.25)
+def test_few_images_are_not_the_networks_fault(project: Project) -> None:
+    """Of one image little can be shown, of many much; and the other way round."""
+    weak = replace(KEEN, trace=0.2)
+    found = shown(project, weak, "1")
+    assert found is not None and found.hopeless and found.why == "" and weak.power(500.0) > SEEN
+    assert "why" not in by_number(weak, project.results, project.recipe)
+    blind = by_number(BLIND, project.results, project.recipe)
+    assert blind["why"].endswith("[train] epochs = 30 leaves more to measure")
+
+
+def test_of_an_adopted_network_its_own_epochs_are_named(project: Project) -> None:
+    one = sha256("0" * 64)
+    adopted = Adopted(run=one, checkpoint=one, weights=one, images=1, accuracy={})
+    for found, said in (
+        (adopted, "[adopt] epochs = 5"),
+        (replace(adopted, retrained=True), "[train] epochs = 30"),
+    ):
+        project.results.note_adopted(found)
+        assert said in hardly_known(BLIND, project.results, project.recipe)
+
+
+def test_by_number_of_images_a_test_sees_more(project: Project) -> None:
+    found = by_number(KEEN, project.results, project.recipe)
     assert found["networks"] == 4 and [*found["detects"]] == [*map(str, NUMBERS)] == [*found["proves"]]
     for name in ("detects", "proves"):
         values = [*found[name].values()]

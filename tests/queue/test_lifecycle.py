@@ -13,11 +13,12 @@ from qmu_edge.data.index import SAMPLE_SPLITS, SampleIndex
 from qmu_edge.data.subjects import pseudonym
 from qmu_edge.errors import IntegrityError, NoMatchError, RequestError
 from qmu_edge.project.project import STORE, Project
+from qmu_edge.project.records import StepResult
 from qmu_edge.queue import lifecycle
 from qmu_edge.queue.schedule import standing
 from qmu_edge.request.document import new_request, parse_request
 from qmu_edge.store.ledger.ledger import Ledger
-from qmu_edge.store.ledger.states import Outcome, State
+from qmu_edge.store.ledger.states import REJECTED, Outcome, State
 from tests.queue.people import NOW, PEOPLE, SECRET, ask, bar, make_index, sha
 
 
@@ -181,6 +182,34 @@ def test_status_counts_the_days(project: Project) -> None:
     lifecycle.withdraw(project.ledger, row.request_id)
     (shown,) = standing(project.ledger, project.recipe.policy, NOW + 400 * day)
     assert (shown["days_left"], shown["overdue"], shown["next"]) == (None, False, None)
+
+
+def test_after_a_method_that_did_not_pass_the_plain_command_is_advised(project: Project) -> None:
+    ledger, policy = project.ledger, project.recipe.policy
+    row = lifecycle.register(project, ask("1"))
+    bar(project, row)
+
+    def missed(method: str) -> None:
+        with ledger.change():
+            step, detail = f"{REJECTED}: not_measurable", StepResult(method=method).to_json()
+            ledger.start_step(row.request_id, f"run of {method}", step)
+            ledger.finish_step(row.request_id, f"run of {method}", step, detail)
+            ledger.set_outcome(row.request_id, State.UNLEARNING, Outcome.FAILED)
+
+    def advised(retrain: bool = True) -> str | None:
+        (shown,) = standing(ledger, policy, NOW, retrain=retrain)
+        return shown["next"]
+
+    missed("finetune")
+    said = "run qmu-edge unlearn --pending: it goes on with held_out_match"
+    assert advised() == f"not passed: finetune; {said}"
+    missed("held_out_match")
+    assert advised() == f"not passed: finetune, held_out_match; {said.replace('held_out_match', 'retrain')}"
+    assert "another --method" in str(advised(retrain=False)) and "--pending" not in str(
+        advised(retrain=False)
+    )
+    missed("retrain")
+    assert "another --method" in str(advised()) and "[policy]" in str(advised())
 
 
 def test_the_guard_names_the_use_and_counts(project: Project) -> None:

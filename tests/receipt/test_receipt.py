@@ -318,3 +318,14 @@ def test_a_receipt_of_every_version_is_told_on_one_screen(path: Path) -> None:
     assert len(lines) <= 24 and max(map(len, lines)) <= 120 and all(line.isprintable() for line in lines)
     assert document["subject"][0]["digest"]["sha256"] in text and "receipt show --full" in lines[-1]
     assert document["predicate"]["method"]["name"] in text and "passed" in text
+
+
+def test_only_version_3_has_a_word_for_what_could_not_be_measured() -> None:
+    rungs = [
+        {"method": "qmul", "category": "approximate", "result": "not_measurable"},
+        make()["predicate"]["rungs"][1],
+    ]
+    assert StatementV3.model_validate(make(rungs=rungs)).document()["predicate"]["rungs"] == rungs
+    for old, document in ((StatementV2, make_v2(rungs=rungs)), (StatementV1, make_old(rungs=rungs))):
+        with pytest.raises(LedgerError, match="no word for"), refusing("receipt"):
+            old.model_validate(document)

@@ -111,6 +111,19 @@ def test_where_the_original_knew_nothing_the_policy_decides() -> None:
         assert not judge(ANSWERS[name][0], free, codes=OTHER).passed
 
 
+def test_unmeasured_is_a_file_that_misses_nothing_else() -> None:
+    sets, _ = ANSWERS["never known"]
+    found = judge(sets, TERMS, codes=OTHER)
+    assert found.unmeasured and not found.passed
+    assert judge(sets, replace(TERMS, references=0), codes=OTHER).unmeasured
+    assert not judge(sets, TERMS, codes=SAME).unmeasured
+    worse = {**sets, SetName.TEST: replace(sets[SetName.TEST], right=np.arange(300) < 200)}
+    assert not judge(worse, TERMS, codes=OTHER).unmeasured
+    assert not judge(sets, replace(TERMS, release_unmeasurable=True), codes=OTHER).unmeasured
+    for name, (others, answer) in ANSWERS.items():
+        assert judge(others, TERMS, codes=OTHER).unmeasured == (answer is Answer.NOT_MEASURABLE), name
+
+
 def test_a_file_in_which_no_integer_weight_changed_is_refused() -> None:
     sets = sets_of(300, 0.0)
     for terms in (TERMS, replace(TERMS, exact=True)):
