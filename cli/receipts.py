@@ -58,11 +58,12 @@ def receipt_verify(
 ) -> None:
     """Hold a receipt against its signature and the files that it speaks of."""
     from qmu_edge import api
+    from qmu_edge.cli import render
 
     result = api.receipt_verify(
         path, project, files=file or (), digests=sha256 or (), previous=previous or (), trusted_keys=key or ()
     )
-    show(result, json)
+    show(result, json, render.verified_receipt)
 
 
 @app.command("recompute")

@@ -159,6 +159,67 @@ def pending(result: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) or "no request is open"
 
 
+_COUNTED = {  # of a split, as `unlearn --dry-run` says it
+    "forget": "training images to forget", "also_erased": "validation and test images that go with them",
+    "copies": "of both that were not named, but have the pixels of one that was",
+    "duplicates_retained": "with such pixels that stay: they are of somebody else",
+    "near_duplicates": "retained images that look like forgotten ones",
+    "unmatched_subjects": "names of the person that no image has",
+    "retain": "training images that stay", "validation": "validation images that stay",
+    "test": "test images that stay", "requests": "requests that are served together",
+}  # fmt: skip
+_LIMITED = {
+    "approval_above": "approval is waited for above",
+    "approval_above_total": "and when all deletions together are above",
+    "retrain_above": "only retrain is used above",
+}
+
+
+def previewed(result: Mapping[str, Any]) -> str:
+    """What serving requests would do."""
+    rows = [("request", name) for name in result.get("requests", [result.get("request")])]
+    counts = result.get("counts") or {}
+    rows += [(f"request {w['request']}", f"waits for {w['waits_for']}") for w in result.get("waiting", [])]
+    found = {
+        "served before, with the outcome": result.get("outcome"),
+        "cannot be honoured": result.get("problem"),
+        "would wait for": result.get("waits_for"),
+        "it names": result.get("scope"),
+        **{_COUNTED.get(name, name): counts[name] for name in sorted(counts, key=[*_COUNTED].index)},
+        "by class": ", ".join(f"{name}: {count}" for name, count in result.get("classes", {}).items()),
+        "share of the training images": f"{percent(result['share'])} %" if "share" in result else "",
+        "images that show other people too": result.get("shared_with_others"),
+        "look like forgotten ones": ", ".join(result.get("look_alike", [])),
+        "methods, in this order": ", ".join(_expected(result)),
+        "why these methods": result.get("rungs_forced_by"),
+        "what a verdict can show": result.get("verdict"),
+        **{_LIMITED.get(name, name): _limit(value) for name, value in result.get("limits", {}).items()},
+    }
+    rows += [(name, f"{text:,}" if isinstance(text, int) else text) for name, text in found.items() if text]
+    width = max((len(name) for name, _ in rows), default=0)
+    lines = [f"{name:{width}}  {text}" for name, text in rows]
+    return "\n".join([*lines, "dry run: nothing was changed"])
+
+
+def _expected(result: Mapping[str, Any]) -> list[str]:
+    """The methods, with the time that each is expected to take."""
+    seconds = result.get("expected_seconds", {})
+    known = {name: "not known" if s is None else f"about {s:g} s" for name, s in seconds.items()}
+    return [f"{name} ({known[name]})" if name in known else name for name in result.get("rungs", [])]
+
+
+def _limit(value: Any) -> str:
+    return value if isinstance(value, str) else f"{percent(value)} %"
+
+
+def verified_receipt(result: Mapping[str, Any]) -> str:
+    """What was verified of a receipt, and last that it holds: what does not ends in an error."""
+    open_ends, nothing = ("not checked", "compared with no key"), "not checked, stated: none"
+    left = sum(any(end in c for end in open_ends) and nothing not in c for c in result["checks"])
+    more = f"; not everything was checked: {left} of the lines above" if left else ""
+    return f"{plain(result)}\nthe receipt holds{more}"
+
+
 def status(result: Mapping[str, Any]) -> str:
     """Where the project stands; of the requests only those that are open."""
     chain = result["ledger"]

@@ -108,7 +108,7 @@ def unlearn(
             device=device, deterministic=deterministic, wait_s=wait_s, progress=shown,
         )  # fmt: skip
     text = render.pending if pending else render.served
-    show(result, json, render.plain if dry_run else text)
+    show(result, json, render.previewed if dry_run else text)
     if pending and not dry_run:
         _require_all_served(result)
 

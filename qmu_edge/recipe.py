@@ -52,8 +52,7 @@ class DataRecipe(_Section):
     """Where the images come from and how the network sees them.
 
     Attributes:
-        source: "digits", "cifar10", "cifar100", "svhn", "fashion_mnist", "torchvision:NAME", "folder", "csv",
-            "parquet", "tar", "arrays", "object" (the page of `data/` says what each is), or "plugin:NAME".
+        source: The page of `data/` says what each is.
         path: The folder or file, or where torchvision downloads to.
         size: Side in pixels to which images are resized; 0 keeps the size of the first image.
         fit: Images that are not square are resized by "stretch", or by "crop" to their middle.
@@ -158,7 +157,7 @@ class TrainRecipe(_Section):
 
     Attributes:
         epochs: Passes over the training images.
-        batch: Images per step, at least 2; where one would be left alone, a step takes it too.
+        batch: Images per step. A training needs two; where one would be left alone, a step takes it too.
         lr: Highest learning rate, reached after `warmup` epochs.
         warmup: Epochs of linear warm-up.
         optimizer: "sgd" or "adamw".

@@ -18,7 +18,9 @@ import pytest
 import typer
 
 from qmu_edge.cli.main import app
+from qmu_edge.errors import ConfigError
 from qmu_edge.receipt.statement import json_schema as receipt_schema
+from qmu_edge.recipe import parse_recipe
 from qmu_edge.request.document import json_schema as request_schema
 from qmu_edge.verify.__main__ import _parser as verifier
 
@@ -129,6 +131,18 @@ def test_generated_parts_are_current(tables: Any) -> None:
     assert stale == [], "python bench/tables.py renews them"
     used = {part for page in PAGES for part in re.findall("<!-- table (.*?) -->", page.read_text("utf-8"))}
     assert used == set(tables.TABLES)
+
+
+def test_the_ranges_of_a_recipe_are_those_that_it_is_held_to(tables: Any) -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*?) *\|", tables.TABLES["recipe"](), re.M))
+    assert rows["weight_bits"] == "2 to 8" and rows["average"] == "0 to below 1"
+    assert rows["crop_area"] == "above 0 to 1" and rows["retrain_above"] == '0 to 1, "off"'
+    assert rows["parity_inputs"] == "at least 1000" and rows["flip"] == "true, false"
+    assert rows["seed"] == "whole numbers" and rows["source"].endswith('"torchvision:NAME", "plugin:NAME"')
+    for key, wrong in (("weight_bits", 9), ("average", 1.0)):
+        section = "model" if key == "weight_bits" else "train"
+        with pytest.raises(ConfigError, match=key):
+            parse_recipe(f"[{section}]\n{key} = {wrong}\n", "r.toml")
 
 
 def test_stale_page_is_told_and_renewed(tables: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,12 +116,51 @@ def recipe_fields() -> str:
     for name, section in sections.items():
         defaults, texts = section().model_dump(mode="json"), _attributes(section)
         shared = {text: [f for f in defaults if texts[f] == text] for text in texts.values()}
+        limits = section.model_json_schema()["properties"]
         rows = [
-            (", ".join(f"`{f}`" for f in names), "; ".join(_value(defaults[f]) for f in names), text)
+            (
+                ", ".join(f"`{f}`" for f in names), "; ".join(_value(defaults[f]) for f in names),
+                "; ".join(dict.fromkeys(filter(None, (allowed(limits[f]) for f in names)))),
+                text,
+            )
             for text, names in shared.items()
-        ]
-        parts.append(table((f"`[{name}]`", "default", "meaning"), *rows))
+        ]  # fmt: skip
+        parts.append(table((f"`[{name}]`", "default", "allowed", "meaning"), *rows))
     return "\n\n".join(parts)
+
+
+def allowed(limit: dict[str, Any]) -> str:
+    """What a field of a recipe may be, from its JSON Schema.
+
+    >>> allowed({"type": "integer", "minimum": 2, "maximum": 8}), allowed({"type": "integer"})
+    ('2 to 8', 'whole numbers')
+    >>> allowed({"anyOf": [{"type": "number", "exclusiveMinimum": 0.0}, {"const": "off"}]})
+    'above 0, "off"'
+    >>> allowed({"anyOf": [{"enum": ["a", "b"]}, {"type": "string", "pattern": "^plugin:[a-z]{1,9}$"}]})
+    '"a", "b", "plugin:NAME"'
+    """
+    if "anyOf" in limit:
+        return ", ".join(filter(None, map(allowed, limit["anyOf"])))
+    if words := limit.get("enum", [limit["const"]] if "const" in limit else []):
+        return ", ".join(f'"{word}"' for word in words)
+    kind = limit.get("type")
+    if kind == "array":
+        return allowed(limit["items"])
+    if kind == "string":
+        named = re.match(r"\^(\w+:)\[", limit.get("pattern", ""))
+        return f'"{named[1]}NAME"' if named else ""
+    if kind == "boolean":
+        return "true, false"
+    return _range(limit) or {"integer": "whole numbers", "number": "numbers"}.get(str(kind), "")
+
+
+def _range(limit: dict[str, Any]) -> str:
+    low, above = limit.get("minimum"), limit.get("exclusiveMinimum")
+    high, below = limit.get("maximum"), limit.get("exclusiveMaximum")
+    least = f"above {above:g}" if above is not None else f"{low:g}" if low is not None else ""
+    if high is not None or below is not None:
+        return f"{least} to {high:g}" if high is not None else f"{least} to below {below:g}"
+    return f"at least {least}" if low is not None else least
 
 
 def _value(value: Any) -> str:

@@ -48,8 +48,8 @@ from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import BEGUN, BROUGHT, Results
 from qmu_edge.project.samples import ProjectSamples
 from qmu_edge.project.thumbnails import keep
-from qmu_edge.queue.lifecycle import register, require
-from qmu_edge.queue.schedule import batch_name, batches, closed, places, plan
+from qmu_edge.queue.lifecycle import close_deleted, register, require
+from qmu_edge.queue.schedule import SAME_SAMPLES, batch_name, batches, closed, places, plan
 from qmu_edge.receipt.fields import refusing
 from qmu_edge.receipt.receipt import ADOPTED, PRETRAINED, sign
 from qmu_edge.receipt.statement import Method, Rung
@@ -107,6 +107,7 @@ def fulfil_pending(project: Project, effort: Effort) -> FulfilledPending:
             Networks.of(project), project.current(Pointer.CHECKPOINT), project.samples, project.recipe,
             project.results, effort,
         )  # fmt: skip
+        close_deleted(project.ledger)
         found = places(project.ledger, project.recipe.policy)
         chosen = [p.row for p in found if not p.waits]
         done: list[Fulfilled] = []
@@ -126,8 +127,10 @@ def fulfil_pending(project: Project, effort: Effort) -> FulfilledPending:
             told |= set(ids)
         publish_current(project.root, project.store, project.ledger, project.results)
         rest = [require(project.ledger, row.request_id) for row in chosen if row.request_id not in told]
-        waits = {p.row.request_id: p.waits for p in found if p.waits}
-        waits |= {row.request_id: "the request that deletes the same samples" for row in rest if row.is_open}
+        still = [(require(project.ledger, p.row.request_id), p.waits) for p in found if p.waits]
+        rest += [row for row, _ in still if not row.is_open]
+        waits = {row.request_id: what for row, what in still if row.is_open}
+        waits |= {row.request_id: SAME_SAMPLES for row in rest if row.is_open}
         return {
             "batches": done, "failed": failed,
             "waiting": [{"request": i, "waits_for": what} for i, what in waits.items()],
@@ -263,6 +266,7 @@ def _receipts(climbed: Climb, claims: Sequence[Claim]) -> None:
         for row, (digest, outcome) in zip(run.rows, made, strict=True):
             ledger.commit_release(row.request_id, checkpoint=checkpoint, release=release, receipt=digest)
             ledger.set_outcome(row.request_id, State.COMPLETED, outcome)
+        close_deleted(ledger)
         if method(run.method).category == "exact":
             project.results.note_training_from_scratch()
 

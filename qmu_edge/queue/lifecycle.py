@@ -301,6 +301,23 @@ def _standing(ledger: Ledger, error: RequestError | None) -> tuple[State, Outcom
     return State.RECEIVED, Outcome.FAILED, error.reason
 
 
+def close_deleted(ledger: Ledger) -> None:
+    """Close the requests of which others have deleted everything, once those are done.
+
+    Until then the network still knows the samples, and nobody is told that they are deleted.
+    """
+    rows = [row for row in ledger.requests() if is_deleted_by_others(row)]
+    if rows and not ledger.open_details(Step.TOMBSTONED):
+        with ledger.change():
+            for row in rows:
+                ledger.set_outcome(row.request_id, State.COMPLETED, Outcome.DENIED, row.reason)
+
+
+def is_deleted_by_others(row: RequestRow) -> bool:
+    """Whether an open request waits for the end of the one that deletes the same samples."""
+    return row.is_open and (row.outcome, row.reason) == (Outcome.FAILED, "already_deleted")
+
+
 def _is_resolved(ledger: Ledger, row: RequestRow) -> bool:
     step = ledger.step(row.request_id, "", Step.RESOLVED)
     return step is not None and step.status is Status.DONE

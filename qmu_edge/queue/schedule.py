@@ -21,7 +21,7 @@ from qmu_edge.project.records import StepResult
 from qmu_edge.project.results import Results
 from qmu_edge.queue.cost import Costs, expect
 from qmu_edge.queue.foreseen import Foreseen, foresee
-from qmu_edge.queue.lifecycle import said, short_ids
+from qmu_edge.queue.lifecycle import is_deleted_by_others, said, short_ids
 from qmu_edge.recipe import RETRAIN, PolicyRecipe, Recipe
 from qmu_edge.request.deadline import days_left
 from qmu_edge.request.resolve import Claim
@@ -30,6 +30,7 @@ from qmu_edge.store.ledger.ledger import Ledger
 from qmu_edge.store.ledger.requests import REQUEST_KEY, RequestRow
 from qmu_edge.store.ledger.states import REJECTED, Outcome, State, Status, Step
 
+SAME_SAMPLES: Final = "the request that deletes the same samples"
 NO_RECIPE: Final = "[adopt] retrain is false, so nothing says how to train this network"
 
 
@@ -56,6 +57,8 @@ def places(ledger: Ledger, policy: PolicyRecipe) -> list[Place]:
     found = []
     for row in filter(lambda row: row.is_open, ledger.requests()):
         images, waits = 0, f"a decision: it cannot be honoured as written ({row.reason})"
+        if is_deleted_by_others(row):
+            waits = SAME_SAMPLES
         if row.request_id in resolved:
             found_then = StepResult.parse(resolved[row.request_id])
             images, total = (found_then.counts or {})["forget"], max(1, found_then.training_images or 0)
@@ -317,6 +320,8 @@ def _next(ledger: Ledger, place: Place, rungs: Sequence[str]) -> str:
     row = place.row
     if place.waits.startswith("approval"):
         return f"waits for {place.waits}: qmu-edge request approve, or deny"
+    if place.waits == SAME_SAMPLES:
+        return f"is closed with {SAME_SAMPLES}"
     if place.waits:
         return f"waits for {place.waits}: qmu-edge request deny or withdraw, or send a corrected one"
     if row.outcome is Outcome.FAILED:

@@ -148,6 +148,8 @@ def test_rotation_keeps_old_receipts_good_and_bundles_checkable(
     assert [*listed] == [old, new] and listed[old]["reason"] == "compromised" and listed[new]["until"] is None
     checks = run("receipt", "verify", "--project", served, "--json").json["checks"]
     assert f"signature: holds, key {old}, which is trusted" in checks
+    told = run("receipt", "verify", "--project", served).out.splitlines()
+    assert told[-1].startswith("the receipt holds") and len(told) > len(checks)
     assert checks[-2].endswith("the signature alone would prove nothing, the ledger does")
     assert run("export", "--project", served, "--bundle", tmp_path / "device", "--quiet").code == 0
     (tmp_path / "new.pem").write_text(run("keys", "export", "--public", "--project", served).out)

@@ -212,6 +212,33 @@ def test_a_batch_that_fails_does_not_hold_up_the_next(run: Any, trained: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("alone", [True, False])
+def test_who_asks_again_while_the_deletion_is_under_way_is_answered_when_it_is_done(
+    run: Any, trained: Path, tmp_path: Path, alone: bool
+) -> None:
+    policy(trained, when_not_measurable='"retrain"')
+    first = add(run, trained, {"subject_ids": ["writer-1"]})
+    words = ["unlearn", "--project", trained, "--method", "qmul", "--quiet", "--json"]
+    assert run(*words, "--pending").code == 7  # its samples are barred, and the network still knows them
+    again = add(run, trained, {"subject_ids": ["writer-1"], "requested_by": "another channel"}, code=3)
+    shown = rows(run, trained)[again]
+    assert (shown["state"], shown["reason"]) == ("received", "already_deleted")
+    assert shown["next"] == "is closed with the request that deletes the same samples"
+    policy(trained, when_not_measurable='"release"')
+    if alone:
+        (tmp_path / "first.json").write_text(json.dumps({"subject_ids": ["writer-1"]}), "utf-8")
+        ended = run(*words, "--request", tmp_path / "first.json")
+    else:
+        ended = run(*words, "--pending")
+        assert ended.json["closed"] == [again] and ended.json["waiting"] == []
+    assert ended.code == 0, ended.err
+    found = rows(run, trained)
+    assert found[first]["outcome"] == "unlearned" and found[again]["next"] is None
+    assert (found[again]["outcome"], found[again]["reason"]) == ("denied", "already_deleted")
+    sound(run, trained)
+
+
+@pytest.mark.slow
 def test_a_partial_request_is_served_once_it_is_approved(run: Any, trained: Path, tmp_path: Path) -> None:
     document = {"sample_ids": [*samples(trained, "writer-1", 3), "digits/9999"]}
     part = add(run, trained, document, code=3)

@@ -1,11 +1,16 @@
 """Results as text for people: nothing is lost, columns are straight."""
 
 import json
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_type_hints
 
 import pytest
 
 from qmu_edge.cli import render
+from qmu_edge.pipeline.dry_run import PendingPreview, Preview
+from qmu_edge.request.resolve import resolve
+from qmu_edge.request.split import divide
+from tests.request.samples import KEY, ask, make_index
 
 RESULT: dict[str, Any] = {
     "name": "Zoë", "share": 0.123456, "none": None, "empty": [], "rows": [{"a": 1}, {"a": [2, 3]}],
@@ -92,3 +97,63 @@ def test_status_is_short_and_tells_the_head_of_the_ledger_whole() -> None:
         {**result, "origin": "adopted, training not witnessed"}
     )
     assert "origin      -\n" in render.status({**result, "checkpoint": None})
+
+
+PREVIEW: dict[str, Any] = {
+    "request": "r-1", "problem": "PROBLEM", "waits_for": "APPROVAL", "shared_with_others": 1234,
+    "rungs": ["held_out_match", "retrain"], "rungs_forced_by": "FORCED",
+    "expected_seconds": {"held_out_match": 9.5, "retrain": None}, "scope": "SCOPE",
+    "counts": dict(zip(render._COUNTED, range(7001, 7999, 7), strict=False)),
+    "classes": {"cats": 11, "dogs": 12}, "share": 0.0731, "look_alike": ["a/1.png", "b/2.png"],
+    "limits": {"approval_above": 0.21, "approval_above_total": 0.52, "retrain_above": "off"},
+    "verdict": "VERDICT", "dry_run": True,
+}  # fmt: skip
+
+
+def test_a_dry_run_is_told_in_words_and_nothing_of_it_is_lost() -> None:
+    text = render.previewed(PREVIEW)
+    assert "_" not in text.replace("held_out_match", "")
+    for said in (
+        "r-1", "PROBLEM", "APPROVAL", "1,234", "held_out_match (about 9.5 s), retrain (not known)", "FORCED",
+        "SCOPE", *(f"{n:,}" for n in PREVIEW["counts"].values()), "cats: 11, dogs: 12", "7.31 %",
+        "a/1.png, b/2.png", "21.00 %", "52.00 %", "above  ", "off", "VERDICT",
+    ):  # fmt: skip
+        assert said in text, said
+    assert text.endswith("dry run: nothing was changed")
+
+
+def test_what_a_dry_run_has_nothing_to_say_of_is_left_out() -> None:
+    assert render.previewed({"request": "r-1", "dry_run": True, "outcome": "unlearned", "counts": None}) == (
+        "request                          r-1\n"
+        "served before, with the outcome  unlearned\n"
+        "dry run: nothing was changed"
+    )
+    pending = {
+        "requests": ["a", "b"],
+        "waiting": [{"request": "c", "waits_for": "approval"}],
+        "dry_run": True,
+    }
+    assert render.previewed(pending) == (
+        "request    a\nrequest    b\nrequest c  waits for approval\ndry run: nothing was changed"
+    )
+    assert (
+        render.previewed({"requests": [], "waiting": [], "dry_run": True}) == "dry run: nothing was changed"
+    )
+
+
+def test_the_fields_of_a_dry_run_are_those_that_are_told() -> None:
+    told = {*get_type_hints(Preview), *get_type_hints(PendingPreview)}
+    assert told == {*PREVIEW, "requests", "waiting", "outcome"}
+    index = make_index([(f"s{i}", f"p{i}", 0, "train", "ana" if i else "bo") for i in range(4)])
+    split = divide(index, [resolve(index, ask(sample_ids=["s0"]), key=KEY)])
+    assert {*replace(split, near_duplicates=1).counts()} == {*render._COUNTED}
+
+
+def test_the_last_line_says_that_a_receipt_holds_and_what_was_not_checked() -> None:
+    found: dict[str, Any] = {"sha256": "5" * 64, "key": "k", "checks": ["signature: holds, which is trusted"]}
+    assert render.verified_receipt(found).split("\n")[-1] == "the receipt holds"
+    found["checks"] += ["previous receipt: not checked, stated: none"]  # there is none
+    assert render.verified_receipt(found).split("\n")[-1] == "the receipt holds"
+    found["checks"] += ["model.onnx: not checked, no file given"]
+    last = render.verified_receipt(found).split("\n")[-1]
+    assert last == "the receipt holds; not everything was checked: 1 of the lines above"

@@ -104,6 +104,24 @@ def test_what_another_request_deletes_is_closed_only_when_it_is_done(project: Pr
         lifecycle.register(project, second)
     row = lifecycle.require(project.ledger, second.request_id)
     assert (row.state, row.outcome) == ("received", "failed")  # barred, but the network still knows it
+    lifecycle.close_deleted(project.ledger)
+    assert lifecycle.require(project.ledger, row.request_id) == row
+    project.ledger.set_outcome(first.request_id, State.COMPLETED, Outcome.UNLEARNED)
+    before = project.ledger.head()
+    lifecycle.close_deleted(project.ledger)
+    row = lifecycle.require(project.ledger, second.request_id)
+    assert (row.state, row.outcome, row.reason) == ("completed", "denied", "already_deleted")
+    head = project.ledger.head()
+    lifecycle.close_deleted(project.ledger)
+    assert project.ledger.head() == head != before
+
+
+def test_what_another_request_has_deleted_is_closed_when_it_is_asked_for_again(project: Project) -> None:
+    first = lifecycle.register(project, ask("1"))
+    bar(project, first)
+    second = ask(sample_ids=["img-010"])
+    with pytest.raises(RequestError, match="already deleted"):
+        lifecycle.register(project, second)
     project.ledger.set_outcome(first.request_id, State.COMPLETED, Outcome.UNLEARNED)
     with pytest.raises(RequestError, match="already deleted"):
         lifecycle.register(project, second)
