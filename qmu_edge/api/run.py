@@ -44,7 +44,7 @@ def train(
     from qmu_edge.pipeline.train_run import train_project
     from qmu_edge.runtime.determinism import determinism
 
-    with _working(project, progress, wait_s) as found, determinism(deterministic):
+    with _working(project, progress, wait_s, rungs=True) as found, determinism(deterministic):
         return train_project(found, device, replace=replace)
 
 
@@ -185,10 +185,7 @@ def unlearn(
         from qmu_edge.runtime.device import device_named
 
         effort = Effort(device=device_named(device), method=method, budget_s=budget_s)
-        with (
-            plugged(found.recipe, found.ledger, found.root, found.progress),
-            determinism(deterministic),
-        ):
+        with plugged(found.recipe, found.ledger, found.root, found.progress), determinism(deterministic):
             return fulfil_pending(found, effort) if parsed is None else fulfil(found, parsed, effort)
 
 
@@ -291,7 +288,7 @@ def export(
             issued, _ = issued_with(found.ledger, found.store, release)
             analysed = inference_cost(_qonnx_of(store, release)) if cost else None
         if issued.number and issued.receipt is None:
-            found.progress.note("no receipt covers this network: a device will say so, and not pass it")
+            found.progress.warn("no receipt covers this network: a device will say so, and not pass it")
         return {
             "checkpoint": release.checkpoint, "receipt": issued.receipt,
             "files": {p.name: str(p) for p in paths},
@@ -302,12 +299,14 @@ def export(
 
 
 @contextmanager
-def _working(folder: Path | None, progress: Progress | None, wait_s: float) -> Iterator[Project]:
-    """An open project, whose observers are told of the work."""
+def _working(
+    folder: Path | None, progress: Progress | None, wait_s: float, *, rungs: bool = False
+) -> Iterator[Project]:
+    """An open project, whose observers are told of the work; which imports the policy's `rungs`, or none."""
     from qmu_edge.pipeline.plugged import plugged
 
     with _project(folder, progress, wait_s) as found:
-        with plugged(found.recipe, found.ledger, found.root, found.progress):
+        with plugged(found.recipe, found.ledger, found.root, found.progress, rungs=rungs):
             yield found
 
 

@@ -102,8 +102,8 @@ def hardly_known(known: Sensitivity, results: Results, recipe: Recipe) -> str:
     epochs = getattr(recipe, name).epochs
     return (
         f"of {NUMBERS[-1]} images it would be {100 * seen:.0f} %: the network is hardly surer of its "
-        f"training images than of unseen ones; a training of more than [{name}] epochs = {epochs} leaves more "
-        "to measure"
+        f"training images than of unseen ones; a training of more than [{name}] epochs = {epochs} leaves "
+        "more to measure"
     )
 
 
