@@ -1,5 +1,6 @@
 """What options may say."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,13 @@ def test_another_one_is_refused_in_one_line(text: str) -> None:
 
 @pytest.mark.parametrize("profile", [False, True])
 def test_quiet_silences_progress_and_no_warning(
-    profile: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    profile: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for quiet, said in ((True, "warning\n"), (False, "note\nwarning\n")):
-        with profiled(quiet, tmp_path / "trace.json" if profile else None) as one:
-            for shown in (one, progress(quiet)):
-                shown.note("note")
-                shown.warn("warning")
-        assert capsys.readouterr() == ("", 2 * said)
+        with (tmp_path / "stderr").open("w+") as stream:
+            monkeypatch.setattr(sys, "stderr", stream)
+            with profiled(quiet, tmp_path / "trace.json" if profile else None) as one:
+                for shown in (one, progress(quiet)):
+                    shown.note("note")
+                    shown.warn("warning")
+            assert (tmp_path / "stderr").read_text() == 2 * said
