@@ -7,7 +7,7 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -58,27 +58,39 @@ def toy() -> "Callable[..., Samples]":
     return images
 
 
+@pytest.fixture(scope="module")
+def shallow() -> Iterator[None]:
+    """Networks of fewer blocks, for tests of something else than their depth."""
+    from tests.networks import make_shallow
+
+    with pytest.MonkeyPatch.context() as patch:
+        make_shallow(patch)
+        yield
+
+
 @pytest.fixture(scope="session")
 def network() -> "Callable[..., Classifier]":
     """Calibrated networks of width 0.125 for the toy images; each recipe is made once and copied."""
     import torch
 
-    from qmu_edge.models.build import build
+    from qmu_edge.models import mobilenet
+    from qmu_edge.models.build import ARCHITECTURES, build
     from qmu_edge.models.calibration import calibrate, calibration_batches
     from qmu_edge.models.layers import Classifier, Shape
     from qmu_edge.recipe import ModelRecipe
     from tests.networks import two_blocks
 
-    made: dict[ModelRecipe, Classifier] = {}
+    made: dict[tuple[ModelRecipe, object], Classifier] = {}
 
     def make(**changes: Any) -> Classifier:
         recipe = ModelRecipe(**{"width": 0.125, **changes})
-        if recipe not in made:
+        key = recipe, (ARCHITECTURES.get(recipe.architecture), mobilenet.STAGES)
+        if key not in made:
             model = build(recipe, Shape(channels=1, classes=3), seed=0, factory=two_blocks)
             generator = torch.Generator().manual_seed(0)
             wanted = calibration_batches(model)
             calibrate(model, [torch.rand(4, 1, 8, 8, generator=generator) for _ in range(wanted)])
-            made[recipe] = model.eval()
-        return copy.deepcopy(made[recipe])
+            made[key] = model.eval()
+        return copy.deepcopy(made[key])
 
     return make

@@ -7,13 +7,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qmu_edge.models import mobilenet
 from qmu_edge.models.blocks import Blocks
 from qmu_edge.models.build import ARCHITECTURES
 from qmu_edge.models.layers import Layers, Shape, StochasticDepth
-from qmu_edge.models.resnet import BasicBlock
+from qmu_edge.models.resnet import BasicBlock, ResNet
+from qmu_edge.recipe import ModelRecipe
 
 EACH: Final = [a if a != "resnet50" else pytest.param(a, marks=pytest.mark.slow) for a in ARCHITECTURES]
 TWO_BLOCKS: Final[dict[str, Any]] = {"architecture": "file", "path": "two_blocks.py"}  # of its recipe
+
+
+class Shallow(ResNet):
+    """ResNet18 with one block in each of its four stages."""
+
+    def __init__(self, recipe: ModelRecipe, shape: Shape) -> None:
+        """Build the network of `recipe` for images and classes of `shape`."""
+        super().__init__(recipe, shape, BasicBlock, (1, 1, 1, 1), 1)
+
+
+def make_shallow(patch: pytest.MonkeyPatch) -> None:
+    """Give ResNet18 four blocks and MobileNetV2 three, where what is tested is not their depth."""
+    patch.setitem(ARCHITECTURES, "resnet18", Shallow)
+    patch.setattr(mobilenet, "STAGES", ((1, 16, 1, 1), (6, 24, 2, 2)))
 
 
 def two_blocks(layers: Layers, shape: Shape) -> nn.Module:

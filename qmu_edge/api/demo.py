@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 from qmu_edge import api
 from qmu_edge.errors import ConfigError, VerificationFailed
-from qmu_edge.io.files import make_folder
+from qmu_edge.io.files import AnyPath, make_folder
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.cost import Cost, measured_cost
 from qmu_edge.project.project import RECIPE
@@ -71,7 +71,7 @@ class Demonstration(TypedDict):
     outcome: Outcome | None
 
 
-def demo(folder: Path, *, seed: int = 0, progress: Progress | None = None) -> Demonstration:
+def demo(folder: AnyPath, *, seed: int = 0, progress: Progress | None = None) -> Demonstration:
     """Run the demonstration in `folder`, which is emptied first if an earlier one made it.
 
     Args:
@@ -82,7 +82,7 @@ def demo(folder: Path, *, seed: int = 0, progress: Progress | None = None) -> De
     Raises:
         ConfigError: The folder holds something else.
     """
-    shown = progress or Progress()
+    shown, folder = progress or Progress(), Path(folder)
     _empty(folder)
     shop, twin, request = folder / "shop", folder / "retrained", folder / "req.json"
     _, images = measured_cost(lambda: write_images(folder / "photos", seed))

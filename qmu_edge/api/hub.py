@@ -6,6 +6,7 @@ from typing import Final, TypedDict
 from qmu_edge.export.hub import Repository, endpoint
 from qmu_edge.export.push import Hub, OfferedFile, Refused, listed, offered, require_current
 from qmu_edge.io.digest import Sha256, sha256_of
+from qmu_edge.io.files import AnyPath
 from qmu_edge.io.plain import to_json
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.project import find, opened
@@ -67,7 +68,12 @@ class RecipientJson(TypedDict):
 
 
 def push(
-    bundle: Path, repository: str, project: Path | None = None, *, send: bool = False, wait_s: float = 0.0
+    bundle: AnyPath,
+    repository: str,
+    project: AnyPath | None = None,
+    *,
+    send: bool = False,
+    wait_s: float = 0.0,
 ) -> Pushed:
     """Say what would be sent to a repository on a Hugging Face Hub; with `send`, send it and note that.
 
@@ -82,7 +88,7 @@ def push(
         ConfigError: No such bundle, or the Hub does not answer or take it.
         IntegrityError, LedgerError, VerificationFailed: It must not be sent.
     """
-    place = Repository.parse(repository)
+    place, bundle = Repository.parse(repository), Path(bundle)
     checked = read_bundle(bundle, whole=True)
     with opened(find(project), Progress(), wait_s) as found:
         issued = require_current(checked, found.ledger, bundle)
@@ -124,7 +130,7 @@ def _sent(
 
 
 def recipients(
-    project: Path | None = None, *, taken_down: int | None = None, wait_s: float = 0.0
+    project: AnyPath | None = None, *, taken_down: int | None = None, wait_s: float = 0.0
 ) -> list[RecipientJson]:
     """To whom bundles were sent, and which of them a later deletion says must be taken down.
 

@@ -5,6 +5,7 @@ Each takes plain values, returns a dictionary that is ready for JSON, and raises
 `receipt_verify` answer at once.
 """
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from qmu_edge.data.index import Form
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import Sha256
 from qmu_edge.io.digest import sha256 as parse_sha256
+from qmu_edge.io.files import AnyPath, path_of
 from qmu_edge.io.progress import Progress
 from qmu_edge.machine.versions import GROUPS
 from qmu_edge.project.plain import Registered
@@ -54,8 +56,7 @@ class ProjectStatus(TypedDict):
     Attributes:
         project: Its folder.
         dataset: Its source in the recipe.
-        samples, deleted, barred: How many are registered, of these deleted, and barred by requests that are
-            still open.
+        samples, deleted, barred: How many are registered, of these deleted, and barred by open requests.
         ledger: How far it is.
         checkpoint, release, receipt: Digests of what is current; None before.
         origin: What is to be said of where the network comes from; None when it was trained here.
@@ -144,14 +145,14 @@ class Health(TypedDict):
 
 
 def init(
-    folder: Path,
+    folder: AnyPath,
     *,
-    dataset: "str | ImageDataset | Mapping[str, ImageDataset]" = "digits",
-    recipe: str | None = None,
-    data_path: Path | None = None,
-    subjects: Path | None = None,
-    previous: Path | None = None,
-    model: Path | str | None = None,
+    dataset: "AnyPath | ImageDataset | Mapping[str, ImageDataset]" = "digits",
+    recipe: AnyPath | None = None,
+    data_path: AnyPath | None = None,
+    subjects: AnyPath | None = None,
+    previous: AnyPath | None = None,
+    model: AnyPath | None = None,
     weights_from: str | None = None,
     sha256: str | None = None,
     progress: Progress | None = None,
@@ -159,7 +160,7 @@ def init(
     """Register a dataset and make a project of `folder`.
 
     Args:
-        folder: The user's folder.
+        folder: The user's folder; this path and all others are `Path`s or text.
         dataset: One of `SOURCES`, "torchvision:NAME", a folder or file of images (see `data/README.md`), or
             "plugin:NAME" of another package, which is confirmed by naming it here. Or an object with
             `__len__` and `__getitem__`, or several by split: "train", "validation", "test".
@@ -182,9 +183,11 @@ def init(
     from qmu_edge.project.create import create, require_room
     from qmu_edge.project.model_file import chosen_model
 
-    chosen_recipe = recipe or (
-        "digits-resnet18-w4a4" if dataset == "digits" else "photos-resnet18-w4a4-small"
-    )
+    folder = Path(folder)
+    if isinstance(dataset, Path):
+        dataset = os.path.join(os.curdir, dataset)  # a folder, though it be called as a set is
+    photos = "digits-resnet18-w4a4" if dataset == "digits" else "photos-resnet18-w4a4-small"
+    chosen_recipe = str(recipe or photos)
     found = parse_recipe(recipe_text(chosen_recipe), chosen_recipe)
     objects = None if isinstance(dataset, str) else dataset if isinstance(dataset, Mapping) else {"": dataset}
     kind, path = source_of(dataset) if isinstance(dataset, str) else ("object", None)
@@ -193,7 +196,7 @@ def init(
         if plug := name_of(named):  # whoever names it here wants it run
             confirm_plugin(what, plug)
     if path is None and data_path is not None:
-        path = str(data_path.resolve())
+        path = str(Path(data_path).resolve())
     data = DataRecipe.model_validate({**found.data.model_dump(), "source": kind, "path": path})
     network, source = chosen_model(found.model, model)
     if plug := name_of(network.architecture):  # the recipe may have named it
@@ -213,8 +216,8 @@ def init(
         require_room(folder, chosen, source)
         weights = _fetched(folder, weights_from, sha256, progress or Progress())
     made = create(
-        folder, chosen, subjects, progress or Progress(), previous=previous, model=source, objects=objects,
-        require=require if model is not None or plug else None,
+        folder, chosen, path_of(subjects), progress or Progress(), previous=path_of(previous), model=source,
+        objects=objects, require=require if model is not None or plug else None,
     )  # fmt: skip
     if weights is not None:
         made["weights"] = str(weights)
@@ -232,7 +235,7 @@ def _fetched(folder: Path, asked: str | None, digest: str | None, progress: Prog
     return fetch(file, expected, folder)
 
 
-def status(project: Path | None = None) -> ProjectStatus:
+def status(project: AnyPath | None = None) -> ProjectStatus:
     """Where the project stands: current objects, requests with their deadlines, what comes next."""
     from qmu_edge.queue.foreseen import by_number
     from qmu_edge.queue.schedule import may_retrain, standing
@@ -264,13 +267,15 @@ def status(project: Path | None = None) -> ProjectStatus:
 
 
 @overload
-def purge(project: Path | None = None, *, now: bool = False, dry_run: Literal[False] = False) -> "Purged": ...
-@overload
-def purge(project: Path | None = None, *, now: bool = False, dry_run: Literal[True]) -> "PurgePreview": ...
-@overload
-def purge(project: Path | None = None, *, now: bool = False, dry_run: bool) -> "Purged | PurgePreview": ...
 def purge(
-    project: Path | None = None, *, now: bool = False, dry_run: bool = False
+    project: AnyPath | None = None, *, now: bool = False, dry_run: Literal[False] = False
+) -> "Purged": ...
+@overload
+def purge(project: AnyPath | None = None, *, now: bool = False, dry_run: Literal[True]) -> "PurgePreview": ...
+@overload
+def purge(project: AnyPath | None = None, *, now: bool = False, dry_run: bool) -> "Purged | PurgePreview": ...
+def purge(
+    project: AnyPath | None = None, *, now: bool = False, dry_run: bool = False
 ) -> "Purged | PurgePreview":
     """Remove superseded checkpoints and everything else made of deleted data, after the retention window.
 
@@ -294,7 +299,7 @@ def purge(
 def confirm(what: Path) -> ConfirmedModel: ...
 @overload
 def confirm(what: str) -> ConfirmedModel | ConfirmedPlugin: ...
-def confirm(what: Path | str) -> ConfirmedModel | ConfirmedPlugin:
+def confirm(what: AnyPath) -> ConfirmedModel | ConfirmedPlugin:
     """Note that you want a program run where a project on this machine names it.
 
     Args:
@@ -345,7 +350,7 @@ def _defaults(params: Any) -> dict[str, object]:
     return {n: "the recipe's [train]" if n == "train" else getattr(params, n) for n in names}
 
 
-def recipes(name: str | None = None) -> dict[str, str]:
+def recipes(name: AnyPath | None = None) -> dict[str, str]:
     """The recipes that come with the package; or one, or a TOML file, with every value written out.
 
     Args:
@@ -353,10 +358,11 @@ def recipes(name: str | None = None) -> dict[str, str]:
     """
     if name is None:
         return shipped_recipes()
-    return {"recipe": name, "toml": to_toml(parse_recipe(recipe_text(name), name))}
+    asked = str(name)
+    return {"recipe": asked, "toml": to_toml(parse_recipe(recipe_text(asked), asked))}
 
 
-def doctor(project: Path | None = None, *, repair: bool = False) -> Health:
+def doctor(project: AnyPath | None = None, *, repair: bool = False) -> Health:
     """Versions, GPU, threads, and the integrity of all that a project stores; see `qmu_edge.project.doctor`.
 
     Args:
@@ -389,6 +395,6 @@ def _gpu() -> str | None:
 
 
 def _project(
-    folder: Path | None, progress: Progress | None, wait_s: float = 0.0
+    folder: AnyPath | None, progress: Progress | None, wait_s: float = 0.0
 ) -> AbstractContextManager[Project]:
     return opened(find(folder), progress or Progress(), wait_s)

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from qmu_edge.attestation.papers import PAPERS, findings
 from qmu_edge.errors import ConfigError, LedgerError
 from qmu_edge.io.digest import Sha256, sha256_of
-from qmu_edge.io.files import lies_in, read_regular, write_new
+from qmu_edge.io.files import AnyPath, lies_in, path_of, read_regular, write_new
 from qmu_edge.io.json import MAX_BYTES
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.checklist import checklists
@@ -69,8 +69,9 @@ class Written(TypedDict):
     text: str
 
 
-def receipt_show(path: Path | None = None, project: Path | None = None) -> ShownReceipt:
+def receipt_show(path: AnyPath | None = None, project: AnyPath | None = None) -> ShownReceipt:
     """A receipt: the file at `path`, or the project's current one."""
+    path = path_of(path)
     data = _receipt_bytes(path, project)
     return {
         "sha256": sha256_of(data),
@@ -80,13 +81,13 @@ def receipt_show(path: Path | None = None, project: Path | None = None) -> Shown
 
 
 def receipt_verify(
-    path: Path | None = None,
-    project: Path | None = None,
+    path: AnyPath | None = None,
+    project: AnyPath | None = None,
     *,
-    files: Sequence[Path] = (),
+    files: Sequence[AnyPath] = (),
     digests: Sequence[str] = (),
-    previous: Sequence[Path] = (),
-    trusted_keys: Sequence[Path] = (),
+    previous: Sequence[AnyPath] = (),
+    trusted_keys: Sequence[AnyPath] = (),
 ) -> VerifiedReceipt:
     """Check a receipt: signature, form, and the digests of the files at hand. Offline and without torch.
 
@@ -104,13 +105,14 @@ def receipt_verify(
         ConfigError: A key came with the receipt, in one bundle or release.
         LedgerError: Something does not hold.
     """
-    place = path or _published(project)
+    place = path_of(path) or _published(project)
+    given_keys, given_files = [*map(Path, trusted_keys)], [*map(Path, files)]
     data = _receipt_bytes(place, project)
     statement = receipt.loads(data, place or "receipt")
     beside = [place.parent / n for n in statement.files if (place.parent / n).is_file()] if place else []
-    given = {f.name: f for f in [*beside, *files]}
-    near = _keys_beside(place.parent, trusted_keys) if place else []
-    p256_keys = {path: p256.read_public_key(path) for path in trusted_keys}
+    given = {f.name: f for f in [*beside, *given_files]}
+    near = _keys_beside(place.parent, given_keys) if place else []
+    p256_keys = {path: p256.read_public_key(path) for path in given_keys}
     trusted = [read_public_key(path) for path, key in p256_keys.items() if key is None]
     model_keys = [key for key in p256_keys.values() if key is not None]
     before = [_receipt_bytes(other, None) for other in previous]
@@ -180,7 +182,7 @@ def _beside(
 
 
 def receipt_recompute(
-    path: Path | None = None, project: Path | None = None, *, progress: Progress | None = None
+    path: AnyPath | None = None, project: AnyPath | None = None, *, progress: Progress | None = None
 ) -> RecomputedReceipt:
     """Train the network of an exact, deterministic receipt again, and compare its files byte for byte.
 
@@ -198,6 +200,7 @@ def receipt_recompute(
     from qmu_edge.pipeline.unlearn_run import attempt
     from qmu_edge.runtime.device import device_named
 
+    path = path_of(path)
     data = _receipt_bytes(path, project)
     with opened(find(project), progress or Progress()) as found:
         verify_issued(found.ledger, data)
@@ -213,11 +216,11 @@ def receipt_recompute(
 
 def report(
     request: str | None = None,
-    project: Path | None = None,
+    project: AnyPath | None = None,
     *,
     letter: bool = False,
     lang: str = "en",
-    out: Path | None = None,
+    out: AnyPath | None = None,
 ) -> Written:
     """What people read about a request that was fulfilled, made anew from what is stored.
 
@@ -250,20 +253,20 @@ def report(
             facts = replace(facts, now=lines[row.request_id], audits=audits)
     text = write(facts, row.request_id, say) if letter else page(facts, say).decode()
     if out is not None:
-        write_new(out, text.encode(), outside=STORE)
+        write_new(Path(out), text.encode(), outside=STORE)
     return {
         "request": row.request_id, "receipt_sha256": facts.receipt, "lang": say.code,
         "out": str(out) if out else None, "text": text,
     }  # fmt: skip
 
 
-def receipt_keep(folder: Path, project: Path | None = None, *, begin: bool = False) -> KeptReceipts:
+def receipt_keep(folder: AnyPath, project: AnyPath | None = None, *, begin: bool = False) -> KeptReceipts:
     """Copy every receipt into a folder outside of the project; what is there must be the project's.
 
     `begin` fills an empty one, though receipts were issued before: see `qmu_edge.project.kept`.
     """
     with _project(project) as found:
-        return keep(folder, found.ledger, found.store, begin=begin)
+        return keep(Path(folder), found.ledger, found.store, begin=begin)
 
 
 def receipt_schema() -> dict[str, Any]:
@@ -273,7 +276,7 @@ def receipt_schema() -> dict[str, Any]:
     return json_schema()
 
 
-def keys_list(project: Path | None = None) -> dict[str, keys.KeyJson]:
+def keys_list(project: AnyPath | None = None) -> dict[str, keys.KeyJson]:
     """The project's public keys by name, their time, and the receipts that they may have signed."""
     with _project(project) as found:
         model_keys = keys.model_keys(found.ledger)
@@ -281,7 +284,7 @@ def keys_list(project: Path | None = None) -> dict[str, keys.KeyJson]:
         return {key.name: {**key.to_json(), "p256": hints.get(key.name)} for key in keys.known(found.ledger)}
 
 
-def keys_rotate(project: Path | None = None, *, reason: str = "rotated") -> keys.PublicKey:
+def keys_rotate(project: AnyPath | None = None, *, reason: str = "rotated") -> keys.PublicKey:
     """Put a new key in use and delete the private half of the one before.
 
     `reason` is one of `qmu_edge.store.ledger.keys.REASONS`.
@@ -290,15 +293,15 @@ def keys_rotate(project: Path | None = None, *, reason: str = "rotated") -> keys
         return keys.renew(found.folder / KEYS, found.ledger, reason).public()
 
 
-def keys_revoke(name: str, project: Path | None = None) -> keys.PublicKey:
+def keys_revoke(name: str, project: AnyPath | None = None) -> keys.PublicKey:
     """Declare a key that is out of use compromised."""
     with _project(project) as found, found.locked():
         return keys.revoke(found.ledger, name).public()
 
 
 def keys_export(
-    name: str | None = None, project: Path | None = None, *, public: bool = False, model: bool = False,
-    out: Path | None = None,
+    name: str | None = None, project: AnyPath | None = None, *, public: bool = False, model: bool = False,
+    out: AnyPath | None = None,
 ) -> keys.PublicKey:  # fmt: skip
     """A public key as PEM, the one in use when `name` is None; written to `out` when given.
 
@@ -316,7 +319,7 @@ def keys_export(
             beside = _model_key(keys.model_keys(found.ledger).get(result["key"]), result["key"])
             result["pem"], result["p256"] = p256.to_pem(beside), p256.hint(beside)
     if out is not None:
-        write_new(out, result["pem"].encode(), outside=STORE)
+        write_new(Path(out), result["pem"].encode(), outside=STORE)
     return result
 
 
@@ -326,7 +329,7 @@ def _model_key(public: bytes | None, name: str) -> bytes:
     return public
 
 
-def _published(project: Path | None) -> Path | None:
+def _published(project: AnyPath | None) -> Path | None:
     """The released receipt, beside the files it speaks of; a writer may be about to release the next ones.
 
     The link is followed once: what is found is of one release.
@@ -335,9 +338,9 @@ def _published(project: Path | None) -> Path | None:
     return place if place.is_file() else None
 
 
-def _receipt_bytes(path: Path | None, project: Path | None) -> bytes:
+def _receipt_bytes(path: AnyPath | None, project: AnyPath | None) -> bytes:
     if path is not None:
-        return read_regular(path, limit=MAX_BYTES, error=LedgerError)
+        return read_regular(Path(path), limit=MAX_BYTES, error=LedgerError)
     with _project(project) as found:
         digest = found.ledger.current(Pointer.RECEIPT)
         if digest is None:
@@ -345,5 +348,5 @@ def _receipt_bytes(path: Path | None, project: Path | None) -> bytes:
         return found.store.get_bytes(digest)
 
 
-def _project(folder: Path | None) -> AbstractContextManager[Project]:
+def _project(folder: AnyPath | None) -> AbstractContextManager[Project]:
     return opened(find(folder), Progress())

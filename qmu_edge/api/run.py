@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
 from qmu_edge.api.project import _project
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.digest import Sha256
-from qmu_edge.io.files import may_write
+from qmu_edge.io.files import AnyPath, may_write, path_of
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.plain import References, Training
 from qmu_edge.project.project import Project, find, opened, search
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    project: Path | None = None,
+    project: AnyPath | None = None,
     *,
     device: str = "auto",
     deterministic: bool = False,
@@ -49,12 +49,12 @@ def train(
 
 
 def adopt(
-    weights: Path,
-    project: Path | None = None,
+    weights: AnyPath,
+    project: AnyPath | None = None,
     *,
-    trained_on: str,
-    names: Path | None = None,
-    pretrained: Path | None = None,
+    trained_on: AnyPath,
+    names: AnyPath | None = None,
+    pretrained: AnyPath | None = None,
     device: str = "auto",
     deterministic: bool = False,
     wait_s: float = 0.0,
@@ -78,13 +78,16 @@ def adopt(
     from qmu_edge.pipeline.adoption import Given
     from qmu_edge.runtime.determinism import determinism
 
-    given = Given(weights=weights, trained_on=trained_on, names=names, pretrained=pretrained)
+    given = Given(
+        weights=Path(weights), trained_on=str(trained_on), names=path_of(names),
+        pretrained=path_of(pretrained),
+    )  # fmt: skip
     with _working(project, progress, wait_s) as found, determinism(deterministic):
         return adopt_project(found, given, device)
 
 
 def references_build(
-    project: Path | None = None,
+    project: AnyPath | None = None,
     *,
     device: str = "auto",
     deterministic: bool = False,
@@ -112,32 +115,32 @@ class Options(TypedDict, total=False):
 
 @overload
 def unlearn(
-    request: Path, project: Path | None = None, *, pending: Literal[False] = False,
+    request: AnyPath, project: AnyPath | None = None, *, pending: Literal[False] = False,
     dry_run: Literal[False] = False, **how: Unpack[Options],
 ) -> "Fulfilled": ...  # fmt: skip
 @overload
 def unlearn(
-    request: Path, project: Path | None = None, *, pending: Literal[False] = False, dry_run: Literal[True],
-    **how: Unpack[Options],
+    request: AnyPath, project: AnyPath | None = None, *, pending: Literal[False] = False,
+    dry_run: Literal[True], **how: Unpack[Options],
 ) -> "Preview": ...  # fmt: skip
 @overload
 def unlearn(
-    request: None = None, project: Path | None = None, *, pending: Literal[True],
+    request: None = None, project: AnyPath | None = None, *, pending: Literal[True],
     dry_run: Literal[False] = False, **how: Unpack[Options],
 ) -> "FulfilledPending": ...  # fmt: skip
 @overload
 def unlearn(
-    request: None = None, project: Path | None = None, *, pending: Literal[True], dry_run: Literal[True],
+    request: None = None, project: AnyPath | None = None, *, pending: Literal[True], dry_run: Literal[True],
     **how: Unpack[Options],
 ) -> "PendingPreview": ...  # fmt: skip
 @overload
 def unlearn(
-    request: Path | None = None, project: Path | None = None, *, pending: bool = False, dry_run: bool = False,
-    **how: Unpack[Options],
+    request: AnyPath | None = None, project: AnyPath | None = None, *, pending: bool = False,
+    dry_run: bool = False, **how: Unpack[Options],
 ) -> "Fulfilled | Preview | FulfilledPending | PendingPreview": ...  # fmt: skip
 def unlearn(
-    request: Path | None = None,
-    project: Path | None = None,
+    request: AnyPath | None = None,
+    project: AnyPath | None = None,
     *,
     pending: bool = False,
     method: str | None = None,
@@ -171,13 +174,11 @@ def unlearn(
         if method in installed("method"):
             confirm("method", method)
     with _project(project, progress, wait_s) as found:
-        parsed = load_request(request, key=found.ids_key) if request is not None else None
+        parsed = load_request(Path(request), key=found.ids_key) if request is not None else None
         if dry_run:
             from qmu_edge.pipeline.dry_run import preview_pending, preview_request
 
-            return (
-                preview_pending(found, method) if parsed is None else preview_request(found, parsed, method)
-            )
+            return preview_request(found, parsed, method) if parsed else preview_pending(found, method)
         from qmu_edge.pipeline.fulfil import fulfil, fulfil_pending
         from qmu_edge.pipeline.ladder import Effort
         from qmu_edge.pipeline.plugged import plugged
@@ -223,15 +224,15 @@ class Exported(TypedDict):
 
 
 def export(
-    project: Path | None = None,
+    project: AnyPath | None = None,
     *,
     formats: Sequence[str] = (),
     target: str = "onnxruntime",
     dtype: str = "float32",
     layout: str = "NCHW",
     batch: int | None = None,
-    out: Path | None = None,
-    bundle: Path | None = None,
+    out: AnyPath | None = None,
+    bundle: AnyPath | None = None,
     cost: bool = False,
     wait_s: float = 0.0,
     progress: Progress | None = None,
@@ -275,11 +276,11 @@ def export(
             )
             if bundle is not None:
                 paths = bundle_files(
-                    release, bundle, ledger=found.ledger, store=found.store, recipe=found.recipe,
+                    release, Path(bundle), ledger=found.ledger, store=found.store, recipe=found.recipe,
                     key=found.signing_key,
                 )  # fmt: skip
             elif out is not None:
-                paths = copy_files(store, release, out)
+                paths = copy_files(store, release, Path(out))
             else:
                 found.ledger.set_current(Pointer.RELEASE, digest)
                 papers = papers_of(release, found.ledger, found.store)
@@ -300,7 +301,7 @@ def export(
 
 @contextmanager
 def _working(
-    folder: Path | None, progress: Progress | None, wait_s: float, *, rungs: bool = False
+    folder: AnyPath | None, progress: Progress | None, wait_s: float, *, rungs: bool = False
 ) -> Iterator[Project]:
     """An open project, whose observers are told of the work; which imports the policy's `rungs`, or none."""
     from qmu_edge.pipeline.plugged import plugged
@@ -326,10 +327,10 @@ def _qonnx_of(store: ObjectStore, release: Release) -> bytes:
 
 
 def verify(
-    model: Path,
-    project: Path | None = None,
+    model: AnyPath,
+    project: AnyPath | None = None,
     *,
-    data_out: Path | None = None,
+    data_out: AnyPath | None = None,
     progress: Progress | None = None,
 ) -> VerificationJson:
     """Check an exported file: structure, latent weights, and its accuracies on the project's data.
@@ -342,21 +343,21 @@ def verify(
         from qmu_edge.verify.onnx.reader import read
         from qmu_edge.verify.verification import verify_structure
 
-        return verify_structure(read(model)).to_json()
+        return verify_structure(read(Path(model))).to_json()
     from qmu_edge.pipeline.verify_file import check_against_project
 
     with opened(root, progress or Progress()) as found:
-        return check_against_project(found, model, data_out)
+        return check_against_project(found, Path(model), path_of(data_out))
 
 
 def audit(
     request: str | None = None,
-    project: Path | None = None,
+    project: AnyPath | None = None,
     *,
     attacks: Sequence[str] = (),
     budget_s: float | None = None,
     dry_run: bool = False,
-    pictures: Path | None = None,
+    pictures: AnyPath | None = None,
     show_forgotten: bool = False,
     device: str = "auto",
     deterministic: bool = False,
@@ -383,17 +384,17 @@ def audit(
     from qmu_edge.runtime.determinism import determinism
     from qmu_edge.runtime.device import device_named
 
-    if pictures is None and show_forgotten:
+    page = path_of(pictures)
+    if page is None and show_forgotten:
         raise ConfigError("--show-forgotten: say with --pictures into which file")
-    if pictures is not None and dry_run:
+    if page is not None and dry_run:
         raise ConfigError("--pictures: nothing is computed in a dry run")
-    if pictures is not None and not pictures.parent.is_dir():
-        raise ConfigError(f"{pictures.parent}: no such folder")
+    if page is not None and not page.parent.is_dir():
+        raise ConfigError(f"{page.parent}: no such folder")
     effort = audit_run.Effort(
-        device=device_named(device), attacks=tuple(attacks), budget_s=budget_s, pictures=pictures,
+        device=device_named(device), attacks=tuple(attacks), budget_s=budget_s, pictures=page,
         forgotten_too=show_forgotten,
     )  # fmt: skip
     with _project(project, progress, wait_s) as found, determinism(deterministic):
         with nullcontext() if dry_run else found.locked():
-            bank = Bank.of(found)
-            return audit_run.audit(bank, found.ledger, found.root, request, effort, dry_run=dry_run)
+            return audit_run.audit(Bank.of(found), found.ledger, found.root, request, effort, dry_run=dry_run)

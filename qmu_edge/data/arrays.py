@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.data.columns import MAX_NAME
-from qmu_edge.data.pictures import SPLITS, Source, in_order
+from qmu_edge.data.pictures import SPLITS, LeftOut, Source, in_order, not_read
 from qmu_edge.data.subjects import subject_name
 from qmu_edge.errors import ConfigError, QmuEdgeError
 
@@ -18,11 +18,12 @@ _LABELS: Final = ("labels", "y")
 _SUBJECTS: Final = "subjects"
 
 
-def archive(path: Path, most_bytes: float) -> Source:
-    """The images of an archive.
+def archive(path: Path, most_bytes: float) -> tuple[Source, dict[str, LeftOut]]:
+    """The images of an archive, and which of its arrays are not read.
 
     `images` uint8 (n, h, w) or (n, h, w, 3) with `labels` (n,), numbers or text; or the same for each split:
-    `train_images` and `train_labels`, `x_train` and `y_train`. `subjects`, text, is named in the same way.
+    `train_images` and `train_labels`, `x_train` and `y_train`. `subjects`, text, is named in the same way:
+    `train_subjects`, `subjects_train`.
 
     Args:
         path: The archive.
@@ -37,12 +38,15 @@ def archive(path: Path, most_bytes: float) -> Source:
         if found > most_bytes:
             raise ConfigError(f"{path}: {found} bytes of arrays, allowed {most_bytes:.0f} (data.memory_gb)")
         with np.load(path, allow_pickle=False) as arrays:
-            parts = [_part(path, arrays, split, *names) for split, *names in _named(path, arrays.files)]
+            named = _named(path, arrays.files)
+            parts = [_part(path, arrays, split, *names) for split, *names in named]
+            used = {name for _, *names in named for name in names}
+            left_out = not_read("arrays", (name for name in arrays.files if name not in used))
     except QmuEdgeError:
         raise
     except Exception as error:  # decompressors and the reader of headers raise what they like
         raise ConfigError(f"{path}: not an archive of arrays: {str(error)[:200]}") from None
-    return _joined(path, parts)
+    return _joined(path, parts), left_out
 
 
 def _named(path: Path, names: list[str]) -> list[tuple[str, str, str, str]]:

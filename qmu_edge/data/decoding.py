@@ -12,6 +12,7 @@ Shapes: c is 1 (grey) or 3 (colour).
 """
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from qmu_edge.errors import ConfigError, QmuEdgeError
 
@@ -29,6 +30,7 @@ MAX_PIXELS: Final = 40_000_000
 FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
 _DEEP: Final = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
 GREY: Final = _DEEP | {"1", "L", "LA", "La"}
+_OBJECT: Final = re.compile(r"\s*<[\w.]+ (object at|name=)[^<>]*>")
 _ALPHA: Final = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 
@@ -153,7 +155,14 @@ def _opened(file: Path | Encoded, *, mapped: bool = False) -> Iterator[Image.Ima
     except QmuEdgeError:
         raise
     except Exception as error:  # decoders of seven formats raise what they like on broken bytes
-        raise ConfigError(f"{name}: not a readable image: {str(error)[:200]}") from None
+        raise ConfigError(f"{name}: not a readable image: {_said(error)}") from None
+
+
+def _said(error: Exception) -> str:
+    """What a decoder says, without the object that the bytes are to it: the message names the image."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"cannot identify it as any of {', '.join(FORMATS)}"
+    return _OBJECT.sub("", str(error))[:200]
 
 
 def _upright(image: Image.Image) -> Image.Image:

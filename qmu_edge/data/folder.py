@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Final
 from unicodedata import normalize
 
-from qmu_edge.data.pictures import LeftOut, Picture
+from qmu_edge.data.pictures import MOST_NAMED, LeftOut, Picture
 from qmu_edge.errors import ConfigError
 
 SUFFIXES: Final = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
 )
 SPLITS: Final = ("train", "test")
-_MOST_SHOWN: Final = 10
+_PACKED: Final = frozenset({".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip", ".7z", ".rar"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Listing:
             r: {"count": n, "first": self.first[r]} for r, n in self.left_out.items()
         }
         if self.suffixes:
-            found[_SUFFIX]["suffixes"] = dict(self.suffixes.most_common(_MOST_SHOWN))
+            found[SUFFIX]["suffixes"] = dict(self.suffixes.most_common(MOST_NAMED))
         return found
 
 
@@ -54,7 +54,7 @@ _BESIDE: Final = "beside train and test"
 _NO_CLASS: Final = "files beside the classes"
 _EMPTY: Final = "classes without images"
 _DEEPER: Final = "folders within classes"
-_SUFFIX: Final = "files with another suffix"
+SUFFIX: Final = "files with another suffix"
 
 
 def listing(root: Path) -> Listing:
@@ -76,10 +76,16 @@ def listing(root: Path) -> Listing:
             else:
                 _look_into(found, split, folder, inside)
     if not found.files:
-        seen = found.first.get(_BESIDE)
-        also = f"; it holds {seen}" if seen else ""
+        packed = next((path.name for path in _sorted(root) if is_packed(path)), "")
+        seen = packed or found.first.get(_BESIDE)
+        also = f"; it holds {seen}{': unpack it' if packed else ''}" if seen else ""
         raise ConfigError(f"{root}: no images in train/<class>/ and test/<class>/{also}")
     return found
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is by its name a compressed one, or holds others: nothing is ever unpacked."""
+    return path.suffix.lower() in _PACKED and path.is_file()
 
 
 def folder(root: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, LeftOut]]:
@@ -106,7 +112,7 @@ def _look_into(found: Listing, split: str, folder: Path, inside: Path) -> None:
         elif path.is_dir():
             found.leave_out(_DEEPER, path)
         else:
-            found.leave_out(_SUFFIX, path)
+            found.leave_out(SUFFIX, path)
             found.suffixes[path.suffix.lower()[:20]] += 1
     if len(found.files) == before:
         found.leave_out(_EMPTY, folder)

@@ -8,7 +8,7 @@ from typing import Final
 
 from qmu_edge.data.csv_table import CsvTable
 from qmu_edge.data.folder import leads_into
-from qmu_edge.data.pictures import LeftOut, Picture, in_order, split_of
+from qmu_edge.data.pictures import LeftOut, Picture, in_order, not_read, split_of
 from qmu_edge.data.subjects import subject_name
 from qmu_edge.errors import ConfigError
 
@@ -44,7 +44,7 @@ def listed(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, LeftOu
         raise ConfigError(f"{path}: no images")
     _require_files(path, list(found.values()))
     whole = [replace(picture, subjects=tuple(people[picture.id])) for picture in found.values()]
-    return whole, in_order(p.label for p in whole), _left_out(table)
+    return whole, in_order(p.label for p in whole), not_read("columns", table.unused(_COLUMNS))
 
 
 def _picture(root: Path, where: str, name: str, label: str, split: str, subject: str) -> Picture:
@@ -75,8 +75,3 @@ def _is_there(file: Path) -> bool:
         return file.is_file()
     except OSError:  # a name that is longer than any file's
         return False
-
-
-def _left_out(table: CsvTable) -> dict[str, LeftOut]:
-    unused = table.unused(_COLUMNS)
-    return {"columns": {"count": len(unused), "first": unused[0]}} if unused else {}

@@ -21,8 +21,8 @@ _MOST: Final = 1 << 24  # images
 class ImageDataset(Protocol):
     """What can be registered.
 
-    An item is an image and its label, and perhaps the name of the person in it, or a list of names. Images
-    are Pillow's, or uint8 arrays (h, w) or (h, w, 3); the same every time that they are asked for. Labels are
+    An item is an image and its label, and perhaps whose it is: a name, or a list of names. Images are
+    Pillow's, or uint8 arrays (h, w) or (h, w, 3); the same every time that they are asked for. Labels are
     text, or whole numbers, into `classes` where the object has it.
     """
 
@@ -39,6 +39,8 @@ Maker = Callable[[Path | None], ImageDataset | Mapping[str, ImageDataset]]
 
 def given(sets: Mapping[str, ImageDataset]) -> tuple[list[Picture], tuple[str, ...], dict[str, LeftOut]]:
     """The pictures of objects, by split ("" where it is not known); names of classes, where all say the same.
+
+    The sample ids are the split and the place, `train/000017`; `images/000017` where the split is not known.
 
     Raises:
         ConfigError: An object raises, is empty, changes its length, or has other items.
@@ -85,9 +87,9 @@ class _Reader:
         if length != self.length:
             raise ConfigError(f"{self.name}: its length was {self.length} and is {length}")
         if not isinstance(found, tuple | list) or not 2 <= len(found) <= 3:
-            kind = type(found).__name__
+            kind = type(found).__name__ + (f" of {len(found)}" if isinstance(found, tuple | list) else "")
             raise ConfigError(
-                f"{self.name}, item {i}: {kind}, allowed (image, label) or (image, label, name)"
+                f"{self.name}, item {i}: {kind}, allowed (image, label) or (image, label, whose it is)"
             )
         where = f"{self.name}, item {i}"
         people = people_in(found[2], where) if len(found) > 2 else ()

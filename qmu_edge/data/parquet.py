@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from qmu_edge.data.decoding import Encoded
-from qmu_edge.data.pictures import LeftOut, Picture, in_order, label_of, split_of, split_of_name
+from qmu_edge.data.pictures import (
+    LeftOut,
+    Picture,
+    in_order,
+    label_of,
+    not_read,
+    split_of,
+    split_of_name,
+)
 from qmu_edge.data.subjects import people_in, text_of
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.apart import apart
@@ -34,6 +42,8 @@ _COUNT_SECONDS: Final = 600.0  # for what takes milliseconds
 def tables(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, LeftOut]]:
     """The pictures of a file, or of all such files below a folder; names of its classes, in label order.
 
+    And what is not read: columns.
+
     The split of a row is in its column, or else in the name of its file or folder
     (`train-00000-of-00002.parquet`, `test/data-00000.arrow`).
 
@@ -47,15 +57,17 @@ def tables(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, LeftOu
     )
     found: list[Picture] = []
     names: tuple[str, ...] = ()
+    unread: dict[str, None] = {}
     for file in files:
         table = _Table(file)
         if found and table.class_names != names:
             raise ConfigError(f"{file}: its classes are not those of {files[0]}")
         names = table.class_names
+        unread |= dict.fromkeys(table.unread())
         found += table.pictures(file.relative_to(path).as_posix() if file != path else file.name)
     if not found:
         raise ConfigError(f"{path}: no images")
-    return found, names or in_order(picture.label for picture in found), {}
+    return found, names or in_order(picture.label for picture in found), not_read("columns", unread)
 
 
 class _Table:
@@ -116,6 +128,10 @@ class _Table:
                     people_in(subject, where),
                 )
                 number += 1
+
+    def unread(self) -> Iterator[str]:
+        """Names of the columns that are not read."""
+        return (name for name in self._names if name not in (*_READ, self._image))
 
     def _label(self, label: Any, where: str) -> str:
         name = label_of(label, where, self.class_names)

@@ -37,6 +37,8 @@ from qmu_edge.io.progress import Progress
 from qmu_edge.machine.processors import processors
 
 _MOST_KINDS: Final = 10
+MOST_NAMED: Final = 10
+_MOST_SHOWN: Final = 80  # characters of each
 _AT_ONCE: Final = 64  # images that are decoded and not yet written
 
 
@@ -132,7 +134,7 @@ class LeftOut(TypedDict):
 
     Attributes:
         count: How many things.
-        first: The first of them.
+        first: The first of them; of columns and others that have a name, the first ten.
         suffixes: Of files, how many have which suffix.
     """
 
@@ -141,8 +143,19 @@ class LeftOut(TypedDict):
     suffixes: NotRequired[dict[str, int]]
 
 
+def not_read(what: str, names: Iterable[str]) -> dict[str, LeftOut]:
+    """What to say of columns, or other things with a name, that a set has and nobody reads.
+
+    >>> not_read("columns", ["camera", "person"]), not_read("columns", [])
+    ({'columns': {'count': 2, 'first': 'camera, person'}}, {})
+    """
+    found = list(names)
+    shown = ", ".join(name[:_MOST_SHOWN] for name in found[:MOST_NAMED])
+    return {what: {"count": len(found), "first": shown}} if found else {}
+
+
 class ReadFiles(TypedDict):
-    """What was read of encoded images.
+    """What was read of images.
 
     Attributes:
         files: How many.
@@ -171,7 +184,7 @@ class Source:
         class_names: k names, in label order.
         subjects: The people in each sample (n), none where they are unknown; empty when the source has no
             word for it.
-        read: What was read of files; None for other sources.
+        read: What was read of the user's own; None for named sets.
     """
 
     images: np.ndarray
@@ -243,7 +256,7 @@ class Decoder:
             np.array([picture.split for picture in pictures]),
             names,
             subjects if any(subjects) else (),
-            _read(kinds, made, notes, left_out),
+            read_files(kinds, made, notes, left_out),
         )
 
     def _form(self, first: Picture, modes: set[str]) -> Form:
@@ -358,10 +371,17 @@ def _one(file: Path | Encoded, form: Form, strict: bool) -> Decoded:
     return Decoded(fitted(found.pixels, form.shape, form.fit), found.notes)
 
 
-def _read(
+def read_files(
     kinds: Sequence[tuple[str, int, int]], form: Form, notes: Counter[str], left_out: Mapping[str, LeftOut]
 ) -> ReadFiles:
-    """What was read: modes and sizes of all files, and what was done to them."""
+    """What was read.
+
+    Args:
+        kinds: Mode, width and height of each image.
+        form: What they were made to be.
+        notes: How often something was done to one.
+        left_out: What the set holds besides.
+    """
     by_kind = Counter(f"{mode} {width}x{height}" for mode, width, height in kinds)
     shown = dict(by_kind.most_common(_MOST_KINDS))
     more = {"others": len(kinds) - sum(shown.values())} if len(by_kind) > len(shown) else {}

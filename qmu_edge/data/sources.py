@@ -8,6 +8,7 @@ consecutive images, `writer-0` the first tenth and so on.
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,12 @@ import numpy as np
 
 from qmu_edge.data.arrays import archive
 from qmu_edge.data.decoding import fitted
-from qmu_edge.data.folder import SPLITS, folder
+from qmu_edge.data.folder import SPLITS, folder, is_packed
 from qmu_edge.data.index import Form
 from qmu_edge.data.listed import listed
 from qmu_edge.data.objects import ImageDataset, Maker, given
 from qmu_edge.data.parquet import tables
-from qmu_edge.data.pictures import Decoder, Source
+from qmu_edge.data.pictures import Decoder, Source, read_files
 from qmu_edge.data.tars import archives
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
@@ -49,6 +50,8 @@ def source_of(dataset: str) -> tuple[str, str | None]:
         return _kind_of_folder(path), str(path.resolve())
     if path.is_file() and (source := _BY_SUFFIX.get(path.suffix.lower())):
         return source, str(path.resolve())
+    if is_packed(path):
+        raise ConfigError(f"dataset {dataset!r}: packed: unpack it, and give what it holds")
     suffixes = ", ".join(_BY_SUFFIX)
     raise ConfigError(
         f"dataset {dataset!r}: no such folder, no file of {suffixes}, and not one of {', '.join(SOURCES)}, "
@@ -109,8 +112,11 @@ def _as_arrays(recipe: DataRecipe) -> Source:
     if recipe.source == "digits":
         return _digits(recipe.size)
     if recipe.source == "arrays":
-        found = archive(Path(str(recipe.path)), recipe.memory_gb * 2**30)
-        return replace(found, images=_resized(found.images, recipe.size, recipe.fit))
+        found, left_out = archive(Path(str(recipe.path)), recipe.memory_gb * 2**30)
+        n, channels, height, width = found.images.shape
+        made = replace(found, images=_resized(found.images, recipe.size, recipe.fit))
+        kinds = [("L" if channels == 1 else "RGB", width, height)] * n
+        return replace(made, read=read_files(kinds, made.form(recipe.fit), Counter(), left_out))
     return _torchvision(recipe)
 
 

@@ -6,20 +6,33 @@
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from qmu_edge.data.decoding import Encoded
-from qmu_edge.data.folder import SUFFIXES
-from qmu_edge.data.pictures import LeftOut, Picture, in_order, label_of, split_of, split_of_name
+from qmu_edge.data.folder import SUFFIX, SUFFIXES
+from qmu_edge.data.pictures import (
+    MOST_NAMED,
+    LeftOut,
+    Picture,
+    in_order,
+    label_of,
+    not_read,
+    split_of,
+    split_of_name,
+)
 from qmu_edge.data.subjects import people_in
 from qmu_edge.errors import ConfigError
 
 _MOST_LABEL: Final = 1 << 16  # bytes of what stands beside an image
 _MOST_IMAGE: Final = 1 << 28
 _MOST_HEADER: Final = 1 << 13
+_MOST_KEYS: Final = 1000  # that are noted as not read
+_READ: Final = frozenset({"label", "split", "subject"})
 _ABOUT_THE_NEXT: Final = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
@@ -36,6 +49,7 @@ def archives(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Left
     """
     found: list[Picture] = []
     left_out: list[str] = []
+    unread = _Unread()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*.tar") if p.is_file()):
         name = file.relative_to(path).as_posix() if file != path else file.name
         samples: dict[str, dict[str, tuple[int, int]]] = {}
@@ -47,7 +61,7 @@ def archives(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Left
                 raise ConfigError(f"{file}: {member[:80]!r}: a second file of this sample and suffix")
             parts[suffix.lower()] = (start, size)
         for key, parts in samples.items():
-            if picture := _picture(file, name, key, parts):
+            if picture := _picture(file, name, key, parts, unread):
                 found.append(picture)
             else:
                 left_out.append(f"{name}/{key}")
@@ -56,7 +70,36 @@ def archives(path: Path) -> tuple[list[Picture], tuple[str, ...], dict[str, Left
     skipped: dict[str, LeftOut] = {}
     if left_out:
         skipped["without an image"] = {"count": len(left_out), "first": left_out[0]}
-    return found, in_order(picture.label for picture in found), skipped
+    return found, in_order(picture.label for picture in found), skipped | unread.to_json()
+
+
+@dataclass(slots=True)
+class _Unread:
+    """What stands beside images and is not read: keys of .json members, and members by suffix.
+
+    Attributes:
+        first: Such a member.
+    """
+
+    keys: dict[str, None] = field(default_factory=dict)
+    suffixes: Counter[str] = field(default_factory=Counter)
+    first: str = ""
+
+    def note(self, sample: str, parts: Iterable[str], keys: Iterable[str]) -> None:
+        """Those of a sample."""
+        for part in parts:
+            self.first = self.first or f"{sample}.{part}"
+            self.suffixes[f".{part[:20]}"] += 1
+        if len(self.keys) < _MOST_KEYS:
+            self.keys |= dict.fromkeys(key for key in keys if key not in _READ)
+
+    def to_json(self) -> dict[str, LeftOut]:
+        """What to say of it."""
+        found = not_read("keys of .json", self.keys)
+        if self.suffixes:
+            count, few = self.suffixes.total(), dict(self.suffixes.most_common(MOST_NAMED))
+            found[SUFFIX] = {"count": count, "first": self.first, "suffixes": few}
+        return found
 
 
 def _members(path: Path) -> Iterator[tuple[str, int, int]]:
@@ -91,7 +134,9 @@ class _Header(tarfile.TarInfo):
         return found
 
 
-def _picture(path: Path, name: str, key: str, parts: dict[str, tuple[int, int]]) -> Picture | None:
+def _picture(
+    path: Path, name: str, key: str, parts: dict[str, tuple[int, int]], unread: _Unread
+) -> Picture | None:
     where = f"{path}: {key[:80]!r}"
     images = [suffix for suffix in parts if f".{suffix.rpartition('.')[2]}" in SUFFIXES]
     plain = [suffix for suffix in images if f".{suffix}" in SUFFIXES] or images  # a mask is KEY.mask.png
@@ -109,6 +154,7 @@ def _picture(path: Path, name: str, key: str, parts: dict[str, tuple[int, int]])
         noted["label"] = _text(path, *parts["cls"], where)
     if noted.get("label") is None:
         raise ConfigError(f"{where}: no label: needed is a member .cls, or .json with label")
+    unread.note(f"{name}/{key}", (part for part in parts if part not in (image, "json", "cls")), noted)
     split = noted.get("split")
     return Picture(
         f"{name.removesuffix('.tar')}/{key}",

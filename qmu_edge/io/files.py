@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from qmu_edge.errors import ConfigError, IntegrityError, QmuEdgeError
 from qmu_edge.io.digest import Sha256
@@ -20,6 +20,19 @@ MAX_FILE: Final = 4 << 30
 TEMPORARY: Final = ".tmp-"  # how the name of every unfinished file begins
 UNFINISHED: Final = ".qmu-edge-unfinished-"  # and that of a folder outside the store: nobody else's begins so
 LITTER: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # of whoever looked into a folder
+
+
+AnyPath: TypeAlias = Path | str
+"""A path as whoever calls `qmu_edge.api` says it."""
+
+
+def path_of(given: AnyPath | None) -> Path | None:
+    """A path that may be missing.
+
+    >>> path_of(None), str(path_of("shop"))
+    (None, 'shop')
+    """
+    return None if given is None else Path(given)
 
 
 class NotRegular(OSError):

@@ -230,5 +230,5 @@ def _summary(index: SampleIndex, said: Sequence[str]) -> Registered:
     return {
         "samples": len(index.ids), "train": train, "validation": validation, "test": test,
         "classes": len(index.class_names), "subjects": len(index.everybody()), "split": index.digest(),
-        "notices": [*said],
+        "first_sample": index.ids[0], "notices": [*said],
     }  # fmt: skip

@@ -51,7 +51,19 @@ def notices(index: SampleIndex) -> list[str]:
             f"{unseen} unseen images (test, or else validation), at least {LEAST_UNSEEN} are needed to "
             "measure what is left"
         )
-    return found
+    return found + _people(index)
+
+
+def _people(index: SampleIndex) -> list[str]:
+    """How many images no request for a person can find, wherever the set or a list says whose they are."""
+    total, unknown = len(index.ids), len(index.ids) - int(index.subjects.raw.any(axis=1).sum())
+    if unknown == total:
+        return [
+            "whose the images are is not known: requests can name samples and classes, and no person; init "
+            "--subjects takes a list"
+        ]
+    said = f"whose {unknown} of {total} images are is not known: no request for a person finds these"
+    return [said] if unknown else []
 
 
 def names_alike(source: "Source") -> list[str]:

@@ -28,9 +28,10 @@ class Registered(TypedDict):
         samples: How many, and by split in `train`, `validation` and `test`.
         classes, subjects: How many.
         split: Digest of the splits.
+        first_sample: Id of the first, as a request names it.
         notices: What should be known about them.
         subject_list: Of the list of subjects, where one was given.
-        read: Of a set of encoded images.
+        read: Of images that are the user's own.
         weights: Path of a file that was fetched from a Hub.
     """
 
@@ -41,6 +42,7 @@ class Registered(TypedDict):
     classes: int
     subjects: int
     split: Sha256
+    first_sample: str
     notices: list[str]
     subject_list: NotRequired["SubjectListJson"]
     read: NotRequired["ReadFiles"]

@@ -27,7 +27,7 @@ import numpy as np
 from qmu_edge.data.index import SampleSplit
 from qmu_edge.errors import BusyError, ConfigError, IntegrityError
 from qmu_edge.io.digest import Sha256, sha256_of
-from qmu_edge.io.files import read_regular, require_plain
+from qmu_edge.io.files import AnyPath, read_regular, require_plain
 from qmu_edge.io.progress import Progress
 from qmu_edge.project.recipes import recipe_file
 from qmu_edge.project.results import Results
@@ -174,7 +174,7 @@ class Project:
         return digest
 
 
-def search(named: Path | None = None) -> Path | None:
+def search(named: AnyPath | None = None) -> Path | None:
     """The project folder at or above `named`, or above the working directory; None where there is none.
 
     A project is a program: its recipe and its model file say what runs. One that is only come across must
@@ -183,7 +183,7 @@ def search(named: Path | None = None) -> Path | None:
     Raises:
         ConfigError: The first that is found is somebody else's.
     """
-    here = (named or Path.cwd()).resolve()
+    here = Path(named or ".").resolve()
     for folder in (here, *here.parents):
         if (folder / RECIPE).is_file() and (folder / STORE).is_dir():
             owners = {path.lstat().st_uid for path in (folder / RECIPE, folder / STORE)}
@@ -197,7 +197,7 @@ def search(named: Path | None = None) -> Path | None:
     return None
 
 
-def find(named: Path | None = None) -> Path:
+def find(named: AnyPath | None = None) -> Path:
     """The project folder, see `search`.
 
     Raises:

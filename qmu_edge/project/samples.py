@@ -21,6 +21,10 @@ from qmu_edge.store.objects import ObjectStore
 
 IMAGES: Final = "cache/images.npy"
 FORMS: Final = "decoded as"  # in the ledger; a project without it was made with decoding 1
+_AGAIN: Final = (
+    "; put a copy of the file back, or make it anew: qmu-edge init OTHER --dataset (the same as then) "
+    f"--recipe (this project's qmu.toml) writes OTHER/.qmu/{IMAGES}"
+)
 
 
 class ProjectSamples:
@@ -48,15 +52,17 @@ class ProjectSamples:
             IntegrityError: The cache is missing, or an image is not the one that was registered.
         """
         if self.path.exists() and not self.path.is_file():  # a pipe would be waited for
-            raise IntegrityError(f"{self.path}: decoded images cannot be opened: not a regular file")
+            raise IntegrityError(f"{self.path}: decoded images cannot be opened: not a regular file{_AGAIN}")
         try:
             images: np.ndarray = np.load(self.path, mmap_mode="c", allow_pickle=False)
         except PermissionError as error:
             raise cannot_read(self.path, error) from None
         except (OSError, ValueError, EOFError) as error:
-            raise IntegrityError(f"{self.path}: decoded images cannot be opened: {error}") from None
+            raise IntegrityError(f"{self.path}: decoded images cannot be opened: {error}{_AGAIN}") from None
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(self.index.ids):
-            raise IntegrityError(f"{self.path}: {images.dtype} {images.shape} is not the registered dataset")
+            raise IntegrityError(
+                f"{self.path}: {images.dtype} {images.shape} is not the registered dataset{_AGAIN}"
+            )
         self._require_whole(images)
         self._require_registered(images)
         return images
@@ -81,7 +87,9 @@ class ProjectSamples:
         with self.path.open("rb") as file:
             whole = file.read(len(header)) == header
         if not whole or self.path.stat().st_size != len(header) + images.nbytes:
-            raise IntegrityError(f"{self.path}: its header is altered, or something follows the images")
+            raise IntegrityError(
+                f"{self.path}: its header is altered, or something follows the images{_AGAIN}"
+            )
 
     def _require_registered(self, images: np.ndarray) -> None:
         found = content_digests(images)
@@ -93,6 +101,7 @@ class ProjectSamples:
             again = (
                 f"; {len(back)} of them were purged: qmu-edge purge --now erases them again" if back else ""
             )
+            again += _AGAIN if altered - erased.keys() else ""
             raise IntegrityError(
                 f"{self.path}: {len(wrong)} images are not the registered ones, the first is "
                 f"{self.index.ids[wrong[0]]}{again}"

@@ -210,6 +210,8 @@ def _find_subjects(index: SampleIndex, request: DeletionRequest, key: bytes) -> 
 
 def _alike(index: SampleIndex, names: Sequence[str], key: bytes) -> str:
     """What to add to a complaint about unknown names (m)."""
+    if not index.subjects.raw.any():
+        return "; whose the samples are is not known"
     others = index.showing({other for name in names for other in in_other_letters(key, name)})
     count = int(others.sum())
     return f"; {count} samples have a name that differs in case or spacing only" if count else ""

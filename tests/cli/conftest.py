@@ -23,6 +23,7 @@ from qmu_edge.cli.main import main
 from qmu_edge.export.exporter import export
 from qmu_edge.export.trace import trace
 from qmu_edge.unlearn.registry import apply
+from tests.networks import make_shallow
 
 SUBJECT = "writer-3"
 RECIPE = """
@@ -109,6 +110,11 @@ def digest() -> Callable[[Path], dict[str, str]]:
     return files_of
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_blocks(shallow: None) -> None:
+    """What is tested is not the depth of networks."""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def work_is_remembered() -> Iterator[None]:
     """Do the same export and the same unlearning once."""
@@ -178,12 +184,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     recipe, request = folder / "tiny.toml", folder / "req.json"
     recipe.write_text(RECIPE, "utf-8")
     untrained, trained, served = folder / "untrained", folder / "trained", folder / "served"
-    commands = {"init": run_command("init", untrained, "--recipe", recipe, "--json")}
-    copied(untrained, trained)
-    commands["train"] = run_command("train", "--project", trained, "--json")
-    commands["request new"] = run_command("request", "new", "--subject", SUBJECT, "--out", request)
-    copied(trained, served)
-    commands["unlearn"] = run_command("unlearn", "--request", request, "--project", served, "--json")
+    with pytest.MonkeyPatch.context() as patch:
+        make_shallow(patch)
+        commands = {"init": run_command("init", untrained, "--recipe", recipe, "--json")}
+        copied(untrained, trained)
+        commands["train"] = run_command("train", "--project", trained, "--json")
+        commands["request new"] = run_command("request", "new", "--subject", SUBJECT, "--out", request)
+        copied(trained, served)
+        commands["unlearn"] = run_command("unlearn", "--request", request, "--project", served, "--json")
     for name, ended in commands.items():
         assert ended.code == 0, f"{name}: {ended.err}"
     return Made(recipe, untrained, trained, served, request, commands)

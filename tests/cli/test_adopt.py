@@ -34,7 +34,7 @@ def network_of(project: Path) -> dict[str, Tensor]:
     return {PUBLISHED["resnet18"](name): t.clone() for name, t in trained_tensors(model).items()}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def weights(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("elsewhere") / "w.safetensors"
     save_file(network_of(made.trained), path)

@@ -177,7 +177,9 @@ def test_another_request_may_come_before_a_killed_one_is_finished(
 
 @pytest.mark.slow
 def test_sigkill_of_the_real_process_is_survived(made: Any, run: Any, trained: Path) -> None:
-    words = [sys.executable, "-W", "ignore", "-c", "from qmu_edge.cli.main import main; main()"]
+    main = "from qmu_edge.cli.main import main; main()"
+    shallow = "import pytest; from tests.networks import make_shallow; make_shallow(pytest.MonkeyPatch())"
+    words = [sys.executable, "-W", "ignore", "-c", f"{shallow}; {main}"]
     words += ["unlearn", "--request", str(made.request), "--project", str(trained), "--quiet"]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # sums in the order of this process
     killed = []

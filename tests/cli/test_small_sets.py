@@ -22,8 +22,8 @@ count = 3
 """
 
 
-def project(run: Any, folder: Path, **images: int) -> Any:
-    """What `init` says of so many images of each class, named like `train_cat`."""
+def project(run: Any, folder: Path, *, people: bool = False, **images: int) -> Any:
+    """What `init` says of so many images of each class, named like `train_cat`; of one person, or nobody."""
     for name, count in images.items():
         for i in range(count):
             path = folder / "data" / name.replace("_", "/") / f"{i}.png"
@@ -31,9 +31,12 @@ def project(run: Any, folder: Path, **images: int) -> Any:
             noise = np.random.default_rng([i, *name.encode()]).integers(0, 256, (8, 8), np.uint8)
             Image.fromarray(noise).save(path)
     (folder / "r.toml").write_text(RECIPE)
-    return run(
-        "init", folder / "p", "--dataset", folder / "data", "--recipe", folder / "r.toml", "--json", "--quiet"
-    )
+    words = ["--dataset", folder / "data", "--recipe", folder / "r.toml", "--json", "--quiet"]
+    if people:
+        names = sorted(path.relative_to(folder / "data") for path in folder.rglob("*.png"))
+        (folder / "s.csv").write_text("\n".join(["sample,subject", *(f"{name},ana" for name in names)]))
+        words += ["--subjects", folder / "s.csv"]
+    return run("init", folder / "p", *words)
 
 
 def notices(made: Any) -> str:
@@ -70,12 +73,14 @@ def test_classes_in_train_only_or_test_only_are_said(run: Any, tmp_path: Path) -
         run, tmp_path, train_cat=20, train_dog=20, train_new=20, test_cat=20, test_dog=20, test_old=9
     )
     assert notices(made) == (
-        "classes trained on and never tested: new | classes tested and never trained on: old"
+        "classes trained on and never tested: new | classes tested and never trained on: old | whose the "
+        "images are is not known: requests can name samples and classes, and no person; init --subjects "
+        "takes a list"
     )
 
 
 def test_a_data_set_with_nothing_to_say_is_not_talked_about(run: Any, tmp_path: Path) -> None:
-    made = project(run, tmp_path, train_cat=20, train_dog=20, test_cat=20, test_dog=20)
+    made = project(run, tmp_path, people=True, train_cat=20, train_dog=20, test_cat=20, test_dog=20)
     assert made.json["notices"] == []
 
 
@@ -86,7 +91,11 @@ def test_a_data_set_with_nothing_to_say_is_not_talked_about(run: Any, tmp_path: 
 def test_fewer_than_two_trained_classes_make_no_project(
     run: Any, tmp_path: Path, images: dict[str, int], classes: int
 ) -> None:
-    refused(project(run, tmp_path, **images), 2, f"training images of {classes} classes, allowed at least 2")
+    refused(
+        project(run, tmp_path, people=False, **images),
+        2,
+        f"training images of {classes} classes, allowed at least 2",
+    )
     assert not (tmp_path / "p").exists()
 
 

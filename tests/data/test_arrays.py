@@ -33,7 +33,28 @@ def test_parts_are_found_by_their_names(tmp_path: Path, form: str, names: tuple[
         )
         arrays |= {form.format(split=short, what=what): value for what, value in values}
     np.savez_compressed(tmp_path / "set.npz", **arrays)
-    assert holds_all(loaded(tmp_path / "set.npz"))
+    source = loaded(tmp_path / "set.npz")
+    assert holds_all(source) and source.read is not None and source.read["left_out"] == {}
+
+
+@pytest.mark.parametrize(
+    ("people", "images"),
+    [
+        ("subjects", "x_{split}"),
+        ("train_subjects", "x_{split}"),
+        ("people", "images"),
+        ("subjects_train", "images"),
+    ],
+)
+def test_arrays_that_are_not_read_are_named(tmp_path: Path, people: str, images: str) -> None:
+    labels = images.replace("x_", "y_").replace("images", "labels")
+    arrays: dict[str, Any] = {images.format(split="train"): PIXELS, labels.format(split="train"): NAMES}
+    np.savez(tmp_path / "set.npz", **arrays | {people: np.array(SUBJECTS), "ages": np.arange(8)})
+    source = loaded(tmp_path / "set.npz", size=4)
+    assert source.subjects == () and source.read == {
+        "files": 8, "modes_and_sizes": {"RGB 5x6": 8}, "made_to": "3x4x4 (channels, height, width)",
+        "decoded": {}, "left_out": {"arrays": {"count": 2, "first": f"{people}, ages"}},
+    }  # fmt: skip
 
 
 def test_numbers_are_classes_in_their_order_and_images_may_be_grey(tmp_path: Path) -> None:

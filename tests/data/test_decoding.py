@@ -1,6 +1,9 @@
 """What one image file shows: deep, transparent, turned and animated ones, each compared with the obvious."""
 
+import io
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qmu_edge.data.decoding import GREY, decoded, decoded_first, fitted, mode_and_size
+from qmu_edge.data.decoding import GREY, Encoded, decoded, decoded_first, fitted, mode_and_size
 from qmu_edge.errors import ConfigError
 
 RAMP = np.arange(12, dtype=np.uint16).reshape(3, 4)
@@ -182,3 +185,19 @@ def test_cutting_keeps_the_aspect_and_the_middle(upright: bool) -> None:
     cut = fitted(pixels, (3, 4, 4), "crop")
     assert np.array_equal(cut, fitted(middle, (3, 4, 4)))
     assert not np.array_equal(cut, fitted(pixels, (3, 4, 4)))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM"])
+def test_an_error_names_the_image_and_no_object_that_its_bytes_are_in(tmp_path: Path, kind: str) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((40, 40), 90).convert("RGB").save(file, kind)
+    data, said = file.getvalue(), []
+    for broken in (b"", b"no image", *(data[:cut] for cut in range(1, len(data), 29))):
+        (tmp_path / "x.png").write_bytes(broken)
+        for image in (tmp_path / "x.png", Encoded("row 7", partial(bytes, broken))):
+            try:
+                decoded(image)
+            except ConfigError as error:
+                said.append(str(error))
+    assert len(said) > 8 and not [text for text in said if "<" in text or "object at" in text]
+    assert all(re.match(r"(\S*/x\.png|row 7): not a readable image: \w", text) for text in said)

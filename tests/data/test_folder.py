@@ -8,7 +8,7 @@ from PIL import Image
 
 from qmu_edge.data.folder import listing
 from qmu_edge.data.pictures import Source
-from qmu_edge.data.sources import load
+from qmu_edge.data.sources import load, source_of
 from qmu_edge.errors import ConfigError
 from qmu_edge.io.progress import Progress
 from qmu_edge.recipe import DataRecipe
@@ -93,6 +93,17 @@ def test_a_folder_with_other_names_is_refused_with_one_of_them(tmp_path: Path) -
         ConfigError, match=r"no images in train/<class>/ and test/<class>/; it holds Training"
     ):
         listing(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["set.tar.gz", "set.TGZ", "photos.zip", "labels.csv.xz", "set.7z"])
+def test_what_is_packed_is_to_be_unpacked(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, f"set/{name}", "set/notes/1.txt")
+    with pytest.raises(ConfigError, match=rf"{name}': packed: unpack it"):
+        source_of(str(tmp_path / "set" / name))
+    with pytest.raises(ConfigError, match=rf"no images in train/<class>/.*; it holds {name}: unpack it"):
+        listing(tmp_path / "set")
+    save(tmp_path / "set", "train/a/1.png")
+    assert len(listing(tmp_path / "set").files) == 1  # it is left out, and counted
 
 
 @pytest.mark.parametrize("link", ["train/a/2.png", "train/b", "train/a/sub", "train"])

@@ -62,6 +62,21 @@ def test_the_api_makes_a_project_of_one(tmp_path: Path) -> None:
         load(DataRecipe(source="object"), Progress())
 
 
+def test_a_request_names_an_item_by_its_key_and_place(tmp_path: Path) -> None:
+    sets = {"train": Photos([*range(8)] * 5), "val": Photos([1, 2])}
+    made = api.init(tmp_path / "project", dataset=sets)
+    assert made["first_sample"] == "train/000000"
+    api.request_new(sample_ids=["train/000017"], out=tmp_path / "req.json")
+    assert api.request_add(tmp_path / "req.json", tmp_path / "project")["images"] == 5  # with its copies
+    alone = api.init(tmp_path / "alone", dataset=Photos([*range(8)]))
+    assert alone["first_sample"] == "images/000000"
+
+
+def test_an_item_of_other_parts_is_told_what_an_item_is() -> None:
+    with pytest.raises(ConfigError, match=r"item 0: tuple of 4, allowed .*\(image, label, whose it is\)$"):
+        read({"": Photos([0, 1], lambda item: (*item, 7))})
+
+
 class Growing(Photos):
     """One more each time that it is asked."""
 

@@ -66,6 +66,15 @@ def test_labels_may_be_text_images_bytes_and_ids_given(tmp_path: Path) -> None:
     assert holds_all(source) and source.ids == tuple(ids)
 
 
+def test_columns_that_are_not_read_are_named_once_for_all_files(tmp_path: Path) -> None:
+    for split, more in (("train", {"person": ["ana"] * 4}), ("test", {"age": [7] * 4, "person": ["bo"] * 4})):
+        part = table(range(4), without="subject", **more)
+        parquet.write_table(part, tmp_path / f"{split}.parquet")
+    source = loaded(tmp_path)
+    assert source.subjects == () and source.read is not None
+    assert source.read["left_out"] == {"columns": {"count": 2, "first": "age, person"}}
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no label": ({"without": "label"}, "columns image, split, subject: needed are label and one of images"),
     "no image": ({"without": "image"}, "columns label, split, subject: needed are"),

@@ -57,6 +57,20 @@ def test_what_has_no_image_is_counted(tmp_path: Path) -> None:
     }
 
 
+def test_keys_and_members_that_are_not_read_are_named(tmp_path: Path) -> None:
+    found = members()
+    for i in (0, 1):
+        noted = {"label": LABELS[i], "person": "ana", "age": 7}
+        found |= {f"a/{i}.json": json.dumps(noted).encode(), f"a/{i}.mask.png": png(2)}
+    source = loaded(write(tmp_path / "set.tar", found | {"a/3.txt": b"words"}))
+    assert source.read is not None and source.read["left_out"] == {
+        "keys of .json": {"count": 2, "first": "person, age"},
+        "files with another suffix": {
+            "count": 3, "first": "set.tar/a/0.mask.png", "suffixes": {".mask.png": 2, ".txt": 1},
+        },
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

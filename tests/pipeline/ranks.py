@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -23,6 +24,7 @@ from qmu_edge.runtime.parallel import processes
 from qmu_edge.train import loop
 from qmu_edge.train.batches import Augment, Batch, ForgetRetain, Samples
 from qmu_edge.train.loop import Descent, Optimization
+from tests.networks import make_shallow
 
 TRAIN = TrainRecipe(epochs=2, batch=15, lr=0.01, warmup=0.0, precision="float32")
 
@@ -114,4 +116,5 @@ def main(jobs: Path, results: Path) -> None:
 
 
 if __name__ == "__main__":
+    make_shallow(pytest.MonkeyPatch())
     main(Path(sys.argv[1]), Path(sys.argv[2]))

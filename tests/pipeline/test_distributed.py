@@ -20,6 +20,8 @@ from qmu_edge.pipeline.distributed import TRAINING, _packed, _unpacked
 from qmu_edge.train.difficulty import ease_of
 from tests.pipeline import ranks
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 ROOT = Path(__file__).parents[2]
 LEARNED: dict[str, Any] = {"quantizer": "learned_step"}
 GRADIENTS: list[list[Any]] = [

@@ -1,7 +1,12 @@
 """What `init` says of a dataset; the command itself is in `tests/cli/test_small_sets.py`."""
 
 import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +16,7 @@ from qmu_edge import api
 from qmu_edge.data.index import SampleIndex
 from qmu_edge.errors import ConfigError
 from qmu_edge.project.notices import notices, require_trainable
+from tests.data.photos import LABELS, PIXELS, SUBJECTS, png
 
 
 def index_of(*parts: tuple[int, int, int], classes: int = 10) -> SampleIndex:
@@ -20,7 +26,7 @@ def index_of(*parts: tuple[int, int, int], classes: int = 10) -> SampleIndex:
     names = [f"{i}" for i in range(len(labels))]
     return SampleIndex.of(
         ids=names, digests=[hashlib.sha256(name.encode()).hexdigest() for name in names], labels=labels,
-        splits=splits, subjects=[""] * len(names), class_names=[f"class {k}" for k in range(classes)],
+        splits=splits, subjects=["5" * 64] * len(names), class_names=[f"class {k}" for k in range(classes)],
     )  # fmt: skip
 
 
@@ -59,3 +65,74 @@ def test_names_of_a_set_that_differ_in_spelling_only_are_said_without_the_name(t
     made = api.init(tmp_path / "project", dataset=str(tmp_path / "labels.csv"))
     (said,) = [text for text in made["notices"] if "names" in text]
     assert said == "1 names differ in case or spacing only, the first are those of 0.png and 2.png"
+
+
+People = tuple[str, ...]
+
+
+def as_folder(place: Path, people: People) -> dict[str, Any]:
+    for i in range(8):
+        path = place / f"set/train/{LABELS[i]}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(i))
+    rows = [f"train/{LABELS[i]}/{i}.png,{people[i]}" for i in range(8)]
+    (place / "whose.csv").write_text("\n".join(["sample,subject", *rows]), "utf-8")
+    return {"dataset": str(place / "set"), "subjects": place / "whose.csv"}
+
+
+def as_csv(place: Path, people: People) -> dict[str, Any]:
+    for i in range(8):
+        (place / f"{i}.png").write_bytes(png(i))
+    rows = [f"{i}.png,{LABELS[i]},{people[i]}" for i in range(8)]
+    (place / "labels.csv").write_text("\n".join(["path,label,subject", *rows]), "utf-8")
+    return {"dataset": str(place / "labels.csv")}
+
+
+def as_parquet(place: Path, people: People) -> dict[str, Any]:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"image": [png(i) for i in range(8)], "label": LABELS, "subject": people}
+    parquet.write_table(pyarrow.table(columns), place / "set.parquet")
+    return {"dataset": str(place / "set.parquet")}
+
+
+def as_tar(place: Path, people: People) -> dict[str, Any]:
+    with tarfile.open(place / "set.tar", "w") as archive:
+        for i in range(8):
+            noted = json.dumps({"label": LABELS[i], "subject": people[i]}).encode()
+            for end, data in (("png", png(i)), ("json", noted)):
+                member = tarfile.TarInfo(f"{i}.{end}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return {"dataset": str(place / "set.tar")}
+
+
+def as_arrays(place: Path, people: People) -> dict[str, Any]:
+    np.savez(place / "set.npz", images=PIXELS, labels=np.array(LABELS), subjects=np.array(people))
+    return {"dataset": str(place / "set.npz")}
+
+
+def as_object(place: Path, people: People) -> dict[str, Any]:
+    return {"dataset": [(PIXELS[i], LABELS[i], people[i]) for i in range(8)]}
+
+
+@pytest.mark.parametrize("kind", [as_folder, as_csv, as_parquet, as_tar, as_arrays, as_object])
+@pytest.mark.parametrize(
+    ("people", "said"),
+    [
+        (("ana",) * 8, []),
+        (SUBJECTS, ["whose 4 of 8 images are is not known: no request for a person finds these"]),
+        (
+            ("",) * 8,
+            [
+                "whose the images are is not known: requests can name samples and classes, and no person; "
+                "init --subjects takes a list"
+            ],
+        ),
+    ],
+    ids=["all", "some", "none"],
+)
+def test_of_every_source_is_said_how_many_images_are_of_nobody_known(
+    tmp_path: Path, kind: Callable[[Path, People], dict[str, Any]], people: People, said: list[str]
+) -> None:
+    made = api.init(tmp_path / "project", **kind(tmp_path, people))
+    assert [text for text in made["notices"] if text.startswith("whose")] == said

@@ -260,6 +260,12 @@ def test_an_unknown_name_that_is_known_in_other_letters_is_told() -> None:
         resolve(INDEX, ask(subject_ids=["ANA"]), key=KEY)
 
 
+def test_where_nobody_is_known_a_request_for_a_person_is_told_so() -> None:
+    index = make_index([("a", "p1", 0, "train", ""), ("b", "p2", 1, "train", "")])
+    with pytest.raises(NoMatchError, match=r"first at position 0; whose the samples are is not known$"):
+        resolve(index, ask(subject_ids=["ana"]), key=KEY)
+
+
 FOLDERS = [str(i) for i in range(12)]
 
 

@@ -14,6 +14,8 @@ from qmu_edge.train.batches import Augment, Samples
 from qmu_edge.train.fit import fit, predict
 from qmu_edge.train.loop import Descent, Optimization, cross_entropy
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 Toy = Callable[..., Samples]
 Network = Callable[..., Classifier]
 

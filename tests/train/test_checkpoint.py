@@ -20,6 +20,8 @@ from qmu_edge.recipe import ModelRecipe
 from qmu_edge.train.checkpoint import FORMAT, Origin, dumps, loads
 from tests.networks import EACH
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 Network = Callable[..., Classifier]
 ORIGIN = Origin(class_names=("cat", "dog", "Zoë"), size=8, split="ab" * 32, method="qmul", parent="cd" * 32)
 

@@ -27,6 +27,8 @@ from qmu_edge.train.difficulty import (
 from qmu_edge.train.fit import fit
 from qmu_edge.unlearn.registry import apply, parameters
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
 FLOATS = st.floats(-20, 20, width=32)

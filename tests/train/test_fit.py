@@ -22,6 +22,8 @@ from qmu_edge.train.batches import Augment, Samples
 from qmu_edge.train.fit import accuracy, fit, predict
 from qmu_edge.train.loop import Descent, Optimization, cosine, cross_entropy, train_mode
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 Toy = Callable[..., Samples]
 DROPOUT = {"architecture": "mobilenet_v2", "weight_bits": 2, "activation_bits": "float"}
 PADDED = Augment(pad=1)

@@ -23,6 +23,8 @@ from qmu_edge.train.teacher import TEACHER, divergence, untaught
 from qmu_edge.unlearn.registry import METHODS, apply, parameters
 from tests.networks import TWO_BLOCKS, two_blocks
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 Toy = Callable[..., Samples]
 Network = Callable[..., Classifier]
 RECIPE = TrainRecipe(epochs=2, batch=6, lr=0.05, precision="float32", distillation=0.5, average=0.5)

@@ -16,6 +16,8 @@ from qmu_edge.unlearn.registry import apply, parameters
 from tests.runtime.far import FAR, Far, far_device
 from tests.unlearn.test_methods import TABLE, TRAIN, _served
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
 

@@ -26,6 +26,8 @@ from qmu_edge.unlearn.registry import METHODS, apply, method, parameters
 from tests.networks import TWO_BLOCKS
 from tests.unlearn.toys import split
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
 TRAIN = TrainRecipe(epochs=1, batch=8, lr=0.05, warmup=0.0, precision="float32")

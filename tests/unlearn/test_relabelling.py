@@ -16,6 +16,8 @@ from qmu_edge.unlearn.methods import boundary_shrink, held_out_match, qmul
 from qmu_edge.unlearn.registry import apply, parameters
 from qmu_edge.unlearn.relabelling import steps_of
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
 

@@ -211,7 +211,12 @@ def _parsed(view: memoryview, schema: Schema, what: str, budget: Budget) -> Mess
 
     Else bytes of any kind would pass in a field that every other reader skips or fails on.
     """
-    message = parse(view, schema, what, budget)
+    try:
+        message = parse(view, schema, what, budget)
+    except QmuEdgeError as error:
+        if schema is not _MODEL:
+            raise
+        raise type(error)(f"not an ONNX file, or an altered one: {error}") from None
     for name in message.blobs:
         if name in _REFUSED:
             raise ExportError(f"the {what} holds {_REFUSED[name]}; allowed: none")

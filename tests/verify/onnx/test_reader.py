@@ -141,6 +141,17 @@ def test_shallow_subgraphs_are_read(make: Any, save: Any) -> None:
     assert len([*read(save(model)).graph.walk()]) == 5
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"not a model", b"\n\nlines\n", b'{"a": 1}', b"\x89PNG\r\n\x1a\n" + bytes(9), b"PK\x03\x04" + bytes(40),
+     b"%PDF-1.7\n", b"\x28" + bytes(7) + b'{"weight":{}}', b"\x08\x07"],
+)  # fmt: skip
+def test_what_is_no_onnx_file_is_called_so(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x.onnx").write_bytes(data)
+    with pytest.raises((IntegrityError, ExportError), match=r"x\.onnx: .*not an ONNX (file|model)"):
+        read(tmp_path / "x.onnx")
+
+
 def test_bytes_behind_unknown_or_second_fields(make: Any, save: Any, tmp_path: Path) -> None:
     data = make.qcdq().SerializeToString()
     path = tmp_path / "smuggled.onnx"

@@ -8,7 +8,7 @@ CLASSES = ("lying", "upright")
 
 
 class Stripes:
-    """An object with a length and, at each place, an image, its label and the name of a person."""
+    """An object with a length and, at each place, an image, its label and whose it is."""
 
     def __init__(self, pictures: int, seed: int) -> None:
         """So many pictures; the same seed makes the same ones."""
