@@ -84,21 +84,21 @@ ProfileOption = Annotated[
     Path | None,
     typer.Option("--profile", help="Record ten steps as a trace, for chrome://tracing or Perfetto."),
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress on stderr; warnings all the same.")]
 
 
 def progress(quiet: bool) -> Any:
     """Where long work shows itself."""
     from qmu_edge.io.progress import Progress
 
-    return Progress() if quiet else Progress.stderr()
+    return Progress(warnings=sys.stderr) if quiet else Progress.stderr()
 
 
 def profiled(quiet: bool, path: Path | None) -> Any:
     """The same, as a context that records ten steps of the work to `path`."""
     from qmu_edge.runtime.profiling import profiled as recording
 
-    return recording(None if quiet else sys.stderr, path)
+    return recording(None if quiet else sys.stderr, path, sys.stderr)
 
 
 def show(result: Any, as_json: bool, text: Callable[[Any], str] | None = None) -> None:

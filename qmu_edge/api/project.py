@@ -56,8 +56,7 @@ class ProjectStatus(TypedDict):
     Attributes:
         project: Its folder.
         dataset: Its source in the recipe.
-        samples, deleted, barred: How many are registered, of these deleted, and barred by requests that are
-            still open.
+        samples, deleted, barred: How many are registered, of these deleted, and barred by open requests.
         ledger: How far it is.
         checkpoint, release, receipt: Digests of what is current; None before.
         origin: What is to be said of where the network comes from; None when it was trained here.
@@ -178,8 +177,9 @@ def init(
         progress: Silent when None.
     """
     from qmu_edge.data.sources import source_of
+    from qmu_edge.pipeline.plugged import named_by
     from qmu_edge.plugins.registry import confirm as confirm_plugin
-    from qmu_edge.plugins.registry import name_of, plugin
+    from qmu_edge.plugins.registry import name_of, plugin, plugins
     from qmu_edge.project.create import create, require_room
     from qmu_edge.project.model_file import chosen_model
 
@@ -191,6 +191,7 @@ def init(
     found = parse_recipe(recipe_text(chosen_recipe), chosen_recipe)
     objects = None if isinstance(dataset, str) else dataset if isinstance(dataset, Mapping) else {"": dataset}
     kind, path = source_of(dataset) if isinstance(dataset, str) else ("object", None)
+    plugins(named_by(found))  # what is not installed is said before anything is registered
     for what, named in (("dataset", kind), ("network", str(model))):
         if plug := name_of(named):  # whoever names it here wants it run
             confirm_plugin(what, plug)

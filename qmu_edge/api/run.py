@@ -44,7 +44,7 @@ def train(
     from qmu_edge.pipeline.train_run import train_project
     from qmu_edge.runtime.determinism import determinism
 
-    with _working(project, progress, wait_s) as found, determinism(deterministic):
+    with _working(project, progress, wait_s, rungs=True) as found, determinism(deterministic):
         return train_project(found, device, replace=replace)
 
 
@@ -178,9 +178,7 @@ def unlearn(
         if dry_run:
             from qmu_edge.pipeline.dry_run import preview_pending, preview_request
 
-            return (
-                preview_pending(found, method) if parsed is None else preview_request(found, parsed, method)
-            )
+            return preview_request(found, parsed, method) if parsed else preview_pending(found, method)
         from qmu_edge.pipeline.fulfil import fulfil, fulfil_pending
         from qmu_edge.pipeline.ladder import Effort
         from qmu_edge.pipeline.plugged import plugged
@@ -291,7 +289,7 @@ def export(
             issued, _ = issued_with(found.ledger, found.store, release)
             analysed = inference_cost(_qonnx_of(store, release)) if cost else None
         if issued.number and issued.receipt is None:
-            found.progress.note("no receipt covers this network: a device will say so, and not pass it")
+            found.progress.warn("no receipt covers this network: a device will say so, and not pass it")
         return {
             "checkpoint": release.checkpoint, "receipt": issued.receipt,
             "files": {p.name: str(p) for p in paths},
@@ -302,12 +300,14 @@ def export(
 
 
 @contextmanager
-def _working(folder: AnyPath | None, progress: Progress | None, wait_s: float) -> Iterator[Project]:
-    """An open project, whose observers are told of the work."""
+def _working(
+    folder: AnyPath | None, progress: Progress | None, wait_s: float, *, rungs: bool = False
+) -> Iterator[Project]:
+    """An open project, whose observers are told of the work; which imports the policy's `rungs`, or none."""
     from qmu_edge.pipeline.plugged import plugged
 
     with _project(folder, progress, wait_s) as found:
-        with plugged(found.recipe, found.ledger, found.root, found.progress):
+        with plugged(found.recipe, found.ledger, found.root, found.progress, rungs=rungs):
             yield found
 
 

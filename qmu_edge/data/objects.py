@@ -1,8 +1,9 @@
 """Datasets that are Python objects, such as torchvision's: at each place an image with its label."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -30,6 +31,10 @@ class ImageDataset(Protocol):
 
     def __getitem__(self, i: int, /) -> tuple[Any, ...]:
         """The item at a place."""
+
+
+Maker = Callable[[Path | None], ImageDataset | Mapping[str, ImageDataset]]
+"""What an entry point of the group `qmu_edge.datasets` leads to; it is given what `--data-path` says."""
 
 
 def given(sets: Mapping[str, ImageDataset]) -> tuple[list[Picture], tuple[str, ...], dict[str, LeftOut]]:

@@ -21,7 +21,7 @@ from qmu_edge.data.decoding import fitted
 from qmu_edge.data.folder import SPLITS, folder, is_packed
 from qmu_edge.data.index import Form
 from qmu_edge.data.listed import listed
-from qmu_edge.data.objects import ImageDataset, given
+from qmu_edge.data.objects import ImageDataset, Maker, given
 from qmu_edge.data.parquet import tables
 from qmu_edge.data.pictures import Decoder, Source, read_files
 from qmu_edge.data.tars import archives
@@ -191,7 +191,8 @@ def _made_to(images: np.ndarray, shape: tuple[int, int, int], fit: str) -> np.nd
 
 def _plugged(name: str, path: str | None) -> Mapping[str, ImageDataset]:
     """What the plug-in of a name makes: one dataset, or several by split."""
-    found, make = called("dataset", name)
+    found, maker = called("dataset", name)
+    make: Maker = maker
     with found.guarded():
         made = make(None if path is None else Path(path))
     sets = made if isinstance(made, Mapping) else {"": made}

@@ -38,9 +38,9 @@ class Progress:
 
     watcher: Watcher | None = None
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        """Write to `stream`; None for silence."""
-        self._stream = stream
+    def __init__(self, stream: TextIO | None = None, warnings: TextIO | None = None) -> None:
+        """Write to `stream`, None for silence; warnings go to `warnings` where there is none."""
+        self._stream, self._warnings = stream, warnings
         self._redrawn = stream is not None and is_for_people(stream)
         self._every = REDRAW_S if self._redrawn else LOG_EVERY_S
         self._label = self._epoch = ""
@@ -94,6 +94,14 @@ class Progress:
         """Say one thing, on a line of its own."""
         if self._stream is not None:
             self._write(text, end="\n")
+
+    def warn(self, text: str) -> None:
+        """Say one thing that whoever wants no progress wants to know all the same."""
+        if self._stream is not None or self._warnings is None:
+            self.note(text)
+        else:
+            self._warnings.write(f"{printable(text)}\n")
+            self._warnings.flush()
 
     def _show(self, now: float) -> None:
         rate = self._done / max(now - self._started, 1e-9)

@@ -153,6 +153,25 @@ def _worst(figures: Figures, say: Language) -> str:
     )  # fmt: skip
 
 
+def others(facts: Facts, say: Language) -> Section | None:
+    """What packages of others have measured."""
+    found: Mapping[str, Real | None] = getattr(facts.predicate.metrics, "others", {})
+    if not found:
+        return None
+    before = facts.report.original.metrics if facts.report else {}
+    rows = [
+        (name, _value(before[name], say) if name in before else NOTHING, _value(value, say))
+        for name, value in found.items()
+    ]
+    head = (say("others.metric"), say("accuracy.original"), say("accuracy.file"))
+    title = say("others.title")
+    return Section("others", title, [say("others.text")], tables=[Table(title, head, rows)])
+
+
+def _value(of: Real | None, say: Language) -> str:
+    return say("others.failed") if of is None else say.number(of, 4)
+
+
 def codes(facts: Facts, say: Language) -> Section | None:
     """How many integer weights have changed, layer by layer."""
     if facts.report is None or facts.report.codes is None:

@@ -49,8 +49,8 @@ def sections(facts: Facts, say: Language) -> list[Section]:
     """All sections of a page that have something to say, in order."""
     made: Iterable[Callable[[Facts, Language], Section | None]] = (
         measured.left, measured.checks, measured.confidence, measured.attack, measured.accuracy,
-        measured.codes, audited, process.tried, process.files, process.artefacts, process.recipients,
-        process.dates, process.digests, process.limits,
+        measured.others, measured.codes, audited, process.tried, process.files, process.artefacts,
+        process.recipients, process.dates, process.digests, process.limits,
     )  # fmt: skip
     return [section for of_facts in made if (section := of_facts(facts, say)) is not None]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from qmu_edge.errors import QmuEdgeError
 from qmu_edge.io.progress import Progress
-from qmu_edge.plugins.registry import called, plugin
+from qmu_edge.plugins.registry import called
 
 
 class Outputs(NamedTuple):
@@ -29,16 +29,6 @@ Its argument has "forget" and "retain", and "test" and "validation" where there 
 """
 
 
-def require_confirmed(names: Sequence[str]) -> None:
-    """Nothing of them is imported.
-
-    Raises:
-        ConfigError: One is not installed, or this user has not confirmed it.
-    """
-    for name in names:
-        plugin("metric", name).require_confirmed()
-
-
 def measured_by(
     names: Sequence[str], sets: Mapping[str, Outputs], progress: Progress
 ) -> dict[str, float | None]:
@@ -51,7 +41,7 @@ def measured_by(
         try:
             found[name] = _value(name, {key: Outputs(*map(np.copy, of)) for key, of in sets.items()})
         except (QmuEdgeError, MemoryError) as error:
-            progress.note(f"{error}; it has no value")
+            progress.warn(f"{error}; it has no value")
             found[name] = None
     return found
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from qmu_edge.errors import QmuEdgeError
 from qmu_edge.io.progress import Progress
-from qmu_edge.plugins.registry import Plugin, plugin
+from qmu_edge.plugins.registry import Plugin, plugins, require_confirmed
 
 
 class Observer(Protocol):
@@ -73,7 +73,7 @@ class Observers:
             except (QmuEdgeError, MemoryError) as error:
                 self._left.remove(one)
                 self._running.pop(one, None)
-                self._progress.note(f"{error}; it is told nothing more, and the work goes on")
+                self._progress.warn(f"{error}; it is told nothing more, and the work goes on")
 
 
 @contextmanager
@@ -85,9 +85,8 @@ def observed(
     Raises:
         ConfigError: One is not installed, or this user has not confirmed it; nothing has begun.
     """
-    found = [plugin("observer", name) for name in dict.fromkeys(names)]
-    for one in found:
-        one.require_confirmed()
+    found = plugins(("observer", name) for name in names)
+    require_confirmed(found)
     if not found:
         yield
         return

@@ -9,7 +9,7 @@ is confirmed is the entry point of a package at its place; the package is truste
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib import metadata
@@ -75,11 +75,7 @@ class Plugin:
         Raises:
             ConfigError: This user has not confirmed it.
         """
-        if not confirmed.is_noted(_FOLDER, self.identity):
-            raise ConfigError(
-                f"{self}: this program would be run, and you have not confirmed it on this machine: if you "
-                f"trust it, run qmu-edge confirm {self.kind}:{self.name}"
-            )
+        require_confirmed([self])
 
     @contextmanager
     def guarded(self, error: type[QmuEdgeError] = ConfigError) -> Iterator[None]:
@@ -137,6 +133,40 @@ def plugin(kind: str, name: str) -> Plugin:
         known = ", ".join(found) or "none"
         raise ConfigError(f"{kind} {shown(name)}: no installed package brings it; installed: {known}")
     return found[name]
+
+
+def plugins(named: Iterable[tuple[str, str]]) -> list[Plugin]:
+    """The plug-ins of these kinds and names, each once.
+
+    Raises:
+        ConfigError: Some are not installed; the message names all of them, and what is installed.
+    """
+    found, missing = dict[Plugin, None](), list[str]()
+    for kind, name in dict.fromkeys(named):
+        try:
+            found[plugin(kind, name)] = None
+        except ConfigError as error:
+            missing.append(str(error))
+    if missing:
+        raise ConfigError("; ".join(missing))
+    return [*found]
+
+
+def require_confirmed(found: Sequence[Plugin]) -> None:
+    """Nothing of them is imported.
+
+    Raises:
+        ConfigError: This user has not confirmed some; the message names all of them.
+    """
+    left = [one for one in found if not confirmed.is_noted(_FOLDER, one.identity)]
+    if not left:
+        return
+    what, it = ("this program", "it") if len(left) == 1 else ("these programs", "them")
+    confirm = " && ".join(f"qmu-edge confirm {one.kind}:{one.name}" for one in left)
+    raise ConfigError(
+        f"{', '.join(map(str, left))}: {what} would be run, and you have not confirmed {it} on this machine: "
+        f"if you trust {it}, run {confirm}"
+    )
 
 
 def confirm(kind: str, name: str) -> Plugin:

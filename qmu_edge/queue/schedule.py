@@ -328,7 +328,10 @@ def _next(ledger: Ledger, place: Place, rungs: Sequence[str]) -> str:
         tried = [*_tried(ledger, row)]
         if left := [name for name in rungs if name not in tried]:
             missed = ", ".join(tried) or "so far none"
-            return f"not passed: {missed}; run qmu-edge unlearn --pending: it goes on with {left[0]}"
+            return (
+                f"not passed: {missed}; run qmu-edge unlearn --pending: it goes on, with {left[-1]} at the "
+                "latest"
+            )
         return (
             "no method passed: run qmu-edge unlearn with another --method, or with other limits in [policy] "
             "of qmu.toml"

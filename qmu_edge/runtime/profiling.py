@@ -15,8 +15,8 @@ STEPS: Final = 10
 class _Profiled(Progress):
     """Progress that profiles some steps: every training loop calls `advance` once a step."""
 
-    def __init__(self, stream: TextIO | None, path: Path) -> None:
-        super().__init__(stream)
+    def __init__(self, stream: TextIO | None, path: Path, warnings: TextIO | None) -> None:
+        super().__init__(stream, warnings)
         self._path = path
         self._steps = 0
         self._recorder: Any = None
@@ -41,7 +41,7 @@ class _Profiled(Progress):
 
 
 @contextmanager
-def profiled(stream: TextIO | None, path: Path | None) -> Iterator[Progress]:
+def profiled(stream: TextIO | None, path: Path | None, warnings: TextIO | None = None) -> Iterator[Progress]:
     """Progress on `stream` that writes a profile of ten steps, after two warm-up steps, to `path`.
 
     Without a path it is plain progress. A shorter run has fewer steps recorded; a run without recorded steps
@@ -51,11 +51,11 @@ def profiled(stream: TextIO | None, path: Path | None) -> Iterator[Progress]:
         ConfigError: `path` is a folder, or its folder does not exist.
     """
     if path is None:
-        yield Progress(stream)
+        yield Progress(stream, warnings)
         return
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"--profile {path}: allowed is a file in a folder that exists")
-    progress = _Profiled(stream, path)
+    progress = _Profiled(stream, path, warnings)
     try:
         yield progress
     finally:

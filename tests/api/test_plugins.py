@@ -1,22 +1,28 @@
 """The plug-ins of the examples, as an installed package: from `init` to the receipt, and what fails."""
 
 import base64
+import inspect
 import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 
 from qmu_edge.api.examples.plugins import dashboards, stripes
 from qmu_edge.api.examples.plugins.surprise import gap, surprise
-from qmu_edge.plugins.metrics import Outputs
+from qmu_edge.data.objects import Maker
+from qmu_edge.models.layers import Factory
+from qmu_edge.plugins.metrics import Metric, Outputs
+from qmu_edge.plugins.observers import Observer
+from qmu_edge.unlearn.method import Method, Run
 from tests.cli.conftest import run_command as run
 from tests.plugins.package import package
+from tests.test_documentation import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "qmu_edge/unlearn/README.md").read_text("utf-8")
@@ -128,7 +134,7 @@ def test_from_a_plugged_dataset_to_a_receipt(here: Path, drawn: list[tuple[objec
         ("init", "shop", "training-1"),
     ]
     assert [one[2] for one in drawn if one[0] == "loss" and isinstance(one[1], float)] == [1, 2]
-    ended = run("unlearn", "--request", here / "req.json", "--project", shop, "--json")
+    ended = run("unlearn", "--request", here / "req.json", "--project", shop, "--json", "--quiet")
     assert ended.code == 0, ended.err
     assert (
         ended.err.count("metric raises of my-plugins 0.7: OSError: no such thing; it has no value") == 2
@@ -145,6 +151,8 @@ def test_from_a_plugged_dataset_to_a_receipt(here: Path, drawn: list[tuple[objec
     assert run("receipt", "verify", "--project", shop).code == 0
     assert run("doctor", "--project", shop).code == 0
     assert "Protokolle von Beobachtern" in run_page(shop, "de")
+    page = run_page(shop, "en")
+    assert ">surprise<" in page and "no value" in page
 
 
 def receipt_of(shop: Path) -> Any:
@@ -154,9 +162,9 @@ def receipt_of(shop: Path) -> Any:
 
 
 def run_page(shop: Path, language: str) -> str:
-    ended = run("report", "--project", shop, "--lang", language, "--out", shop.parent / "page.html")
+    ended = run("report", "--project", shop, "--lang", language, "--out", shop.parent / f"{language}.html")
     assert ended.code == 0, ended.err
-    return (shop.parent / "page.html").read_text("utf-8")
+    return (shop.parent / f"{language}.html").read_text("utf-8")
 
 
 @pytest.mark.slow
@@ -208,6 +216,31 @@ def test_a_recipe_that_names_a_plug_in_is_no_confirmation(here: Path) -> None:
     assert not (here / "shop").exists()
 
 
+def test_init_names_all_that_is_not_installed_and_train_all_that_is_not_confirmed(here: Path) -> None:
+    text = RECIPE.replace("RUNGS", "small_steps")
+    (here / "recipe.toml").write_text(text.replace('"surprise"', '"suprise"').replace('"trackio"', '"wandb"'))
+    words = ("init", here / "shop", "--recipe", here / "recipe.toml", "--dataset", "plugin:stripes")
+    ended = run(*words)
+    assert ended.code == 2 and len(ended.err.splitlines()) == 1 and not (here / "shop").exists()
+    assert "metric 'suprise': no installed package brings it; installed: surprise, raises" in ended.err
+    assert "observer 'wandb': no installed package brings it; installed: tensorboard, trackio" in ended.err
+    (here / "recipe.toml").write_text(text)
+    assert run(*words).code == 0
+    ended = run("train", "--project", here / "shop")
+    assert ended.code == 2 and len(ended.err.splitlines()) == 1
+    left = [
+        "method:small_steps",
+        "metric:surprise",
+        "metric:raises",
+        "observer:tensorboard",
+        "observer:trackio",
+    ]
+    assert re.findall(r"qmu-edge confirm (\S+)", ended.err) == left
+    assert not (here / "site/imported").exists()
+    for word in left:
+        assert run("confirm", word).code == 0
+
+
 BAD = {
     "a dataset raises": (
         "dataset", 'def made(path): raise KeyError("x")', "dataset mine of my-plugins 0.7: KeyError: 'x'",
@@ -245,6 +278,21 @@ def test_what_raises_ends_init_in_one_line_and_leaves_nothing(
     ended = run("init", tmp_path / "shop", *OPTIONS[kind])
     assert ended.code == 2 and said in ended.err and "Traceback" not in ended.err, ended.err
     assert not (tmp_path / "shop").exists()
+
+
+def test_the_page_shows_the_signatures_that_are_called() -> None:
+    """Each stub against the type of what is called in its place."""
+    page: dict[str, Any] = {}
+    (code,) = [text for text in blocks(ROOT / "qmu_edge/api/README.md", "python") if "class Observer" in text]
+    exec(compile(code, "page", "exec"), page)
+    for name, kind in {"dataset": Maker, "network": Factory, "run": Run, "metric": Metric}.items():
+        *taken, given = get_type_hints(page[name]).values()
+        assert get_args(kind) == (taken, given), name
+    for name in ("start", "log", "finish"):
+        shown, called = (inspect.signature(getattr(of, name)) for of in (page["Observer"], Observer))
+        assert shown == called and getattr(page["Observer"], name).__doc__ == getattr(Observer, name).__doc__
+    assert {name for name in vars(Observer) if not name.startswith("_")} == {"start", "log", "finish"}
+    assert set(inspect.signature(Method).parameters) > {"run", "params", "work", "summary"}
 
 
 def test_the_example_dataset_gives_the_same_items_again() -> None:

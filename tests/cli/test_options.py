@@ -1,8 +1,11 @@
 """What options may say."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from qmu_edge.cli.options import seconds
+from qmu_edge.cli.options import profiled, progress, seconds
 from qmu_edge.errors import ConfigError
 
 
@@ -20,3 +23,17 @@ def test_another_one_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(ConfigError, match="allowed is a number with s, min or h") as caught:
         seconds(text)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("profile", [False, True])
+def test_quiet_silences_progress_and_no_warning(
+    profile: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for quiet, said in ((True, "warning\n"), (False, "note\nwarning\n")):
+        with (tmp_path / "stderr").open("w+") as stream:
+            monkeypatch.setattr(sys, "stderr", stream)
+            with profiled(quiet, tmp_path / "trace.json" if profile else None) as one:
+                for shown in (one, progress(quiet)):
+                    shown.note("note")
+                    shown.warn("warning")
+            assert (tmp_path / "stderr").read_text() == 2 * said

@@ -198,7 +198,7 @@ def test_a_batch_that_fails_does_not_hold_up_the_next(run: Any, trained: Path) -
     failed = run(*words)
     assert failed.code == 7 and failed.json["failed"][0]["requests"] == [first]
     row = rows(run, trained)[first]
-    assert (row["state"], row["outcome"]) == ("unlearning", "failed") and "it goes on with" in row["next"]
+    assert (row["state"], row["outcome"]) == ("unlearning", "failed") and "it goes on, with" in row["next"]
     assert run("request", "withdraw", first, "--project", trained).code == 3
     policy(trained, max_ta_drop=1.0, when_not_measurable='"release"')
     second = add(run, trained, {"sample_ids": samples(trained, "writer-2", 3)})

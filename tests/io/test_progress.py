@@ -178,3 +178,20 @@ def test_work_of_no_time_and_no_images_divides_by_nothing(terminal: Any, clock: 
 
 def test_stderr_is_for_people() -> None:
     assert Progress.stderr()._stream is sys.stderr
+
+
+def test_a_warning_is_said_where_no_progress_is_wanted(log: Any, tmp_path: Path) -> None:
+    for stream, warnings in ((None, log), (log, None), (log, log)):
+        progress = Progress(stream, warnings)
+        log.truncate(0)
+        log.seek(0)
+        progress.warn("no\x1b[2J value")
+        assert text(log) == "no\\x1b[2J value\n"
+    quiet = Progress(None, log)
+    log.truncate(0)
+    quiet.start("training", 10)
+    quiet.advance(10)
+    quiet.note("of no matter")
+    quiet.finish()
+    Progress().warn("nobody is told")
+    assert text(log) == ""

@@ -202,3 +202,23 @@ def test_colours_have_the_contrast_that_wcag_aa_asks_for(scheme: int) -> None:
         assert contrast(colours[text], colours[on]) >= 4.5, (text, on)
     for drawn, on in (("a", "paper"), ("a", "good"), ("b", "paper"), ("soft", "paper"), ("soft", "good")):
         assert contrast(colours[drawn], colours[on]) >= 3, (drawn, on)
+
+
+def test_metrics_of_other_packages_have_a_section_where_there_are_any() -> None:
+    found = facts()
+    metrics = found.statement.predicate.metrics.model_copy(
+        update={"others": {"surprise": -0.25, "raises": None, "new": 3, HOSTILE: 1.0}}
+    )
+    predicate = found.statement.predicate.model_copy(update={"metrics": metrics})
+    original = replace(REPORT.original, metrics={"surprise": 1.5, "raises": 0.5})
+    changed = replace(
+        found, statement=found.statement.model_copy(update={"predicate": predicate}),
+        report=replace(REPORT, original=original),
+    )  # fmt: skip
+    read = Page(page(changed))
+    text = re.sub(r"\s+", " ", read.text).replace("\u2212", "-")
+    assert "surprise 1.5000 -0.2500" in text and "raises 0.5000 no value" in text
+    assert "new \u2013 3.0000" in text and read.faults == []
+    assert not {"script", "img"} & {name for name, _ in read.elements}
+    assert "Weitere Ma\u00dfe" in Page(page(changed, language("de"))).text
+    assert "Further metrics" not in Page(page(found)).text and "Further metrics" in text

@@ -18,6 +18,8 @@ class Notes(Progress):
         """Keep it."""
         self.notes.append(text)
 
+    warn = note
+
 
 def package(
     folder: Path, points: Mapping[str, str], code: str = "", *, name: str = "my-plugins", version: str = "0.7"

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qmu_edge.errors import ConfigError
-from qmu_edge.plugins.metrics import Outputs, measured_by, require_confirmed
+from qmu_edge.plugins.metrics import Outputs, measured_by
 from qmu_edge.plugins.registry import confirm
 from tests.plugins.package import Notes, package
 
@@ -36,7 +35,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_values_by_name_and_none_where_one_raised() -> None:
     for name in NAMES:
         confirm("metric", name)
-    require_confirmed(NAMES)
     logits = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], np.float32)
     progress = Notes()
     sets = {"forget": Outputs(logits, np.array([0, 1, 0]))}
@@ -47,8 +45,3 @@ def test_values_by_name_and_none_where_one_raised() -> None:
     assert logits[0, 0] == 1.0
     assert [line.split()[1] for line in progress.notes] == ["raises", "text", "nothing", "ends"]
     assert all(line.endswith("it has no value") for line in progress.notes)
-
-
-def test_one_that_is_not_confirmed_is_told_before_any_work() -> None:
-    with pytest.raises(ConfigError, match="qmu-edge confirm metric:right"):
-        require_confirmed(["right"])

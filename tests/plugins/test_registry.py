@@ -7,7 +7,7 @@ import pytest
 
 from qmu_edge.errors import ConfigError, UnlearnError
 from qmu_edge.machine.versions import GROUPS, versions
-from qmu_edge.plugins.registry import called, confirm, installed, plugin
+from qmu_edge.plugins.registry import called, confirm, installed, plugin, plugins, require_confirmed
 from tests.plugins.package import package
 
 POINTS = {f"{kind}:mine": "my_plugins:mine" for kind in GROUPS}
@@ -106,3 +106,25 @@ def test_its_errors_are_of_the_asked_kind_and_its_output_does_not_reach_stdout(
         raise KeyboardInterrupt
     with pytest.raises(MemoryError), one.guarded():
         raise MemoryError
+
+
+def test_all_that_are_not_installed_or_not_confirmed_are_named_at_once(tmp_path: Path) -> None:
+    site = package(tmp_path / "site", POINTS)
+    named = [("metric", "mine"), ("observer", "mine"), ("metric", "mine")]
+    found = plugins(named)
+    assert [(one.kind, one.name) for one in found] == named[:2]
+    with pytest.raises(ConfigError) as told:
+        require_confirmed(found)
+    assert str(told.value) == (
+        "metric mine of my-plugins 0.7, observer mine of my-plugins 0.7: these programs would be run, and "
+        "you have not confirmed them on this machine: if you trust them, run qmu-edge confirm metric:mine && "
+        "qmu-edge confirm observer:mine"
+    )
+    confirm("metric", "mine")
+    with pytest.raises(ConfigError, match=r"^observer mine of my-plugins 0\.7: this .* if you trust it"):
+        require_confirmed(found)
+    confirm("observer", "mine")
+    require_confirmed(found)
+    with pytest.raises(ConfigError, match=r"^metric 'a': .*: mine; observer 'b': .* installed: mine$"):
+        plugins([("metric", "a"), *named, ("observer", "b")])
+    assert not (site / "imported").exists()
