@@ -55,6 +55,7 @@ def test_training_makes_them_and_says_what_verdicts_can_show(run: Any, once: Mad
     assert (built["references"], built["trained"], built["networks"]) == (3, 3, 2)
     assert [*built["detects"]] == [*built["proves"]] == ["1", "5", "20", "100", "500"]
     shown = run("status", "--project", once.project, "--json").json
+    assert "epochs = 2 leaves more to measure" in shown["verdicts"].pop("why")
     assert shown["verdicts"] == {key: built[key] for key in ("networks", "detects", "proves")}
     assert "verdicts" in run("status", "--project", once.project).out
 

@@ -126,6 +126,7 @@ def test_after_a_kill_the_same_command_finishes(
     finished(trained, run, made)
 
 
+@pytest.mark.slow
 def test_killed_at_every_instant_in_turn_it_still_ends_in_one_receipt(
     made: Any, run: Any, trained: Path
 ) -> None:

@@ -75,6 +75,7 @@ def test_forgetting_samples_needs_images_never_seen(network: Network, toy: Toy) 
         apply("held_out_match", network(), data, Params(), torch.Generator())
 
 
+@pytest.mark.slow
 def test_confidences_of_forget_images_move_to_those_of_unseen_ones(
     network: Network, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
