@@ -83,6 +83,12 @@ def runnable(data: bytes) -> bytes:
     model = onnx.load_from_string(data)
     if all(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
         return data
+    ends = {value.name for value in (*model.graph.input, *model.graph.output)}
+    kept = [value for value in model.graph.value_info if value.name not in ends]
+    del model.graph.value_info[
+        :
+    ]  # onnxruntime's preparation names the output there too; qonnx takes no second
+    model.graph.value_info.extend(kept)
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.transformation.qonnx_to_qcdq import QuantToQCDQ
 

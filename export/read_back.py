@@ -199,6 +199,7 @@ class _Match:
                 raise ExportError(f"{theirs.label}: stands where the network has {ours.label} a second time")
             return self.found
         while theirs.kind == "grid" and ours.kind != "grid":
+            _require_only_rounding(theirs, ours)
             (theirs,) = theirs.inputs  # it only rounds what the network leaves; the agreement shows how much
         if ours.kind == "affine" and theirs.kind == "image":
             return self.match(ours.inputs[0], theirs)  # images are normalised before the file
@@ -219,6 +220,18 @@ class _Match:
                 failed.append((len(self.found), error))
                 self.found = before
         raise max(failed, key=lambda one: one[0])[1]  # of the order that went farther
+
+
+def _require_only_rounding(theirs: Step, ours: Step) -> None:
+    """Refuse a grid that cuts off what the network leaves: there is a rectifier, or a clip, before it."""
+    (before,) = theirs.inputs
+    whole = theirs.floor == -np.inf and theirs.ceiling == np.inf and theirs.low < 0 < theirs.high
+    if before.kind in ("layer", "affine", "add") and not whole:
+        raise ExportError(
+            f"{theirs.label}: codes {theirs.low} to {theirs.high} cut off what {before.label} computes, as a "
+            f"rectifier does, where the network of the recipe has {ours.label} as it is; "
+            "it cannot be trained as this network"
+        )
 
 
 def _form(step: Step) -> str:
@@ -317,8 +330,8 @@ def _require_codes(codes: np.ndarray, layer: Any, theirs: Step) -> None:
         raise ExportError(f"{theirs.label}: a float weight, the recipe's has {bits} bits")
     if codes.min() < low or codes.max() > high:
         raise ExportError(
-            f"{theirs.label}: codes {codes.min()} to {codes.max()}, "
-            f"the recipe's {bits} bits have {low} to {high}"
+            f"{theirs.label}: codes {codes.min()} to {codes.max()}, the recipe's {bits} bits have {low} to "
+            f"{high}; [model] weight_bits and reduce_range say how many"
         )
 
 

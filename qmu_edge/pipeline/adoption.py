@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,12 @@ from qmu_edge.train.fit import calibrate_on
 from qmu_edge.train.requantize import requantize
 from qmu_edge.verify.onnx.reader import DOMAINS, parse_file
 from qmu_edge.verify.parity import Parity, require_parity
+
+MUCH: Final = 0.1  # of accuracy, lost by quantization and the training behind it
+_WHY: Final = (
+    "; a tool that rounds otherwise may be allowed by [policy] min_agreement; a file that takes images "
+    "normalised outside of it differs far more, and is to be exported with [data] mean and std inside"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +152,8 @@ class Adoption:
             )
         scores = self._accuracies(model)
         self.progress.note(f"quantized: {_said(scores)}")
+        if lost := _lost(before, scores):
+            self.progress.warn(lost)
         return Made(model=model, accuracy=scores, float_accuracy=before, spent=spent)
 
     def _from_checkpoint(self, weights: Mapping[str, Tensor]) -> Made:
@@ -192,7 +200,7 @@ class Adoption:
         try:
             require_parity(found, min_agreement=policy.min_agreement, min_inputs=policy.parity_inputs)
         except ExportError as error:
-            raise ExportError(f"{path}: {error}") from None
+            raise ExportError(f"{path}: {error}{_WHY}") from None
         return Made(model=model, accuracy=self._accuracies(model.to(self.device)), agreement=same)
 
     @cached_property
@@ -251,6 +259,24 @@ def _trained(
         model, cost = measured_cost(job.shared)
     model.difficulty = None  # of images that the network has known for long
     return model, {"seconds": cost["seconds"], "peak_mb": cost["peak_mb"], **throughput.spent(len(chosen))}
+
+
+def _lost(before: Mapping[str, float], after: Mapping[str, float]) -> str | None:
+    """What to say where quantization and the training behind it cost more than is usual.
+
+    >>> _lost({"validation": 0.9, "test": 0.88}, {"validation": 0.89, "test": 0.4})[:41]
+    '48.00 points of the test images were lost'
+    >>> _lost({"validation": 0.9}, {"validation": 0.85}) is None
+    True
+    """
+    worst = max(before, key=lambda word: before[word] - after[word], default=None)
+    if worst is None or before[worst] - after[worst] <= MUCH:
+        return None
+    return (
+        f"{100 * (before[worst] - after[worst]):.2f} points of the {worst} images were lost: images may be "
+        "augmented otherwise than in its own training ([data] pad, flip), [adopt] lr may be too high, or too "
+        "few bits; with [adopt] epochs = 0 nothing is trained on, and [adopt] min_accuracy refuses the rest"
+    )
 
 
 def _said(scores: Mapping[str, float]) -> str:

@@ -137,6 +137,21 @@ def _strides(model: onnx.ModelProto) -> None:
     next(a for a in node.attribute if a.name == "strides").ints[:] = [2, 2]
 
 
+def _rectified(model: onnx.ModelProto) -> None:
+    """As a tool writes a rectifier at the end, where the output is quantized too."""
+    out = model.graph.output[0].name
+    node = next(n for n in model.graph.node if out in n.output)
+    node.output[0] = "before"
+    for name, value in (("end.scale", np.float32(0.05)), ("end.zero", np.uint8(0))):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    grid = ["end.scale", "end.zero"]
+    model.graph.node.extend([
+        helper.make_node("Relu", ["before"], ["rectified"]),
+        helper.make_node("QuantizeLinear", ["rectified", *grid], ["end.codes"], "end"),
+        helper.make_node("DequantizeLinear", ["end.codes", *grid], [out]),
+    ])  # fmt: skip
+
+
 WRONG: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "more bits": (
         lambda m: _set(m, "body.1.0.first.0.weight", lambda x: (x * 0 + 100).astype(np.int8)),
@@ -151,6 +166,7 @@ WRONG: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
         "its step .* is no power of two",
     ),
     "an unknown node": (_softplus, "Softplus .*: a Softplus .* stands where the network of the recipe"),
+    "a rectifier at its end": (_rectified, "end.* codes 0 to 255 cut off what Gemm .* computes"),
     "another window": (_strides, "Conv 'body.0.0.0.sum': a layer Conv .*2, 2.* stands where"),
 }  # fmt: skip
 
@@ -185,6 +201,15 @@ def test_a_file_that_cannot_be_trained_says_which_node_is_why(
     change, message = WRONG[name]
     with pytest.raises((ExportError, ConfigError), match=f"^file: .*{message}"):
         again(small, changed(small, change), toy(64, seed=3))
+
+
+def test_an_output_that_is_described_twice_is_run(small: Case, toy: Callable[..., Samples]) -> None:
+    """As onnxruntime's preparation for quantization leaves it."""
+    model = onnx.load_from_string(small.files[Format.INTEGER].data)
+    model.graph.value_info.append(model.graph.output[0])
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    found = agreement(model.SerializeToString(), small.model, small.images)
+    assert (found.agreement, found.max_abs_difference) == (1.0, 0.0)
 
 
 def test_a_file_of_other_classes_is_refused(small: Case, toy: Callable[..., Samples]) -> None:
