@@ -60,7 +60,6 @@ TESTED_IN = {
     "project/purge/test_purge_model.py": (
         "qmu_edge/project/needs", "qmu_edge/project/results", "qmu_edge/store/ledger/purges",
     ),
-    "queue/test_lifecycle.py": ("qmu_edge/project/samples",),
     "queue/test_cost.py": ("qmu_edge/pipeline/passes",),
     "receipt/test_receipt.py": ("qmu_edge/receipt/version1",),
     "receipt/test_statement.py": ("qmu_edge/receipt/fields",),

@@ -87,7 +87,7 @@ def arrays() -> list[bytes]:
 
 
 def _arrays(folder: Path, path: Path) -> None:
-    found = archive(path, 2.0**26)
+    found, _ = archive(path, 2.0**26)
     assert isinstance(found, Source) and len(found.images) == len(found.labels) == len(found.ids)
 
 
