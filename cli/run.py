@@ -49,7 +49,7 @@ def train(
 
 
 def adopt(
-    weights: Annotated[Path, typer.Argument(help="safetensors, or a state_dict of torch.save.")],
+    weights: Annotated[Path, typer.Argument(help="safetensors, a state_dict of torch.save, or .onnx.")],
     trained_on: Annotated[
         str,
         typer.Option(help="registered: all images but the test images; or a file, a sample id in each line."),
