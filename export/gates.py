@@ -83,12 +83,7 @@ def runnable(data: bytes) -> bytes:
     model = onnx.load_from_string(data)
     if all(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
         return data
-    ends = {value.name for value in (*model.graph.input, *model.graph.output)}
-    kept = [value for value in model.graph.value_info if value.name not in ends]
-    del model.graph.value_info[
-        :
-    ]  # onnxruntime's preparation names the output there too; qonnx takes no second
-    model.graph.value_info.extend(kept)
+    _describe_once(model.graph)
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.transformation.qonnx_to_qcdq import QuantToQCDQ
 
@@ -97,6 +92,16 @@ def runnable(data: bytes) -> bytes:
         converted = to_qcdq(converted)
     standard: bytes = converted.SerializeToString()
     return standard
+
+
+def _describe_once(graph: onnx.GraphProto) -> None:
+    """Leave no description of a graph's ends among those of its values, in place.
+
+    onnxruntime's preparation for quantization leaves one there; the checker takes it, and qonnx does not.
+    """
+    ends = {value.name for value in (*graph.input, *graph.output)}
+    for value in [value for value in graph.value_info if value.name in ends]:
+        graph.value_info.remove(value)
 
 
 def run_file(
