@@ -249,7 +249,10 @@ class _Reader:
 
     def _constant(self, name: str) -> Array | None:
         if name in self.values:
-            return np.asarray(self.values[name], np.float64)
+            stored = np.asarray(self.values[name], np.float64)
+            if np.isnan(stored).any():
+                raise ExportError(f"{self.at}: {name!r} holds NaN")
+            return stored
         node = self.made.get(name)
         if node is None or (not node.input and node.op_type != "Constant"):
             return None

@@ -165,6 +165,10 @@ WRONG: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
         lambda m: _set(m, "body.1.1.out.1.quant.scale", lambda x: x * 1.1),
         "its step .* is no power of two",
     ),
+    "no number": (
+        lambda m: _set(m, "body.1.1.out.1.quant.scale", lambda x: x * np.float32(np.nan)),
+        "'body.1.1.out.1.quant.scale' holds NaN",
+    ),
     "an unknown node": (_softplus, "Softplus .*: a Softplus .* stands where the network of the recipe"),
     "a rectifier at its end": (_rectified, "end.* codes 0 to 255 cut off what Gemm .* computes"),
     "another window": (_strides, "Conv 'body.0.0.0.sum': a layer Conv .*2, 2.* stands where"),
