@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := build/docs-env
+unexport PYTHONDONTWRITEBYTECODE  # without bytecode every process compiles all packages again
 VERIFIER := cffi|cryptography|flatbuffers|numpy|onnxruntime|packaging|protobuf|pycparser|setuptools
 
 .PHONY: demo test slow processors check bench docs lock

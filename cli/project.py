@@ -73,7 +73,8 @@ def purge(
     from qmu_edge import api
     from qmu_edge.cli import render
 
-    show(api.purge(project, now=now, dry_run=dry_run), json, None if dry_run else render.purged)
+    as_text = render.purge_previewed if dry_run else render.purged
+    show(api.purge(project, now=now, dry_run=dry_run), json, as_text)
 
 
 def doctor(

@@ -1,7 +1,8 @@
 """Results as text for people; every command also prints them whole with `--json`."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from qmu_edge.errors import printable
@@ -300,15 +301,37 @@ def verified(result: Mapping[str, Any]) -> str:
 
 def purged(result: Mapping[str, Any]) -> str:
     """What a purge has removed and kept."""
-    parts = []
-    for title in ("removed", "kept"):
-        rows = [[title, "count", "bytes"]]
-        rows += [
-            [f"{r['kind']} ({r['reason']})", f"{r['count']:,}", f"{r['bytes']:,}"] for r in result[title]
-        ]
-        parts.append(table(rows) if len(rows) > 1 else f"{title}: nothing")
+    parts = [_counted("removed", result["removed"]), _counted("kept", result["kept"])]
     parts.append(f"{len(result['requests'])} requests are purged whole now")
-    return "\n\n".join([*parts, "\n  ".join(["not reached from here:", *result["outside"]])])
+    return "\n\n".join([*parts, _outside(result)])
+
+
+def purge_previewed(result: Mapping[str, Any]) -> str:
+    """What a purge would remove and keep, and what is still there of each request."""
+    due = [{**r, "count": 1, "reason": f"not needed since {r['since'][:10]}"} for r in result["remove"]]
+    parts = [_counted("would be removed", due), _counted("kept", result["kept"])]
+    if result["unfinished"]:
+        parts.append(f"{result['unfinished']:,} removals that an earlier purge has begun would be finished")
+    for request_id, lines in result["requests"].items():
+        there = [{**r, "reason": r["state"]} for r in lines if r["count"]]
+        parts.append(_counted(f"of request {request_id}", there))
+    return "\n\n".join([*parts, _outside(result), "dry run: nothing was changed"])
+
+
+def _counted(title: str, things: Iterable[Mapping[str, Any]]) -> str:
+    """Things and bytes, by kind and reason."""
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for thing in things:
+        name = f"{thing['kind']} ({thing['reason']})"
+        counts[name] += thing["count"]
+        sizes[name] += thing["bytes"] or 0
+    rows = [[name, f"{count:,}", f"{sizes[name]:,}"] for name, count in counts.items()]
+    return table([[title, "count", "bytes"], *rows]) if rows else f"{title}: nothing"
+
+
+def _outside(result: Mapping[str, Any]) -> str:
+    return "\n  ".join(["not reached from here:", *result["outside"]])
 
 
 def receipt(result: Mapping[str, Any], *, full: bool = False) -> str:

@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError, ExportError
+from qmu_edge.export.brought import require_fitting
 from qmu_edge.export.gates import BATCH, run_file, runnable
 from qmu_edge.export.graph import attributes, constant, drop_unused, initializers, set_nodes
 from qmu_edge.export.qoperators import expanded
@@ -62,11 +63,14 @@ def read_back(data: bytes, model: Classifier, samples: Samples, source: object) 
         source: What the file is called in messages.
 
     Raises:
-        ConfigError: The recipe's quantizers cannot hold a step of the file.
+        ConfigError: The file is of a float network, or of images of another size, or the recipe's quantizers
+            cannot hold a step of it.
         ExportError: The file is of another network, or cannot be trained; the node is named.
     """
     try:
-        theirs = steps_of(expanded(onnx.load_from_string(data)))
+        file = onnx.load_from_string(data)
+        require_fitting(file, tuple(samples.pool.shape[1:]))
+        theirs = steps_of(expanded(file))
         pairs, names = _pairs(model, theirs, samples.pool.shape[-1])
         norms: _Norms = {}
         behind = norms_behind(model, follow(model))
@@ -205,8 +209,8 @@ class _Match:
             return self.match(ours.inputs[0], theirs)  # images are normalised before the file
         if ours.kind != theirs.kind or ours.form != theirs.form or len(ours.inputs) != len(theirs.inputs):
             raise ExportError(
-                f"{theirs.label}: a {theirs.kind} {_form(theirs)} stands where the network of the recipe has "
-                f"{ours.label}, a {ours.kind} {_form(ours)}; it cannot be trained as this network"
+                f"{theirs.label}: {_a(theirs)} stands where the network of the recipe has "
+                f"{ours.label}, {_a(ours)}; it cannot be trained as this network"
             )
         self.found[ours] = _Pair(ours, theirs)
         failed: list[tuple[int, ExportError]] = []
@@ -232,6 +236,16 @@ def _require_only_rounding(theirs: Step, ours: Step) -> None:
             f"rectifier does, where the network of the recipe has {ours.label} as it is; "
             "it cannot be trained as this network"
         )
+
+
+def _a(step: Step) -> str:
+    """What a step is, with its article.
+
+    >>> _a(Step("affine", "")), _a(Step("layer", "", form=("Conv", 2)))
+    ('an affine', 'a layer Conv 2')
+    """
+    article = "an" if step.kind[0] in "aeiouAEIOU" else "a"
+    return f"{article} {step.kind} {_form(step)}".rstrip()
 
 
 def _form(step: Step) -> str:

@@ -7,12 +7,13 @@ guessed: a tensor that is left over on either side is an error that names it.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from torch import Tensor
 
-from qmu_edge.errors import ConfigError
+from qmu_edge.errors import FEW, ConfigError, few, meant
 from qmu_edge.io.json import shown
 from qmu_edge.io.toml import parse_toml
 from qmu_edge.models.layers import Classifier
@@ -97,7 +98,7 @@ def matched(
         module, _, kind = own.rpartition(".")
         if kind == "weight":
             theirs[their] = as_kept(theirs[their], model.get_submodule(module))
-    require_shapes(ours, theirs, pairs, source)
+    require_shapes(ours, theirs, pairs, source, model.recipe.width)
     for own, their in pairs.items():
         if their.endswith("running_var") and bool((theirs[their] < 0).any()):
             raise ConfigError(f"{source}: {shown(their)} is negative, and a variance cannot be ({own})")
@@ -108,13 +109,15 @@ def _require_known(names: Mapping[str, str], model: Classifier, source: object, 
     """What `names` has on the left is in the network; of quantizers, in one that has them."""
     state = model.state_dict()
     unknown = [
-        shown(name)
+        name
         for name in names
         if (quantizers or "_quant" not in name) and not any(_within(own, name) for own in state)
     ]
     if unknown:
+        modules = {own.rpartition(".")[0] for own in state}
         raise ConfigError(
-            f"{source}: --names: {', '.join(unknown)}: the network has no tensor and no module of this name"
+            f"{source}: --names: {few(map(shown, unknown))}: the network has no tensor and no module of this "
+            f"name{meant(unknown[0], {*state, *modules})}"
         )
 
 
@@ -163,7 +166,10 @@ def require_whole(missing: set[str], unused: set[str], source: object) -> None:
             f"{len(unused)} of its tensors have no place in the network: {', '.join(sorted(unused))}"
         )
     if parts:
-        raise ConfigError(f"{source}: {'; '.join(parts)}; --names pairs names that differ")
+        near = meant(min(missing), unused) if missing else ""
+        if min(len(missing), len(unused)) > FEW:
+            near = "; where most differ, [model] architecture is another than the file's"
+        raise ConfigError(f"{source}: {'; '.join(parts)}; --names pairs names that differ{near}")
 
 
 def _require_once(pairs: Mapping[str, str], source: object) -> None:
@@ -174,8 +180,9 @@ def _require_once(pairs: Mapping[str, str], source: object) -> None:
 
 
 def require_shapes(
-    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], pairs: Mapping[str, str], source: object
-) -> None:
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], pairs: Mapping[str, str], source: object,
+    width: float | None = None,
+) -> None:  # fmt: skip
     """Refuse tensors of other shapes than those of the network.
 
     Args:
@@ -183,9 +190,10 @@ def require_shapes(
         theirs: The file's.
         pairs: Their names, by ours.
         source: What the file is called in messages.
+        width: Of the recipe's network, where that is what multiplies its channels.
 
     Raises:
-        ConfigError: There is one; all are named.
+        ConfigError: There is one; the first are named.
     """
     wrong = [n for n in pairs if ours[n].shape != theirs[pairs[n]].shape]
     heads = [n for n in wrong if n.startswith("head.") and ours[n].shape[1:] == theirs[pairs[n]].shape[1:]]
@@ -195,8 +203,25 @@ def require_shapes(
     if wrong:
         said = (f"{pairs[n]} {tuple(theirs[pairs[n]].shape)} for {n} {tuple(ours[n].shape)}" for n in wrong)
         raise ConfigError(
-            f"{source}: {len(wrong)} shapes differ: {', '.join(said)}; [model] says which network it is"
+            f"{source}: {len(wrong)} shapes differ: {few(said)}; [model] says which network it is"
+            + _other_width([(ours[n], theirs[pairs[n]]) for n in wrong], width)
         )
+
+
+def _other_width(pairs: Sequence[tuple[Tensor, Tensor]], width: float | None) -> str:
+    """What to say of tensors, ours and theirs, of which most have the same multiple of channels.
+
+    >>> import torch
+    >>> _other_width([(torch.ones(8, 1), torch.ones(64, 3)), (torch.ones(8), torch.ones(64))], 0.125)
+    ': most of its tensors have 8 times the channels, as width = 1 has'
+    >>> _other_width([(torch.ones(8), torch.ones(64)), (torch.ones(8), torch.ones(24))], 0.125)
+    ''
+    """
+    ratios = Counter(len(b) / len(a) for a, b in pairs if a.ndim and b.ndim and len(a))
+    ((ratio, count),) = ratios.most_common(1) or [(1.0, 0)]
+    if width is None or ratio == 1.0 or 2 * count <= len(pairs):
+        return ""
+    return f": most of its tensors have {ratio:g} times the channels, as width = {ratio * width:g} has"
 
 
 def _resnet18(name: str) -> str:

@@ -15,7 +15,11 @@ A message names the subject, the value found, the value allowed and, where there
       BusyError                  9  another process holds the store
 """
 
-from typing import ClassVar
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar, Final
+
+FEW: Final = 8  # of many that are named
 
 
 def printable(text: str) -> str:
@@ -27,6 +31,27 @@ def printable(text: str) -> str:
     'a\\x1b[2J\\r\\u202eb'
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def few(parts: Iterable[str]) -> str:
+    """The first of many, and how many more there are.
+
+    >>> few(["a", "b"]), few(map(str, range(10)))
+    ('a, b', '0, 1, 2, 3, 4, 5, 6, 7 and 2 more')
+    """
+    every = [*parts]
+    more = f" and {len(every) - FEW} more" if len(every) > FEW else ""
+    return ", ".join(every[:FEW]) + more
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """What was probably meant by a word that is not known, to end a message with; "" where none is near.
+
+    >>> meant("haed", ["head", "body"]), meant("x", ["head"])
+    ("; did you mean 'head'?", '')
+    """
+    near = get_close_matches(word, [*known], n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class QmuEdgeError(Exception):

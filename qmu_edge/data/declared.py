@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmu_edge.data.index import SampleIndex, SampleSplit, move_share
-from qmu_edge.errors import ConfigError
+from qmu_edge.errors import ConfigError, meant
 from qmu_edge.io.files import read_regular
 from qmu_edge.io.json import shown
 
@@ -35,6 +35,8 @@ def declared_in(trained_on: str, index: SampleIndex) -> NDArray[np.bool_]:
         return ~index.in_split(SampleSplit.TEST)
     try:
         text = read_regular(Path(trained_on), limit=MAX_BYTES, error=ConfigError).decode()
+    except ConfigError as error:
+        raise ConfigError(f"{error}{meant(trained_on, [REGISTERED])}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{trained_on}: not UTF-8 at byte {error.start}") from None
     names = [line for line in (line.strip() for line in text.splitlines()) if line]

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from qmu_edge.errors import ConfigError, ExportError
+from qmu_edge.errors import ConfigError, ExportError, IntegrityError
+from qmu_edge.export.brought import normalisation
 from qmu_edge.export.qoperators import QOPERATORS
 from qmu_edge.export.read_back import agreement, as_exported, read_back
 from qmu_edge.io.files import read_regular
@@ -170,7 +171,7 @@ class Adoption:
         if brought is not model:
             settle(model.eval(), images.shape[-1], keep_scales=True)
         same = self._agreed(as_exported(model.eval(), brought.eval(), images))
-        return Made(model=model, accuracy=self._accuracies(model), agreement=same)
+        return Made(model=model, accuracy=self._as_brought(model), agreement=same)
 
     @cached_property
     def _knows_its_steps(self) -> bool:
@@ -181,14 +182,26 @@ class Adoption:
     def _agreed(self, found: Parity) -> Mapping[str, int | float]:
         """How far the network that is exported agrees with what was brought."""
         self.progress.note(
-            f"as exported and as brought: {found.agreement:.2%} of {found.n} predictions agree, the logits "
-            f"differ by {found.max_abs_difference:g} at most"
+            f"as exported and as brought: on {found.n} images (test images first) {found.agreement:.2%} of "
+            f"predictions agree, the logits differ by {found.max_abs_difference:g} at most"
         )
         return asdict(found)
 
+    def _as_brought(self, model: Classifier) -> Mapping[str, float]:
+        """Accuracies of what was not trained here; only its owner knows whether they are right."""
+        scores = self._accuracies(model)
+        self.progress.note(
+            f"as brought: {_said(scores)}; where you know it as better, [data] mean, std or size is not that "
+            "of its training, or the classes are in another order"
+        )
+        return scores
+
     def _from_file(self) -> Made:
         path, policy = self.given.weights, self.recipe.policy
-        parse_file(self.files.weights, path, DOMAINS | {QOPERATORS})  # the policy for model files
+        try:
+            parse_file(self.files.weights, path, DOMAINS | {QOPERATORS})  # the policy for model files
+        except IntegrityError as error:  # nothing that is stored here is damaged
+            raise ConfigError(str(error)) from None
         if self.given.names is not None and self.given.pretrained is None:
             raise ConfigError(f"{self.given.names}: a deployed file is followed by its graph, not by names")
         model, chosen = self._built(self.recipe.model), self._chosen(torch.device("cpu"))
@@ -200,8 +213,10 @@ class Adoption:
         try:
             require_parity(found, min_agreement=policy.min_agreement, min_inputs=policy.parity_inputs)
         except ExportError as error:
-            raise ExportError(f"{path}: {error}{_WHY}") from None
-        return Made(model=model, accuracy=self._accuracies(model.to(self.device)), agreement=same)
+            own = normalisation(self.files.weights)
+            why = "" if found.n < policy.parity_inputs else _WHY + (f"; {own}" if own else "")
+            raise ExportError(f"{path}: {error}{why}") from None
+        return Made(model=model, accuracy=self._as_brought(model), agreement=same)
 
     @cached_property
     def _names(self) -> Mapping[str, str]:

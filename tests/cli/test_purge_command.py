@@ -44,6 +44,17 @@ def test_a_dry_run_lists_and_changes_nothing(made: Any, run: Any, served: Path, 
     assert "backups of this folder" in ended.json["outside"]
 
 
+def test_a_dry_run_reports_for_people(made: Any, run: Any, served: Path) -> None:
+    ended = run("purge", "--project", served, "--now", "--dry-run")
+    request = made.commands["unlearn"].json["request"]
+    assert ended.code == 0 and ended.err == ""
+    heads = [line.split("  ")[0] for line in ended.out.splitlines() if line.endswith(" bytes")]
+    assert heads == ["would be removed", "kept", f"of request {request}"]
+    for words in ("checkpoint (not needed since", "decoded images (present)", "model files on devices"):
+        assert words in ended.out
+    assert ended.out.rstrip().endswith("dry run: nothing was changed")
+
+
 def test_all_commands_work_after_a_purge(made: Any, run: Any, served: Path, tmp_path: Path) -> None:
     first, request = made.commands["unlearn"].json, made.request
     purged = run("purge", "--project", served, "--now", "--json")

@@ -102,6 +102,8 @@ def test_a_name_that_the_network_has_not_is_refused_by_it(model: Classifier) -> 
     for wrong in ("haed", "head.weigth", "hea"):
         with pytest.raises(ConfigError, match=f"^w: --names: '{wrong}': the network has no"):
             matched(model, theirs, {"head.bias": "head.bias", wrong: "head.bias"}, "w")
+    with pytest.raises(ConfigError, match=r"no module of this name; did you mean 'head'\?"):
+        matched(model, theirs, {"haed": "head"}, "w")
     matched(model, theirs, {"head.bias": "head.bias", "body.0.1.act_quant.tensor_quant": "x"}, "w")
 
 
@@ -124,6 +126,8 @@ def test_what_is_no_file_of_names_is_refused(tmp_path: Path, text: str) -> None:
 def test_every_tensor_that_is_left_over_is_named(model: Classifier) -> None:
     theirs = given(model)
     theirs["aux.weight"] = theirs.pop("head.weight")
+    with pytest.raises(ConfigError, match=r"\[model\] architecture is another than the file's"):
+        matched(model, published("mobilenet_v2"), {}, "w")
     del theirs["body.0.0.1.running_mean"]
     message = (
         r"w: 2 tensors of the network are not in it: body\.0\.0\.1\.running_mean, head\.weight; "
@@ -131,6 +135,14 @@ def test_every_tensor_that_is_left_over_is_named(model: Classifier) -> None:
     )
     with pytest.raises(ConfigError, match=message):
         matched(model, theirs, {}, "w")
+
+
+def test_another_width_is_said_to_be_one(network: Callable[..., Classifier]) -> None:
+    narrow, wide = network(width=0.125), network(width=0.25)
+    with pytest.raises(
+        ConfigError, match=r"shapes differ: .* and \d+ more; .*2 times the channels, as width = 0.25"
+    ):
+        matched(narrow, given(wide), {}, "w")
 
 
 def test_wrong_shapes_are_named(model: Classifier) -> None:

@@ -24,6 +24,8 @@ from qmu_edge.train.batches import Samples
 from qmu_edge.train.requantize import FACTORS, average_statistics, fit_activation_steps, requantize
 from tests.networks import FACTORIES
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
 

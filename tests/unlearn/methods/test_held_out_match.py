@@ -16,6 +16,8 @@ from qmu_edge.unlearn.methods import held_out_match
 from qmu_edge.unlearn.methods.held_out_match import Params, ease, targets, unseen_odds
 from qmu_edge.unlearn.registry import apply
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
 

@@ -17,6 +17,8 @@ from qmu_edge.unlearn.methods.influence import Params, costs_too_much, lengths
 from qmu_edge.unlearn.registry import apply
 from tests.unlearn.toys import split
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
 

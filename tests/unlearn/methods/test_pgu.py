@@ -18,6 +18,8 @@ from qmu_edge.unlearn.methods import pgu
 from qmu_edge.unlearn.methods.pgu import Params, forget_loss, remove_outputs, share_inside
 from tests.unlearn.toys import split
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
 SHORT = Params(epochs=3, batch=4, lr=0.1, gamma=0.9)

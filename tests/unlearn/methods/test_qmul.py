@@ -25,6 +25,8 @@ from qmu_edge.unlearn.methods.random_label import random_labels
 from qmu_edge.unlearn.relabelling import epoch
 from tests.unlearn.toys import split
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 Network = Callable[..., Classifier]
 Toy = Callable[..., Samples]
 

@@ -1,0 +1,71 @@
+"""What a deployed file that is brought says of itself, before its graph is followed.
+
+Most files that cannot be read back are simply not the right ones: of the float network, or of images of
+another size. Whoever brings one is told so, rather than at which node it first differs.
+"""
+
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from qmu_edge.errors import ConfigError
+from qmu_edge.export.qoperators import expanded
+from qmu_edge.export.steps import steps_of
+
+_INTEGERS: Final = ("QLinear", "Quant", "Dequantize", "ConvInteger", "MatMulInteger")  # begin operators
+_AXES: Final = 4
+
+
+def require_fitting(model: onnx.ModelProto, shape: tuple[int, ...]) -> None:
+    """Refuse a file of a network that is not quantized, or of other images.
+
+    Args:
+        model: The graph.
+        shape: Channels, height and width of the images of the project.
+
+    Raises:
+        ConfigError: It is one; what to do is said.
+    """
+    if not any(node.op_type.startswith(_INTEGERS) for node in model.graph.node):
+        raise ConfigError(
+            "nothing in it is quantized: it is the float network; adopt its weights (safetensors, or a "
+            "state_dict), which are quantized here"
+        )
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        axes = [axis.dim_value for axis in value.type.tensor_type.shape.dim][1:]
+        if value.name not in stored and len(axes) == _AXES - 1 and not _fit(axes, shape):
+            found, wanted = ("x".join(str(n or "?") for n in each) for each in (axes, shape))
+            raise ConfigError(f"takes images of {found}, those of the project are {wanted}: see [data] size")
+
+
+def _fit(axes: list[int], shape: tuple[int, ...]) -> bool:
+    """Whether images of a shape go in, channels first or last; 0 stands for any number."""
+    orders = (shape, (*shape[1:], shape[0]))
+    return any(all(n in (0, own) for n, own in zip(axes, order, strict=True)) for order in orders)
+
+
+def normalisation(data: bytes) -> str:
+    """What a file takes from its images and divides them by, in words; "" where it does neither.
+
+    Args:
+        data: A file that `steps_of` can follow.
+    """
+    model = onnx.load_from_string(data)
+    stored = {tensor.name for tensor in model.graph.initializer}
+    (kind, *_) = [v.type.tensor_type.elem_type for v in model.graph.input if v.name not in stored]
+    step = steps_of(expanded(model))
+    while step.inputs and (step.kind != "affine" or step.inputs[0].kind != "image"):
+        step = step.inputs[0]
+    gain, shift = (np.atleast_1d(v) for v in np.broadcast_arrays(step.gain, step.shift))
+    if not step.inputs or not gain.all():
+        return ""
+    largest = 255.0 if kind == onnx.TensorProto.UINT8 else 1.0
+    mean, std = (_numbers(values / largest) for values in (-shift / gain, 1.0 / gain))
+    return f"it normalises them by mean = {mean} and std = {std}"
+
+
+def _numbers(values: NDArray[np.float64]) -> str:
+    return "[" + ", ".join(f"{v:.4g}" for v in values) + "]"
