@@ -92,17 +92,17 @@ def _deletion(done: Erasure) -> Iterator[str]:
             ("receipt", f"`{done.receipt}`"),
         ],
     )  # fmt: skip
-    rows = [(f"accuracy, {name} images", *_interval(share)) for name, share in done.accuracy.items()]
-    rows += [(f"left of forgotten {left['scope']}", *_interval(left)) for left in done.residuals]
+    rows = [(f"accuracy, {name} images", *_interval(share, 95)) for name, share in done.accuracy.items()]
+    rows += [(f"left of forgotten {left['scope']}", *_interval(left, 90)) for left in done.residuals]
     if rows:
-        yield from ("", *_table(("measured on the exported file", "value", "95 % interval"), rows))
+        yield from ("", *_table(("measured on the exported file", "value", "interval"), rows))
     yield from ("", "## Limits", "", *(f"- {limit}" for limit in done.limits), "")
 
 
-def _interval(found: Rounded) -> tuple[str, str]:
-    """A share and its interval in percent."""
+def _interval(found: Rounded, level: int) -> tuple[str, str]:
+    """A share and its interval in percent; of what is left, 5 % lie beyond either end, which makes 90."""
     value, interval = told_apart(found["value"], found["low"], found["high"])
-    return value, interval or "none"
+    return value, f"{interval} ({level} %)" if interval else "none"
 
 
 def _table(head: Sequence[str], rows: "Iterator[Any] | Sequence[Any]") -> Iterator[str]:
