@@ -48,7 +48,7 @@ def _fit(axes: list[int], shape: tuple[int, ...]) -> bool:
 
 
 def normalisation(data: bytes) -> str:
-    """What a file takes from its images and divides them by, in words; "" where it does neither.
+    """What a file takes from its images and divides them by, as a recipe has it; "" where it does neither.
 
     Args:
         data: A file that `steps_of` can follow.
@@ -63,9 +63,17 @@ def normalisation(data: bytes) -> str:
     if not step.inputs or not gain.all():
         return ""
     largest = 255.0 if kind == onnx.TensorProto.UINT8 else 1.0
-    mean, std = (_numbers(values / largest) for values in (-shift / gain, 1.0 / gain))
-    return f"it normalises them by mean = {mean} and std = {std}"
+    return in_words(-shift / gain / largest, 1.0 / gain / largest)
 
 
-def _numbers(values: NDArray[np.float64]) -> str:
+def in_words(mean: NDArray[np.floating], std: NDArray[np.floating]) -> str:
+    """Mean and deviation (c,) as a recipe has them.
+
+    >>> in_words(np.array([0.5]), np.array([0.25, 0.125]))
+    'mean = [0.5], std = [0.25, 0.125]'
+    """
+    return f"mean = {_numbers(mean)}, std = {_numbers(std)}"
+
+
+def _numbers(values: NDArray[np.floating]) -> str:
     return "[" + ", ".join(f"{v:.4g}" for v in values) + "]"

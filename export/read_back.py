@@ -198,13 +198,13 @@ class _Match:
         Raises:
             ExportError: There is no counterpart; both nodes are named.
         """
+        while theirs.kind == "grid" and ours.kind != "grid":
+            _require_only_rounding(theirs, ours)
+            (theirs,) = theirs.inputs  # it only rounds what the network leaves; the agreement shows how much
         if ours in self.found:
             if self.found[ours].theirs is not theirs:
                 raise ExportError(f"{theirs.label}: stands where the network has {ours.label} a second time")
             return self.found
-        while theirs.kind == "grid" and ours.kind != "grid":
-            _require_only_rounding(theirs, ours)
-            (theirs,) = theirs.inputs  # it only rounds what the network leaves; the agreement shows how much
         if ours.kind == "affine" and theirs.kind == "image":
             return self.match(ours.inputs[0], theirs)  # images are normalised before the file
         if ours.kind != theirs.kind or ours.form != theirs.form or len(ours.inputs) != len(theirs.inputs):
@@ -273,6 +273,8 @@ def _set_grid(model: Classifier, name: str, pair: _Pair) -> None:
         rule.int_quant.shift(theirs.low)
     scaling.step.fill_(float(step))
     if float(scaling.value()) != float(step):
+        if not scaling.power_of_two:
+            raise ConfigError(f"{theirs.label}: its step {step:g} is smaller than any that is learned")
         raise ConfigError(
             f"{theirs.label}: its step {step:g} is no power of two, as [model] activation_steps says; "
             'allowed with "free"'

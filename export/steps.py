@@ -293,7 +293,10 @@ def _on_grid(before: Step, label: str, scale: Array, low: int, high: int) -> Ste
         low, floor = max(low, end), -np.inf
     if (end := _code(ceiling, scale)) is not None:
         high, ceiling = min(high, end), np.inf
-    if before.kind == "grid" and before.scale == scale and low <= before.low and before.high <= high:
+    source = before
+    while source.kind == "max":  # the largest of some codes is one of them
+        (source,) = source.inputs
+    if source.kind == "grid" and source.scale == scale and low <= source.low and source.high <= high:
         return before  # of codes that were only moved
     return Step("grid", label, (before,), scale=scale, low=low, high=high, floor=floor, ceiling=ceiling)
 

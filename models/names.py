@@ -8,7 +8,7 @@ guessed: a tensor that is left over on either side is an error that names it.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from torch import Tensor
@@ -83,6 +83,9 @@ def matched(
     _require_known(names, model, source, quantizers=quantizers)
     ours = trained_tensors(model, quantizers=quantizers)
     theirs = {name: t for name, t in given.items() if not name.endswith(COUNTS)}
+    known = {*names.values(), *ours, *(_published(name, model.recipe.architecture) for name in ours)}
+    theirs = unwrapped(theirs, known)
+    _require_in(names, theirs, source, quantizers=quantizers)
     found = {name: _their_name(name, model.recipe.architecture, names, theirs) for name in ours}
     pairs = {name: their for name, their in found.items() if their}
     if not any(_within(known, "head") for known in names):
@@ -121,6 +124,44 @@ def _require_known(names: Mapping[str, str], model: Classifier, source: object, 
         )
 
 
+def _require_in(
+    names: Mapping[str, str], theirs: Mapping[str, Tensor], source: object, *, quantizers: bool
+) -> None:
+    """What `names` has on the right is in the file."""
+    wanted = [their for name, their in names.items() if quantizers or "_quant" not in name]
+    if unknown := [their for their in wanted if not any(_within(name, their) for name in theirs)]:
+        modules = {name.rpartition(".")[0] for name in theirs}
+        raise ConfigError(
+            f"{source}: --names: {few(map(shown, unknown))}: the file has no tensor and no module of this "
+            f"name{meant(unknown[0], {*theirs, *modules})}"
+        )
+
+
+def unwrapped(given: Mapping[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
+    """Tensors without what a wrapper has put before the name of each, as DistributedDataParallel does.
+
+    Args:
+        given: By name. Where one is known as it is, or none is without, nothing is taken off.
+        known: Names, of tensors or modules.
+
+    >>> x = Tensor()
+    >>> [*unwrapped({"module.fc.weight": x, "module.fc.bias": x}, ["fc.weight"])]
+    ['fc.weight', 'fc.bias']
+    >>> [*unwrapped({"fc.weight": x}, ["weight", "fc"])], [*unwrapped({"a.b": x, "c.d": x}, ["b"])]
+    (['fc.weight'], ['a.b', 'c.d'])
+    """
+    bare, found = dict(given), any(_within(name, k) for name in given for k in known)
+    while not found and len({name.partition(".")[0] for name in bare}) == 1 and all("." in n for n in bare):
+        bare = {name.partition(".")[2]: tensor for name, tensor in bare.items()}
+        found = any(_within(name, k) for name in bare for k in known)
+    return bare if found else dict(given)
+
+
+def _published(name: str, architecture: str) -> str:
+    """The name that a tensor of ours has where it was published."""
+    return PUBLISHED[architecture](name) if architecture in PUBLISHED else name.removeprefix(BODY)
+
+
 def _within(name: str, known: str) -> bool:
     """Whether a tensor is the one of this name, or of the module of this name."""
     return name == known or name.startswith(f"{known}.")
@@ -132,8 +173,7 @@ def _their_name(name: str, architecture: str, names: Mapping[str, str], theirs: 
         if _within(name, known):
             other = names[known] + name[len(known) :]
             return other if other in theirs else ""
-    published = PUBLISHED[architecture](name) if architecture in PUBLISHED else name.removeprefix(BODY)
-    return next((other for other in (name, published) if other in theirs), "")
+    return next((other for other in (name, _published(name, architecture)) if other in theirs), "")
 
 
 def _classifier(missing: set[str], unused: set[str]) -> dict[str, str]:
@@ -167,9 +207,9 @@ def require_whole(missing: set[str], unused: set[str], source: object) -> None:
         )
     if parts:
         near = meant(min(missing), unused) if missing else ""
-        if min(len(missing), len(unused)) > FEW:
-            near = "; where most differ, [model] architecture is another than the file's"
-        raise ConfigError(f"{source}: {'; '.join(parts)}; --names pairs names that differ{near}")
+        why = "most names differ: is [model] architecture that of the file? "
+        most = why if min(len(missing), len(unused)) > FEW else ""
+        raise ConfigError(f"{source}: {most}{'; '.join(parts)}; --names pairs names that differ{near}")
 
 
 def _require_once(pairs: Mapping[str, str], source: object) -> None:

@@ -28,7 +28,7 @@ from qmu_edge.errors import ConfigError
 from qmu_edge.models import quant_layers
 from qmu_edge.models.follow import Followed, call_module, module_of
 from qmu_edge.models.layers import Layers
-from qmu_edge.models.names import COUNTS, require_shapes, require_whole
+from qmu_edge.models.names import COUNTS, require_shapes, require_whole, unwrapped
 from qmu_edge.models.quantizers.presets import LearnedStep
 
 OURS: Final = (
@@ -90,6 +90,7 @@ def loaded(
     """
     given = {_its_name(name, names): tensor for name, tensor in weights.items()}
     own = network.state_dict()
+    given = unwrapped(given, own.keys())
     require_shapes(own, given, {name: name for name in own.keys() & given.keys()}, source)
     try:
         missing, unused = network.load_state_dict(given, strict=False)

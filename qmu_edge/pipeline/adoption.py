@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from qmu_edge.errors import ConfigError, ExportError, IntegrityError
-from qmu_edge.export.brought import normalisation
+from qmu_edge.export.brought import in_words, normalisation
 from qmu_edge.export.qoperators import QOPERATORS
 from qmu_edge.export.read_back import agreement, as_exported, read_back
 from qmu_edge.io.files import read_regular
@@ -187,6 +187,13 @@ class Adoption:
         )
         return asdict(found)
 
+    def _why(self, model: Classifier) -> str:
+        """What may be the cause where file and network disagree."""
+        norm: Any = model.normalize
+        mean, inverse = (values.reshape(-1).double().numpy() for values in (norm.mean, norm.inverse_std))
+        own, theirs = in_words(mean, 1.0 / inverse), normalisation(self.files.weights)
+        return _WHY if theirs in ("", own) else f"; the file has {theirs} inside, [data] has {own}"
+
     def _as_brought(self, model: Classifier) -> Mapping[str, float]:
         """Accuracies of what was not trained here; only its owner knows whether they are right."""
         scores = self._accuracies(model)
@@ -200,7 +207,7 @@ class Adoption:
         path, policy = self.given.weights, self.recipe.policy
         try:
             parse_file(self.files.weights, path, DOMAINS | {QOPERATORS})  # the policy for model files
-        except IntegrityError as error:  # nothing that is stored here is damaged
+        except (IntegrityError, ExportError) as error:  # nothing of ours is damaged, or was exported
             raise ConfigError(str(error)) from None
         if self.given.names is not None and self.given.pretrained is None:
             raise ConfigError(f"{self.given.names}: a deployed file is followed by its graph, not by names")
@@ -213,8 +220,7 @@ class Adoption:
         try:
             require_parity(found, min_agreement=policy.min_agreement, min_inputs=policy.parity_inputs)
         except ExportError as error:
-            own = normalisation(self.files.weights)
-            why = "" if found.n < policy.parity_inputs else _WHY + (f"; {own}" if own else "")
+            why = "" if found.n < policy.parity_inputs else self._why(model)
             raise ExportError(f"{path}: {error}{why}") from None
         return Made(model=model, accuracy=self._as_brought(model), agreement=same)
 

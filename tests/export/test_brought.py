@@ -66,7 +66,7 @@ def test_its_normalisation_is_told_in_units_of_the_recipe(small: Case, spec: Inp
     shape = small.model.shape
     (file,) = small.export(formats=(Format.QCDQ,), input=spec)
     mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (shape.mean, shape.std))
-    assert normalisation(file.data) == f"it normalises them by mean = [{mean}] and std = [{std}]"
+    assert normalisation(file.data) == f"mean = [{mean}], std = [{std}]"
 
 
 def test_a_file_that_does_not_normalise_says_nothing(small: Case) -> None:

@@ -46,7 +46,7 @@ def verify_issued(ledger: Ledger, data: bytes) -> list[str]:
         )
     if changed:
         raise LedgerError(f"ledger {ledger.path}: {changed}")
-    lines = [f"ledger: receipt {number} of this project, issued {issued}"]
+    lines = [f"ledger: receipt {number} of this project, entered {issued}"]
     note = "; the signature alone would prove nothing, the ledger does" if key.reason == "compromised" else ""
     until = f"from {key.since} to {key.until}, then {key.reason}{note}" if key.until else f"since {key.since}"
     return [*lines, f"key {name}: in use {until}", _stated(statement), *_superseded(ledger, row)]

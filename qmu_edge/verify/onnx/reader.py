@@ -307,7 +307,7 @@ def _tensor(view: memoryview, budget: Budget) -> Tensor:
     tensor = _parsed(view, _TENSOR, "tensor", budget)
     name, data_type = tensor.text("name"), tensor.integer("data_type")
     if tensor.integer("data_location") or "external_data" in tensor:
-        raise ExportError(f"tensor {name!r}: external data; allowed: values inside, as onnx.save writes them")
+        raise ExportError(f"tensor {name!r}: external data; onnx.save(onnx.load(FILE), NEW) puts it inside")
     if data_type not in ELEMENT_TYPES:
         raise ExportError(f"tensor {name!r}: element type {data_type}; allowed {[*ELEMENT_TYPES]}")
     sources = [source for source in _TENSOR_VALUE if source in tensor]
