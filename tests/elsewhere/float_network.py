@@ -27,19 +27,18 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """A stem with a max pool, two blocks, a classifier."""
+    """A stem, two blocks, a classifier."""
 
     def __init__(self, channels: int, classes: int) -> None:
         """Build it."""
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(channels, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
-        self.first = nn.MaxPool2d(3, 1, 1)
         self.relu, self.blocks = nn.ReLU(), nn.Sequential(Block(8, 8, 1), Block(8, 16, 2))
         self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(16, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        x = self.blocks(self.first(self.relu(self.bn1(self.conv1(x)))))
+        x = self.blocks(self.relu(self.bn1(self.conv1(x))))
         out: Tensor = self.fc(torch.flatten(self.pool(x), 1))
         return out
 

@@ -87,6 +87,33 @@ def test_values_that_are_clipped_before_they_become_codes(small: Case, toy: Call
     assert np.array_equal(predict(deploy(model, 8), toy(64, seed=3)).numpy(), small.logits)
 
 
+def _quantized_again(model: onnx.ModelProto) -> None:
+    """Quantize the result of the max pool as its input was, for all who read it, as onnxruntime does."""
+    nodes = list(model.graph.node)
+    made = {out: node for node in nodes for out in node.output}
+    pool = next(node for node in nodes if node.op_type == "MaxPool")
+    before = made[pool.input[0]]
+    pool.output[0], kept = "largest", pool.output[0]
+    pair = [
+        helper.make_node("QuantizeLinear", ["largest", *before.input[1:]], ["again"], "again"),
+        helper.make_node("DequantizeLinear", ["again", *before.input[1:]], [kept], "back"),
+    ]
+    assert before.op_type == "DequantizeLinear" and sum(kept in node.input for node in nodes) == 2
+    del model.graph.node[:]
+    model.graph.node.extend([n for node in nodes for n in ([node, *pair] if node is pool else [node])])
+
+
+def test_the_result_of_a_max_pool_may_be_quantized_once_more(
+    make_case: Callable[..., Case], toy: Callable[..., Samples], shallow: None
+) -> None:
+    case = make_case(stem="imagenet")
+    data = case.files[Format.QCDQ].data
+    model = onnx.load_from_string(data)
+    _quantized_again(model)
+    networks = [again(case, d, toy(64, seed=3)).state_dict() for d in (data, model.SerializeToString())]
+    assert all(torch.equal(tensor, networks[1][name]) for name, tensor in networks[0].items())
+
+
 def test_it_can_be_trained_on(small: Case, toy: Callable[..., Samples]) -> None:
     model = again(small, small.files[Format.INTEGER].data, toy(64, seed=3)).train()
     batch = next(iter(toy(12, seed=1).batches(12)))
