@@ -297,7 +297,7 @@ def _terms(run: Run, known: Expected | None) -> Terms:
 def _failure(run: Run, verdict: Verdict) -> str:
     hint = "; --method retrain is the exact answer"
     if method(run.method).category == "exact":
-        hint = "; it was trained without them: [policy] of qmu.toml says what that may cost"
+        hint = "; it was trained without them: in qmu.toml [train] says how long, [policy] what that may cost"
     elif not may_retrain(run.project.results, run.project.recipe):
         hint = f"; retrain is not tried: {NO_RECIPE}"
     who = f"request {run.rows[0].request_id}" if len(run.rows) == 1 else f"{len(run.rows)} requests"
