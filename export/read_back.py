@@ -9,7 +9,6 @@ they are measured, and gain and shift follow from them, so that the network comp
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +21,7 @@ from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.export.brought import require_fitting
 from qmu_edge.export.gates import BATCH, run_file, runnable
 from qmu_edge.export.graph import attributes, constant, drop_unused, initializers, set_nodes
+from qmu_edge.export.match import Match, Pair
 from qmu_edge.export.qoperators import expanded
 from qmu_edge.export.steps import Step, steps_of
 from qmu_edge.export.trace import trace
@@ -41,16 +41,9 @@ from qmu_edge.verify.parity import Parity, compare
 
 _Norms = dict[Any, tuple[Tensor, Tensor]]  # gain and shift of batch-norms
 MOST_STEPS: Final = 100  # powers of two that float32 has
+BYTE: Final = 127  # largest code of symmetric weights
 EQUAL: Final = 1e-6  # of scales that were one before they were stored in float32
 GRID, SUM, WEIGHT = ".quant", ".sum", ".weight"  # how the trace names the nodes of a module
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """A step of the network's own graph and its counterpart in the file."""
-
-    ours: Step
-    theirs: Step
 
 
 def read_back(data: bytes, model: Classifier, samples: Samples, source: object) -> None:
@@ -139,14 +132,14 @@ def _run_as(data: bytes) -> bytes:
     return standard
 
 
-def _pairs(model: Classifier, theirs: Step, size: int) -> tuple[list[_Pair], dict[str, str]]:
+def _pairs(model: Classifier, theirs: Step, size: int) -> tuple[list[Pair], dict[str, str]]:
     """Steps side by side, and the names of the network's modules by those in its own graph."""
     template = _with_any_steps(model)
     deployed = deploy(template, size)
     _require_no_surplus(model, deployed)
     ours = steps_of(trace(deployed, size))
     names = dict(zip(_quantized(deployed), _quantized(model), strict=True))
-    return list(_Match().match(ours, theirs).values()), names
+    return list(Match().match(ours, theirs).values()), names
 
 
 def _require_no_surplus(model: Classifier, deployed: Classifier) -> None:
@@ -186,73 +179,7 @@ def _module(step: Step) -> str:
     return name.removesuffix(GRID if step.kind == "grid" else SUM)
 
 
-class _Match:
-    """Follows two networks from their ends; what is read twice must be the same twice."""
-
-    def __init__(self) -> None:
-        self.found: dict[Step, _Pair] = {}
-
-    def match(self, ours: Step, theirs: Step) -> dict[Step, _Pair]:
-        """Pairs by our steps.
-
-        Raises:
-            ExportError: There is no counterpart; both nodes are named.
-        """
-        while theirs.kind == "grid" and ours.kind != "grid":
-            _require_only_rounding(theirs, ours)
-            (theirs,) = theirs.inputs  # it only rounds what the network leaves; the agreement shows how much
-        if ours in self.found:
-            if self.found[ours].theirs is not theirs:
-                raise ExportError(f"{theirs.label}: stands where the network has {ours.label} a second time")
-            return self.found
-        if ours.kind == "affine" and theirs.kind == "image":
-            return self.match(ours.inputs[0], theirs)  # images are normalised before the file
-        if ours.kind != theirs.kind or ours.form != theirs.form or len(ours.inputs) != len(theirs.inputs):
-            raise ExportError(
-                f"{theirs.label}: {_a(theirs)} stands where the network of the recipe has "
-                f"{ours.label}, {_a(ours)}; it cannot be trained as this network"
-            )
-        self.found[ours] = _Pair(ours, theirs)
-        failed: list[tuple[int, ExportError]] = []
-        for order in (theirs.inputs, theirs.inputs[::-1]) if ours.kind == "add" else (theirs.inputs,):
-            before = dict(self.found)
-            try:
-                for mine, other in zip(ours.inputs, order, strict=True):
-                    self.match(mine, other)
-                return self.found
-            except ExportError as error:
-                failed.append((len(self.found), error))
-                self.found = before
-        raise max(failed, key=lambda one: one[0])[1]  # of the order that went farther
-
-
-def _require_only_rounding(theirs: Step, ours: Step) -> None:
-    """Refuse a grid that cuts off what the network leaves: there is a rectifier, or a clip, before it."""
-    (before,) = theirs.inputs
-    whole = theirs.floor == -np.inf and theirs.ceiling == np.inf and theirs.low < 0 < theirs.high
-    if before.kind in ("layer", "affine", "add") and not whole:
-        raise ExportError(
-            f"{theirs.label}: codes {theirs.low} to {theirs.high} cut off what {before.label} computes, as a "
-            f"rectifier does, where the network of the recipe has {ours.label} as it is; "
-            "it cannot be trained as this network"
-        )
-
-
-def _a(step: Step) -> str:
-    """What a step is, with its article.
-
-    >>> _a(Step("affine", "")), _a(Step("layer", "", form=("Conv", 2)))
-    ('an affine', 'a layer Conv 2')
-    """
-    article = "an" if step.kind[0] in "aeiouAEIOU" else "a"
-    return f"{article} {step.kind} {_form(step)}".rstrip()
-
-
-def _form(step: Step) -> str:
-    return " ".join(map(str, step.form)) + (f"{step.low}..{step.high}" if step.kind == "grid" else "")
-
-
-def _set_grid(model: Classifier, name: str, pair: _Pair) -> None:
+def _set_grid(model: Classifier, name: str, pair: Pair) -> None:
     ours, theirs = pair.ours, pair.theirs
     grid: Any = model.get_submodule(name)
     rule = grid.act_quant.fused_activation_quant_proxy.tensor_quant
@@ -281,7 +208,7 @@ def _set_grid(model: Classifier, name: str, pair: _Pair) -> None:
         )
 
 
-def _set_layer(layer: Any, norm: Any, pair: _Pair, norms: _Norms) -> None:
+def _set_layer(layer: Any, norm: Any, pair: Pair, norms: _Norms) -> None:
     """Codes and scale; what is left of gain and shift goes to the batch-norm, or the bias."""
     theirs = pair.theirs
     codes, scale = _required(theirs.codes), _required(theirs.scale)
@@ -345,6 +272,11 @@ def _require_codes(codes: np.ndarray, layer: Any, theirs: Step) -> None:
     if codes.dtype != np.int64:
         raise ExportError(f"{theirs.label}: a float weight, the recipe's has {bits} bits")
     if codes.min() < low or codes.max() > high:
+        if max(-codes.min(), codes.max()) > BYTE:
+            raise ExportError(
+                f"{theirs.label}: codes {codes.min()} to {codes.max()}, allowed are -127 to 127: weights are "
+                "to be quantized without a zero point (QInt8, symmetric)"
+            )
         raise ExportError(
             f"{theirs.label}: codes {codes.min()} to {codes.max()}, the recipe's {bits} bits have {low} to "
             f"{high}; [model] weight_bits and reduce_range say how many"

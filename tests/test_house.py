@@ -49,7 +49,7 @@ TESTED_IN = {
     "cli/test_verdicts.py": ("qmu_edge/pipeline/verify_file",),
     "export/test_trace.py": ("export/layers", "export/writer"),
     "models/test_plain.py": ("models/integers",),
-    "export/test_read_back.py": ("export/steps",),
+    "export/test_read_back.py": ("export/match", "export/steps",),
     "page/test_page.py": (
         "qmu_edge/page/measured", "qmu_edge/page/process", "qmu_edge/page/words",
     ),

@@ -59,7 +59,14 @@ def check_against_project(project: Project, path: Path, data_out: Path | None = 
         project: Open.
         path: The file.
         data_out: Folder for what the same verdict needs on a device, see `device_arrays`; None for nothing.
+
+    Raises:
+        IntegrityError: There is no such file.
     """
+    if not path.exists():
+        raise IntegrityError(
+            f"{path}: no such file: qmu-edge unlearn writes release/model.onnx, export --out any other"
+        )
     file = read(path)
     result = verify_structure(file).to_json()
     if file.is_qonnx:

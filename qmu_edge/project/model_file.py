@@ -15,7 +15,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from qmu_edge.errors import ConfigError, IntegrityError
+from qmu_edge.errors import ConfigError, IntegrityError, meant
 from qmu_edge.io import confirmed
 from qmu_edge.io.digest import Sha256, sha256_of
 from qmu_edge.io.files import read_regular
@@ -36,11 +36,13 @@ def chosen_model(recipe: ModelRecipe, given: Path | str | None) -> tuple[ModelRe
         return brought(recipe, Path(given) if given is not None else None)
     try:
         fields = {**recipe.model_dump(), "architecture": str(given), "path": None, "sha256": None}
+        fields |= {"width": 1.0} if str(given).startswith("torchvision:") else {}  # they have no other
         return ModelRecipe.model_validate(fields), b""
     except ValidationError:
         raise ConfigError(
             f"model {shown(str(given))}: no such file, and no architecture; allowed are "
             f"{', '.join(ARCHITECTURES)}, torchvision:NAME and plugin:NAME"
+            f"{meant(str(given), ARCHITECTURES)}"
         ) from None
 
 

@@ -183,3 +183,16 @@ def test_what_cannot_be_trained_says_which_node_is_why(made: Made, network: Any,
         "adopt", tmp_path / "other.onnx", "--trained-on", "registered", "--project", place.project, "--quiet"
     )
     refused(ended, 6, "other.onnx: Mul ", "a Mul ", "stands where the network of the recipe has Add")
+
+
+@pytest.mark.slow
+def test_weights_with_a_zero_point_are_said_to_have_one(made: Made, network: Any, tmp_path: Path) -> None:
+    from onnxruntime.quantization import QuantType
+
+    place = shop(made, tmp_path / "it", FLOAT, W8A8)
+    types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QUInt8}
+    data = onnxruntime_file(network(FLOAT), place.images, **types)
+    (tmp_path / "unsigned.onnx").write_bytes(data)
+    arguments = ("--trained-on", "registered", "--project", place.project, "--quiet")
+    ended = run_command("adopt", tmp_path / "unsigned.onnx", *arguments)
+    refused(ended, 6, "codes -128 to 127, allowed are -127 to 127", "without a zero point")

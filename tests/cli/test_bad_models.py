@@ -64,3 +64,8 @@ def test_verify_refuses_what_is_no_model_of_ours(
     monkeypatch.chdir(tmp_path)
     more = ["--project", made.served] if inside else []
     refused(run("verify", model, "--quiet", *more), code, str(model))
+
+
+def test_verify_of_a_release_that_is_not_there_says_what_writes_one(made: Any, run: Any) -> None:
+    ended = run("verify", made.trained / "release/model.onnx", "--project", made.trained, "--quiet")
+    refused(ended, 4, "no such file: qmu-edge unlearn writes release/model.onnx, export --out any other")

@@ -82,9 +82,8 @@ def onnxruntime_file(network: nn.Module, images: Images, **options: Any) -> byte
         floats = path.with_name("float.onnx")
         floats.write_bytes(float_file(network, images))
         quant_pre_process(str(floats), str(floats), skip_symbolic_shape=True)
-        quantize_static(
-            str(floats), str(path), Reader(), per_channel=True, weight_type=QuantType.QInt8, **options
-        )
+        whole = {"per_channel": True, "weight_type": QuantType.QInt8, **options}
+        quantize_static(str(floats), str(path), Reader(), **whole)
 
     return written(write)
 

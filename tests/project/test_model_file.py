@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from qmu_edge import api
 from qmu_edge.errors import ConfigError, IntegrityError
 from qmu_edge.io.digest import sha256_of
-from qmu_edge.project.model_file import brought, confirm, confirmed_source, source_of
+from qmu_edge.project.model_file import brought, chosen_model, confirm, confirmed_source, source_of
 from qmu_edge.recipe import ModelRecipe, parse_recipe
 
 SOURCE = b"""
@@ -187,3 +187,12 @@ def test_from_training_to_a_verified_release(project: Path, tmp_path: Path) -> N
     assert api.export(project)["files"]  # what is exported already needs no network
     with pytest.raises(IntegrityError, match="it was not run"):
         api.export(project, dtype="uint8", out=tmp_path / "other")
+
+
+def test_networks_of_torchvision_have_their_own_width() -> None:
+    narrow = ModelRecipe(width=0.5)
+    named, source = chosen_model(narrow, "torchvision:shufflenet_v2_x0_5")
+    assert (named.architecture, named.width, source) == ("torchvision:shufflenet_v2_x0_5", 1.0, b"")
+    assert chosen_model(narrow, "mobilenet_v2")[0].width == 0.5
+    with pytest.raises(ConfigError, match="; did you mean 'mobilenet_v2'"):
+        chosen_model(narrow, "mobilenetv2")
