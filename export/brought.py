@@ -15,6 +15,9 @@ from qmu_edge.export.qoperators import expanded
 from qmu_edge.export.steps import steps_of
 
 _INTEGERS: Final = ("QLinear", "Quant", "Dequantize", "ConvInteger", "MatMulInteger")  # begin operators
+_CODES: Final = {
+    getattr(onnx.TensorProto, name) for name in ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2")
+}
 _AXES: Final = 4
 
 
@@ -28,12 +31,13 @@ def require_fitting(model: onnx.ModelProto, shape: tuple[int, ...]) -> None:
     Raises:
         ConfigError: It is one; what to do is said.
     """
-    if not any(node.op_type.startswith(_INTEGERS) for node in model.graph.node):
+    stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    codes = _CODES & {*stored.values()}  # also of packed weights, between float activations
+    if not codes and not any(node.op_type.startswith(_INTEGERS) for node in model.graph.node):
         raise ConfigError(
             "nothing in it is quantized: it is the float network; adopt its weights (safetensors, or a "
             "state_dict), which are quantized here"
         )
-    stored = {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
         axes = [axis.dim_value for axis in value.type.tensor_type.shape.dim][1:]
         if value.name not in stored and len(axes) == _AXES - 1 and not _fit(axes, shape):
