@@ -26,14 +26,19 @@ class Match:
         """Begin with nothing."""
         self.found: dict[Step, Pair] = {}
 
-    def match(self, ours: Step, theirs: Step) -> dict[Step, Pair]:
+    def match(self, ours: Step, theirs: Step, *, rectified: bool = False) -> dict[Step, Pair]:
         """Pairs by our steps.
+
+        Args:
+            ours: The last step of the network's own graph.
+            theirs: That of the file.
+            rectified: Whether what is read of them has nothing below zero in the network either.
 
         Raises:
             ExportError: There is no counterpart; both nodes are named.
         """
         while theirs.kind == "grid" and ours.kind != "grid":
-            _require_only_rounding(theirs, ours)
+            _require_only_rounding(theirs, ours, rectified=rectified)
             (theirs,) = theirs.inputs  # it only rounds what the network leaves; the agreement shows how much
         if ours in self.found:
             if self.found[ours].theirs is not theirs:
@@ -52,7 +57,7 @@ class Match:
             before = dict(self.found)
             try:
                 for mine, other in zip(ours.inputs, order, strict=True):
-                    self.match(mine, other)
+                    self.match(mine, other, rectified=ours.kind == "grid" and ours.low >= 0)
                 return self.found
             except ExportError as error:
                 failed.append((len(self.found), error))
@@ -60,10 +65,11 @@ class Match:
         raise max(failed, key=lambda one: one[0])[1]  # of the order that went farther
 
 
-def _require_only_rounding(theirs: Step, ours: Step) -> None:
+def _require_only_rounding(theirs: Step, ours: Step, *, rectified: bool) -> None:
     """Refuse a grid that cuts off what the network leaves: there is a rectifier, or a clip, before it."""
     (before,) = theirs.inputs
-    whole = theirs.floor == -np.inf and theirs.ceiling == np.inf and theirs.low < 0 < theirs.high
+    below = theirs.low < 0 or (rectified and theirs.low == 0)
+    whole = theirs.floor == -np.inf and theirs.ceiling == np.inf and below and theirs.high > 0
     if before.kind in ("layer", "affine", "add") and not whole:
         raise ExportError(
             f"{theirs.label}: codes {theirs.low} to {theirs.high} cut off what {before.label} computes, as a "

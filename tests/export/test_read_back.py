@@ -322,7 +322,6 @@ def test_what_brevitas_exports_is_read_back(small: Case, toy: Callable[..., Samp
     )
 
 
-@pytest.mark.slow
 def test_what_onnxruntime_quantizes_is_read_back(
     network: Callable[..., Classifier], toy: Callable[..., Samples], tmp_path: Path
 ) -> None:
