@@ -4,21 +4,20 @@ Most files that cannot be read back are simply not the right ones: of the float 
 another size. Whoever brings one is told so, rather than at which node it first differs.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from qmu_edge.errors import ConfigError
+from qmu_edge.export.graph import image_inputs
 from qmu_edge.export.qoperators import expanded
 from qmu_edge.export.steps import steps_of
 
-_INTEGERS: Final = ("QLinear", "Quant", "Dequantize", "ConvInteger", "MatMulInteger")  # begin operators
 _CODES: Final = {
     getattr(onnx.TensorProto, name) for name in ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2")
 }
-_AXES: Final = 4
 
 
 def require_fitting(model: onnx.ModelProto, shape: tuple[int, ...]) -> None:
@@ -31,16 +30,15 @@ def require_fitting(model: onnx.ModelProto, shape: tuple[int, ...]) -> None:
     Raises:
         ConfigError: It is one; what to do is said.
     """
-    stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    codes = _CODES & {*stored.values()}  # also of packed weights, between float activations
-    if not codes and not any(node.op_type.startswith(_INTEGERS) for node in model.graph.node):
+    codes = any(tensor.data_type in _CODES for tensor in model.graph.initializer)
+    if not codes and not any(node.op_type.startswith("Quant") for node in model.graph.node):
         raise ConfigError(
             "nothing in it is quantized: it is the float network; adopt its weights (safetensors, or a "
             "state_dict), which are quantized here"
         )
-    for value in model.graph.input:
+    for value in image_inputs(model):
         axes = [axis.dim_value for axis in value.type.tensor_type.shape.dim][1:]
-        if value.name not in stored and len(axes) == _AXES - 1 and not _fit(axes, shape):
+        if len(axes) == len(shape) and not _fit(axes, shape):
             found, wanted = ("x".join(str(n or "?") for n in each) for each in (axes, shape))
             raise ConfigError(f"takes images of {found}, those of the project are {wanted}: see [data] size")
 
@@ -58,26 +56,26 @@ def normalisation(data: bytes) -> str:
         data: A file that `steps_of` can follow.
     """
     model = onnx.load_from_string(data)
-    stored = {tensor.name for tensor in model.graph.initializer}
-    (kind, *_) = [v.type.tensor_type.elem_type for v in model.graph.input if v.name not in stored]
+    kinds = {value.type.tensor_type.elem_type for value in image_inputs(model)}
     step = steps_of(expanded(model))
     while step.inputs and (step.kind != "affine" or step.inputs[0].kind != "image"):
         step = step.inputs[0]
     gain, shift = (np.atleast_1d(v) for v in np.broadcast_arrays(step.gain, step.shift))
     if not step.inputs or not gain.all():
         return ""
-    largest = 255.0 if kind == onnx.TensorProto.UINT8 else 1.0
+    largest = 255.0 if onnx.TensorProto.UINT8 in kinds else 1.0
     return in_words(-shift / gain / largest, 1.0 / gain / largest)
 
 
-def in_words(mean: NDArray[np.floating], std: NDArray[np.floating]) -> str:
-    """Mean and deviation (c,) as a recipe has them.
+def in_words(mean: Iterable[float], std: Iterable[float]) -> str:
+    """Mean and deviation as a recipe has them: a value for each channel, or one for all.
 
-    >>> in_words(np.array([0.5]), np.array([0.25, 0.125]))
+    >>> in_words([0.5, 0.5], [0.25, 0.125])
     'mean = [0.5], std = [0.25, 0.125]'
     """
     return f"mean = {_numbers(mean)}, std = {_numbers(std)}"
 
 
-def _numbers(values: NDArray[np.floating]) -> str:
-    return "[" + ", ".join(f"{v:.4g}" for v in values) + "]"
+def _numbers(values: Iterable[float]) -> str:
+    texts = [f"{value:.4g}" for value in values]
+    return f"[{', '.join(texts if len({*texts}) > 1 else texts[:1])}]"

@@ -64,6 +64,12 @@ def initializers(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
 
 
+def image_inputs(graph: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that somebody has to give; older files list their initializers among them."""
+    stored = {tensor.name for tensor in graph.graph.initializer}
+    return [value for value in graph.graph.input if value.name not in stored]
+
+
 def set_initializer(graph: onnx.ModelProto, name: str, array: np.ndarray) -> None:
     """Add or replace an initializer."""
     tensor = numpy_helper.from_array(array, name)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from qmu_edge.errors import ConfigError, ExportError
 from qmu_edge.export.brought import require_fitting
 from qmu_edge.export.gates import BATCH, run_file, runnable
-from qmu_edge.export.graph import attributes, constant, drop_unused, initializers, set_nodes
+from qmu_edge.export.graph import attributes, constant, drop_unused, image_inputs, initializers, set_nodes
 from qmu_edge.export.match import Match, Pair
 from qmu_edge.export.qoperators import expanded
 from qmu_edge.export.steps import Step, steps_of
@@ -107,13 +107,12 @@ def _run_as(data: bytes) -> bytes:
     """The file as the verifier runs it: batch-norms are a product and a sum, the image is the only input."""
     given = onnx.load_from_string(data)
     model = expanded(given)
-    values, nodes = initializers(model), []
-    images = [value for value in model.graph.input if value.name not in values]
+    values, nodes, inputs = initializers(model), [], image_inputs(model)
     norms = any(n.op_type == "BatchNormalization" for n in model.graph.node)
-    if model is given and not norms and len(images) == len(model.graph.input):
+    if model is given and not norms and len(inputs) == len(model.graph.input):
         return data
     del model.graph.input[:]
-    model.graph.input.extend(images)
+    model.graph.input.extend(inputs)
     for node in model.graph.node:
         if node.op_type != "BatchNormalization":
             nodes.append(node)

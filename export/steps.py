@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from qmu_edge.errors import ExportError
-from qmu_edge.export.graph import LARGEST, attributes, initializers
+from qmu_edge.export.graph import LARGEST, attributes, image_inputs, initializers
 from qmu_edge.verify.codes import code_range
 from qmu_edge.verify.onnx.graph import QONNX_DOMAIN
 
@@ -87,7 +87,7 @@ class _Reader:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.values = initializers(model)
         self.made = {out: node for node in model.graph.node for out in node.output}
-        self.images = {value.name for value in model.graph.input} - self.values.keys()
+        self.images = {value.name for value in image_inputs(model)}
         self.known: dict[str, Step] = {}
         self.at = "the graph"  # for messages
         self._constants: dict[str, Array | None] = {}

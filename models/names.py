@@ -8,7 +8,7 @@ guessed: a tensor that is left over on either side is an error that names it.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from torch import Tensor
@@ -77,17 +77,17 @@ def matched(
         quantizers: Whether the file holds steps and scales as well.
 
     Raises:
-        ConfigError: A tensor is left over on either side, two want the same, or shapes differ; all are named.
-            So is what `names` has, and the network has not.
+        ConfigError: A tensor is left over on either side, or two want the same; all are named. Shapes differ,
+            or `names` has what the network or the file has not; the first are named.
     """
-    _require_known(names, model, source, quantizers=quantizers)
+    considered = {own: their for own, their in names.items() if quantizers or "_quant" not in own}
+    _require_there(considered, model.state_dict(), "network", source)
     ours = trained_tensors(model, quantizers=quantizers)
+    wanted = {name: _candidates(name, model.recipe.architecture, names) for name in ours}
     theirs = {name: t for name, t in given.items() if not name.endswith(COUNTS)}
-    known = {*names.values(), *ours, *(_published(name, model.recipe.architecture) for name in ours)}
-    theirs = unwrapped(theirs, known)
-    _require_in(names, theirs, source, quantizers=quantizers)
-    found = {name: _their_name(name, model.recipe.architecture, names, theirs) for name in ours}
-    pairs = {name: their for name, their in found.items() if their}
+    theirs = unwrapped(theirs, {name for candidates in wanted.values() for name in candidates}.__contains__)
+    _require_there(considered.values(), theirs, "file", source)
+    pairs = {own: their for own in ours if (their := next((c for c in wanted[own] if c in theirs), ""))}
     if not any(_within(known, "head") for known in names):
         pairs |= _classifier(ours.keys() - pairs.keys(), theirs.keys() - set(pairs.values()))
     if any_head:
@@ -108,58 +108,35 @@ def matched(
     return {name: theirs[their] for name, their in pairs.items()}
 
 
-def _require_known(names: Mapping[str, str], model: Classifier, source: object, *, quantizers: bool) -> None:
-    """What `names` has on the left is in the network; of quantizers, in one that has them."""
-    state = model.state_dict()
-    unknown = [
-        name
-        for name in names
-        if (quantizers or "_quant" not in name) and not any(_within(own, name) for own in state)
-    ]
-    if unknown:
-        modules = {own.rpartition(".")[0] for own in state}
+def _require_there(wanted: Iterable[str], there: Collection[str], where: str, source: object) -> None:
+    """What a file of names has on one side is in the network, or in the file of weights."""
+    if unknown := [name for name in wanted if not any(_within(tensor, name) for tensor in there)]:
+        modules = {tensor.rpartition(".")[0] for tensor in there}
         raise ConfigError(
-            f"{source}: --names: {few(map(shown, unknown))}: the network has no tensor and no module of this "
-            f"name{meant(unknown[0], {*state, *modules})}"
+            f"{source}: --names: {few(map(shown, unknown))}: the {where} has no tensor and no module of this "
+            f"name{meant(unknown[0], {*there, *modules})}"
         )
 
 
-def _require_in(
-    names: Mapping[str, str], theirs: Mapping[str, Tensor], source: object, *, quantizers: bool
-) -> None:
-    """What `names` has on the right is in the file."""
-    wanted = [their for name, their in names.items() if quantizers or "_quant" not in name]
-    if unknown := [their for their in wanted if not any(_within(name, their) for name in theirs)]:
-        modules = {name.rpartition(".")[0] for name in theirs}
-        raise ConfigError(
-            f"{source}: --names: {few(map(shown, unknown))}: the file has no tensor and no module of this "
-            f"name{meant(unknown[0], {*theirs, *modules})}"
-        )
-
-
-def unwrapped(given: Mapping[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
+def unwrapped(given: Mapping[str, Tensor], known: Callable[[str], bool]) -> dict[str, Tensor]:
     """Tensors without what a wrapper has put before the name of each, as DistributedDataParallel does.
 
     Args:
         given: By name. Where one is known as it is, or none is without, nothing is taken off.
-        known: Names, of tensors or modules.
+        known: Whether the network has a tensor of this name.
 
     >>> x = Tensor()
-    >>> [*unwrapped({"module.fc.weight": x, "module.fc.bias": x}, ["fc.weight"])]
+    >>> [*unwrapped({"module.fc.weight": x, "module.fc.bias": x}, {"fc.weight"}.__contains__)]
     ['fc.weight', 'fc.bias']
-    >>> [*unwrapped({"fc.weight": x}, ["weight", "fc"])], [*unwrapped({"a.b": x, "c.d": x}, ["b"])]
-    (['fc.weight'], ['a.b', 'c.d'])
+    >>> [*unwrapped({"a.b": x, "c.d": x}, {"b"}.__contains__)]
+    ['a.b', 'c.d']
     """
-    bare, found = dict(given), any(_within(name, k) for name in given for k in known)
-    while not found and len({name.partition(".")[0] for name in bare}) == 1 and all("." in n for n in bare):
+    bare = dict(given)
+    while not any(map(known, bare)):
+        if len({name.partition(".")[0] for name in bare}) != 1 or any("." not in name for name in bare):
+            return dict(given)
         bare = {name.partition(".")[2]: tensor for name, tensor in bare.items()}
-        found = any(_within(name, k) for name in bare for k in known)
-    return bare if found else dict(given)
-
-
-def _published(name: str, architecture: str) -> str:
-    """The name that a tensor of ours has where it was published."""
-    return PUBLISHED[architecture](name) if architecture in PUBLISHED else name.removeprefix(BODY)
+    return bare
 
 
 def _within(name: str, known: str) -> bool:
@@ -167,13 +144,12 @@ def _within(name: str, known: str) -> bool:
     return name == known or name.startswith(f"{known}.")
 
 
-def _their_name(name: str, architecture: str, names: Mapping[str, str], theirs: Mapping[str, Tensor]) -> str:
-    """The name under which the file has a tensor of ours; "" where it has none."""
+def _candidates(name: str, architecture: str, names: Mapping[str, str]) -> tuple[str, ...]:
+    """The names that a file may have for a tensor of ours, first that which is looked for first."""
     for known in sorted(names, key=len, reverse=True):
         if _within(name, known):
-            other = names[known] + name[len(known) :]
-            return other if other in theirs else ""
-    return next((other for other in (name, _published(name, architecture)) if other in theirs), "")
+            return (names[known] + name[len(known) :],)
+    return name, PUBLISHED[architecture](name) if architecture in PUBLISHED else name.removeprefix(BODY)
 
 
 def _classifier(missing: set[str], unused: set[str]) -> dict[str, str]:

@@ -88,9 +88,9 @@ def loaded(
     Raises:
         ConfigError: A tensor is left over on either side, or has another shape; all are named.
     """
-    given = {_its_name(name, names): tensor for name, tensor in weights.items()}
     own = network.state_dict()
-    given = unwrapped(given, own.keys())
+    bare = unwrapped(weights, lambda name: _its_name(name, names) in own)
+    given = {_its_name(name, names): tensor for name, tensor in bare.items()}
     require_shapes(own, given, {name: name for name in own.keys() & given.keys()}, source)
     try:
         missing, unused = network.load_state_dict(given, strict=False)

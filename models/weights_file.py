@@ -28,7 +28,6 @@ MAX_BYTES: Final = 4 << 30
 MAX_HEADER: Final = 1 << 24  # bytes of the part that says what there is
 MAX_TENSORS: Final = 10_000
 WRAPPERS: Final = ("state_dict", "model_state_dict", "model")  # where training scripts keep the weights
-PARALLEL: Final = "module."  # what DataParallel puts before every name
 _ZIP: Final = b"PK\x03\x04"
 # All that a state_dict names: how a tensor is put together, and the kinds of numbers.
 _PARTS: Final = re.compile(
@@ -148,8 +147,6 @@ def _state(given: Any, source: object) -> dict[str, Tensor]:
                 f"{source}: {shown(str(name))} is {type(value).__name__}; allowed are tensors, or a "
                 f"state_dict under one of {', '.join(WRAPPERS)}"
             )
-    if all(name.startswith(PARALLEL) for name in given):
-        given = {name.removeprefix(PARALLEL): value for name, value in given.items()}
     return dict(given)
 
 

@@ -16,10 +16,10 @@ A message names the subject, the value found, the value allowed and, where there
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import ClassVar, Final
 
 FEW: Final = 8  # of many that are named
+LONGEST: Final = 200  # of names that are compared: it takes the product of both lengths
 
 
 def printable(text: str) -> str:
@@ -33,24 +33,27 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def few(parts: Iterable[str]) -> str:
+def few(parts: Iterable[str], most: int = FEW) -> str:
     """The first of many, and how many more there are.
 
-    >>> few(["a", "b"]), few(map(str, range(10)))
-    ('a, b', '0, 1, 2, 3, 4, 5, 6, 7 and 2 more')
+    >>> few(["a", "b"]), few("abcdef", 4)
+    ('a, b', 'a, b, c, d and 2 more')
     """
     every = [*parts]
-    more = f" and {len(every) - FEW} more" if len(every) > FEW else ""
-    return ", ".join(every[:FEW]) + more
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
 
 
 def meant(word: str, known: Iterable[str]) -> str:
     """What was probably meant by a word that is not known, to end a message with; "" where none is near.
 
-    >>> meant("haed", ["head", "body"]), meant("x", ["head"])
-    ("; did you mean 'head'?", '')
+    >>> meant("haed", ["head", "body"]), meant("x", ["head"]), meant("x" * 999, ["x" * 999])
+    ("; did you mean 'head'?", '', '')
     """
-    near = get_close_matches(word, [*known], n=1)
+    from difflib import get_close_matches  # which only a mistake needs
+
+    words = [name for name in known if len(name) <= LONGEST]
+    near = get_close_matches(word, words, n=1) if len(word) <= LONGEST else []
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

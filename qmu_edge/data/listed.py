@@ -10,7 +10,7 @@ from qmu_edge.data.csv_table import CsvTable
 from qmu_edge.data.folder import leads_into
 from qmu_edge.data.pictures import LeftOut, Picture, in_order, not_read, split_of
 from qmu_edge.data.subjects import subject_name
-from qmu_edge.errors import ConfigError
+from qmu_edge.errors import ConfigError, few
 
 _REQUIRED: Final = ("path", "label")
 _COLUMNS: Final = ("path", "label", "split", "subject")
@@ -62,9 +62,8 @@ def _require_files(table: Path, pictures: list[Picture]) -> None:
     inside = table.parent.resolve()
     missing = [p.id for p in pictures if isinstance(p.file, Path) and not _is_there(p.file)]
     if missing:
-        more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
-        names = ", ".join(name[:_MOST_SHOWN] for name in missing[:_MOST_NAMED])
-        raise ConfigError(f"{table}: {len(missing)} of {len(pictures)} images are missing: {names}{more}")
+        names = few((name[:_MOST_SHOWN] for name in missing), _MOST_NAMED)
+        raise ConfigError(f"{table}: {len(missing)} of {len(pictures)} images are missing: {names}")
     for picture in pictures:
         if isinstance(picture.file, Path) and not leads_into(picture.file, inside):
             raise ConfigError(f"{picture.file}: a link that leads out of {table.parent}")

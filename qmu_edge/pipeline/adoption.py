@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -187,11 +187,10 @@ class Adoption:
         )
         return asdict(found)
 
-    def _why(self, model: Classifier) -> str:
+    def _why(self) -> str:
         """What may be the cause where file and network disagree."""
-        norm: Any = model.normalize
-        mean, inverse = (values.reshape(-1).double().numpy() for values in (norm.mean, norm.inverse_std))
-        own, theirs = in_words(mean, 1.0 / inverse), normalisation(self.files.weights)
+        data = self.recipe.data
+        own, theirs = in_words(data.mean, data.std), normalisation(self.files.weights)
         return _WHY if theirs in ("", own) else f"; the file has {theirs} inside, [data] has {own}"
 
     def _as_brought(self, model: Classifier) -> Mapping[str, float]:
@@ -220,7 +219,7 @@ class Adoption:
         try:
             require_parity(found, min_agreement=policy.min_agreement, min_inputs=policy.parity_inputs)
         except ExportError as error:
-            why = "" if found.n < policy.parity_inputs else self._why(model)
+            why = "" if found.n < policy.parity_inputs else self._why()
             raise ExportError(f"{path}: {error}{why}") from None
         return Made(model=model, accuracy=self._as_brought(model), agreement=same)
 

@@ -61,13 +61,16 @@ def check_against_project(project: Project, path: Path, data_out: Path | None = 
         data_out: Folder for what the same verdict needs on a device, see `device_arrays`; None for nothing.
 
     Raises:
-        IntegrityError: There is no such file.
+        IntegrityError: There is no such file; see also `read`.
     """
-    if not path.exists():
+    try:
+        file = read(path)
+    except IntegrityError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
         raise IntegrityError(
             f"{path}: no such file: qmu-edge unlearn writes release/model.onnx, export --out any other"
-        )
-    file = read(path)
+        ) from None
     result = verify_structure(file).to_json()
     if file.is_qonnx:
         result["note"] = "a QONNX file has no operators in onnxruntime: structure and weights were checked"

@@ -7,7 +7,7 @@ import numpy as np
 
 from qmu_edge.data.index import SampleIndex, SampleSplit
 from qmu_edge.data.subjects import spelled_alike
-from qmu_edge.errors import ConfigError
+from qmu_edge.errors import ConfigError, few
 from qmu_edge.verify.residual import LEAST_UNSEEN
 
 if TYPE_CHECKING:
@@ -81,5 +81,4 @@ def names_alike(source: "Source") -> list[str]:
 
 def _only(index: SampleIndex, labels: Iterable[int], what: str) -> list[str]:
     names = [index.class_names[i] for i in sorted(labels)]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return [f"classes {what}: {', '.join(names[:_SHOWN])}{more}"] if names else []
+    return [f"classes {what}: {few(names, _SHOWN)}"] if names else []

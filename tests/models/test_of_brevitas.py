@@ -219,6 +219,11 @@ def test_tensors_that_are_left_over_or_have_another_form_are_named() -> None:
         ConfigError, match=r"^it: 1 shapes differ: fc\.weight \(4, 8\) for fc\.weight \(3, 8\)"
     ):
         loaded(network, state | {"fc.weight": torch.ones(4, 8)}, {}, "it")
+    wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
+    assert loaded(network, wrapped, {}, "it") is network
+    assert loaded(
+        network, {f"net.{n}".replace("fc", "last"): t for n, t in state.items()}, {"fc": "last"}, "it"
+    )
     step = "relu.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl.value"
     with pytest.raises(
         ConfigError, match=r"^it: 1 shapes differ: relu\.act_quant.*\(8,\) for relu\.act_quant"
