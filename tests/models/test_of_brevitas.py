@@ -222,7 +222,7 @@ def test_tensors_that_are_left_over_or_have_another_form_are_named() -> None:
     wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
     assert loaded(network, wrapped, {}, "it") is network
     assert loaded(
-        network, {f"net.{n}".replace("fc", "last"): t for n, t in state.items()}, {"fc": "last"}, "it"
+        network, {f"net.{n}".replace("fc", "linear"): t for n, t in state.items()}, {"fc": "linear"}, "it"
     )
     step = "relu.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl.value"
     with pytest.raises(
